@@ -1,0 +1,142 @@
+"""From a table that says which file holds which array to a checked dataset.
+
+The built-in sets and the user's manifest are both such tables; this is the one place that reads
+them.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from drcl.data.classes import ClassList, tidy_labels
+from drcl.data.dataset import CrossModalDataset, Labelled, Split
+from drcl.data.files import Variable, pick, read_variable
+from drcl.data.splits import stratified_holdout
+
+__all__ = ["ArrayAt", "Source", "assemble", "hold_out_validation"]
+
+
+class ArrayAt(NamedTuple):
+    """An array in a file; ``key`` is None where the file holds a single one."""
+
+    path: Path
+    key: str | None
+
+
+class Source(NamedTuple):
+    """Where one modality of one split lies.
+
+    Attributes:
+        features: (N, d) numbers.
+        labels: what :func:`drcl.data.classes.tidy_labels` takes, in a file or already read; None
+            where nothing is labelled.
+        rows: ``"start:stop"`` of both, as in Python; either end may be left out.
+    """
+
+    features: ArrayAt
+    labels: ArrayAt | np.ndarray | None
+    rows: str = ":"
+
+
+Reader = Callable[[ArrayAt], np.ndarray]
+
+
+def assemble(
+    name: str,
+    sources: Mapping[str, Mapping[str, Source]],
+    classes: ClassList | None = None,
+) -> CrossModalDataset:
+    """Read every source once and map its labels to class ids.
+
+    Where any labels are multi-hot, all become multi-hot.
+
+    Args:
+        name: of the dataset.
+        sources: split (``train``, ``validation``, ``test``) → modality → :class:`Source`.
+        classes: what the labels stand for; by default the sorted labels that occur.
+
+    Raises:
+        FileNotFoundError, ValueError: a file is missing or unreadable, or its arrays are not a
+            dataset; see :func:`drcl.data.files.read_array` and :class:`CrossModalDataset`.
+    """
+    read = _reader()
+    found = {
+        (split, modality): _read(source, read, f"{name}: {split}/{modality}")
+        for split, modalities in sources.items()
+        for modality, source in modalities.items()
+    }
+    if classes is None:
+        classes = ClassList.from_labels(labels for _, labels in found.values())
+    splits: dict[str, Split] = {"train": {}, "validation": {}, "test": {}}
+    multi_hot = any(labels.ndim == 2 for _, labels in found.values())
+    for (split, modality), (features, labels) in found.items():
+        labels = classes.encode(labels, f"{name}: {split}/{modality}")
+        splits[split][modality] = Labelled(
+            features, classes.as_rows(labels) if multi_hot else labels
+        )
+    return CrossModalDataset(
+        name, classes.names, splits["train"], splits["validation"], splits["test"]
+    )
+
+
+def hold_out_validation(data: CrossModalDataset, share: float, seed: int) -> CrossModalDataset:
+    """The same set with a stratified part of every training modality moved to validation.
+
+    Raises:
+        ValueError: ``share`` is not between 0 and 1, or a modality has no class of two rows.
+    """
+    train: Split = {}
+    validation: Split = {}
+    for modality, (features, labels) in data.train.items():
+        kept, held = stratified_holdout(labels, share, seed)
+        if not len(held):
+            raise ValueError(
+                f"{data.name}: train/{modality} has no class with two labelled rows, so no "
+                "validation rows can be held out; give a validation split"
+            )
+        train[modality] = Labelled(features[kept], labels[kept])
+        validation[modality] = Labelled(features[held], labels[held])
+    return CrossModalDataset(data.name, data.classes, train, validation, data.test, data.pictures)
+
+
+def _reader() -> Reader:
+    """Reads each variable once: splits are often rows of one array, modalities share labels."""
+    variable: Callable[[Path, str | None], Variable] = functools.cache(read_variable)
+
+    def read(at: ArrayAt) -> np.ndarray:
+        return pick(at.path, at.key, variable)
+
+    return read
+
+
+def _read(source: Source, read: Reader, where: str) -> tuple[np.ndarray, np.ndarray]:
+    features = read(source.features)
+    if features.ndim != 2:
+        raise ValueError(f"{where}: features have shape {features.shape}, not (samples, width)")
+    if features.dtype.kind not in "biuf":
+        raise ValueError(f"{where}: features are {features.dtype}: expected numbers")
+    count = len(features)
+    if source.labels is None:
+        labels = np.full(count, -1, np.int64)
+    else:
+        raw = read(source.labels) if isinstance(source.labels, ArrayAt) else source.labels
+        labels = tidy_labels(raw, count, where)
+    rows = _parse_rows(source.rows, count, where)
+    # A value too large for float32 becomes infinite and is reported with its row by the dataset.
+    with np.errstate(over="ignore"):
+        return features[rows].astype(np.float32, copy=False), labels[rows]
+
+
+def _parse_rows(text: str, count: int, where: str) -> slice:
+    try:
+        start, stop = (int(end) if end.strip() else None for end in text.split(":"))
+    except ValueError:
+        raise ValueError(f"{where}: rows is {text!r}: expected 'start:stop'") from None
+    if any(end is not None and abs(end) > count for end in (start, stop)):
+        raise ValueError(f"{where}: rows is {text!r} but there are only {count} rows")
+    return slice(start, stop)

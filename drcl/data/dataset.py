@@ -1,0 +1,204 @@
+"""What every loader returns: modalities, each with its own samples and labels, in three splits.
+
+Modalities need not be paired: row 7 of the images and row 7 of the texts may have nothing to do
+with each other, and one modality may have ten times the samples of another.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+__all__ = ["CrossModalDataset", "Labelled", "Split", "is_multi_hot", "labelled_rows"]
+
+
+class Labelled(NamedTuple):
+    """Samples of one modality.
+
+    Attributes:
+        features: (N, d) float32, finite.
+        labels: (N,) int64 class ids in ``0..C-1``, ``-1`` where a sample is unlabelled; or
+            (N, C) float32 or uint8 rows, one-hot or multi-hot, all zero where unlabelled.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+
+
+Split = dict[str, Labelled]
+
+
+def is_multi_hot(labels: np.ndarray) -> bool:
+    """Whether ``labels`` are (N, C) rows rather than (N,) class ids.
+
+    >>> is_multi_hot(np.array([0, 2, -1])), is_multi_hot(np.eye(3, dtype=np.uint8))
+    (False, True)
+    """
+    return labels.ndim == 2
+
+
+def labelled_rows(labels: np.ndarray) -> np.ndarray:
+    """(N,) bool: which rows carry a label.
+
+    >>> labelled_rows(np.array([0, -1, 2])).tolist()
+    [True, False, True]
+    >>> labelled_rows(np.array([[0, 1], [0, 0]], dtype=np.uint8)).tolist()
+    [True, False]
+    """
+    return np.asarray(labels.any(axis=1) if is_multi_hot(labels) else labels >= 0)
+
+
+@dataclass(frozen=True)
+class CrossModalDataset:
+    """Features and labels of several modalities, checked when built.
+
+    Attributes:
+        name: what the set is called in tables.
+        classes: class names; the index is the class id.
+        train, validation, test: modality name → :class:`Labelled`. ``validation`` and ``test`` may
+            be empty or lack a modality; what they hold must exist in ``train``.
+        pictures: for the report: modality → (N_test, h, w) grey pictures of its test rows; ``{}``
+            where there are none.
+
+    Raises:
+        ValueError: the contents break what is said above; see :meth:`check`.
+        TypeError: a features or labels array has another dtype than :class:`Labelled` names.
+
+    >>> image = Labelled(np.ones((3, 2), np.float32), np.array([0, 1, -1]))
+    >>> data = CrossModalDataset("pets", ("cat", "dog"), {"image": image}, {}, {"image": image})
+    >>> data.modalities
+    ('image',)
+    >>> print(data.describe())
+    pets: 2 classes
+    split       modality  samples  width  labelled
+    train       image           3      2     66.7%
+    test        image           3      2     66.7%
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: Split
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Modality names, in the order of the training split."""
+        return tuple(self.train)
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The three splits by name, in the order train, validation, test."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    def check(self) -> None:
+        """Refuse contents that would only fail later, and far from their cause.
+
+        Raises:
+            ValueError: no class or a class named twice; no training modality; a modality with no
+                sample, or unknown to ``train``, or of another width there; features that are not
+                2-D or not finite (the first bad row is named); features and labels of different
+                lengths; a label outside the classes; class ids in one place and multi-hot rows in
+                another; pictures that are not one per test row.
+            TypeError: an array of another dtype than :class:`Labelled` names.
+        """
+        if not self.classes:
+            raise ValueError(f"{self.name}: no classes")
+        if len(set(self.classes)) != len(self.classes):
+            twice = sorted({c for c in self.classes if self.classes.count(c) > 1})
+            raise ValueError(f"{self.name}: classes named twice: {', '.join(map(repr, twice))}")
+        if not self.train:
+            raise ValueError(f"{self.name}: the training split holds no modality")
+
+        kinds: dict[bool, str] = {}
+        for split, modalities in self.splits.items():
+            for modality, samples in modalities.items():
+                where = f"{split}/{modality}"
+                if modality not in self.train:
+                    known = ", ".join(self.train)
+                    raise ValueError(f"{where}: not a modality of the training split ({known})")
+                _check_features(where, samples.features)
+                _check_labels(where, samples, len(self.classes))
+                width, expected = samples.features.shape[1], self._train_width(modality)
+                if width != expected:
+                    raise ValueError(f"{where}: features are {width} wide, in train {expected}")
+                kinds.setdefault(is_multi_hot(samples.labels), where)
+        if len(kinds) == 2:
+            raise ValueError(
+                f"{self.name}: labels are class ids in {kinds[False]} and multi-hot rows in "
+                f"{kinds[True]}: expected one kind throughout"
+            )
+        for modality, pictures in self.pictures.items():
+            rows = len(self.test[modality].features) if modality in self.test else 0
+            if pictures.ndim != 3 or len(pictures) != rows:
+                raise ValueError(
+                    f"pictures of {modality!r} have shape {pictures.shape}: expected "
+                    f"({rows}, height, width), one for each test row"
+                )
+
+    def _train_width(self, modality: str) -> int:
+        return int(self.train[modality].features.shape[1])
+
+    def describe(self) -> str:
+        """A table of split, modality, samples, feature width and the share of labelled rows."""
+        name = max(10, *(len(modality) + 2 for modality in self.modalities))
+        lines = [
+            f"{self.name}: {len(self.classes)} classes",
+            f"{'split':<12}{'modality':<{name}}{'samples':>7}{'width':>7}{'labelled':>10}",
+        ]
+        for split, modalities in self.splits.items():
+            for modality, (features, labels) in modalities.items():
+                share = labelled_rows(labels).mean()
+                rows, width = features.shape
+                lines.append(f"{split:<12}{modality:<{name}}{rows:>7}{width:>7}{share:>10.1%}")
+        return "\n".join(lines)
+
+
+def _check_features(where: str, features: np.ndarray) -> None:
+    if features.ndim != 2:
+        raise ValueError(f"{where}: features have shape {features.shape}, not (samples, width)")
+    if features.dtype != np.float32:
+        raise TypeError(f"{where}: features are {features.dtype}: expected float32")
+    if 0 in features.shape:
+        raise ValueError(f"{where}: empty modality, features have shape {features.shape}")
+    finite = np.isfinite(features).all(axis=1)
+    if not finite.all():
+        bad = np.flatnonzero(~finite)
+        raise ValueError(
+            f"{where}: features hold NaN or infinity in {len(bad)} of {len(features)} rows, "
+            f"first in row {bad[0]}"
+        )
+
+
+def _check_labels(where: str, samples: Labelled, classes: int) -> None:
+    features, labels = samples
+    if labels.ndim not in (1, 2):
+        raise ValueError(f"{where}: labels have shape {labels.shape}: expected (N,) or (N, C)")
+    if len(labels) != len(features):
+        raise ValueError(f"{where}: {len(features)} feature rows but {len(labels)} labels")
+    if is_multi_hot(labels):
+        if labels.dtype not in (np.float32, np.uint8):
+            raise TypeError(f"{where}: label rows are {labels.dtype}: expected float32 or uint8")
+        if labels.shape[1] != classes:
+            raise ValueError(
+                f"{where}: label rows have {labels.shape[1]} columns: expected one for each of "
+                f"the {classes} classes"
+            )
+        bad = np.flatnonzero(~((labels >= 0) & (labels <= 1)).all(axis=1))
+        if len(bad):
+            raise ValueError(f"{where}: label row {bad[0]} holds values outside 0..1")
+        return
+    if labels.dtype != np.int64:
+        raise TypeError(f"{where}: class ids are {labels.dtype}: expected int64")
+    bad = np.flatnonzero((labels < -1) | (labels >= classes))
+    if len(bad):
+        raise ValueError(
+            f"{where}: label {labels[bad[0]]} in row {bad[0]} is outside the {classes} classes: "
+            f"expected 0..{classes - 1}, or -1 for unlabelled"
+        )

@@ -1,0 +1,165 @@
+"""The five sets of the paper, in the feature files the authors and their group work with.
+
+Each table below is a whole loader: which file, and which of its arrays is which modality of which
+split. Files, keys, splits and folders are those that publicly released loaders of this line of work
+read (SDML, MAN, MRL and later). None of the files is publicly hosted to the project's knowledge and
+none was at hand when this was written: the tables are tested on small files of the same layout.
+
+Not confirmed, and to be corrected here once someone has the file:
+
+- XMediaNet: that cells 3, 4 and 5 are audio, 3-D and video. Cells 1 and 2 (image, text) are.
+- NUS-WIDE, INRIA-Websearch and Wikipedia: the files also hold labels of the texts. The released
+  loaders use the images' labels for both (rows are pairs), and so do these.
+
+Labels may count from 0 or 1, and be stored as rows or columns: either is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from drcl.data.assemble import ArrayAt, Source, assemble
+from drcl.data.dataset import CrossModalDataset
+from drcl.data.locate import find_file
+
+__all__ = ["LAYOUTS", "Layout", "paper_set"]
+
+Entry = tuple[str, str, str]
+"""Key of the features, key of the labels, rows."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a set lies below the data folder, and split → modality → :data:`Entry`."""
+
+    file: str
+    obtain: str
+    splits: dict[str, dict[str, Entry]]
+
+
+_AUTHORS = "these extracted features are not hosted publicly; ask the authors of the DRCL paper"
+
+WIKIPEDIA_DEEP = Layout(
+    file="Wiki/wiki.mat",
+    obtain=f"{_AUTHORS} for wiki.mat (VGG-19 fc7 images, Doc2Vec texts).",
+    splits={
+        "train": {
+            "image": ("train_imgs_deep", "train_imgs_labels", ":"),
+            "text": ("train_texts_doc", "train_imgs_labels", ":"),
+        },
+        "validation": {
+            "image": ("test_imgs_deep", "test_imgs_labels", "0:231"),
+            "text": ("test_texts_doc", "test_imgs_labels", "0:231"),
+        },
+        "test": {
+            "image": ("test_imgs_deep", "test_imgs_labels", "231:"),
+            "text": ("test_texts_doc", "test_imgs_labels", "231:"),
+        },
+    },
+)
+
+# The first rows of the held-out part are the test here, the rest validation.
+XMEDIA = Layout(
+    file="XMedia/XMediaFeatures.mat",
+    obtain=(
+        "PKU XMedia is published by the Multimedia Information Processing Lab of Peking "
+        "University; XMediaFeatures.mat comes with it, on request."
+    ),
+    splits={
+        "train": {
+            "image": ("I_tr_CNN", "trImgCat", ":"),
+            "text": ("T_tr_BOW", "trTxtCat", ":"),
+            "audio": ("A_tr", "trAudCat", ":"),
+            "3d": ("d3_tr", "tr3dCat", ":"),
+            "video": ("V_tr_CNN", "trVidCat", ":"),
+        },
+        "validation": {
+            "image": ("I_te_CNN", "teImgCat", "500:"),
+            "text": ("T_te_BOW", "teTxtCat", "500:"),
+            "audio": ("A_te", "teAudCat", "100:"),
+            "3d": ("d3_te", "te3dCat", "50:"),
+            "video": ("V_te_CNN", "teVidCat", "87:"),
+        },
+        "test": {
+            "image": ("I_te_CNN", "teImgCat", "0:500"),
+            "text": ("T_te_BOW", "teTxtCat", "0:500"),
+            "audio": ("A_te", "teAudCat", "0:100"),
+            "3d": ("d3_te", "te3dCat", "0:50"),
+            "video": ("V_te_CNN", "teVidCat", "0:87"),
+        },
+    },
+)
+
+# Each variable is a cell array with one cell for each modality.
+XMEDIANET = Layout(
+    file="XMediaNet/XMediaNet5View_Doc2Vec.mat",
+    obtain=(
+        "PKU XMediaNet is published by the Multimedia Information Processing Lab of Peking "
+        f"University; {_AUTHORS} for XMediaNet5View_Doc2Vec.mat."
+    ),
+    splits={
+        split: {
+            modality: (f"{part}{{{cell}}}", f"{part}_labels{{{cell}}}", ":")
+            for cell, modality in enumerate(("image", "text", "audio", "3d", "video"), start=1)
+        }
+        for split, part in (("train", "train"), ("validation", "valid"), ("test", "test"))
+    },
+)
+
+NUS_WIDE = Layout(
+    file="NUSWIDE/nus_wide_deep_doc2vec-corr-ae.h5py",
+    obtain=(
+        "NUS-WIDE is published by the National University of Singapore; "
+        f"{_AUTHORS} for nus_wide_deep_doc2vec-corr-ae.h5py."
+    ),
+    splits={
+        split: {
+            "image": (f"{part}_imgs_deep", f"{part}_imgs_labels", ":"),
+            "text": (f"{part}_texts", f"{part}_imgs_labels", ":"),
+        }
+        for split, part in (("train", "train"), ("validation", "valid"), ("test", "test"))
+    },
+)
+
+INRIA_WEBSEARCH = Layout(
+    file="INRIA-Websearch/INRIA-Websearch.mat",
+    obtain=(
+        "INRIA Web Queries is published by the LEAR team of Inria Grenoble; "
+        f"{_AUTHORS} for INRIA-Websearch.mat."
+    ),
+    splits={
+        split: {
+            "image": (f"{part}_img", f"{part}_img_lab", ":"),
+            "text": (f"{part}_txt", f"{part}_img_lab", ":"),
+        }
+        for split, part in (("train", "tr"), ("validation", "val"), ("test", "te"))
+    },
+)
+
+LAYOUTS = {
+    "wikipedia-deep": WIKIPEDIA_DEEP,
+    "xmedia": XMEDIA,
+    "xmedianet": XMEDIANET,
+    "nus-wide": NUS_WIDE,
+    "inria-websearch": INRIA_WEBSEARCH,
+}
+
+
+def paper_set(name: str, root: Path) -> CrossModalDataset:
+    """Load one of :data:`LAYOUTS` from its folder below ``root``, or from ``root`` itself.
+
+    Raises:
+        FileNotFoundError: the file is missing; the error says where to ask for it.
+        ValueError: the file is damaged or lacks an array of the table.
+    """
+    layout = LAYOUTS[name]
+    path = find_file(root, [layout.file, Path(layout.file).name], layout.obtain)
+    sources = {
+        split: {
+            modality: Source(ArrayAt(path, features), ArrayAt(path, labels), rows)
+            for modality, (features, labels, rows) in modalities.items()
+        }
+        for split, modalities in layout.splits.items()
+    }
+    return assemble(name, sources)

@@ -1,0 +1,59 @@
+"""The paper's encoder: a three-layer perceptron onto the unit sphere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+def normalize(features: Tensor) -> Tensor:
+    """Rows scaled to unit Euclidean length; a zero row stays zero (no division by zero, no NaN).
+
+    >>> normalize(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
+    [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
+    norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
+    return features / torch.where(norm > 0, norm, torch.ones_like(norm))
+
+
+class Encoder(nn.Module):
+    """``Linear → ReLU → Linear → ReLU → Linear (no bias) → rows to unit length``.
+
+    Args:
+        in_features: width of the input rows.
+        dim: width D of the common space (the paper's 2048).
+        hidden: widths of the hidden layers (the paper's 4096, 4096).
+
+    The last weight is drawn from U(−1/√in_features, 1/√in_features); the others as ``nn.Linear``
+    does. Input (B, in_features), output (B, dim) in the input's dtype. Source: paper,
+    implementation details.
+
+    >>> Encoder(300, dim=64, hidden=(128, 128))(torch.randn(5, 300)).shape
+    torch.Size([5, 64])
+    """
+
+    def __init__(
+        self, in_features: int, *, dim: int = 2048, hidden: Sequence[int] = (4096, 4096)
+    ) -> None:
+        super().__init__()
+        if min((in_features, dim, *hidden)) < 1:
+            raise ValueError(
+                f"in_features, dim and hidden must be positive, got {in_features}, {dim}, {hidden}"
+            )
+        layers: list[nn.Module] = []
+        width = in_features
+        for size in hidden:
+            layers += [nn.Linear(width, size), nn.ReLU()]
+            width = size
+        last = nn.Linear(width, dim, bias=False)
+        bound = 1.0 / math.sqrt(in_features)
+        nn.init.uniform_(last.weight, -bound, bound)
+        self.in_features, self.dim, self.hidden = in_features, dim, tuple(hidden)
+        self.layers = nn.Sequential(*layers, last)
+
+    def forward(self, features: Tensor) -> Tensor:
+        embeddings: Tensor = self.layers(features)
+        return normalize(embeddings)

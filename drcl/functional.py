@@ -1,0 +1,303 @@
+"""One function per op: contract, checks, choice of backend.
+
+Every function takes torch tensors on any device. Targets are class ids ``(B,)`` int64, −1 for an
+unlabelled row, or float rows ``(B, C)``: one-hot, multi-hot or mixed; a row without positive mass
+is unlabelled. Unlabelled rows count nowhere: a loss over a batch equals the loss over its labelled
+rows.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from drcl import reference
+from drcl.prior import Prior
+
+
+class PriorSimilarity(NamedTuple):
+    """What :func:`prior_similarity` returns; ``loss`` and ``score`` are None without targets."""
+
+    logits: Tensor
+    probabilities: Tensor
+    loss: Tensor | None
+    score: Tensor | None
+
+
+class ReversibleConsistency(NamedTuple):
+    """The loss and its parts, each a scalar: ``total = α·consistency + β·recasting + η·label``."""
+
+    total: Tensor
+    label: Tensor
+    consistency: Tensor
+    recasting: Tensor
+
+
+def mixup(
+    features: Tensor,
+    targets: Tensor,
+    *,
+    classes: int | None = None,
+    lam: float = 0.9,
+    permutation: Tensor | None = None,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Feature augmentation: ``X ← λX + (1−λ)X[π]``, ``Y ← λY + (1−λ)Y[π]``.
+
+    Args:
+        features: (B, D) float; normalised rows are mixed as they are and not normalised again.
+        targets: (B,) int64 ids or (B, C) rows.
+        classes: C, needed when the targets are ids.
+        lam: λ in [0, 1]; the paper's γ = λ = 0.9.
+        permutation: π, (B,) int64; drawn with ``generator`` when not given.
+
+    Returns mixed features (B, D) and float target rows (B, C) in the features' dtype. A row that
+    mixes in an unlabelled one becomes unlabelled (zero). Source: paper, feature augmentation.
+
+    >>> x, y = mixup(torch.eye(2), torch.tensor([0, 1]), classes=2, permutation=torch.tensor([1, 0]))
+    >>> y
+    tensor([[0.9000, 0.1000],
+            [0.1000, 0.9000]])
+    """
+    _check_features(features)
+    _check_lam(lam)
+    rows = _target_rows(targets, features, classes)
+    if permutation is None:
+        permutation = torch.randperm(len(features), generator=generator, device=features.device)
+    _check_permutation(permutation, features)
+    return reference.mixup(features, rows, permutation, lam)
+
+
+def prior_similarity(
+    features: Tensor,
+    prior: Prior | Tensor,
+    targets: Tensor | None = None,
+    *,
+    q: Tensor | float = 1.0,
+    temperature: float = 1.0,
+) -> PriorSimilarity:
+    """Class logits ``XW/τ``, probabilities ``softmax(XW/τ)``, and with targets the prior-learning
+    loss.
+
+    Args:
+        features: (B, D) float.
+        prior: a :class:`drcl.Prior`, or W (D, C) itself, which then receives a gradient.
+        targets: ids (B,) or rows (B, C), or None.
+        q: exponent of the generalised cross-entropy in [0, 1], float or 0-d tensor.
+        temperature: τ > 0.
+
+    Returns logits and probabilities (B, C), ``loss`` = GCE, and ``score``, the mean probability of
+    the true class over labelled rows (no gradient). Source: paper, selective prior learning.
+
+    >>> out = prior_similarity(torch.eye(3), torch.eye(3), torch.tensor([0, 1, 2]), q=1.0)
+    >>> round(float(out.score), 4)
+    0.5761
+    """
+    _check_features(features)
+    weight = prior.weight if isinstance(prior, Prior) else prior
+    _check_weight(weight, features)
+    logits, probabilities = reference.prior_similarity(features, weight, temperature)
+    if targets is None:
+        return PriorSimilarity(logits, probabilities, None, None)
+    rows = _target_rows(targets, features, weight.shape[1])
+    loss = reference.generalized_cross_entropy(logits, rows, q)
+    labelled = rows.sum(dim=1) > 0
+    true_class = (rows * probabilities.detach()).sum(dim=1)
+    score = true_class.sum() / labelled.sum().clamp(min=1)
+    return PriorSimilarity(logits, probabilities, loss, score)
+
+
+def generalized_cross_entropy(
+    logits: Tensor, targets: Tensor, *, q: Tensor | float = 1.0
+) -> Tensor:
+    """``mean_i (1 − s_i^q)/q``, ``s_i = Σ_c Y_ic softmax(logits)_ic``; cross-entropy at q = 0.
+
+    Args:
+        logits: (B, C) float.
+        targets: ids (B,) or rows (B, C).
+        q: in [0, 1], float or 0-d tensor. Value and gradient are finite and continuous down to q = 0.
+
+    Returns a scalar, the mean over labelled rows (0 if there are none). Source: Zhang and Sabuncu,
+    Generalized Cross Entropy Loss, 2018, equation 6; used in the paper as J_L.
+
+    >>> logits = torch.tensor([[0.0, 0.0]])
+    >>> float(generalized_cross_entropy(logits, torch.tensor([0]), q=1.0))
+    0.5
+    """
+    _check_features(logits, "logits")
+    return reference.generalized_cross_entropy(
+        logits, _target_rows(targets, logits, logits.shape[1]), q
+    )
+
+
+def reversible_consistency_loss(
+    features: Tensor,
+    targets: Tensor,
+    prior: Prior | Tensor,
+    *,
+    q: Tensor | float = 1.0,
+    alpha: float = 0.1,
+    beta: float = 0.1,
+    eta: float = 1.0,
+    temperature: float = 1.0,
+    lam: float = 1.0,
+    permutation: Tensor | None = None,
+) -> ReversibleConsistency:
+    """``α·J_D + β·J_MSE + η·J_L`` against a frozen prior, with all its parts.
+
+    With ``R = Y W⁺`` and ``θ(A, B) = 2 cos(rows of A, rows of B)``:
+    ``J_D = mean((θ(R,R) − θ(X,X))²) + mean((θ(R,X) − θ(R,X)ᵀ)²)``, ``J_MSE = mean((R − X)²)``,
+    ``J_L = GCE(softmax(XW/τ), Y, q)``. With ``lam`` below 1 features and targets are first mixed with
+    ``permutation``.
+
+    Args:
+        features: (B, D) float, usually rows of unit length; the only argument that gets a gradient.
+        targets: ids (B,) or rows (B, C).
+        prior: a :class:`drcl.Prior` (its inverse is kept), or W (D, C) (the inverse is found anew).
+        q, alpha, beta, eta, temperature: as in the formula.
+        lam, permutation: λ and π of :func:`mixup`; λ = 1 is no mixing.
+
+    Returns :class:`ReversibleConsistency`; call ``.total.backward()``. The cosine with a zero row
+    is 0.
+    Source: paper, reversible semantic consistency.
+
+    >>> prior = Prior.orthogonal(dim=16, classes=4)
+    >>> x = prior.inverse[torch.tensor([0, 1, 2, 3])].requires_grad_()
+    >>> loss = reversible_consistency_loss(x, torch.tensor([0, 1, 2, 3]), prior)
+    >>> loss.total.backward()
+    >>> float(loss.consistency) < 1e-10, float(loss.recasting) < 1e-10
+    (True, True)
+    """
+    _check_features(features)
+    _check_lam(lam)
+    weight = (prior.weight if isinstance(prior, Prior) else prior).detach()
+    _check_weight(weight, features)
+    rows = _target_rows(targets, features, weight.shape[1])
+    if lam != 1.0:
+        if permutation is None:
+            raise ValueError(f"permutation: needed to mix with lam={lam}, got None")
+        _check_permutation(permutation, features)
+        features, rows = reference.mixup(features, rows, permutation, lam)
+    return ReversibleConsistency(
+        *reference.reversible_consistency(
+            features,
+            rows,
+            weight.to(features.dtype),
+            q=q,
+            alpha=alpha,
+            beta=beta,
+            eta=eta,
+            temperature=temperature,
+        )
+    )
+
+
+def average_precision(
+    scores: Tensor, relevant: Tensor, *, k: int | None = None, no_relevant: str = "zero"
+) -> Tensor:
+    """Average precision of each row of a score matrix, ties ranked by gallery index.
+
+    ``AP = Σ_j precision(rank of hit j) / hits`` over the hits among the first k (all when k is None).
+
+    Args:
+        scores: (Q, N) float, higher is nearer; NaN is refused.
+        relevant: (Q, N) bool.
+        k: cut-off >= 1; one above N means N.
+        no_relevant: what a query with nothing relevant in the gallery counts: ``"zero"`` is 0,
+            ``"skip"`` is NaN.
+
+    Returns (Q,) float64. The field's definition: the sum is divided by the hits found in the first
+    k.
+
+    >>> average_precision(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[True, False, True]]))
+    tensor([0.8333], dtype=torch.float64)
+    """
+    if scores.ndim != 2 or scores.shape != relevant.shape:
+        raise ValueError(
+            "scores and relevant: expected one shape (Q, N), got "
+            f"{tuple(scores.shape)} and {tuple(relevant.shape)}"
+        )
+    if relevant.dtype != torch.bool:
+        raise TypeError(f"relevant: expected dtype bool, got {relevant.dtype}")
+    check_cutoff(k)
+    if no_relevant not in ("zero", "skip"):
+        raise ValueError(f'no_relevant: expected "zero" or "skip", got {no_relevant!r}')
+    if bool(scores.isnan().any()):
+        raise ValueError(f"scores: row {int(scores.isnan().any(dim=1).nonzero()[0])} holds NaN")
+    order = scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    hits = relevant.gather(1, order)
+    ranks = torch.arange(1, hits.shape[1] + 1, device=scores.device, dtype=torch.float64)
+    precision_at_hits = hits * hits.cumsum(dim=1) / ranks
+    value = precision_at_hits.sum(dim=1) / hits.sum(dim=1).clamp(min=1)
+    if no_relevant == "skip":
+        value = value.masked_fill(~relevant.any(dim=1), float("nan"))
+    return value
+
+
+def check_cutoff(k: int | None) -> None:
+    """Refuse a rank cut-off that is not a positive whole number."""
+    if k is not None and (not isinstance(k, int) or isinstance(k, bool) or k < 1):
+        raise ValueError(f"k: expected an integer >= 1 or None for the whole gallery, got {k!r}")
+
+
+def _check_features(features: Tensor, name: str = "features") -> None:
+    if features.ndim != 2 or not features.is_floating_point():
+        raise ValueError(
+            f"{name}: expected a floating-point tensor (B, {'C' if name == 'logits' else 'D'}), got "
+            f"{features.dtype} of shape {tuple(features.shape)}"
+        )
+    if 0 in features.shape:
+        raise ValueError(f"{name}: is empty, shape {tuple(features.shape)}")
+
+
+def _check_weight(weight: Tensor, features: Tensor) -> None:
+    if weight.ndim != 2 or not weight.is_floating_point():
+        raise ValueError(
+            f"prior: expected floating point (D, C), got {weight.dtype} {tuple(weight.shape)}"
+        )
+    if weight.shape[0] != features.shape[1]:
+        raise ValueError(
+            f"features of width {features.shape[1]} do not fit a prior of shape "
+            f"{tuple(weight.shape)}: expected width {weight.shape[0]}"
+        )
+
+
+def _check_lam(lam: float) -> None:
+    if not 0.0 <= lam <= 1.0:
+        raise ValueError(f"lam: expected a number in [0, 1], got {lam}")
+
+
+def _check_permutation(permutation: Tensor, features: Tensor) -> None:
+    if permutation.shape != features.shape[:1] or permutation.dtype != torch.int64:
+        raise ValueError(
+            f"permutation: expected int64 of shape ({len(features)},), got {permutation.dtype} of "
+            f"shape {tuple(permutation.shape)}"
+        )
+
+
+def _target_rows(targets: Tensor, features: Tensor, classes: int | None) -> Tensor:
+    """Targets as rows (B, C) in the features' dtype; id −1 gives a zero row."""
+    if len(targets) != len(features):
+        raise ValueError(
+            f"targets: {len(targets)} rows for {len(features)} rows of features; expected as many"
+        )
+    if targets.ndim == 1 and not targets.is_floating_point():
+        if classes is None:
+            raise ValueError("classes: needed when targets are class ids")
+        if int(targets.min()) < -1 or int(targets.max()) >= classes:
+            raise ValueError(
+                f"targets: class ids must lie in 0..{classes - 1} (−1 for unlabelled), got "
+                f"{int(targets.min())}..{int(targets.max())}"
+            )
+        ids = targets.long()
+        rows = torch.zeros(len(ids), classes, dtype=features.dtype, device=features.device)
+        labelled = (ids >= 0).to(features.dtype)[:, None]
+        return rows.scatter_(1, ids.clamp(min=0)[:, None], labelled)
+    if targets.ndim == 2 and (classes is None or targets.shape[1] == classes):
+        return targets.to(features.dtype)
+    raise ValueError(
+        f"targets: expected ids (B,) or rows (B, {classes or 'C'}), got {targets.dtype} of shape "
+        f"{tuple(targets.shape)}"
+    )

@@ -1,0 +1,90 @@
+"""Labels of any kind, brought to one form: class ids 0..C−1 with −1 for unlabelled, or rows (N, C)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+UNLABELLED = -1
+
+
+def find_classes(labels: Iterable[npt.ArrayLike]) -> tuple[int, ...]:
+    """The sorted class list of several label arrays: ids that occur (−1 left out), or columns
+    0..C−1.
+
+    >>> find_classes([[3, 1, -1], [7, 3]])
+    (1, 3, 7)
+    """
+    arrays = [np.asarray(one) for one in labels]
+    widths = {array.shape[1] for array in arrays if array.ndim == 2 and array.shape[1] != 1}
+    if widths:
+        if len(widths) > 1 or any(array.ndim == 1 for array in arrays):
+            raise ValueError(
+                "labels: all modalities need the same form: class ids (N,), or multi-hot rows (N, C) "
+                f"with one C; got shapes {[array.shape for array in arrays]}"
+            )
+        return tuple(range(widths.pop()))
+    ids = np.unique(np.concatenate([_integers(array) for array in arrays])) if arrays else []
+    return tuple(int(label) for label in ids if label != UNLABELLED)
+
+
+def encode_labels(
+    labels: npt.ArrayLike, classes: Sequence[int], name: str = "labels"
+) -> npt.NDArray[Any]:
+    """Labels as positions in ``classes`` (N,) int64, −1 kept; multi-hot rows (N, C) as float32.
+
+    Raises ValueError naming ``name`` for a label outside the classes (other than −1), a row width
+    that is not the number of classes, or negative or non-finite row entries.
+
+    >>> encode_labels([7, 1, -1], classes=(1, 3, 7))
+    array([ 2,  0, -1])
+    """
+    array = np.asarray(labels)
+    if array.ndim == 2 and array.shape[1] != 1:
+        if array.shape[1] != len(classes):
+            raise ValueError(
+                f"{name}: label rows have {array.shape[1]} columns, expected one per class "
+                f"({len(classes)})"
+            )
+        rows = array.astype(np.float32)
+        if not np.isfinite(rows).all() or (rows < 0).any():
+            raise ValueError(f"{name}: label rows must be finite and not negative")
+        return rows
+    ids = _integers(array, name)
+    order = np.argsort(np.asarray(classes))
+    ordered = np.asarray(classes)[order]
+    place = np.searchsorted(ordered, ids).clip(max=len(ordered) - 1)
+    known = ordered[place] == ids
+    outside = ~known & (ids != UNLABELLED)
+    if outside.any():
+        first = int(np.flatnonzero(outside)[0])
+        raise ValueError(
+            f"{name}: row {first} has label {ids[first]}, which is none of the {len(classes)} classes "
+            f"{_shortened(classes)} (−1 means unlabelled)"
+        )
+    return np.where(known, order[place], UNLABELLED).astype(np.int64)
+
+
+def _integers(array: npt.NDArray[Any], name: str = "labels") -> npt.NDArray[np.int64]:
+    """(N,) or (N, 1) labels as int64; floats are taken when they hold whole numbers."""
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise ValueError(f"{name}: expected shape (N,) or (N, C), got {array.shape}")
+    if array.dtype.kind not in "iufb":
+        raise ValueError(f"{name}: expected integer class ids, got dtype {array.dtype}")
+    if array.dtype.kind == "f" and not (
+        np.isfinite(array).all() and (array == array.round()).all()
+    ):
+        raise ValueError(
+            f"{name}: class ids must be whole numbers, got {array.dtype} with fractions"
+        )
+    return array.astype(np.int64)
+
+
+def _shortened(classes: Sequence[int]) -> str:
+    shown = ", ".join(str(label) for label in classes[:10])
+    return f"[{shown}{', …' if len(classes) > 10 else ''}]"

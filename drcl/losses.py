@@ -1,0 +1,118 @@
+"""The losses as modules, for use in any training loop."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from drcl import functional
+from drcl.prior import Prior
+
+
+class ReversibleConsistencyLoss(nn.Module):
+    """The reversible consistency loss ``α·J_D + β·J_MSE + η·J_L`` against a frozen prior.
+
+    Args:
+        prior: a :class:`drcl.Prior` or W (D, C).
+        alpha, beta, eta: weights of the parts; the paper's 0.1, 0.1, 1.
+        temperature: τ of ``softmax(XW/τ)``.
+        lam: λ of the feature augmentation applied in training mode; 1 is none, the paper's is 0.9.
+
+    Called as ``loss(features, targets, q=1.0)``: features (B, D), best with rows of unit length;
+    targets ids (B,) int64 or rows (B, C); q in [0, 1], the paper's min(1, epoch/100). Returns a
+    scalar.
+    Source: paper, reversible semantic consistency; see
+    :func:`functional.reversible_consistency_loss`.
+
+    >>> loss = ReversibleConsistencyLoss(Prior.orthogonal(dim=16, classes=4))
+    >>> x = nn.functional.normalize(torch.randn(8, 16)).requires_grad_()
+    >>> loss(x, torch.arange(8) % 4).backward()
+    >>> x.grad.shape
+    torch.Size([8, 16])
+    """
+
+    def __init__(
+        self,
+        prior: Prior | Tensor,
+        *,
+        alpha: float = 0.1,
+        beta: float = 0.1,
+        eta: float = 1.0,
+        temperature: float = 1.0,
+        lam: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f"temperature: expected a positive number, got {temperature}")
+        self.prior = prior if isinstance(prior, Prior) else Prior(prior)
+        self.alpha, self.beta, self.eta = alpha, beta, eta
+        self.temperature, self.lam = temperature, lam
+
+    def forward(self, features: Tensor, targets: Tensor, *, q: Tensor | float = 1.0) -> Tensor:
+        return self.parts(features, targets, q=q).total
+
+    def parts(
+        self,
+        features: Tensor,
+        targets: Tensor,
+        *,
+        q: Tensor | float = 1.0,
+        permutation: Tensor | None = None,
+    ) -> functional.ReversibleConsistency:
+        """The loss and its parts; ``permutation`` fixes the mixing instead of drawing it."""
+        mixing = self.training and self.lam < 1.0
+        if mixing and permutation is None:
+            permutation = torch.randperm(len(features), device=features.device)
+        return functional.reversible_consistency_loss(
+            features,
+            targets,
+            self.prior,
+            q=q,
+            alpha=self.alpha,
+            beta=self.beta,
+            eta=self.eta,
+            temperature=self.temperature,
+            lam=self.lam if mixing else 1.0,
+            permutation=permutation,
+        )
+
+    def extra_repr(self) -> str:
+        return (
+            f"alpha={self.alpha}, beta={self.beta}, eta={self.eta}, "
+            f"temperature={self.temperature}, lam={self.lam}"
+        )
+
+
+class GeneralizedCrossEntropy(nn.Module):
+    """``loss(logits, targets, q=1.0)``: generalised cross-entropy, cross-entropy at q = 0.
+
+    See :func:`functional.generalized_cross_entropy`.
+
+    >>> float(GeneralizedCrossEntropy()(torch.zeros(1, 4), torch.tensor([2]), q=1.0))
+    0.75
+    """
+
+    def forward(self, logits: Tensor, targets: Tensor, *, q: Tensor | float = 1.0) -> Tensor:
+        return functional.generalized_cross_entropy(logits, targets, q=q)
+
+
+class FeatureMixup(nn.Module):
+    """Feature augmentation in training mode: mixes rows and targets; see :func:`functional.mixup`.
+
+    Args:
+        classes: C, the width of the target rows it returns.
+        lam: λ in [0, 1].
+
+    >>> x, y = FeatureMixup(classes=3)(torch.randn(4, 8), torch.tensor([0, 1, 2, 0]))
+    >>> x.shape, y.shape
+    (torch.Size([4, 8]), torch.Size([4, 3]))
+    """
+
+    def __init__(self, classes: int, lam: float = 0.9) -> None:
+        super().__init__()
+        self.classes, self.lam = classes, lam
+
+    def forward(self, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        return functional.mixup(
+            features, targets, classes=self.classes, lam=self.lam if self.training else 1.0
+        )

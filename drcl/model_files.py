@@ -1,0 +1,187 @@
+"""A trained model as files: ``config.json``, the prior, and one file per encoder.
+
+``config.json`` names every other file together with the digest in its name, and is replaced last,
+in
+one step: whoever reads the folder finds one whole model, the old or the new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor, nn
+
+from drcl.encoder import Encoder
+from drcl.prior import Prior
+from drcl.train.checkpoint import pack, read_tensors, write_bytes, write_json
+from drcl.train.config import Config
+from drcl.train.samples import Standardizer
+
+if TYPE_CHECKING:
+    from drcl.estimator import DRCL
+
+FORMAT = 1
+_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
+
+
+class StoredModel(NamedTuple):
+    """Everything a :class:`drcl.DRCL` is made of."""
+
+    config: Config
+    prior: Prior
+    encoders: dict[str, nn.Module]
+    standardizers: dict[str, Standardizer]
+    history: list[dict[str, Any]]
+
+
+def check_name(modality: str) -> str:
+    """A modality's name must be usable as a file name on every system."""
+    if not _SAFE_NAME.fullmatch(modality):
+        raise ValueError(
+            f"modality: {modality!r} cannot name a file; use letters, digits, '_', '.', '+', '-'"
+        )
+    return modality
+
+
+def write_model(folder: Path, model: DRCL) -> Path:
+    """Write the files, then the ``config.json`` that points to them, then remove stale ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    prior = model.prior
+    entries: dict[str, dict[str, Any]] = {}
+    for name, encoder in model.encoders.items():
+        tensors = {f"network.{key}": value for key, value in encoder.state_dict().items()}
+        if name in model.standardizers:
+            tensors |= {
+                f"standardizer.{key}": value
+                for key, value in model.standardizers[name]._asdict().items()
+            }
+        entries[name] = {
+            "file": _store(folder, f"encoders/{check_name(name)}", tensors),
+            "network": _describe(encoder),
+        }
+    history = json.dumps(model.history).encode()
+    history_file = f"history.{hashlib.sha256(history).hexdigest()[:16]}.json"
+    write_bytes(folder / history_file, history)
+    config: dict[str, Any] = {
+        "format": FORMAT,
+        "settings": model.config.to_dict(),
+        "prior": {
+            "file": _store(folder, "prior", {"weight": prior.weight}),
+            **prior.metadata(),
+        },
+        "encoders": entries,
+        "history": history_file,
+    }
+    write_json(folder / "config.json", config)
+    kept = {history_file, config["prior"]["file"], *(entry["file"] for entry in entries.values())}
+    for pattern in ("prior.*.safetensors", "encoders/*.safetensors", "history.*.json"):
+        for file in folder.glob(pattern):
+            if file.relative_to(folder).as_posix() not in kept:
+                file.unlink()
+    return folder
+
+
+def read_model(folder: Path, networks: Mapping[str, nn.Module]) -> StoredModel:
+    """Read and verify a model folder; every fault is a ValueError that names the file."""
+    path = folder / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{folder}: holds no model (no config.json)")
+    try:
+        config = json.loads(path.read_text())
+        found = config["format"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: not a model's config.json ({error!r})") from error
+    if found != FORMAT:
+        raise ValueError(f"{path}: model format {found!r}, this version reads format {FORMAT}")
+    try:
+        return _read(folder, config, networks)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: incomplete or damaged ({error!r})") from error
+
+
+def _read(folder: Path, config: dict[str, Any], networks: Mapping[str, nn.Module]) -> StoredModel:
+    about = config["prior"]
+    prior = Prior(
+        _load(folder, about["file"])["weight"],
+        classes=tuple(about["classes"]),
+        modality=about["modality"],
+        score=about["score"],
+    )
+    encoders: dict[str, nn.Module] = {}
+    standardizers = {}
+    for name, entry in config["encoders"].items():
+        tensors = _load(folder, entry["file"])
+        encoders[name] = _rebuild(name, entry["network"], networks)
+        _load_parameters(encoders[name], _part(tensors, "network."), folder / entry["file"])
+        stored = _part(tensors, "standardizer.")
+        if stored:
+            standardizers[name] = Standardizer(**stored)
+    history = json.loads(_verified(folder, config["history"]))
+    return StoredModel(
+        Config.from_dict(config["settings"]), prior, encoders, standardizers, history
+    )
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key[len(prefix) :]: v for key, v in tensors.items() if key.startswith(prefix)}
+
+
+def _store(folder: Path, stem: str, tensors: dict[str, Tensor]) -> str:
+    content = pack(tensors, {})
+    name = f"{stem}.{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
+    write_bytes(folder / name, content)
+    return name
+
+
+def _verified(folder: Path, name: str) -> bytes:
+    """A file's content, checked against the digest in its name."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{folder / 'config.json'}: names a file outside the folder, {name!r}")
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise ValueError(f"{path}: missing, though config.json names it") from error
+    if hashlib.sha256(content).hexdigest()[:16] != name.split(".")[-2]:
+        raise ValueError(f"{path}: truncated or damaged, its content does not match its digest")
+    return content
+
+
+def _load(folder: Path, name: str) -> dict[str, Tensor]:
+    _verified(folder, name)
+    return read_tensors(folder / name)[0]
+
+
+def _describe(network: nn.Module) -> dict[str, Any]:
+    if isinstance(network, Encoder):
+        return {
+            "kind": "encoder",
+            "in_features": network.in_features,
+            "dim": network.dim,
+            "hidden": list(network.hidden),
+        }
+    return {"kind": type(network).__name__}
+
+
+def _rebuild(name: str, about: dict[str, Any], networks: Mapping[str, nn.Module]) -> nn.Module:
+    if about["kind"] == "encoder":
+        return Encoder(about["in_features"], dim=about["dim"], hidden=about["hidden"])
+    if name not in networks:
+        raise ValueError(
+            f"networks: modality {name!r} was trained with a network of your own "
+            f"({about['kind']}); pass it as networks={{{name!r}: module}}"
+        )
+    return networks[name]
+
+
+def _load_parameters(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: does not fit the network ({error})") from error
+    network.eval()

@@ -1,0 +1,65 @@
+"""Reversible semantic consistency: recasting, J_D, J_MSE and the full loss."""
+
+import torch
+from torch import Tensor
+
+from drcl.reference.generalized_cross_entropy import generalized_cross_entropy
+from drcl.reference.prior_similarity import prior_similarity
+
+
+def recast(targets: Tensor, prior: Tensor) -> Tensor:
+    """Labels in feature space, ``R = Y W⁺`` (B, D), through the prior's Moore–Penrose inverse."""
+    return targets @ torch.linalg.pinv(prior)
+
+
+def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
+    """``θ(A, B) = 2 cos(rows of A, rows of B)``; the cosine with a zero row is 0."""
+    return 2.0 * _unit_rows(a) @ _unit_rows(b).T
+
+
+def _unit_rows(x: Tensor) -> Tensor:
+    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    return x / torch.where(norm > 0, norm, torch.ones_like(norm))
+
+
+def similarity_consistency(recasting: Tensor, features: Tensor) -> Tensor:
+    """``J_D = mean((θ(R,R) − θ(X,X))²) + mean((θ(R,X) − θ(R,X)ᵀ)²)``."""
+    theta_rr = cosine_similarity(recasting, recasting)
+    theta_xx = cosine_similarity(features, features)
+    theta_rx = cosine_similarity(recasting, features)
+    return (theta_rr - theta_xx).square().mean() + (theta_rx - theta_rx.T).square().mean()
+
+
+def recasting_error(recasting: Tensor, features: Tensor) -> Tensor:
+    """``J_MSE = mean((R − X)²)`` over all B·D entries."""
+    return (recasting - features).square().mean()
+
+
+def reversible_consistency(
+    features: Tensor,
+    targets: Tensor,
+    prior: Tensor,
+    *,
+    q: Tensor | float = 1.0,
+    alpha: float = 0.1,
+    beta: float = 0.1,
+    eta: float = 1.0,
+    temperature: float = 1.0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``α·J_D + β·J_MSE + η·J_L`` and its parts: (total, J_L, J_D, J_MSE).
+
+    Shapes: features (B, D), targets (B, C), prior (D, C). Unlabelled rows are taken out first. The
+    recasting is a constant: no gradient flows into the prior through it.
+    """
+    labelled = targets.sum(dim=1) > 0
+    if not bool(labelled.any()):
+        zero = features.sum() * 0.0
+        return zero, zero, zero, zero
+    x, y = features[labelled], targets[labelled]
+    with torch.no_grad():
+        r = recast(y, prior)
+    logits, _ = prior_similarity(x, prior.detach(), temperature)
+    label = generalized_cross_entropy(logits, y, q)
+    consistency = similarity_consistency(r, x)
+    recasting = recasting_error(r, x)
+    return alpha * consistency + beta * recasting + eta * label, label, consistency, recasting

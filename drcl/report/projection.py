@@ -1,0 +1,162 @@
+"""The common space in two dimensions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from drcl.report.data import ReportData
+from drcl.report.style import (
+    CLASS_COLOURS,
+    INK,
+    MARKERS,
+    UNLABELLED,
+    Panel,
+    canvas,
+    cycle,
+    empty,
+    plain,
+    png,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SEED = 0
+MAX_POINTS = 1500  # t-SNE stays within seconds
+MAX_LABELS = 20
+_MANY_CLASSES = len(CLASS_COLOURS)
+
+
+def draw_projection(data: ReportData) -> Panel:
+    """Test embeddings of all modalities, coloured by class and marked by modality.
+
+    Rows are L2-normalised first, because cosine is what the ranking sees.
+    """
+    chosen = _subsample({modality: len(x) for modality, x in data.embeddings.items()})
+    rows = np.concatenate([data.embeddings[m][index] for m, index in chosen.items()])
+    points, method = project(rows)
+    modality = np.repeat(np.arange(len(chosen)), [len(index) for index in chosen.values()])
+    label = np.concatenate([_first_label(data.label_rows(m)[i]) for m, i in chosen.items()])
+    colours = _class_colours(len(data.classes))
+
+    with canvas(8.6, 6.2) as figure:
+        axes = figure.subplots()
+        order = np.random.default_rng(SEED).permutation(len(points))  # no modality on top
+        for position in range(len(chosen)):
+            mine = order[modality[order] == position]
+            axes.scatter(*points[mine].T, s=20, linewidths=0.3, edgecolors="white", alpha=0.85,
+                         marker=cycle(MARKERS, position), c=colours[label[mine]])  # fmt: skip
+        empty(axes)
+        axes.set_title(f"Common space, {method}")
+        if len(data.classes) > _MANY_CLASSES:
+            _write_class_names(axes, points, label, data.classes)
+        _legends(axes, data, colours, unlabelled=bool((label < 0).any()))
+        return Panel(
+            file="projection.png",
+            png=png(figure),
+            alt=f"{method} projection of {len(points)} test embeddings, coloured by class and "
+            f"marked by modality ({', '.join(data.modalities)})",
+            caption=_caption(data, len(points), method),
+        )
+
+
+def project(rows: np.ndarray) -> tuple[np.ndarray, str]:
+    """(N, D) rows to (N, 2) points, and the name of the method.
+
+    PCA to at most 50 dimensions, then t-SNE with perplexity 30 (a third of the points when there
+    are fewer than 90) on L2-normalised rows. PCA alone for fewer than 10 points, or where the rows
+    do not differ and t-SNE has nothing to work on.
+
+    >>> project(np.eye(4))[1]
+    'PCA'
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    rows = np.asarray(rows, dtype=np.float64)
+    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    rows = np.pad(rows, ((0, 0), (0, max(0, 2 - rows.shape[1]))))
+    components = min(50, *rows.shape)
+    if components < 2 or np.ptp(rows, axis=0).max() < 1e-6:
+        return rows[:, :2] - rows[:, :2].mean(axis=0), "PCA"
+    reduced = PCA(components, svd_solver="full").fit_transform(rows)
+    if len(rows) < 10:
+        return reduced[:, :2], "PCA"
+    perplexity = min(30.0, len(rows) / 3)
+    tsne = TSNE(2, perplexity=perplexity, init="pca", random_state=SEED)
+    return tsne.fit_transform(reduced), f"PCA to {components} then t-SNE"
+
+
+def _subsample(sizes: dict[str, int]) -> dict[str, np.ndarray]:
+    """Rows to show: an equal share of MAX_POINTS for each modality, in seeded random order."""
+    share = MAX_POINTS // len(sizes)
+    rng = np.random.default_rng(SEED)
+    return {modality: rng.permutation(size)[:share] for modality, size in sizes.items()}
+
+
+def _first_label(rows: np.ndarray) -> np.ndarray:
+    return np.where(rows.any(axis=1), rows.argmax(axis=1), -1)
+
+
+def _class_colours(classes: int) -> np.ndarray:
+    """(C + 1, 4) colours; the last, reached by label -1, is for unlabelled points."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_rgba_array
+
+    if classes <= _MANY_CLASSES:
+        colours = to_rgba_array(CLASS_COLOURS[:classes])
+    else:
+        # Golden-ratio steps put neighbouring ids far apart on an evenly perceived scale.
+        colours = colormaps["viridis"](np.arange(classes) * 0.6180339887 % 1.0)
+    return np.concatenate([colours, to_rgba_array(UNLABELLED)])
+
+
+def _write_class_names(
+    axes: Axes, points: np.ndarray, label: np.ndarray, classes: tuple[str, ...]
+) -> None:
+    from matplotlib.patheffects import withStroke
+
+    count = np.bincount(label[label >= 0], minlength=len(classes))
+    for c in np.argsort(-count, kind="stable")[:MAX_LABELS]:
+        if count[c]:
+            x, y = np.median(points[label == c], axis=0)
+            axes.text(x, y, plain(classes[c], 18), fontsize=8.5, ha="center", va="center",
+                      fontweight="bold",
+                      path_effects=[withStroke(linewidth=2.5, foreground="white")])  # fmt: skip
+
+
+def _legends(axes: Axes, data: ReportData, colours: np.ndarray, *, unlabelled: bool) -> None:
+    from matplotlib.lines import Line2D
+
+    def key(name: str, colour: Any, marker: Any) -> Line2D:
+        return Line2D([], [], linestyle="", marker=marker, color=colour, label=plain(name, 22))
+
+    shapes = [key(m, INK, cycle(MARKERS, i)) for i, m in enumerate(data.modalities)]
+    hues = [key("unlabelled", UNLABELLED, "o")] if unlabelled else []
+    if len(data.classes) <= _MANY_CLASSES:
+        hues = [key(name, colours[c], "o") for c, name in enumerate(data.classes)] + hues
+    place = {"loc": "upper left", "alignment": "left", "title_fontproperties": {"weight": "bold"}}
+    first = axes.legend(handles=shapes, title="Modality", bbox_to_anchor=(1.0, 1.0), **place)
+    if hues:
+        axes.add_artist(first)
+        below = 1.0 - 0.037 * (len(shapes) + 2)
+        axes.legend(handles=hues, title="Class", bbox_to_anchor=(1.0, below), **place)
+
+
+def _caption(data: ReportData, shown: int, method: str) -> str:
+    total = sum(len(x) for x in data.embeddings.values())
+    words = ["Cosine geometry; distances between far-apart groups mean little in t-SNE."
+             if "t-SNE" in method else "Cosine geometry."]  # fmt: skip
+    if shown < total:
+        words.append(f"{shown:,} of {total:,} test rows, the same number at most from each "
+                     f"modality, drawn at random with seed {SEED}.")  # fmt: skip
+    else:
+        words.append(f"All {total:,} test rows.")
+    if any(np.ndim(y) == 2 for y in data.labels.values()):
+        words.append("A sample with several labels has the colour of its first.")
+    if len(data.classes) > _MANY_CLASSES:
+        words.append(f"{len(data.classes)} classes: at most {MAX_LABELS} names are written, the "
+                     "most frequent, each at its points' median.")  # fmt: skip
+    return " ".join(words)

@@ -1,0 +1,137 @@
+"""Example queries and what they find in another modality."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from drcl.report.data import ReportData
+from drcl.report.style import IRRELEVANT, MUTED, QUERY, RELEVANT, Panel, canvas, empty, plain, png
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SEED = 0
+TOP = 8
+MIN_EXAMPLES, MAX_EXAMPLES = 6, 12
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One gallery item found."""
+
+    index: int
+    classes: str
+    relevant: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """One query and its first hits."""
+
+    query: str
+    gallery: str
+    index: int
+    classes: str
+    average_precision: float
+    hits: tuple[Hit, ...]
+
+
+def choose_examples(data: ReportData) -> list[Example]:
+    """Seeded random queries among the labelled test rows, the same number per direction.
+
+    At least six examples where the data allow it, at most twelve: with four modalities every
+    direction has one, with more, twelve directions are drawn.
+    """
+    rng = np.random.default_rng(SEED)
+    pairs = data.pairs
+    if len(pairs) > MAX_EXAMPLES:
+        kept = rng.choice(len(pairs), MAX_EXAMPLES, replace=False)
+        pairs = [pairs[i] for i in sorted(kept)]
+    examples = []
+    for query, gallery in pairs:
+        labelled = np.flatnonzero(data.label_rows(query).any(axis=1))
+        count = min(max(1, MIN_EXAMPLES // len(pairs)), len(labelled))
+        for index in rng.choice(labelled, count, replace=False):
+            examples.append(_search(data, query, gallery, int(index)))
+    return examples
+
+
+def draw_retrieval(data: ReportData, examples: Sequence[Example]) -> Panel | None:
+    """A row of pictures per example; None when no modality of the examples has pictures."""
+    if not any({e.query, e.gallery} & set(data.pictures) for e in examples):
+        return None
+    with canvas(10.2, 1.2 * len(examples) + 0.2) as figure:
+        grid = figure.subplots(
+            len(examples), TOP + 2, squeeze=False, width_ratios=[1.3, *[1] * (TOP + 1)]
+        )
+        for row, example in zip(grid, examples, strict=True):
+            for axes in row:
+                empty(axes)
+            row[0].text(0, 0.5, f"{plain(example.query, 16)}\n→ {plain(example.gallery, 16)}",
+                        va="bottom", fontweight="bold")  # fmt: skip
+            row[0].text(0, 0.42, f"row {example.index}\nAP {example.average_precision:.3f}",
+                        va="top", color=MUTED, fontsize=9)  # fmt: skip
+            _tile(row[1], data, example.query, example.index, QUERY)
+            row[1].set_xlabel(plain(example.classes, 14), fontsize=9, color=QUERY, fontweight="bold")
+            for axes, hit in zip(row[2:], example.hits, strict=False):
+                colour = RELEVANT if hit.relevant else IRRELEVANT
+                _tile(axes, data, example.gallery, hit.index, colour)
+                mark = "✓" if hit.relevant else "✗"
+                axes.set_xlabel(f"{mark} {plain(hit.classes, 12)}", fontsize=9, color=colour)
+        for rank, axes in enumerate(grid[0][2:], start=1):
+            axes.set_title(str(rank), fontsize=9, color=MUTED, loc="center", fontweight="normal")
+        grid[0][1].set_title("query", fontsize=9, color=MUTED, loc="center", fontweight="normal")
+        return Panel(
+            file="retrieval.png",
+            png=png(figure, dpi=140),
+            alt=f"{len(examples)} queries, each with the first {TOP} items found in another "
+            "modality; the table below says the same in words",
+            caption="Green with ✓ is relevant, red with ✗ is not.",
+        )
+
+
+def _search(data: ReportData, query: str, gallery: str, index: int) -> Example:
+    from drcl.metrics import mean_average_precision
+
+    # As in the metrics: items labelled -1 have unknown relevance and are not in the gallery.
+    labels = np.asarray(data.labels[gallery])
+    known = np.flatnonzero(labels != -1) if labels.ndim == 1 else np.arange(len(labels))
+    q, items = data.embeddings[query][index : index + 1], data.embeddings[gallery][known]
+    q_rows, item_rows = data.label_rows(query)[index : index + 1], data.label_rows(gallery)[known]
+    found = np.argsort(-_cosine(q, items), kind="stable")[:TOP]  # ties by gallery index
+    relevant = (item_rows & q_rows).any(axis=1)
+    return Example(
+        query=query,
+        gallery=gallery,
+        index=index,
+        classes=data.class_names(query, index),
+        average_precision=float(
+            mean_average_precision(q, items, q_rows.astype(np.uint8), item_rows.astype(np.uint8))
+        ),
+        hits=tuple(
+            Hit(int(known[i]), data.class_names(gallery, int(known[i])), bool(relevant[i]))
+            for i in found
+        ),
+    )
+
+
+def _cosine(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+    """Cosine of one query row with every gallery row; 0 with a zero row."""
+    norms = np.linalg.norm(gallery, axis=1) * np.linalg.norm(query)
+    return (gallery @ query[0]) / np.maximum(norms, 1e-12)
+
+
+def _tile(axes: Axes, data: ReportData, modality: str, index: int, colour: str) -> None:
+    """The picture of a sample in a coloured frame, or its row number where it has none."""
+    axes.spines[:].set(visible=True, color=colour, linewidth=2.5)
+    if modality in data.pictures:
+        stack = data.pictures[modality]
+        axes.imshow(stack[index], cmap="gray", vmin=stack.min(), vmax=stack.max())
+    else:
+        axes.set(box_aspect=1)
+        axes.text(0.5, 0.5, f"row\n{index}", ha="center", va="center", color=MUTED,
+                  transform=axes.transAxes)  # fmt: skip

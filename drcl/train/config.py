@@ -1,0 +1,153 @@
+"""The settings of a run, checked before anything is computed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, TypeVar
+
+T = TypeVar("T")
+PerModality: TypeAlias = T | Mapping[str, T]
+PER_MODALITY = ("epochs", "prior_epochs", "batch_size", "lr", "prior_lr")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of selective prior learning and reversible consistency training.
+
+    ``epochs``, ``prior_epochs``, ``lr``, ``prior_lr`` and ``batch_size`` are one value for all
+    modalities or a mapping modality -> value. The defaults are the paper's.
+
+    Attributes:
+        dim: width D of the common space.
+        hidden: hidden widths of the default encoder.
+        epochs, lr: of the encoder training (Adam, betas 0.5 and 0.999).
+        prior_epochs, prior_lr: of prior learning.
+        batch_size: rows per step; one larger than the set means one batch of the whole set.
+        alpha, beta, eta: weights of J_D, J_MSE and J_L.
+        lam: λ of the feature augmentation; 1 switches it off.
+        temperature: τ of ``softmax(XW/τ)`` in both phases; 1 as in the paper.
+        prior: ``"learned"``, or ``"orthogonal"``: random orthogonal columns, no prior learning.
+        prior_norm: if given, the prior's mean column norm is set to this once it is chosen.
+        prior_selection: which score picks the prior: of the ``"training"`` set (the paper's) or of
+        the
+            ``"validation"`` set.
+        selection: which epoch's encoder is kept: best ``"map"`` (validation mAP within the
+        modality),
+            lowest validation ``"loss"`` at q = 1, or the ``"last"``.
+        standardize: features to zero mean and unit variance per column, stored with the model.
+        paper_compat: the released code's behaviour: the last W is the prior; the last partial
+        batch is
+            dropped; the label loss gives no gradient at q = 0; the kept encoder has the lowest
+            validation loss at each epoch's own q.
+        seed: of weights, permutations and batches. Each modality and phase draws from its own
+        stream.
+        device: ``"auto"`` (CUDA when there is one), or a torch device.
+    """
+
+    dim: int = 2048
+    hidden: tuple[int, ...] = (4096, 4096)
+    epochs: PerModality[int] = 100
+    prior_epochs: PerModality[int] = 100
+    batch_size: PerModality[int] = 1024
+    lr: PerModality[float] = 5e-4
+    prior_lr: PerModality[float] = 5e-4
+    alpha: float = 0.1
+    beta: float = 0.1
+    eta: float = 1.0
+    lam: float = 0.9
+    temperature: float = 1.0
+    prior: Literal["learned", "orthogonal"] = "learned"
+    prior_norm: float | None = None
+    prior_selection: Literal["training", "validation"] = "training"
+    selection: Literal["map", "loss", "last"] = "map"
+    standardize: bool = False
+    paper_compat: bool = False
+    seed: int = 0
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        for name in ("dim", "epochs", "prior_epochs", "batch_size", "hidden"):
+            _check_each(
+                name, getattr(self, name), lambda v: type(v) is int and v >= 1, "integer >= 1"
+            )
+        for name in ("lr", "prior_lr", "temperature"):
+            _check_each(name, getattr(self, name), lambda v: 0 < v < float("inf"), "number > 0")
+        for name in ("alpha", "beta", "eta"):
+            _check_each(name, getattr(self, name), lambda v: 0 <= v < float("inf"), "number >= 0")
+        _check_each("lam", self.lam, lambda v: 0 <= v <= 1, "number in [0, 1]")
+        _check_choice("prior", self.prior, ("learned", "orthogonal"))
+        _check_choice("prior_selection", self.prior_selection, ("training", "validation"))
+        _check_choice("selection", self.selection, ("map", "loss", "last"))
+        if self.prior_norm is not None:
+            _check_each("prior_norm", self.prior_norm, lambda v: 0 < v < float("inf"), "number > 0")
+
+    def check_modalities(self, modalities: Iterable[str]) -> None:
+        """Refuse per-modality settings that miss a modality or name an unknown one."""
+        known = set(modalities)
+        for name in PER_MODALITY:
+            value = getattr(self, name)
+            if isinstance(value, Mapping) and set(value) != known:
+                raise ValueError(
+                    f"{name}: given for {sorted(value)}, expected one value for each of {sorted(known)}"
+                )
+
+    def for_modality(self, modality: str) -> Config:
+        """These settings for one modality; a mapping that does not name it falls back to the default."""
+        own = {
+            name: value.get(modality, getattr(Config(), name))
+            for name in PER_MODALITY
+            if isinstance(value := getattr(self, name), Mapping)
+        }
+        return dataclasses.replace(self, **own)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        plain = dataclasses.asdict(self)
+        plain["hidden"] = list(self.hidden)
+        return plain
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Config:
+        """The inverse of :meth:`to_dict`; an unknown setting is an error."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"config: unknown settings {unknown}; known are {sorted(known)}")
+        return cls(**values)
+
+
+def setting(value: PerModality[T], modality: str) -> T:
+    """The value of a per-modality setting for one modality."""
+    return value[modality] if isinstance(value, Mapping) else value
+
+
+def _check_each(name: str, value: Any, good: Any, expected: str) -> None:
+    if isinstance(value, Mapping):
+        values = list(value.values())
+    else:
+        values = list(value) if isinstance(value, tuple) else [value]
+    for one in values:
+        if isinstance(one, bool) or not isinstance(one, (int, float)) or not good(one):
+            raise ValueError(f"{name}: expected {expected}, got {one!r}")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name}: expected one of {choices}, got {value!r}")
+
+
+# The paper's settings, as known: learning rates per modality, epochs, batch 1024.
+PRESETS: dict[str, Config] = {
+    "wikipedia": Config(lr={"image": 6e-6, "text": 5e-3}, epochs=200, prior_epochs=200),
+    "xmedia": Config(
+        lr={"image": 8e-4, "text": 3e-4, "audio": 8e-4, "3d": 3e-3, "video": 4e-4},
+        epochs=300,
+        prior_epochs=300,
+    ),
+    "xmedianet": Config(epochs=100),
+    "nus-wide": Config(epochs=100),
+    "inria": Config(epochs=100),
+}

@@ -1,0 +1,161 @@
+"""Build of the compiled part; everything else about the package is in pyproject.toml.
+
+    drcl._C     csrc/bindings.cpp: how it was built, what this CPU can do, the loader of the ops
+    drcl/_ops   csrc/ops.cpp with csrc/cpu/*.cpp and csrc/cuda/*.cu: the ops, on PyTorch's stable
+                ABI, so that one binary serves every torch from 2.10 on (built where ops.cpp exists)
+
+Where something is missing the package is built as pure Python, and a message says what and how to
+get it. No GPU is needed for any of it. Environment variables:
+
+    CXX                   the C++ compiler (default: c++)
+    DRCL_BUILD_CUDA       0, 1 or auto (default): auto compiles the CUDA code where nvcc and a CUDA
+                          build of torch are found; 1 makes it an error when they are not
+    DRCL_REQUIRE_EXT      1: what cannot be compiled is an error, not a message
+    TORCH_CUDA_ARCH_LIST  architectures of the CUDA code (default: 8.0;9.0;10.0+PTX)
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+
+STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # torch 2.10, the oldest one supported
+HINT = "Then: pip install --no-build-isolation --force-reinstall --no-deps ."
+REQUIRED = os.environ.get("DRCL_REQUIRE_EXT", "0") == "1"
+
+
+def missing(what: str, remedy: str) -> None:
+    """Say what cannot be built and how to get it; an error where the compiled part is required."""
+    message = f"drcl: {what}; building without it.\ndrcl: {remedy} {HINT}"
+    if REQUIRED:
+        sys.exit(f"{message}\ndrcl: this is an error because DRCL_REQUIRE_EXT=1.")
+    print(message, file=sys.stderr)
+
+
+def cuda_architectures() -> str:
+    """The architectures to compile CUDA code for; empty when there is none to compile."""
+    wanted = os.environ.get("DRCL_BUILD_CUDA", "auto")
+    if wanted not in ("0", "1", "auto"):
+        sys.exit(f"drcl: DRCL_BUILD_CUDA={wanted!r}: expected 0, 1 or auto")
+    import torch
+    from torch.utils.cpp_extension import CUDA_HOME
+
+    if wanted == "0" or not any(Path("csrc/cuda").glob("*.cu")):
+        return ""
+    nvcc = CUDA_HOME and Path(CUDA_HOME, "bin", "nvcc").is_file()
+    if torch.version.cuda is None or not nvcc:
+        absent = "nvcc was not found" if torch.version.cuda else "this torch is built without CUDA"
+        if wanted == "1":
+            sys.exit(f"drcl: DRCL_BUILD_CUDA=1, but {absent}")
+        print(f"drcl: {absent}; building for the CPU only.", file=sys.stderr)
+        return ""
+    # nvcc knows sm_100 from CUDA 12.8 on
+    blackwell = tuple(map(int, torch.version.cuda.split("."))) >= (12, 8)
+    default = "8.0;9.0;10.0+PTX" if blackwell else "8.0;9.0+PTX"
+    return os.environ.setdefault("TORCH_CUDA_ARCH_LIST", default)
+
+
+def extensions() -> list[Extension]:
+    """What to compile here: nothing without torch or a C++ compiler."""
+    try:
+        from torch.utils.cpp_extension import CppExtension, CUDAExtension, include_paths
+    except ImportError as error:
+        missing(
+            f"the compiled extension needs PyTorch at build time ({error})",
+            "Install torch, setuptools and ninja first.",
+        )
+        return []
+    compiler = shlex.split(os.environ.get("CXX") or "c++")[0]
+    if shutil.which(compiler) is None:
+        missing(
+            f"the compiled extension needs a C++ compiler, and {compiler!r} was not found",
+            "Install one (Debian: apt-get install g++; conda: gxx) or set CXX.",
+        )
+        return []
+    architectures = cuda_architectures()
+    common = ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden"]
+    built = [
+        Extension(
+            "drcl._C",
+            ["csrc/bindings.cpp"],
+            include_dirs=include_paths(),  # torch brings pybind11
+            define_macros=[("DRCL_CUDA_ARCH_LIST", f'"{architectures}"')],
+            extra_compile_args=common,
+            language="c++",
+        )
+    ]
+    if Path("csrc/ops.cpp").is_file():
+        sources = [Path("csrc/ops.cpp"), *sorted(Path("csrc/cpu").glob("*.cpp"))]
+        flags: dict[str, list[str]] = {"cxx": [*common, STABLE_ABI]}
+        if architectures:
+            sources += sorted(Path("csrc/cuda").glob("*.cu"))
+            flags["cxx"].append("-DUSE_CUDA")
+            flags["nvcc"] = ["-O3", "-std=c++20", "-lineinfo", STABLE_ABI, "-DUSE_CUDA"]
+        kind = CUDAExtension if architectures else CppExtension
+        built.append(
+            kind(
+                "drcl._ops",
+                list(map(str, sources)),
+                include_dirs=[str(Path("csrc").resolve())],
+                extra_compile_args=flags,
+                py_limited_api=True,  # no Python in it
+            )
+        )
+    return built
+
+
+def build_ext() -> type:
+    """The build command: torch's, through ninja, going on without what does not compile."""
+    from torch.utils.cpp_extension import BuildExtension
+
+    class BuildExt(BuildExtension):  # type: ignore[misc, valid-type]
+        def get_ext_filename(self, ext_name: str) -> str:
+            if ext_name.endswith("_ops"):  # a plain shared library, the same for every Python
+                return os.path.join(*ext_name.split(".")) + ".so"
+            return str(super().get_ext_filename(ext_name))
+
+        def build_extensions(self) -> None:
+            everything, self.extensions[:] = list(self.extensions), []
+            compiled = []
+            for ext in everything:  # one by one, so that one failure leaves the others
+                self.extensions[:] = [ext]
+                try:
+                    super().build_extensions()
+                    compiled.append(ext)
+                except Exception as error:  # torch and setuptools raise many kinds
+                    missing(f"{ext.name} did not compile ({error})", "See the compiler's output.")
+            self.extensions[:] = compiled  # the distribution's own list: what the wheel will hold
+
+    return BuildExt
+
+
+class Wheel(bdist_wheel):
+    """Tagged by what was really built: a wheel without compiled code serves every platform."""
+
+    def run(self) -> None:
+        self.run_command("build")
+        self.root_is_pure = not self.distribution.has_ext_modules()
+        super().run()
+
+
+ext_modules = extensions()
+commands: dict[str, Any] = {"bdist_wheel": Wheel}
+if ext_modules:
+    commands["build_ext"] = build_ext()
+
+setup(
+    packages=[
+        *find_packages(include=["drcl", "drcl.*"]),
+        *(f"drcl.{package}" for package in find_packages(include=["kernels", "kernels.*"])),
+    ],
+    package_dir={"drcl": "drcl", "drcl.kernels": "kernels"},
+    ext_modules=ext_modules,
+    cmdclass=commands,
+)
