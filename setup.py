@@ -130,6 +130,8 @@ def build_ext() -> type:
                     super().build_extensions()
                     compiled.append(ext)
                 except Exception as error:  # torch and setuptools raise many kinds
+                    # an older build's file must not end in the wheel
+                    Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
                     missing(f"{ext.name} did not compile ({error})", "See the compiler's output.")
             self.extensions[:] = compiled  # the distribution's own list: what the wheel will hold
 
@@ -141,6 +143,7 @@ class Wheel(bdist_wheel):
 
     def run(self) -> None:
         self.run_command("build")
+        self.skip_build = True  # it is done; setuptools would compile a second time
         self.root_is_pure = not self.distribution.has_ext_modules()
         super().run()
 

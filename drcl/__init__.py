@@ -1,6 +1,7 @@
 """Deep Reversible Consistency Learning for cross-modal retrieval."""
 
 from drcl import functional, losses, metrics
+from drcl.dispatch import use_backend
 from drcl.encoder import Encoder
 from drcl.estimator import DRCL
 from drcl.prior import Prior
@@ -16,4 +17,5 @@ __all__ = [
     "losses",
     "metrics",
     "select_prior",
+    "use_backend",
 ]

@@ -38,9 +38,10 @@ class _CheckoutKernels(MetaPathFinder):
 def install() -> None:
     """Let ``import drcl.kernels`` find the checkout's ``kernels/``; in a wheel there is no need.
 
-    Nothing is imported here, and an installed ``drcl.kernels`` is found first.
+    Nothing is imported here. It goes first, so that a checkout uses its own kernels and not those
+    of another one that is installed in editable mode.
     """
     installed = (PACKAGE / "kernels").is_dir()
     in_checkout = not installed and (CHECKOUT_KERNELS / "__init__.py").is_file()
     if in_checkout and not any(isinstance(finder, _CheckoutKernels) for finder in sys.meta_path):
-        sys.meta_path.append(_CheckoutKernels())
+        sys.meta_path.insert(0, _CheckoutKernels())

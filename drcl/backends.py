@@ -76,10 +76,14 @@ def import_extension() -> tuple[ModuleType | None, str]:
         return None, f"drcl._C does not load ({error})"
 
 
+def _ops_library() -> Path:
+    return Path(__file__).with_name("_ops.so")
+
+
 @functools.cache
 def _load_ops() -> str:
     """Register the compiled ops under ``torch.ops.drcl``; the reason when that cannot be done."""
-    library = Path(__file__).with_name("_ops.so")
+    library = _ops_library()
     if not library.is_file():
         return "this build has no compiled ops"
     extension, problem = import_extension()
@@ -113,7 +117,7 @@ def build_info() -> dict[str, Any]:
             "built": True,
             "compiler": extension.compiler,
             "cxx_standard": extension.cxx_standard,
-            "cuda_arch_list": extension.cuda_arch_list,
+            "cuda_arch_list": extension.cuda_arch_list if _ops_library().is_file() else "",
         }
         capability = extension.cpu_capability()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else range(0)

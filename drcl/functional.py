@@ -12,8 +12,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
-from drcl import reference
+from drcl import ops, reference
+from drcl.dispatch import choose
+from drcl.eager.targets import target_rows
 from drcl.prior import Prior
 
 
@@ -67,7 +70,15 @@ def mixup(
     if permutation is None:
         permutation = torch.randperm(len(features), generator=generator, device=features.device)
     _check_permutation(permutation, features)
-    return reference.mixup(features, rows, permutation, lam)
+    backend = choose("mixup", features.device)
+    if backend == "reference":
+        return reference.mixup(features, rows, permutation, lam)
+    if lam == 1.0:
+        return features, rows
+    labelled = rows.sum(dim=1) > 0
+    both = (labelled & labelled[permutation]).to(rows.dtype)
+    mixed = ops.mixup.mixup(features, permutation, lam, backend)
+    return mixed, both[:, None] * ops.mixup.mixup(rows, permutation, lam, backend)
 
 
 def prior_similarity(
@@ -98,14 +109,28 @@ def prior_similarity(
     _check_features(features)
     weight = prior.weight if isinstance(prior, Prior) else prior
     _check_weight(weight, features)
-    logits, probabilities = reference.prior_similarity(features, weight, temperature)
+    _check_temperature(temperature)
+    backend = choose("prior_similarity", features.device)
     if targets is None:
-        return PriorSimilarity(logits, probabilities, None, None)
-    rows = _target_rows(targets, features, weight.shape[1])
+        logits = features.to(weight.dtype) @ weight / temperature
+        return PriorSimilarity(logits, logits.softmax(dim=1), None, None)
+    _check_targets(targets, features, weight.shape[1])
+    if backend == "reference":
+        return _reference_prior_similarity(features, weight, targets, q, temperature)
+    logits, probabilities, loss, score, _ = ops.prior_similarity.prior_similarity(
+        features, weight, targets, _as_tensor(q, features), temperature, backend
+    )
+    return PriorSimilarity(logits, probabilities, loss, score)
+
+
+def _reference_prior_similarity(
+    features: Tensor, weight: Tensor, targets: Tensor, q: Tensor | float, temperature: float
+) -> PriorSimilarity:
+    logits, probabilities = reference.prior_similarity(features, weight, temperature)
+    rows = target_rows(targets, weight.shape[1], features.dtype)
     loss = reference.generalized_cross_entropy(logits, rows, q)
     labelled = rows.sum(dim=1) > 0
-    true_class = (rows * probabilities.detach()).sum(dim=1)
-    score = true_class.sum() / labelled.sum().clamp(min=1)
+    score = (rows * probabilities.detach()).sum() / labelled.sum().clamp(min=1)
     return PriorSimilarity(logits, probabilities, loss, score)
 
 
@@ -144,6 +169,7 @@ def reversible_consistency_loss(
     temperature: float = 1.0,
     lam: float = 1.0,
     permutation: Tensor | None = None,
+    process_group: ProcessGroup | None = None,
 ) -> ReversibleConsistency:
     """``α·J_D + β·J_MSE + η·J_L`` against a frozen prior, with all its parts.
 
@@ -158,6 +184,9 @@ def reversible_consistency_loss(
         prior: a :class:`drcl.Prior` (its inverse is kept), or W (D, C) (the inverse is found anew).
         q, alpha, beta, eta, temperature: as in the formula.
         lam, permutation: λ and π of :func:`mixup`; λ = 1 is no mixing.
+        process_group: ranks that each hold some rows of one batch; the loss on every rank is then
+            that of the whole batch, and the gradient that of the rank's own rows (mixing stays within
+            the rank). No features travel, only sums of C×C, C×D and D×D.
 
     Returns :class:`ReversibleConsistency`; call ``.total.backward()``. The cosine with a zero row
     is 0.
@@ -172,26 +201,54 @@ def reversible_consistency_loss(
     """
     _check_features(features)
     _check_lam(lam)
-    weight = (prior.weight if isinstance(prior, Prior) else prior).detach()
-    _check_weight(weight, features)
-    rows = _target_rows(targets, features, weight.shape[1])
-    if lam != 1.0:
-        if permutation is None:
-            raise ValueError(f"permutation: needed to mix with lam={lam}, got None")
+    _check_temperature(temperature)
+    prior = prior if isinstance(prior, Prior) else Prior(prior.detach())
+    _check_weight(prior.weight, features)
+    _check_targets(targets, features, prior.weight.shape[1])
+    if lam == 1.0:
+        permutation = None
+    elif permutation is None:
+        raise ValueError(f"permutation: needed to mix with lam={lam}, got None")
+    else:
         _check_permutation(permutation, features)
-        features, rows = reference.mixup(features, rows, permutation, lam)
-    return ReversibleConsistency(
-        *reference.reversible_consistency(
-            features,
-            rows,
-            weight.to(features.dtype),
-            q=q,
-            alpha=alpha,
-            beta=beta,
-            eta=eta,
-            temperature=temperature,
+    backend = choose("reversible_consistency", features.device)
+    if backend == "reference":
+        if process_group is not None:
+            raise ValueError("process_group: the reference backend computes one rank's batch only")
+        rows = target_rows(targets, prior.weight.shape[1], features.dtype)
+        if permutation is not None:
+            features, rows = reference.mixup(features, rows, permutation, lam)
+        return ReversibleConsistency(
+            *reference.reversible_consistency(
+                features,
+                rows,
+                prior.weight.to(features.dtype),
+                q=q,
+                alpha=alpha,
+                beta=beta,
+                eta=eta,
+                temperature=temperature,
+            )
         )
+    # Below float32 the features are widened, never the sums narrowed.
+    dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+    parts, *_ = ops.reversible_consistency.reversible_consistency(
+        features,
+        targets,
+        permutation,
+        _as_tensor(q, features),
+        prior.basis.to(dtype),
+        prior.recast_coordinates.to(dtype),
+        prior.weight_coordinates.to(dtype),
+        alpha,
+        beta,
+        eta,
+        temperature,
+        lam,
+        "" if process_group is None else process_group.group_name,
+        backend,
     )
+    return ReversibleConsistency(parts[0], parts[1], parts[2], parts[3])
 
 
 def average_precision(
@@ -277,27 +334,44 @@ def _check_permutation(permutation: Tensor, features: Tensor) -> None:
         )
 
 
-def _target_rows(targets: Tensor, features: Tensor, classes: int | None) -> Tensor:
-    """Targets as rows (B, C) in the features' dtype; id −1 gives a zero row."""
+def _check_temperature(temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature: expected a positive number, got {temperature}")
+
+
+def _as_tensor(q: Tensor | float, features: Tensor) -> Tensor:
+    """q on the features' device. A changing q belongs in a tensor: a captured graph can follow it."""
+    if isinstance(q, Tensor):
+        return q
+    if not 0.0 <= q <= 1.0:
+        raise ValueError(f"q: expected a number in [0, 1], got {q}")
+    return torch.full((), q, dtype=torch.float64, device=features.device)
+
+
+def _check_targets(targets: Tensor, features: Tensor, classes: int | None) -> None:
     if len(targets) != len(features):
         raise ValueError(
             f"targets: {len(targets)} rows for {len(features)} rows of features; expected as many"
         )
-    if targets.ndim == 1 and not targets.is_floating_point():
-        if classes is None:
-            raise ValueError("classes: needed when targets are class ids")
-        if int(targets.min()) < -1 or int(targets.max()) >= classes:
-            raise ValueError(
-                f"targets: class ids must lie in 0..{classes - 1} (−1 for unlabelled), got "
-                f"{int(targets.min())}..{int(targets.max())}"
-            )
-        ids = targets.long()
-        rows = torch.zeros(len(ids), classes, dtype=features.dtype, device=features.device)
-        labelled = (ids >= 0).to(features.dtype)[:, None]
-        return rows.scatter_(1, ids.clamp(min=0)[:, None], labelled)
     if targets.ndim == 2 and (classes is None or targets.shape[1] == classes):
-        return targets.to(features.dtype)
-    raise ValueError(
-        f"targets: expected ids (B,) or rows (B, {classes or 'C'}), got {targets.dtype} of shape "
-        f"{tuple(targets.shape)}"
-    )
+        return
+    if targets.ndim != 1 or targets.dtype != torch.int64:
+        raise ValueError(
+            f"targets: expected int64 ids (B,) or rows (B, {classes or 'C'}), got {targets.dtype} of "
+            f"shape {tuple(targets.shape)}"
+        )
+    if classes is None:
+        raise ValueError("classes: needed when targets are class ids")
+    # Looking at the ids would stop a GPU and break a trace; there a bad id makes the loss NaN.
+    if targets.device.type == "cpu" and not torch.compiler.is_compiling():
+        low, high = int(targets.min()), int(targets.max())
+        if low < -1 or high >= classes:
+            raise ValueError(
+                f"targets: class ids must lie in 0..{classes - 1} (−1 for unlabelled), got {low}..{high}"
+            )
+
+
+def _target_rows(targets: Tensor, features: Tensor, classes: int | None) -> Tensor:
+    """Checked targets as rows (B, C) in the features' dtype."""
+    _check_targets(targets, features, classes)
+    return target_rows(targets, classes or targets.shape[1], features.dtype)

@@ -1,4 +1,4 @@
-"""Labels of any kind, brought to one form: class ids 0..C−1 with −1 for unlabelled, or rows (N, C)."""
+"""Labels of any kind, brought to one form: ids 0..C−1 with −1 for unlabelled, or rows (N, C)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ UNLABELLED = -1
 
 
 def find_classes(labels: Iterable[npt.ArrayLike]) -> tuple[int, ...]:
-    """The sorted class list of several label arrays: ids that occur (−1 left out), or columns
-    0..C−1.
+    """The sorted classes of several label arrays: ids that occur but −1, or columns 0..C−1.
 
     >>> find_classes([[3, 1, -1], [7, 3]])
     (1, 3, 7)
@@ -21,14 +20,14 @@ def find_classes(labels: Iterable[npt.ArrayLike]) -> tuple[int, ...]:
     arrays = [np.asarray(one) for one in labels]
     widths = {array.shape[1] for array in arrays if array.ndim == 2 and array.shape[1] != 1}
     if widths:
-        if len(widths) > 1 or any(array.ndim == 1 for array in arrays):
+        if len(widths) > 1 or any(array.ndim == 1 or array.shape[1] == 1 for array in arrays):
             raise ValueError(
-                "labels: all modalities need the same form: class ids (N,), or multi-hot rows (N, C) "
-                f"with one C; got shapes {[array.shape for array in arrays]}"
+                "labels: all modalities need the same form: class ids (N,), or multi-hot rows "
+                f"(N, C) with one C; got shapes {[array.shape for array in arrays]}"
             )
         return tuple(range(widths.pop()))
-    ids = np.unique(np.concatenate([_integers(array) for array in arrays])) if arrays else []
-    return tuple(int(label) for label in ids if label != UNLABELLED)
+    ids = {label for array in arrays for label in np.unique(_integers(array)).tolist()}
+    return tuple(label for label in sorted(ids) if label != UNLABELLED)
 
 
 def encode_labels(
@@ -62,8 +61,8 @@ def encode_labels(
     if outside.any():
         first = int(np.flatnonzero(outside)[0])
         raise ValueError(
-            f"{name}: row {first} has label {ids[first]}, which is none of the {len(classes)} classes "
-            f"{_shortened(classes)} (−1 means unlabelled)"
+            f"{name}: row {first} has label {ids[first]}, which is none of the {len(classes)} "
+            f"classes {_shortened(classes)} (−1 means unlabelled)"
         )
     return np.where(known, order[place], UNLABELLED).astype(np.int64)
 

@@ -1,15 +1,14 @@
 """A trained model as files: ``config.json``, the prior, and one file per encoder.
 
 ``config.json`` names every other file together with the digest in its name, and is replaced last,
-in
-one step: whoever reads the folder finds one whole model, the old or the new.
+in one step: whoever reads the folder finds one whole model, the old or the new.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from drcl.encoder import Encoder
 from drcl.prior import Prior
-from drcl.train.checkpoint import pack, read_tensors, write_bytes, write_json
+from drcl.train.checkpoint import check_name, pack, read_tensors, write_bytes, write_json
 from drcl.train.config import Config
 from drcl.train.samples import Standardizer
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from drcl.estimator import DRCL
 
 FORMAT = 1
-_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
 
 
 class StoredModel(NamedTuple):
@@ -37,15 +35,6 @@ class StoredModel(NamedTuple):
     encoders: dict[str, nn.Module]
     standardizers: dict[str, Standardizer]
     history: list[dict[str, Any]]
-
-
-def check_name(modality: str) -> str:
-    """A modality's name must be usable as a file name on every system."""
-    if not _SAFE_NAME.fullmatch(modality):
-        raise ValueError(
-            f"modality: {modality!r} cannot name a file; use letters, digits, '_', '.', '+', '-'"
-        )
-    return modality
 
 
 def write_model(folder: Path, model: DRCL) -> Path:
@@ -79,8 +68,9 @@ def write_model(folder: Path, model: DRCL) -> Path:
     }
     write_json(folder / "config.json", config)
     kept = {history_file, config["prior"]["file"], *(entry["file"] for entry in entries.values())}
-    for pattern in ("prior.*.safetensors", "encoders/*.safetensors", "history.*.json"):
-        for file in folder.glob(pattern):
+    digest = "[0-9a-f]" * 16  # anything else in the folder is not ours to remove
+    for pattern in ("prior.{}.safetensors", "encoders/*.{}.safetensors", "history.{}.json"):
+        for file in folder.glob(pattern.format(digest)):
             if file.relative_to(folder).as_posix() not in kept:
                 file.unlink()
     return folder
@@ -147,7 +137,9 @@ def _verified(folder: Path, name: str) -> bytes:
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise ValueError(f"{path}: missing, though config.json names it") from error
-    if hashlib.sha256(content).hexdigest()[:16] != name.split(".")[-2]:
+    except IsADirectoryError as error:
+        raise ValueError(f"{path}: a folder where config.json names a file") from error
+    if hashlib.sha256(content).hexdigest()[:16] not in name.split("."):
         raise ValueError(f"{path}: truncated or damaged, its content does not match its digest")
     return content
 
@@ -176,7 +168,7 @@ def _rebuild(name: str, about: dict[str, Any], networks: Mapping[str, nn.Module]
             f"networks: modality {name!r} was trained with a network of your own "
             f"({about['kind']}); pass it as networks={{{name!r}: module}}"
         )
-    return networks[name]
+    return copy.deepcopy(networks[name])
 
 
 def _load_parameters(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:

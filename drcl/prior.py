@@ -19,8 +19,8 @@ class Prior(nn.Module):
         score: that modality's quality score, the mean true-class probability in [0, 1].
 
     Buffers (they move with ``.to``; computed in float64, kept in the weight's dtype):
-        ``weight`` (D, C); ``inverse`` P = W⁺ (C, D); ``basis`` Q (D, K) with orthonormal columns that
-        span the columns of W; ``recast_coordinates`` PQ (C, K), so that ``P = (PQ) Qᵀ``;
+        ``weight`` (D, C); ``inverse`` P = W⁺ (C, D); ``basis`` Q (D, K) with orthonormal columns
+        that span the columns of W; ``recast_coordinates`` PQ (C, K), so that ``P = (PQ) Qᵀ``;
         ``weight_coordinates`` QᵀW (K, C), so that ``W = Q (QᵀW)``; K = min(C, D).
 
     A rank-deficient W is usable through the pseudo-inverse, with a warning that names the rank:
@@ -63,8 +63,8 @@ class Prior(nn.Module):
         self.rank = int((singular > cutoff * singular[0]).sum())
         if self.rank < weight.shape[1] <= weight.shape[0]:
             warnings.warn(
-                f"the prior has rank {self.rank} with {weight.shape[1]} classes: classes that share a "
-                "direction cannot be told apart (the pseudo-inverse is used)",
+                f"the prior has rank {self.rank} with {weight.shape[1]} classes: classes that "
+                "share a direction cannot be told apart (the pseudo-inverse is used)",
                 stacklevel=2,
             )
         inverse = torch.linalg.pinv(exact, rtol=cutoff)
@@ -88,6 +88,7 @@ class Prior(nn.Module):
             raise ValueError(
                 f"an orthogonal prior needs 1 <= classes <= dim, got classes={classes}, dim={dim}"
             )
+        _check_norm(norm)
         generator = torch.Generator().manual_seed(seed)
         # Householder QR with the sign of R's diagonal fixed: the columns are Haar distributed.
         q, r = torch.linalg.qr(torch.randn(dim, classes, generator=generator, dtype=torch.float64))
@@ -100,6 +101,7 @@ class Prior(nn.Module):
 
     def scaled(self, norm: float) -> Prior:
         """The same directions with the mean column norm set to ``norm``."""
+        _check_norm(norm)
         factor = norm / float(self.column_norm)
         return Prior(
             self.weight * factor, classes=self.classes, modality=self.modality, score=self.score
@@ -116,6 +118,11 @@ class Prior(nn.Module):
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, classes={len(self.classes)}, modality={self.modality!r}"
+
+
+def _check_norm(norm: float) -> None:
+    if not 0.0 < norm < float("inf"):
+        raise ValueError(f"norm: expected a positive number, got {norm}")
 
 
 def _check_weight(weight: Tensor) -> None:

@@ -53,7 +53,7 @@ def load(name: str, root: str | Path | None = None, **options: Any) -> CrossModa
     Args:
         name: one of :func:`names`, or a path ending in ``.toml`` (:func:`load_manifest`).
         root: the data folder of the sets that come in files; by default the environment's
-            ``DRCL_DATA``, else ``./data``.
+            ``DRCL_DATA``, else ``./data``. Built-in sets and manifests do not look there.
         options: of the loader: ``digits(seed)``, ``synthetic(shape, scale, seed)``,
             ``uci(validation_share, seed)``.
 

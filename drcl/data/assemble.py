@@ -127,6 +127,8 @@ def _read(source: Source, read: Reader, where: str) -> tuple[np.ndarray, np.ndar
         raw = read(source.labels) if isinstance(source.labels, ArrayAt) else source.labels
         labels = tidy_labels(raw, count, where)
     rows = _parse_rows(source.rows, count, where)
+    if not len(labels[rows]):
+        raise ValueError(f"{where}: empty modality, rows {source.rows!r} of {count}")
     # A value too large for float32 becomes infinite and is reported with its row by the dataset.
     with np.errstate(over="ignore"):
         return features[rows].astype(np.float32, copy=False), labels[rows]

@@ -15,6 +15,9 @@ Nothing is ever unpickled. Keys, where a file holds several arrays:
 
 MATLAB stores arrays column by column. A v7.3 file is HDF5, which shows them transposed; they are
 turned back, so both versions of one file read the same. A plain ``.h5`` file is left as it is.
+
+A truncated file of any format is refused. A v5 ``.mat`` file altered in its middle has no checksum
+to tell, and SciPy's reader may crash on it: read such files from people you trust.
 """
 
 from __future__ import annotations
@@ -184,7 +187,9 @@ def _read_hdf5(path: Path, key: str | None, matlab: bool = False) -> Variable:
 
 
 def _hdf5_values(dataset: Any, h5py: Any) -> Any:
-    return dataset.asstr()[()] if h5py.check_string_dtype(dataset.dtype) else dataset[()]
+    if h5py.check_string_dtype(dataset.dtype):
+        return np.asarray(dataset.asstr()[()], dtype=str)
+    return dataset[()]
 
 
 def _matlab_value(dataset: Any, h5py: Any) -> Any:
@@ -237,8 +242,10 @@ def _parquet_column(column: Any, name: str) -> np.ndarray:
 
 
 def _read_safetensors(path: Path, key: str | None) -> np.ndarray:
-    with _library("safetensors").safe_open(path, framework="np") as file:
-        return np.asarray(file.get_tensor(_choose(key, list(file.keys()))))
+    # Read through torch: NumPy has no bfloat16, and float32 holds every bfloat16 exactly.
+    with _library("safetensors").safe_open(path, framework="pt") as file:
+        tensor = file.get_tensor(_choose(key, list(file.keys())))
+        return np.asarray(tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor)
 
 
 _READERS: dict[str, Callable[[Path, str | None], Variable]] = {

@@ -2,14 +2,14 @@
 
 Each table below is a whole loader: which file, and which of its arrays is which modality of which
 split. Files, keys, splits and folders are those that publicly released loaders of this line of work
-read (SDML, MAN, MRL and later). None of the files is publicly hosted to the project's knowledge and
-none was at hand when this was written: the tables are tested on small files of the same layout.
+read (SDML, MAN, MRL and later). None of the files was at hand when this was written: the tables are
+tested on small files of the same layout, never on the real ones.
 
-Not confirmed, and to be corrected here once someone has the file:
+Not confirmed, and to be corrected here by whoever has the file:
 
 - XMediaNet: that cells 3, 4 and 5 are audio, 3-D and video. Cells 1 and 2 (image, text) are.
-- NUS-WIDE, INRIA-Websearch and Wikipedia: the files also hold labels of the texts. The released
-  loaders use the images' labels for both (rows are pairs), and so do these.
+- NUS-WIDE, INRIA-Websearch and Wikipedia: that the texts' labels are those of the images. Rows are
+  pairs and the released loaders use the images' labels for both, and so do these.
 
 Labels may count from 0 or 1, and be stored as rows or columns: either is read.
 """
@@ -38,11 +38,11 @@ class Layout:
     splits: dict[str, dict[str, Entry]]
 
 
-_AUTHORS = "these extracted features are not hosted publicly; ask the authors of the DRCL paper"
+_AUTHORS = "ask the authors of the DRCL paper (arXiv 2501.05686)"
 
 WIKIPEDIA_DEEP = Layout(
     file="Wiki/wiki.mat",
-    obtain=f"{_AUTHORS} for wiki.mat (VGG-19 fc7 images, Doc2Vec texts).",
+    obtain=f"{_AUTHORS} for wiki.mat (deep image features, Doc2Vec texts).",
     splits={
         "train": {
             "image": ("train_imgs_deep", "train_imgs_labels", ":"),
@@ -64,7 +64,7 @@ XMEDIA = Layout(
     file="XMedia/XMediaFeatures.mat",
     obtain=(
         "PKU XMedia is published by the Multimedia Information Processing Lab of Peking "
-        "University; XMediaFeatures.mat comes with it, on request."
+        "University; XMediaFeatures.mat is its file of extracted features."
     ),
     splits={
         "train": {
@@ -96,7 +96,7 @@ XMEDIANET = Layout(
     file="XMediaNet/XMediaNet5View_Doc2Vec.mat",
     obtain=(
         "PKU XMediaNet is published by the Multimedia Information Processing Lab of Peking "
-        f"University; {_AUTHORS} for XMediaNet5View_Doc2Vec.mat."
+        f"University; for the features {_AUTHORS} for XMediaNet5View_Doc2Vec.mat."
     ),
     splits={
         split: {
@@ -110,7 +110,7 @@ XMEDIANET = Layout(
 NUS_WIDE = Layout(
     file="NUSWIDE/nus_wide_deep_doc2vec-corr-ae.h5py",
     obtain=(
-        "NUS-WIDE is published by the National University of Singapore; "
+        "NUS-WIDE is published by the National University of Singapore; for the features "
         f"{_AUTHORS} for nus_wide_deep_doc2vec-corr-ae.h5py."
     ),
     splits={
@@ -125,7 +125,7 @@ NUS_WIDE = Layout(
 INRIA_WEBSEARCH = Layout(
     file="INRIA-Websearch/INRIA-Websearch.mat",
     obtain=(
-        "INRIA Web Queries is published by the LEAR team of Inria Grenoble; "
+        "INRIA Web Queries is published by the LEAR team of Inria Grenoble; for the features "
         f"{_AUTHORS} for INRIA-Websearch.mat."
     ),
     splits={

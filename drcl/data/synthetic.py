@@ -1,11 +1,15 @@
 """Random sets with the shapes and sizes of the paper's five, for speed and memory measurements.
 
-Sizes are those of the feature files used by the paper (arXiv 2501.05686, Section IV-A) and the work
-it builds on. Sums agree with what the sets' makers publish: XMedia 5000 images, 5000 texts, 1000
-audio clips, 500 3-D models and 1143 video clips in 20 classes; XMediaNet 40000, 40000, 10000, 2000
-and 10000 in 200. Three things could not be confirmed and stand in until they are: that XMediaNet's
-held-out rows are halved between validation and test in every modality, and the widths of its audio
-and 3-D features, for which those of XMedia are used.
+How far the sizes are known, the feature files themselves not having been at hand:
+
+- Counts of Wikipedia, NUS-WIDE and INRIA-Websearch, and the image and text widths 4096, 300 and
+  1000: as released loaders and preprocessing scripts of this line of work state them.
+- XMedia: the held-out counts are those at which released loaders cut it; training counts are the
+  published totals (5000 images, 5000 texts, 1000 audio clips, 500 3-D models, 1143 video clips)
+  less these. The text, audio and 3-D widths are as commonly reported, not read from the file.
+- XMediaNet: totals of 40000, 40000, 10000, 2000 and 10000 with four fifths for training, as
+  published (81600 training objects). Halving the rest between validation and test is confirmed for
+  images and texts only; audio and 3-D widths are not known, and those of XMedia stand in.
 """
 
 from __future__ import annotations

@@ -107,9 +107,7 @@ def _check_labels(
     labels: Mapping[str, np.ndarray], embeddings: Mapping[str, np.ndarray], classes: int
 ) -> None:
     if set(labels) != set(embeddings):
-        raise ValueError(
-            f"labels: expected the modalities {list(embeddings)}, got {list(labels)}"
-        )
+        raise ValueError(f"labels: expected the modalities {list(embeddings)}, got {list(labels)}")
     for modality, y in labels.items():
         rows = len(embeddings[modality])
         if np.shape(y) not in {(rows,), (rows, classes)}:

@@ -15,21 +15,31 @@ def draw_map_matrix(data: ReportData) -> Panel:
     diagonal is blank: a modality is not searched with itself.
     """
     names = [plain(modality, 14) for modality in data.modalities]
-    side = max(2.6, 0.85 * len(names))
+    side = max(2.6, 0.7 * len(names))
     with canvas(len(data.metrics) * (side + 1.2), side + 0.9) as figure:
         panels = figure.subplots(1, len(data.metrics), squeeze=False)[0]
         for axes, (metric, values) in zip(panels, data.metrics.items(), strict=True):
             cells = np.array(
-                [[values.get(pair_key(q, g), np.nan) for g in data.modalities]
-                 for q in data.modalities]
-            )  # fmt: skip
+                [
+                    [values.get(pair_key(q, g), np.nan) for g in data.modalities]
+                    for q in data.modalities
+                ]
+            )
             axes.imshow(np.ma.masked_invalid(cells), cmap="Blues", vmin=0, vmax=1)
             for (row, column), value in np.ndenumerate(cells):
                 if row != column:
                     text = "–" if np.isnan(value) else f"{value:.3f}"
                     colour = "white" if value > 0.6 else "#10243e"
-                    axes.text(column, row, text, ha="center", va="center", color=colour,
-                              fontsize=11, fontweight="bold")  # fmt: skip
+                    axes.text(
+                        column,
+                        row,
+                        text,
+                        ha="center",
+                        va="center",
+                        color=colour,
+                        fontsize=11,
+                        fontweight="bold",
+                    )
             empty(axes)
             # White gaps between the cells.
             axes.set_xticks(np.arange(-0.5, len(names)), minor=True)

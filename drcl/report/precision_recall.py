@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil
 
 from drcl.report.data import ReportData, pair_key
-from drcl.report.style import LINES, MODALITY_COLOURS, Panel, canvas, cycle, plain, png, shared_legend
+from drcl.report.style import Panel, canvas, line, plain, png, shared_legend
 
 
 def draw_precision_recall(data: ReportData) -> Panel | None:
@@ -14,8 +14,9 @@ def draw_precision_recall(data: ReportData) -> Panel | None:
     A panel per query modality keeps six modalities readable: five lines each instead of thirty in
     one. A gallery has the same colour and dash in every panel.
     """
-    queries = [q for q in data.modalities if any(q == a and pair_key(a, b) in data.curves
-                                                 for a, b in data.pairs)]  # fmt: skip
+    queries = [
+        q for q in data.modalities if any(pair_key(q, g) in data.curves for g in data.modalities)
+    ]
     if not queries:
         return None
     columns = min(3, len(queries))
@@ -26,14 +27,13 @@ def draw_precision_recall(data: ReportData) -> Panel | None:
             for position, gallery in enumerate(data.modalities):
                 if pair_key(query, gallery) in data.curves:
                     recall, precision = data.curves[pair_key(query, gallery)]
-                    axes.plot(recall, precision, label=f"→ {plain(gallery, 20)}",
-                              color=cycle(MODALITY_COLOURS, position),
-                              linestyle=cycle(LINES, position))  # fmt: skip
+                    axes.plot(recall, precision, **line(position))
             axes.set_title(f"{plain(query, 20)} queries")
             axes.set(xlim=(0, 1), ylim=(0, 1.02))
-        for axes in grid.flat[len(queries) :]:
-            axes.remove()
-        shared_legend(figure)
+        for spare in range(len(queries), grid.size):
+            grid.flat[spare].remove()
+            grid.flat[spare - columns].tick_params(labelbottom=True)
+        shared_legend(figure, [f"→ {gallery}" for gallery in data.modalities])
         figure.supxlabel("recall", fontsize=10)
         figure.supylabel("precision", fontsize=10)
         return Panel(

@@ -46,8 +46,17 @@ def draw_projection(data: ReportData) -> Panel:
         order = np.random.default_rng(SEED).permutation(len(points))  # no modality on top
         for position in range(len(chosen)):
             mine = order[modality[order] == position]
-            axes.scatter(*points[mine].T, s=20, linewidths=0.3, edgecolors="white", alpha=0.85,
-                         marker=cycle(MARKERS, position), c=colours[label[mine]])  # fmt: skip
+            x, y = points[mine].T
+            axes.scatter(
+                x,
+                y,
+                s=20,
+                linewidths=0.3,
+                edgecolors="white",
+                alpha=0.85,
+                marker=cycle(MARKERS, position),
+                c=colours[label[mine]],
+            )
         empty(axes)
         axes.set_title(f"Common space, {method}")
         if len(data.classes) > _MANY_CLASSES:
@@ -122,9 +131,16 @@ def _write_class_names(
     for c in np.argsort(-count, kind="stable")[:MAX_LABELS]:
         if count[c]:
             x, y = np.median(points[label == c], axis=0)
-            axes.text(x, y, plain(classes[c], 18), fontsize=8.5, ha="center", va="center",
-                      fontweight="bold",
-                      path_effects=[withStroke(linewidth=2.5, foreground="white")])  # fmt: skip
+            axes.text(
+                x,
+                y,
+                plain(classes[c], 18),
+                fontsize=8.5,
+                ha="center",
+                va="center",
+                fontweight="bold",
+                path_effects=[withStroke(linewidth=2.5, foreground="white")],
+            )
 
 
 def _legends(axes: Axes, data: ReportData, colours: np.ndarray, *, unlabelled: bool) -> None:
@@ -137,7 +153,11 @@ def _legends(axes: Axes, data: ReportData, colours: np.ndarray, *, unlabelled: b
     hues = [key("unlabelled", UNLABELLED, "o")] if unlabelled else []
     if len(data.classes) <= _MANY_CLASSES:
         hues = [key(name, colours[c], "o") for c, name in enumerate(data.classes)] + hues
-    place = {"loc": "upper left", "alignment": "left", "title_fontproperties": {"weight": "bold"}}
+    place: dict[str, Any] = {
+        "loc": "upper left",
+        "alignment": "left",
+        "title_fontproperties": {"weight": "bold"},
+    }
     first = axes.legend(handles=shapes, title="Modality", bbox_to_anchor=(1.0, 1.0), **place)
     if hues:
         axes.add_artist(first)
@@ -147,16 +167,23 @@ def _legends(axes: Axes, data: ReportData, colours: np.ndarray, *, unlabelled: b
 
 def _caption(data: ReportData, shown: int, method: str) -> str:
     total = sum(len(x) for x in data.embeddings.values())
-    words = ["Cosine geometry; distances between far-apart groups mean little in t-SNE."
-             if "t-SNE" in method else "Cosine geometry."]  # fmt: skip
+    words = [
+        "Cosine geometry; distances between far-apart groups mean little in t-SNE."
+        if "t-SNE" in method
+        else "Cosine geometry."
+    ]
     if shown < total:
-        words.append(f"{shown:,} of {total:,} test rows, the same number at most from each "
-                     f"modality, drawn at random with seed {SEED}.")  # fmt: skip
+        words.append(
+            f"{shown:,} of {total:,} test rows, the same number at most from each "
+            f"modality, drawn at random with seed {SEED}."
+        )
     else:
         words.append(f"All {total:,} test rows.")
     if any(np.ndim(y) == 2 for y in data.labels.values()):
         words.append("A sample with several labels has the colour of its first.")
     if len(data.classes) > _MANY_CLASSES:
-        words.append(f"{len(data.classes)} classes: at most {MAX_LABELS} names are written, the "
-                     "most frequent, each at its points' median.")  # fmt: skip
+        words.append(
+            f"{len(data.classes)} classes: at most {MAX_LABELS} names are written, the "
+            "most frequent, each at its points' median."
+        )
     return " ".join(words)

@@ -47,7 +47,7 @@ def choose_examples(data: ReportData) -> list[Example]:
     direction has one, with more, twelve directions are drawn.
     """
     rng = np.random.default_rng(SEED)
-    pairs = data.pairs
+    pairs = [pair for pair in data.pairs if all(data.label_rows(m).any() for m in pair)]
     if len(pairs) > MAX_EXAMPLES:
         kept = rng.choice(len(pairs), MAX_EXAMPLES, replace=False)
         pairs = [pairs[i] for i in sorted(kept)]
@@ -71,12 +71,25 @@ def draw_retrieval(data: ReportData, examples: Sequence[Example]) -> Panel | Non
         for row, example in zip(grid, examples, strict=True):
             for axes in row:
                 empty(axes)
-            row[0].text(0, 0.5, f"{plain(example.query, 16)}\n→ {plain(example.gallery, 16)}",
-                        va="bottom", fontweight="bold")  # fmt: skip
-            row[0].text(0, 0.42, f"row {example.index}\nAP {example.average_precision:.3f}",
-                        va="top", color=MUTED, fontsize=9)  # fmt: skip
+            row[0].text(
+                0,
+                0.5,
+                f"{plain(example.query, 16)}\n→ {plain(example.gallery, 16)}",
+                va="bottom",
+                fontweight="bold",
+            )
+            row[0].text(
+                0,
+                0.42,
+                f"row {example.index}\nAP {example.average_precision:.3f}",
+                va="top",
+                color=MUTED,
+                fontsize=9,
+            )
             _tile(row[1], data, example.query, example.index, QUERY)
-            row[1].set_xlabel(plain(example.classes, 14), fontsize=9, color=QUERY, fontweight="bold")
+            row[1].set_xlabel(
+                plain(example.classes, 14), fontsize=9, color=QUERY, fontweight="bold"
+            )
             for axes, hit in zip(row[2:], example.hits, strict=False):
                 colour = RELEVANT if hit.relevant else IRRELEVANT
                 _tile(axes, data, example.gallery, hit.index, colour)
@@ -133,5 +146,12 @@ def _tile(axes: Axes, data: ReportData, modality: str, index: int, colour: str) 
         axes.imshow(stack[index], cmap="gray", vmin=stack.min(), vmax=stack.max())
     else:
         axes.set(box_aspect=1)
-        axes.text(0.5, 0.5, f"row\n{index}", ha="center", va="center", color=MUTED,
-                  transform=axes.transAxes)  # fmt: skip
+        axes.text(
+            0.5,
+            0.5,
+            f"row\n{index}",
+            ha="center",
+            va="center",
+            color=MUTED,
+            transform=axes.transAxes,
+        )

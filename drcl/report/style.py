@@ -6,10 +6,10 @@ Figures are made without pyplot, so no window, backend or figure list of the cal
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,7 +32,7 @@ CLASS_COLOURS = (
 MARKERS = ("o", "^", "s", "D", "v", "P")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
 
-_RC = {
+_RC: Any = {
     "font.family": "sans-serif",
     "font.size": 10.0,
     "text.color": INK,
@@ -96,19 +96,22 @@ def plain(text: str, width: int = 40) -> str:
     return " " + text if text.startswith("_") else text
 
 
-def cycle(values: tuple, index: int) -> object:  # type: ignore[type-arg]
+def cycle(values: Sequence[Any], index: int) -> Any:
     """``values[index]``, starting again where the values run out."""
     return values[index % len(values)]
 
 
-def shared_legend(figure: Figure) -> None:
-    """One legend above all axes, each label once, where no curve can run under it."""
-    handles = {
-        label: handle
-        for axes in figure.axes
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(list(handles.values()), list(handles), loc="outside upper left", ncols=6)
+def line(position: int) -> dict[str, Any]:
+    """How the line of the modality at this position looks, in every figure."""
+    return {"color": cycle(MODALITY_COLOURS, position), "linestyle": cycle(LINES, position)}
+
+
+def shared_legend(figure: Figure, names: Sequence[str]) -> None:
+    """One legend of the modalities' lines above all axes, where no curve can run under it."""
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], label=plain(name, 20), **line(i)) for i, name in enumerate(names)]
+    figure.legend(handles=handles, loc="outside upper left", ncols=6)
 
 
 def empty(axes: Axes) -> None:

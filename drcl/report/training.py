@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from drcl.report.data import PHASES, ReportData
-from drcl.report.style import LINES, MODALITY_COLOURS, Panel, canvas, cycle, plain, png, shared_legend
+from drcl.report.style import Panel, canvas, line, png, shared_legend
 
 _PHASE_NAMES = {"prior": "Prior learning", "encoder": "Consistency training"}
 # key -> (what it is called, the choice of the best epoch; None for the training loss, which
@@ -37,21 +37,26 @@ def draw_training(data: ReportData) -> Panel | None:
                     epochs, values = _series(data.history, phase, modality, key)
                     if not len(values):
                         continue
-                    colour = cycle(MODALITY_COLOURS, position)
-                    axes.plot(epochs, values, label=plain(modality, 20), color=colour,
-                              linestyle=cycle(LINES, position),
-                              marker="." if len(values) == 1 else None)  # fmt: skip
+                    look = line(position)
+                    # A line of one point would not be seen.
+                    axes.plot(epochs, values, marker="." if len(values) == 1 else None, **look)
                     if best is not None:
                         at = best(values)
-                        axes.plot(epochs[at], values[at], "o", color=colour, markersize=6,
-                                  markeredgecolor="white")  # fmt: skip
+                        axes.plot(
+                            epochs[at],
+                            values[at],
+                            "o",
+                            color=look["color"],
+                            markersize=6,
+                            markeredgecolor="white",
+                        )
                 axes.set_title(f"{_PHASE_NAMES[phase]}: {name}")
                 axes.xaxis.get_major_locator().set_params(integer=True)
             for axes in axes_row[len(keys) :]:
                 axes.remove()
         for axes in grid[-1][: len(rows[-1][1])]:
             axes.set_xlabel("epoch")
-        shared_legend(figure)
+        shared_legend(figure, data.modalities)
         return Panel(
             file="training.png",
             png=png(figure),

@@ -31,18 +31,15 @@ class Config:
         prior: ``"learned"``, or ``"orthogonal"``: random orthogonal columns, no prior learning.
         prior_norm: if given, the prior's mean column norm is set to this once it is chosen.
         prior_selection: which score picks the prior: of the ``"training"`` set (the paper's) or of
-        the
-            ``"validation"`` set.
+            the ``"validation"`` set.
         selection: which epoch's encoder is kept: best ``"map"`` (validation mAP within the
-        modality),
-            lowest validation ``"loss"`` at q = 1, or the ``"last"``.
+            modality), lowest validation ``"loss"`` at q = 1, or the ``"last"``.
         standardize: features to zero mean and unit variance per column, stored with the model.
         paper_compat: the released code's behaviour: the last W is the prior; the last partial
-        batch is
-            dropped; the label loss gives no gradient at q = 0; the kept encoder has the lowest
-            validation loss at each epoch's own q.
+            batch is dropped; the label loss gives no gradient at q = 0; the kept encoder has the
+            lowest validation loss at each epoch's own q.
         seed: of weights, permutations and batches. Each modality and phase draws from its own
-        stream.
+            stream.
         device: ``"auto"`` (CUDA when there is one), or a torch device.
     """
 
@@ -68,6 +65,8 @@ class Config:
     device: str = "auto"
 
     def __post_init__(self) -> None:
+        if isinstance(self.hidden, (int, str)):
+            raise ValueError(f"hidden: expected a sequence of widths, got {self.hidden!r}")
         object.__setattr__(self, "hidden", tuple(self.hidden))
         for name in ("dim", "epochs", "prior_epochs", "batch_size", "hidden"):
             _check_each(
@@ -81,6 +80,9 @@ class Config:
         _check_choice("prior", self.prior, ("learned", "orthogonal"))
         _check_choice("prior_selection", self.prior_selection, ("training", "validation"))
         _check_choice("selection", self.selection, ("map", "loss", "last"))
+        for name in ("standardize", "paper_compat"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}: expected True or False, got {getattr(self, name)!r}")
         if self.prior_norm is not None:
             _check_each("prior_norm", self.prior_norm, lambda v: 0 < v < float("inf"), "number > 0")
 
@@ -91,11 +93,12 @@ class Config:
             value = getattr(self, name)
             if isinstance(value, Mapping) and set(value) != known:
                 raise ValueError(
-                    f"{name}: given for {sorted(value)}, expected one value for each of {sorted(known)}"
+                    f"{name}: given for {sorted(value)}, expected one value for each of "
+                    f"{sorted(known)}"
                 )
 
     def for_modality(self, modality: str) -> Config:
-        """These settings for one modality; a mapping that does not name it falls back to the default."""
+        """These settings for one modality, the default where a mapping does not name it."""
         own = {
             name: value.get(modality, getattr(Config(), name))
             for name in PER_MODALITY
@@ -125,10 +128,10 @@ def setting(value: PerModality[T], modality: str) -> T:
 
 
 def _check_each(name: str, value: Any, good: Any, expected: str) -> None:
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and name in PER_MODALITY:
         values = list(value.values())
     else:
-        values = list(value) if isinstance(value, tuple) else [value]
+        values = list(value) if name == "hidden" else [value]
     for one in values:
         if isinstance(one, bool) or not isinstance(one, (int, float)) or not good(one):
             raise ValueError(f"{name}: expected {expected}, got {one!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def train_encoder(
         seed=stream_seed(config.seed, "encoder", modality),
         drop_last=config.paper_compat,
         settings=config.to_dict(),
+        inputs=(prior.weight, *(judged or ())),
     )
     file = None if checkpoints is None else checkpoints / f"encoder-{modality}.safetensors"
     return run(phase, file, progress)
@@ -86,17 +88,16 @@ def _judge(
     network: nn.Module, validation: Samples | None, criterion: _Loss, selection: str, config: Config
 ) -> Callable[[float], dict[str, float]]:
     def judge(q: float) -> dict[str, float]:
-        if validation is None:
+        # The released validation loss is NaN at q = 0, and no epoch is kept for it: there is none.
+        if validation is None or (config.paper_compat and q == 0.0):
             return {}
         features, targets = (part.to(criterion.loss.prior.weight.device) for part in validation)
         embeddings = apply_in_chunks(network, features)
         criterion.eval()
-        # The released loss at q = 0 is NaN, which no epoch is kept for.
-        at = (q if q > 0 else float("nan")) if config.paper_compat else 1.0
-        loss = criterion.loss(embeddings, targets, q=at) if at == at else torch.tensor(at)
+        loss = float(criterion.loss(embeddings, targets, q=q if config.paper_compat else 1.0))
         criterion.train()
-        values = {"validation_loss": float(loss)}
-        if selection == "map":
+        values = {"validation_loss": loss}
+        if selection == "map" and math.isfinite(loss):
             values["validation_map"] = mean_average_precision(
                 embeddings, embeddings, targets, targets, exclude_self=True
             )

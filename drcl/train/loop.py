@@ -30,9 +30,9 @@ class Phase:
     """One training: what is trained on what, and how an epoch is judged.
 
     ``loss(features, targets, q, generator)`` is a scalar to minimise; ``judge(q)`` returns the
-    values to record, of which ``criterion`` (highest or, without ``maximize``, lowest; NaN never)
-    picks the epoch whose parameters are kept. Without a criterion, or with ``keep_last``, the last
-    epoch is kept.
+    values to record, of which ``criterion`` (highest or, without ``maximize``, lowest; where it is
+    missing, never) picks the epoch whose parameters are kept. Without a criterion, or with
+    ``keep_last``, the last epoch is kept.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Phase:
     seed: int
     drop_last: bool
     settings: dict[str, Any]
+    inputs: tuple[Tensor, ...] = ()  # what the outcome depends on beside samples and settings
     keep_last: bool = False
 
 
@@ -92,8 +93,9 @@ def run(phase: Phase, checkpoint: Path | None = None, progress: bool = True) -> 
     optimizer = torch.optim.Adam(module.parameters(), lr=phase.lr, betas=(0.5, 0.999), fused=True)
     generator = torch.Generator(device).manual_seed(phase.seed)
     outcome, start = Outcome(_copy_state(module), None, []), 0
+    fingerprint = "" if checkpoint is None else _fingerprint(phase)
     if checkpoint is not None and checkpoint.exists():
-        outcome, start = _restore(phase, checkpoint, optimizer, generator)
+        outcome, start = _restore(phase, checkpoint, fingerprint, optimizer, generator)
     saved = time.monotonic()
     bar = tqdm(
         range(start, phase.epochs),
@@ -108,6 +110,9 @@ def run(phase: Phase, checkpoint: Path | None = None, progress: bool = True) -> 
         q = schedule_q(epoch)
         loss = _epoch(phase, optimizer, generator, epoch, q)
         values = phase.judge(q)
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise NonFiniteLoss(_diverged(phase, f"{name} is {value} after epoch {epoch}"))
         kept = _keep_if_better(phase, outcome, values)
         outcome.history.append(
             {
@@ -123,7 +128,7 @@ def run(phase: Phase, checkpoint: Path | None = None, progress: bool = True) -> 
         bar.set_postfix({"loss": f"{loss:.4f}", **{k: f"{v:.4f}" for k, v in values.items()}})
         last = epoch + 1 == phase.epochs
         if checkpoint is not None and (last or time.monotonic() - saved > CHECKPOINT_SECONDS):
-            _save(phase, checkpoint, optimizer, generator, outcome, epoch + 1)
+            _save(phase, checkpoint, fingerprint, optimizer, generator, outcome, epoch + 1)
             saved = time.monotonic()
     return outcome
 
@@ -139,27 +144,36 @@ def _epoch(
     phase.module.train()
     losses = []
     features, targets = phase.samples
-    for rows in batches(len(features), phase.batch_size, generator, phase.drop_last):
-        loss = phase.loss(features[rows], targets[rows], q, generator)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
+    # A user's network may draw from torch's own generator (dropout): its stream too depends on the
+    # phase and the epoch alone, and the caller's is left as it was.
+    with torch.random.fork_rng([features.device] if features.is_cuda else []):
+        torch.manual_seed(stream_seed(phase.seed, str(epoch)))
+        for rows in batches(len(features), phase.batch_size, generator, phase.drop_last):
+            loss = phase.loss(features[rows], targets[rows], q, generator)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.detach())
     values = torch.stack(losses)
     finite = values.isfinite()
     if not bool(finite.all()):
         batch = int((~finite).nonzero()[0])
-        raise NonFiniteLoss(
-            f"{phase.name} {phase.modality}: loss is {float(values[batch])} in epoch {epoch}, batch "
-            f"{batch} of {len(values)} (lr {phase.lr}): try a smaller learning rate or standardize"
-        )
+        where = f"loss is {float(values[batch])} in epoch {epoch}, batch {batch} of {len(values)}"
+        raise NonFiniteLoss(_diverged(phase, where))
     return float(values.mean())
 
 
+def _diverged(phase: Phase, what: str) -> str:
+    return (
+        f"{phase.name} {phase.modality}: {what} (lr {phase.lr}): try a smaller learning rate or "
+        "standardize"
+    )
+
+
 def _keep_if_better(phase: Phase, outcome: Outcome, values: dict[str, float]) -> bool:
-    value = float("nan") if phase.criterion is None else values[phase.criterion]
+    value = None if phase.criterion is None else values.get(phase.criterion)
     best = outcome.best
-    better = math.isfinite(value) and (
+    better = value is not None and (
         best is None or (value > best if phase.maximize else value < best)
     )
     if better:
@@ -177,6 +191,7 @@ def _copy_state(module: nn.Module) -> dict[str, Tensor]:
 def _save(
     phase: Phase,
     path: Path,
+    fingerprint: str,
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
     outcome: Outcome,
@@ -188,9 +203,7 @@ def _save(
         tensors |= {f"adam.{index}.{k}": v for k, v in moments.items()}
     tensors["generator"] = generator.get_state()
     metadata = {
-        "phase": phase.name,
-        "modality": phase.modality,
-        "inputs": _fingerprint(phase),
+        "inputs": fingerprint,
         "epoch": epoch,
         "best": outcome.best,
         "history": outcome.history,
@@ -199,13 +212,17 @@ def _save(
 
 
 def _restore(
-    phase: Phase, path: Path, optimizer: torch.optim.Optimizer, generator: torch.Generator
+    phase: Phase,
+    path: Path,
+    fingerprint: str,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
 ) -> tuple[Outcome, int]:
     tensors, metadata = read_tensors(path)
-    if metadata.get("inputs") != _fingerprint(phase):
+    if metadata.get("inputs") != fingerprint:
         raise ValueError(
-            f"{path}: this checkpoint was written with other settings or data; continue with the same, "
-            "or remove it to start anew"
+            f"{path}: this checkpoint was written with other settings, data, prior or network; "
+            "continue with the same, or remove it to start anew"
         )
     device = phase.samples.features.device
 
@@ -222,8 +239,10 @@ def _restore(
 
 
 def _fingerprint(phase: Phase) -> str:
-    """What a checkpoint depends on beside itself: the settings and the samples."""
-    digest = hashlib.sha256(json.dumps(phase.settings, sort_keys=True).encode())
-    for part in phase.samples:
-        digest.update(str(part.shape).encode() + part.cpu().numpy().tobytes())
+    """All that a phase depends on: settings, samples, further inputs, the untrained parameters."""
+    about = [phase.name, phase.modality, phase.settings]
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for part in (*phase.samples, *phase.inputs, *phase.module.state_dict().values()):
+        digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
+        digest.update(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

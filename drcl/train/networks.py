@@ -17,10 +17,15 @@ CHUNK_ROWS = 4096
 
 
 def pick_device(name: str) -> torch.device:
-    """``"auto"`` is CUDA where there is one."""
+    """``"auto"`` is CUDA where there is one; a device that is not there is a ValueError."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device: {name!r} cannot be used here ({error})") from error
+    return device
 
 
 def build_network(

@@ -16,7 +16,7 @@ from drcl.prior import Prior
 from drcl.train.config import Config, setting
 from drcl.train.loop import Phase, run, stream_seed
 from drcl.train.networks import apply_in_chunks, build_network, pick_device
-from drcl.train.samples import Arrays, Samples, prepare
+from drcl.train.samples import Arrays, Samples, fit_standardizers, prepare, standardize
 
 Networks = Mapping[str, nn.Module]
 
@@ -56,11 +56,17 @@ def select_prior(
     16
     """
     config = config or Config()
+    if not train:
+        raise ValueError("train: no modality given")
     config.check_modalities(train)
     classes = find_classes([np.asarray(labels) for _, labels in train.values()])
+    if len(classes) < 2:
+        raise ValueError(f"train: needs at least two classes, got {list(classes)}")
+    samples = prepare(train, classes, "train")
+    standardizers = fit_standardizers(samples, config)
     priors, _ = learn_priors(
-        prepare(train, classes, "train"),
-        prepare(validation or {}, classes, "validation"),
+        standardize(samples, standardizers),
+        standardize(prepare(validation or {}, classes, "validation"), standardizers),
         classes,
         config,
         networks=networks or {},
@@ -85,18 +91,15 @@ def learn_priors(
     checkpoints: Path | None = None,
     progress: bool = True,
 ) -> tuple[dict[str, Prior], list[dict[str, Any]]]:
-    """A prior per modality, all from one random orthogonal start, and the history of their training."""
+    """A prior per modality, all from one random orthogonal start, and their training's history."""
+    missing = sorted(set(train) - set(validation))
+    if config.prior_selection == "validation" and missing:
+        raise ValueError(f'prior_selection="validation" needs validation samples for {missing}')
     device = pick_device(config.device)
     start = Prior.orthogonal(config.dim, len(classes), seed=stream_seed(config.seed, "prior"))
     priors, history = {}, []
     for modality, samples in train.items():
-        judged_on = samples
-        if config.prior_selection == "validation":
-            if modality not in validation:
-                raise ValueError(
-                    f'prior_selection="validation" needs validation samples for {modality!r}'
-                )
-            judged_on = validation[modality]
+        judged_on = validation[modality] if config.prior_selection == "validation" else samples
         encoder = build_network(modality, samples, networks, config, "prior")
         phase = _phase(
             modality,
@@ -152,5 +155,6 @@ def _phase(
         seed=stream_seed(config.seed, "prior", modality),
         drop_last=config.paper_compat,
         settings=config.to_dict(),
+        inputs=judged_on,
         keep_last=config.paper_compat,
     )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from drcl.labels import encode_labels
+from drcl.train.checkpoint import check_name
 from drcl.train.config import Config
 
 Arrays = tuple[npt.ArrayLike, npt.ArrayLike]
@@ -67,7 +68,7 @@ def standardize(
 
 def check_features(features: npt.ArrayLike, name: str) -> Tensor:
     """Features (N, …) as a finite float32 tensor; the error names the first bad row."""
-    tensor = torch.as_tensor(features if isinstance(features, Tensor) else np.asarray(features))
+    tensor = features.detach() if isinstance(features, Tensor) else _from_numpy(features, name)
     if tensor.ndim < 2 or 0 in tensor.shape:
         raise ValueError(
             f"{name}: expected a non-empty array (N, d), got shape {tuple(tensor.shape)}"
@@ -82,11 +83,25 @@ def check_features(features: npt.ArrayLike, name: str) -> Tensor:
     return tensor.contiguous()
 
 
+def _from_numpy(features: npt.ArrayLike, name: str) -> Tensor:
+    """Any real array (other byte orders, reversed, read-only) as a tensor; float32 unless bool."""
+    try:
+        array = np.asarray(features)
+    except ValueError as error:
+        raise ValueError(f"{name}: rows of different lengths ({error})") from error
+    if array.dtype.kind not in "biufc":
+        raise ValueError(f"{name}: expected real numbers, got dtype {array.dtype}")
+    if array.dtype.kind in "iuf":
+        with np.errstate(over="ignore"):  # too large for float32 becomes infinite, refused later
+            array = np.require(array, np.float32, ["C", "W"])
+    return torch.from_numpy(array)
+
+
 def prepare(data: Mapping[str, Arrays], classes: Sequence[int], split: str) -> dict[str, Samples]:
     """Checked samples of every modality; errors name the split and the modality."""
     prepared = {}
     for modality, (features, labels) in data.items():
-        where = f"{split} {modality}"
+        where = f"{split} {check_name(modality)}"
         x = check_features(features, f"{where} features")
         y = torch.from_numpy(encode_labels(np.asarray(labels), classes, f"{where} labels"))
         if len(x) != len(y):

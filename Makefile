@@ -1,0 +1,43 @@
+# Every target does its own set-up: a virtual environment, a pinned torch, the package built from
+# source. On a fresh machine `make demo` is enough.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+DEMO   := $(BIN)/drcl train digits --out runs/digits-demo
+TRITON := triton==3.9.0
+
+.PHONY: demo test lint wheel clean
+.DEFAULT_GOAL := test
+
+demo: $(VENV)/.installed
+	$(DEMO)
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy drcl kernels setup.py
+
+# The wheel is made from the source distribution, so a file missing there is missed here.
+wheel: $(VENV)/.installed
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+
+clean:
+	rm -rf $(VENV) build dist drcl.egg-info drcl/*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What the build needs comes first: the package is compiled against this torch. A CUDA build of torch
+# has its own Triton; beside a CPU build it is installed for the interpreter and the compile checks.
+$(VENV)/.torch: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch setuptools ninja build
+	$(BIN)/python -c "import triton" 2>/dev/null || $(BIN)/pip install --quiet $(TRITON)
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py $(shell find csrc -type f)
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[full,test,lint]'
+	touch $@

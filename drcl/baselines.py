@@ -1,0 +1,259 @@
+"""Linear baselines for cross-modal retrieval, from scikit-learn: CCA and semantic matching.
+
+Both choose their settings on the validation split alone and are then measured like DRCL itself.
+Source: Rasiwasia et al., *A New Approach to Cross-Modal Multimedia Retrieval* (ACM Multimedia 2010),
+correlation matching and semantic matching.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import combinations
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from drcl.data.dataset import CrossModalDataset, Labelled, Split, is_multi_hot, labelled_rows
+from drcl.metrics import mean_average_precision, retrieval_report
+
+Scaling = Callable[[np.ndarray], np.ndarray]
+T = TypeVar("T")
+
+SCALINGS = ("none", "standard", "l2", "sqrt", "log")
+COMPONENTS = (2, 4, 7, 10, 20, 40)
+INVERSE_PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)
+
+
+class Baseline(NamedTuple):
+    """What a baseline reaches, and what it chose on the validation split.
+
+    ``metrics`` has the form of :func:`drcl.metrics.retrieval_report`; ``chosen`` is one line per
+    modality, or pair of modalities.
+    """
+
+    metrics: dict[str, dict[str, float]]
+    chosen: dict[str, str]
+
+
+def cca(data: CrossModalDataset, *, ks: Sequence[int] = (50,)) -> Baseline:
+    """Canonical correlation analysis of every two modalities, ranked by cosine.
+
+    For training rows ``X, Z`` of one sample each, finds directions ``a, b`` that maximise
+    ``corr(Xa, Zb)``, one after the other. The number of directions and the scaling of the inputs
+    are those with the best validation mAP, mean of both directions of retrieval.
+
+    Args:
+        data: paired: training row i of every modality is the same sample. Labels serve only for
+            choosing and measuring.
+        ks: cut-offs beside "all".
+
+    Raises:
+        ValueError: the training rows are not paired, or a modality has no validation or test rows.
+        ImportError: scikit-learn is missing.
+
+    >>> from drcl.data import load
+    >>> cca(load("digits"))
+    Traceback (most recent call last):
+    ...
+    ValueError: CCA needs paired training rows; pixels and spectrum have 431 and 358
+    """
+    _check_splits(data)
+    for first, second in combinations(data.modalities, 2):
+        _check_paired(first, data.train[first], second, data.train[second])
+    pairs: dict[str, dict[str, float]] = {}
+    chosen = {}
+    for first, second in combinations(data.modalities, 2):
+        best, report = _cca_pair(data, first, second, ks)
+        chosen[f"{first}, {second}"] = best
+        for metric, values in report.items():
+            values.pop("mean")
+            pairs.setdefault(metric, {}).update(values)
+    return Baseline({metric: _with_mean(pairs[metric], data.modalities) for metric in pairs}, chosen)
+
+
+def semantic_matching(data: CrossModalDataset, *, ks: Sequence[int] = (50,)) -> Baseline:
+    """Logistic regression per modality; class posteriors ``p(c | x)`` ranked by cosine.
+
+    Per modality, the penalty and the scaling of the inputs are those with the best validation mAP
+    of its posteriors within the modality, the criterion by which DRCL keeps an encoder.
+    Multi-hot labels are learned as one regression per class.
+
+    Args:
+        data: unpaired modalities and unlabelled rows are welcome.
+        ks: cut-offs beside "all".
+
+    Raises:
+        ValueError: a modality has no validation or test rows.
+        ImportError: scikit-learn is missing.
+
+    >>> from drcl.data import load
+    >>> semantic_matching(load("digits")).metrics["mAP@all"]["mean"] > 0.8
+    True
+    """
+    _check_splits(data)
+    posteriors, chosen = {}, {}
+    for modality in data.modalities:
+        labels = data.validation[modality].labels
+        candidates = _posteriors(data, modality)
+        best = max(
+            candidates,
+            key=lambda name: mean_average_precision(
+                candidates[name][0], candidates[name][0], labels, labels, exclude_self=True
+            ),
+        )
+        chosen[modality] = best
+        posteriors[modality] = (candidates[best][1], data.test[modality].labels)
+    return Baseline(retrieval_report(posteriors, ks=ks), chosen)
+
+
+def fit_scaling(name: str, train: np.ndarray) -> Scaling:
+    """One of :data:`SCALINGS`, as a function of rows (N, d), fitted to the training rows.
+
+    ``sqrt`` and ``log`` keep the sign: ``sign(x)·√|x|`` and ``sign(x)·log(1 + |x|)``.
+
+    >>> fit_scaling("l2", np.zeros((1, 2)))(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
+    [[0.6, 0.8], [0.0, 0.0]]
+    """
+    if name == "standard":
+        mean, std = train.mean(axis=0), train.std(axis=0)
+        return lambda x: (x - mean) / np.where(std > 0, std, 1.0)
+    if name == "l2":
+        return lambda x: x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    scalings: dict[str, Scaling] = {
+        "none": lambda x: x,
+        "sqrt": lambda x: np.sign(x) * np.sqrt(np.abs(x)),
+        "log": lambda x: np.sign(x) * np.log1p(np.abs(x)),
+    }
+    if name not in scalings:
+        raise ValueError(f"scaling: expected one of {SCALINGS}, got {name!r}")
+    return scalings[name]
+
+
+def _cca_pair(
+    data: CrossModalDataset, first: str, second: str, ks: Sequence[int]
+) -> tuple[str, dict[str, dict[str, float]]]:
+    from sklearn.cross_decomposition import CCA
+
+    best, best_value, best_scores = "", -1.0, {}
+    for scaling in SCALINGS:
+        rows = _scaled(data, (first, second), scaling)
+        x, z = rows["train"][first], rows["train"][second]
+        limit = min(np.linalg.matrix_rank(x), np.linalg.matrix_rank(z), COMPONENTS[-1])
+        with _quiet():
+            model = CCA(n_components=limit).fit(x, z)
+        scores = {split: _project(model, rows[split], first, second) for split in rows}
+        # The directions are found one by one: fewer of them are the first few of these.
+        for count in sorted({min(count, limit) for count in COMPONENTS}):
+            kept = {
+                split: {m: values[:, :count] for m, values in scores[split].items()}
+                for split in ("validation", "test")
+            }
+            value = retrieval_report(_labelled(kept["validation"], data.validation), ks=())
+            if value["mAP@all"]["mean"] > best_value:
+                best, best_value = f"{scaling}, {count} directions", value["mAP@all"]["mean"]
+                best_scores = kept["test"]
+    return best, retrieval_report(_labelled(best_scores, data.test), ks=ks)
+
+
+def _project(
+    model: Any, rows: Mapping[str, np.ndarray], first: str, second: str
+) -> dict[str, np.ndarray]:
+    """Scores of both sides; each side is projected alone, its rows need no partner."""
+    x, z = rows[first], rows[second]
+    filler = np.zeros((len(z), x.shape[1]))
+    return {first: model.transform(x), second: model.transform(filler, z)[1]}
+
+
+def _scaled(
+    data: CrossModalDataset, modalities: Sequence[str], scaling: str
+) -> dict[str, dict[str, np.ndarray]]:
+    """Split -> modality -> scaled float64 rows."""
+    functions = {
+        m: fit_scaling(scaling, data.train[m].features.astype(np.float64)) for m in modalities
+    }
+    return {
+        split: {m: functions[m](rows[m].features.astype(np.float64)) for m in modalities}
+        for split, rows in data.splits.items()
+    }
+
+
+def _posteriors(
+    data: CrossModalDataset, modality: str
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Candidate settings -> posteriors of the validation rows and of the test rows."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.multiclass import OneVsRestClassifier
+
+    labels = data.train[modality].labels
+    known = labelled_rows(labels)
+    classes = np.arange(len(data.classes))
+    found = {}
+    for scaling in SCALINGS:
+        rows = {split: part[modality] for split, part in _scaled(data, [modality], scaling).items()}
+        for penalty in INVERSE_PENALTIES:
+            model = LogisticRegression(C=penalty, max_iter=1000)
+            if is_multi_hot(labels):
+                model = OneVsRestClassifier(model)
+            with _quiet():
+                model.fit(rows["train"][known], labels[known])
+            columns = classes if is_multi_hot(labels) else model.classes_
+
+            def posterior(x: np.ndarray, model: Any = model, columns: Any = columns) -> np.ndarray:
+                # A class this modality never saw has probability zero in it.
+                full = np.zeros((len(x), len(classes)))
+                full[:, columns] = model.predict_proba(x)
+                return full
+
+            found[f"{scaling}, C = {penalty:g}"] = (
+                posterior(rows["validation"]),
+                posterior(rows["test"]),
+            )
+    return found
+
+
+def _labelled(
+    embeddings: Mapping[str, np.ndarray], split: Split
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    return {name: (values, split[name].labels) for name, values in embeddings.items()}
+
+
+def _with_mean(values: Mapping[str, float], modalities: Sequence[str]) -> dict[str, float]:
+    """The pairs in the order of :func:`retrieval_report`, and their mean."""
+    keys = [f"{a}->{b}" for a in modalities for b in modalities if a != b]
+    return {**{key: values[key] for key in keys}, "mean": float(np.mean(list(values.values())))}
+
+
+def _check_splits(data: CrossModalDataset) -> None:
+    if len(data.modalities) < 2:
+        raise ValueError(f"{data.name}: expected at least two modalities, got {data.modalities}")
+    for split in ("validation", "test"):
+        missing = sorted(set(data.modalities) - set(data.splits[split]))
+        if missing:
+            raise ValueError(f"{data.name}: the baselines need {split} rows of {missing}")
+
+
+def _check_paired(first: str, one: Labelled, second: str, other: Labelled) -> None:
+    if len(one.labels) != len(other.labels):
+        raise ValueError(
+            f"CCA needs paired training rows; {first} and {second} have "
+            f"{len(one.labels)} and {len(other.labels)}"
+        )
+    differ = np.flatnonzero((one.labels != other.labels).reshape(len(one.labels), -1).any(axis=1))
+    if len(differ):
+        raise ValueError(
+            f"CCA needs paired training rows; row {differ[0]} has another label in {first} than in "
+            f"{second}"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Slow convergence at settings that validation will not choose is no news to the user."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "Label not .* is present in all training examples")
+        yield

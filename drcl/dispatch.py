@@ -1,0 +1,82 @@
+"""Which backend computes an op: the one place that chooses."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import os
+from collections.abc import Iterator
+
+import torch
+
+from drcl.backends import probe_backends
+
+# For every op family, its backends from the most to the least preferred.
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "mixup": ("triton", "torch", "reference"),
+    "prior_similarity": ("triton", "torch", "reference"),
+    "reversible_consistency": ("triton", "torch", "reference"),
+    "average_precision": ("torch", "reference"),
+}
+
+_forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("forced", default=None)
+
+
+@contextlib.contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Force a backend inside a ``with`` block, over the environment variable ``DRCL_BACKEND``.
+
+    Raises ValueError for an unknown name and RuntimeError, with the reason, for one that this machine
+    cannot run. An op family without that backend takes its usual one.
+
+    >>> with use_backend("reference"):
+    ...     choose("mixup", torch.device("cpu"))
+    'reference'
+    """
+    _check(name, "backend")
+    token = _forced.set(name)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def choose(family: str, device: torch.device) -> str:
+    """The backend for one call: the forced one, else the first that fits the device."""
+    names = FAMILIES[family]
+    forced = _forced.get() or _from_environment()
+    if forced in names:
+        return forced
+    # The kernels are for a GPU; their interpreter on a CPU is for tests and has to be asked for.
+    usable = device.type == "cuda" and "triton" in names and _reasons()["triton"] is None
+    return "triton" if usable else next(name for name in names if name != "triton")
+
+
+def explain(device: torch.device) -> dict[str, str]:
+    """The choice for every op family on a device, for ``drcl info``."""
+    return {family: choose(family, device) for family in FAMILIES}
+
+
+def _from_environment() -> str | None:
+    name = os.environ.get("DRCL_BACKEND")
+    if name:
+        _check(name, "DRCL_BACKEND")
+    return name or None
+
+
+def _check(name: str, where: str) -> None:
+    reasons = _reasons()
+    if name not in reasons:
+        raise ValueError(f"{where}: expected one of {tuple(reasons)}, got {name!r}")
+    if reasons[name] is not None:
+        raise RuntimeError(f"{where}: {name!r} cannot be used here: {reasons[name]}")
+
+
+def _reasons() -> dict[str, str | None]:
+    """Why a backend cannot be used, None if it can; probed once, as the machine does not change."""
+    if not _probed:
+        _probed.update({b.name: None if b.available else b.reason for b in probe_backends()})
+    return _probed
+
+
+_probed: dict[str, str | None] = {}

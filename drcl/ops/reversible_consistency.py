@@ -1,0 +1,237 @@
+"""``drcl::reversible_consistency``: the loss, its parts, and a closed-form gradient.
+
+The op strings together the stages of a backend: ``rows`` → ``class_sums`` and ``gram`` → ``combine``,
+and ``gradient`` for the way back. Between the sums and what is made of them lies the only place where
+ranks have to talk: adding up the sums makes every rank's loss and gradient those of the global batch.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drcl.eager import reversible_consistency as eager
+
+Saved = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+
+
+@torch.library.custom_op("drcl::reversible_consistency", mutates_args=())
+def reversible_consistency(
+    features: Tensor,
+    targets: Tensor,
+    permutation: Tensor | None,
+    q: Tensor,
+    basis: Tensor,
+    recast_coordinates: Tensor,
+    weight_coordinates: Tensor,
+    alpha: float,
+    beta: float,
+    eta: float,
+    temperature: float,
+    lam: float,
+    group: str,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The loss and its parts (4,): total, J_L, J_D, J_MSE; then what the gradient needs.
+
+    Shapes: features (B, D); targets (B,) ids or (B, C) rows; permutation (B,) or None; q 0-d; basis
+    (D, K), recast_coordinates (C, K), weight_coordinates (K, C) of a :class:`drcl.Prior`. ``group``
+    names the process group whose ranks hold the rows of one global batch, "" for none.
+    """
+    stages = _stages(backend)
+    with torch.autocast(features.device.type, enabled=False):
+        rows = stages.rows(
+            features,
+            targets,
+            permutation,
+            q,
+            basis,
+            recast_coordinates,
+            weight_coordinates,
+            lam,
+            temperature,
+        )
+        inner, cross = stages.class_sums(rows.coordinates, rows.outside)
+        gram = stages.gram(rows.outside, _by_rows(features, basis, group))
+        if group:
+            _add_up((rows.sums, inner, cross, gram), group)
+        parts = stages.combine(rows.sums, inner, cross, gram, alpha, beta, eta, len(basis))
+    return (
+        parts,
+        rows.outside,
+        rows.coordinates,
+        rows.label_gradient,
+        rows.norms,
+        rows.sums,
+        inner,
+        cross,
+        gram,
+    )
+
+
+@reversible_consistency.register_fake
+def _(
+    features: Tensor,
+    targets: Tensor,
+    permutation: Tensor | None,
+    q: Tensor,
+    basis: Tensor,
+    recast_coordinates: Tensor,
+    weight_coordinates: Tensor,
+    alpha: float,
+    beta: float,
+    eta: float,
+    temperature: float,
+    lam: float,
+    group: str,
+    backend: str,
+) -> Saved:
+    batch, (width, k) = features.shape[0], basis.shape
+    outside = 0 if k == width else width
+    size = batch if _by_rows(features, basis, group) else outside
+    new = basis.new_empty
+    return (
+        new(4),
+        new(batch, outside),
+        new(batch, 2 * k),
+        new(batch, k),
+        new(2, batch),
+        new(3),
+        new(2 * k, 2 * k),
+        new(2 * k, outside),
+        new(size, size),
+    )
+
+
+@torch.library.custom_op("drcl::reversible_consistency_backward", mutates_args=())
+def reversible_consistency_backward(
+    grad: Tensor,
+    outside: Tensor,
+    coordinates: Tensor,
+    label_gradient: Tensor,
+    norms: Tensor,
+    sums: Tensor,
+    inner: Tensor,
+    cross: Tensor,
+    gram: Tensor,
+    basis: Tensor,
+    permutation: Tensor | None,
+    alpha: float,
+    beta: float,
+    eta: float,
+    lam: float,
+    dtype: torch.dtype,
+    backend: str,
+) -> Tensor:
+    """Gradient (B, D) in ``dtype``, given the gradient (4,) of the parts."""
+    with torch.autocast(grad.device.type, enabled=False):
+        return _stages(backend).gradient(
+            grad,
+            outside,
+            coordinates,
+            label_gradient,
+            norms,
+            sums,
+            inner,
+            cross,
+            gram,
+            basis,
+            permutation,
+            alpha,
+            beta,
+            eta,
+            lam,
+            dtype,
+        )
+
+
+@reversible_consistency_backward.register_fake
+def _(
+    grad: Tensor,
+    outside: Tensor,
+    coordinates: Tensor,
+    label_gradient: Tensor,
+    norms: Tensor,
+    sums: Tensor,
+    inner: Tensor,
+    cross: Tensor,
+    gram: Tensor,
+    basis: Tensor,
+    permutation: Tensor | None,
+    alpha: float,
+    beta: float,
+    eta: float,
+    lam: float,
+    dtype: torch.dtype,
+    backend: str,
+) -> Tensor:
+    return outside.new_empty(outside.shape[0], basis.shape[0], dtype=dtype)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Saved) -> None:
+    features, _, permutation, _, basis, *_ = inputs
+    ctx.save_for_backward(*output[1:], basis, permutation)
+    ctx.alpha, ctx.beta, ctx.eta, _, ctx.lam, _, ctx.backend = inputs[7:]
+    ctx.dtype = features.dtype
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad: Tensor | None, *unused: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 14
+    *saved, basis, permutation = ctx.saved_tensors
+    features_grad = reversible_consistency_backward(
+        grad,
+        *saved,
+        basis,
+        permutation,
+        ctx.alpha,
+        ctx.beta,
+        ctx.eta,
+        ctx.lam,
+        ctx.dtype,
+        ctx.backend,
+    )
+    return features_grad, *(None,) * 13
+
+
+def _no_double_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    raise NotImplementedError(
+        "drcl::reversible_consistency has no second derivative; use the reference backend "
+        "(drcl.use_backend('reference')) for double backward"
+    )
+
+
+def _nothing_to_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    pass
+
+
+reversible_consistency.register_autograd(_backward, setup_context=_setup)
+reversible_consistency_backward.register_autograd(
+    _no_double_backward, setup_context=_nothing_to_save
+)
+
+
+def _stages(backend: str) -> ModuleType:
+    if backend == "triton":
+        from drcl.kernels import reversible_consistency as kernels
+
+        return kernels
+    return eager
+
+
+def _by_rows(features: Tensor, basis: Tensor, group: str) -> bool:
+    """Whether the symmetric product is FFᵀ: the smaller one, unless ranks must add it up."""
+    width, k = basis.shape
+    return k < width and features.shape[0] < width and not group
+
+
+def _add_up(tensors: tuple[Tensor, ...], group: str) -> None:
+    from torch.distributed import all_reduce
+    from torch.distributed.distributed_c10d import _resolve_process_group
+
+    for tensor in tensors:
+        all_reduce(tensor, group=_resolve_process_group(group))

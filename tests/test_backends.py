@@ -1,0 +1,125 @@
+"""What the package says about itself and the machine."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import platform
+from importlib import util
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from drcl import backends
+from drcl._version import __version__
+
+
+def _without(monkeypatch: pytest.MonkeyPatch, name: str, error: ImportError) -> None:
+    """Make the import of one module fail."""
+    real = importlib.import_module
+
+    def fail(module: str, package: str | None = None) -> object:
+        if module == name:
+            raise error
+        return real(module, package)
+
+    monkeypatch.setattr(backends.importlib, "import_module", fail)
+
+
+def test_build_info_is_plain_data() -> None:
+    info = json.loads(json.dumps(backends.build_info()))
+    assert info["drcl"] == __version__
+    assert info["python"] == platform.python_version()
+    assert info["torch"] == torch.__version__
+    assert info["threads"] == torch.get_num_threads()
+    assert info["cuda"]["available"] == torch.cuda.is_available()
+    assert len(info["cuda"]["devices"]) == torch.cuda.device_count()
+
+
+def test_reference_and_torch_are_always_available() -> None:
+    available = {backend.name: backend.available for backend in backends.probe_backends()}
+    assert available["reference"]
+    assert available["torch"]
+
+
+def test_every_unavailable_backend_says_why() -> None:
+    assert all(backend.reason for backend in backends.probe_backends())
+
+
+@pytest.mark.skipif(util.find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.parametrize(
+    ("interpret", "device", "available", "reason"),
+    [
+        ("1", False, True, "interpreted"),
+        ("0", False, False, "CUDA"),
+        ("0", True, True, "kernels on some card"),
+    ],
+)
+def test_triton_needs_a_device_or_the_interpreter(
+    monkeypatch: pytest.MonkeyPatch, interpret: str, device: bool, available: bool, reason: str
+) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", interpret)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "some card")
+    found = backends.probe_triton()
+    assert found.available is available
+    assert reason in found.reason
+
+
+def test_triton_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends.util, "find_spec", lambda name: None)
+    found = backends.probe_triton()
+    assert not found.available
+    assert "not installed" in found.reason
+
+
+def test_extension_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    _without(monkeypatch, "drcl._C", ModuleNotFoundError("No module named 'drcl._C'"))
+    info = backends.build_info()
+    assert info["extension"] == {
+        "built": False,
+        "reason": f"drcl._C is not built: {backends.REBUILD}",
+    }
+    assert info["cpu_capability"] == torch.backends.cpu.get_cpu_capability().lower()
+    assert not info["backends"]["native"]["available"]
+    assert "drcl._C is not built" in backends.format_info()
+
+
+def test_extension_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    _without(monkeypatch, "drcl._C", ImportError("undefined symbol: nothing"))
+    assert "undefined symbol: nothing" in backends.build_info()["extension"]["reason"]
+
+
+def test_ops_that_do_not_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def load_ops(library: str) -> None:
+        torch.ops.load_library(library)
+
+    (tmp_path / "_ops.so").write_bytes(b"not a library")
+    extension = SimpleNamespace(compiler="gcc", load_ops=load_ops)
+    monkeypatch.setattr(backends, "__file__", str(tmp_path / "backends.py"))
+    monkeypatch.setattr(backends, "import_extension", lambda: (extension, ""))
+    backends._load_ops.cache_clear()
+    try:
+        found = backends.probe_native()
+    finally:
+        backends._load_ops.cache_clear()
+    assert not found.available
+    assert "_ops.so does not load" in found.reason
+
+
+def test_extension_agrees_with_torch_on_the_processor() -> None:
+    extension = pytest.importorskip("drcl._C", reason="drcl._C is not built")
+    ours, torchs = extension.cpu_capability(), torch.backends.cpu.get_cpu_capability().lower()
+    # torch may be held back by ATEN_CPU_CAPABILITY or by how it was built, never ahead
+    order = ["default", "avx2", "avx512"]
+    assert order.index(ours) >= order.index(torchs if torchs in order else "default")
+
+
+def test_format_info_names_every_backend() -> None:
+    text = backends.format_info()
+    assert text.startswith(f"drcl {__version__}\n")
+    for backend in backends.probe_backends():
+        assert f"{backend.name} " in text
+        assert backend.reason in text

@@ -1,0 +1,113 @@
+"""CrossModalDataset refuses what would fail later, and says where."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from drcl.data import CrossModalDataset, Labelled, Split
+from drcl.data.dataset import is_multi_hot, labelled_rows
+
+
+def samples(rows: int = 4, width: int = 3, labels: object = None) -> Labelled:
+    ids = np.arange(rows) % 2 if labels is None else np.asarray(labels)
+    return Labelled(np.ones((rows, width), np.float32), ids)
+
+
+def build(train: Split, validation: Split | None = None, test: Split | None = None, **extra):
+    return CrossModalDataset("pets", ("cat", "dog"), train, validation or {}, test or {}, **extra)
+
+
+def test_unpaired_modalities_of_any_size_are_fine():
+    data = build({"image": samples(9), "text": samples(4, width=7)}, test={"text": samples(2, 7)})
+    assert data.modalities == ("image", "text")
+    assert [len(one.features) for one in data.train.values()] == [9, 4]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_non_finite_feature_is_named_by_split_modality_and_first_row(bad):
+    image = samples(6)
+    image.features[3, 1] = bad
+    image.features[5, 0] = bad
+    with pytest.raises(ValueError, match=r"test/image: .*NaN or infinity in 2 of 6 .*row 3"):
+        build({"image": samples(6)}, test={"image": image})
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (samples(4, labels=[0, 1, 0]), "train/image: 4 feature rows but 3 labels"),
+        (samples(2, labels=[0, 2]), "train/image: label 2 in row 1 is outside the 2 classes"),
+        (samples(2, labels=[-2, 1]), "train/image: label -2 in row 0 is outside"),
+        (samples(0), r"train/image: empty modality, features have shape \(0, 3\)"),
+        (samples(4, width=0), r"train/image: empty modality, features have shape \(4, 0\)"),
+        (Labelled(np.ones(4, np.float32), np.zeros(4, np.int64)), r"shape \(4,\), not"),
+        (Labelled(np.ones((4, 1), np.float32), np.zeros((4, 1, 1))), r"shape \(4, 1, 1\)"),
+        (samples(2, labels=np.ones((2, 3), np.uint8)), "3 columns: expected one for each of the 2"),
+        (samples(2, labels=np.full((2, 2), 2, np.uint8)), "label row 0 holds values outside 0..1"),
+        (samples(2, labels=np.full((2, 2), np.nan, np.float32)), "row 0 holds values outside"),
+    ],
+)
+def test_bad_values_are_refused(image, message):
+    with pytest.raises(ValueError, match=message):
+        build({"image": image})
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (Labelled(np.ones((2, 3)), np.zeros(2, np.int64)), "features are float64"),
+        (samples(2, labels=np.zeros(2, np.int32)), "class ids are int32"),
+        (samples(2, labels=np.zeros((2, 2), np.int64)), "label rows are int64"),
+    ],
+)
+def test_other_dtypes_are_refused(image, message):
+    with pytest.raises(TypeError, match=message):
+        build({"image": image})
+
+
+def test_splits_must_fit_together():
+    with pytest.raises(ValueError, match=r"test/text: not a modality of .* \(image\)"):
+        build({"image": samples()}, test={"text": samples()})
+    with pytest.raises(ValueError, match="validation/image: features are 5 wide, in train 3"):
+        build({"image": samples()}, {"image": samples(width=5)})
+    with pytest.raises(ValueError, match="class ids in train/image and multi-hot rows in test/im"):
+        build({"image": samples()}, test={"image": samples(2, labels=np.eye(2, dtype=np.uint8))})
+    with pytest.raises(ValueError, match="holds no modality"):
+        build({})
+
+
+def test_classes_must_be_there_and_distinct():
+    image = {"image": samples()}
+    with pytest.raises(ValueError, match="no classes"):
+        CrossModalDataset("pets", (), image, {}, {})
+    with pytest.raises(ValueError, match="named twice: 'cat'"):
+        CrossModalDataset("pets", ("cat", "cat"), image, {}, {})
+
+
+def test_pictures_go_with_the_test_rows():
+    parts = {"train": {"image": samples()}, "test": {"image": samples(3)}}
+    assert build(**parts, pictures={"image": np.zeros((3, 8, 8))}).pictures["image"].shape == (
+        3,
+        8,
+        8,
+    )
+    for pictures in ({"image": np.zeros((4, 8, 8))}, {"text": np.zeros((3, 8, 8))}):
+        with pytest.raises(ValueError, match="one for each test row"):
+            build(**parts, pictures=pictures)
+
+
+def test_describe_lists_every_split_and_the_labelled_share():
+    data = build({"image": samples(4, labels=[0, 1, -1, -1])}, test={"image": samples(3)})
+    table = [line.split() for line in data.describe().splitlines()]
+    assert table[2:] == [
+        ["train", "image", "4", "3", "50.0%"],
+        ["test", "image", "3", "3", "100.0%"],
+    ]
+
+
+def test_labelled_rows_of_ids_and_rows():
+    assert labelled_rows(np.array([-1, 0, 3])).tolist() == [False, True, True]
+    rows = np.array([[0, 0], [1, 1]], np.float32)
+    assert is_multi_hot(rows)
+    assert labelled_rows(rows).tolist() == [False, True]

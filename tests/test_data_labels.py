@@ -1,0 +1,122 @@
+"""Labels of any kind to class ids, and holding rows out by class."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drcl.data.classes import ClassList, tidy_labels
+from drcl.data.splits import stratified_holdout
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        np.array([1, 7, -1]),
+        np.array([[1], [7], [-1]], np.int16),
+        np.array([[1.0, 7.0, -1.0]]),
+        np.array([[1], [7], [-1]], np.float16),
+    ],
+    ids=["ids", "column", "row of floats", "half-precision column"],
+)
+def test_ids_come_in_any_shape_and_number_type(raw):
+    tidy = tidy_labels(raw, 3, "train/image")
+    assert tidy.dtype == np.int64
+    assert tidy.tolist() == [1, 7, -1]
+
+
+def test_unsigned_and_string_labels():
+    assert tidy_labels(np.array([10, 250], np.uint8), 2, "x").tolist() == [10, 250]
+    assert tidy_labels(np.array([b"owl ", b""]), 2, "x").tolist() == ["owl", ""]
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (np.array([1.0, 2.5]), "train/text: label 2.5 in row 1 is not a whole number"),
+        (np.array([np.nan, 2.0]), "label nan in row 0"),
+        (np.array([1, 2, 3]), r"2 feature rows but labels of shape \(3,\)"),
+        (np.array([[0, 1], [0, 2]]), "multi-hot label row 1"),
+        (np.array([["a", "b"], ["c", "d"]]), "expected whole numbers"),
+        (np.array([1j, 2j]), "complex128"),
+        (np.zeros((2, 2, 2)), r"shape \(2, 2, 2\)"),
+    ],
+)
+def test_labels_that_are_none_are_refused(raw, message):
+    with pytest.raises(ValueError, match=message):
+        tidy_labels(raw, 2, "train/text")
+
+
+def test_the_class_list_is_the_sorted_union_and_skips_unlabelled():
+    classes = ClassList.from_labels([np.array([30, -1, 4]), np.array([11])])
+    assert classes.names == ("4", "11", "30")
+    assert classes.encode(np.array([11, 30, 4, -1]), "x").tolist() == [1, 2, 0, -1]
+
+
+def test_names_sort_and_empty_means_unlabelled():
+    classes = ClassList.from_labels([np.array(["owl", "", "ant"]), np.array([-1, -1])])
+    assert classes.names == ("ant", "owl")
+    assert classes.encode(np.array(["owl", ""]), "x").tolist() == [1, -1]
+
+
+def test_a_label_outside_a_given_list_is_named_with_its_first_row():
+    classes = ClassList.from_table({1: "cat", 2: "dog"})
+    with pytest.raises(ValueError, match=r"test/image: label 3 in row 2 .* 2 classes"):
+        classes.encode(np.array([1, 2, 3, 3]), "test/image")
+    with pytest.raises(ValueError, match="label 'cow' in row 0"):
+        classes.encode(np.array(["cow"]), "test/text")
+
+
+def test_multi_hot_rows_pass_and_ids_join_them():
+    rows = np.array([[0, 1, 1], [0, 0, 0]], np.uint8)
+    classes = ClassList.from_labels([rows, np.array([2, -1])])
+    assert classes.names == ("0", "1", "2")
+    ids = classes.encode(np.array([2, -1]), "x")
+    assert classes.as_rows(ids).tolist() == [[0, 0, 1], [0, 0, 0]]
+    assert classes.as_rows(rows) is rows
+    with pytest.raises(ValueError, match="2 columns: expected one for each of the 3"):
+        classes.encode(np.eye(2, dtype=np.uint8), "x")
+
+
+def test_a_class_list_needs_labels_of_one_kind():
+    with pytest.raises(ValueError, match="no row is labelled"):
+        ClassList.from_labels([np.array([-1, -1])])
+    with pytest.raises(ValueError, match="strings and some are numbers"):
+        ClassList.from_labels([np.array([1]), np.array(["owl"])])
+    with pytest.raises(ValueError, match=r"different widths: \[2, 3\]"):
+        ClassList.from_labels([np.eye(2, dtype=np.uint8), np.eye(3, dtype=np.uint8)])
+
+
+@given(
+    st.lists(st.integers(-1, 4), min_size=1, max_size=80).map(np.array),
+    st.floats(0.05, 0.95),
+    st.integers(0, 3),
+)
+def test_holdout_partitions_and_leaves_every_class_on_both_sides(labels, share, seed):
+    kept, held = stratified_holdout(labels, share, seed)
+    assert sorted([*kept, *held]) == list(range(len(labels)))
+    assert -1 not in labels[held]
+    for label, count in zip(*np.unique(labels[labels >= 0], return_counts=True), strict=True):
+        out = int((labels[held] == label).sum())
+        assert out == 0 if count == 1 else 1 <= out < count
+        assert abs(out - share * count) <= 1
+
+
+def test_holdout_is_repeatable_and_depends_on_the_seed():
+    labels = np.arange(200) % 5
+    first, again, other = (stratified_holdout(labels, 0.3, seed)[1] for seed in (0, 0, 1))
+    assert first.tolist() == again.tolist() != other.tolist()
+
+
+def test_holdout_of_rows_goes_by_the_first_class():
+    rows = np.array([[1, 1]] * 10 + [[0, 1]] * 10 + [[0, 0]] * 5, np.uint8)
+    _, held = stratified_holdout(rows, 0.2, seed=0)
+    assert [int((held < 10).sum()), int((held >= 10).sum()), int(held.max() < 20)] == [2, 2, 1]
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, float("nan")])
+def test_holdout_needs_a_share_between_0_and_1(share):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        stratified_holdout(np.array([0, 0]), share, seed=0)

@@ -1,0 +1,205 @@
+"""A user's own data through a manifest: formats, labels, splits, and refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from drcl.data import load, load_manifest
+
+RANDOM = np.random.default_rng(0)
+X = RANDOM.standard_normal((40, 5)).astype(np.float32)
+Y = np.arange(40) % 2
+
+
+def manifest(folder: Path, text: str, **arrays: np.ndarray) -> Path:
+    np.savez(folder / "a.npz", **{"x": X, "y": Y, **arrays})
+    path = folder / "birds.toml"
+    path.write_text(text)
+    return path
+
+
+TRAIN = '[train.image]\nfeatures = "a.npz:x"\nlabels = "a.npz:y"\n'
+
+
+def test_several_files_and_formats_in_one_manifest(tmp_path):
+    h5py = pytest.importorskip("h5py", reason="an HDF5 file is part of this test")
+    scipy_io = pytest.importorskip("scipy.io", reason="a MATLAB file is part of this test")
+    parquet = pytest.importorskip("pyarrow.parquet", reason="a parquet file is part of this test")
+    import pyarrow as pa
+    from safetensors.numpy import save_file
+
+    (tmp_path / "deep").mkdir()
+    np.save(tmp_path / "deep" / "image.npy", X)
+    np.save(tmp_path / "deep" / "label.npy", np.where(Y == 0, "sparrow", "owl"))
+    scipy_io.savemat(tmp_path / "text.mat", {"t": X[:9, :3], "l": Y[:9].astype(float)})
+    with h5py.File(tmp_path / "audio.h5", "w") as file:
+        file["a"], file["l"] = X[:8], Y[:8, None]
+    with h5py.File(tmp_path / "new.mat", "w") as file:  # MATLAB v7.3 stores transposed
+        file["v"], file["l"] = X[:7].T, Y[None, :7]
+    table = pa.table({"m0": X[:6, 0], "m1": X[:6, 1], "kind": ["sparrow", "owl"] * 3})
+    parquet.write_table(table, tmp_path / "m.parquet")
+    save_file({"s": X[:5], "l": Y[:5]}, tmp_path / "s.safetensors")
+    path = manifest(
+        tmp_path,
+        """
+        classes = ["sparrow", "owl"]
+        train.image = { features = "deep/image.npy", labels = "deep/label.npy" }
+        train.text = { features = "text.mat:t", labels = "text.mat:l" }
+        train.audio = { features = "audio.h5:a", labels = "audio.h5:l" }
+        train.video = { features = "new.mat:v", labels = "new.mat:l" }
+        train.meta = { features = "m.parquet:m*", labels = "m.parquet:kind" }
+        train.sketch = { features = "s.safetensors:s", labels = "s.safetensors:l" }
+        validation.image = { features = "deep/image.npy", rows = "0:4" }
+        """,
+    )
+    data = load_manifest(path)
+    assert data.classes == ("sparrow", "owl")
+    assert {name: one.features.shape for name, one in data.train.items()} == {
+        "image": (40, 5),
+        "text": (9, 3),
+        "audio": (8, 5),
+        "video": (7, 5),
+        "meta": (6, 2),
+        "sketch": (5, 5),
+    }
+    for name, (features, labels) in data.train.items():
+        width = features.shape[1]
+        np.testing.assert_array_equal(features, X[: len(features), :width], err_msg=name)
+        np.testing.assert_array_equal(labels, Y[: len(labels)], err_msg=name)
+    assert data.validation["image"].labels.tolist() == [-1] * 4
+
+
+def test_rows_cut_features_and_labels_alike(tmp_path):
+    text = TRAIN + 'rows = "10:30"\n[test.image]\nfeatures = "a.npz:x"\nlabels = "a.npz:y"\n'
+    data = load_manifest(manifest(tmp_path, text + 'rows = "-7:"', y=np.arange(40) // 2))
+    np.testing.assert_array_equal(data.test["image"].features, X[-7:])
+    names = [data.classes[label] for label in data.test["image"].labels]
+    assert names == [str(row // 2) for row in range(33, 40)]
+
+
+def test_validation_is_held_out_of_train_when_there_is_none(tmp_path):
+    data = load_manifest(manifest(tmp_path, "validation_share = 0.25\nseed = 3\n" + TRAIN))
+    train, validation = data.train["image"], data.validation["image"]
+    assert np.bincount(validation.labels).tolist() == [5, 5]
+    together = np.concatenate([train.features, validation.features])
+    assert sorted(map(tuple, together)) == sorted(map(tuple, X))
+    again = load_manifest(tmp_path / "birds.toml")
+    np.testing.assert_array_equal(again.validation["image"].features, validation.features)
+    assert len(load_manifest(manifest(tmp_path, TRAIN)).validation["image"].labels) == 4
+    assert data.test == {}
+
+
+def test_any_numbering_through_a_class_table(tmp_path):
+    text = 'classes = { 7 = "owl", 1 = "sparrow", 30 = "emu" }\n' + TRAIN
+    data = load_manifest(manifest(tmp_path, text, y=np.where(Y, 7, 1)))
+    assert data.classes == ("sparrow", "owl", "emu")
+    assert set(data.train["image"].labels) == {0, 1}
+
+
+def test_unlabelled_rows_and_a_modality_without_labels(tmp_path):
+    text = TRAIN + '[train.text]\nfeatures = "a.npz:t"\n[validation.image]\nfeatures = "a.npz:x"\n'
+    y = np.where(np.arange(40) < 10, -1, Y + 4)
+    data = load_manifest(manifest(tmp_path, text, y=y, t=X[:3]))
+    assert data.classes == ("4", "5")
+    assert (data.train["image"].labels == -1).sum() == 10
+    assert data.train["text"].labels.tolist() == [-1, -1, -1]
+    assert "75.0%" in data.describe()
+
+
+def test_multi_hot_labels_make_every_modality_multi_hot(tmp_path):
+    rows = (RANDOM.random((40, 3)) < 0.5).astype(int)
+    text = TRAIN + '[train.text]\nfeatures = "a.npz:x"\nlabels = "a.npz:ids"\n'
+    text += '[validation.image]\nfeatures = "a.npz:x"\nlabels = "a.npz:y"\n'
+    data = load_manifest(manifest(tmp_path, text, y=rows, ids=np.array([2] + [-1] * 39)))
+    np.testing.assert_array_equal(data.train["image"].labels, rows)
+    assert data.train["text"].labels[:2].tolist() == [[0, 0, 1], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    "place", ["../secret.npz:x", "deep/../../secret.npz", "/etc/passwd", "~/x.npz"]
+)
+def test_files_outside_the_folder_are_never_read(tmp_path, place):
+    np.savez(tmp_path / "secret.npz", x=X)
+    folder = tmp_path / "inner"
+    folder.mkdir()
+    expected = (ValueError, "beside the manifest or below it")
+    if place.startswith("~"):  # no home folder is looked up: it is a folder called "~"
+        expected = (FileNotFoundError, "no such file")
+    with pytest.raises(expected[0], match=expected[1]):
+        load_manifest(manifest(folder, f'[train.image]\nfeatures = "{place}"\n'))
+
+
+def test_a_link_out_of_the_folder_is_refused(tmp_path):
+    np.savez(tmp_path / "secret.npz", x=X)
+    folder = tmp_path / "inner"
+    folder.mkdir()
+    (folder / "link.npz").symlink_to(tmp_path / "secret.npz")
+    with pytest.raises(ValueError, match="beside the manifest or below it"):
+        load_manifest(manifest(folder, '[train.image]\nfeatures = "link.npz:x"\n'))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[train.image", "is not a TOML file"),
+        ("", r"no \[train"),
+        ("[train]", r"\[train\] is \{\}"),
+        ("train = 3", r"\[train\] is 3: expected a table"),
+        (
+            "shuffle = true\n" + TRAIN,
+            "unknown key 'shuffle' at the top level: expected name, classes",
+        ),
+        (TRAIN + 'feature = "a.npz:x"', r"unknown key 'feature' in \[train.image\]"),
+        ('[train.image]\nlabels = "a.npz:y"', r"\[train.image\] has no features"),
+        ("[train.image]\nfeatures = 3", r"features in \[train.image\] is 3: expected a string"),
+        ('validation_share = "half"\n' + TRAIN, "validation_share is 'half': expected float"),
+        ("validation_share = 1.5\n" + TRAIN, "share is 1.5: expected a number between 0 and 1"),
+        ("seed = true\n" + TRAIN, "seed is True: expected int"),
+        ("classes = 3\n" + TRAIN, "classes is 3: expected a list of names"),
+        ("classes = [1, 2]\n" + TRAIN, r"classes holds \[1, 2\]: expected a list of names"),
+        ('classes = { one = "a" }\n' + TRAIN, "expected whole numbers"),
+        ('classes = ["a"]\n' + TRAIN, "train/image: label 1 in row 1 is outside the 1 classes"),
+        (TRAIN + 'rows = "some"', "rows is 'some': expected 'start:stop'"),
+        (TRAIN + 'rows = "0:41"', "rows is '0:41' but there are only 40 rows"),
+        (TRAIN + 'rows = "5:5"', "train/image: empty modality"),
+        (TRAIN.replace(":x", ":z"), "no array 'z'; it holds x, y"),
+        (TRAIN.replace(":x", ":y"), r"train/image: features have shape \(40,\), not"),
+        ('[train.image]\nfeatures = "a.npz:x"', "no row is labelled"),
+    ],
+)
+def test_a_wrong_entry_is_named(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message) as error:
+        load_manifest(manifest(tmp_path, text))
+    assert "birds.toml" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"y": Y[:39]}, r"train/image: 40 feature rows but labels of shape \(39,\)"),
+        ({"y": Y + 0.5}, "train/image: label 0.5 in row 0 is not a whole number"),
+        ({"x": np.where(np.arange(40)[:, None] == 17, np.nan, X)}, "NaN or infinity.*row 17"),
+        ({"x": np.full((40, 2), 1e300)}, "NaN or infinity in 40 of 40 rows"),
+        ({"x": X.astype(str)}, "train/image: features are <U"),
+        ({"y": np.arange(40)}, "no validation rows can be held out; give a validation split"),
+    ],
+)
+def test_wrong_arrays_are_named(tmp_path, arrays, message):
+    text = (
+        TRAIN
+        if "can be held out" in message
+        else TRAIN + '[validation.image]\nfeatures = "a.npz:x"'
+    )
+    with pytest.raises(ValueError, match=message):
+        load_manifest(manifest(tmp_path, text, **arrays))
+
+
+def test_a_missing_manifest_or_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no such manifest: .*none\.toml"):
+        load(str(tmp_path / "none.toml"))
+    path = manifest(tmp_path, TRAIN.replace("a.npz", "b.npz"))
+    with pytest.raises(FileNotFoundError, match=r"no such file: .*b\.npz"):
+        load(str(path))
