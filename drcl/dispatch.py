@@ -26,8 +26,8 @@ _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("forced", d
 def use_backend(name: str) -> Iterator[None]:
     """Force a backend inside a ``with`` block, over the environment variable ``DRCL_BACKEND``.
 
-    Raises ValueError for an unknown name and RuntimeError, with the reason, for one that this machine
-    cannot run. An op family without that backend takes its usual one.
+    Raises ValueError for an unknown name and RuntimeError, with the reason, for one that this
+    machine cannot run. An op family without that backend takes its usual one.
 
     >>> with use_backend("reference"):
     ...     choose("mixup", torch.device("cpu"))

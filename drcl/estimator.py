@@ -132,8 +132,8 @@ class DRCL:
             raise ValueError(f"train: needs at least two classes, got {list(classes)}")
         if self.config.dim < len(classes):
             raise ValueError(
-                f"dim: {self.config.dim} is below the number of classes ({len(classes)}); the prior "
-                "needs a direction for each"
+                f"dim: {self.config.dim} is below the number of classes ({len(classes)}); the "
+                "prior needs a direction for each"
             )
         samples = prepare(train, classes, "train")
         held_out = prepare(validation, classes, "validation")
@@ -216,7 +216,7 @@ class DRCL:
         ks: Sequence[int] = (50,),
         no_relevant: str = "zero",
     ) -> dict[str, dict[str, float]]:
-        """mAP@all and mAP@k of every ordered pair of modalities; see ``metrics.retrieval_report``."""
+        """mAP@all and mAP@k of every ordered pair; see :func:`metrics.retrieval_report`."""
         embeddings = {
             name: (
                 self.encode(name, features),

@@ -59,7 +59,8 @@ def mixup(
     Returns mixed features (B, D) and float target rows (B, C) in the features' dtype. A row that
     mixes in an unlabelled one becomes unlabelled (zero). Source: paper, feature augmentation.
 
-    >>> x, y = mixup(torch.eye(2), torch.tensor([0, 1]), classes=2, permutation=torch.tensor([1, 0]))
+    >>> ids, swap = torch.tensor([0, 1]), torch.tensor([1, 0])
+    >>> x, y = mixup(torch.eye(2), ids, classes=2, permutation=swap)
     >>> y
     tensor([[0.9000, 0.1000],
             [0.1000, 0.9000]])
@@ -142,7 +143,7 @@ def generalized_cross_entropy(
     Args:
         logits: (B, C) float.
         targets: ids (B,) or rows (B, C).
-        q: in [0, 1], float or 0-d tensor. Value and gradient are finite and continuous down to q = 0.
+        q: in [0, 1], float or 0-d tensor. Value and gradient are finite and continuous to q = 0.
 
     Returns a scalar, the mean over labelled rows (0 if there are none). Source: Zhang and Sabuncu,
     Generalized Cross Entropy Loss, 2018, equation 6; used in the paper as J_L.
@@ -175,8 +176,8 @@ def reversible_consistency_loss(
 
     With ``R = Y W⁺`` and ``θ(A, B) = 2 cos(rows of A, rows of B)``:
     ``J_D = mean((θ(R,R) − θ(X,X))²) + mean((θ(R,X) − θ(R,X)ᵀ)²)``, ``J_MSE = mean((R − X)²)``,
-    ``J_L = GCE(softmax(XW/τ), Y, q)``. With ``lam`` below 1 features and targets are first mixed with
-    ``permutation``.
+    ``J_L = GCE(softmax(XW/τ), Y, q)``. With ``lam`` below 1 features and targets are first mixed
+    with ``permutation``.
 
     Args:
         features: (B, D) float, usually rows of unit length; the only argument that gets a gradient.
@@ -185,8 +186,8 @@ def reversible_consistency_loss(
         q, alpha, beta, eta, temperature: as in the formula.
         lam, permutation: λ and π of :func:`mixup`; λ = 1 is no mixing.
         process_group: ranks that each hold some rows of one batch; the loss on every rank is then
-            that of the whole batch, and the gradient that of the rank's own rows (mixing stays within
-            the rank). No features travel, only sums of C×C, C×D and D×D.
+            that of the whole batch, and the gradient that of the rank's own rows (mixing stays
+            within the rank). No features travel, only sums of C×C, C×D and D×D.
 
     Returns :class:`ReversibleConsistency`; call ``.total.backward()``. The cosine with a zero row
     is 0.
@@ -256,7 +257,7 @@ def average_precision(
 ) -> Tensor:
     """Average precision of each row of a score matrix, ties ranked by gallery index.
 
-    ``AP = Σ_j precision(rank of hit j) / hits`` over the hits among the first k (all when k is None).
+    ``AP = Σ_j precision(rank of hit j) / hits`` over the hits among the first k (None: all).
 
     Args:
         scores: (Q, N) float, higher is nearer; NaN is refused.
@@ -302,7 +303,7 @@ def check_cutoff(k: int | None) -> None:
 def _check_features(features: Tensor, name: str = "features") -> None:
     if features.ndim != 2 or not features.is_floating_point():
         raise ValueError(
-            f"{name}: expected a floating-point tensor (B, {'C' if name == 'logits' else 'D'}), got "
+            f"{name}: expected floating point (B, {'C' if name == 'logits' else 'D'}), got "
             f"{features.dtype} of shape {tuple(features.shape)}"
         )
     if 0 in features.shape:
@@ -340,7 +341,7 @@ def _check_temperature(temperature: float) -> None:
 
 
 def _as_tensor(q: Tensor | float, features: Tensor) -> Tensor:
-    """q on the features' device. A changing q belongs in a tensor: a captured graph can follow it."""
+    """q on the features' device; a tensor is passed on, so that a captured graph follows it."""
     if isinstance(q, Tensor):
         return q
     if not 0.0 <= q <= 1.0:
@@ -357,8 +358,8 @@ def _check_targets(targets: Tensor, features: Tensor, classes: int | None) -> No
         return
     if targets.ndim != 1 or targets.dtype != torch.int64:
         raise ValueError(
-            f"targets: expected int64 ids (B,) or rows (B, {classes or 'C'}), got {targets.dtype} of "
-            f"shape {tuple(targets.shape)}"
+            f"targets: expected int64 ids (B,) or rows (B, {classes or 'C'}), got "
+            f"{targets.dtype} of shape {tuple(targets.shape)}"
         )
     if classes is None:
         raise ValueError("classes: needed when targets are class ids")
@@ -367,7 +368,8 @@ def _check_targets(targets: Tensor, features: Tensor, classes: int | None) -> No
         low, high = int(targets.min()), int(targets.max())
         if low < -1 or high >= classes:
             raise ValueError(
-                f"targets: class ids must lie in 0..{classes - 1} (−1 for unlabelled), got {low}..{high}"
+                f"targets: class ids must lie in 0..{classes - 1} (−1 for unlabelled), got "
+                f"{low}..{high}"
             )
 
 

@@ -109,7 +109,7 @@ def mean_average_precision(
     counted = values[~values.isnan()]
     if len(counted) == 0:
         raise ValueError(
-            f"query_labels: none of the {len(values)} queries counts (labelled, with relevant items)"
+            f"query_labels: none of the {len(values)} queries is labelled and has relevant items"
         )
     return float(counted.mean())
 
@@ -269,7 +269,7 @@ def _embeddings(array: Array, name: str) -> Tensor:
 
 
 def _labels(labels: Array, features: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """Which items are labelled (N,) bool, and their ids (N,) int64 or multi-hot rows (N, C) float32."""
+    """Which items are labelled (N,) bool, and ids (N,) int64 or multi-hot rows (N, C) float32."""
     tensor = torch.as_tensor(labels).to(features.device)
     if tensor.ndim not in (1, 2) or len(tensor) != len(features):
         raise ValueError(

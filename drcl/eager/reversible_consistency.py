@@ -1,23 +1,27 @@
-r"""The reversible consistency loss without any B×B matrix, stage by stage.
+r"""The reversible consistency loss in memory linear in the batch, stage by stage.
 
 With unit rows x̂ of the (mixed) features and unit rows r̂ = u Qᵀ of the recast labels, everything the
-loss compares lives in the prior's column space, spanned by Q (D×K), but for what is left of x̂ outside
-it. Per row:
+loss compares lives in the prior's column space, spanned by Q (D×K), but for what is left of x̂
+outside it. Per row:
 
     Δ = (r̂ − x̂) Q        coordinates of the difference          (B×K)
     F = (x̂ − r̂) + Δ Qᵀ   what is left outside, orthogonal to Q  (B×D)
     V = U − Δ             coordinates of x̂
 
-The difference is formed before anything is projected or squared: at convergence Δ and F are tiny, and
-sums of squares of U and V would cancel. With H = [U, Δ] the loss needs only the sums ``HᵀH`` (2K×2K),
-``HᵀF`` (2K×D) and ``FᵀF`` (D×D; ``FFᵀ`` when B < D), and so does its gradient:
+The difference is formed before anything is projected or squared: at convergence Δ and F are tiny,
+and differences of squares of U and V would cancel. With H = [U, Δ] the loss needs only the sums
+``HᵀH`` (2K×2K), ``HᵀF`` (2K×D) and ``FᵀF`` (D×D), and so does its gradient:
 
     ‖R̂R̂ᵀ − X̂X̂ᵀ‖² = ½[⟨ΔᵀΔ, ΣᵀΣ⟩ + tr((ΔᵀΣ)²)] − 2⟨ΔᵀF, ΣᵀF⟩ + ‖FᵀF‖²,   Σ = U + V
     ‖R̂X̂ᵀ − X̂R̂ᵀ‖² = 2[⟨UᵀU, ΔᵀΔ⟩ − tr((UᵀΔ)²)]
 
-The stages are what another backend replaces: :func:`rows`, :func:`class_sums`, :func:`gram`,
-:func:`combine`, :func:`gradient`. When K = D
-the class space is the whole space and F is kept as a (B, 0) tensor.
+For B < D the B×B matrices ``M = R̂R̂ᵀ − X̂X̂ᵀ = UΔᵀ + ΔVᵀ − FFᵀ`` and ``Z = X̂R̂ᵀ − R̂X̂ᵀ = UΔᵀ − ΔUᵀ``
+are the smaller ones, cost less, and are more exact: entries cancel one by one, and the diagonals
+are known to be zero.
+
+The stages are what another backend replaces: :func:`rows`; :func:`class_sums` and :func:`gram`, or
+:func:`differences`; :func:`combine`; :func:`gradient`. When K = D the class space is the whole
+space and F is a (B, 0) tensor.
 """
 
 from __future__ import annotations
@@ -36,7 +40,7 @@ PANEL = 256
 
 
 class Rows(NamedTuple):
-    """What the row stage leaves behind. Unlabelled rows are zero everywhere but in ``norms``."""
+    """What the row stage leaves behind. Unlabelled rows are zero everywhere."""
 
     outside: Tensor  # F (B, D), or (B, 0) when K = D
     coordinates: Tensor  # H = [U, Δ] (B, 2K)
@@ -58,8 +62,8 @@ def rows(
 ) -> Rows:
     """Mix, normalise, project, and finish the parts of the loss that are sums over rows.
 
-    Shapes: features (B, D) in any floating-point dtype, targets (B,) ids or (B, C) rows, basis (D, K),
-    recast_coordinates (C, K), weight_coordinates (K, C). All is computed in the basis' dtype.
+    Shapes: features (B, D) in any floating-point dtype, targets (B,) ids or (B, C) rows, basis (D,
+    K), recast_coordinates (C, K), weight_coordinates (K, C). All is computed in the basis' dtype.
     """
     x, y = features.to(basis.dtype), target_rows(targets, len(recast_coordinates), basis.dtype)
     labelled = y.sum(dim=1) > 0
@@ -67,12 +71,13 @@ def rows(
         labelled = labelled & labelled[permutation]
         x, y = mix(x, permutation, lam), mix(y, permutation, lam)
     mask = labelled.to(x.dtype)[:, None]
-    n = torch.linalg.vector_norm(x, dim=1)
+    n = torch.linalg.vector_norm(x, dim=1) * mask[:, 0]
     y = y * mask
     recast = y @ recast_coordinates
     r = torch.linalg.vector_norm(recast, dim=1)
     u = recast / safe(r)[:, None]
-    outside = x * (mask / safe(n)[:, None])
+    # A division, not a product with 1/n: at D = 1 the unit rows are then exactly ±1.
+    outside = (x / safe(n)[:, None]).mul_(mask)
     del x  # at a large batch this is the difference between two and three copies of the features
     if basis.shape[1] == basis.shape[0]:
         delta = u - outside @ basis
@@ -81,8 +86,13 @@ def rows(
         outside = outside.addmm_(u, basis.T, alpha=-1)
         delta = -(outside @ basis)
         outside.addmm_(delta, basis.T)
+    squared_f = row_dot(outside, outside)
+    # Unit rows at the distance |x̂ − r̂|² = |Δ|² + |F|² have u·Δ = half of it: near convergence this
+    # is far more exact than the projection, whose rounding is relative to 1 and not to Δ.
+    half = 0.5 * (row_dot(delta, delta) + squared_f) - row_dot(u, delta)
+    delta.addcmul_(u, (half * ((n > 0) & (r > 0)))[:, None])
     squares = (r - n)[:, None] * u + n[:, None] * delta
-    squared_error = squares.square().sum() + (n.square() * row_dot(outside, outside)).sum()
+    squared_error = squares.square().sum() + (n.square() * squared_f).sum()
     logits = (n[:, None] * (u - delta)) @ weight_coordinates / temperature
     losses, logit_gradient, _, _ = gce_rows(logits, y, q)
     return Rows(
@@ -95,20 +105,47 @@ def rows(
 
 
 def class_sums(coordinates: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
-    """``HᵀH`` (2K, 2K) and ``HᵀF`` (2K, D)."""
-    return coordinates.T @ coordinates, coordinates.T @ outside
+    """``HᵀH`` (2K, 2K) in float64 and ``HᵀF`` (2K, D)."""
+    # The loss is a difference of products of HᵀH, so rounding in it is what limits the loss. In
+    # float64 it costs nothing beside the symmetric product, as long as K is small against D.
+    narrow = coordinates.shape[1] <= max(64, outside.shape[1] // 6)
+    exact = coordinates.double() if narrow else coordinates
+    return (exact.T @ exact).double(), coordinates.T @ outside
 
 
-def gram(outside: Tensor, by_rows: bool) -> Tensor:
-    """``FFᵀ`` (B, B) if ``by_rows``, else ``FᵀF`` (D, D): one triangle computed, the other mirrored."""
-    factor = outside if by_rows else outside.T
-    size = len(factor)
-    product = outside.new_empty(size, size)
-    for start in range(0, size, PANEL):
-        stop = min(start + PANEL, size)
-        torch.mm(factor[start:stop], factor[start:].T, out=product[start:stop, start:])
-        product[stop:, start:stop] = product[start:stop, stop:].T
+def gram(outside: Tensor) -> Tensor:
+    """``FᵀF`` (1, D, D): one triangle computed, the other mirrored."""
+    width = outside.shape[1]
+    product = outside.new_empty(1, width, width)
+    for start in range(0, width, PANEL):
+        stop = start + PANEL
+        panel = product[0, start:stop, start:]
+        torch.mm(outside[:, start:stop].T, outside[:, start:], out=panel)
+        product[0, stop:, start:stop] = panel[:, PANEL:].T
     return product
+
+
+def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
+    """M and Z (2, B, B), symmetric and antisymmetric: one triangle computed, the other mirrored."""
+    k = coordinates.shape[1] // 2
+    u, delta = coordinates[:, :k], coordinates[:, k:]
+    swapped = torch.cat([delta, u - delta], dim=1)
+    batch = len(outside)
+    both = outside.new_empty(2, batch, batch)
+    for start in range(0, batch, PANEL):
+        stop = start + PANEL
+        m, z = both[:, start:stop, start:]
+        torch.mm(outside[start:stop], outside[start:].T, out=m)
+        torch.addmm(m, coordinates[start:stop], swapped[start:].T, beta=-1, out=m)
+        torch.mm(u[start:stop], delta[start:].T, out=z)
+        torch.addmm(z, delta[start:stop], u[start:].T, alpha=-1, out=z)
+        both[0, stop:, start:stop] = m[:, PANEL:].T
+        torch.neg(z[:, PANEL:].T, out=both[1, stop:, start:stop])
+    # Rows have length one, or zero.
+    n, r = (norms > 0).to(both.dtype)
+    both[0].diagonal().copy_(r - n)
+    both[1].diagonal().zero_()
+    return both
 
 
 def combine(
@@ -150,52 +187,70 @@ def gradient(
     """Gradient (B, D) in ``dtype``, given the gradient (4,) of total, J_L, J_D and J_MSE."""
     width, k = basis.shape
     n, r = norms
+    count = sums[2].clamp(min=1)
     inverse = 1.0 / safe(n)
+    scale = (alpha * grad[0] + grad[2]) * (-16.0 / count.square())
+    squared = (beta * grad[0] + grad[3]) * (2.0 / (count * width))
     u, delta = coordinates[:, :k], coordinates[:, k:]
     v = u - delta
-    uu, ud, dd = inner[:k, :k], inner[:k, k:], inner[k:, k:]
-    delta_f = cross[k:]
-    v_f = cross[:k] - delta_f
-    count = sums[2].clamp(min=1)
-    scale = (alpha * grad[0] + grad[2]) * (-16.0 / count.square())
-    # d/dV and d/dF of the two similarity terms; F's part is orthogonal to Q by itself.
-    v_v = uu - ud - ud.T + dd
-    along = scale * (delta @ (v_v + uu) - u @ dd - outside @ v_f.T)
-    by_rows = gram_matrix.shape[0] != outside.shape[1]
-    out = gram_matrix @ outside if by_rows else outside @ gram_matrix
-    low_rank = scale * (
-        row_dot(u, outside @ delta_f.T) + row_dot(delta, outside @ v_f.T) - row_dot(out, outside)
-    )
-    # The normalisation takes away the part along x̂ = (v, f).
-    rho = row_dot(v, along) + low_rank
-    squared = (beta * grad[0] + grad[3]) * (2.0 / (count * width))
+    # The gradient by x̂ is (along Qᵀ + across)·scale, `across` being orthogonal to Q by itself.
+    if is_by_rows(gram_matrix):
+        m, z = gram_matrix
+        low_rank = None
+        across = m @ outside
+        along = m @ v - z @ u
+        projection = row_dot(v, along) + row_dot(across, outside)
+    else:
+        uu, ud, dd = (block.to(u.dtype) for block in blocks(inner))
+        low_rank = torch.cat([cross[k:], cross[:k] - cross[k:]])  # ΔᵀF, VᵀF
+        inside_out = outside @ low_rank.T
+        across = outside @ gram_matrix[0]
+        along = delta @ (2 * uu - ud - ud.T + dd) - u @ dd - inside_out[:, k:]
+        projection = row_dot(v, along) + row_dot(coordinates, inside_out) - row_dot(across, outside)
+    # The normalisation takes away the part along x̂ = (v, F); J_MSE and J_L act on x directly.
     inside = (
-        (along - rho[:, None] * v) * inverse[:, None]
+        (scale * inverse)[:, None] * (along - projection[:, None] * v)
         + ((eta * grad[0] + grad[1]) / count) * label_gradient
         + squared * (n[:, None] * v - r[:, None] * u)
     )
     if outside.shape[1] == 0:
         out = inside @ basis.T
     else:
-        out.mul_((-scale * inverse)[:, None])
-        out.addcmul_(outside, (squared * n - rho * inverse)[:, None])
-        left = torch.cat([(scale * inverse)[:, None] * coordinates, inside], dim=1)
-        out.addmm_(left, torch.cat([delta_f, v_f, basis.T]))
+        sign = 1.0 if low_rank is None else -1.0
+        out = across.mul_((sign * scale * inverse)[:, None])
+        out.addcmul_(outside, (squared * n - scale * inverse * projection)[:, None])
+        if low_rank is None:
+            out.addmm_(inside, basis.T)
+        else:
+            left = torch.cat([(scale * inverse)[:, None] * coordinates, inside], dim=1)
+            out.addmm_(left, torch.cat([low_rank, basis.T]))
     return (out if permutation is None else unmix(out, permutation, lam)).to(dtype)
 
 
 def similarity_terms(inner: Tensor, cross: Tensor, gram_matrix: Tensor) -> Tensor:
-    """``‖R̂R̂ᵀ − X̂X̂ᵀ‖² + ‖R̂X̂ᵀ − X̂R̂ᵀ‖²`` from the sums alone; float64 where it may cancel."""
-    k = len(inner) // 2
-    inner, cross = inner.double(), cross.double()
-    uu, ud, dd = inner[:k, :k], inner[:k, k:], inner[k:, k:]
+    """``‖R̂R̂ᵀ − X̂X̂ᵀ‖² + ‖R̂X̂ᵀ − X̂R̂ᵀ‖²`` from the sums alone, in float64 as it may cancel."""
+    squares = torch.linalg.vector_norm(gram_matrix, dtype=torch.float64).square()
+    if is_by_rows(gram_matrix):
+        return squares
+    uu, ud, dd = blocks(inner)
     sigma_sigma = 4 * uu - 2 * ud - 2 * ud.T + dd
     delta_sigma = 2 * ud.T - dd
-    features = 0.5 * ((dd * sigma_sigma).sum() + (delta_sigma * delta_sigma.T).sum())
-    delta_f, sigma_f = cross[k:], 2 * cross[:k] - cross[k:]
-    outside = torch.linalg.vector_norm(gram_matrix, dtype=torch.float64).square()
-    symmetric = features - 2 * (delta_f * sigma_f).sum() + outside
-    return symmetric + 2 * ((uu * dd).sum() - (ud * ud.T).sum())
+    inside = 0.5 * ((dd * sigma_sigma).sum() + (delta_sigma * delta_sigma.T).sum())
+    k = len(uu)
+    u_f, delta_f = cross[:k].double(), cross[k:].double()
+    crossed = (delta_f * (2 * u_f - delta_f)).sum()
+    return inside - 2 * crossed + squares + 2 * ((uu * dd).sum() - (ud * ud.T).sum())
+
+
+def blocks(inner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """UᵀU, UᵀΔ and ΔᵀΔ out of HᵀH."""
+    k = len(inner) // 2
+    return inner[:k, :k], inner[:k, k:], inner[k:, k:]
+
+
+def is_by_rows(gram_matrix: Tensor) -> bool:
+    """Whether the matrices are those of :func:`differences` (2, B, B), not of :func:`gram`."""
+    return len(gram_matrix) == 2
 
 
 def safe(norm: Tensor) -> Tensor:
