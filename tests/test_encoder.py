@@ -63,9 +63,7 @@ def test_normalize_keeps_tiny_and_huge_rows_on_the_sphere(scale):
     torch.testing.assert_close(out, torch.tensor([[0.6, 0.8]]))
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"in_features": 0}, {"dim": 0}, {"hidden": (4, 0)}], ids=str
-)
+@pytest.mark.parametrize("arguments", [{"in_features": 0}, {"dim": 0}, {"hidden": (4, 0)}], ids=str)
 def test_widths_must_be_positive(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
         Encoder(**{"in_features": 4, "dim": 4, "hidden": (4,), **arguments})

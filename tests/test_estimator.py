@@ -47,7 +47,9 @@ def test_learns_to_retrieve_across_modalities():
 def test_the_prior_is_the_one_with_the_best_score():
     model = fit()
     best = {
-        name: max(r["score"] for r in model.history if r["phase"] == "prior" and r["modality"] == name)
+        name: max(
+            r["score"] for r in model.history if r["phase"] == "prior" and r["modality"] == name
+        )
         for name in model.modalities
     }
     assert best[model.prior.modality] == max(best.values()) == model.prior.score
@@ -86,7 +88,7 @@ def test_search():
     assert tied.indices.tolist() == [[0, 1, 2, 3]] * 5
     with pytest.raises(ValueError, match="k"):
         model.search("image", queries, "text", gallery, k=0)
-    with pytest.raises(ValueError, match="modality.*audio"):
+    with pytest.raises(ValueError, match=r"modality.*audio"):
         model.search("image", queries, "audio", gallery)
 
 
@@ -101,7 +103,9 @@ def test_evaluate_is_the_report_of_the_embeddings():
 @pytest.mark.parametrize("lr", [5e-3, {"image": 5e-3, "text": 1e-3}])
 def test_add_modality_leaves_the_others_as_they_are(lr, tmp_path):
     model = fit(lr=lr)
-    before = {name: {k: v.clone() for k, v in states(model, name).items()} for name in ("image", "text")}
+    before = {
+        name: {k: v.clone() for k, v in states(model, name).items()} for name in ("image", "text")
+    }
     prior = model.prior.weight.clone()
     model.add_modality("audio", tiny.samples("audio", 35), epochs=12, lr=5e-3, progress=False)
     assert model.modalities == ("image", "text", "audio")
@@ -193,7 +197,9 @@ def test_unlabelled_samples_have_no_part_in_training():
         return np.where(np.arange(len(y)) % 3 == 0, -1, y)
 
     model = fit(recoded(code))
-    without = fit({name: (x[code(y) >= 0], y[code(y) >= 0]) for name, (x, y) in tiny.split().items()})
+    without = fit(
+        {name: (x[code(y) >= 0], y[code(y) >= 0]) for name, (x, y) in tiny.split().items()}
+    )
     assert all(same(states(model, name), states(without, name)) for name in model.modalities)
     model.evaluate({name: (x, code(y)) for name, (x, y) in TEST.items()})
 
@@ -254,7 +260,9 @@ def test_the_order_of_modalities_does_not_matter():
 
 def test_fit_starts_anew():
     model = fit()
-    again = {name: {k: v.clone() for k, v in states(model, name).items()} for name in model.modalities}
+    again = {
+        name: {k: v.clone() for k, v in states(model, name).items()} for name in model.modalities
+    }
     model.fit(tiny.split(), progress=False)
     assert all(same(states(model, name), again[name]) for name in model.modalities)
     assert len(model.history) == 22
@@ -269,7 +277,11 @@ class Convolutions(nn.Module):
     def __init__(self):
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 16)
+            nn.Conv2d(1, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(64, 16),
         )
 
     def forward(self, pictures):
@@ -318,11 +330,13 @@ def test_tied_weights_can_be_saved(tmp_path):
     model = DRCL(networks={"image": network}, **tiny.SETTINGS)
     model.fit(tiny.split(image=40), checkpoints=tmp_path / "c", progress=False)
     loaded = DRCL.load(model.save(tmp_path / "m"), networks={"image": network})
-    assert torch.equal(loaded.encode("image", TEST["image"][0]), model.encode("image", TEST["image"][0]))
+    assert torch.equal(
+        loaded.encode("image", TEST["image"][0]), model.encode("image", TEST["image"][0])
+    )
 
 
 def test_networks_for_unknown_modalities_are_refused():
-    with pytest.raises(ValueError, match="networks.*imgae"):
+    with pytest.raises(ValueError, match=r"networks.*imgae"):
         fit(networks={"imgae": nn.Linear(8, 16)})
 
 
@@ -332,7 +346,7 @@ def test_a_network_of_the_wrong_width_is_refused():
 
 
 def test_pictures_need_a_network():
-    with pytest.raises(ValueError, match="image features.*network"):
+    with pytest.raises(ValueError, match=r"image features.*network"):
         fit({"image": pictures(), "text": tiny.samples("text", 30)})
 
 
@@ -342,7 +356,10 @@ def test_pictures_need_a_network():
 def test_standardize_is_stored_and_applied(tmp_path):
     train = {name: (x * 100 + 30, y) for name, (x, y) in tiny.split().items()}
     x = train["image"][0].copy()
-    train["image"] = (np.hstack([x[:, :-1], np.full((40, 1), 0.1, dtype=np.float32)]), train["image"][1])
+    train["image"] = (
+        np.hstack([x[:, :-1], np.full((40, 1), 0.1, dtype=np.float32)]),
+        train["image"][1],
+    )
     model = fit(train, standardize=True)
     image = model.standardizers["image"]
     assert image.mean.numpy()[:-1] == pytest.approx(x[:, :-1].mean(axis=0), rel=1e-5)
@@ -350,11 +367,17 @@ def test_standardize_is_stored_and_applied(tmp_path):
     assert float(image.std[-1]) == 1.0  # a constant column
     by_hand = (torch.from_numpy(train["image"][0]) - image.mean) / image.std
     with torch.no_grad():
-        torch.testing.assert_close(model.encoders["image"](by_hand), model.encode("image", train["image"][0]))
+        torch.testing.assert_close(
+            model.encoders["image"](by_hand), model.encode("image", train["image"][0])
+        )
     loaded = DRCL.load(model.save(tmp_path / "m"))
-    assert torch.equal(loaded.encode("text", TEST["text"][0]), model.encode("text", TEST["text"][0]))
+    assert torch.equal(
+        loaded.encode("text", TEST["text"][0]), model.encode("text", TEST["text"][0])
+    )
     # Standardizing first gives the same model.
-    ready = {name: (model.standardizers[name](torch.from_numpy(x)), y) for name, (x, y) in train.items()}
+    ready = {
+        name: (model.standardizers[name](torch.from_numpy(x)), y) for name, (x, y) in train.items()
+    }
     assert same(states(fit(ready), "text"), states(model, "text"))
     prior = select_prior(train, config=model.config, progress=False)
     assert torch.equal(prior.weight, model.prior.weight)
@@ -369,7 +392,9 @@ def test_paper_compat():
     losses = [r["validation_loss"] for r in encoder[1:]]
     kept = [r["epoch"] for r in encoder if r["kept"]]
     assert kept[-1] == 1 + int(np.argmin(losses))
-    prior = [r for r in model.history if r["phase"] == "prior" and r["modality"] == model.prior.modality]
+    prior = [
+        r for r in model.history if r["phase"] == "prior" and r["modality"] == model.prior.modality
+    ]
     assert all(record["kept"] for record in prior)  # the last W is the prior
 
 
@@ -393,7 +418,8 @@ def test_paper_compat_drops_the_last_partial_batch():
 
 
 @pytest.mark.parametrize(
-    "selection, value, better", [("map", "validation_map", np.argmax), ("loss", "validation_loss", np.argmin)]
+    "selection, value, better",
+    [("map", "validation_map", np.argmax), ("loss", "validation_loss", np.argmin)],
 )
 def test_selection_keeps_the_best_epoch(selection, value, better):
     validation = tiny.split(seed=3)
@@ -504,9 +530,9 @@ def test_settings_are_checked_up_front(settings, message):
 def test_other_ways_to_call_fit_wrongly():
     with pytest.raises(ValueError, match="train"):
         DRCL(**tiny.SETTINGS).fit({}, progress=False)
-    with pytest.raises(ValueError, match="validation.*audio"):
+    with pytest.raises(ValueError, match=r"validation.*audio"):
         fit(validation={"audio": tiny.samples("audio", 9)})
-    with pytest.raises(ValueError, match="validation text labels.*row 0"):
+    with pytest.raises(ValueError, match=r"validation text labels.*row 0"):
         fit(validation={"text": (TEST["text"][0], TEST["text"][1] + 50)})
     with pytest.raises(ValueError, match="a/b"):
         fit({"a/b": tiny.samples("image", 40)})

@@ -1,4 +1,4 @@
-"""The public functions on every backend that runs here: values, gradients, properties, bad input."""
+"""The public functions on every CPU backend: values, gradients, properties, bad input."""
 
 from __future__ import annotations
 
@@ -299,7 +299,9 @@ def test_close_to_convergence_float32_is_right_to_a_percent():
     _, y, w = make("one-hot")
     r = y @ torch.from_numpy(np.linalg.pinv(w.numpy()))
     x = (nnf.normalize(r) + 1e-5 * torch.randn(r.shape).double()).float()
-    expected = oracle.reversible_consistency(x.double().numpy(), y.numpy(), w.float().double().numpy())
+    expected = oracle.reversible_consistency(
+        x.double().numpy(), y.numpy(), w.float().double().numpy()
+    )
     assert 1e-11 < expected.consistency < 1e-8
     ours = functional.reversible_consistency_loss(x, y, w.float())
     assert float(ours.consistency) == pytest.approx(expected.consistency, rel=1e-2)
@@ -318,7 +320,6 @@ def test_a_prior_of_low_rank_gives_one_loss_on_every_backend():
 
 
 # --- bad input
-
 
 
 X, Y, W = torch.zeros(4, 8), torch.tensor([0, 1, 2, -1]), torch.randn(8, 3)

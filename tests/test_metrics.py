@@ -144,7 +144,9 @@ def test_nothing_relevant_under_both_rules():
 def test_multi_label_relevance_is_one_shared_label():
     query, gallery, *_ = ranking(0, 0, 0, 0)
     labels = np.array([[0, 0, 1], [1, 0, 0], [0, 0, 0], [1, 1, 1]])
-    assert mean_ap(query, gallery, np.array([[1, 1, 0]]), labels) == pytest.approx((1 / 2 + 2 / 4) / 2)
+    assert mean_ap(query, gallery, np.array([[1, 1, 0]]), labels) == pytest.approx(
+        (1 / 2 + 2 / 4) / 2
+    )
     assert mean_ap(query, gallery, np.array([[0, 0, 0]]), labels) == 0.0
 
 
@@ -176,7 +178,9 @@ def test_exclude_self():
     values = metrics.average_precision(x, x, labels, labels, exclude_self=True)
     for i in range(12):
         others = np.arange(12) != i
-        expected = metrics.average_precision(x[i : i + 1], x[others], labels[i : i + 1], labels[others])
+        expected = metrics.average_precision(
+            x[i : i + 1], x[others], labels[i : i + 1], labels[others]
+        )
         assert float(values[i]) == pytest.approx(float(expected[0]), rel=1e-12)
     labels[3] = -1
     values = metrics.average_precision(x, x, labels, labels, exclude_self=True, no_relevant="skip")
@@ -227,7 +231,9 @@ def test_tensors_arrays_and_dtypes_alike():
     )
 
 
-@pytest.mark.parametrize("turn", [lambda a: a[::-1], lambda a: a.astype(">f8")], ids=["reversed", ">"])
+@pytest.mark.parametrize(
+    "turn", [lambda a: a[::-1], lambda a: a.astype(">f8")], ids=["reversed", ">"]
+)
 def test_any_memory_layout_of_numpy(turn):
     x, y, lx, ly = random_sets()
     expected = mean_ap(x[::-1].copy(), y, lx[::-1].copy(), ly)
@@ -278,7 +284,9 @@ def test_recall_at_k(k):
 def test_retrieval_report():
     x, y, lx, ly = random_sets()
     z = random_sets(queries=17, seed=5)
-    report = metrics.retrieval_report({"image": (x, lx), "text": (y, ly), "3d": (z[0], z[2])}, ks=(5, 10))
+    report = metrics.retrieval_report(
+        {"image": (x, lx), "text": (y, ly), "3d": (z[0], z[2])}, ks=(5, 10)
+    )
     pairs = ["image->text", "image->3d", "text->image", "text->3d", "3d->image", "3d->text"]
     assert list(report) == ["mAP@all", "mAP@5", "mAP@10"]
     for name, k in (("mAP@all", None), ("mAP@5", 5)):
@@ -310,7 +318,10 @@ def test_non_finite_rows_are_refused_by_name(name, bad):
         (lambda x, y, lx, ly: mean_ap(x, y, lx, ly + 0.5), "gallery_labels"),
         (lambda x, y, lx, ly: mean_ap(x, y, lx - 5, ly), "query_labels"),
         (lambda x, y, lx, ly: mean_ap(x, y, lx, np.eye(50)), "query_labels"),
-        (lambda x, y, lx, ly: mean_ap(x, y, np.eye(20) * math.nan, np.ones((50, 20))), "query_labels"),
+        (
+            lambda x, y, lx, ly: mean_ap(x, y, np.eye(20) * math.nan, np.ones((50, 20))),
+            "query_labels",
+        ),
         (lambda x, y, lx, ly: mean_ap(x, y, -np.eye(20), np.ones((50, 20))), "query_labels"),
         (lambda x, y, lx, ly: mean_ap(x, y, lx, ly, k=0), "k"),
         (lambda x, y, lx, ly: mean_ap(x, y, lx, ly, no_relevant="none"), "no_relevant"),

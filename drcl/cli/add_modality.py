@@ -12,7 +12,6 @@ from drcl.cli.errors import Interrupted
 from drcl.cli.settings import config_options, merge
 from drcl.cli.show import data_option, finish, progress_option, run_argument
 from drcl.estimator import DRCL
-from drcl.model_files import check_name
 from drcl.run import (
     AddedModality,
     embed,
@@ -69,7 +68,7 @@ def add_modality(
     """
     model, record = DRCL.load(run), open_run(run)
     loaded = record.load_data(data)
-    if check_name(name) in loaded.modalities:
+    if name in loaded.modalities:
         raise ValueError(f"name: modality {name!r} exists already, next to {loaded.modalities}")
     added = AddedModality(
         _absolute(features, labels),

@@ -13,6 +13,7 @@ from drcl.cli.tables import columns, map_table
 from drcl.data import CrossModalDataset, Labelled
 from drcl.estimator import DRCL
 from drcl.run import embed, evaluation_split, measure, open_run, read_features
+from drcl.run.evaluation import SplitName
 from drcl.train.checkpoint import write_bytes, write_json
 
 split_option = click.option(
@@ -37,7 +38,7 @@ split_option = click.option(
 )
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write it as JSON.")
 def evaluate(
-    run: Path, data: str | None, split: str | None, ks: tuple[int, ...], out: Path | None
+    run: Path, data: str | None, split: SplitName | None, ks: tuple[int, ...], out: Path | None
 ) -> None:
     """Print the mAP of a trained run; nothing is written without --out."""
     model = DRCL.load(run)
@@ -98,7 +99,7 @@ def search(
     rows: tuple[int, ...],
     k: int,
     data: str | None,
-    split: str | None,
+    split: SplitName | None,
 ) -> None:
     """Search modality TARGET with rows of modality SOURCE; a star marks a shared class."""
     model = DRCL.load(run)
@@ -136,7 +137,7 @@ def report(run: Path, data: str | None) -> None:
     show_report(run, record, model, loaded, split, embeddings, metrics)
 
 
-def _chosen(data: CrossModalDataset, split: str | None) -> str:
+def _chosen(data: CrossModalDataset, split: SplitName | None) -> SplitName:
     chosen = split or evaluation_split(data)
     if chosen is None:
         raise ValueError(f"{data.name}: no split holds labelled rows of two modalities")

@@ -84,7 +84,8 @@ def _sentence(name: str, words: str) -> str:
     words = words.replace("`", "")
     if words.startswith("of "):
         words = f"{name.replace('_', ' ')} {words}"
-    return words[:1].upper() + words[1:]
+    # A Greek letter stays as it is: Λ is not λ.
+    return words[0].upper() + words[1:] if words[:1].isascii() else words
 
 
 def _option(field: dataclasses.Field[Any]) -> Callable[[F], F]:

@@ -13,6 +13,7 @@ from drcl.cli.tables import map_table
 from drcl.data import CrossModalDataset
 from drcl.estimator import DRCL
 from drcl.run import Run, report_data
+from drcl.run.evaluation import SplitName
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,7 +35,7 @@ def finish(
     run: Run,
     model: DRCL,
     data: CrossModalDataset,
-    split: str | None,
+    split: SplitName | None,
     embeddings: dict[str, np.ndarray],
     metrics: dict[str, dict[str, float]] | None,
     report: bool,
@@ -56,7 +57,7 @@ def show_report(
     run: Run,
     model: DRCL,
     data: CrossModalDataset,
-    split: str,
+    split: SplitName,
     embeddings: dict[str, np.ndarray],
     metrics: dict[str, dict[str, float]],
 ) -> None:

@@ -4,18 +4,19 @@ With unit rows x̂ of the (mixed) features and unit rows r̂ = u Qᵀ of the rec
 loss compares lives in the prior's column space, spanned by Q (D×K), but for what is left of x̂
 outside it. Per row:
 
-    Δ = (r̂ − x̂) Q        coordinates of the difference          (B×K)
+    V = x̂ Q               coordinates of x̂                      (B×K)
+    Δ = (r̂ − x̂) Q        coordinates of the difference, U − V   (B×K)
     F = (x̂ − r̂) + Δ Qᵀ   what is left outside, orthogonal to Q  (B×D)
-    V = U − Δ             coordinates of x̂
 
-The difference is formed before anything is projected or squared: at convergence Δ and F are tiny,
-and differences of squares of U and V would cancel. With H = [U, Δ] the loss needs only the sums
-``HᵀH`` (2K×2K), ``HᵀF`` (2K×D) and ``FᵀF`` (D×D), and so does its gradient:
+The difference is formed before anything is projected or squared: at convergence Δ and F are tiny, and
+differences of squares of U and V would cancel. V is formed by itself, as it is tiny at random. The
+loss then needs only the sums ``HᵀH`` of H = [U, Δ, V], ``[Δ, V]ᵀF`` and ``FᵀF``, and so does its
+gradient:
 
-    ‖R̂R̂ᵀ − X̂X̂ᵀ‖² = ½[⟨ΔᵀΔ, ΣᵀΣ⟩ + tr((ΔᵀΣ)²)] − 2⟨ΔᵀF, ΣᵀF⟩ + ‖FᵀF‖²,   Σ = U + V
-    ‖R̂X̂ᵀ − X̂R̂ᵀ‖² = 2[⟨UᵀU, ΔᵀΔ⟩ − tr((UᵀΔ)²)]
+    ‖R̂R̂ᵀ − X̂X̂ᵀ‖² = tr((ΔᵀU)²) + 2⟨ΔᵀΔ, UᵀV⟩ + tr((VᵀΔ)²) − 2⟨ΔᵀF, (Δ+2V)ᵀF⟩ + ‖FᵀF‖²
+    ‖R̂X̂ᵀ − X̂R̂ᵀ‖² = 2[⟨AᵀA, UᵀU⟩ − tr((AᵀU)²)],  A = −Δ or V, whichever is smaller
 
-For B < D the B×B matrices ``M = R̂R̂ᵀ − X̂X̂ᵀ = UΔᵀ + ΔVᵀ − FFᵀ`` and ``Z = X̂R̂ᵀ − R̂X̂ᵀ = UΔᵀ − ΔUᵀ``
+For B < D the B×B matrices ``M = R̂R̂ᵀ − X̂X̂ᵀ = UΔᵀ + ΔVᵀ − FFᵀ`` and ``Z = X̂R̂ᵀ − R̂X̂ᵀ = AUᵀ − UAᵀ``
 are the smaller ones, cost less, and are more exact: entries cancel one by one, and the diagonals
 are known to be zero.
 
@@ -43,7 +44,7 @@ class Rows(NamedTuple):
     """What the row stage leaves behind. Unlabelled rows are zero everywhere."""
 
     outside: Tensor  # F (B, D), or (B, 0) when K = D
-    coordinates: Tensor  # H = [U, Δ] (B, 2K)
+    coordinates: Tensor  # H = [U, Δ, V] (B, 3K)
     label_gradient: Tensor  # d(Σ GCE)/d(X Q) (B, K)
     norms: Tensor  # (2, B): |x| and |r|
     sums: Tensor  # (3,): Σ GCE, Σ |r − x|², number of labelled rows
@@ -79,8 +80,9 @@ def rows(
     # A division, not a product with 1/n: at D = 1 the unit rows are then exactly ±1.
     outside = (x / safe(n)[:, None]).mul_(mask)
     del x  # at a large batch this is the difference between two and three copies of the features
+    v = outside @ basis
     if basis.shape[1] == basis.shape[0]:
-        delta = u - outside @ basis
+        delta = u - v
         outside = u.new_zeros(len(u), 0)
     else:
         outside = outside.addmm_(u, basis.T, alpha=-1)
@@ -93,11 +95,11 @@ def rows(
     delta.addcmul_(u, (half * ((n > 0) & (r > 0)))[:, None])
     squares = (r - n)[:, None] * u + n[:, None] * delta
     squared_error = squares.square().sum() + (n.square() * squared_f).sum()
-    logits = (n[:, None] * (u - delta)) @ weight_coordinates / temperature
+    logits = (n[:, None] * v) @ weight_coordinates / temperature
     losses, logit_gradient, _, _ = gce_rows(logits, y, q)
     return Rows(
         outside,
-        torch.cat([u, delta], dim=1),
+        torch.cat([u, delta, v], dim=1),
         logit_gradient @ (weight_coordinates.T / temperature),
         torch.stack([n, r]),
         torch.stack([losses.sum(), squared_error, mask.sum()]),
@@ -105,12 +107,13 @@ def rows(
 
 
 def class_sums(coordinates: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
-    """``HᵀH`` (2K, 2K) in float64 and ``HᵀF`` (2K, D)."""
+    """``HᵀH`` (3K, 3K) in float64 and ``[Δ, V]ᵀF`` (2K, D)."""
     # The loss is a difference of products of HᵀH, so rounding in it is what limits the loss. In
     # float64 it costs nothing beside the symmetric product, as long as K is small against D.
-    narrow = coordinates.shape[1] <= max(64, outside.shape[1] // 6)
+    k = coordinates.shape[1] // 3
+    narrow = k <= max(32, outside.shape[1] // 12)
     exact = coordinates.double() if narrow else coordinates
-    return (exact.T @ exact).double(), coordinates.T @ outside
+    return (exact.T @ exact).double(), coordinates[:, k:].T @ outside
 
 
 def gram(outside: Tensor) -> Tensor:
@@ -127,18 +130,18 @@ def gram(outside: Tensor) -> Tensor:
 
 def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
     """M and Z (2, B, B), symmetric and antisymmetric: one triangle computed, the other mirrored."""
-    k = coordinates.shape[1] // 2
-    u, delta = coordinates[:, :k], coordinates[:, k:]
-    swapped = torch.cat([delta, u - delta], dim=1)
+    u, delta, v = coordinates.chunk(3, dim=1)
+    left, right = coordinates[:, : 2 * u.shape[1]], coordinates[:, u.shape[1] :]
+    smaller = torch.where(delta.square().sum() < v.square().sum(), -delta, v)
     batch = len(outside)
     both = outside.new_empty(2, batch, batch)
     for start in range(0, batch, PANEL):
         stop = start + PANEL
         m, z = both[:, start:stop, start:]
         torch.mm(outside[start:stop], outside[start:].T, out=m)
-        torch.addmm(m, coordinates[start:stop], swapped[start:].T, beta=-1, out=m)
-        torch.mm(u[start:stop], delta[start:].T, out=z)
-        torch.addmm(z, delta[start:stop], u[start:].T, alpha=-1, out=z)
+        torch.addmm(m, left[start:stop], right[start:].T, beta=-1, out=m)
+        torch.mm(smaller[start:stop], u[start:].T, out=z)
+        torch.addmm(z, u[start:stop], smaller[start:].T, alpha=-1, out=z)
         both[0, stop:, start:stop] = m[:, PANEL:].T
         torch.neg(z[:, PANEL:].T, out=both[1, stop:, start:stop])
     # Rows have length one, or zero.
@@ -191,39 +194,42 @@ def gradient(
     inverse = 1.0 / safe(n)
     scale = (alpha * grad[0] + grad[2]) * (-16.0 / count.square())
     squared = (beta * grad[0] + grad[3]) * (2.0 / (count * width))
-    u, delta = coordinates[:, :k], coordinates[:, k:]
-    v = u - delta
+    u, delta, v = coordinates.chunk(3, dim=1)
+    left = coordinates[:, : 2 * k]
     # The gradient by x̂ is (along Qᵀ + across)·scale, `across` being orthogonal to Q by itself.
     if is_by_rows(gram_matrix):
         m, z = gram_matrix
-        low_rank = None
         across = m @ outside
         along = m @ v - z @ u
         projection = row_dot(v, along) + row_dot(across, outside)
     else:
-        uu, ud, dd = (block.to(u.dtype) for block in blocks(inner))
-        low_rank = torch.cat([cross[k:], cross[:k] - cross[k:]])  # ΔᵀF, VᵀF
-        inside_out = outside @ low_rank.T
+        uu, du, dd, vu, vd, vv = blocks(inner)
+        converging = dd.trace() < vv.trace()
+        smaller = torch.where(converging, -delta, v)
+        by_u = torch.where(converging, -du, vu) + vd.T
         across = outside @ gram_matrix[0]
-        along = delta @ (2 * uu - ud - ud.T + dd) - u @ dd - inside_out[:, k:]
-        projection = row_dot(v, along) + row_dot(coordinates, inside_out) - row_dot(across, outside)
+        crossed = outside @ cross.T  # F(ΔᵀF)ᵀ and F(VᵀF)ᵀ
+        along = u @ by_u.to(u) + delta @ vv.to(u) - smaller @ uu.to(u) - crossed[:, k:]
+        projection = row_dot(v, along) + row_dot(left, crossed) - row_dot(across, outside)
     # The normalisation takes away the part along x̂ = (v, F); J_MSE and J_L act on x directly.
     inside = (
         (scale * inverse)[:, None] * (along - projection[:, None] * v)
         + ((eta * grad[0] + grad[1]) / count) * label_gradient
-        + squared * (n[:, None] * v - r[:, None] * u)
+        + squared * ((n - r)[:, None] * u - n[:, None] * delta)
     )
     if outside.shape[1] == 0:
         out = inside @ basis.T
     else:
-        sign = 1.0 if low_rank is None else -1.0
-        out = across.mul_((sign * scale * inverse)[:, None])
+        by_rows = is_by_rows(gram_matrix)
+        out = across.mul_(((scale if by_rows else -scale) * inverse)[:, None])
         out.addcmul_(outside, (squared * n - scale * inverse * projection)[:, None])
-        if low_rank is None:
+        if by_rows:
             out.addmm_(inside, basis.T)
         else:
-            left = torch.cat([(scale * inverse)[:, None] * coordinates, inside], dim=1)
-            out.addmm_(left, torch.cat([low_rank, basis.T]))
+            out.addmm_(
+                torch.cat([(scale * inverse)[:, None] * left, inside], dim=1),
+                torch.cat([cross, basis.T]),
+            )
     return (out if permutation is None else unmix(out, permutation, lam)).to(dtype)
 
 
@@ -232,20 +238,19 @@ def similarity_terms(inner: Tensor, cross: Tensor, gram_matrix: Tensor) -> Tenso
     squares = torch.linalg.vector_norm(gram_matrix, dtype=torch.float64).square()
     if is_by_rows(gram_matrix):
         return squares
-    uu, ud, dd = blocks(inner)
-    sigma_sigma = 4 * uu - 2 * ud - 2 * ud.T + dd
-    delta_sigma = 2 * ud.T - dd
-    inside = 0.5 * ((dd * sigma_sigma).sum() + (delta_sigma * delta_sigma.T).sum())
-    k = len(uu)
-    u_f, delta_f = cross[:k].double(), cross[k:].double()
-    crossed = (delta_f * (2 * u_f - delta_f)).sum()
-    return inside - 2 * crossed + squares + 2 * ((uu * dd).sum() - (ud * ud.T).sum())
+    uu, du, dd, vu, vd, vv = blocks(inner)
+    inside = (du * du.T).sum() + 2 * (dd * vu).sum() + (vd * vd.T).sum()
+    delta_f, v_f = cross.double().chunk(2)
+    crossed = (delta_f * (delta_f + 2 * v_f)).sum()
+    converging = dd.trace() < vv.trace()
+    aa, au = torch.where(converging, dd, vv), torch.where(converging, -du, vu)
+    return inside - 2 * crossed + squares + 2 * ((aa * uu).sum() - (au * au.T).sum())
 
 
-def blocks(inner: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """UᵀU, UᵀΔ and ΔᵀΔ out of HᵀH."""
-    k = len(inner) // 2
-    return inner[:k, :k], inner[:k, k:], inner[k:, k:]
+def blocks(inner: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """UᵀU, ΔᵀU, ΔᵀΔ, VᵀU, VᵀΔ and VᵀV out of HᵀH."""
+    (uu, _, _), (du, dd, _), (vu, vd, vv) = (row.chunk(3, dim=1) for row in inner.chunk(3))
+    return uu, du, dd, vu, vd, vv
 
 
 def is_by_rows(gram_matrix: Tensor) -> bool:

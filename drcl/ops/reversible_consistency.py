@@ -98,17 +98,16 @@ def _(
     batch, (width, k) = features.shape[0], basis.shape
     outside = 0 if k == width else width
     by_rows = _by_rows(features, basis, group)
-    sums = 0 if by_rows else 2 * k
     new = basis.new_empty
     return (
         new(4),
         new(batch, outside),
-        new(batch, 2 * k),
+        new(batch, 3 * k),
         new(batch, k),
         new(2, batch),
         new(3),
-        new(sums, sums, dtype=torch.float64),
-        new(sums, 0 if by_rows else outside),
+        new((0, 0) if by_rows else (3 * k, 3 * k), dtype=torch.float64),
+        new((0, 0) if by_rows else (2 * k, outside)),
         new(2, batch, batch) if by_rows else new(1, outside, outside),
     )
 
