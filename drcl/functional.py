@@ -8,6 +8,7 @@ rows.
 
 from __future__ import annotations
 
+import operator
 from typing import NamedTuple
 
 import torch
@@ -66,7 +67,7 @@ def mixup(
             [0.1000, 0.9000]])
     """
     _check_features(features)
-    _check_lam(lam)
+    check_lam(lam)
     rows = _target_rows(targets, features, classes)
     if permutation is None:
         permutation = torch.randperm(len(features), generator=generator, device=features.device)
@@ -110,7 +111,8 @@ def prior_similarity(
     _check_features(features)
     weight = prior.weight if isinstance(prior, Prior) else prior
     _check_weight(weight, features)
-    _check_temperature(temperature)
+    check_temperature(temperature)
+    _check_q(q)
     backend = choose("prior_similarity", features.device)
     if targets is None:
         logits = features.to(weight.dtype) @ weight / temperature
@@ -127,8 +129,10 @@ def prior_similarity(
 def _reference_prior_similarity(
     features: Tensor, weight: Tensor, targets: Tensor, q: Tensor | float, temperature: float
 ) -> PriorSimilarity:
+    dtype = torch.promote_types(features.dtype, weight.dtype)
+    features, weight = features.to(dtype), weight.to(dtype)
     logits, probabilities = reference.prior_similarity(features, weight, temperature)
-    rows = target_rows(targets, weight.shape[1], features.dtype)
+    rows = target_rows(targets, weight.shape[1], dtype)
     loss = reference.generalized_cross_entropy(logits, rows, q)
     labelled = rows.sum(dim=1) > 0
     score = (rows * probabilities.detach()).sum() / labelled.sum().clamp(min=1)
@@ -153,6 +157,7 @@ def generalized_cross_entropy(
     0.5
     """
     _check_features(logits, "logits")
+    _check_q(q)
     return reference.generalized_cross_entropy(
         logits, _target_rows(targets, logits, logits.shape[1]), q
     )
@@ -201,8 +206,9 @@ def reversible_consistency_loss(
     (True, True)
     """
     _check_features(features)
-    _check_lam(lam)
-    _check_temperature(temperature)
+    check_lam(lam)
+    check_temperature(temperature)
+    _check_q(q)
     prior = prior if isinstance(prior, Prior) else Prior(prior.detach())
     _check_weight(prior.weight, features)
     _check_targets(targets, features, prior.weight.shape[1])
@@ -229,6 +235,7 @@ def reversible_consistency_loss(
                 beta=beta,
                 eta=eta,
                 temperature=temperature,
+                rtol=max(prior.weight.shape) * torch.finfo(prior.weight.dtype).eps,
             )
         )
     # Below float32 the features are widened, never the sums narrowed.
@@ -296,7 +303,13 @@ def average_precision(
 
 def check_cutoff(k: int | None) -> None:
     """Refuse a rank cut-off that is not a positive whole number."""
-    if k is not None and (not isinstance(k, int) or isinstance(k, bool) or k < 1):
+    if k is None:
+        return
+    try:
+        good = not isinstance(k, bool) and operator.index(k) >= 1
+    except TypeError:
+        good = False
+    if not good:
         raise ValueError(f"k: expected an integer >= 1 or None for the whole gallery, got {k!r}")
 
 
@@ -322,7 +335,8 @@ def _check_weight(weight: Tensor, features: Tensor) -> None:
         )
 
 
-def _check_lam(lam: float) -> None:
+def check_lam(lam: float) -> None:
+    """Refuse a mixing weight outside [0, 1]."""
     if not 0.0 <= lam <= 1.0:
         raise ValueError(f"lam: expected a number in [0, 1], got {lam}")
 
@@ -333,28 +347,46 @@ def _check_permutation(permutation: Tensor, features: Tensor) -> None:
             f"permutation: expected int64 of shape ({len(features)},), got {permutation.dtype} of "
             f"shape {tuple(permutation.shape)}"
         )
+    if _can_look_at(permutation):
+        low, high = int(permutation.min()), int(permutation.max())
+        if low < 0 or high >= len(features) or int(permutation.bincount().max()) > 1:
+            raise ValueError(
+                f"permutation: expected every row 0..{len(features) - 1} once, got {low}..{high} "
+                "with repetitions or out of range"
+            )
 
 
-def _check_temperature(temperature: float) -> None:
-    if not temperature > 0:
+def check_temperature(temperature: float) -> None:
+    """Refuse a temperature that is not a positive finite number."""
+    if not 0.0 < temperature < float("inf"):
         raise ValueError(f"temperature: expected a positive number, got {temperature}")
+
+
+def _check_q(q: Tensor | float) -> None:
+    if isinstance(q, Tensor):
+        # Its value stays on the device; only its form can be looked at.
+        if q.ndim != 0 or not q.is_floating_point():
+            raise ValueError(f"q: expected a 0-d float tensor, got {q.dtype} {tuple(q.shape)}")
+    elif not 0.0 <= q <= 1.0:
+        raise ValueError(f"q: expected a number in [0, 1], got {q}")
 
 
 def _as_tensor(q: Tensor | float, features: Tensor) -> Tensor:
     """q on the features' device; a tensor is passed on, so that a captured graph follows it."""
     if isinstance(q, Tensor):
         return q
-    if not 0.0 <= q <= 1.0:
-        raise ValueError(f"q: expected a number in [0, 1], got {q}")
     return torch.full((), q, dtype=torch.float64, device=features.device)
 
 
 def _check_targets(targets: Tensor, features: Tensor, classes: int | None) -> None:
-    if len(targets) != len(features):
+    if targets.ndim == 0 or len(targets) != len(features):
         raise ValueError(
-            f"targets: {len(targets)} rows for {len(features)} rows of features; expected as many"
+            f"targets: shape {tuple(targets.shape)} for {len(features)} rows of features; expected "
+            f"({len(features)},) or ({len(features)}, {classes or 'C'})"
         )
     if targets.ndim == 2 and (classes is None or targets.shape[1] == classes):
+        if _can_look_at(targets) and not bool((targets >= 0).all() & targets.isfinite().all()):
+            raise ValueError("targets: rows must be finite and not negative")
         return
     if targets.ndim != 1 or targets.dtype != torch.int64:
         raise ValueError(
@@ -363,14 +395,18 @@ def _check_targets(targets: Tensor, features: Tensor, classes: int | None) -> No
         )
     if classes is None:
         raise ValueError("classes: needed when targets are class ids")
-    # Looking at the ids would stop a GPU and break a trace; there a bad id makes the loss NaN.
-    if targets.device.type == "cpu" and not torch.compiler.is_compiling():
+    if _can_look_at(targets):
         low, high = int(targets.min()), int(targets.max())
         if low < -1 or high >= classes:
             raise ValueError(
                 f"targets: class ids must lie in 0..{classes - 1} (−1 for unlabelled), got "
                 f"{low}..{high}"
             )
+
+
+def _can_look_at(tensor: Tensor) -> bool:
+    """Looking at values would stop a GPU and break a trace; there, a bad id makes the loss NaN."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _target_rows(targets: Tensor, features: Tensor, classes: int | None) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from drcl import functional
+from drcl.duplicates import first_of_equal_rows
 from drcl.encoder import normalize
 
 Array: TypeAlias = Tensor | npt.NDArray[np.generic]
@@ -242,9 +243,11 @@ def _blocks(
     if len(kept) == 0:
         raise ValueError("gallery_labels: every gallery item is unlabelled (−1)")
     y, gallery_rows = normalize(y.to(dtype))[kept].to(x.device), gallery_rows[kept].to(x.device)
+    tied = first_of_equal_rows(y)
     size = max(1, _BLOCK_BYTES // (dtype.itemsize * len(y)))
     for rows in query_known.nonzero()[:, 0].split(size):
         scores = normalize(x[rows].to(dtype)) @ y.T
+        scores = scores if tied is None else scores[:, tied]
         if gallery_rows.ndim == 1:
             relevant = query_rows[rows, None] == gallery_rows[None, :]
         else:
@@ -257,7 +260,7 @@ def _blocks(
 
 def _embeddings(array: Array, name: str) -> Tensor:
     """A finite (N, D) tensor in float32 or float64."""
-    tensor = torch.as_tensor(array)
+    tensor = _as_tensor(array)
     if tensor.ndim != 2 or 0 in tensor.shape:
         raise ValueError(f"{name}: expected a non-empty (N, D) array, got {tuple(tensor.shape)}")
     if not tensor.is_floating_point() or tensor.dtype.itemsize < 4:
@@ -268,14 +271,24 @@ def _embeddings(array: Array, name: str) -> Tensor:
     return tensor.detach()
 
 
+def _as_tensor(array: Array) -> Tensor:
+    if isinstance(array, Tensor):
+        return array
+    array = np.asarray(array)
+    # torch reads neither foreign byte orders nor negative strides.
+    return torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("=")))
+
+
 def _labels(labels: Array, features: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """Which items are labelled (N,) bool, and ids (N,) int64 or multi-hot rows (N, C) float32."""
-    tensor = torch.as_tensor(labels).to(features.device)
+    tensor = _as_tensor(labels).to(features.device)
     if tensor.ndim not in (1, 2) or len(tensor) != len(features):
         raise ValueError(
             f"{name}: expected {len(features)} ids or rows, got shape {tuple(tensor.shape)}"
         )
     if tensor.ndim == 2 and tensor.shape[1] > 1:
+        if not bool((tensor >= 0).all() & tensor.isfinite().all()):
+            raise ValueError(f"{name}: multi-hot rows must be finite and not negative")
         return torch.ones(len(tensor), dtype=torch.bool, device=tensor.device), (tensor > 0).float()
     ids = tensor.reshape(-1)
     if ids.is_floating_point() and not bool((ids == ids.round()).all()):

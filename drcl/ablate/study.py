@@ -105,7 +105,7 @@ class Study:
             stored = _read_json(path)
             if stored != identity:
                 differing = _differing(stored, identity)
-                raise ValueError(f"{self.folder}: its results have another {differing}")
+                raise ValueError(f"{self.folder}: its results are of other settings ({differing})")
         elif self.folder.exists() and any(self.folder.iterdir()):
             raise ValueError(f"{self.folder}: is not empty and holds no ablation")
         else:
@@ -180,10 +180,10 @@ def _differing(stored: Any, ours: dict[str, Any]) -> str:
         return "format"
     for entry in ("dataset", "samples"):
         if stored.get(entry) != ours[entry]:
-            return f"{entry}: {stored.get(entry)}, now {ours[entry]}"
+            return f"{entry} {stored.get(entry)}, now {ours[entry]}"
     theirs = stored["settings"]
     return ", ".join(
-        f"{name}: {theirs.get(name)}, now {value}"
+        f"{name} {theirs.get(name)}, now {value}"
         for name, value in ours["settings"].items()
         if theirs.get(name) != value
     )

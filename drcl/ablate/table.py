@@ -140,7 +140,7 @@ def draw(table: Table) -> bytes:
             )
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
-        axes.margins(x=0.1)
+        axes.margins(x=0.14)
         axes.set_title(plain(f"{table.dataset}: mean mAP@all over the pairs", 70))
         axes.set_xlabel(f"mean of {len(table.seeds)} seeds ± standard deviation; baselines in grey")
         return png(figure)

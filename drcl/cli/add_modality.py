@@ -66,10 +66,10 @@ def add_modality(
     otherwise they count the classes from 0. Options are for this modality only; by default its
     settings are those of the run.
     """
-    model, record = DRCL.load(run), open_run(run)
+    record, model = open_run(run), DRCL.load(run)
     loaded = record.load_data(data)
-    if name in loaded.modalities:
-        raise ValueError(f"name: modality {name!r} exists already, next to {loaded.modalities}")
+    if name in model.modalities:
+        raise ValueError(f"name: modality {name!r} exists already, next to {model.modalities}")
     added = AddedModality(
         _absolute(features, labels),
         _absolute(*validation) if validation else None,

@@ -41,8 +41,8 @@ def evaluate(
     run: Path, data: str | None, split: SplitName | None, ks: tuple[int, ...], out: Path | None
 ) -> None:
     """Print the mAP of a trained run; nothing is written without --out."""
-    model = DRCL.load(run)
-    loaded = open_run(run).load_data(data)
+    record, model = open_run(run), DRCL.load(run)
+    loaded = record.load_data(data)
     split = _chosen(loaded, split)
     metrics = measure(embed(model, loaded.splits[split]), loaded.splits[split], ks)
     click.echo(f"{split} split, rows are queries and columns galleries\n")
@@ -102,8 +102,8 @@ def search(
     split: SplitName | None,
 ) -> None:
     """Search modality TARGET with rows of modality SOURCE; a star marks a shared class."""
-    model = DRCL.load(run)
-    loaded = open_run(run).load_data(data)
+    record, model = open_run(run), DRCL.load(run)
+    loaded = record.load_data(data)
     samples = loaded.splits[_chosen(loaded, split)]
     queries, gallery = (_modality(samples, name) for name in (source, target))
     outside = [row for row in rows if row >= len(queries.features)]
@@ -129,7 +129,7 @@ def search(
 @data_option
 def report(run: Path, data: str | None) -> None:
     """Write the report of a run anew, from its model and the data."""
-    model, record = DRCL.load(run), open_run(run)
+    record, model = open_run(run), DRCL.load(run)
     loaded = record.load_data(data)
     split = _chosen(loaded, None)
     embeddings = embed(model, loaded.splits[split])

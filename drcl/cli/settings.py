@@ -185,15 +185,12 @@ class _Device(click.ParamType):
 def _per_modality(
     name: str, given: Iterable[tuple[str | None, Any]], base: Any, modalities: list[str]
 ) -> Any:
-    given = list(given)
-    plain = [value for modality, value in given if modality is None]
-    named = {modality: value for modality, value in given if modality is not None}
-    if len(plain) > 1:
-        raise ValueError(f"{name}: one value for all modalities expected, got {plain}")
+    latest = dict(given)  # of an option given twice the last counts, as everywhere
+    rest = latest.pop(None, base)
+    named = {modality: value for modality, value in latest.items() if modality is not None}
     unknown = sorted(set(named) - set(modalities))
     if unknown:
         raise ValueError(f"{name}: {unknown} are none of the modalities {modalities}")
-    rest = plain[0] if plain else base
     if not named:
         return rest
     each = rest if isinstance(rest, Mapping) else dict.fromkeys(modalities, rest)

@@ -69,28 +69,31 @@ def start_run(folder: Path, run: Run, *, resume: bool = False, overwrite: bool =
 
 
 def finish_run(folder: Path, run: Run, model: DRCL, metrics: Metrics | None) -> Run:
-    """:func:`update_run`, then drop the checkpoints."""
-    run = update_run(folder, run, model, metrics)
+    """Write model, metrics and ``run.json``, then drop the checkpoints.
+
+    No metrics means that there is nothing to measure on. A report of the model that was there
+    before is removed. Returns the run with its seconds.
+    """
+    run = replace(run, seconds=seconds_by_phase(model.history))
+    _drop_report(folder)
+    model.save(folder)
+    _write_metrics(folder, metrics)
+    write_record(folder / "run.json", run)
     _clear(folder / "checkpoints")
     return run
 
 
 def update_run(folder: Path, run: Run, model: DRCL, metrics: Metrics | None) -> Run:
-    """Write model, metrics and ``run.json``; returns the run with its seconds.
+    """Write a finished run to which a modality was added, as :func:`finish_run` does.
 
-    No metrics means that there is nothing to measure on. A report of the model that was there
-    before is removed.
+    ``run.json`` comes first: a modality that it names and the model lacks is passed over, and can
+    be added again.
     """
     run = replace(run, seconds=seconds_by_phase(model.history))
-    for file in (folder / "report").glob("*"):
-        if file.suffix in (".html", ".png"):
-            file.unlink()
-    model.save(folder)
-    if metrics is None:
-        (folder / "metrics.json").unlink(missing_ok=True)
-    else:
-        write_json(folder / "metrics.json", metrics)
+    _drop_report(folder)
     write_record(folder / "run.json", run)
+    model.save(folder)
+    _write_metrics(folder, metrics)
     return run
 
 
@@ -104,6 +107,19 @@ def seconds_by_phase(history: list[dict[str, Any]]) -> dict[str, float]:
     for record in history:
         total[record["phase"]] = total.get(record["phase"], 0.0) + record["seconds"]
     return {phase: round(seconds, 3) for phase, seconds in total.items()}
+
+
+def _write_metrics(folder: Path, metrics: Metrics | None) -> None:
+    if metrics is None:
+        (folder / "metrics.json").unlink(missing_ok=True)
+    else:
+        write_json(folder / "metrics.json", metrics)
+
+
+def _drop_report(folder: Path) -> None:
+    for file in (folder / "report").glob("*"):
+        if file.suffix in (".html", ".png"):
+            file.unlink()
 
 
 def _pending(folder: Path) -> Path:
