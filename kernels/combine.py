@@ -1,7 +1,7 @@
-"""Stage ``combine`` of the reversible consistency loss: from the sums to total, J_L, J_D and J_MSE.
+"""Stage ``combine``: from the sums to total, J_L, J_D and J_MSE.
 
 No products are left: traces of products of K×K matrices are sums of elementwise products. Some of
-them cancel near convergence, hence float64.
+them cancel, hence float64. Bytes: the last stage's matrices once, 4·D² or 8·B², from L2.
 """
 
 # mypy: allow-untyped-defs
@@ -18,49 +18,67 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SIMILARITY = {"BLOCK": 1024, "num_warps": 4}
-PARTS = {"BLOCK": 256, "num_warps": 4}
 # A fixed number of partial sums, each over its share of every matrix: the result does not depend on
 # the GPU, and the last step is one small program.
 PROGRAMS = 256
 
 
 @triton.jit
+def is_converging(inner, k_total, BLOCK: tl.constexpr):
+    """Whether Δ is smaller than V: tr ΔᵀΔ < tr VᵀV, out of HᵀH."""
+    pitch = 3 * k_total
+    excess = tl.zeros([BLOCK], tl.float64)
+    for start in range(0, k_total, BLOCK):
+        k = start + tl.arange(0, BLOCK)
+        mask = k < k_total
+        dd = tl.load(inner + (k_total + k) * (pitch + 1), mask=mask, other=0.0)
+        vv = tl.load(inner + (2 * k_total + k) * (pitch + 1), mask=mask, other=0.0)
+        excess += dd - vv
+    return tl.sum(excess, 0) < 0.0
+
+
+@triton.jit
 def similarity_kernel(
-    inner, cross, gram, partials, k_total, width, gram_size, BLOCK: tl.constexpr
+    inner, cross, matrices, partials, k_total, width, matrices_size, BLOCK: tl.constexpr
 ):
-    """This program's share of ``‖R̂R̂ᵀ − X̂X̂ᵀ‖² + ‖R̂X̂ᵀ − X̂R̂ᵀ‖²``."""
-    lane = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    """This program's share of ``‖R̂R̂ᵀ − X̂X̂ᵀ‖² + ‖R̂X̂ᵀ − X̂R̂ᵀ‖²``.
+
+    With M and Z both are sums of squares, and ``k_total`` is 0; with FᵀF the class sums join in.
+    """
+    lane = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     step = tl.num_programs(0) * BLOCK
     total = tl.zeros([BLOCK], tl.float64)
-    # ½[⟨ΔᵀΔ, ΣᵀΣ⟩ + tr((ΔᵀΣ)²)] + 2[⟨UᵀU, ΔᵀΔ⟩ − tr((UᵀΔ)²)]
-    count = k_total * k_total
-    for start in range(0, count, step):
+    pitch = 3 * k_total
+    converging = is_converging(inner, k_total, 128)
+    for start in range(0, k_total * k_total, step):
         at = start + lane
-        mask = at < count
+        mask = at < k_total * k_total
         a = at // k_total
         b = at % k_total
-        pitch = 2 * k_total
-        uu = tl.load(inner + a * pitch + b, mask=mask, other=0.0).to(tl.float64)
-        ud = tl.load(inner + a * pitch + k_total + b, mask=mask, other=0.0).to(tl.float64)
-        du = tl.load(inner + b * pitch + k_total + a, mask=mask, other=0.0).to(tl.float64)
-        corner = inner + k_total * pitch + k_total
-        dd = tl.load(corner + a * pitch + b, mask=mask, other=0.0).to(tl.float64)
-        dd_mirrored = tl.load(corner + b * pitch + a, mask=mask, other=0.0).to(tl.float64)
-        sigma_sigma = 4.0 * uu - 2.0 * ud - 2.0 * du + dd
-        delta_sigma = (2.0 * du - dd) * (2.0 * ud - dd_mirrored)
-        total += 0.5 * (dd * sigma_sigma + delta_sigma) + 2.0 * (uu * dd - ud * du)
-    # −2⟨ΔᵀF, ΣᵀF⟩
-    count = k_total * width
-    for start in range(0, count, step):
+        # blocks of HᵀH at (a, b), and where the trace of a square asks for it at (b, a)
+        here = inner + a * pitch + b
+        there = inner + b * pitch + a
+        uu = tl.load(here, mask=mask, other=0.0)
+        du = tl.load(here + k_total * pitch, mask=mask, other=0.0)
+        ud = tl.load(there + k_total * pitch, mask=mask, other=0.0)
+        dd = tl.load(here + k_total * (pitch + 1), mask=mask, other=0.0)
+        vu = tl.load(here + 2 * k_total * pitch, mask=mask, other=0.0)
+        uv = tl.load(there + 2 * k_total * pitch, mask=mask, other=0.0)
+        vd = tl.load(here + 2 * k_total * pitch + k_total, mask=mask, other=0.0)
+        dv = tl.load(there + 2 * k_total * pitch + k_total, mask=mask, other=0.0)
+        vv = tl.load(here + 2 * k_total * (pitch + 1), mask=mask, other=0.0)
+        total += du * ud + 2.0 * dd * vu + vd * dv
+        symmetric = tl.where(converging, dd, vv) * uu
+        total += 2.0 * (symmetric - tl.where(converging, du * ud, vu * uv))
+    for start in range(0, k_total * width, step):
         at = start + lane
-        mask = at < count
-        uf = tl.load(cross + at, mask=mask, other=0.0).to(tl.float64)
-        df = tl.load(cross + count + at, mask=mask, other=0.0).to(tl.float64)
-        total -= 2.0 * df * (2.0 * uf - df)
-    # ‖FᵀF‖²
-    for start in range(0, gram_size, step):
-        at = start + lane
-        value = tl.load(gram + at, mask=at < gram_size, other=0.0).to(tl.float64)
+        mask = at < k_total * width
+        delta_f = tl.load(cross + at, mask=mask, other=0.0).to(tl.float64)
+        v_f = tl.load(cross + k_total * width + at, mask=mask, other=0.0).to(tl.float64)
+        total -= 2.0 * delta_f * (delta_f + 2.0 * v_f)
+    for start in range(0, matrices_size, step):
+        at = start + lane.to(tl.int64)
+        value = tl.load(matrices + at, mask=at < matrices_size, other=0.0).to(tl.float64)
         total += value * value
     tl.store(partials + tl.program_id(0), tl.sum(total, 0))
 
@@ -88,10 +106,7 @@ def combine(
     eta: float,
     width: int,
 ) -> Tensor:
-    """Total, J_L, J_D and J_MSE (4,) from the sums alone; two launches. float64 takes the eager stage.
-
-    Bytes: the Gram matrix once, 4·min(B, D)², from L2 where it was just written.
-    """
+    """Total, J_L, J_D and J_MSE (4,) from the sums alone; two launches. float64 takes the eager stage."""
     import torch
 
     if sums.dtype == torch.float64:
@@ -106,10 +121,12 @@ def combine(
             cross,
             gram_matrix,
             partials,
-            len(inner) // 2,
+            len(inner) // 3,
             cross.shape[1],
             gram_matrix.numel(),
             **SIMILARITY,
         )
-        parts_kernel[(1,)](partials, sums, parts, alpha, beta, eta, width, **PARTS)
+        parts_kernel[(1,)](
+            partials, sums, parts, alpha, beta, eta, width, BLOCK=PROGRAMS, num_warps=4
+        )
     return parts

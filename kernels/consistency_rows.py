@@ -5,7 +5,7 @@ there mixes, normalises, projects on the prior's basis, and finishes logits, cro
 error and the label gradient. F is the only large thing written.
 
 Bytes: 2·B·D features (the partner's row comes from L2 while the batch fits there) + 4·B·D for F. The
-basis (K·D) stays in L1. Operations: 6·B·D·K, all in float32 fused multiply-adds: the exact part of the
+basis (K·D) stays in L1. Operations: 8·B·D·K, all in float32 fused multiply-adds: the exact part of the
 loss uses no tensor cores.
 """
 
@@ -87,12 +87,15 @@ def rows_kernel(
             features + other[:, None] * features_stride + d[None, :], mask=mask, other=0.0
         )
         x = lam * x + rest * partner.to(tl.float32)
-    n = tl.sqrt_rn(tl.sum(x * x, 1))
-    x *= tl.where(labelled, tl.div_rn(1.0, tl.where(n > 0.0, n, 1.0)), 0.0)[:, None]
+    n = tl.where(labelled, tl.sqrt_rn(tl.sum(x * x, 1)), 0.0)
+    # A division, not a product with 1/n: at D = 1 the unit rows are then exactly ±1.
+    x = tl.div_rn(x, tl.where(n > 0.0, n, 1.0)[:, None])
+    x = tl.where(labelled[:, None], x, 0.0)
 
+    c = tl.arange(0, BLOCK_C)
     r = tl.zeros([BLOCK_B], tl.float32)
     for start in range(0, k_total, BLOCK_C):
-        k = start + tl.arange(0, BLOCK_C)
+        k = start + c
         value = recast_tile(
             table, first[:, None], second[:, None], labelled[:, None] & (k < k_total)[None, :],
             tl.where(k < k_total, k, 0)[None, :], known, k_total, lam, rest, IDS, MIXED,
@@ -101,35 +104,58 @@ def rows_kernel(
     r = tl.sqrt_rn(r)
     length = tl.where(r > 0.0, r, 1.0)
 
-    # x̂ − r̂ before anything is projected: near convergence the difference is tiny and exact
-    for k in range(0, k_total):
-        u = recast_tile(table, first, second, labelled, k, known, k_total, lam, rest, IDS, MIXED)
-        u = tl.div_rn(u, length)
-        along = tl.load(basis + k * basis_stride + d, mask=in_width, other=0.0)
-        x -= u[:, None] * along[None, :]
-        tl.store(coordinates + row * (2 * k_total) + k, u, mask=in_batch)
-
-    # One direction after the other (modified Gram–Schmidt): the basis is orthonormal, so this is the
-    # projection, but what is left is orthogonal to rounding, and each basis vector is loaded once.
-    c = tl.arange(0, BLOCK_C)
+    # V, and x̂ − r̂. Taking r̂ away along one direction leaves V along the others as it is, so each
+    # basis vector is loaded once for both.
+    pitch = 3 * k_total
+    coordinate = coordinates + row * pitch
     in_classes = c < classes
     logits = tl.zeros([BLOCK_B, BLOCK_C], tl.float32)
-    error = tl.zeros([BLOCK_B], tl.float32)
     for k in range(0, k_total):
         along = tl.load(basis + k * basis_stride + d, mask=in_width, other=0.0)
-        delta = -tl.sum(x * along[None, :], 1)
-        x += delta[:, None] * along[None, :]
         u = recast_tile(table, first, second, labelled, k, known, k_total, lam, rest, IDS, MIXED)
         u = tl.div_rn(u, length)
-        difference = (r - n) * u + n * delta
-        error += difference * difference
+        v = tl.sum(x * along[None, :], 1)
+        x -= u[:, None] * along[None, :]
         if LABEL:
             w = tl.load(weight + k * classes + c, mask=in_classes, other=0.0)
-            logits += (n * (u - delta))[:, None] * w[None, :]
-        tl.store(coordinates + row * (2 * k_total) + k_total + k, delta, mask=in_batch)
+            logits += (n * v)[:, None] * w[None, :]
+        tl.store(coordinate + k, u, mask=in_batch)
+        tl.store(coordinate + 2 * k_total + k, v, mask=in_batch)
+
+    # Δ and F by modified Gram–Schmidt: the basis is orthonormal, so taking away one direction after
+    # the other is the projection, and what is left is orthogonal to rounding.
+    squared_delta = tl.zeros([BLOCK_B], tl.float32)
+    u_delta = tl.zeros([BLOCK_B], tl.float32)
+    for k in range(0, k_total):
+        along = tl.load(basis + k * basis_stride + d, mask=in_width, other=0.0)
+        u = recast_tile(table, first, second, labelled, k, known, k_total, lam, rest, IDS, MIXED)
+        u = tl.div_rn(u, length)
+        delta = -tl.sum(x * along[None, :], 1)
+        x += delta[:, None] * along[None, :]
+        squared_delta += delta * delta
+        u_delta += u * delta
+        tl.store(coordinate + k_total + k, delta, mask=in_batch)
+    squared_f = tl.zeros([BLOCK_B], tl.float32)
     if OUTSIDE:
-        error += n * n * tl.sum(x * x, 1)
+        squared_f += tl.sum(x * x, 1)
         tl.store(outside + row[:, None] * width + d[None, :], x, mask=mask)
+
+    # Unit rows at the distance |x̂ − r̂|² = |Δ|² + |F|² have u·Δ = half of it, which near convergence
+    # is far more exact than the projection, whose rounding is relative to 1 and not to Δ.
+    half = tl.where(
+        (n > 0.0) & (r > 0.0), 0.5 * (squared_delta + squared_f) - u_delta, 0.0
+    )
+    error = n * n * squared_f
+    tl.debug_barrier()  # U and Δ were written by other threads of this program
+    for start in range(0, k_total, BLOCK_C):
+        k = start + c
+        at = coordinates + row[:, None] * pitch + k[None, :]
+        here = in_batch[:, None] & (k < k_total)[None, :]
+        u = tl.load(at, mask=here, other=0.0)
+        delta = tl.load(at + k_total, mask=here, other=0.0) + half[:, None] * u
+        tl.store(at + k_total, delta, mask=here)
+        difference = (r - n)[:, None] * u + n[:, None] * delta
+        error += tl.sum(difference * difference, 1)
     tl.store(norms + row, n, mask=in_batch)
     tl.store(norms + batch + row, r, mask=in_batch)
 
@@ -191,7 +217,7 @@ def rows(
     if not ids:
         table = product(targets, table)
     outside = basis.new_empty(batch, width if k < width else 0)
-    coordinates = basis.new_empty(batch, 2 * k)
+    coordinates = basis.new_empty(batch, 3 * k)
     label_gradient = basis.new_empty(batch, k)
     norms = basis.new_empty(2, batch)
     tile = row_tile(width)
@@ -233,7 +259,7 @@ def rows(
         )
     sums = sum_partials(partials, basis.new_empty(3))
     if not fused:
-        projected = (coordinates[:, :k] - coordinates[:, k:]) * (norms[0] / temperature)[:, None]
+        projected = coordinates[:, 2 * k :] * (norms[0] / temperature)[:, None]
         _, slope, label_sums = gce_rows(
             product(projected, weight), targets, permutation, q, lam
         )

@@ -60,3 +60,12 @@ def unit_stride(tensor: Tensor) -> Tensor:
 def columns_first(matrix: Tensor) -> Tensor:
     """The matrix with adjacent entries of a column adjacent in memory, as whole columns are read."""
     return matrix if matrix.stride(0) == 1 else matrix.T.contiguous().T
+
+
+# Enough programs for about four rounds on a large GPU: the last, partly filled one then costs little.
+PROGRAMS = 512
+
+
+def slices(tiles: int, depth: int, shortest: int) -> int:
+    """Into how many slices to cut a sum of ``depth`` terms so that few tiles still fill the GPU."""
+    return max(1, min(blocks(PROGRAMS, tiles), depth // shortest))

@@ -20,9 +20,8 @@ WIDE = {"BLOCK_N": 8, "BLOCK_W": 256, "num_warps": 4}
 
 @triton.jit(do_not_specialize=["count"])
 def sum_partials_kernel(
-    partials, first, second, count, width, split, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr
+    partials, out, count, width, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr
 ):
-    """``Σ_n partials[n]``: entries before ``split`` go to ``first``, the others to ``second``."""
     w = tl.program_id(0).to(tl.int64) * BLOCK_W + tl.arange(0, BLOCK_W)
     total = tl.zeros([BLOCK_W], tl.float64)
     for start in range(0, count, BLOCK_N):
@@ -30,16 +29,15 @@ def sum_partials_kernel(
         mask = (n < count)[:, None] & (w < width)[None, :]
         tile = tl.load(partials + n[:, None] * width + w[None, :], mask=mask, other=0.0)
         total += tl.sum(tile.to(tl.float64), 0)
-    tl.store(first + w, total.to(tl.float32), mask=w < split)
-    tl.store(second + w - split, total.to(tl.float32), mask=(w >= split) & (w < width))
+    tl.store(out + w, total.to(out.dtype.element_ty), mask=w < width)
 
 
-def sum_partials(partials: Tensor, out: Tensor, rest: Tensor | None = None) -> Tensor:
-    """Sums (n, width) float32 partials over n into ``out``, and what does not fit there into ``rest``."""
+def sum_partials(partials: Tensor, out: Tensor) -> Tensor:
+    """``out = Σ_n partials[n]`` for partials (n, numel of ``out``), added in float64."""
     count, width = partials.shape
     config = NARROW if width <= NARROW["BLOCK_W"] else WIDE
     with on_device_of(partials):
         sum_partials_kernel[(blocks(width, config["BLOCK_W"]),)](
-            partials, out, out if rest is None else rest, count, width, out.numel(), **config
+            partials, out, count, width, **config
         )
     return out

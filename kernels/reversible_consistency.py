@@ -2,8 +2,9 @@
 
     stage        file                      launches (K, C up to 128)
     rows         consistency_rows.py       2 (3 for target rows)
-    class_sums   product.py                2
-    gram         product.py                1, or 2 where the sum is sliced
+    class_sums   class_sums.py             4
+    gram         symmetric.py              2
+    differences  symmetric.py              2 (in place of class_sums and gram, for B < D)
     combine      combine.py                2
     gradient     consistency_gradient.py   3
 
@@ -11,9 +12,10 @@ Each has the eager stage's signature and returns the same tensors. Nothing waits
 depends on data, nothing is added up atomically: a captured graph replays, and replays the same bits.
 """
 
+from .class_sums import class_sums
 from .combine import combine
 from .consistency_gradient import gradient
 from .consistency_rows import rows
-from .product import class_sums, gram
+from .symmetric import differences, gram
 
-__all__ = ["rows", "class_sums", "gram", "combine", "gradient"]
+__all__ = ["rows", "class_sums", "gram", "differences", "combine", "gradient"]

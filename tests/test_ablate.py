@@ -198,7 +198,7 @@ def row(name: str, *values: float, baseline: bool = False) -> Row:
 
 
 class TestTable:
-    # Two seeds, s² = 2·0.01² = 0.0002 each: the difference has a standard error of √0.0002 = 0.0141.
+    # Two seeds, s² = 2·0.01² = 0.0002 each: the difference has a standard error of √0.0002.
     full = row("full", 0.49, 0.51)
 
     @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ class TestScaling:
         assert fit_scaling(name, x)(np.array([[0.0]])) == 0
 
     def test_unknown(self) -> None:
-        with pytest.raises(ValueError, match="scaling: expected one of .*, got 'cubic'"):
+        with pytest.raises(ValueError, match=r"scaling: expected one of .*, got 'cubic'"):
             fit_scaling("cubic", self.x)
 
 
@@ -167,7 +167,7 @@ class TestSemanticMatching:
 
 
 class TestReferencePoints:
-    """Values published or measured elsewhere on the same splits; choice on validation costs some."""
+    """Values measured elsewhere on the same splits; to choose on validation costs up to 0.02."""
 
     @staticmethod
     def within(found: Baseline, expected: dict[str, tuple[float, float]]) -> None:

@@ -22,6 +22,7 @@ from drcl.cli import main, settings
 from drcl.cli.settings import attribute_help, merge, preset_for
 from drcl.cli.tables import map_table
 from drcl.data import load
+from drcl.data import names as data_names
 
 SMALL = [
     *("--dim", "16", "--hidden", "32", "--epochs", "2", "--prior-epochs", "2"),
@@ -486,6 +487,7 @@ class TestSettings:
             assert len(words[field.name]) > 10
             assert f"--{field.name.replace('_', '-')} " in output
         assert "[default: 4096,4096]" in output and "--no-paper-compat" in output
+        assert all(f" {name}" in output for name in data_names())
 
     def test_options_win_over_the_preset(self, monkeypatch: pytest.MonkeyPatch) -> None:
         preset = Config(dim=32, lr={"a": 0.1, "b": 0.2}, epochs=7, standardize=True, prior_norm=2.0)

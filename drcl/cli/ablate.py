@@ -42,12 +42,13 @@ def ablate(
     progress: bool,
     **given: Any,
 ) -> None:
-    """Train the method and its variants over seeds, beside linear baselines.
+    """Compare the method with its variants.
 
-    Variants: a random orthogonal prior (unit columns, and scaled to the learned prior's norm), each
-    modality's own prior, the prior with the lowest score, no recasting terms, no augmentation, no
-    label loss, the released code's behaviour. Baselines: CCA where the samples are paired, and
-    semantic matching by logistic regression. Each result is stored as it comes.
+    All are trained over seeds and put beside linear baselines. Variants: a random orthogonal prior
+    (unit columns, and scaled to the learned prior's norm), each modality's own prior, the prior
+    with the lowest score, no recasting terms, no augmentation, no label loss, the released code's
+    behaviour. Baselines: CCA where the samples are paired, and semantic matching by logistic
+    regression. Each result is stored as it comes.
     """
     loaded = load(dataset, data)
     name, base = preset_for(dataset, preset)

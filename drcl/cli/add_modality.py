@@ -60,7 +60,9 @@ def add_modality(
     progress: bool,
     **given: Any,
 ) -> None:
-    """Train a further modality of a run against its prior; the others stay as they are.
+    """Add a modality to a run.
+
+    It is trained against the prior of the run; the other modalities stay as they are.
 
     Labels are the names of the run's classes; whole numbers too where those are the names, and
     otherwise they count the classes from 0. Options are for this modality only; by default its

@@ -9,5 +9,5 @@ from drcl import backends
 
 @click.command()
 def info() -> None:
-    """Show versions, devices and backends, and why a backend is not available."""
+    """Show versions, devices and backends."""
     click.echo(backends.format_info())

@@ -40,7 +40,10 @@ split_option = click.option(
 def evaluate(
     run: Path, data: str | None, split: SplitName | None, ks: tuple[int, ...], out: Path | None
 ) -> None:
-    """Print the mAP of a trained run; nothing is written without --out."""
+    """Print the mAP of a run.
+
+    Nothing is written without --out.
+    """
     record, model = open_run(run), DRCL.load(run)
     loaded = record.load_data(data)
     split = _chosen(loaded, split)
@@ -63,7 +66,10 @@ def evaluate(
     help="Where to: .npy, or .npz or .safetensors with the array 'embeddings'.",
 )
 def encode(run: Path, modality: str, features: str, out: Path) -> None:
-    """Encode features of one modality into the common space: (N, dim) float32, unit rows."""
+    """Encode features of one modality.
+
+    The result is (N, dim) float32 with rows of unit length, in the common space.
+    """
     pack = {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors}.get(out.suffix)
     if pack is None:
         raise click.BadParameter(
@@ -101,7 +107,10 @@ def search(
     data: str | None,
     split: SplitName | None,
 ) -> None:
-    """Search modality TARGET with rows of modality SOURCE; a star marks a shared class."""
+    """Search one modality with rows of another.
+
+    Queries and gallery are rows of the data set; a star marks a shared class.
+    """
     record, model = open_run(run), DRCL.load(run)
     loaded = record.load_data(data)
     samples = loaded.splits[_chosen(loaded, split)]
@@ -128,7 +137,7 @@ def search(
 @run_argument
 @data_option
 def report(run: Path, data: str | None) -> None:
-    """Write the report of a run anew, from its model and the data."""
+    """Write the report of a run anew."""
     record, model = open_run(run), DRCL.load(run)
     loaded = record.load_data(data)
     split = _chosen(loaded, None)

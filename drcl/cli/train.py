@@ -39,7 +39,9 @@ def train(
     progress: bool,
     **given: Any,
 ) -> None:
-    """Train on a data set, measure mAP on its test split, and write it all to a run directory.
+    """Train on a data set.
+
+    Then measure mAP on its test split, and write it all to a run directory.
 
     DATASET is digits, synthetic, wikipedia, uci, wikipedia-deep, xmedia, xmedianet, nus-wide or
     inria-websearch; or the path of a manifest that describes your own files.

@@ -8,8 +8,8 @@ def gce_rows(logits: Tensor, targets: Tensor, q: Tensor) -> tuple[Tensor, Tensor
     """``(1 − s^q)/q`` of every row, its gradient, and the probabilities.
 
     Shapes: logits and targets (B, C), q 0-d. With ``log s = logsumexp(log p + log Y)`` the gradient
-    by the logits is ``−s^q (posterior − p)``, where the posterior is ``Y p / s``: finite for every
-    and every gap between logits. Unlabelled rows give zero.
+    by the logits is ``−s^q (posterior − p)``, where the posterior is ``Y p / s``: finite for
+    every q and every gap between logits. Unlabelled rows give zero.
 
     Returns losses (B,), logit gradients (B, C), probabilities p (B, C), and ``log s`` (B,).
     """

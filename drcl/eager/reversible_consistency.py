@@ -8,9 +8,9 @@ outside it. Per row:
     Δ = (r̂ − x̂) Q        coordinates of the difference, U − V   (B×K)
     F = (x̂ − r̂) + Δ Qᵀ   what is left outside, orthogonal to Q  (B×D)
 
-The difference is formed before anything is projected or squared: at convergence Δ and F are tiny, and
-differences of squares of U and V would cancel. V is formed by itself, as it is tiny at random. The
-loss then needs only the sums ``HᵀH`` of H = [U, Δ, V], ``[Δ, V]ᵀF`` and ``FᵀF``, and so does its
+The difference is formed before anything is projected or squared: at convergence Δ and F are tiny,
+and differences of squares of U and V would cancel. V is formed by itself, as it is tiny at random.
+The loss then needs only the sums ``HᵀH`` of H = [U, Δ, V], ``[Δ, V]ᵀF`` and ``FᵀF``, and so does its
 gradient:
 
     ‖R̂R̂ᵀ − X̂X̂ᵀ‖² = tr((ΔᵀU)²) + 2⟨ΔᵀΔ, UᵀV⟩ + tr((VᵀΔ)²) − 2⟨ΔᵀF, (Δ+2V)ᵀF⟩ + ‖FᵀF‖²
@@ -34,6 +34,7 @@ from torch import Tensor
 
 from drcl.eager.gce import gce_rows
 from drcl.eager.mixup import mix, unmix
+from drcl.eager.products import project
 from drcl.eager.targets import target_rows
 
 # Wide enough for full GEMM speed, narrow enough that the triangle costs little more than half.
@@ -80,15 +81,15 @@ def rows(
     # A division, not a product with 1/n: at D = 1 the unit rows are then exactly ±1.
     outside = (x / safe(n)[:, None]).mul_(mask)
     del x  # at a large batch this is the difference between two and three copies of the features
-    v = outside @ basis
+    v = project(outside, basis)
     if basis.shape[1] == basis.shape[0]:
         delta = u - v
         outside = u.new_zeros(len(u), 0)
     else:
         outside = outside.addmm_(u, basis.T, alpha=-1)
-        delta = -(outside @ basis)
+        delta = -project(outside, basis)
         outside.addmm_(delta, basis.T)
-    squared_f = row_dot(outside, outside)
+    squared_f = torch.linalg.vector_norm(outside, dim=1).square()
     # Unit rows at the distance |x̂ − r̂|² = |Δ|² + |F|² have u·Δ = half of it: near convergence this
     # is far more exact than the projection, whose rounding is relative to 1 and not to Δ.
     half = 0.5 * (row_dot(delta, delta) + squared_f) - row_dot(u, delta)
@@ -208,7 +209,7 @@ def gradient(
         smaller = torch.where(converging, -delta, v)
         by_u = torch.where(converging, -du, vu) + vd.T
         across = outside @ gram_matrix[0]
-        crossed = outside @ cross.T  # F(ΔᵀF)ᵀ and F(VᵀF)ᵀ
+        crossed = project(outside, cross.T)  # F(ΔᵀF)ᵀ and F(VᵀF)ᵀ
         along = u @ by_u.to(u) + delta @ vv.to(u) - smaller @ uu.to(u) - crossed[:, k:]
         projection = row_dot(v, along) + row_dot(left, crossed) - row_dot(across, outside)
     # The normalisation takes away the part along x̂ = (v, F); J_MSE and J_L act on x directly.
@@ -235,7 +236,7 @@ def gradient(
 
 def similarity_terms(inner: Tensor, cross: Tensor, gram_matrix: Tensor) -> Tensor:
     """``‖R̂R̂ᵀ − X̂X̂ᵀ‖² + ‖R̂X̂ᵀ − X̂R̂ᵀ‖²`` from the sums alone, in float64 as it may cancel."""
-    squares = torch.linalg.vector_norm(gram_matrix, dtype=torch.float64).square()
+    squares = torch.linalg.vector_norm(gram_matrix, dim=2).double().square().sum()
     if is_by_rows(gram_matrix):
         return squares
     uu, du, dd, vu, vd, vv = blocks(inner)
@@ -264,5 +265,6 @@ def safe(norm: Tensor) -> Tensor:
 
 
 def row_dot(a: Tensor, b: Tensor) -> Tensor:
-    """Row-wise inner products (B,), without a (B, D) temporary."""
-    return torch.linalg.vecdot(a, b)
+    """Row-wise inner products (B,); a few rows at a time, so that the products stay in cache."""
+    parts = [(x * y).sum(dim=1) for x, y in zip(a.split(PANEL), b.split(PANEL), strict=True)]
+    return torch.cat(parts)
