@@ -17,6 +17,7 @@ from torch.distributed import ProcessGroup
 
 from drcl import ops, reference
 from drcl.dispatch import choose
+from drcl.eager.gce import gce
 from drcl.eager.targets import target_rows
 from drcl.prior import Prior
 
@@ -158,9 +159,10 @@ def generalized_cross_entropy(
     """
     _check_features(logits, "logits")
     _check_q(q)
-    return reference.generalized_cross_entropy(
-        logits, _target_rows(targets, logits, logits.shape[1]), q
-    )
+    rows = _target_rows(targets, logits, logits.shape[1])
+    if choose("generalized_cross_entropy", logits.device) == "reference":
+        return reference.generalized_cross_entropy(logits, rows, q)
+    return gce(logits, rows, _as_tensor(q, logits))
 
 
 def reversible_consistency_loss(

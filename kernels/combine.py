@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from .launch import on_device_of
+from .launch import blocks, on_device_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SIMILARITY = {"BLOCK": 1024, "num_warps": 4}
-# A fixed number of partial sums, each over its share of every matrix: the result does not depend on
-# the GPU, and the last step is one small program.
-PROGRAMS = 256
+PARTS = {"BLOCK": 256, "num_warps": 4}
+# As many partial sums as the last step takes in one small program; their number, and so the result,
+# depends on shapes only.
+PROGRAMS = PARTS["BLOCK"]
 
 
 @triton.jit
@@ -83,9 +84,12 @@ def similarity_kernel(
     tl.store(partials + tl.program_id(0), tl.sum(total, 0))
 
 
-@triton.jit
-def parts_kernel(partials, sums, parts, alpha, beta, eta, width, BLOCK: tl.constexpr):
-    similarity = tl.sum(tl.load(partials + tl.arange(0, BLOCK)), 0)
+@triton.jit(do_not_specialize=["programs"])
+def parts_kernel(
+    partials, sums, parts, programs, alpha, beta, eta, width, BLOCK: tl.constexpr
+):
+    program = tl.arange(0, BLOCK)
+    similarity = tl.sum(tl.load(partials + program, mask=program < programs, other=0.0), 0)
     count = tl.maximum(tl.load(sums + 2), 1.0)
     label = tl.load(sums) / count
     squared = tl.load(sums + 1) / (count * width)
@@ -113,10 +117,12 @@ def combine(
         from drcl.eager import reversible_consistency as eager
 
         return eager.combine(sums, inner, cross, gram_matrix, alpha, beta, eta, width)
-    partials = sums.new_empty(PROGRAMS, dtype=torch.float64)
+    largest = max(inner.numel() // 9, cross.numel() // 2, gram_matrix.numel())
+    programs = min(PROGRAMS, max(1, blocks(largest, SIMILARITY["BLOCK"])))
+    partials = sums.new_empty(programs, dtype=torch.float64)
     parts = sums.new_empty(4)
     with on_device_of(sums):
-        similarity_kernel[(PROGRAMS,)](
+        similarity_kernel[(programs,)](
             inner,
             cross,
             gram_matrix,
@@ -127,6 +133,6 @@ def combine(
             **SIMILARITY,
         )
         parts_kernel[(1,)](
-            partials, sums, parts, alpha, beta, eta, width, BLOCK=PROGRAMS, num_warps=4
+            partials, sums, parts, programs, alpha, beta, eta, width, **PARTS
         )
     return parts

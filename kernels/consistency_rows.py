@@ -95,10 +95,10 @@ def rows_kernel(
     c = tl.arange(0, BLOCK_C)
     r = tl.zeros([BLOCK_B], tl.float32)
     for start in range(0, k_total, BLOCK_C):
-        k = start + c
+        some = start + c
         value = recast_tile(
-            table, first[:, None], second[:, None], labelled[:, None] & (k < k_total)[None, :],
-            tl.where(k < k_total, k, 0)[None, :], known, k_total, lam, rest, IDS, MIXED,
+            table, first[:, None], second[:, None], labelled[:, None] & (some < k_total)[None, :],
+            tl.where(some < k_total, some, 0)[None, :], known, k_total, lam, rest, IDS, MIXED,
         )  # fmt: skip
         r += tl.sum(value * value, 1)
     r = tl.sqrt_rn(r)
@@ -115,7 +115,7 @@ def rows_kernel(
         u = recast_tile(table, first, second, labelled, k, known, k_total, lam, rest, IDS, MIXED)
         u = tl.div_rn(u, length)
         v = tl.sum(x * along[None, :], 1)
-        x -= u[:, None] * along[None, :]
+        x = tl.fma(-u[:, None], along[None, :], x)
         if LABEL:
             w = tl.load(weight + k * classes + c, mask=in_classes, other=0.0)
             logits += (n * v)[:, None] * w[None, :]
@@ -131,7 +131,7 @@ def rows_kernel(
         u = recast_tile(table, first, second, labelled, k, known, k_total, lam, rest, IDS, MIXED)
         u = tl.div_rn(u, length)
         delta = -tl.sum(x * along[None, :], 1)
-        x += delta[:, None] * along[None, :]
+        x = tl.fma(delta[:, None], along[None, :], x)
         squared_delta += delta * delta
         u_delta += u * delta
         tl.store(coordinate + k_total + k, delta, mask=in_batch)
@@ -148,13 +148,13 @@ def rows_kernel(
     error = n * n * squared_f
     tl.debug_barrier()  # U and Δ were written by other threads of this program
     for start in range(0, k_total, BLOCK_C):
-        k = start + c
-        at = coordinates + row[:, None] * pitch + k[None, :]
-        here = in_batch[:, None] & (k < k_total)[None, :]
-        u = tl.load(at, mask=here, other=0.0)
-        delta = tl.load(at + k_total, mask=here, other=0.0) + half[:, None] * u
-        tl.store(at + k_total, delta, mask=here)
-        difference = (r - n)[:, None] * u + n[:, None] * delta
+        some = start + c
+        here = in_batch[:, None] & (some < k_total)[None, :]
+        at = coordinates + row[:, None] * pitch + some[None, :]
+        some_u = tl.load(at, mask=here, other=0.0)
+        some_delta = tl.load(at + k_total, mask=here, other=0.0) + half[:, None] * some_u
+        tl.store(at + k_total, some_delta, mask=here)
+        difference = (r - n)[:, None] * some_u + n[:, None] * some_delta
         error += tl.sum(difference * difference, 1)
     tl.store(norms + row, n, mask=in_batch)
     tl.store(norms + batch + row, r, mask=in_batch)
@@ -190,7 +190,7 @@ def rows(
 
     Target rows take a small product more, Y P Q. With more than 128 classes the logits, their
     cross-entropy and the label gradient follow in three launches of their own. float64, and rows wider
-    than 32,768, take the eager stage.
+    than 16,384, take the eager stage.
     """
     from drcl.eager import reversible_consistency as eager
 

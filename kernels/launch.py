@@ -23,16 +23,17 @@ class RowTile(NamedTuple):
 def row_tile(width: int) -> RowTile:
     """How many whole rows of ``width`` one program holds.
 
-    16,384 values, 64 registers a thread at 8 warps, leave room for two programs on a multiprocessor.
-    Eight rows share every basis vector that is loaded; more would only add latency.
+    32 values a thread leave registers for the other half of a mixed row, and for two programs on a
+    multiprocessor. At D = 2,048 four rows share every basis vector that is loaded, and a batch of 1,024
+    makes 256 programs: one round on a large GPU.
     """
     block_width = power_of_two(width, 16)
-    block_rows = min(8, max(1, 16384 // block_width))
-    return RowTile(block_rows, block_width, min(8, max(1, block_rows * block_width // 2048)))
+    block_rows = min(8, max(1, 8192 // block_width))
+    return RowTile(block_rows, block_width, max(1, block_rows * block_width // 1024))
 
 
-# The widest row that still fits, 128 registers a thread.
-FUSED_WIDTH = 32768
+# The widest row that is held whole, by 16 warps.
+FUSED_WIDTH = 16384
 
 
 def power_of_two(size: int, at_least: int) -> int:

@@ -41,8 +41,10 @@ def matmul_precision() -> str:
 @triton.jit
 def multiply(a, b, accumulator, PRECISION: tl.constexpr):
     if PRECISION == "bf16":
-        return tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), accumulator)
-    return tl.dot(a, b, accumulator, input_precision=PRECISION)
+        accumulator = tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), accumulator)
+    else:
+        accumulator = tl.dot(a, b, accumulator, input_precision=PRECISION)
+    return accumulator
 
 
 @triton.jit(do_not_specialize=["m_total"])

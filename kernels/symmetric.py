@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from .launch import blocks, on_device_of, power_of_two, slices
+from .launch import blocks, on_device_of, slices
 from .product import Config, matmul_precision, multiply
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ SYMMETRIC: dict[str, Config] = {
     "bf16": {"BLOCK": 128, "BLOCK_K": 64, "num_warps": 8, "num_stages": 3},
 }
 GRAM: Config = {"BLOCK_R": 16, "num_warps": 4}
-DIFFERENCES: Config = {"BLOCK_R": 16, "num_warps": 4, "num_stages": 2}
+DIFFERENCES: Config = {"BLOCK_R": 16, "BLOCK_K": 16, "num_warps": 8, "num_stages": 1}
 
 
 @triton.jit
@@ -89,11 +89,12 @@ def add_slices(partials, r, parts, BLOCK: tl.constexpr, BLOCK_R: tl.constexpr):
 
 
 @triton.jit
-def store_mirrored(matrix, size, i, j, value, mirrored, mirror):
+def store_mirrored(matrix, size, i, j, value, mirrored, on_diagonal):
     """A block in its place and, off the diagonal, in the mirrored one."""
     mask = (i < size)[:, None] & (j < size)[None, :]
     tl.store(matrix + i[:, None] * size + j[None, :], value, mask=mask)
-    tl.store(matrix + j[None, :] * size + i[:, None], mirrored, mask=mask & mirror)
+    mask = mask & (j < tl.where(on_diagonal, 0, size))[None, :]
+    tl.store(matrix + j[None, :] * size + i[:, None], mirrored, mask=mask)
 
 
 @triton.jit(do_not_specialize=["parts"])
@@ -105,7 +106,7 @@ def gram_kernel(
     i = block_i.to(tl.int64) * BLOCK + r
     j = block_j.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     total = add_slices(partials, r, parts, BLOCK, BLOCK_R)
-    store_mirrored(gram_matrix, size, i, j, total, total, block_i != block_j)
+    store_mirrored(gram_matrix, size, i, j, total, total, block_i == block_j)
 
 
 @triton.jit
@@ -159,9 +160,9 @@ def differences_kernel(
     diagonal = i[:, None] == j[None, :]
     m = tl.where(diagonal, known[:, None], m)
     z = tl.where(diagonal, 0.0, z)
-    store_mirrored(out, batch, i, j, m, m, block_i != block_j)
+    store_mirrored(out, batch, i, j, m, m, block_i == block_j)
     square = batch.to(tl.int64) * batch
-    store_mirrored(out + square, batch, i, j, z, -z, block_i != block_j)
+    store_mirrored(out + square, batch, i, j, z, -z, block_i == block_j)
 
 
 def _slices_of_product(factor: Tensor, precision: str) -> tuple[Tensor, int, int]:
@@ -227,7 +228,6 @@ def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
             k,
             parts,
             BLOCK=block,
-            BLOCK_K=min(32, power_of_two(k, 16)),
             **DIFFERENCES,
         )
     return result

@@ -9,9 +9,9 @@ outside it. Per row:
     F = (x̂ − r̂) + Δ Qᵀ   what is left outside, orthogonal to Q  (B×D)
 
 The difference is formed before anything is projected or squared: at convergence Δ and F are tiny,
-and differences of squares of U and V would cancel. V is formed by itself, as it is tiny at random.
-The loss then needs only the sums ``HᵀH`` of H = [U, Δ, V], ``[Δ, V]ᵀF`` and ``FᵀF``, and so does its
-gradient:
+and differences of squares of U and V would cancel. V is formed by itself, as it is tiny at
+random. The loss then needs only the sums ``HᵀH`` of H = [U, Δ, V], ``[Δ, V]ᵀF`` and ``FᵀF``,
+and so does its gradient:
 
     ‖R̂R̂ᵀ − X̂X̂ᵀ‖² = tr((ΔᵀU)²) + 2⟨ΔᵀΔ, UᵀV⟩ + tr((VᵀΔ)²) − 2⟨ΔᵀF, (Δ+2V)ᵀF⟩ + ‖FᵀF‖²
     ‖R̂X̂ᵀ − X̂R̂ᵀ‖² = 2[⟨AᵀA, UᵀU⟩ − tr((AᵀU)²)],  A = −Δ or V, whichever is smaller
