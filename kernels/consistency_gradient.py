@@ -57,7 +57,7 @@ def scales(grad, sums, alpha, beta, eta, width):
 
 @triton.jit
 def inverse_norm(n):
-    return tl.div_rn(1.0, tl.where(n > 0.0, n, 1.0))
+    return 1.0 / tl.where(n > 0.0, n, 1.0)
 
 
 @triton.jit

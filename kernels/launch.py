@@ -23,9 +23,8 @@ class RowTile(NamedTuple):
 def row_tile(width: int) -> RowTile:
     """How many whole rows of ``width`` one program holds.
 
-    32 values a thread leave registers for the other half of a mixed row, and for two programs on a
-    multiprocessor. At D = 2,048 four rows share every basis vector that is loaded, and a batch of 1,024
-    makes 256 programs: one round on a large GPU.
+    32 values a thread leave registers for the other half of a mixed row. At D = 2,048 that is four
+    rows in eight warps, and every basis vector that is loaded serves four rows; eight rows spill.
     """
     block_width = power_of_two(width, 16)
     block_rows = min(8, max(1, 8192 // block_width))
