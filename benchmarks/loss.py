@@ -176,7 +176,7 @@ def peak(form: str, b: int, d: int) -> None:
 
 
 def accuracy() -> list[dict[str, Any]]:
-    """Rounding errors of float32 against float64, ours over the literal form's, worst per B and D."""
+    """Rounding errors of float32, ours over what the literal form's allow, worst per B and D."""
     rows = []
     cases = list(itertools.product((1, 2, 7, 128, 1000, 4096), (1, 10, 64, 300, 2048)))
     for b, d in tqdm(cases, desc="accuracy", disable=None):

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CLASS_MATRIX = {"BLOCK": 256, "num_warps": 4}
-FINISH = {"BLOCK_B": 16, "BLOCK_D": 256, "num_warps": 8}
+FINISH = {"BLOCK_B": 8, "BLOCK_D": 256, "num_warps": 8}
 
 
 @triton.jit
