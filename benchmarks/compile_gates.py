@@ -146,7 +146,7 @@ def cases() -> Iterator[Case]:
         (2048, 1000, "ids", "fp32"),
         (launch.FUSED_WIDTH, 10, "ids", "fp32"),
     ):
-        tile = launch.row_tile(width)
+        tile = launch.row_tile(width, classes)
         yield case(
             "consistency_rows", "rows_kernel", f"{dtype} {targets} D={width} C={classes}",
             f"*{dtype} {'*i64' if targets == 'ids' else '*fp32'} *i64 *fp64 *fp32 *fp32 *fp32 "
@@ -220,7 +220,7 @@ def cases() -> Iterator[Case]:
         (2048, 1000, False),
         (launch.FUSED_WIDTH, 10, False),
     ):
-        tile = launch.row_tile(1 if by_rows else width)
+        tile = launch.row_tile(1 if by_rows else width, k)
         yield case(
             "consistency_gradient", "coefficients_kernel",
             f"{'M, Z' if by_rows else 'FᵀF'} D={width} K={k}",

@@ -324,7 +324,7 @@ def gradient(
     projection = basis.new_empty(batch)
     origin = None if permutation is None else permutation.new_empty(batch)
     crossed = has_outside and not by_rows
-    tile = row_tile(width if crossed else 1)
+    tile = row_tile(width if crossed else 1, k)
     with on_device_of(basis):
         coefficients_kernel[(blocks(batch, tile.block_rows),)](
             grad,

@@ -238,7 +238,7 @@ def rows(
     coordinates = basis.new_empty(batch, 3 * k)
     label_gradient = basis.new_empty(batch, k)
     norms = basis.new_empty(2, batch)
-    tile = row_tile(width)
+    tile = row_tile(width, classes)
     programs = blocks(batch, tile.block_rows)
     partials = basis.new_empty(programs, 3)
     with on_device_of(features):

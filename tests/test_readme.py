@@ -22,7 +22,7 @@ COMMANDS = [
     for line in code.splitlines()
 ]
 # What a command is cut down to here; each setting is one that the command has anyway.
-SHORTER = "--dim 16 --hidden 32 --epochs 2 --prior-epochs 2".split()
+SHORTER = ["--dim", "16", "--hidden", "32", "--epochs", "2", "--prior-epochs", "2"]
 
 
 @pytest.mark.parametrize("code", PYTHON, ids=[code.splitlines()[0][:30] for code in PYTHON])
