@@ -141,9 +141,8 @@ def dense_loss(rows: Tensor, prior: Prior) -> Callable[[Tensor], Tensor]:
             2 * nnf.normalize(a) @ nnf.normalize(b).T
             for a, b in ((recasting, recasting), (x, x), (recasting, x))
         ]
-        consistency = (theta[0] - theta[1]).square().mean() + (
-            theta[2] - theta[2].T
-        ).square().mean()
+        consistency = (theta[0] - theta[1]).square().mean()
+        consistency = consistency + (theta[2] - theta[2].T).square().mean()
         log_s = ((x @ prior.weight).log_softmax(dim=1) * rows).sum(dim=1)
         return 0.1 * consistency + 0.1 * (recasting - x).square().mean() - torch.expm1(log_s).mean()
 

@@ -1,4 +1,4 @@
-"""Compile gates: every kernel, at every default configuration, for sm_80, sm_90 and sm_100, without a GPU."""
+"""Compile gates: every kernel at every default configuration, for three GPUs, without a GPU."""
 
 from __future__ import annotations
 
