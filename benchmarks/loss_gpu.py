@@ -134,7 +134,7 @@ def speed_row(b: int, precision: str, floor: float) -> dict[str, Any]:
 
 
 def dense_loss(rows: Tensor, prior: Prior) -> Callable[[Tensor], Tensor]:
-    """The literal loss where all rows are labelled: no mask, so that it compiles and never waits."""
+    """The literal loss for rows that are all labelled: no mask, so it compiles and never waits."""
 
     def loss(x: Tensor) -> Tensor:
         theta = [

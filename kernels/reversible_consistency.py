@@ -7,7 +7,7 @@ kernels.
     gram         symmetric.py              2
     differences  symmetric.py              2 (in place of class_sums and gram, for B < D)
     combine      combine.py                2
-    gradient     consistency_gradient.py   3
+    gradient     consistency_gradient.py   3 (4 after class_sums)
 
 Each has the eager stage's signature and returns the same tensors. Nothing waits for the GPU, no
 shape depends on data, nothing is added up atomically: a captured graph replays, and replays the

@@ -26,7 +26,7 @@ def table(tmp_path_factory):
         report = folder / f"{architecture}.json"
         run = subprocess.run(
             [sys.executable, ROOT / "benchmarks" / "compile_gates.py", "--arch", architecture,
-             "--json", report],
+             "--jobs", "2", "--json", report],
             env=environment, capture_output=True, text=True,
         )  # fmt: skip
         print(run.stdout)
