@@ -44,7 +44,8 @@ VARIANTS = (
     Variant("no recasting terms (α = β = 0)", changes={"alpha": 0.0, "beta": 0.0}),
     Variant("no augmentation (λ = 1)", changes={"lam": 1.0}),
     Variant("no label loss (η = 0)", changes={"eta": 0.0}),
-    Variant("paper_compat", prior="anew", changes={"paper_compat": True}),
+    # The released code does not rescale its prior.
+    Variant("paper_compat", prior="anew", changes={"paper_compat": True, "prior_norm": None}),
 )
 
 
