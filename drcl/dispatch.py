@@ -52,7 +52,7 @@ def choose(family: str, device: torch.device) -> str:
 
 def _fits(name: str, family: str, device: torch.device) -> bool:
     if name == "triton":
-        # The kernels are for a GPU; their interpreter on a CPU is for tests and has to be asked for.
+        # The kernels are for a GPU; their interpreter, for tests, has to be asked for.
         return device.type == "cuda" and _reasons()[name] is None
     if name == "native":
         return _reasons()[name] is None and torch._C._dispatch_has_kernel_for_dispatch_key(

@@ -271,7 +271,7 @@ def average_precision(
         k: cut-off >= 1; one above N means N.
         no_relevant: what a query with nothing relevant in the gallery counts: ``"zero"`` is 0,
             ``"skip"`` is NaN.
-        divisor: ``"hits"`` in the first k, ``"min"`` of k and the relevant items R, ``"relevant"``: R.
+        divisor: ``"hits"`` in the first k, ``"min"`` of k and R, or ``"relevant"``: all R.
         ties: by gallery ``"index"``, or the ``"average"`` over all orders of equal scores.
 
     Returns (Q,) float64. The field's definition: the sum is divided by the hits found in the first
@@ -295,7 +295,7 @@ def average_precision(
     check_option("ties", ties, ("index", "average"))
     if bool(scores.isnan().any()):
         raise ValueError(f"scores: row {int(scores.isnan().any(dim=1).nonzero()[0])} holds NaN")
-    q, n = scores.shape
+    n = scores.shape[1]
     cutoff = n if k is None else min(k, n)
     request = ops.average_precision.Request(
         (cutoff,), cutoff, divisor, average_ties=ties == "average"

@@ -1,9 +1,9 @@
 """Retrieval quality from embeddings: exact, all measures in one pass, in bounded memory.
 
-Embeddings may be torch tensors, NumPy arrays (memory-mapped ones are read in pieces), or, for the
-gallery, a sequence or iterator of chunks; float16, bfloat16, float32 or float64. Labels are class ids
-(N,) or multi-hot rows (N, C). An item is relevant to a query of the same class or, multi-label, one
-that shares a label. Items labelled −1 (class ids) have unknown relevance: they are left out as queries
+Embeddings may be torch tensors, NumPy arrays (also memory-mapped ones), or, for the gallery, a
+sequence or iterator of chunks; float16, bfloat16, float32 or float64. Labels are class ids (N,) or
+multi-hot rows (N, C). An item is relevant to a query of the same class or, multi-label, one that
+shares a label. Items labelled −1 (class ids) have unknown relevance: they are left out as queries
 and from the gallery. A multi-hot row without any label is relevant to nothing. Ties are ranked by
 gallery index unless told otherwise; the cosine with a zero row is 0; rows with NaN or infinite
 entries are refused.
@@ -12,7 +12,7 @@ entries are refused.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -20,9 +20,17 @@ from torch import Tensor
 
 from drcl import functional
 from drcl.dispatch import choose
-from drcl.ops.average_precision import DIVISORS, Columns, Relevance, Request
+from drcl.ops.average_precision import DIVISORS, Columns, Request
 from drcl.ops.average_precision import average_precision as rank_block
-from drcl.relevance import Callback, Known, Labels, Pairs, check_same_form, from_callback, shared_labels
+from drcl.relevance import (
+    Callback,
+    Known,
+    Labels,
+    Pairs,
+    check_same_form,
+    from_callback,
+    shared_labels,
+)
 from drcl.similarity import METRICS, Array, Rows, Scorer, Source, product_precision
 
 MEMORY = 256 * 2**20
@@ -39,9 +47,9 @@ class PrecisionRecall(NamedTuple):
 class RetrievalMetrics:
     """What :func:`retrieval_metrics` returns; float64, NaN for the queries that do not count.
 
-    ``average_precision``, ``recall``, ``precision`` and ``ndcg`` (None unless asked for) are (Q, K),
-    a column for each of ``ks``. ``relevant``, ``first_rank`` (0: none within the ranks asked for) and
-    ``reciprocal_rank`` are (Q,). ``interpolated`` and ``raw`` are None without recall levels.
+    ``average_precision``, ``recall``, ``precision`` and ``ndcg`` (None unless asked for) are
+    (Q, K), a column for each of ``ks``. ``relevant``, ``first_rank`` (0: none within the ranks asked
+    for) and ``reciprocal_rank`` are (Q,). ``interpolated`` and ``raw`` are None without recall levels.
     """
 
     ks: tuple[int | None, ...]
@@ -156,61 +164,74 @@ def retrieval_metrics(
         gallery_groups,
         exclude_self,
     )
-    q = len(task.query)
-    table = torch.full((q, 3 + 4 * len(ks)), float("nan"), dtype=torch.float64)
-    curves, counted = torch.zeros(2, levels, dtype=torch.float64), 0
+    table = torch.full((len(task.query), 3 + 4 * len(ks)), float("nan"), dtype=torch.float64)
+    curves = torch.zeros(2, levels, dtype=torch.float64)
     with product_precision(precision), _bar(progress, len(task.queries)) as bar:
-        for rows, columns in task.parts():
-            if len(columns) == 0:  # a group without items
+        for rows, items in task.parts():
+            if len(items) == 0:  # a group without items
                 table[rows] = 0.0
                 continue
-            backend = choose("average_precision", task.query.device)
-            scorer = Scorer(
-                task.query,
-                task.gallery,
-                None if len(columns) == len(task.gallery) else columns,
-                metric,
-                # A sort needs the order, the relevance and sums in float64 beside the scores.
-                memory if backend == "native" else memory // 16,
-            )
-            request, places = _request(ks, len(columns), divisor, ties, levels, ndcg)
-            find = task.relevance(rows, columns)
-            for start in range(0, len(rows), scorer.rows_per_block):
-                part = rows[start : start + scorer.rows_per_block]
-                found = rank_block(
-                    scorer.block(part),
-                    _to(find(start, part), task.query.device),
-                    _request_on(request, task.query.device),
-                    scale=scorer.scale,
-                    bias=scorer.bias,
-                    left_out=_own(part, columns, task.query.device) if exclude_self else None,
-                    backend=backend,
-                ).cpu()
-                head, middle = found[:, :3], found[:, 3 : 3 + 4 * len(request.cutoffs)]
-                table[part] = torch.cat([head, middle[:, places]], dim=1)
+            request, places = _request(ks, len(items), divisor, ties, levels, ndcg)
+            for part, found in _rank(task, rows, items, request, metric, memory):
+                measures = found[:, 3 : 3 + 4 * len(request.cutoffs)]
+                table[part] = torch.cat([found[:, :3], measures[:, places]], dim=1)
                 if levels:
-                    columns_ = Columns.split(found, request)
-                    any_relevant = columns_.relevant > 0
-                    curves += torch.stack(
-                        [columns_.interpolated[any_relevant].sum(0), columns_.raw[any_relevant].sum(0)]
-                    )
-                    counted += int(any_relevant.sum())
+                    columns = Columns.split(found, request)
+                    curves += torch.stack([columns.interpolated.sum(0), columns.raw.sum(0)])
                 bar.update(len(part))
+    with_relevant = int((table[:, 0] > 0).sum())
     if no_relevant == "skip":
         table[table[:, 0] == 0] = float("nan")
-    relevant, first, reciprocal, *measures = (
-        *table[:, :3].unbind(1),
-        *table[:, 3:].split(len(ks), dim=1),
-    )
-    ap, recall, precisions, gains = measures if ks else [table[:, 3:]] * 4
-    recall_levels = torch.linspace(0, 1, levels, dtype=torch.float64) if levels else None
-    points = [
-        PrecisionRecall(recall_levels, total / counted) if levels and counted else None
-        for total in curves
-    ]
+    head, *measured = table.split([3, *[len(ks)] * 4], dim=1)
+    curve = []
+    if levels and with_relevant:
+        recall = torch.linspace(0, 1, levels, dtype=torch.float64)
+        curve = [PrecisionRecall(recall, total / with_relevant) for total in curves]
     return RetrievalMetrics(
-        tuple(ks), ap, recall, precisions, gains if ndcg else None, relevant, first, reciprocal, *points
+        ks=tuple(ks),
+        average_precision=measured[0],
+        recall=measured[1],
+        precision=measured[2],
+        ndcg=measured[3] if ndcg else None,
+        relevant=head[:, 0],
+        first_rank=head[:, 1],
+        reciprocal_rank=head[:, 2],
+        interpolated=curve[0] if curve else None,
+        raw=curve[1] if curve else None,
     )
+
+
+def _rank(
+    task: _Task, rows: Tensor, items: Tensor, request: Request, metric: str, memory: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Blocks of these queries, and the op's table for them, on the CPU."""
+    device = task.query.device
+    backend = choose("average_precision", device)
+    scorer = Scorer(
+        task.query,
+        task.gallery,
+        None if len(items) == len(task.gallery) else items,
+        metric,
+        # A sort needs the order, the relevance and sums in float64 beside the scores.
+        memory if backend == "native" else memory // 16,
+    )
+    if request.discounts is not None:
+        request = replace(request, discounts=request.discounts.to(device))
+    find = task.relevance(rows, items)
+    for start in range(0, len(rows), scorer.rows_per_block):
+        part = rows[start : start + scorer.rows_per_block]
+        yield (
+            part,
+            rank_block(
+                scorer.block(part),
+                find(start, part).to(device),
+                request,
+                scale=scorer.scale,
+                bias=scorer.bias,
+                left_out=_own(part, items, device) if task.exclude_self else None,
+                backend=backend,
+            ).cpu(),
+        )
 
 
 def average_precision(
@@ -227,9 +248,9 @@ def average_precision(
     ``AP@k = Σ_j precision(rank of hit j) / hits`` over the hits among the first k of the cosine
     ranking; k = None is the whole gallery.
 
-    Returns (Q,) float64; NaN for queries labelled −1, and with ``no_relevant="skip"`` for those with
-    nothing relevant. Source: the field's definition, see the paper's evaluation; the divisor is the
-    number of hits found in the first k unless ``divisor`` says otherwise.
+    Returns (Q,) float64; NaN for queries labelled −1, and with ``no_relevant="skip"`` for those
+    with nothing relevant. Source: the field's definition, see the paper's evaluation; the divisor is
+    the number of hits found in the first k unless ``divisor`` says otherwise.
 
     >>> average_precision(torch.eye(2), torch.eye(2), torch.tensor([0, 1]), torch.tensor([0, 1]))
     tensor([1., 1.], dtype=torch.float64)
@@ -282,7 +303,9 @@ def precision_recall_curve(
     """
     if points < 2:
         raise ValueError(f"points: expected at least 2, got {points}")
-    found = retrieval_metrics(query, gallery, query_labels, gallery_labels, levels=points, **options)
+    found = retrieval_metrics(
+        query, gallery, query_labels, gallery_labels, levels=points, **options
+    )
     curve = found.interpolated if interpolated else found.raw
     if curve is None:
         raise ValueError("query_labels: no query has a relevant item in the gallery")
@@ -375,7 +398,7 @@ class _Task:
         gallery_groups: Labels | None,
         exclude_self: bool,
     ) -> None:
-        self.query, self.gallery = query, gallery
+        self.query, self.gallery, self.exclude_self = query, gallery, exclude_self
         if query.width != gallery.width:
             raise ValueError(f"query and gallery: widths differ, {query.width} and {gallery.width}")
         if exclude_self and len(query) != len(gallery):
@@ -447,19 +470,6 @@ def _request(
         measure * len(cutoffs) + cutoffs.index(cutoff) for measure in range(4) for cutoff in wanted
     ]
     return Request(cutoffs, depth, divisor, ties == "average", levels, discounts), places
-
-
-def _request_on(request: Request, device: torch.device) -> Request:
-    if request.discounts is None or device.type == "cpu":
-        return request
-    values = {**vars(request), "discounts": request.discounts.to(device)}
-    return Request(**values)
-
-
-def _to(relevance: Relevance, device: torch.device) -> Relevance:
-    if device.type == "cpu":
-        return relevance
-    return Relevance(*(None if t is None else t.to(device) for t in vars(relevance).values()))
 
 
 def _own(rows: Tensor, columns: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:

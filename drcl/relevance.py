@@ -1,4 +1,4 @@
-"""What is relevant to what: class ids, shared labels, pairs or a function, as lists of gallery items."""
+"""What is relevant to what: class ids, shared labels, pairs or a function, as lists of items."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Pairs:
             rows, columns = table[:, 0].long().cpu(), table[:, 1].long().cpu()
             gains = table[:, 2].cpu() if table.shape[1] == 3 else torch.ones(len(table))
         for values, size, what in ((rows, queries, "query"), (columns, items, "item")):
-            if len(values) and not (0 <= int(values.min()) and int(values.max()) < size):
+            if len(values) and (int(values.min()) < 0 or int(values.max()) >= size):
                 raise ValueError(f"relevance: {what} positions must lie in 0..{size - 1}")
         rows, columns, gains = rows[gains > 0], columns[gains > 0], gains[gains > 0]
         order = (rows * items + columns).argsort()

@@ -17,8 +17,8 @@ Array: TypeAlias = Tensor | npt.NDArray[np.generic]
 Rows: TypeAlias = Array | Iterable[Array]
 
 METRICS = ("cosine", "dot", "euclidean")
-# Rows of queries in a block at most: matrix products are at full speed, and the scores stay near the
-# caches. Fixed, like everything else about a block's shape, so that results repeat bit for bit.
+# Rows of queries in a block at most: matrix products are at full speed, and the scores stay near
+# the caches. Fixed, like all about a block's shape, so that results repeat bit for bit.
 _MOST_ROWS = 512
 _TILE_BYTES = 16 * 2**20
 
@@ -64,7 +64,9 @@ class Source:
                     break
                 offset = int(self.starts[p])
                 parts.append(self.pieces[p][max(start - offset, 0) : stop - offset])
-        return torch.cat([part.to(dtype) for part in parts]) if len(parts) > 1 else parts[0].to(dtype)
+        return (
+            torch.cat([part.to(dtype) for part in parts]) if len(parts) > 1 else parts[0].to(dtype)
+        )
 
     def norms(self, kept: Tensor | None, count: int, dtype: torch.dtype) -> Tensor:
         """Euclidean lengths (count,) in float64; rows with NaN or infinite entries are refused."""
@@ -108,7 +110,9 @@ class Scorer:
         limit = 1e150 if self.dtype == torch.float64 else 1e15
         if largest > limit or smallest < 1 / limit:
             if self.dtype == torch.float64:
-                raise ValueError(f"gallery: row lengths from {smallest:.1e} to {largest:.1e} overflow")
+                raise ValueError(
+                    f"gallery: row lengths {smallest:.1e} to {largest:.1e} overflow"
+                )
             self.dtype = torch.float64
         self.scale = self.bias = None
         if metric == "cosine":
@@ -126,7 +130,7 @@ class Scorer:
         self._buffer = torch.empty(0, dtype=self.dtype, device=self.device)
 
     def block(self, rows: Tensor) -> Tensor:
-        """Scores (q, N) of the queries at these positions, in a buffer that the next block reuses."""
+        """Scores (q, N) of the queries at these positions; the next block reuses their memory."""
         x = self.query.rows(rows, 0, len(rows), self.dtype)
         norms = self.query.norms(rows, len(rows), self.dtype).to(x.device)
         if self.metric == "cosine":
@@ -201,7 +205,9 @@ def _spooled(chunks: Iterable[Array], name: str) -> Tensor:
                     f"{name}: expected chunks (n, {width or 'D'}), got {tuple(tensor.shape)}"
                 )
             if dtype not in (None, tensor.dtype):
-                raise ValueError(f"{name}: chunks of {dtype} and {tensor.dtype}; expected one dtype")
+                raise ValueError(
+                    f"{name}: expected one dtype, got {dtype} and {tensor.dtype}"
+                )
             width, dtype, count = tensor.shape[1], tensor.dtype, count + len(tensor)
             file.write(tensor.view(torch.uint8).numpy().data)
         if width is None or dtype is None or count == 0:

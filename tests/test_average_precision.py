@@ -68,14 +68,15 @@ def oracle(scores: Tensor, gains: Tensor, request: Request) -> Tensor:
         values = [head[name] for name in ("relevant", "first", "reciprocal")]
         values += [measures[name] for name in MEASURES for measures in found]
         if request.levels:
-            values += sum(precision_recall(order, request.levels), [])
+            for curve in precision_recall(order, request.levels):
+                values += curve
         rows.append(values)
     return torch.tensor(rows, dtype=torch.float64)
 
 
 @st.composite
 def rankings(draw: st.DrawFn, largest: int = 70) -> tuple[Tensor, Tensor]:
-    """Scores (Q, N) with anything from no to only ties, and gains (Q, N) from none to all relevant."""
+    """Scores (Q, N), from no to only ties, and gains (Q, N), from none to all relevant."""
     q, n = draw(st.integers(1, 5)), draw(st.integers(1, largest))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
     dtype = draw(st.sampled_from([torch.float32, torch.float64]))
@@ -135,7 +136,9 @@ def test_looking_no_deeper_than_needed_changes_nothing(
     n = scores.shape[1]
     deep = whole(n, k, levels=0)
     shallow = Request((min(k, n),), min(k, n), discounts=deep.discounts)
-    expected = Columns.split(average_precision(scores, lists_of(gains), deep, backend=backend), deep)
+    expected = Columns.split(
+        average_precision(scores, lists_of(gains), deep, backend=backend), deep
+    )
     found = Columns.split(
         average_precision(scores, lists_of(gains), shallow, backend=backend), shallow
     )

@@ -1,4 +1,4 @@
-"""Ranking a block of queries in plain PyTorch: a stable sort, then cumulative sums along the ranks."""
+"""Ranking a block of queries in plain PyTorch: a stable sort, then sums along the ranks."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from drcl.reference.average_precision import precision_recall, ranking, ranking_measures
 from drcl.ops.average_precision import Relevance, Request
+from drcl.reference.average_precision import precision_recall, ranking, ranking_measures
 
 
 def rank(
@@ -33,10 +33,14 @@ def rank(
         rows = torch.arange(len(scores), device=scores.device).repeat_interleave(offsets.diff())
         kept[rows, columns[int(offsets[0]) : int(offsets[-1])]] = False
     if request.average_ties:
-        rows_out = [_expected(v[m], g[m], request) for v, g, m in zip(values, gains, kept, strict=True)]
+        rows_out = [
+            _expected(v[m], g[m], request) for v, g, m in zip(values, gains, kept, strict=True)
+        ]
         return torch.stack(rows_out).to(scores.device)
     if literal:
-        rows_out = [_literal(v[m], g[m], request) for v, g, m in zip(values, gains, kept, strict=True)]
+        rows_out = [
+            _literal(v[m], g[m], request) for v, g, m in zip(values, gains, kept, strict=True)
+        ]
         return torch.stack(rows_out).to(scores.device)
     return _sorted(values, gains, kept, request)
 
@@ -102,7 +106,12 @@ def _sorted(values: Tensor, gains: Tensor, kept: Tensor, request: Request) -> Te
         else:
             value = torch.zeros_like(total)
         columns["ndcg"].append(value)
-    table = [relevant.double(), first, reciprocal, *(c for group in columns.values() for c in group)]
+    table = [
+        relevant.double(),
+        first,
+        reciprocal,
+        *(c for group in columns.values() for c in group),
+    ]
     result = torch.stack(table, dim=1)
     if request.levels:
         result = torch.cat([result, *_curves(at_hits, found, request.levels)], dim=1)
@@ -122,10 +131,7 @@ def _curves(at_hits: Tensor, found: Tensor, levels: int) -> tuple[Tensor, Tensor
 
 def _literal(values: Tensor, gains: Tensor, request: Request) -> Tensor:
     ranked = ranking(values.cpu(), gains.cpu())
-    measures = [
-        ranking_measures(ranked, k, request.divisor)
-        for k in request.cutoffs
-    ]
+    measures = [ranking_measures(ranked, k, request.divisor) for k in request.cutoffs]
     head = ranking_measures(ranked, len(ranked))
     within = head["first"] <= request.depth
     row = [head["relevant"], head["first"] * within, head["reciprocal"] * within]

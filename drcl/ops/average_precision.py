@@ -1,12 +1,13 @@
 """``drcl::average_precision``: everything there is to say about a block of rankings, in one pass.
 
-The compiled library defines the op and its CPU (and, where built, CUDA) code; ``torch.ops.drcl`` holds
-it once the library is loaded. Without it :mod:`drcl.eager.average_precision` does the same with a sort.
+The compiled library defines the op and its CPU (and, where built, CUDA) code; ``torch.ops.drcl``
+holds it once the library is loaded. Without it :mod:`drcl.eager.average_precision` does the same
+with a sort.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,10 +19,10 @@ DIVISORS = ("hits", "min", "relevant")
 class Relevance:
     """Which gallery items are relevant to the queries of a block, as unions of lists of items.
 
-    Query i's relevant items are those of the lists ``members[member_offsets[i]:member_offsets[i+1]]``.
-    List l is ``items[offsets[l]:offsets[l+1]]``, rising, or the set bits of ``bits[l]``. An item's
-    gain is the sum of its gains over the query's lists, so with one list a label it is the number
-    of shared labels.
+    Query i's relevant items are those of the lists
+    ``members[member_offsets[i]:member_offsets[i+1]]``. List l is ``items[offsets[l]:offsets[l+1]]``,
+    rising, or the set bits of ``bits[l]``. An item's gain is the sum of its gains over the query's
+    lists, so with one list a label it is the number of shared labels.
 
     Shapes: member_offsets (Q+1,), members, offsets (L+1,) int64; items, gains (1 when None) int32;
     bits (L, ⌈N/64⌉) int64, lowest bit first.
@@ -37,14 +38,19 @@ class Relevance:
     def queries(self, start: int, stop: int) -> Relevance:
         """The part of queries start..stop."""
         offsets = self.member_offsets[start : stop + 1]
-        return Relevance(offsets, self.members, self.offsets, self.items, self.gains, self.bits)
+        return replace(self, member_offsets=offsets)
+
+    def to(self, device: torch.device) -> Relevance:
+        """The same on a device."""
+        values = vars(self).items()
+        return replace(self, **{name: t.to(device) for name, t in values if t is not None})
 
 
 @dataclass(frozen=True)
 class Request:
     """What to compute: see :func:`drcl.metrics.retrieval_metrics` for the definitions.
 
-    ``cutoffs`` rise. ``depth``: ranks beyond it are not asked for, which is cheaper when it is small;
+    ``cutoffs`` rise. Ranks beyond ``depth`` are not asked for, which is cheaper when it is small;
     recall levels need the whole ranking. ``discounts`` (N,) float64 asks for nDCG.
     """
 
