@@ -1,18 +1,24 @@
 """Deep Reversible Consistency Learning for cross-modal retrieval."""
 
-from drcl import functional, losses, metrics
-from drcl.dispatch import use_backend
-from drcl.encoder import Encoder
-from drcl.estimator import DRCL
-from drcl.prior import Prior
-from drcl.train.config import Config
-from drcl.train.prior_learning import select_prior
+from drcl import _kernels_shim
+
+_kernels_shim.install()
+
+from drcl import functional, losses, metrics  # noqa: E402 (the kernels must be findable first)
+from drcl._version import __version__  # noqa: E402
+from drcl.dispatch import use_backend  # noqa: E402
+from drcl.encoder import Encoder  # noqa: E402
+from drcl.estimator import DRCL  # noqa: E402
+from drcl.prior import Prior  # noqa: E402
+from drcl.train.config import Config  # noqa: E402
+from drcl.train.prior_learning import select_prior  # noqa: E402
 
 __all__ = [
     "DRCL",
     "Config",
     "Encoder",
     "Prior",
+    "__version__",
     "functional",
     "losses",
     "metrics",

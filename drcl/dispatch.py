@@ -14,6 +14,7 @@ from drcl.backends import probe_backends
 # For every op family, its backends from the most to the least preferred.
 FAMILIES: dict[str, tuple[str, ...]] = {
     "mixup": ("triton", "torch", "reference"),
+    "generalized_cross_entropy": ("torch", "reference"),
     "prior_similarity": ("triton", "torch", "reference"),
     "reversible_consistency": ("triton", "torch", "reference"),
     "average_precision": ("native", "torch", "reference"),
@@ -26,8 +27,8 @@ _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("forced", d
 def use_backend(name: str) -> Iterator[None]:
     """Force a backend inside a ``with`` block, over the environment variable ``DRCL_BACKEND``.
 
-    Raises ValueError for an unknown name and RuntimeError, with the reason, for one that this machine
-    cannot run. An op family without that backend takes its usual one.
+    Raises ValueError for an unknown name and RuntimeError, with the reason, for one that this
+    machine cannot run. An op family without that backend takes its usual one.
 
     >>> with use_backend("reference"):
     ...     choose("mixup", torch.device("cpu"))
@@ -41,6 +42,7 @@ def use_backend(name: str) -> Iterator[None]:
         _forced.reset(token)
 
 
+@torch.compiler.assume_constant_result  # a traced graph keeps the choice of when it was traced
 def choose(family: str, device: torch.device) -> str:
     """The backend for one call: the forced one, else the first that fits the device."""
     names = FAMILIES[family]

@@ -15,8 +15,13 @@ def normalize(features: Tensor) -> Tensor:
     >>> normalize(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
     [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
     """
-    norm = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
-    return features / torch.where(norm > 0, norm, torch.ones_like(norm))
+    # Brought to the order of 1 first: squares of very small or large entries leave the dtype's
+    # range.
+    largest = features.detach().abs().amax(dim=-1, keepdim=True)
+    scale = torch.where(largest > 0, largest, torch.ones_like(largest))
+    rows = features / scale
+    norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    return rows / torch.where(largest > 0, norm, torch.ones_like(norm))
 
 
 class Encoder(nn.Module):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from drcl import metrics
+from drcl.duplicates import equal_rows
 from drcl.encoder import normalize
 from drcl.labels import encode_labels, find_classes
 from drcl.model_files import read_model, write_model
@@ -130,24 +131,36 @@ class DRCL:
         )
         if len(classes) < 2:
             raise ValueError(f"train: needs at least two classes, got {list(classes)}")
+        if prior is not None and prior.dim != self.config.dim:
+            raise ValueError(f"prior: has dimension {prior.dim}, but dim is {self.config.dim}")
+        strangers = sorted(set(self.networks) - set(train))
+        if strangers:
+            raise ValueError(
+                f"networks: given for {strangers}, which are not in train {sorted(train)}"
+            )
         if self.config.dim < len(classes):
             raise ValueError(
-                f"dim: {self.config.dim} is below the number of classes ({len(classes)}); the prior "
-                "needs a direction for each"
+                f"dim: {self.config.dim} is below the number of classes ({len(classes)}); the "
+                "prior needs a direction for each"
             )
         samples = prepare(train, classes, "train")
         held_out = prepare(validation, classes, "validation")
-        self.standardizers = fit_standardizers(samples, self.config)
-        samples = standardize(samples, self.standardizers)
-        held_out = standardize(held_out, self.standardizers)
+        standardizers = fit_standardizers(samples, self.config)
+        samples = standardize(samples, standardizers)
+        held_out = standardize(held_out, standardizers)
         folder = None if checkpoints is None else Path(checkpoints)
-        self.encoders, self.history = {}, []
-        self._prior = prior or self._choose_prior(samples, held_out, classes, folder, progress)
+        history: list[dict[str, Any]] = []
+        if prior is None:
+            prior, history = self._choose_prior(samples, held_out, classes, folder, progress)
+        encoders = {}
         for modality in samples:
-            self.encoders[modality], history = self._train(
-                modality, samples, held_out, self.config, self.networks, folder, progress
+            encoders[modality], records = self._train(
+                modality, samples, held_out, prior, self.config, self.networks, folder, progress
             )
-            self.history += history
+            history += records
+        # Only now, with nothing left that can fail, does the model change.
+        self._prior, self.encoders = prior, encoders
+        self.standardizers, self.history = standardizers, history
         return self
 
     def add_modality(
@@ -182,6 +195,7 @@ class DRCL:
             name,
             standardize(samples, standardizers),
             standardize(held_out, standardizers),
+            self.prior,
             config,
             networks,
             None if checkpoints is None else Path(checkpoints),
@@ -216,7 +230,7 @@ class DRCL:
         ks: Sequence[int] = (50,),
         no_relevant: str = "zero",
     ) -> dict[str, dict[str, float]]:
-        """mAP@all and mAP@k of every ordered pair of modalities; see ``metrics.retrieval_report``."""
+        """mAP@all and mAP@k of every ordered pair; see :func:`metrics.retrieval_report`."""
         embeddings = {
             name: (
                 self.encode(name, features),
@@ -246,8 +260,11 @@ class DRCL:
             raise ValueError(f"k: expected an integer >= 1, got {k}")
         found, items = self.encode(source, queries), self.encode(target, gallery)
         parts = []
+        copies, firsts = equal_rows(items.__getitem__, len(items), items.shape[1])
         for block in found.split(max(1, 2**24 // len(items))):
-            parts.append((block @ items.T).sort(dim=1, descending=True, stable=True))
+            scores = block @ items.T
+            scores[:, copies] = scores[:, firsts]
+            parts.append(scores.sort(dim=1, descending=True, stable=True))
         return SearchResult(
             torch.cat([part.values[:, :k] for part in parts]),
             torch.cat([part.indices[:, :k] for part in parts]),
@@ -278,13 +295,13 @@ class DRCL:
         classes: tuple[int, ...],
         folder: Path | None,
         progress: bool,
-    ) -> Prior:
+    ) -> tuple[Prior, list[dict[str, Any]]]:
         config = self.config
         if config.prior == "orthogonal":
             start = Prior.orthogonal(
                 config.dim, len(classes), seed=stream_seed(config.seed, "prior")
             )
-            return Prior(start.weight * (config.prior_norm or 1.0), classes=classes)
+            return Prior(start.weight * (config.prior_norm or 1.0), classes=classes), []
         priors, history = learn_priors(
             samples,
             held_out,
@@ -294,14 +311,14 @@ class DRCL:
             checkpoints=folder,
             progress=progress,
         )
-        self.history += history
-        return best_prior(priors, config)
+        return best_prior(priors, config), history
 
     def _train(
         self,
         modality: str,
         samples: dict[str, Samples],
         held_out: dict[str, Samples],
+        prior: Prior,
         config: Config,
         networks: Mapping[str, nn.Module],
         folder: Path | None,
@@ -313,7 +330,7 @@ class DRCL:
             network,
             samples[modality],
             held_out.get(modality),
-            self.prior,
+            prior,
             config,
             checkpoints=folder,
             progress=progress,

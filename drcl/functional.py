@@ -8,6 +8,7 @@ rows.
 
 from __future__ import annotations
 
+import operator
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from torch.distributed import ProcessGroup
 
 from drcl import ops, reference
 from drcl.dispatch import choose
+from drcl.eager.gce import gce
 from drcl.eager.targets import target_rows
 from drcl.prior import Prior
 
@@ -59,13 +61,14 @@ def mixup(
     Returns mixed features (B, D) and float target rows (B, C) in the features' dtype. A row that
     mixes in an unlabelled one becomes unlabelled (zero). Source: paper, feature augmentation.
 
-    >>> x, y = mixup(torch.eye(2), torch.tensor([0, 1]), classes=2, permutation=torch.tensor([1, 0]))
+    >>> ids, swap = torch.tensor([0, 1]), torch.tensor([1, 0])
+    >>> x, y = mixup(torch.eye(2), ids, classes=2, permutation=swap)
     >>> y
     tensor([[0.9000, 0.1000],
             [0.1000, 0.9000]])
     """
     _check_features(features)
-    _check_lam(lam)
+    check_lam(lam)
     rows = _target_rows(targets, features, classes)
     if permutation is None:
         permutation = torch.randperm(len(features), generator=generator, device=features.device)
@@ -109,7 +112,8 @@ def prior_similarity(
     _check_features(features)
     weight = prior.weight if isinstance(prior, Prior) else prior
     _check_weight(weight, features)
-    _check_temperature(temperature)
+    check_temperature(temperature)
+    _check_q(q)
     backend = choose("prior_similarity", features.device)
     if targets is None:
         logits = features.to(weight.dtype) @ weight / temperature
@@ -126,8 +130,10 @@ def prior_similarity(
 def _reference_prior_similarity(
     features: Tensor, weight: Tensor, targets: Tensor, q: Tensor | float, temperature: float
 ) -> PriorSimilarity:
+    dtype = torch.promote_types(features.dtype, weight.dtype)
+    features, weight = features.to(dtype), weight.to(dtype)
     logits, probabilities = reference.prior_similarity(features, weight, temperature)
-    rows = target_rows(targets, weight.shape[1], features.dtype)
+    rows = target_rows(targets, weight.shape[1], dtype)
     loss = reference.generalized_cross_entropy(logits, rows, q)
     labelled = rows.sum(dim=1) > 0
     score = (rows * probabilities.detach()).sum() / labelled.sum().clamp(min=1)
@@ -142,7 +148,7 @@ def generalized_cross_entropy(
     Args:
         logits: (B, C) float.
         targets: ids (B,) or rows (B, C).
-        q: in [0, 1], float or 0-d tensor. Value and gradient are finite and continuous down to q = 0.
+        q: in [0, 1], float or 0-d tensor. Value and gradient are finite and continuous to q = 0.
 
     Returns a scalar, the mean over labelled rows (0 if there are none). Source: Zhang and Sabuncu,
     Generalized Cross Entropy Loss, 2018, equation 6; used in the paper as J_L.
@@ -152,9 +158,11 @@ def generalized_cross_entropy(
     0.5
     """
     _check_features(logits, "logits")
-    return reference.generalized_cross_entropy(
-        logits, _target_rows(targets, logits, logits.shape[1]), q
-    )
+    _check_q(q)
+    rows = _target_rows(targets, logits, logits.shape[1])
+    if choose("generalized_cross_entropy", logits.device) == "reference":
+        return reference.generalized_cross_entropy(logits, rows, q)
+    return gce(logits, rows, _as_tensor(q, logits))
 
 
 def reversible_consistency_loss(
@@ -175,8 +183,8 @@ def reversible_consistency_loss(
 
     With ``R = Y W⁺`` and ``θ(A, B) = 2 cos(rows of A, rows of B)``:
     ``J_D = mean((θ(R,R) − θ(X,X))²) + mean((θ(R,X) − θ(R,X)ᵀ)²)``, ``J_MSE = mean((R − X)²)``,
-    ``J_L = GCE(softmax(XW/τ), Y, q)``. With ``lam`` below 1 features and targets are first mixed with
-    ``permutation``.
+    ``J_L = GCE(softmax(XW/τ), Y, q)``. With ``lam`` below 1 features and targets are first mixed
+    with ``permutation``.
 
     Args:
         features: (B, D) float, usually rows of unit length; the only argument that gets a gradient.
@@ -185,8 +193,8 @@ def reversible_consistency_loss(
         q, alpha, beta, eta, temperature: as in the formula.
         lam, permutation: λ and π of :func:`mixup`; λ = 1 is no mixing.
         process_group: ranks that each hold some rows of one batch; the loss on every rank is then
-            that of the whole batch, and the gradient that of the rank's own rows (mixing stays within
-            the rank). No features travel, only sums of C×C, C×D and D×D.
+            that of the whole batch, and the gradient that of the rank's own rows (mixing stays
+            within the rank). No features travel, only sums of C×C, C×D and D×D.
 
     Returns :class:`ReversibleConsistency`; call ``.total.backward()``. The cosine with a zero row
     is 0.
@@ -200,8 +208,9 @@ def reversible_consistency_loss(
     (True, True)
     """
     _check_features(features)
-    _check_lam(lam)
-    _check_temperature(temperature)
+    check_lam(lam)
+    check_temperature(temperature)
+    _check_q(q)
     prior = prior if isinstance(prior, Prior) else Prior(prior.detach())
     _check_weight(prior.weight, features)
     _check_targets(targets, features, prior.weight.shape[1])
@@ -228,6 +237,7 @@ def reversible_consistency_loss(
                 beta=beta,
                 eta=eta,
                 temperature=temperature,
+                rtol=max(prior.weight.shape) * torch.finfo(prior.weight.dtype).eps,
             )
         )
     # Below float32 the features are widened, never the sums narrowed.
@@ -262,8 +272,7 @@ def average_precision(
 ) -> Tensor:
     """Average precision of each row of a score matrix, ties ranked by gallery index.
 
-    ``AP@k = Σ_j precision(rank of hit j) / divisor`` over the hits among the first k (all when k is
-    None).
+    ``AP@k = Σ_j precision(rank of hit j) / divisor`` over the hits among the first k (None: all).
 
     Args:
         scores: (Q, N) float, higher is nearer; NaN is refused.
@@ -330,14 +339,20 @@ def check_option(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 def check_cutoff(k: int | None) -> None:
     """Refuse a rank cut-off that is not a positive whole number."""
-    if k is not None and (not isinstance(k, int) or isinstance(k, bool) or k < 1):
+    if k is None:
+        return
+    try:
+        good = not isinstance(k, bool) and operator.index(k) >= 1
+    except TypeError:
+        good = False
+    if not good:
         raise ValueError(f"k: expected an integer >= 1 or None for the whole gallery, got {k!r}")
 
 
 def _check_features(features: Tensor, name: str = "features") -> None:
     if features.ndim != 2 or not features.is_floating_point():
         raise ValueError(
-            f"{name}: expected a floating-point tensor (B, {'C' if name == 'logits' else 'D'}), got "
+            f"{name}: expected floating point (B, {'C' if name == 'logits' else 'D'}), got "
             f"{features.dtype} of shape {tuple(features.shape)}"
         )
     if 0 in features.shape:
@@ -356,7 +371,8 @@ def _check_weight(weight: Tensor, features: Tensor) -> None:
         )
 
 
-def _check_lam(lam: float) -> None:
+def check_lam(lam: float) -> None:
+    """Refuse a mixing weight outside [0, 1]."""
     if not 0.0 <= lam <= 1.0:
         raise ValueError(f"lam: expected a number in [0, 1], got {lam}")
 
@@ -367,43 +383,66 @@ def _check_permutation(permutation: Tensor, features: Tensor) -> None:
             f"permutation: expected int64 of shape ({len(features)},), got {permutation.dtype} of "
             f"shape {tuple(permutation.shape)}"
         )
+    if _can_look_at(permutation):
+        low, high = int(permutation.min()), int(permutation.max())
+        if low < 0 or high >= len(features) or int(permutation.bincount().max()) > 1:
+            raise ValueError(
+                f"permutation: expected every row 0..{len(features) - 1} once, got {low}..{high} "
+                "with repetitions or out of range"
+            )
 
 
-def _check_temperature(temperature: float) -> None:
-    if not temperature > 0:
+def check_temperature(temperature: float) -> None:
+    """Refuse a temperature that is not a positive finite number."""
+    if not 0.0 < temperature < float("inf"):
         raise ValueError(f"temperature: expected a positive number, got {temperature}")
 
 
+def _check_q(q: Tensor | float) -> None:
+    if isinstance(q, Tensor):
+        # Its value stays on the device; only its form can be looked at.
+        if q.ndim != 0 or not q.is_floating_point():
+            raise ValueError(f"q: expected a 0-d float tensor, got {q.dtype} {tuple(q.shape)}")
+    elif not 0.0 <= q <= 1.0:
+        raise ValueError(f"q: expected a number in [0, 1], got {q}")
+
+
 def _as_tensor(q: Tensor | float, features: Tensor) -> Tensor:
-    """q on the features' device. A changing q belongs in a tensor: a captured graph can follow it."""
+    """q on the features' device; a tensor is passed on, so that a captured graph follows it."""
     if isinstance(q, Tensor):
         return q
-    if not 0.0 <= q <= 1.0:
-        raise ValueError(f"q: expected a number in [0, 1], got {q}")
     return torch.full((), q, dtype=torch.float64, device=features.device)
 
 
 def _check_targets(targets: Tensor, features: Tensor, classes: int | None) -> None:
-    if len(targets) != len(features):
+    if targets.ndim == 0 or len(targets) != len(features):
         raise ValueError(
-            f"targets: {len(targets)} rows for {len(features)} rows of features; expected as many"
+            f"targets: shape {tuple(targets.shape)} for {len(features)} rows of features; expected "
+            f"({len(features)},) or ({len(features)}, {classes or 'C'})"
         )
     if targets.ndim == 2 and (classes is None or targets.shape[1] == classes):
+        if _can_look_at(targets) and not bool((targets >= 0).all() & targets.isfinite().all()):
+            raise ValueError("targets: rows must be finite and not negative")
         return
     if targets.ndim != 1 or targets.dtype != torch.int64:
         raise ValueError(
-            f"targets: expected int64 ids (B,) or rows (B, {classes or 'C'}), got {targets.dtype} of "
-            f"shape {tuple(targets.shape)}"
+            f"targets: expected int64 ids (B,) or rows (B, {classes or 'C'}), got "
+            f"{targets.dtype} of shape {tuple(targets.shape)}"
         )
     if classes is None:
         raise ValueError("classes: needed when targets are class ids")
-    # Looking at the ids would stop a GPU and break a trace; there a bad id makes the loss NaN.
-    if targets.device.type == "cpu" and not torch.compiler.is_compiling():
+    if _can_look_at(targets):
         low, high = int(targets.min()), int(targets.max())
         if low < -1 or high >= classes:
             raise ValueError(
-                f"targets: class ids must lie in 0..{classes - 1} (−1 for unlabelled), got {low}..{high}"
+                f"targets: class ids must lie in 0..{classes - 1} (−1 for unlabelled), got "
+                f"{low}..{high}"
             )
+
+
+def _can_look_at(tensor: Tensor) -> bool:
+    """Looking at values would stop a GPU and break a trace; there, a bad id makes the loss NaN."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def _target_rows(targets: Tensor, features: Tensor, classes: int | None) -> Tensor:

@@ -42,8 +42,11 @@ class ReversibleConsistencyLoss(nn.Module):
         lam: float = 1.0,
     ) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f"temperature: expected a positive number, got {temperature}")
+        for name, value in (("alpha", alpha), ("beta", beta), ("eta", eta)):
+            if not 0.0 <= value < float("inf"):
+                raise ValueError(f"{name}: expected a number >= 0, got {value}")
+        functional.check_temperature(temperature)
+        functional.check_lam(lam)
         self.prior = prior if isinstance(prior, Prior) else Prior(prior)
         self.alpha, self.beta, self.eta = alpha, beta, eta
         self.temperature, self.lam = temperature, lam
@@ -110,6 +113,9 @@ class FeatureMixup(nn.Module):
 
     def __init__(self, classes: int, lam: float = 0.9) -> None:
         super().__init__()
+        if classes < 1:
+            raise ValueError(f"classes: expected an integer >= 1, got {classes}")
+        functional.check_lam(lam)
         self.classes, self.lam = classes, lam
 
     def forward(self, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from drcl import functional
+from drcl.arrays import as_tensor
 from drcl.dispatch import choose
 from drcl.ops.average_precision import DIVISORS, Columns, Request
 from drcl.ops.average_precision import average_precision as rank_block
@@ -48,8 +49,9 @@ class RetrievalMetrics:
     """What :func:`retrieval_metrics` returns; float64, NaN for the queries that do not count.
 
     ``average_precision``, ``recall``, ``precision`` and ``ndcg`` (None unless asked for) are
-    (Q, K), a column for each of ``ks``. ``relevant``, ``first_rank`` (0: none within the ranks asked
-    for) and ``reciprocal_rank`` are (Q,). ``interpolated`` and ``raw`` are None without recall levels.
+    (Q, K), a column for each of ``ks``. ``relevant``, ``first_rank`` (0: none within the ranks
+    asked for) and ``reciprocal_rank`` are (Q,). ``interpolated`` and ``raw`` are None without
+    recall levels.
     """
 
     ks: tuple[int | None, ...]
@@ -71,8 +73,8 @@ class RetrievalMetrics:
         counted = ~self.reciprocal_rank.isnan()
         if not bool(counted.any()):
             raise ValueError(
-                f"query_labels: none of the {len(counted)} queries counts (labelled, with relevant "
-                "items)"
+                f"query_labels: none of the {len(counted)} queries is labelled and has relevant "
+                "items"
             )
         means = {}
         tables = {"mAP": self.average_precision, "recall": self.recall, "precision": self.precision}
@@ -80,8 +82,9 @@ class RetrievalMetrics:
             tables["nDCG"] = self.ndcg
         for name, table in tables.items():
             for k, column in zip(self.ks, table[counted].T, strict=True):
-                means[f"{name}@{'all' if k is None else k}"] = float(column.mean())
-        means["MRR"] = float(self.reciprocal_rank[counted].mean())
+                # contiguous: a sum's last bit depends on the layout, so on the other cut-offs
+                means[f"{name}@{'all' if k is None else k}"] = float(column.contiguous().mean())
+        means["MRR"] = float(self.reciprocal_rank[counted].contiguous().mean())
         return means
 
 
@@ -109,8 +112,8 @@ def retrieval_metrics(
     """Every measure of every query's ranking, each similarity computed once.
 
     ``AP@k = Σ_j precision(rank of hit j) / divisor`` over the hits among the first k; recall@k is
-    hits over relevant items R, precision@k hits over k, ``DCG@k = Σ gain / log₂(rank + 1)`` with the
-    number of shared labels as the gain, and nDCG@k its share of the best possible.
+    hits over relevant items R, precision@k hits over k, ``DCG@k = Σ gain / log₂(rank + 1)`` with
+    the number of shared labels as the gain, and nDCG@k its share of the best possible.
 
     Args:
         query, gallery: (Q, D) and (N, D) embeddings; the gallery may be chunks (n, D) of it.
@@ -249,8 +252,8 @@ def average_precision(
     ranking; k = None is the whole gallery.
 
     Returns (Q,) float64; NaN for queries labelled −1, and with ``no_relevant="skip"`` for those
-    with nothing relevant. Source: the field's definition, see the paper's evaluation; the divisor is
-    the number of hits found in the first k unless ``divisor`` says otherwise.
+    with nothing relevant. Source: the field's definition, see the paper's evaluation; the divisor
+    is the number of hits found in the first k unless ``divisor`` says otherwise.
 
     >>> average_precision(torch.eye(2), torch.eye(2), torch.tensor([0, 1]), torch.tensor([0, 1]))
     tensor([1., 1.], dtype=torch.float64)
@@ -481,7 +484,7 @@ def _own(rows: Tensor, columns: Tensor, device: torch.device) -> tuple[Tensor, T
 
 
 def _groups(groups: Labels, count: int, name: str) -> Tensor:
-    tensor = torch.as_tensor(groups).cpu()
+    tensor = as_tensor(groups).cpu()
     if tensor.shape != (count,) or tensor.is_floating_point():
         raise ValueError(
             f"{name}: expected {count} integers, got {tensor.dtype} of shape {tuple(tensor.shape)}"

@@ -54,6 +54,8 @@ class Prior(nn.Module):
             raise ValueError(
                 f"classes: {len(self.classes)} given, but weight has {weight.shape[1]} columns"
             )
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes: one column each, but some occur twice in {self.classes}")
         self.modality = modality
         self.score = score
         exact = weight.detach().double()

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from drcl.arrays import as_tensor
 from drcl.ops.average_precision import Relevance
 
 Labels: TypeAlias = Tensor | npt.NDArray[np.generic]
@@ -23,13 +24,16 @@ class Known:
     """Labels of one side: which rows are labelled, and class ids (N,) or multi-hot rows (N, C)."""
 
     def __init__(self, labels: Labels, count: int, name: str) -> None:
-        tensor = torch.as_tensor(labels)
+        tensor = as_tensor(labels)
         if tensor.ndim not in (1, 2) or len(tensor) != count:
             raise ValueError(
                 f"{name}: expected {count} ids or rows, got shape {tuple(tensor.shape)}"
             )
         self.multi_hot = tensor.ndim == 2 and tensor.shape[1] > 1
         if self.multi_hot:
+            for part in tensor.split(_CHUNK):
+                if not bool((part >= 0).all() & part.isfinite().all()):
+                    raise ValueError(f"{name}: multi-hot rows must be finite and not negative")
             self.values = tensor
             self.labelled = torch.ones(count, dtype=torch.bool)
             return
@@ -102,7 +106,7 @@ class Pairs:
             rows, columns = torch.as_tensor(matrix.row).long(), torch.as_tensor(matrix.col).long()
             gains = torch.as_tensor(matrix.data)
         else:
-            table = torch.as_tensor(pairs)
+            table = as_tensor(pairs)
             if table.ndim != 2 or table.shape[1] not in (2, 3) or table.is_floating_point():
                 raise ValueError(
                     "relevance: expected integer pairs (P, 2) of query and item or (P, 3) with "
@@ -139,7 +143,7 @@ class Pairs:
 
 def from_callback(callback: Callback, rows: Tensor, columns: Tensor, items: int) -> Relevance:
     """What the function says of these queries, for the gallery items that are ranked."""
-    matrix = torch.as_tensor(callback(rows))
+    matrix = as_tensor(callback(rows))
     if matrix.shape != (len(rows), items) or matrix.is_floating_point():
         raise ValueError(
             f"relevance: expected bool or integer gains of shape ({len(rows)}, {items}) from the "

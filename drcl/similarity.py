@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
@@ -12,6 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from drcl.arrays import as_tensor
+from drcl.duplicates import equal_rows
 
 Array: TypeAlias = Tensor | npt.NDArray[np.generic]
 Rows: TypeAlias = Array | Iterable[Array]
@@ -48,25 +50,25 @@ class Source:
     def rows(self, kept: Tensor | None, start: int, stop: int, dtype: torch.dtype) -> Tensor:
         """Rows start..stop, counted among the kept ones, in a dtype."""
         if kept is not None:
-            wanted = kept[start:stop]
-            if len(self.pieces) == 1:
-                return self.pieces[0][wanted.to(self.device)].to(dtype)
-            piece = torch.bucketize(wanted, torch.from_numpy(self.starts[1:]), right=True)
-            parts = [
-                self.pieces[int(p)][wanted[piece == p] - int(self.starts[int(p)])]
-                for p in piece.unique()
-            ]
-        else:
-            first = int(np.searchsorted(self.starts, start, side="right")) - 1
-            parts = []
-            for p in range(first, len(self.pieces)):
-                if self.starts[p] >= stop:
-                    break
-                offset = int(self.starts[p])
-                parts.append(self.pieces[p][max(start - offset, 0) : stop - offset])
-        return (
-            torch.cat([part.to(dtype) for part in parts]) if len(parts) > 1 else parts[0].to(dtype)
-        )
+            return self._at(kept[start:stop], dtype)
+        first = int(np.searchsorted(self.starts, start, side="right")) - 1
+        parts = []
+        for p in range(first, len(self.pieces)):
+            offset = int(self.starts[p])
+            if offset >= stop:
+                break
+            parts.append(self.pieces[p][max(start - offset, 0) : stop - offset].to(dtype))
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _at(self, positions: Tensor, dtype: torch.dtype) -> Tensor:
+        if len(self.pieces) == 1:
+            return self.pieces[0][positions.to(self.device)].to(dtype)
+        out = self.pieces[0].new_empty((len(positions), self.width), dtype=dtype)
+        piece = torch.bucketize(positions, torch.from_numpy(self.starts[1:]), right=True)
+        for p in piece.unique().tolist():
+            inside = piece == p
+            out[inside] = self.pieces[p][positions[inside] - int(self.starts[p])].to(dtype)
+        return out
 
     def norms(self, kept: Tensor | None, count: int, dtype: torch.dtype) -> Tensor:
         """Euclidean lengths (count,) in float64; rows with NaN or infinite entries are refused."""
@@ -110,9 +112,7 @@ class Scorer:
         limit = 1e150 if self.dtype == torch.float64 else 1e15
         if largest > limit or smallest < 1 / limit:
             if self.dtype == torch.float64:
-                raise ValueError(
-                    f"gallery: row lengths {smallest:.1e} to {largest:.1e} overflow"
-                )
+                raise ValueError(f"gallery: row lengths {smallest:.1e} to {largest:.1e} overflow")
             self.dtype = torch.float64
         self.scale = self.bias = None
         if metric == "cosine":
@@ -128,6 +128,13 @@ class Scorer:
         self._tile = max(1, _TILE_BYTES // (size * gallery.width))
         self.rows_per_block = max(1, min(_MOST_ROWS, memory // 4 // (size * max(self.count, 1))))
         self._buffer = torch.empty(0, dtype=self.dtype, device=self.device)
+        self._copies, self._firsts = equal_rows(
+            lambda items: gallery.rows(
+                items if kept is None else kept[items], 0, len(items), self.dtype
+            ),
+            self.count,
+            gallery.width,
+        )
 
     def block(self, rows: Tensor) -> Tensor:
         """Scores (q, N) of the queries at these positions; the next block reuses their memory."""
@@ -142,11 +149,14 @@ class Scorer:
             self._buffer = x.new_empty(len(rows), self.count)
         scores = self._buffer[: len(rows)]
         if self._whole is not None:
-            return torch.mm(x, self._whole.T, out=scores)
-        for start in range(0, self.count, self._tile):
-            stop = min(start + self._tile, self.count)
-            tile = self.gallery.rows(self.kept, start, stop, self.dtype).to(self.device)
-            torch.mm(x, tile.T, out=scores[:, start:stop])
+            torch.mm(x, self._whole.T, out=scores)
+        else:
+            for start in range(0, self.count, self._tile):
+                stop = min(start + self._tile, self.count)
+                tile = self.gallery.rows(self.kept, start, stop, self.dtype).to(self.device)
+                torch.mm(x, tile.T, out=scores[:, start:stop])
+        for copies, firsts in zip(self._copies.split(4096), self._firsts.split(4096), strict=True):
+            scores[:, copies] = scores[:, firsts]
         return scores
 
 
@@ -165,9 +175,9 @@ def product_precision(precision: str) -> Iterator[None]:
 
 def _pieces(array: Rows, name: str) -> list[Tensor]:
     if isinstance(array, (Tensor, np.ndarray)):
-        pieces = [_tensor(array, name)]
+        pieces = [as_tensor(array)]
     elif isinstance(array, Sequence):
-        pieces = [_tensor(np.asarray(p) if isinstance(p, list) else p, name) for p in array]
+        pieces = [as_tensor(piece) for piece in array]
         if pieces and pieces[0].ndim == 1:  # rows written as lists
             pieces = [torch.stack(pieces)]
     else:
@@ -183,38 +193,25 @@ def _pieces(array: Rows, name: str) -> list[Tensor]:
     return [piece for piece in pieces if len(piece)]
 
 
-def _tensor(array: Array, name: str) -> Tensor:
-    """A view, not a copy: a memory-mapped array stays on its disk."""
-    if isinstance(array, Tensor):
-        return array.detach()
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"{name}: expected an array, a tensor or chunks of them, got {type(array)}")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*not writable.*")  # it is only read
-        return torch.from_numpy(array)
-
-
 def _spooled(chunks: Iterable[Array], name: str) -> Tensor:
     """Chunks that come once, written to a temporary file: a gallery is read once a query block."""
     with tempfile.TemporaryFile(prefix="drcl-gallery-") as file:
         count, width, dtype = 0, None, None
         for chunk in chunks:
-            tensor = _tensor(chunk, name).cpu().contiguous()
+            tensor = as_tensor(chunk).cpu().contiguous()
             if tensor.ndim != 2 or width not in (None, tensor.shape[1]):
                 raise ValueError(
                     f"{name}: expected chunks (n, {width or 'D'}), got {tuple(tensor.shape)}"
                 )
             if dtype not in (None, tensor.dtype):
-                raise ValueError(
-                    f"{name}: expected one dtype, got {dtype} and {tensor.dtype}"
-                )
+                raise ValueError(f"{name}: expected one dtype, got {dtype} and {tensor.dtype}")
             width, dtype, count = tensor.shape[1], tensor.dtype, count + len(tensor)
             file.write(tensor.view(torch.uint8).numpy().data)
         if width is None or dtype is None or count == 0:
             raise ValueError(f"{name}: no chunk holds a row")
         file.flush()
         rows = np.memmap(file, dtype=np.uint8, mode="r", shape=(count, width * dtype.itemsize))
-    return _tensor(rows, name).view(dtype)
+    return as_tensor(rows).view(dtype)
 
 
 def _product_dtype(dtypes: list[torch.dtype]) -> torch.dtype:

@@ -58,11 +58,17 @@ def build_wheel(source: Path, folder: Path, **environment: str) -> tuple[Path, s
 
 
 def import_elsewhere(wheel: Path, folder: Path, code: str) -> list[str]:
-    """Unpack the wheel, run ``code`` in another directory, return the lines that it prints."""
+    """Unpack the wheel, run ``code`` in another directory, return the lines that it prints.
+
+    Python runs without its site module (-S): it would bring in an editable drcl, whose import hook
+    fills what the unpacked wheel lacks with files of the checkout.
+    """
     unpacked, elsewhere = folder / "unpacked", folder / "elsewhere"
     zipfile.ZipFile(wheel).extractall(unpacked)
     elsewhere.mkdir()
-    ran = python("-c", code, cwd=elsewhere, PYTHONPATH=str(unpacked))
+    dependencies = [path for path in sys.path if path.endswith("-packages")]
+    path = os.pathsep.join([str(unpacked), *dependencies])
+    ran = python("-S", "-c", code, cwd=elsewhere, PYTHONPATH=path)
     assert ran.returncode == 0, ran.stderr
     return ran.stdout.splitlines()
 

@@ -321,7 +321,7 @@ def test_queries_with_nothing_relevant() -> None:
     assert skip[0] == 1.0 and skip[1:].isnan().all()
     assert mean_average_precision(x, x, query_labels, gallery_labels) == 0.5
     assert mean_average_precision(x, x, query_labels, gallery_labels, no_relevant="skip") == 1.0
-    with pytest.raises(ValueError, match="none of the 1 queries counts"):
+    with pytest.raises(ValueError, match="none of the 1 queries is labelled"):
         mean_average_precision(x[:1], x, query_labels[2:], gallery_labels)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from drcl.eager.gce import gce_rows
+from drcl.eager.products import project
 from drcl.eager.targets import target_rows
 
 
@@ -14,7 +15,7 @@ def prior_similarity(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Logits, probabilities, loss, score and d(loss)/d(logits), in the weight's dtype."""
     rows = target_rows(targets, weight.shape[1], weight.dtype)
-    logits = features.to(weight.dtype) @ weight / temperature
+    logits = project(features.to(weight.dtype), weight) / temperature
     losses, gradient, p, log_s = gce_rows(logits, rows, q)
     labelled = (rows.sum(dim=1) > 0).to(p.dtype)
     count = labelled.sum().clamp(min=1)
@@ -43,7 +44,5 @@ def prior_similarity_backward(
         total = total + grad_logits
     total = total / temperature
     by_features = (total @ weight.T).to(features.dtype) if needs_features else features.new_empty(0)
-    by_weight = (
-        features.to(weight.dtype).T @ total if needs_weight else weight.new_empty(0)
-    )
+    by_weight = features.to(weight.dtype).T @ total if needs_weight else weight.new_empty(0)
     return by_features, by_weight

@@ -1,23 +1,28 @@
-r"""The reversible consistency loss without any B×B matrix, stage by stage.
+r"""The reversible consistency loss in memory linear in the batch, stage by stage.
 
 With unit rows x̂ of the (mixed) features and unit rows r̂ = u Qᵀ of the recast labels, everything the
-loss compares lives in the prior's column space, spanned by Q (D×K), but for what is left of x̂ outside
-it. Per row:
+loss compares lives in the prior's column space, spanned by Q (D×K), but for what is left of x̂
+outside it. Per row:
 
-    Δ = (r̂ − x̂) Q        coordinates of the difference          (B×K)
+    V = x̂ Q               coordinates of x̂                      (B×K)
+    Δ = (r̂ − x̂) Q        coordinates of the difference, U − V   (B×K)
     F = (x̂ − r̂) + Δ Qᵀ   what is left outside, orthogonal to Q  (B×D)
-    V = U − Δ             coordinates of x̂
 
-The difference is formed before anything is projected or squared: at convergence Δ and F are tiny, and
-sums of squares of U and V would cancel. With H = [U, Δ] the loss needs only the sums ``HᵀH`` (2K×2K),
-``HᵀF`` (2K×D) and ``FᵀF`` (D×D; ``FFᵀ`` when B < D), and so does its gradient:
+The difference is formed before anything is projected or squared: at convergence Δ and F are tiny,
+and differences of squares of U and V would cancel. V is formed by itself, as it is tiny at
+random. The loss then needs only the sums ``HᵀH`` of H = [U, Δ, V], ``[Δ, V]ᵀF`` and ``FᵀF``,
+and so does its gradient:
 
-    ‖R̂R̂ᵀ − X̂X̂ᵀ‖² = ½[⟨ΔᵀΔ, ΣᵀΣ⟩ + tr((ΔᵀΣ)²)] − 2⟨ΔᵀF, ΣᵀF⟩ + ‖FᵀF‖²,   Σ = U + V
-    ‖R̂X̂ᵀ − X̂R̂ᵀ‖² = 2[⟨UᵀU, ΔᵀΔ⟩ − tr((UᵀΔ)²)]
+    ‖R̂R̂ᵀ − X̂X̂ᵀ‖² = tr((ΔᵀU)²) + 2⟨ΔᵀΔ, UᵀV⟩ + tr((VᵀΔ)²) − 2⟨ΔᵀF, (Δ+2V)ᵀF⟩ + ‖FᵀF‖²
+    ‖R̂X̂ᵀ − X̂R̂ᵀ‖² = 2[⟨AᵀA, UᵀU⟩ − tr((AᵀU)²)],  A = −Δ or V, whichever is smaller
 
-The stages are what another backend replaces: :func:`rows`, :func:`class_sums`, :func:`gram`,
-:func:`combine`, :func:`gradient`. When K = D
-the class space is the whole space and F is kept as a (B, 0) tensor.
+For B < D the B×B matrices ``M = R̂R̂ᵀ − X̂X̂ᵀ = UΔᵀ + ΔVᵀ − FFᵀ`` and ``Z = X̂R̂ᵀ − R̂X̂ᵀ = AUᵀ − UAᵀ``
+are the smaller ones, cost less, and are more exact: entries cancel one by one, and the diagonals
+are known to be zero.
+
+The stages are what another backend replaces: :func:`rows`; :func:`class_sums` and :func:`gram`, or
+:func:`differences`; :func:`combine`; :func:`gradient`. When K = D the class space is the whole
+space and F is a (B, 0) tensor.
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ from torch import Tensor
 
 from drcl.eager.gce import gce_rows
 from drcl.eager.mixup import mix, unmix
+from drcl.eager.products import project
 from drcl.eager.targets import target_rows
 
 # Wide enough for full GEMM speed, narrow enough that the triangle costs little more than half.
@@ -36,10 +42,10 @@ PANEL = 256
 
 
 class Rows(NamedTuple):
-    """What the row stage leaves behind. Unlabelled rows are zero everywhere but in ``norms``."""
+    """What the row stage leaves behind. Unlabelled rows are zero everywhere."""
 
     outside: Tensor  # F (B, D), or (B, 0) when K = D
-    coordinates: Tensor  # H = [U, Δ] (B, 2K)
+    coordinates: Tensor  # H = [U, Δ, V] (B, 3K)
     label_gradient: Tensor  # d(Σ GCE)/d(X Q) (B, K)
     norms: Tensor  # (2, B): |x| and |r|
     sums: Tensor  # (3,): Σ GCE, Σ |r − x|², number of labelled rows
@@ -58,8 +64,8 @@ def rows(
 ) -> Rows:
     """Mix, normalise, project, and finish the parts of the loss that are sums over rows.
 
-    Shapes: features (B, D) in any floating-point dtype, targets (B,) ids or (B, C) rows, basis (D, K),
-    recast_coordinates (C, K), weight_coordinates (K, C). All is computed in the basis' dtype.
+    Shapes: features (B, D) in any floating-point dtype, targets (B,) ids or (B, C) rows, basis (D,
+    K), recast_coordinates (C, K), weight_coordinates (K, C). All is computed in the basis' dtype.
     """
     x, y = features.to(basis.dtype), target_rows(targets, len(recast_coordinates), basis.dtype)
     labelled = y.sum(dim=1) > 0
@@ -67,27 +73,34 @@ def rows(
         labelled = labelled & labelled[permutation]
         x, y = mix(x, permutation, lam), mix(y, permutation, lam)
     mask = labelled.to(x.dtype)[:, None]
-    n = torch.linalg.vector_norm(x, dim=1)
+    n = torch.linalg.vector_norm(x, dim=1) * mask[:, 0]
     y = y * mask
     recast = y @ recast_coordinates
     r = torch.linalg.vector_norm(recast, dim=1)
     u = recast / safe(r)[:, None]
-    outside = x * (mask / safe(n)[:, None])
+    # A division, not a product with 1/n: at D = 1 the unit rows are then exactly ±1.
+    outside = (x / safe(n)[:, None]).mul_(mask)
     del x  # at a large batch this is the difference between two and three copies of the features
+    v = project(outside, basis)
     if basis.shape[1] == basis.shape[0]:
-        delta = u - outside @ basis
+        delta = u - v
         outside = u.new_zeros(len(u), 0)
     else:
         outside = outside.addmm_(u, basis.T, alpha=-1)
-        delta = -(outside @ basis)
+        delta = -project(outside, basis)
         outside.addmm_(delta, basis.T)
+    squared_f = torch.linalg.vector_norm(outside, dim=1).square()
+    # Unit rows at the distance |x̂ − r̂|² = |Δ|² + |F|² have u·Δ = half of it: near convergence this
+    # is far more exact than the projection, whose rounding is relative to 1 and not to Δ.
+    half = 0.5 * (row_dot(delta, delta) + squared_f) - row_dot(u, delta)
+    delta.addcmul_(u, (half * ((n > 0) & (r > 0)))[:, None])
     squares = (r - n)[:, None] * u + n[:, None] * delta
-    squared_error = squares.square().sum() + (n.square() * row_dot(outside, outside)).sum()
-    logits = (n[:, None] * (u - delta)) @ weight_coordinates / temperature
+    squared_error = squares.square().sum() + (n.square() * squared_f).sum()
+    logits = (n[:, None] * v) @ weight_coordinates / temperature
     losses, logit_gradient, _, _ = gce_rows(logits, y, q)
     return Rows(
         outside,
-        torch.cat([u, delta], dim=1),
+        torch.cat([u, delta, v], dim=1),
         logit_gradient @ (weight_coordinates.T / temperature),
         torch.stack([n, r]),
         torch.stack([losses.sum(), squared_error, mask.sum()]),
@@ -95,20 +108,48 @@ def rows(
 
 
 def class_sums(coordinates: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
-    """``HᵀH`` (2K, 2K) and ``HᵀF`` (2K, D)."""
-    return coordinates.T @ coordinates, coordinates.T @ outside
+    """``HᵀH`` (3K, 3K) in float64 and ``[Δ, V]ᵀF`` (2K, D)."""
+    # The loss is a difference of products of HᵀH, so rounding in it is what limits the loss. In
+    # float64 it costs nothing beside the symmetric product, as long as K is small against D.
+    k = coordinates.shape[1] // 3
+    narrow = k <= max(32, outside.shape[1] // 12)
+    exact = coordinates.double() if narrow else coordinates
+    return (exact.T @ exact).double(), coordinates[:, k:].T @ outside
 
 
-def gram(outside: Tensor, by_rows: bool) -> Tensor:
-    """``FFᵀ`` (B, B) if ``by_rows``, else ``FᵀF`` (D, D): one triangle computed, the other mirrored."""
-    factor = outside if by_rows else outside.T
-    size = len(factor)
-    product = outside.new_empty(size, size)
-    for start in range(0, size, PANEL):
-        stop = min(start + PANEL, size)
-        torch.mm(factor[start:stop], factor[start:].T, out=product[start:stop, start:])
-        product[stop:, start:stop] = product[start:stop, stop:].T
+def gram(outside: Tensor) -> Tensor:
+    """``FᵀF`` (1, D, D): one triangle computed, the other mirrored."""
+    width = outside.shape[1]
+    product = outside.new_empty(1, width, width)
+    for start in range(0, width, PANEL):
+        stop = start + PANEL
+        panel = product[0, start:stop, start:]
+        torch.mm(outside[:, start:stop].T, outside[:, start:], out=panel)
+        product[0, stop:, start:stop] = panel[:, PANEL:].T
     return product
+
+
+def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
+    """M and Z (2, B, B), symmetric and antisymmetric: one triangle computed, the other mirrored."""
+    u, delta, v = coordinates.chunk(3, dim=1)
+    left, right = coordinates[:, : 2 * u.shape[1]], coordinates[:, u.shape[1] :]
+    smaller = torch.where(delta.square().sum() < v.square().sum(), -delta, v)
+    batch = len(outside)
+    both = outside.new_empty(2, batch, batch)
+    for start in range(0, batch, PANEL):
+        stop = start + PANEL
+        m, z = both[:, start:stop, start:]
+        torch.mm(outside[start:stop], outside[start:].T, out=m)
+        torch.addmm(m, left[start:stop], right[start:].T, beta=-1, out=m)
+        torch.mm(smaller[start:stop], u[start:].T, out=z)
+        torch.addmm(z, u[start:stop], smaller[start:].T, alpha=-1, out=z)
+        both[0, stop:, start:stop] = m[:, PANEL:].T
+        torch.neg(z[:, PANEL:].T, out=both[1, stop:, start:stop])
+    # Rows have length one, or zero.
+    n, r = (norms > 0).to(both.dtype)
+    both[0].diagonal().copy_(r - n)
+    both[1].diagonal().zero_()
+    return both
 
 
 def combine(
@@ -150,52 +191,72 @@ def gradient(
     """Gradient (B, D) in ``dtype``, given the gradient (4,) of total, J_L, J_D and J_MSE."""
     width, k = basis.shape
     n, r = norms
-    inverse = 1.0 / safe(n)
-    u, delta = coordinates[:, :k], coordinates[:, k:]
-    v = u - delta
-    uu, ud, dd = inner[:k, :k], inner[:k, k:], inner[k:, k:]
-    delta_f = cross[k:]
-    v_f = cross[:k] - delta_f
     count = sums[2].clamp(min=1)
+    inverse = 1.0 / safe(n)
     scale = (alpha * grad[0] + grad[2]) * (-16.0 / count.square())
-    # d/dV and d/dF of the two similarity terms; F's part is orthogonal to Q by itself.
-    v_v = uu - ud - ud.T + dd
-    along = scale * (delta @ (v_v + uu) - u @ dd - outside @ v_f.T)
-    by_rows = gram_matrix.shape[0] != outside.shape[1]
-    out = gram_matrix @ outside if by_rows else outside @ gram_matrix
-    low_rank = scale * (
-        row_dot(u, outside @ delta_f.T) + row_dot(delta, outside @ v_f.T) - row_dot(out, outside)
-    )
-    # The normalisation takes away the part along x̂ = (v, f).
-    rho = row_dot(v, along) + low_rank
     squared = (beta * grad[0] + grad[3]) * (2.0 / (count * width))
+    u, delta, v = coordinates.chunk(3, dim=1)
+    left = coordinates[:, : 2 * k]
+    # The gradient by x̂ is (along Qᵀ + across)·scale, `across` being orthogonal to Q by itself.
+    if is_by_rows(gram_matrix):
+        m, z = gram_matrix
+        across = m @ outside
+        along = m @ v - z @ u
+        projection = row_dot(v, along) + row_dot(across, outside)
+    else:
+        uu, du, dd, vu, vd, vv = blocks(inner)
+        converging = dd.trace() < vv.trace()
+        smaller = torch.where(converging, -delta, v)
+        by_u = torch.where(converging, -du, vu) + vd.T
+        across = outside @ gram_matrix[0]
+        crossed = project(outside, cross.T)  # F(ΔᵀF)ᵀ and F(VᵀF)ᵀ
+        along = u @ by_u.to(u) + delta @ vv.to(u) - smaller @ uu.to(u) - crossed[:, k:]
+        projection = row_dot(v, along) + row_dot(left, crossed) - row_dot(across, outside)
+    # The normalisation takes away the part along x̂ = (v, F); J_MSE and J_L act on x directly.
     inside = (
-        (along - rho[:, None] * v) * inverse[:, None]
+        (scale * inverse)[:, None] * (along - projection[:, None] * v)
         + ((eta * grad[0] + grad[1]) / count) * label_gradient
-        + squared * (n[:, None] * v - r[:, None] * u)
+        + squared * ((n - r)[:, None] * u - n[:, None] * delta)
     )
     if outside.shape[1] == 0:
         out = inside @ basis.T
     else:
-        out.mul_((-scale * inverse)[:, None])
-        out.addcmul_(outside, (squared * n - rho * inverse)[:, None])
-        left = torch.cat([(scale * inverse)[:, None] * coordinates, inside], dim=1)
-        out.addmm_(left, torch.cat([delta_f, v_f, basis.T]))
+        by_rows = is_by_rows(gram_matrix)
+        out = across.mul_(((scale if by_rows else -scale) * inverse)[:, None])
+        out.addcmul_(outside, (squared * n - scale * inverse * projection)[:, None])
+        if by_rows:
+            out.addmm_(inside, basis.T)
+        else:
+            out.addmm_(
+                torch.cat([(scale * inverse)[:, None] * left, inside], dim=1),
+                torch.cat([cross, basis.T]),
+            )
     return (out if permutation is None else unmix(out, permutation, lam)).to(dtype)
 
 
 def similarity_terms(inner: Tensor, cross: Tensor, gram_matrix: Tensor) -> Tensor:
-    """``‖R̂R̂ᵀ − X̂X̂ᵀ‖² + ‖R̂X̂ᵀ − X̂R̂ᵀ‖²`` from the sums alone; float64 where it may cancel."""
-    k = len(inner) // 2
-    inner, cross = inner.double(), cross.double()
-    uu, ud, dd = inner[:k, :k], inner[:k, k:], inner[k:, k:]
-    sigma_sigma = 4 * uu - 2 * ud - 2 * ud.T + dd
-    delta_sigma = 2 * ud.T - dd
-    features = 0.5 * ((dd * sigma_sigma).sum() + (delta_sigma * delta_sigma.T).sum())
-    delta_f, sigma_f = cross[k:], 2 * cross[:k] - cross[k:]
-    outside = torch.linalg.vector_norm(gram_matrix, dtype=torch.float64).square()
-    symmetric = features - 2 * (delta_f * sigma_f).sum() + outside
-    return symmetric + 2 * ((uu * dd).sum() - (ud * ud.T).sum())
+    """``‖R̂R̂ᵀ − X̂X̂ᵀ‖² + ‖R̂X̂ᵀ − X̂R̂ᵀ‖²`` from the sums alone, in float64 as it may cancel."""
+    squares = torch.linalg.vector_norm(gram_matrix, dim=2).double().square().sum()
+    if is_by_rows(gram_matrix):
+        return squares
+    uu, du, dd, vu, vd, vv = blocks(inner)
+    inside = (du * du.T).sum() + 2 * (dd * vu).sum() + (vd * vd.T).sum()
+    delta_f, v_f = cross.double().chunk(2)
+    crossed = (delta_f * (delta_f + 2 * v_f)).sum()
+    converging = dd.trace() < vv.trace()
+    aa, au = torch.where(converging, dd, vv), torch.where(converging, -du, vu)
+    return inside - 2 * crossed + squares + 2 * ((aa * uu).sum() - (au * au.T).sum())
+
+
+def blocks(inner: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """UᵀU, ΔᵀU, ΔᵀΔ, VᵀU, VᵀΔ and VᵀV out of HᵀH."""
+    (uu, _, _), (du, dd, _), (vu, vd, vv) = (row.chunk(3, dim=1) for row in inner.chunk(3))
+    return uu, du, dd, vu, vd, vv
+
+
+def is_by_rows(gram_matrix: Tensor) -> bool:
+    """Whether the matrices are those of :func:`differences` (2, B, B), not of :func:`gram`."""
+    return len(gram_matrix) == 2
 
 
 def safe(norm: Tensor) -> Tensor:
@@ -204,5 +265,6 @@ def safe(norm: Tensor) -> Tensor:
 
 
 def row_dot(a: Tensor, b: Tensor) -> Tensor:
-    """Row-wise inner products (B,), without a (B, D) temporary."""
-    return torch.linalg.vecdot(a, b)
+    """Row-wise inner products (B,); a few rows at a time, so that the products stay in cache."""
+    parts = [(x * y).sum(dim=1) for x, y in zip(a.split(PANEL), b.split(PANEL), strict=True)]
+    return torch.cat(parts)

@@ -20,9 +20,10 @@ class Relevance:
     """Which gallery items are relevant to the queries of a block, as unions of lists of items.
 
     Query i's relevant items are those of the lists
-    ``members[member_offsets[i]:member_offsets[i+1]]``. List l is ``items[offsets[l]:offsets[l+1]]``,
-    rising, or the set bits of ``bits[l]``. An item's gain is the sum of its gains over the query's
-    lists, so with one list a label it is the number of shared labels.
+    ``members[member_offsets[i]:member_offsets[i+1]]``. List l is
+    ``items[offsets[l]:offsets[l+1]]``, rising, or the set bits of ``bits[l]``. An item's gain is the
+    sum of its gains over the query's lists, so with one list a label it is the number of shared
+    labels.
 
     Shapes: member_offsets (Q+1,), members, offsets (L+1,) int64; items, gains (1 when None) int32;
     bits (L, ⌈N/64⌉) int64, lowest bit first.

@@ -1,4 +1,4 @@
-"""``drcl::prior_similarity``: logits, probabilities, generalised cross-entropy and quality score."""
+"""``drcl::prior_similarity``: logits, probabilities, loss and quality score."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def prior_similarity(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Logits (B, C), probabilities (B, C), loss, score, and what the gradient needs.
 
-    Shapes: features (B, D), weight (D, C), targets (B,) ids or (B, C) rows, q 0-d. The last output is
-    d(loss)/d(logits) (B, C).
+    Shapes: features (B, D), weight (D, C), targets (B,) ids or (B, C) rows, q 0-d. The last output
+    is d(loss)/d(logits) (B, C).
     """
     with torch.autocast(features.device.type, enabled=False):
         return _stages(backend).prior_similarity(features, weight, targets, q, temperature)

@@ -1,8 +1,10 @@
 """``drcl::reversible_consistency``: the loss, its parts, and a closed-form gradient.
 
-The op strings together the stages of a backend: ``rows`` → ``class_sums`` and ``gram`` → ``combine``,
-and ``gradient`` for the way back. Between the sums and what is made of them lies the only place where
-ranks have to talk: adding up the sums makes every rank's loss and gradient those of the global batch.
+The op strings together the stages of a backend: ``rows`` → ``class_sums`` and ``gram``, or for B <
+D ``differences`` → ``combine``, and ``gradient`` for the way back. Between the sums and what is
+made of them lies the only place where
+ranks have to talk: adding up the sums makes every rank's loss and gradient those of the global
+batch.
 """
 
 from __future__ import annotations
@@ -54,8 +56,12 @@ def reversible_consistency(
             lam,
             temperature,
         )
-        inner, cross = stages.class_sums(rows.coordinates, rows.outside)
-        gram = stages.gram(rows.outside, _by_rows(features, basis, group))
+        if _by_rows(features, basis, group):
+            inner, cross = basis.new_empty(0, 0, dtype=torch.float64), basis.new_empty(0, 0)
+            gram = stages.differences(rows.outside, rows.coordinates, rows.norms)
+        else:
+            inner, cross = stages.class_sums(rows.coordinates, rows.outside)
+            gram = stages.gram(rows.outside)
         if group:
             _add_up((rows.sums, inner, cross, gram), group)
         parts = stages.combine(rows.sums, inner, cross, gram, alpha, beta, eta, len(basis))
@@ -91,18 +97,18 @@ def _(
 ) -> Saved:
     batch, (width, k) = features.shape[0], basis.shape
     outside = 0 if k == width else width
-    size = batch if _by_rows(features, basis, group) else outside
+    by_rows = _by_rows(features, basis, group)
     new = basis.new_empty
     return (
         new(4),
         new(batch, outside),
-        new(batch, 2 * k),
+        new(batch, 3 * k),
         new(batch, k),
         new(2, batch),
         new(3),
-        new(2 * k, 2 * k),
-        new(2 * k, outside),
-        new(size, size),
+        new((0, 0) if by_rows else (3 * k, 3 * k), dtype=torch.float64),
+        new((0, 0) if by_rows else (2 * k, outside)),
+        new(2, batch, batch) if by_rows else new(1, outside, outside),
     )
 
 
@@ -224,14 +230,11 @@ def _stages(backend: str) -> ModuleType:
 
 
 def _by_rows(features: Tensor, basis: Tensor, group: str) -> bool:
-    """Whether the symmetric product is FFᵀ: the smaller one, unless ranks must add it up."""
-    width, k = basis.shape
-    return k < width and features.shape[0] < width and not group
+    """Whether B×B matrices are taken: where they are smaller, unless ranks must add them up."""
+    return features.shape[0] < basis.shape[0] and not group
 
 
 def _add_up(tensors: tuple[Tensor, ...], group: str) -> None:
-    from torch.distributed import all_reduce
-    from torch.distributed.distributed_c10d import _resolve_process_group
-
+    collectives = torch.ops._c10d_functional
     for tensor in tensors:
-        all_reduce(tensor, group=_resolve_process_group(group))
+        tensor.copy_(collectives.wait_tensor(collectives.all_reduce(tensor, "sum", group)))

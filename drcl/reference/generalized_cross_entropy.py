@@ -18,5 +18,6 @@ def generalized_cross_entropy(logits: Tensor, targets: Tensor, q: Tensor | float
     log_p = logits[labelled].log_softmax(dim=1)
     log_s = torch.logsumexp(log_p + targets[labelled].log(), dim=1)
     q = float(q)
-    losses = -log_s if q == 0.0 else -torch.expm1(q * log_s) / q
+    # Below the smallest normal number q·log s would vanish, and 0/q with it.
+    losses = -log_s if q < torch.finfo(logits.dtype).tiny else -torch.expm1(q * log_s) / q
     return losses.mean()

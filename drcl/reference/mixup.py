@@ -9,7 +9,8 @@ def mixup(
     """``X ← λX + (1−λ)X[π]`` and ``Y ← λY + (1−λ)Y[π]``.
 
     Shapes: features (B, D), targets (B, C), permutation (B,) int64. A row that mixes in an
-    unlabelled row has no known target, so its target becomes zero (unlabelled). With λ = 1 nothing is mixed in.
+    unlabelled row has no known target, so its target becomes zero (unlabelled). With λ = 1 nothing
+    is mixed in.
     """
     if lam == 1.0:
         return features, targets

@@ -7,9 +7,12 @@ from drcl.reference.generalized_cross_entropy import generalized_cross_entropy
 from drcl.reference.prior_similarity import prior_similarity
 
 
-def recast(targets: Tensor, prior: Tensor) -> Tensor:
-    """Labels in feature space, ``R = Y W⁺`` (B, D), through the prior's Moore–Penrose inverse."""
-    return targets @ torch.linalg.pinv(prior)
+def recast(targets: Tensor, prior: Tensor, rtol: float | None = None) -> Tensor:
+    """Labels in feature space, ``R = Y W⁺`` (B, D), through the prior's Moore–Penrose inverse.
+
+    ``rtol`` is the share of the largest singular value below which one counts as zero.
+    """
+    return targets @ torch.linalg.pinv(prior, rtol=rtol)
 
 
 def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
@@ -45,6 +48,7 @@ def reversible_consistency(
     beta: float = 0.1,
     eta: float = 1.0,
     temperature: float = 1.0,
+    rtol: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``α·J_D + β·J_MSE + η·J_L`` and its parts: (total, J_L, J_D, J_MSE).
 
@@ -57,7 +61,7 @@ def reversible_consistency(
         return zero, zero, zero, zero
     x, y = features[labelled], targets[labelled]
     with torch.no_grad():
-        r = recast(y, prior)
+        r = recast(y, prior, rtol)
     logits, _ = prior_similarity(x, prior.detach(), temperature)
     label = generalized_cross_entropy(logits, y, q)
     consistency = similarity_consistency(r, x)

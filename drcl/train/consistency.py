@@ -13,8 +13,8 @@ from drcl.losses import ReversibleConsistencyLoss
 from drcl.metrics import mean_average_precision
 from drcl.prior import Prior
 from drcl.train.config import Config, setting
-from drcl.train.loop import Outcome, Phase, run, stream_seed
-from drcl.train.networks import apply_in_chunks, pick_device
+from drcl.train.loop import NonFiniteLoss, Outcome, Phase, diverged, run, stream_seed
+from drcl.train.networks import CHUNK_ROWS, apply_in_chunks, pick_device
 from drcl.train.samples import Samples
 
 
@@ -57,7 +57,13 @@ def train_encoder(
         inputs=(prior.weight, *(judged or ())),
     )
     file = None if checkpoints is None else checkpoints / f"encoder-{modality}.safetensors"
-    return run(phase, file, progress)
+    outcome = run(phase, file, progress)
+    # No loss sees what the last step did; with validation samples the last judgement does.
+    if judged is None:
+        rows = apply_in_chunks(network, phase.samples.features[:CHUNK_ROWS])
+        if not bool(rows.isfinite().all()):
+            raise NonFiniteLoss(diverged(phase, "NaN embeddings after the last epoch"))
+    return outcome
 
 
 class _Loss(nn.Module):

@@ -112,7 +112,7 @@ def run(phase: Phase, checkpoint: Path | None = None, progress: bool = True) -> 
         values = phase.judge(q)
         for name, value in values.items():
             if not math.isfinite(value):
-                raise NonFiniteLoss(_diverged(phase, f"{name} is {value} after epoch {epoch}"))
+                raise NonFiniteLoss(diverged(phase, f"{name} is {value} after epoch {epoch}"))
         kept = _keep_if_better(phase, outcome, values)
         outcome.history.append(
             {
@@ -159,11 +159,12 @@ def _epoch(
     if not bool(finite.all()):
         batch = int((~finite).nonzero()[0])
         where = f"loss is {float(values[batch])} in epoch {epoch}, batch {batch} of {len(values)}"
-        raise NonFiniteLoss(_diverged(phase, where))
+        raise NonFiniteLoss(diverged(phase, where))
     return float(values.mean())
 
 
-def _diverged(phase: Phase, what: str) -> str:
+def diverged(phase: Phase, what: str) -> str:
+    """The message of a :class:`NonFiniteLoss`: where it happened and what to do about it."""
     return (
         f"{phase.name} {phase.modality}: {what} (lr {phase.lr}): try a smaller learning rate or "
         "standardize"

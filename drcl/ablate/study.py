@@ -1,0 +1,199 @@
+"""Training every variant over seeds; each result is stored as soon as it is there.
+
+settings.json                what the results belong to
+priors/seed-0/image.*        learned once per seed, shared by the variants
+results/seed-0/full.json     mAP of one variant with one seed
+results/baselines.json       of the linear baselines, and what they chose
+table.csv, .json, .png       the comparison
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from drcl.ablate.table import Row, Table, write_table
+from drcl.ablate.variants import VARIANTS, Metrics, Variant, learn_all_priors, train_variant
+from drcl.baselines import cca, semantic_matching
+from drcl.data import CrossModalDataset
+from drcl.prior import Prior
+from drcl.train.checkpoint import pack, read_tensors, write_bytes, write_json
+from drcl.train.config import Config
+
+BASELINES = {"CCA": cca, "semantic matching (logistic regression)": semantic_matching}
+FORMAT = 1
+
+
+def ablate(
+    data: CrossModalDataset,
+    config: Config,
+    folder: Path,
+    *,
+    seeds: int = 5,
+    variants: Sequence[Variant] = VARIANTS,
+    resume: bool = False,
+    progress: bool = True,
+) -> Table:
+    """Train every variant with the seeds ``config.seed``, ``config.seed + 1``, … and compare.
+
+    Args:
+        data: with validation and test rows.
+        config: settings of the full method.
+        folder: where results and tables go; it must not exist, or be empty, unless ``resume``.
+        seeds: how many.
+        variants: what to train; the first is what the others are compared with.
+        resume: use the results that the folder holds; more seeds than before are welcome.
+        progress: show a bar with the time that is left.
+
+    Raises:
+        ValueError: the folder holds something else, or results of other settings; ``seeds`` < 1.
+        ImportError: scikit-learn or matplotlib is missing.
+        NonFiniteLoss: a training diverged; what was finished before is stored.
+    """
+    if seeds < 1:
+        raise ValueError(f"seeds: expected an integer >= 1, got {seeds}")
+    _require_libraries()
+    config.check_modalities(data.modalities)
+    study = Study(folder, data, config)
+    study.open(resume)
+    found, skipped, chosen = study.baselines()
+    wanted = range(config.seed, config.seed + seeds)
+    missing = [(seed, v) for seed in wanted for v in variants if study.read(seed, v) is None]
+    bar = tqdm(missing, desc="ablate", unit="training", disable=None if progress else True)
+    for seed, variant in bar:
+        bar.set_postfix_str(f"seed {seed}, {variant.name}")
+        study.train(seed, variant)
+    rows = [Row(v.name, [study.results(seed, v) for seed in wanted], False) for v in variants]
+    rows += [Row(name, [metrics], True) for name, metrics in found.items()]
+    table = Table(data.name, list(wanted), rows, skipped, chosen)
+    write_table(table, folder)
+    return table
+
+
+@dataclass(frozen=True)
+class Study:
+    """A folder of results that all belong to one data set and one group of settings."""
+
+    folder: Path
+    data: CrossModalDataset
+    config: Config
+
+    def open(self, resume: bool) -> None:
+        """Claim the folder, or check that its results are ours."""
+        path = self.folder / "settings.json"
+        identity = {
+            "format": FORMAT,
+            "dataset": self.data.name,
+            "samples": {
+                split: {name: list(part.features.shape) for name, part in modalities.items()}
+                for split, modalities in self.data.splits.items()
+            },
+            "settings": {k: v for k, v in self.config.to_dict().items() if k != "seed"},
+        }
+        identity = json.loads(json.dumps(identity))
+        if path.is_file():
+            if not resume:
+                raise ValueError(
+                    f"{self.folder}: holds results; --resume uses them, or choose another folder"
+                )
+            stored = _read_json(path)
+            if stored != identity:
+                differing = _differing(stored, identity)
+                raise ValueError(f"{self.folder}: its results are of other settings ({differing})")
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise ValueError(f"{self.folder}: is not empty and holds no ablation")
+        else:
+            write_json(path, identity)
+
+    def read(self, seed: int, variant: Variant) -> Metrics | None:
+        """The stored result, or None."""
+        path = self._path(seed, variant)
+        return _read_json(path) if path.is_file() else None
+
+    def results(self, seed: int, variant: Variant) -> Metrics:
+        """The stored result, which must be there."""
+        return dict(_read_json(self._path(seed, variant)))
+
+    def train(self, seed: int, variant: Variant) -> None:
+        """Train one variant with one seed and store what it reaches."""
+        config = replace(self.config, seed=seed)
+        metrics = train_variant(variant, self.data, config, self.priors(seed))
+        write_json(self._path(seed, variant), metrics)
+
+    def priors(self, seed: int) -> dict[str, Prior]:
+        """The learned prior of every modality; learned once and stored."""
+        folder = self.folder / "priors" / f"seed-{seed}"
+        files = {name: folder / f"{name}.safetensors" for name in self.data.modalities}
+        if not all(path.is_file() for path in files.values()):
+            learned = learn_all_priors(self.data, replace(self.config, seed=seed))
+            for name, prior in learned.items():
+                write_bytes(files[name], pack({"weight": prior.weight}, prior.metadata()))
+        return {name: _read_prior(path) for name, path in files.items()}
+
+    def baselines(self) -> tuple[dict[str, Metrics], dict[str, str], dict[str, dict[str, str]]]:
+        """mAP of the linear baselines, why others are left out, and what they chose."""
+        path = self.folder / "results" / "baselines.json"
+        if not path.is_file():
+            found: dict[str, Any] = {"metrics": {}, "skipped": {}, "chosen": {}}
+            for name, function in BASELINES.items():
+                try:
+                    baseline = function(self.data)
+                except ValueError as error:
+                    found["skipped"][name] = str(error)
+                else:
+                    found["metrics"][name] = baseline.metrics
+                    found["chosen"][name] = baseline.chosen
+            write_json(path, found)
+        stored = _read_json(path)
+        return stored["metrics"], stored["skipped"], stored["chosen"]
+
+    def _path(self, seed: int, variant: Variant) -> Path:
+        name = "-".join(re.findall(r"[a-z0-9]+", variant.name.lower()))
+        return self.folder / "results" / f"seed-{seed}" / f"{name}.json"
+
+
+def _read_prior(path: Path) -> Prior:
+    tensors, about = read_tensors(path)
+    return Prior(
+        tensors["weight"],
+        classes=tuple(about["classes"]),
+        modality=about["modality"],
+        score=about["score"],
+    )
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged ({error}); remove it and --resume") from error
+
+
+def _differing(stored: Any, ours: dict[str, Any]) -> str:
+    if not isinstance(stored, dict) or stored.get("format") != ours["format"]:
+        return "format"
+    for entry in ("dataset", "samples"):
+        if stored.get(entry) != ours[entry]:
+            return f"{entry} {stored.get(entry)}, now {ours[entry]}"
+    theirs = stored["settings"]
+    return ", ".join(
+        f"{name} {theirs.get(name)}, now {value}"
+        for name, value in ours["settings"].items()
+        if theirs.get(name) != value
+    )
+
+
+def _require_libraries() -> None:
+    try:
+        import matplotlib  # noqa: F401
+        import sklearn  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f"an ablation needs {error.name}: pip install 'drcl[full]' brings it"
+        ) from error

@@ -1,0 +1,43 @@
+"""The command ``drcl``, also ``python -m drcl``. One file per group of commands."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import click
+
+from drcl._version import __version__
+from drcl.cli.ablate import ablate
+from drcl.cli.add_modality import add_modality
+from drcl.cli.errors import Interrupted
+from drcl.cli.info import info
+from drcl.cli.retrieve import encode, evaluate, report, search
+from drcl.cli.train import train
+
+
+class _Commands(click.Group):
+    """Says what the library refused in one line, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (ValueError, OSError, FloatingPointError, ImportError) as error:
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:
+                raise  # `drcl evaluate … | head` is no fault; click ends it quietly
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted") from None
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="drcl")
+def main() -> None:
+    """Deep Reversible Consistency Learning for cross-modal retrieval.
+
+    A first run that needs no data files: drcl train digits --out runs/digits
+    """
+
+
+for command in (train, evaluate, encode, search, add_modality, report, ablate, info):
+    main.add_command(command)

@@ -1,0 +1,110 @@
+"""``drcl add-modality``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from drcl.cli.errors import Interrupted
+from drcl.cli.settings import config_options, merge
+from drcl.cli.show import data_option, finish, progress_option, run_argument
+from drcl.estimator import DRCL
+from drcl.run import (
+    AddedModality,
+    embed,
+    evaluation_split,
+    measure,
+    open_run,
+    read_added,
+    update_run,
+)
+from drcl.run.record import spell
+
+# These made the prior, which the new modality takes as it is.
+OF_THE_PRIOR = ("dim", "prior", "prior_epochs", "prior_lr", "prior_norm", "prior_selection")
+
+
+@click.command("add-modality")
+@run_argument
+@click.argument("name")
+@click.argument("features", metavar="FEATURES[:KEY]")
+@click.argument("labels", metavar="LABELS[:KEY]")
+@click.option(
+    "--validation",
+    nargs=2,
+    metavar="FEATURES[:KEY] LABELS[:KEY]",
+    help="Rows to choose the epoch on; default: a stratified tenth of the training rows.",
+)
+@click.option(
+    "--test",
+    nargs=2,
+    metavar="FEATURES[:KEY] LABELS[:KEY]",
+    help="Rows to measure mAP on; without them the modality is trained and not measured.",
+)
+@config_options(without=OF_THE_PRIOR)
+@data_option
+@click.option("--report/--no-report", default=True, help="Write RUN/report.", show_default=True)
+@progress_option
+def add_modality(
+    run: Path,
+    name: str,
+    features: str,
+    labels: str,
+    validation: tuple[str, str] | None,
+    test: tuple[str, str] | None,
+    data: str | None,
+    report: bool,
+    progress: bool,
+    **given: Any,
+) -> None:
+    """Add a modality to a run.
+
+    It is trained against the prior of the run; the other modalities stay as they are.
+
+    Labels are the names of the run's classes; whole numbers too where those are the names, and
+    otherwise they count the classes from 0. Options are for this modality only; by default its
+    settings are those of the run.
+    """
+    record, model = open_run(run), DRCL.load(run)
+    loaded = record.load_data(data)
+    if name in model.modalities:
+        raise ValueError(f"name: modality {name!r} exists already, next to {model.modalities}")
+    added = AddedModality(
+        _absolute(features, labels),
+        _absolute(*validation) if validation else None,
+        _absolute(*test) if test else None,
+    )
+    samples = read_added(added, loaded)
+    config = merge(model.config.for_modality(name), given, [name])
+    changes = {key: getattr(config, key) for key in config.to_dict() if key not in OF_THE_PRIOR}
+    click.echo(f"settings: {spell(config.to_dict())}\n")
+    try:
+        model.add_modality(
+            name, samples["train"], samples.get("validation"), progress=progress, **changes
+        )
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted; {run} is as it was before") from None
+    record = replace(record, added={**record.added, name: added})
+    loaded = record.load_data(data)
+    split = evaluation_split(loaded)
+    embeddings = embed(model, loaded.splits[split]) if split else {}
+    metrics = measure(embeddings, loaded.splits[split]) if split else None
+    record = update_run(run, record, model, metrics)
+    finish(run, record, model, loaded, split, embeddings, metrics, report)
+
+
+def _absolute(features: str, labels: str) -> tuple[str, str]:
+    """Paths that hold from any working directory; only the part before a key is a path."""
+    first, second = (
+        str(Path(text).resolve()) if Path(text).is_file() else _resolve_before_key(text)
+        for text in (features, labels)
+    )
+    return first, second
+
+
+def _resolve_before_key(text: str) -> str:
+    file, colon, key = text.partition(":")
+    return f"{Path(file).resolve()}{colon}{key}"

@@ -1,0 +1,186 @@
+"""Commands on a finished run: ``evaluate``, ``encode``, ``search``, ``report``."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import click
+import numpy as np
+
+from drcl.cli.show import data_option, run_argument, show_report
+from drcl.cli.tables import columns, map_table
+from drcl.data import CrossModalDataset, Labelled
+from drcl.estimator import DRCL
+from drcl.run import embed, evaluation_split, measure, open_run, read_features
+from drcl.run.evaluation import SplitName
+from drcl.train.checkpoint import write_bytes, write_json
+
+split_option = click.option(
+    "--split",
+    type=click.Choice(["test", "validation"]),
+    help="Which rows; default: test, or validation where there is no test split.",
+)
+
+
+@click.command()
+@run_argument
+@data_option
+@split_option
+@click.option(
+    "--k",
+    "ks",
+    type=click.IntRange(min=1),
+    multiple=True,
+    default=(50,),
+    show_default=True,
+    help="mAP@k beside mAP@all; may be repeated.",
+)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write it as JSON.")
+def evaluate(
+    run: Path, data: str | None, split: SplitName | None, ks: tuple[int, ...], out: Path | None
+) -> None:
+    """Print the mAP of a run.
+
+    Nothing is written without --out.
+    """
+    record, model = open_run(run), DRCL.load(run)
+    loaded = record.load_data(data)
+    split = _chosen(loaded, split)
+    metrics = measure(embed(model, loaded.splits[split]), loaded.splits[split], ks)
+    click.echo(f"{split} split, rows are queries and columns galleries\n")
+    click.echo(map_table(metrics))
+    if out is not None:
+        write_json(out, metrics)
+        click.echo(f"\nwritten: {out}")
+
+
+@click.command()
+@run_argument
+@click.argument("modality")
+@click.argument("features", metavar="FILE[:KEY]")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Where to: .npy, or .npz or .safetensors with the array 'embeddings'.",
+)
+def encode(run: Path, modality: str, features: str, out: Path) -> None:
+    """Encode features of one modality.
+
+    The result is (N, dim) float32 with rows of unit length, in the common space.
+    """
+    pack = {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors}.get(out.suffix)
+    if pack is None:
+        raise click.BadParameter(
+            f"{out}: expected a name ending in .npy, .npz or .safetensors", param_hint="--out"
+        )
+    embeddings = DRCL.load(run).encode(modality, read_features(features)).numpy()
+    write_bytes(out, pack(embeddings))
+    click.echo(f"{out}: {embeddings.shape[0]} × {embeddings.shape[1]} float32")
+
+
+@click.command()
+@run_argument
+@click.argument("source")
+@click.argument("target")
+@click.option(
+    "--query",
+    "rows",
+    type=click.IntRange(min=0),
+    multiple=True,
+    default=(0,),
+    show_default=True,
+    help="Row of SOURCE to search with; may be repeated.",
+)
+@click.option(
+    "--k", type=click.IntRange(min=1), default=10, show_default=True, help="How many to find."
+)
+@data_option
+@split_option
+def search(
+    run: Path,
+    source: str,
+    target: str,
+    rows: tuple[int, ...],
+    k: int,
+    data: str | None,
+    split: SplitName | None,
+) -> None:
+    """Search one modality with rows of another.
+
+    Queries and gallery are rows of the data set; a star marks a shared class.
+    """
+    record, model = open_run(run), DRCL.load(run)
+    loaded = record.load_data(data)
+    samples = loaded.splits[_chosen(loaded, split)]
+    queries, gallery = (_modality(samples, name) for name in (source, target))
+    outside = [row for row in rows if row >= len(queries.features)]
+    if outside:
+        raise ValueError(
+            f"query: row {outside[0]} of {source}, which has rows 0 to {len(queries.features) - 1}"
+        )
+    found = model.search(source, queries.features[list(rows)], target, gallery.features, k=k)
+    for row, scores, indices in zip(rows, found.scores, found.indices, strict=True):
+        click.echo(f"{source} row {row}: {_classes(loaded, queries.labels[row])}")
+        table = [["", "rank", f"{target} row", "cosine", "class"]]
+        for rank, (score, index) in enumerate(zip(scores, indices, strict=True), start=1):
+            label = gallery.labels[int(index)]
+            star = "*" if _shared(queries.labels[row], label) else ""
+            table.append(
+                [star, str(rank), str(int(index)), f"{score:.3f}", _classes(loaded, label)]
+            )
+        click.echo(columns(table) + "\n")
+
+
+@click.command()
+@run_argument
+@data_option
+def report(run: Path, data: str | None) -> None:
+    """Write the report of a run anew."""
+    record, model = open_run(run), DRCL.load(run)
+    loaded = record.load_data(data)
+    split = _chosen(loaded, None)
+    embeddings = embed(model, loaded.splits[split])
+    metrics = measure(embeddings, loaded.splits[split])
+    show_report(run, record, model, loaded, split, embeddings, metrics)
+
+
+def _chosen(data: CrossModalDataset, split: SplitName | None) -> SplitName:
+    chosen = split or evaluation_split(data)
+    if chosen is None:
+        raise ValueError(f"{data.name}: no split holds labelled rows of two modalities")
+    return chosen
+
+
+def _modality(samples: dict[str, Labelled], name: str) -> Labelled:
+    if name not in samples:
+        raise ValueError(f"modality: {name!r} is not one of {list(samples)}")
+    return samples[name]
+
+
+def _classes(data: CrossModalDataset, label: np.ndarray) -> str:
+    ids = np.flatnonzero(label) if np.ndim(label) else [label] if label >= 0 else []
+    return ", ".join(data.classes[index] for index in ids) or "unlabelled"
+
+
+def _shared(one: np.ndarray, other: np.ndarray) -> bool:
+    return bool((one * other).any()) if np.ndim(one) else bool(one == other >= 0)
+
+
+def _npy(embeddings: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, embeddings, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _npz(embeddings: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, embeddings=embeddings)
+    return buffer.getvalue()
+
+
+def _safetensors(embeddings: np.ndarray) -> bytes:
+    from safetensors.numpy import save
+
+    return bytes(save({"embeddings": embeddings}))

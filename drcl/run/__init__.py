@@ -1,0 +1,40 @@
+"""A run directory: what ``drcl train`` writes, and every other command reads.
+
+    config.json, prior.*, encoders/, history.*   the model, as DRCL.save writes it
+    run.json                                     data set, settings, versions, seconds per phase
+    metrics.json                                 mAP@all and mAP@50 of every ordered pair
+    report/                                      report.html and its figures
+    checkpoints/                                 only while training: what --resume continues from
+
+``run.json`` appears when the run is finished. Until then it lies in ``checkpoints/``: an older run
+in the same directory stays whole until the new one takes its place.
+"""
+
+from drcl.run.evaluation import embed, evaluation_split, measure, report_data
+from drcl.run.files import AddedModality, read_added, read_features
+from drcl.run.folder import (
+    RunExists,
+    finish_run,
+    interrupted,
+    open_run,
+    start_run,
+    update_run,
+)
+from drcl.run.record import Run
+
+__all__ = [
+    "AddedModality",
+    "Run",
+    "RunExists",
+    "embed",
+    "evaluation_split",
+    "finish_run",
+    "interrupted",
+    "measure",
+    "open_run",
+    "read_added",
+    "read_features",
+    "report_data",
+    "start_run",
+    "update_run",
+]

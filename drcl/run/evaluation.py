@@ -1,0 +1,95 @@
+"""Measuring a model on a split of a data set, and what its report shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import permutations
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from drcl.data.dataset import CrossModalDataset, Split, labelled_rows
+from drcl.estimator import DRCL
+from drcl.metrics import precision_recall_curve, retrieval_report
+from drcl.run.record import Run
+
+if TYPE_CHECKING:
+    from drcl.report import ReportData
+
+KS = (50,)
+
+Metrics = dict[str, dict[str, float]]
+SplitName = Literal["test", "validation"]
+
+
+def evaluation_split(data: CrossModalDataset) -> SplitName | None:
+    """The test split; where it has no two labelled modalities the validation split; else None."""
+    candidates: tuple[SplitName, SplitName] = ("test", "validation")
+    return next((name for name in candidates if len(_measurable(data.splits[name])) > 1), None)
+
+
+def embed(model: DRCL, split: Split) -> dict[str, np.ndarray]:
+    """Modality -> embeddings (N, D), of those that the model knows and that are labelled."""
+    return {
+        name: model.encode(name, samples.features).numpy()
+        for name, samples in _measurable(split).items()
+        if name in model.modalities
+    }
+
+
+def measure(embeddings: Mapping[str, np.ndarray], split: Split, ks: Sequence[int] = KS) -> Metrics:
+    """mAP of every ordered pair, as :func:`drcl.metrics.retrieval_report` returns it."""
+    return retrieval_report(
+        {name: (rows, split[name].labels) for name, rows in embeddings.items()}, ks=ks
+    )
+
+
+def report_data(
+    run: Run,
+    model: DRCL,
+    data: CrossModalDataset,
+    split: SplitName,
+    embeddings: dict[str, np.ndarray],
+    metrics: Metrics,
+) -> ReportData:
+    """What the report shows of a run."""
+    from drcl.report import ReportData
+
+    samples = data.splits[split]
+    labels = {name: samples[name].labels for name in embeddings}
+    prior = model.prior
+    return ReportData(
+        title=f"DRCL on {data.name}",
+        metrics=metrics,
+        embeddings=embeddings,
+        labels=labels,
+        classes=data.classes,
+        history=[record for record in model.history if record["modality"] in embeddings],
+        curves=_curves(embeddings, labels, metrics),
+        pictures={m: p for m, p in data.pictures.items() if split == "test" and m in embeddings},
+        summary={
+            "data set": data.name,
+            "measured on": f"{split} split",
+            "prior": f"learned from {prior.modality}" if prior.modality else model.config.prior,
+            "prior's column norm": f"{float(prior.column_norm):.3g}",
+            "settings": run.spelled(),
+            "seconds": ", ".join(f"{phase} {value:.1f}" for phase, value in run.seconds.items()),
+            "versions": ", ".join(f"{name} {value}" for name, value in run.versions.items()),
+        },
+    )
+
+
+def _curves(
+    embeddings: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], metrics: Metrics
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Precision–recall curves of the ordered pairs in which anything relevant can be found."""
+    curves = {}
+    for a, b in permutations(embeddings, 2):
+        if metrics["mAP@all"][f"{a}->{b}"] > 0:
+            curve = precision_recall_curve(embeddings[a], embeddings[b], labels[a], labels[b])
+            curves[f"{a}->{b}"] = (curve.recall.numpy(), curve.precision.numpy())
+    return curves
+
+
+def _measurable(split: Split) -> Split:
+    return {name: part for name, part in split.items() if labelled_rows(part.labels).any()}

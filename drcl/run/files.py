@@ -1,0 +1,84 @@
+"""Arrays that the user names as ``file`` or ``file:key``, and modalities made of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from drcl.data.classes import ClassList, tidy_labels
+from drcl.data.dataset import CrossModalDataset, Labelled, is_multi_hot
+from drcl.data.files import read_array
+from drcl.data.splits import stratified_holdout
+
+HELD_OUT_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class AddedModality:
+    """Where the samples of a modality lie that was added later: "file" or "file:key" of features
+    and labels; None where there are none."""
+
+    train: tuple[str, str]
+    validation: tuple[str, str] | None = None
+    test: tuple[str, str] | None = None
+
+
+def read_added(added: AddedModality, data: CrossModalDataset) -> dict[str, Labelled]:
+    """Split -> samples of an added modality.
+
+    Labels are class names; whole numbers too where those are the names, and otherwise they count
+    the classes from 0. Without validation files a stratified tenth of the training rows is held
+    out.
+    """
+    found = {
+        split: _read_labelled(*files, data)
+        for split, files in (
+            ("train", added.train),
+            ("validation", added.validation),
+            ("test", added.test),
+        )
+        if files is not None
+    }
+    if added.validation is None:
+        features, labels = found["train"]
+        kept, held = stratified_holdout(labels, HELD_OUT_SHARE, seed=0)
+        found["train"] = Labelled(features[kept], labels[kept])
+        if len(held):
+            found["validation"] = Labelled(features[held], labels[held])
+    return found
+
+
+def read_file(text: str) -> np.ndarray:
+    """The array at "file" or "file:key"; see :func:`drcl.data.files.read_array`."""
+    file, _, key = (text, "", "") if Path(text).is_file() else text.partition(":")
+    return read_array(file, key or None)
+
+
+def read_features(text: str) -> np.ndarray:
+    """Rows (N, d) float32 at "file" or "file:key"."""
+    features = read_file(text)
+    if features.ndim != 2 or features.dtype.kind not in "biuf":
+        raise ValueError(
+            f"{text}: expected rows of numbers (N, d), got {features.dtype} {features.shape}"
+        )
+    with np.errstate(over="ignore"):  # infinities are reported with their row by whoever uses them
+        return features.astype(np.float32, copy=False)
+
+
+def _read_labelled(features: str, labels: str, data: CrossModalDataset) -> Labelled:
+    rows = read_features(features)
+    encoded = _class_list(data.classes).encode(
+        tidy_labels(read_file(labels), len(rows), labels), labels
+    )
+    if any(is_multi_hot(samples.labels) for samples in data.train.values()):
+        encoded = _class_list(data.classes).as_rows(encoded)
+    return Labelled(rows, encoded)
+
+
+def _class_list(names: tuple[str, ...]) -> ClassList:
+    if all(name.isdecimal() for name in names):
+        ids: dict[int | str, int] = {name: index for index, name in enumerate(names)}
+        return ClassList(names, ids | {int(name): index for index, name in enumerate(names)})
+    return ClassList.from_table(dict(enumerate(names)))

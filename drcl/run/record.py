@@ -1,0 +1,134 @@
+"""``run.json``: which data, which settings, which versions, how long."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drcl._version import __version__
+from drcl.data import CrossModalDataset, load
+from drcl.run.files import AddedModality, read_added
+from drcl.train.checkpoint import write_json
+from drcl.train.config import Config
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Run:
+    """What ``run.json`` says.
+
+    Attributes:
+        dataset: name, or absolute path of a manifest.
+        root: data folder it was loaded from; None is the default one.
+        classes: class names; the index is the class id.
+        settings: of :class:`drcl.Config`, as plain values.
+        versions: of what the numbers depend on.
+        seconds: phase -> seconds of training.
+        added: modalities that were added later.
+    """
+
+    dataset: str
+    root: str | None
+    classes: tuple[str, ...]
+    settings: dict[str, Any]
+    versions: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    added: dict[str, AddedModality] = field(default_factory=dict)
+
+    @classmethod
+    def describe(
+        cls, dataset: str, root: str | None, data: CrossModalDataset, config: Config
+    ) -> Run:
+        """The run that is about to start; paths are made absolute."""
+        return cls(
+            dataset=str(Path(dataset).resolve()) if dataset.endswith(".toml") else dataset,
+            root=None if root is None else str(Path(root).resolve()),
+            classes=data.classes,
+            settings=json.loads(json.dumps(config.to_dict())),
+            versions={
+                "drcl": __version__,
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": metadata.version("numpy"),
+            },
+        )
+
+    def spelled(self) -> str:
+        """The settings that differ from the default, in a line."""
+        return spell(self.settings)
+
+    def load_data(self, elsewhere: str | None = None) -> CrossModalDataset:
+        """The data set of the run with the modalities added to it.
+
+        Args:
+            elsewhere: another data folder, or another manifest, than the run was trained with.
+
+        Raises:
+            FileNotFoundError, ValueError: the data is missing, damaged, or has other classes.
+        """
+        if elsewhere is not None and elsewhere.endswith(".toml"):
+            data = load(elsewhere)
+        else:
+            data = load(self.dataset, elsewhere or self.root)
+        if data.classes != self.classes:
+            raise ValueError(
+                f"{data.name}: its classes {list(data.classes)} are not those of the run, "
+                f"{list(self.classes)}"
+            )
+        splits = {name: dict(split) for name, split in data.splits.items()}
+        for name, added in self.added.items():
+            for split, samples in read_added(added, data).items():
+                splits[split][name] = samples
+        return replace(
+            data, train=splits["train"], validation=splits["validation"], test=splits["test"]
+        )
+
+
+def write_record(path: Path, run: Run) -> None:
+    """Write a run as JSON, in one step."""
+    write_json(path, {"format": FORMAT, **asdict(run)})
+
+
+def read_record(path: Path) -> Run:
+    """The inverse of :func:`write_record`; a damaged file, or one of another version's format, is
+    a ValueError."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        found = values.pop("format")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: not a run.json ({error!r})") from error
+    if found != FORMAT:
+        raise ValueError(f"{path}: run format {found!r}, this version reads format {FORMAT}")
+    names = {field.name for field in fields(Run)}
+    if set(values) != names:
+        raise ValueError(f"{path}: damaged, expected the entries {sorted(names)}")
+    added = {
+        name: AddedModality(**{k: v and tuple(v) for k, v in entry.items()})
+        for name, entry in values.pop("added").items()
+    }
+    return Run(**{**values, "classes": tuple(values["classes"]), "added": added})
+
+
+def spell(settings: Mapping[str, Any]) -> str:
+    """Settings that differ from the default, in a line.
+
+    >>> spell(Config(dim=64, lr={"image": 0.1}).to_dict())
+    'dim 64, lr image 0.1'
+    """
+    default = json.loads(json.dumps(Config().to_dict()))
+    changed = {name: value for name, value in settings.items() if value != default[name]}
+    return ", ".join(f"{name} {_plain(value)}" for name, value in changed.items()) or "the default"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " / ".join(f"{name} {one}" for name, one in value.items())
+    return "/".join(map(str, value)) if isinstance(value, list) else str(value)

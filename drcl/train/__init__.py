@@ -1,0 +1,1 @@
+"""Training: settings, the epoch loop, and the two phases that use it."""

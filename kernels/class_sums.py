@@ -1,0 +1,111 @@
+"""Stage ``class_sums``: ``HᵀH`` (3K, 3K) in float64 and ``[Δ, V]ᵀF`` (2K, D) in float32.
+
+The loss is a difference of products of HᵀH: rounding there is what would limit it, and float64 costs
+nothing while K is small. Batches are cut into slices, one program each, added in a fixed order.
+
+Bytes: 4·B·D for F, 12·B·K for H, and the slices. Operations: 4·K·B·D in float32, 18·K²·B in float64.
+"""
+
+# mypy: allow-untyped-defs
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import triton
+import triton.language as tl
+
+from .launch import blocks, on_device_of, slices
+from .reduction import sum_partials
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# 2K is 20 for ten classes: a taller tile would be mostly padding.
+CROSS = {"BLOCK_H": 32, "BLOCK_D": 64, "BLOCK_B": 32, "num_warps": 4, "num_stages": 3}
+INNER = {"BLOCK_H": 32, "BLOCK_D": 32, "BLOCK_B": 16, "num_warps": 4, "num_stages": 2}
+
+
+@triton.jit(do_not_specialize=["batch", "slice_rows"])
+def class_sums_kernel(
+    coordinates, right, partials, batch, pitch, skipped, height, width, slice_rows,
+    EXACT: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_B: tl.constexpr,
+):  # fmt: skip
+    """One block of ``Aᵀ right`` over one slice of rows; A is H without its first ``skipped`` columns."""
+    part = tl.program_id(2)
+    d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
+    h = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
+    begin = part.to(tl.int64) * slice_rows
+    end = tl.minimum(begin + slice_rows, batch)
+    dtype: tl.constexpr = tl.float64 if EXACT else tl.float32
+    accumulator = tl.zeros([BLOCK_H, BLOCK_D], dtype)
+    for start in range(0, slice_rows, BLOCK_B):
+        b = begin + start + tl.arange(0, BLOCK_B)
+        a = tl.load(
+            coordinates + b[None, :] * pitch + skipped + h[:, None],
+            mask=(b < end)[None, :] & (h < height)[:, None],
+            other=0.0,
+        )
+        values = tl.load(
+            right + b[:, None] * width + d[None, :],
+            mask=(b < end)[:, None] & (d < width)[None, :],
+            other=0.0,
+        )
+        accumulator = tl.dot(
+            a.to(dtype), values.to(dtype), accumulator, input_precision="ieee", out_dtype=dtype
+        )
+    at = partials + part.to(tl.int64) * height * width
+    mask = (h < height)[:, None] & (d < width)[None, :]
+    tl.store(at + h[:, None] * width + d[None, :], accumulator, mask=mask)
+
+
+def class_sums(coordinates: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
+    """See :func:`drcl.eager.reversible_consistency.class_sums`; four launches.
+
+    With K large against D, HᵀH is multiplied in float32 as there. float64 takes the eager stage.
+    """
+    import torch
+
+    if coordinates.dtype == torch.float64:
+        from drcl.eager import reversible_consistency as eager
+
+        return eager.class_sums(coordinates, outside)
+    pitch, width = coordinates.shape[1], outside.shape[1]
+    k = pitch // 3
+    exact = k <= max(32, width // 12)
+    inner = coordinates.new_empty(pitch, pitch, dtype=torch.float64)
+    cross = coordinates.new_empty(2 * k, width)
+    _slice_and_add(coordinates, coordinates, 0, inner, exact, INNER)
+    if width:
+        _slice_and_add(coordinates, outside, k, cross, False, CROSS)
+    return inner, cross
+
+
+def _slice_and_add(
+    coordinates: Tensor,
+    right: Tensor,
+    skipped: int,
+    out: Tensor,
+    exact: bool,
+    config: dict[str, int],
+) -> None:
+    (batch, pitch), (height, width) = coordinates.shape, out.shape
+    grid = (blocks(width, config["BLOCK_D"]), blocks(height, config["BLOCK_H"]))
+    step = config["BLOCK_B"]
+    slice_rows = blocks(blocks(batch, slices(grid[0] * grid[1], batch, 64)), step) * step
+    parts = blocks(batch, slice_rows)
+    partials = (out if exact else right).new_empty(parts, height * width)
+    with on_device_of(right):
+        class_sums_kernel[(*grid, parts)](
+            coordinates,
+            right,
+            partials,
+            batch,
+            pitch,
+            skipped,
+            height,
+            width,
+            slice_rows,
+            EXACT=exact,
+            **config,
+        )
+    sum_partials(partials, out)

@@ -1,0 +1,229 @@
+"""Generalised cross-entropy on chip: device functions for one tile of rows, and a kernel for long rows.
+
+With ``s = Σ Y p`` and ``p = softmax(logits)`` a row's loss is ``(1 − s^q)/q`` and its gradient by the
+logits ``s^q (p − Y p / s)``. Both come from ``log s``, formed from differences to the largest logit, so
+that nothing overflows and a row that is almost right keeps its digits.
+"""
+
+# mypy: allow-untyped-defs
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import triton
+import triton.language as tl
+
+from .launch import FUSED_CLASSES, blocks, on_device_of
+from .reduction import sum_partials
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+GCE_ROWS = {"BLOCK_B": 8, "BLOCK_C": FUSED_CLASSES, "num_warps": 4}
+
+
+@triton.jit
+def expm1(x):
+    # exp(x) − 1 has no digits left near 0; below one half nine terms of the series are exact in float32.
+    series = 1.0 + x * (1.0 / 9.0)
+    series = 1.0 + x * (1.0 / 8.0) * series
+    series = 1.0 + x * (1.0 / 7.0) * series
+    series = 1.0 + x * (1.0 / 6.0) * series
+    series = 1.0 + x * (1.0 / 5.0) * series
+    series = 1.0 + x * (1.0 / 4.0) * series
+    series = 1.0 + x * (1.0 / 3.0) * series
+    series = 1.0 + x * 0.5 * series
+    return tl.where(tl.abs(x) < 0.5, x * series, tl.exp(x) - 1.0)
+
+
+@triton.jit
+def gce_of_log(log_s, q):
+    positive = q > 0.0
+    power = -expm1(q * log_s) / tl.where(positive, q, 1.0)
+    return tl.where(positive, power, -log_s)
+
+
+@triton.jit
+def gce_tile(logits, y, labelled, columns, q):
+    """Loss, gradient by the logits, probabilities and log s of a tile that holds whole rows.
+
+    ``columns`` marks the real columns. An unlabelled row is scored against all classes at once: s = 1,
+    loss and gradient vanish.
+    """
+    logits = tl.where(columns, logits, float("-inf"))
+    chosen = columns & ((y > 0.0) | (labelled == 0)[:, None])
+    weight = tl.where(labelled[:, None], y, 1.0)
+    top = tl.max(logits, 1)
+    exponential = tl.exp(logits - top[:, None])
+    total = tl.sum(exponential, 1)
+    top_chosen = tl.max(tl.where(chosen, logits, float("-inf")), 1)
+    joint = tl.where(chosen, weight * tl.exp(logits - top_chosen[:, None]), 0.0)
+    mass = tl.sum(joint, 1)
+    # No mass in a labelled row: its id is no class. The loss says so by being NaN.
+    log_s = (top_chosen - top) + (tl.log(mass) - tl.log(total))
+    log_s = tl.where(mass > 0.0, log_s, float("nan"))
+    p = exponential / total[:, None]
+    slope = tl.where(labelled, tl.exp(q * log_s), 0.0)
+    loss = tl.where(labelled, gce_of_log(log_s, q), 0.0)
+    return loss, slope[:, None] * (p - joint / mass[:, None]), p, log_s
+
+
+@triton.jit
+def find_targets(
+    targets, stride, row, other, in_batch, classes, IDS: tl.constexpr, MIXED: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Where the targets of a row and of the row mixed into it are found, and whether both have one.
+
+    Ids are themselves where to look (a class); of target rows it is the row's number.
+    """
+    first = row
+    second = other
+    if IDS:
+        first = tl.load(targets + row, mask=in_batch, other=-1)
+        labelled = first != -1
+        if MIXED:
+            second = tl.load(targets + other, mask=in_batch, other=-1)
+            labelled = labelled & (second != -1)
+    else:
+        mass = tl.zeros_like(row).to(tl.float32)
+        mass_other = tl.zeros_like(row).to(tl.float32)
+        for start in range(0, classes, BLOCK_C):
+            c = start + tl.arange(0, BLOCK_C)
+            mask = in_batch[:, None] & (c < classes)[None, :]
+            y = tl.load(targets + row[:, None] * stride + c[None, :], mask=mask, other=0)
+            mass += tl.sum(y.to(tl.float32), 1)
+            if MIXED:
+                y = tl.load(targets + other[:, None] * stride + c[None, :], mask=mask, other=0)
+                mass_other += tl.sum(y.to(tl.float32), 1)
+        labelled = mass > 0.0
+        if MIXED:
+            labelled = labelled & (mass_other > 0.0)
+    return first, second, labelled & in_batch
+
+
+@triton.jit
+def target_tile(
+    targets, stride, first, second, labelled, c, classes, lam, rest,
+    IDS: tl.constexpr, MIXED: tl.constexpr,
+):  # fmt: skip
+    """The mixed target rows' entries of the classes ``c``; ids become rows here and nowhere else."""
+    if IDS:
+        y = (first[:, None] == c[None, :]).to(tl.float32)
+        if MIXED:
+            y = lam * y + rest * (second[:, None] == c[None, :]).to(tl.float32)
+    else:
+        mask = labelled[:, None] & (c < classes)[None, :]
+        y = tl.load(targets + first[:, None] * stride + c[None, :], mask=mask, other=0).to(
+            tl.float32
+        )
+        if MIXED:
+            y2 = tl.load(targets + second[:, None] * stride + c[None, :], mask=mask, other=0)
+            y = lam * y + rest * y2.to(tl.float32)
+    return y
+
+
+@triton.jit(do_not_specialize=["batch"])
+def gce_rows_kernel(
+    logits, targets, permutation, q_ptr, probabilities, gradient, partials,
+    batch, classes, targets_stride, lam, rest,
+    IDS: tl.constexpr, MIXED: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Rows of any length, in two walks: online log-sum-exp, then probabilities and gradient.
+
+    Reads the logits twice (the second time mostly from L2), writes p and the gradient once.
+    """
+    row = tl.program_id(0).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
+    in_batch = row < batch
+    other = row
+    if MIXED:
+        other = tl.load(permutation + row, mask=in_batch, other=0)
+    first, second, labelled = find_targets(
+        targets, targets_stride, row, other, in_batch, classes, IDS, MIXED, BLOCK_C
+    )
+    q = tl.load(q_ptr).to(tl.float32)
+    # A finite start: −inf minus −inf would be NaN in rows that meet their class late.
+    top = tl.full([BLOCK_B], -3.0e38, tl.float32)
+    top_chosen = tl.full([BLOCK_B], -3.0e38, tl.float32)
+    total = tl.zeros([BLOCK_B], tl.float32)
+    mass = tl.zeros([BLOCK_B], tl.float32)
+    for start in range(0, classes, BLOCK_C):
+        c = start + tl.arange(0, BLOCK_C)
+        columns = in_batch[:, None] & (c < classes)[None, :]
+        at = row[:, None] * classes + c[None, :]
+        x = tl.load(logits + at, mask=columns, other=float("-inf")).to(tl.float32)
+        y = target_tile(
+            targets, targets_stride, first, second, labelled, c, classes, lam, rest, IDS, MIXED
+        )
+        chosen = columns & ((y > 0.0) | (labelled == 0)[:, None])
+        weight = tl.where(labelled[:, None], y, 1.0)
+        higher = tl.maximum(top, tl.max(x, 1))
+        total = total * tl.exp(top - higher) + tl.sum(tl.exp(x - higher[:, None]), 1)
+        top = higher
+        higher = tl.maximum(top_chosen, tl.max(tl.where(chosen, x, float("-inf")), 1))
+        joint = tl.where(chosen, weight * tl.exp(x - higher[:, None]), 0.0)
+        mass = mass * tl.exp(top_chosen - higher) + tl.sum(joint, 1)
+        top_chosen = higher
+    log_s = (top_chosen - top) + (tl.log(mass) - tl.log(total))
+    log_s = tl.where(mass > 0.0, log_s, float("nan"))
+    slope = tl.where(labelled, tl.exp(q * log_s), 0.0)
+    for start in range(0, classes, BLOCK_C):
+        c = start + tl.arange(0, BLOCK_C)
+        columns = in_batch[:, None] & (c < classes)[None, :]
+        at = row[:, None] * classes + c[None, :]
+        x = tl.load(logits + at, mask=columns, other=float("-inf")).to(tl.float32)
+        y = target_tile(
+            targets, targets_stride, first, second, labelled, c, classes, lam, rest, IDS, MIXED
+        )
+        chosen = (y > 0.0) | (labelled == 0)[:, None]
+        weight = tl.where(labelled[:, None], y, 1.0)
+        p = tl.exp(x - top[:, None]) / total[:, None]
+        posterior = tl.where(
+            chosen, weight * tl.exp(x - top_chosen[:, None]) / mass[:, None], 0.0
+        )
+        tl.store(probabilities + at, p, mask=columns)
+        tl.store(gradient + at, slope[:, None] * (p - posterior), mask=columns)
+    loss = tl.where(labelled, gce_of_log(log_s, q), 0.0)
+    store_sums(partials, loss, tl.where(labelled, tl.exp(log_s), 0.0), labelled)
+
+
+@triton.jit
+def store_sums(partials, a, b, labelled):
+    """This program's three sums, for :func:`sum_partials`."""
+    at = partials + tl.program_id(0) * 3
+    tl.store(at, tl.sum(a, 0))
+    tl.store(at + 1, tl.sum(b, 0))
+    tl.store(at + 2, tl.sum(labelled.to(tl.float32), 0))
+
+
+def gce_rows(
+    logits: Tensor, targets: Tensor, permutation: Tensor | None, q: Tensor, lam: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities (B, C), gradient (B, C) of the summed loss, and the sums of loss, s and labels (3,).
+
+    ``logits`` are contiguous (B, C); targets ids (B,) or rows (B, C), mixed here with ``permutation``.
+    """
+    batch, classes = logits.shape
+    probabilities, gradient = logits.new_empty(logits.shape), logits.new_empty(logits.shape)
+    config = GCE_ROWS
+    programs = blocks(batch, config["BLOCK_B"])
+    partials = logits.new_empty(programs, 3)
+    with on_device_of(logits):
+        gce_rows_kernel[(programs,)](
+            logits,
+            targets,
+            permutation,
+            q,
+            probabilities,
+            gradient,
+            partials,
+            batch,
+            classes,
+            targets.stride(0),
+            lam,
+            1.0 - lam,
+            IDS=targets.ndim == 1,
+            MIXED=permutation is not None,
+            **config,
+        )
+    return probabilities, gradient, sum_partials(partials, logits.new_empty(3))

@@ -1,0 +1,129 @@
+"""A matrix product for any strides, in the precision that is asked for.
+
+Precision follows ``torch.set_float32_matmul_precision`` where it may (the products of F with itself and
+with its Gram matrix, which fade as training converges): "highest" multiplies in float32, "high" in TF32,
+"medium" in bf16. Sums are float32 always. Everything that must stay exact asks for "ieee".
+"""
+
+# mypy: allow-untyped-defs
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import triton
+import triton.language as tl
+
+from .launch import blocks, on_device_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Config = dict[str, int]
+
+# Per precision. float32 products run outside the tensor cores: small tiles, or the operands spill.
+# 128×128 with two warp groups keeps wgmma fed; three stages leave room for two programs.
+PRODUCT: dict[str, Config] = {
+    "ieee": {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 16, "num_warps": 4, "num_stages": 3},
+    "tf32": {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3},
+    "bf16": {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64, "num_warps": 8, "num_stages": 3},
+}
+
+
+def matmul_precision() -> str:
+    """The user's choice for float32 products, in the names of this file."""
+    import torch
+
+    return {"highest": "ieee", "high": "tf32", "medium": "bf16"}[
+        torch.get_float32_matmul_precision()
+    ]
+
+
+@triton.jit
+def multiply(a, b, accumulator, PRECISION: tl.constexpr):
+    if PRECISION == "bf16":
+        accumulator = tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), accumulator)
+    else:
+        accumulator = tl.dot(a, b, accumulator, input_precision=PRECISION)
+    return accumulator
+
+
+@triton.jit(do_not_specialize=["m_total"])
+def product_kernel(
+    a, b, out, factor, dots, m_total, n_total, k_total,
+    a_stride_m, a_stride_k, b_stride_k, b_stride_n, factor_stride,
+    DOTS: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """``A B`` for any strides; with DOTS also every row's inner product with that row of ``factor``.
+
+    Neighbouring programs share their rows of A, or their columns of B, through L2.
+    """
+    tiles_n = tl.cdiv(n_total, BLOCK_N)
+    program = tl.program_id(0)
+    band = 8 * tiles_n
+    first = (program // band) * 8
+    height = tl.minimum(tl.cdiv(m_total, BLOCK_M) - first, 8)
+    tile_m = first + (program % band) % height
+    tile_n = (program % band) // height
+
+    m = tile_m.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    n = tile_n.to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    k = tl.arange(0, BLOCK_K).to(tl.int64)
+    in_m = m < m_total
+    in_n = n < n_total
+    a_at = a + m[:, None] * a_stride_m + k[None, :] * a_stride_k
+    b_at = b + k[:, None] * b_stride_k + n[None, :] * b_stride_n
+    accumulator = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
+    for start in range(0, k_total, BLOCK_K):
+        in_k = k < k_total - start
+        left = tl.load(a_at, mask=in_m[:, None] & in_k[None, :], other=0.0).to(tl.float32)
+        right = tl.load(b_at, mask=in_k[:, None] & in_n[None, :], other=0.0).to(tl.float32)
+        accumulator = multiply(left, right, accumulator, PRECISION)
+        a_at += BLOCK_K * a_stride_k
+        b_at += BLOCK_K * b_stride_k
+    mask = in_m[:, None] & in_n[None, :]
+    tl.store(out + m[:, None] * n_total + n[None, :], accumulator, mask=mask)
+    if DOTS:
+        # the same rows of F went through this program as an operand a moment ago: L2 has them
+        f = tl.load(factor + m[:, None] * factor_stride + n[None, :], mask=mask, other=0.0)
+        dot = tl.sum(accumulator * f, 1)
+        tl.store(dots + tile_n.to(tl.int64) * m_total + m, dot, mask=in_m)
+
+
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """``A B`` (M, N) in float32 multiplications whatever the matmul precision; any strides."""
+    return _product(a, b, "ieee")
+
+
+def product_with_dots(a: Tensor, b: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+    """``T = A B`` in the chosen precision, and parts (n, M) that add up to each row's ``⟨T, factor⟩``."""
+    precision = matmul_precision()
+    dots = factor.new_empty(blocks(b.shape[1], PRODUCT[precision]["BLOCK_N"]), len(a))
+    return _product(a, b, precision, factor, dots), dots
+
+
+def _product(
+    a: Tensor, b: Tensor, precision: str, factor: Tensor | None = None, dots: Tensor | None = None
+) -> Tensor:
+    (m, k), n = a.shape, b.shape[1]
+    out = b.new_empty(m, n)
+    config = PRODUCT[precision]
+    grid = (blocks(m, config["BLOCK_M"]) * blocks(n, config["BLOCK_N"]),)
+    with on_device_of(b):
+        product_kernel[grid](
+            a,
+            b,
+            out,
+            factor,
+            dots,
+            m,
+            n,
+            k,
+            *a.stride(),
+            *b.stride(),
+            0 if factor is None else factor.stride(0),
+            DOTS=dots is not None,
+            PRECISION=precision,
+            **config,
+        )
+    return out

@@ -1,0 +1,297 @@
+"""The registered ops: schema, fake and autograd, compilation, autocast, ranks, memory."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+import torch.nn.functional as nnf
+from torch.library import opcheck
+
+from drcl import Prior, functional, reference
+from drcl.dispatch import use_backend
+from drcl.ops.mixup import mixup
+from drcl.ops.prior_similarity import prior_similarity
+from drcl.ops.reversible_consistency import reversible_consistency
+
+# B against D decides which matrices are formed, C against D if anything lies outside the prior.
+SHAPES = [(5, 16, 3), (20, 16, 3), (4, 6, 9), (9, 6, 9), (1, 8, 1)]
+
+
+def batch(b, d, c, dtype=torch.float64):
+    features = nnf.normalize(torch.randn(b, d, dtype=dtype))
+    prior = Prior(torch.randn(d, c, dtype=dtype))
+    return features, torch.arange(b) % c, prior
+
+
+def consistency_arguments(b, d, c, *, mixing, rows, dtype=torch.float64):
+    features, targets, prior = batch(b, d, c, dtype)
+    return (
+        features.requires_grad_(),
+        nnf.one_hot(targets, c).to(dtype) if rows else targets,
+        torch.randperm(b) if mixing else None,
+        torch.tensor(0.3),
+        prior.basis,
+        prior.recast_coordinates,
+        prior.weight_coordinates,
+        0.1,
+        0.2,
+        1.0,
+        0.7,
+        0.9,
+        "",
+        "torch",
+    )
+
+
+# --- registration
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("mixing", [False, True])
+@pytest.mark.parametrize("rows", [False, True])
+def test_reversible_consistency_is_registered_right(shape, mixing, rows):
+    opcheck(reversible_consistency, consistency_arguments(*shape, mixing=mixing, rows=rows))
+
+
+def test_prior_similarity_is_registered_right():
+    features, targets, prior = batch(7, 12, 4)
+    features.requires_grad_()
+    weight = prior.weight.clone().requires_grad_()
+    opcheck(prior_similarity, (features, weight, targets, torch.tensor(0.5), 0.7, "torch"))
+
+
+def test_mixup_is_registered_right():
+    rows = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+    opcheck(mixup, (rows, torch.randperm(6), 0.9, "torch"))
+
+
+# --- gradients
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("mixing", [False, True])
+def test_every_part_has_the_literal_gradient(shape, mixing):
+    """Each part by itself and weighted: the loss need not be the last op, nor its gradient one."""
+    features, targets, prior = batch(*shape)
+    permutation = torch.randperm(len(features)) if mixing else None
+    options = {"q": 0.4, "alpha": 0.3, "lam": 0.8 if mixing else 1.0, "permutation": permutation}
+    results = {}
+    for backend in ("reference", "torch"):
+        leaf = features.clone().requires_grad_()
+        with use_backend(backend):
+            parts = functional.reversible_consistency_loss(leaf, targets, prior, **options)
+            mixed = (parts.total.sin() + 3 * parts.label, parts.consistency, 2 * parts.recasting)
+            results[backend] = [torch.autograd.grad(p, leaf, retain_graph=True)[0] for p in mixed]
+    for ours, oracle in zip(results["torch"], results["reference"], strict=True):
+        torch.testing.assert_close(ours, oracle, rtol=1e-9, atol=1e-12)
+
+
+def test_double_backward_says_that_it_does_not_work():
+    features, targets, prior = batch(5, 16, 3)
+    features.requires_grad_()
+    loss = functional.reversible_consistency_loss(features, targets, prior).total
+    (gradient,) = torch.autograd.grad(loss, features, create_graph=True)
+    with pytest.raises(NotImplementedError, match="reference"):
+        gradient.sum().backward()
+
+
+def test_mixup_has_a_second_derivative():
+    rows, order = torch.randn(4, 3, dtype=torch.float64, requires_grad=True), torch.randperm(4)
+    mixed = functional.mixup(rows, torch.arange(4), classes=4, permutation=order)[0]
+    (gradient,) = torch.autograd.grad(mixed.square().sum(), rows, create_graph=True)
+    (second,) = torch.autograd.grad(gradient.sum(), rows)
+    transform = torch.lerp(torch.eye(4)[order], torch.eye(4), 0.9).double()
+    expected = 2 * transform.T @ transform @ torch.ones(4, 3, dtype=torch.float64)
+    torch.testing.assert_close(second, expected)
+
+
+# --- compilation, autocast, narrow types
+
+
+@pytest.mark.slow
+def test_compiles_without_graph_breaks_and_follows_q():
+    features, targets, prior = batch(12, 16, 3, torch.float32)
+    compiled_for = []
+
+    def counting(graph, inputs):
+        compiled_for.append(len(graph.graph.nodes))
+        return graph.forward
+
+    def loss(x, q):
+        return functional.reversible_consistency_loss(x, targets, prior, q=q).total
+
+    compiled = torch.compile(loss, fullgraph=True, backend=counting)
+    for q in (0.0, 0.25, 1.0):
+        q = torch.tensor(q)
+        torch.testing.assert_close(compiled(features, q), loss(features, q))
+    assert len(compiled_for) == 1
+
+
+@pytest.mark.slow
+def test_compiles_with_inductor_forward_and_backward():
+    features, targets, prior = batch(12, 16, 3, torch.float32)
+    weight = prior.weight.clone().requires_grad_()
+
+    def loss(x, w):
+        similarity = functional.prior_similarity(x, w, targets, q=torch.tensor(0.5))
+        parts = functional.reversible_consistency_loss(x, targets, prior, q=torch.tensor(0.5))
+        return similarity.loss + parts.total
+
+    leaf = features.clone().requires_grad_()
+    expected = torch.autograd.grad(loss(leaf, weight), (leaf, weight))
+    ours = torch.autograd.grad(torch.compile(loss, fullgraph=True)(leaf, weight), (leaf, weight))
+    torch.testing.assert_close(ours, expected)
+
+
+def test_autocast_leaves_the_sums_in_float32():
+    features, targets, prior = batch(12, 16, 3, torch.float32)
+    exact = functional.reversible_consistency_loss(features, targets, prior).total
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = functional.reversible_consistency_loss(features, targets, prior).total
+    assert inside.dtype == torch.float32
+    torch.testing.assert_close(inside, exact, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_features_are_widened(dtype):
+    features, targets, prior = batch(40, 16, 3, torch.float32)
+    narrow = features.to(dtype).requires_grad_()
+    wide = narrow.detach().float().requires_grad_()
+    for leaf in (narrow, wide):
+        functional.reversible_consistency_loss(leaf, targets, prior).total.backward()
+    assert narrow.grad.dtype == dtype
+    torch.testing.assert_close(narrow.grad, wide.grad.to(dtype), rtol=0, atol=0)
+
+
+def test_strided_features_give_the_same():
+    features, targets, prior = batch(12, 16, 3)
+    wide = torch.randn(24, 32, dtype=torch.float64)
+    wide[::2, ::2] = features
+    for view in (wide[::2, ::2], features.T.contiguous().T):
+        ours = functional.reversible_consistency_loss(view, targets, prior)
+        torch.testing.assert_close(
+            ours, functional.reversible_consistency_loss(features, targets, prior)
+        )
+
+
+# --- accuracy in float32
+
+
+def offset_batch(b, prior, distance):
+    """Recast rows, each off by ``distance`` of its length in a random direction; random if None."""
+    d, c = prior.weight.shape
+    ids = torch.randint(0, c, (b,))
+    if distance is None:
+        return nnf.normalize(torch.randn(b, d)), ids
+    recast = prior.inverse.double()[ids]
+    noise = nnf.normalize(torch.randn(b, d).double())
+    length = torch.linalg.vector_norm(recast, dim=1, keepdim=True)
+    return (recast + distance * length * noise).float(), ids
+
+
+def literal(features, ids, prior, **options):
+    leaf = features.clone().requires_grad_()
+    rows = nnf.one_hot(ids, prior.weight.shape[1]).to(leaf.dtype)
+    total, _, consistency, _ = reference.reversible_consistency(
+        leaf, rows, prior.weight.to(leaf.dtype), **options
+    )
+    return total.detach(), consistency.detach(), torch.autograd.grad(total, leaf)[0]
+
+
+def fused(features, ids, prior, **options):
+    leaf = features.clone().requires_grad_()
+    parts = functional.reversible_consistency_loss(leaf, ids, prior, **options)
+    gradient = torch.autograd.grad(parts.total, leaf)[0]
+    return parts.total.detach(), parts.consistency.detach(), gradient
+
+
+@pytest.mark.filterwarnings("ignore:the prior has rank")
+@pytest.mark.parametrize("distance", [None, 1e-2, 3e-5])
+@pytest.mark.parametrize("c", [1, 2, 10, 100])
+@pytest.mark.parametrize("d", [1, 10, 64, 300])
+@pytest.mark.parametrize("b", [1, 2, 7, 128])
+def test_float32_is_as_exact_as_the_literal_form(b, d, c, distance):
+    """|ours − fp64| ≤ 4·|literal fp32 − fp64| + 1e-6·|fp64|, down to losses of 1e-9.
+
+    In norm over several draws, as a single number's rounding error is a matter of luck. The rounding
+    of a cosine near one, squared, is allowed on top: some J_D are zero by construction.
+    """
+    prior = Prior(torch.randn(d, c) / d**0.5 * 2.9)
+    # Near convergence the label loss would hide the others.
+    options = {"q": 0.5, "alpha": 1.0, "beta": 0.1, "eta": 0.0 if distance else 1.0}
+    errors: dict[str, list[tuple[float, float, float]]] = {"total": [], "J_D": [], "gradient": []}
+    for _ in range(2 if b > 7 else 12):
+        features, ids = offset_batch(b, prior, distance)
+        ours = fused(features, ids, prior, **options)
+        rounded = literal(features, ids, prior, **options)
+        exact = literal(features.double(), ids, prior, **options)
+        for name, o, r, e in zip(errors, ours, rounded, exact, strict=True):
+            norms = ((o.double() - e).norm(), (r.double() - e).norm(), e.norm())
+            errors[name].append(tuple(map(float, norms)))
+    for name, norms in errors.items():
+        error, allowed, size = torch.tensor(norms, dtype=torch.float64).norm(dim=0).tolist()
+        assert error <= 4 * allowed + 1e-6 * size + 1e-14, name
+
+
+# --- ranks
+
+
+def on_rank(rank: int, size: int, rendezvous: str, results: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo",
+        init_method=f"file://{rendezvous}",
+        rank=rank,
+        world_size=size,
+        timeout=datetime.timedelta(seconds=60),
+    )
+    torch.manual_seed(0)
+    features, targets, prior = batch(31, 12, 4)
+    targets[3] = -1
+    rows = slice(rank * 31 // size, (rank + 1) * 31 // size)
+    leaf = features[rows].clone().requires_grad_()
+    loss = functional.reversible_consistency_loss(
+        leaf, targets[rows], prior, q=0.4, process_group=torch.distributed.group.WORLD
+    )
+    loss.total.backward()
+    torch.save([torch.stack(loss).detach(), leaf.grad], f"{results}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 4])
+def test_ranks_have_the_loss_and_gradient_of_the_whole_batch(size, tmp_path: Path):
+    mp.spawn(on_rank, (size, str(tmp_path / "rendezvous"), str(tmp_path)), nprocs=size)
+    torch.manual_seed(0)
+    features, targets, prior = batch(31, 12, 4)
+    targets[3] = -1
+    features.requires_grad_()
+    whole = functional.reversible_consistency_loss(features, targets, prior, q=0.4)
+    whole.total.backward()
+    parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(size)]
+    for loss, _ in parts:
+        torch.testing.assert_close(loss, torch.stack(whole).detach(), rtol=1e-12, atol=1e-14)
+    gradient = torch.cat([gradient for _, gradient in parts])
+    torch.testing.assert_close(gradient, features.grad, rtol=1e-10, atol=1e-14)
+
+
+# --- dispatch
+
+
+def test_a_backend_can_be_forced_and_an_unknown_one_is_refused(monkeypatch):
+    from drcl.dispatch import choose
+
+    cpu = torch.device("cpu")
+    monkeypatch.setenv("DRCL_BACKEND", "reference")
+    assert choose("reversible_consistency", cpu) == "reference"
+    with use_backend("torch"):
+        assert choose("reversible_consistency", cpu) == "torch"
+    monkeypatch.setenv("DRCL_BACKEND", "fortran")
+    with pytest.raises(ValueError, match=r"DRCL_BACKEND.*fortran"):
+        choose("reversible_consistency", cpu)
+    with pytest.raises(ValueError, match=r"backend.*cobol"), use_backend("cobol"):
+        pass

@@ -1,0 +1,306 @@
+"""The loop below the estimator: settings, samples, batches, and runs that are interrupted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from drcl import DRCL, Config, Prior
+from drcl.train import checkpoint, loop
+from drcl.train.config import PRESETS
+from drcl.train.loop import batches, stream_seed
+from drcl.train.networks import pick_device
+from drcl.train.samples import Standardizer, check_features
+
+# --- settings
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"dim": 0},
+        {"dim": 1.5},
+        {"dim": "64"},
+        {"dim": (16, 16)},
+        {"dim": {"image": 16}},
+        {"hidden": (4, 0)},
+        {"hidden": 64},
+        {"hidden": "64"},
+        {"epochs": 0},
+        {"epochs": True},
+        {"epochs": {"image": 0}},
+        {"batch_size": -1},
+        {"lr": 0},
+        {"lr": math.nan},
+        {"lr": "fast"},
+        {"lr": (1e-3, 1e-4)},
+        {"prior_lr": {"image": math.inf}},
+        {"alpha": -1},
+        {"alpha": {"image": 0.1}},
+        {"lam": 1.1},
+        {"temperature": 0},
+        {"prior_norm": 0},
+        {"prior": "random"},
+        {"selection": "best"},
+        {"prior_selection": "test"},
+        {"standardize": "false"},
+        {"paper_compat": 1},
+    ],
+    ids=str,
+)
+def test_bad_settings_are_named(settings):
+    (name,) = settings
+    with pytest.raises(ValueError, match=f"^{name}: "):
+        Config(**settings)
+
+
+def test_settings_survive_json():
+    config = Config(hidden=[8, 8], lr={"image": 1e-3, "text": 1}, prior_norm=2.9)
+    plain = json.loads(json.dumps(config.to_dict()))
+    assert Config.from_dict(plain) == config
+    with pytest.raises(ValueError, match="depth"):
+        Config.from_dict({**plain, "depth": 3})
+
+
+def test_settings_of_one_modality():
+    config = Config(lr={"image": 0.1}, epochs=7)
+    assert config.for_modality("image").lr == 0.1 and config.for_modality("image").epochs == 7
+    assert config.for_modality("text").lr == Config().lr
+    config.check_modalities(["image"])
+    for modalities in (["image", "text"], ["text"], []):
+        with pytest.raises(ValueError, match=r"^lr: "):
+            config.check_modalities(modalities)
+
+
+def test_presets_are_the_papers():
+    assert PRESETS["wikipedia"].lr == {"image": 6e-6, "text": 5e-3}
+    assert sorted(PRESETS["xmedia"].lr.values()) == sorted([8e-4, 3e-4, 8e-4, 3e-3, 4e-4])
+    for name, epochs in {"wikipedia": 200, "xmedia": 300, "nus-wide": 100}.items():
+        preset = PRESETS[name]
+        assert (preset.epochs, preset.batch_size, preset.dim) == (epochs, 1024, 2048)
+        assert (preset.alpha, preset.beta, preset.eta, preset.lam) == (0.1, 0.1, 1.0, 0.9)
+        assert preset.hidden == (4096, 4096) and preset.prior_lr == 5e-4
+
+
+def test_devices():
+    assert pick_device("cpu") == torch.device("cpu")
+    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    for name in ("warp", "cuda:99"):
+        with pytest.raises(ValueError, match=f"device: '{name}'"):
+            pick_device(name)
+
+
+# --- batches, seeds, samples
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@pytest.mark.parametrize("count, size", [(10, 3), (9, 3), (2, 5), (1, 1)])
+def test_batches(count, size, drop_last):
+    parts = list(batches(count, size, torch.Generator().manual_seed(0), drop_last))
+    dropped = count % size if drop_last and count > size else 0
+    rows = torch.cat(parts).tolist()
+    assert len(rows) == len(set(rows)) == count - dropped and set(rows) <= set(range(count))
+    assert all(len(part) == size for part in parts[:-1])
+
+
+def test_streams_differ():
+    names = [("prior", "image"), ("prior", "text"), ("encoder", "image"), ("prior/image",)]
+    seeds = {stream_seed(seed, *name) for seed in (0, 1) for name in names[:3]}
+    assert len(seeds) == 6
+
+
+@pytest.mark.parametrize("value", [0.1, 1e-8, 12345.678, 0.0])
+def test_standardizer_leaves_constant_columns_alone(value):
+    for count in (1, 3, 7, 1000):
+        standardize = Standardizer.fit(torch.full((count, 2), value))
+        assert standardize.std.tolist() == [1.0, 1.0]
+
+
+def test_features_of_any_layout():
+    x = np.arange(12, dtype=np.float32).reshape(4, 3)
+    frozen = x.copy()
+    frozen.flags.writeable = False
+    expected = torch.from_numpy(x.copy())
+    for features in (x.astype(">f8"), x.astype(np.uint16), x[::-1][::-1], x.T.copy().T, frozen):
+        ours = check_features(features, "x")
+        assert torch.equal(ours, expected) and ours.is_contiguous()
+    leaf = expected.clone().requires_grad_()
+    assert not check_features(leaf, "x").requires_grad
+
+
+# --- interrupted runs
+
+
+def model(**settings):
+    return DRCL(**{**tiny.SETTINGS, **settings})
+
+
+TRAIN, VALIDATION = tiny.split(), tiny.split(seed=3)
+
+
+def interrupt(monkeypatch, after):
+    """A keyboard interrupt in the epoch after so many epochs, counted over all phases."""
+    epochs = iter(range(after))
+    real = loop._epoch
+
+    def epoch(*arguments):
+        if next(epochs, None) is None:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(loop, "_epoch", epoch)
+    return real
+
+
+def without_times(history):
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in history]
+
+
+def assert_same_run(a, b):
+    assert torch.equal(a.prior.weight, b.prior.weight) and a.prior.metadata() == b.prior.metadata()
+    for name in b.modalities:
+        ours, theirs = (m.encoders[name].state_dict() for m in (a, b))
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert without_times(a.history) == without_times(b.history)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1e9], ids=["every epoch", "every phase"])
+@pytest.mark.parametrize("after", [0, 3, 5, 8, 12, 21])
+@pytest.mark.parametrize("compat", [False, True], ids=["", "paper_compat"])
+def test_a_resumed_run_ends_as_it_would_have(monkeypatch, tmp_path, after, seconds, compat):
+    # 5 + 5 epochs for the two priors, then 6 + 6 for the encoders.
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", seconds)
+    whole = model(paper_compat=compat).fit(TRAIN, VALIDATION, progress=False)
+    real = interrupt(monkeypatch, after)
+    with pytest.raises(KeyboardInterrupt):
+        model(paper_compat=compat).fit(TRAIN, VALIDATION, checkpoints=tmp_path, progress=False)
+    ran = []
+
+    def counted(*arguments):
+        ran.append(1)
+        return real(*arguments)
+
+    monkeypatch.setattr(loop, "_epoch", counted)
+    resumed = model(paper_compat=compat)
+    resumed.fit(TRAIN, VALIDATION, checkpoints=tmp_path, progress=False)
+    assert_same_run(resumed, whole)
+    if seconds == 0.0:
+        assert len(ran) == 22 - after  # nothing is trained twice
+    again = model(paper_compat=compat).fit(TRAIN, VALIDATION, checkpoints=tmp_path, progress=False)
+    assert_same_run(again, whole)
+
+
+def test_dropout_resumes_where_it_was(monkeypatch, tmp_path):
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    network = nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 16), nn.BatchNorm1d(16))
+
+    def fit(folder=None):
+        return DRCL(networks={"image": network}, **tiny.SETTINGS).fit(
+            tiny.split(image=32), checkpoints=folder, progress=False
+        )
+
+    whole = fit()
+    real = interrupt(monkeypatch, 8)
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path)
+    monkeypatch.setattr(loop, "_epoch", real)
+    assert_same_run(fit(tmp_path), whole)
+
+
+@pytest.fixture
+def interrupted(monkeypatch, tmp_path):
+    """A folder of checkpoints of a run that was interrupted in its last phase."""
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    real = interrupt(monkeypatch, 19)
+    with pytest.raises(KeyboardInterrupt):
+        model().fit(TRAIN, VALIDATION, checkpoints=tmp_path, progress=False)
+    monkeypatch.setattr(loop, "_epoch", real)
+    return tmp_path
+
+
+def changed(split, name):
+    x, y = split[name]
+    x = x.copy()
+    x[0, 0] += 1e-3
+    return {**split, name: (x, y)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: model(lr=1e-3).fit(TRAIN, VALIDATION, **c),
+        lambda c: model(seed=1).fit(TRAIN, VALIDATION, **c),
+        lambda c: model().fit(changed(TRAIN, "text"), VALIDATION, **c),
+        lambda c: model().fit(TRAIN, changed(VALIDATION, "text"), **c),
+        lambda c: model().fit(TRAIN, VALIDATION, prior=Prior.orthogonal(16, 4), **c),
+        lambda c: DRCL(networks={"image": nn.Linear(8, 16)}, **tiny.SETTINGS).fit(
+            TRAIN, VALIDATION, **c
+        ),
+        lambda c: model().fit(
+            {**TRAIN, "text": (TRAIN["text"][0], TRAIN["text"][1][::-1])}, VALIDATION, **c
+        ),
+    ],
+    ids=["setting", "seed", "training data", "validation data", "prior", "network", "labels"],
+)
+def test_a_checkpoint_of_another_run_is_refused(interrupted, change):
+    before = {file.name: file.read_bytes() for file in interrupted.iterdir()}
+    with pytest.raises(ValueError, match=r"\.safetensors: this checkpoint was written with other"):
+        change({"checkpoints": interrupted, "progress": False})
+    assert {file.name: file.read_bytes() for file in interrupted.iterdir()} == before
+
+
+def test_a_checkpoint_under_another_name_is_refused(interrupted):
+    (interrupted / "encoder-text.safetensors").unlink()
+    (interrupted / "encoder-image.safetensors").rename(interrupted / "encoder-text.safetensors")
+    with pytest.raises(ValueError, match="encoder-text"):
+        model().fit(TRAIN, VALIDATION, checkpoints=interrupted, progress=False)
+
+
+@pytest.mark.parametrize("size", [0, 4, 100, -10])
+def test_a_truncated_checkpoint_is_refused_by_name(interrupted, size):
+    file = interrupted / "encoder-text.safetensors"
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(ValueError, match=r"encoder-text\.safetensors: not a readable"):
+        model().fit(TRAIN, VALIDATION, checkpoints=interrupted, progress=False)
+
+
+def test_a_foreign_checkpoint_is_refused_by_name(interrupted):
+    save_file({"x": torch.zeros(3)}, interrupted / "encoder-text.safetensors")
+    with pytest.raises(ValueError, match=r"encoder-text\.safetensors"):
+        model().fit(TRAIN, VALIDATION, checkpoints=interrupted, progress=False)
+
+
+def test_a_crash_while_writing_keeps_the_old_checkpoint(interrupted, monkeypatch):
+    before = {file.name: file.read_bytes() for file in interrupted.iterdir()}
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(checkpoint.os, "fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        model().fit(TRAIN, VALIDATION, checkpoints=interrupted, progress=False)
+    assert {file.name: file.read_bytes() for file in interrupted.iterdir()} == before
+
+
+def test_no_checkpoint_leaves_the_folder(tmp_path):
+    for name in ("../outside", "a/b", "", ".hidden", 3):
+        with pytest.raises(ValueError, match="modality"):
+            model().fit({name: TRAIN["image"]}, checkpoints=tmp_path / "c", progress=False)
+        with pytest.raises(ValueError, match="modality"):
+            model(epochs=1, prior_epochs=1).fit(TRAIN, progress=False).add_modality(
+                name, TRAIN["image"], checkpoints=tmp_path / "c", progress=False
+            )
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_are_immutable():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().dim = 3  # type: ignore[misc]
