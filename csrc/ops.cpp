@@ -9,6 +9,12 @@ STABLE_TORCH_LIBRARY_FRAGMENT(drcl, m) {
   m.def(
       "average_precision(Tensor scores, Tensor? scale, Tensor? bias, Tensor? left_out_offsets, "
       "Tensor? left_out, Tensor member_offsets, Tensor members, Tensor? offsets, Tensor? items, "
-      "Tensor? gains, Tensor? bits, int[] cutoffs, int depth, int divisor, bool average_ties, "
+      "Tensor? gains, Tensor? bits, int most, int[] cutoffs, int depth, int divisor, bool average_ties, "
       "int levels, Tensor? discounts) -> Tensor");
+  // The same by the GPU's code in a loop on the CPU, `threads` in turn: for tests.
+  m.def(
+      "average_precision_phases(Tensor scores, Tensor? scale, Tensor? bias, Tensor? "
+      "left_out_offsets, Tensor? left_out, Tensor member_offsets, Tensor members, Tensor? offsets, "
+      "Tensor? items, Tensor? gains, Tensor? bits, int most, int[] cutoffs, int depth, int divisor, "
+      "bool average_ties, int levels, Tensor? discounts, int threads) -> Tensor");
 }

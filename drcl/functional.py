@@ -328,7 +328,8 @@ def _matrix_relevance(relevant: Tensor) -> ops.average_precision.Relevance:
     offsets = torch.zeros_like(q)
     offsets[1:] = relevant.sum(dim=1).cumsum(0)
     items = relevant.nonzero()[:, 1].int()
-    return ops.average_precision.Relevance(q, q[:-1], offsets, items)
+    most = int(offsets.diff().max())
+    return ops.average_precision.Relevance(most, q, q[:-1], offsets, items)
 
 
 def check_option(name: str, value: str, allowed: tuple[str, ...]) -> None:

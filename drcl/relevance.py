@@ -66,6 +66,7 @@ def shared_labels(query: Known, rows: Tensor, gallery: Known, columns: Tensor) -
     place = torch.searchsorted(classes, wanted).clamp(max=len(classes) - 1)
     found = classes[place] == wanted
     return Relevance(
+        most=int(counts.max()),
         member_offsets=_offsets(found.long()),
         members=place[found],
         offsets=_offsets(counts),
@@ -86,6 +87,7 @@ def _shared_bits(query: Tensor, rows: Tensor, gallery: Tensor, columns: Tensor) 
         counts.append(hot.sum(dim=1))
         members.append(hot.nonzero()[:, 1])
     return Relevance(
+        most=len(columns),
         member_offsets=_offsets(torch.cat(counts)),
         members=torch.cat(members),
         bits=torch.from_numpy(bits.view(np.int64)),
@@ -133,6 +135,7 @@ class Pairs:
         kept = (rows[position] == self.rows) & (to_column[self.columns] >= 0)
         counts = torch.bincount(position[kept], minlength=len(rows))
         return Relevance(
+            most=int(counts.max()),
             member_offsets=torch.arange(len(rows) + 1),
             members=torch.arange(len(rows)),
             offsets=_offsets(counts),
@@ -152,10 +155,12 @@ def from_callback(callback: Callback, rows: Tensor, columns: Tensor, items: int)
     matrix = matrix.cpu()[:, columns]
     found = matrix > 0
     places = found.nonzero()
+    counts = found.sum(dim=1)
     return Relevance(
+        most=int(counts.max()),
         member_offsets=torch.arange(len(rows) + 1),
         members=torch.arange(len(rows)),
-        offsets=_offsets(found.sum(dim=1)),
+        offsets=_offsets(counts),
         items=places[:, 1].int(),
         gains=matrix[found].int(),
     )

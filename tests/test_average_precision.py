@@ -16,7 +16,8 @@ from torch import Tensor
 from drcl import functional
 from drcl.backends import probe_native
 from drcl.dispatch import use_backend
-from drcl.ops.average_precision import DIVISORS, Columns, Relevance, Request, average_precision
+from drcl.ops import average_precision as op
+from drcl.ops.average_precision import DIVISORS, Columns, Relevance, Request
 from drcl.reference.average_precision import (
     precision_recall,
     ranking,
@@ -30,8 +31,26 @@ BACKENDS = [
         "native", marks=pytest.mark.skipif(not NATIVE.available, reason=f"native: {NATIVE.reason}")
     ),
     "torch",
+    *(
+        pytest.param(
+            f"phases {threads}",
+            marks=pytest.mark.skipif(not NATIVE.available, reason=f"native: {NATIVE.reason}"),
+        )
+        for threads in (1, 5, -32)
+    ),
 ]
 MEASURES = ("average_precision", "recall", "precision", "ndcg")
+
+
+def average_precision(*args: object, backend: str, **options: object) -> Tensor:
+    """The op, also as the GPU's phases that a loop runs: negative threads take turns backwards."""
+    if not backend.startswith("phases"):
+        return op.average_precision(*args, backend=backend, **options)  # type: ignore[arg-type]
+    threads = int(backend.split()[1])
+    run = torch.ops.drcl.average_precision_phases
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.ops.drcl, "average_precision", lambda *a: run(*a, threads))
+        return op.average_precision(*args, backend="native", **options)  # type: ignore[arg-type]
 
 
 def lists_of(gains: Tensor) -> Relevance:
@@ -39,7 +58,8 @@ def lists_of(gains: Tensor) -> Relevance:
     q = torch.arange(len(gains) + 1)
     found = gains > 0
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), found.sum(1).cumsum(0)])
-    return Relevance(q, q[:-1], offsets, found.nonzero()[:, 1].int(), gains[found].int())
+    most = int(found.sum(1).max())
+    return Relevance(most, q, q[:-1], offsets, found.nonzero()[:, 1].int(), gains[found].int())
 
 
 def bits_of(query: Tensor, gallery: Tensor) -> Relevance:
@@ -49,7 +69,7 @@ def bits_of(query: Tensor, gallery: Tensor) -> Relevance:
         bit = 1 << (item % 64)
         words[label, item // 64] |= bit - (1 << 64) if bit >= 1 << 63 else bit
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), query.long().sum(1).cumsum(0)])
-    return Relevance(offsets, query.nonzero()[:, 1], bits=words)
+    return Relevance(len(gallery), offsets, query.nonzero()[:, 1], bits=words)
 
 
 def whole(n: int, *cutoffs: int, **options: object) -> Request:
@@ -221,6 +241,7 @@ def test_shared_labels_as_bits(
 def test_unions_of_lists(backend: str) -> None:
     """A query of several lists: an item in two of them counts once, with the sum of its gains."""
     relevance = Relevance(
+        most=4,
         member_offsets=torch.tensor([0, 2, 2, 3]),
         members=torch.tensor([0, 1, 1]),
         offsets=torch.tensor([0, 2, 5]),

@@ -8,7 +8,7 @@
 // Scores below the lowest threshold are dropped by a vector compare. The work of a query is the work of
 // one thread, in counts of whole items, so the result does not depend on threads or blocks.
 
-#include "average_precision.h"
+#include "average_precision_inputs.h"
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
@@ -35,8 +35,6 @@
 
 namespace drcl {
 namespace {
-
-using torch::stable::Tensor;
 
 constexpr int64_t kChunk = 1024;
 
@@ -253,7 +251,7 @@ struct Gallery {
   const int64_t* offsets;
   const int32_t *items, *gains;
   const uint64_t* bits;
-  int64_t words;
+  int64_t words, most;
   bool average_ties;
 };
 
@@ -264,6 +262,8 @@ class Ranker {
   Ranker(const Gallery<T>& gallery, const Request& want)
       : gallery_(gallery), want_(want), row_(gallery.n), marks_((gallery.n + 63) / 64),
         ideal_(want.num_cutoffs) {
+    thresholds_.score.reserve(gallery.most);
+    thresholds_.item.reserve(gallery.most);
     if (want.discounts != nullptr) gain_of_.assign(gallery.n, 0);
   }
 
@@ -434,11 +434,6 @@ class Ranker {
 };
 
 template <class T>
-const T* pointer(const std::optional<Tensor>& tensor) {
-  return tensor.has_value() ? static_cast<const T*>(tensor->const_data_ptr()) : nullptr;
-}
-
-template <class T>
 void rank_block(const Tensor& scores, const Gallery<T>& gallery, const Request& want, double* out) {
   const T* data = static_cast<const T*>(scores.const_data_ptr());
   const int64_t stride = scores.stride(0);
@@ -458,7 +453,8 @@ Tensor rank_all(const Tensor& scores, const std::optional<Tensor>& scale,
                 const std::optional<Tensor>& left_out, const Tensor& member_offsets,
                 const Tensor& members, const std::optional<Tensor>& offsets,
                 const std::optional<Tensor>& items, const std::optional<Tensor>& gains,
-                const std::optional<Tensor>& bits, const Request& want, bool average_ties) {
+                const std::optional<Tensor>& bits, int64_t most, const Request& want,
+                bool average_ties) {
   const Gallery<T> gallery{
       scores.size(1),
       pointer<T>(scale),
@@ -472,6 +468,7 @@ Tensor rank_all(const Tensor& scores, const std::optional<Tensor>& scale,
       pointer<int32_t>(gains),
       pointer<uint64_t>(bits),
       bits.has_value() ? bits->size(1) : 0,
+      most,
       average_ties,
   };
   Tensor out = torch::stable::empty({scores.size(0), want.width()},
@@ -486,22 +483,16 @@ Tensor average_precision(const Tensor& scores, const std::optional<Tensor>& scal
                          const std::optional<Tensor>& left_out, const Tensor& member_offsets,
                          const Tensor& members, const std::optional<Tensor>& offsets,
                          const std::optional<Tensor>& items, const std::optional<Tensor>& gains,
-                         const std::optional<Tensor>& bits, const std::vector<int64_t>& cutoffs,
-                         int64_t depth, int64_t divisor, bool average_ties, int64_t levels,
+                         const std::optional<Tensor>& bits, int64_t most,
+                         const std::vector<int64_t>& cutoffs, int64_t depth, int64_t divisor, bool average_ties, int64_t levels,
                          const std::optional<Tensor>& discounts) {
-  using torch::headeronly::ScalarType;
-  STD_TORCH_CHECK(scores.dim() == 2 && scores.stride(1) == 1,
-                  "scores: expected (Q, N) with contiguous rows");
-  STD_TORCH_CHECK(scores.size(1) < std::numeric_limits<int32_t>::max(),
-                  "scores: expected fewer than 2^31 gallery items, got ", scores.size(1));
-  const auto type = scores.scalar_type();
-  STD_TORCH_CHECK(type == ScalarType::Float || type == ScalarType::Double,
-                  "scores: expected float32 or float64");
+  check_scores(scores);
   const Request want{cutoffs.data(), static_cast<int64_t>(cutoffs.size()), depth,
                      static_cast<Divisor>(divisor), levels, pointer<double>(discounts)};
-  const auto rank = type == ScalarType::Float ? rank_all<float> : rank_all<double>;
+  using torch::headeronly::ScalarType;
+  const auto rank = scores.scalar_type() == ScalarType::Float ? rank_all<float> : rank_all<double>;
   return rank(scores, scale, bias, left_out_offsets, left_out, member_offsets, members, offsets,
-              items, gains, bits, want, average_ties);
+              items, gains, bits, most, want, average_ties);
 }
 
 }  // namespace

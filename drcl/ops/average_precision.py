@@ -21,14 +21,17 @@ class Relevance:
 
     Query i's relevant items are those of the lists
     ``members[member_offsets[i]:member_offsets[i+1]]``. List l is
-    ``items[offsets[l]:offsets[l+1]]``, rising, or the set bits of ``bits[l]``. An item's gain is the
-    sum of its gains over the query's lists, so with one list a label it is the number of shared
+    ``items[offsets[l]:offsets[l+1]]``, rising, or the set bits of ``bits[l]``. An item's gain is
+    the sum of its gains over the query's lists: with a list a label, the number of shared
     labels.
+
+    ``most`` bounds the relevant items of a query: memory is reserved by it.
 
     Shapes: member_offsets (Q+1,), members, offsets (L+1,) int64; items, gains (1 when None) int32;
     bits (L, ⌈N/64⌉) int64, lowest bit first.
     """
 
+    most: int
     member_offsets: Tensor
     members: Tensor
     offsets: Tensor | None = None
@@ -43,8 +46,8 @@ class Relevance:
 
     def to(self, device: torch.device) -> Relevance:
         """The same on a device."""
-        values = vars(self).items()
-        return replace(self, **{name: t.to(device) for name, t in values if t is not None})
+        tensors = {name: t for name, t in vars(self).items() if isinstance(t, Tensor)}
+        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ def average_precision(
         relevance.items,
         relevance.gains,
         relevance.bits,
+        relevance.most,
         list(request.cutoffs),
         request.depth,
         DIVISORS.index(request.divisor),
@@ -127,7 +131,11 @@ def average_precision(
         request.discounts,
     )
     if backend == "native":
-        return torch.ops.drcl.average_precision(*arguments)
+        table = torch.ops.drcl.average_precision(*arguments)
+        nan = table[:, 0].isnan()  # how a GPU, which cannot raise, says it
+        if bool(nan.any()):
+            raise ValueError(f"scores: row {int(nan.nonzero()[0])} holds NaN")
+        return table
     from drcl.eager.average_precision import rank
 
     return rank(scores, relevance, request, scale, bias, left_out, literal=backend == "reference")
