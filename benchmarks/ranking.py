@@ -3,8 +3,9 @@
     python -m benchmarks.ranking [--sizes first nus narrow top] [--rounds 5] [--out results.json]
 
 Every round runs all contenders one after the other, so that a busy machine slows all of them alike;
-medians over the rounds are reported. A contender whose estimated time is over ``--limit`` seconds is run
-on a subset of the queries and extrapolated, and marked so: ranking time is linear in the queries.
+medians over the rounds are reported. A contender whose estimated time is over ``--limit`` seconds
+is run on a subset of the queries and extrapolated, and marked so: ranking time is linear in the
+queries.
 Before anything is timed, the contenders' mAP on the same data is compared with ours.
 """
 

@@ -17,10 +17,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from drcl import functional
 from drcl.arrays import as_tensor
 from drcl.dispatch import choose
+from drcl.eager import sharded_ranking
 from drcl.ops.average_precision import DIVISORS, Columns, Request
 from drcl.ops.average_precision import average_precision as rank_block
 from drcl.relevance import (
@@ -108,6 +110,7 @@ def retrieval_metrics(
     precision: str = "highest",
     memory: int = MEMORY,
     progress: bool = False,
+    process_group: ProcessGroup | None = None,
 ) -> RetrievalMetrics:
     """Every measure of every query's ranking, each similarity computed once.
 
@@ -138,6 +141,8 @@ def retrieval_metrics(
             embeddings to 10 bits: scores move by about 1e-3 of their size, mAP by about 1e-4.
         memory: bytes that may be used beside inputs and results.
         progress: show a progress bar.
+        process_group: ranks that each hold a piece of the gallery and its labels, and all queries;
+            scores of relevant items and counts travel, and every rank returns the whole's measures.
 
     Raises ValueError for shapes that do not fit, NaN, and options that are not known.
 
@@ -155,6 +160,12 @@ def retrieval_metrics(
         raise ValueError(f"levels: expected 0 or at least 2, got {levels}")
     if levels and ties == "average":
         raise ValueError('ties: precision–recall points are defined for ties="index" only')
+    whole = relevance is None and query_groups is None and not exclude_self and ties == "index"
+    if process_group is not None and not whole:
+        raise ValueError(
+            "process_group: goes with labels and ties by index, not with relevance, groups, "
+            'exclude_self or ties="average"'
+        )
     if memory < 2**20:
         raise ValueError(f"memory: expected at least {2**20} bytes, got {memory}")
     task = _Task(
@@ -174,8 +185,9 @@ def retrieval_metrics(
             if len(items) == 0:  # a group without items
                 table[rows] = 0.0
                 continue
-            request, places = _request(ks, len(items), divisor, ties, levels, ndcg)
-            for part, found in _rank(task, rows, items, request, metric, memory):
+            size = _sum(len(items), process_group)
+            request, places = _request(ks, size, divisor, ties, levels, ndcg)
+            for part, found in _rank(task, rows, items, request, metric, memory, process_group):
                 measures = found[:, 3 : 3 + 4 * len(request.cutoffs)]
                 table[part] = torch.cat([found[:, :3], measures[:, places]], dim=1)
                 if levels:
@@ -205,11 +217,17 @@ def retrieval_metrics(
 
 
 def _rank(
-    task: _Task, rows: Tensor, items: Tensor, request: Request, metric: str, memory: int
+    task: _Task,
+    rows: Tensor,
+    items: Tensor,
+    request: Request,
+    metric: str,
+    memory: int,
+    group: ProcessGroup | None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Blocks of these queries, and the op's table for them, on the CPU."""
     device = task.query.device
-    backend = choose("average_precision", device)
+    backend = choose("average_precision", device) if group is None else "torch"
     scorer = Scorer(
         task.query,
         task.gallery,
@@ -221,13 +239,25 @@ def _rank(
     if request.discounts is not None:
         request = replace(request, discounts=request.discounts.to(device))
     find = task.relevance(rows, items)
-    for start in range(0, len(rows), scorer.rows_per_block):
-        part = rows[start : start + scorer.rows_per_block]
+    size = scorer.rows_per_block
+    if group is not None:
+        ranked, size = _sum(len(items), group), _least(size, group)
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        scores, relevant = scorer.block(part), find(start, part).to(device)
+        if group is not None:
+            yield (
+                part,
+                sharded_ranking.rank(
+                    scores, relevant, request, scorer.scale, scorer.bias, ranked, group
+                ).cpu(),
+            )
+            continue
         yield (
             part,
             rank_block(
-                scorer.block(part),
-                find(start, part).to(device),
+                scores,
+                relevant,
                 request,
                 scale=scorer.scale,
                 bias=scorer.bias,
@@ -473,6 +503,20 @@ def _request(
         measure * len(cutoffs) + cutoffs.index(cutoff) for measure in range(4) for cutoff in wanted
     ]
     return Request(cutoffs, depth, divisor, ties == "average", levels, discounts), places
+
+
+def _sum(value: int, group: ProcessGroup | None) -> int:
+    if group is None:
+        return value
+    total = torch.tensor(value)
+    torch.distributed.all_reduce(total, group=group)
+    return int(total)
+
+
+def _least(value: int, group: ProcessGroup) -> int:
+    least = torch.tensor(value)
+    torch.distributed.all_reduce(least, op=torch.distributed.ReduceOp.MIN, group=group)
+    return int(least)
 
 
 def _own(rows: Tensor, columns: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:

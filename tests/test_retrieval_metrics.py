@@ -430,6 +430,53 @@ def test_peak_memory_stays_under_the_budget() -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
 
 
+def _piece(rank: int, world: int, folder: str) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world
+    )
+    data = torch.load(f"{folder}/data.pt", weights_only=True)
+    query, gallery, query_labels, gallery_labels = data
+    mine = slice(*((0, 11), (11, 60), (60, 100))[rank])
+    found = retrieval_metrics(
+        query,
+        gallery[mine],
+        query_labels,
+        gallery_labels[mine],
+        ks=(5, None),
+        ndcg=True,
+        levels=6,
+        metric="dot",
+        process_group=torch.distributed.group.WORLD,
+    )
+    curves = [found.interpolated.precision, found.raw.precision]
+    torch.save([*vars(found).values()][1:8] + curves, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_gallery_in_pieces_over_ranks(tmp_path: Path, multi: bool) -> None:
+    # whole numbers: many ties, also across the pieces
+    query, gallery = (torch.randint(-2, 3, (n, 3)).float() for n in (40, 100))
+    query_labels, gallery_labels = torch.randint(5, (40,)), torch.randint(4, (100,))
+    if multi:
+        query_labels, gallery_labels = (torch.rand(n, 6) < 0.3 for n in (40, 100))
+    else:
+        query_labels[3] = gallery_labels[50] = -1
+        gallery_labels[:11] = 2  # a piece without most classes
+    data = [query, gallery, query_labels, gallery_labels]
+    torch.save(data, tmp_path / "data.pt")
+    torch.multiprocessing.spawn(_piece, (3, str(tmp_path)), nprocs=3)
+    expected = retrieval_metrics(*data, ks=(5, None), ndcg=True, levels=6, metric="dot")
+    assert expected.interpolated is not None and expected.raw is not None
+    values = [*vars(expected).values()][1:8]
+    for rank in range(3):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for ours, whole in zip(
+            found, [*values, expected.interpolated.precision, expected.raw.precision], strict=True
+        ):
+            torch.testing.assert_close(ours, whole, rtol=1e-12, atol=1e-12, equal_nan=True)
+
+
 class TestPeers:
     """Agreement where the definitions coincide, and where they do not, what the difference is."""
 

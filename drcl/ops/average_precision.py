@@ -8,6 +8,7 @@ with a sort.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,8 +47,11 @@ class Relevance:
 
     def to(self, device: torch.device) -> Relevance:
         """The same on a device."""
-        tensors = {name: t for name, t in vars(self).items() if isinstance(t, Tensor)}
-        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
+        values: dict[str, Any] = {
+            name: value.to(device) if isinstance(value, Tensor) else value
+            for name, value in vars(self).items()
+        }
+        return Relevance(**values)
 
 
 @dataclass(frozen=True)
