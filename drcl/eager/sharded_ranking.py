@@ -2,7 +2,7 @@
 
 Every rank sends the scores of its relevant items. All of them, sorted, are the thresholds; each
 rank counts its own irrelevant items before each threshold, and the sums of the counts give the
-ranks. The pieces follow one another in the order of the ranks, so ties go to the lower rank, then to
+ranks. The pieces follow one another in the order of the ranks: ties go to the lower rank, then to
 the lower index.
 """
 
