@@ -2,7 +2,7 @@
 
     python benchmarks/compile_gates.py [--arch 80 --arch 90] [--kernel rows] [--json out.json]
 
-Prints for every kernel, at every default configuration, registers, spilled bytes, shared memory and the
+Prints for every kernel, at every default configuration, registers, spill instructions, shared memory and the
 kind of its tensor-core instructions, and ends with exit code 1 if a gate is broken: a spill, more
 shared memory than the chip has, or a product meant for the tensor cores that does not reach them. Only
 the Triton of the running Python is needed, so any version can be tried in an environment of its own.
@@ -46,7 +46,7 @@ class Result(NamedTuple):
     label: str
     arch: int
     registers: int
-    spilled: int  # bytes
+    spills: int  # instructions that touch local memory
     shared: int  # bytes
     tensor_core: str
     problems: list[str]
@@ -101,7 +101,11 @@ def cases() -> Iterator[Case]:
     for dtype in ("fp32", "fp64"):
         for name, config in (("narrow", reduction.NARROW), ("wide", reduction.WIDE)):
             yield case(
-                "reduction", "sum_partials_kernel", f"{dtype} {name}", f"*{dtype} *fp32 i32 i32", config
+                "reduction",
+                "sum_partials_kernel",
+                f"{dtype} {name}",
+                f"*{dtype} *fp32 i32 i32",
+                config,
             )
 
     for targets in ("ids", "rows"):
@@ -142,7 +146,7 @@ def cases() -> Iterator[Case]:
         (2048, 1000, "ids", "fp32"),
         (launch.FUSED_WIDTH, 10, "ids", "fp32"),
     ):
-        tile = launch.row_tile(width)
+        tile = launch.row_tile(width, classes)
         yield case(
             "consistency_rows", "rows_kernel", f"{dtype} {targets} D={width} C={classes}",
             f"*{dtype} {'*i64' if targets == 'ids' else '*fp32'} *i64 *fp64 *fp32 *fp32 *fp32 "
@@ -150,7 +154,7 @@ def cases() -> Iterator[Case]:
             {"num_warps": tile.num_warps},
             IDS=targets == "ids", MIXED=True, LABEL=classes <= launch.FUSED_CLASSES, OUTSIDE=True,
             BLOCK_B=tile.block_rows, BLOCK_D=tile.block_width,
-            BLOCK_C=min(launch.FUSED_CLASSES, launch.power_of_two(classes, 16)),
+            BLOCK_C=launch.power_of_two(classes, 16) if classes <= launch.FUSED_CLASSES else 32,
         )  # fmt: skip
 
     yield case(
@@ -173,7 +177,12 @@ def cases() -> Iterator[Case]:
             )  # fmt: skip
         block = config["BLOCK"]
         yield case(
-            "symmetric", "gram_kernel", precision, "*fp32 *fp32 i32 i32", symmetric.GRAM, BLOCK=block
+            "symmetric",
+            "gram_kernel",
+            precision,
+            "*fp32 *fp32 i32 i32",
+            symmetric.GRAM,
+            BLOCK=block,
         )
         yield case(
             "symmetric", "differences_kernel", precision, "*fp32 *fp32 *fp32 *fp32 i32 i32 i32",
@@ -189,7 +198,11 @@ def cases() -> Iterator[Case]:
             )  # fmt: skip
 
     yield case(
-        "combine", "similarity_kernel", "", "*fp64 *fp32 *fp32 *fp64 i32 i32 i32", combine.SIMILARITY
+        "combine",
+        "similarity_kernel",
+        "",
+        "*fp64 *fp32 *fp32 *fp64 i32 i32 i32",
+        combine.SIMILARITY,
     )
     yield case(
         "combine", "parts_kernel", "", "*fp64 *fp32 *fp32 i32 fp32 fp32 fp32 i32", combine.PARTS
@@ -207,7 +220,7 @@ def cases() -> Iterator[Case]:
         (2048, 1000, False),
         (launch.FUSED_WIDTH, 10, False),
     ):
-        tile = launch.row_tile(1 if by_rows else width)
+        tile = launch.row_tile(1 if by_rows else width, k)
         yield case(
             "consistency_gradient", "coefficients_kernel",
             f"{'M, Z' if by_rows else 'FᵀF'} D={width} K={k}",
@@ -251,39 +264,35 @@ def compile_case(case: Case, arch: int) -> Result:
     }
     source = ASTSource(kernel, signature, constexprs=case.constants, attrs=attrs)
     compiled = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=case.options)
-    registers, spilled = resource_usage(compiled.asm["ptx"])
+    registers, spills = resource_usage(compiled.asm["cubin"])
     shared = compiled.metadata.shared
     found = re.search(r"(wgmma\.mma_async|tcgen05\.mma|mma\.sync)\S*", compiled.asm["ptx"])
     problems = []
-    if spilled:
-        problems.append(f"spills {spilled} bytes")
+    if spills:
+        problems.append(f"{spills} spill instructions")
     if shared > SHARED_LIMIT[arch] * 1024:
         problems.append(f"needs {shared / 1024:.0f} KiB of shared memory")
     if case.tensor_core and not re.search(TENSOR_CORE[arch], compiled.asm["ptx"]):
         problems.append(f"shows no {TENSOR_CORE[arch]}")
     name = found.group(0).rstrip(";") if found else ""
-    return Result(case.kernel, case.label, arch, registers, spilled, shared, name, problems)
+    return Result(case.kernel, case.label, arch, registers, spills, shared, name, problems)
 
 
-def resource_usage(ptx: str) -> tuple[int, int]:
-    """Registers a thread, and bytes spilled to and from local memory, as the assembler reports them."""
+def resource_usage(cubin: bytes) -> tuple[int, int]:
+    """Registers a thread, and how many instructions touch local memory: spills, read from the SASS."""
     import triton
 
-    folder = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-    target = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)
-    assert target is not None
-    tool = "ptxas-blackwell" if target[1].startswith("sm_10") else "ptxas"
-    with tempfile.TemporaryDirectory() as scratch:
-        source = Path(scratch, "kernel.ptx")
-        source.write_text(ptx)
-        report = subprocess.run(
-            [folder / tool, "-v", f"-arch={target[1]}", source, "-o", Path(scratch, "out")],
-            capture_output=True, text=True, check=True,
-        ).stderr  # fmt: skip
-    registers = re.findall(r"Used (\d+) registers", report)
-    spilled = re.findall(r"(\d+) bytes spill (?:stores|loads)", report)
-    assert registers and spilled, report
-    return max(map(int, registers)), sum(map(int, spilled))
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage, code = (
+            subprocess.run([tool, option, file.name], capture_output=True, text=True, check=True)
+            for option in ("--dump-resource-usage", "--dump-sass")
+        )
+    registers = re.findall(r"REG:(\d+)", usage.stdout)
+    assert registers and "EXIT" in code.stdout, usage.stdout + code.stdout
+    return max(map(int, registers)), len(re.findall(r"\b(?:STL|LDL)\b", code.stdout))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -302,20 +311,21 @@ def main(arguments: list[str] | None = None) -> int:
         if options.kernel in case.kernel
     ]
     print(f"Triton {triton.__version__}, {len(work)} compilations")
-    print(f"{'kernel':24} {'configuration':28} sm   reg  spill  shared  tensor cores")
+    print(f"{'kernel':24} {'configuration':28} sm   reg spills  shared  tensor cores")
     results = []
     with ProcessPoolExecutor(options.jobs) as pool:
         for result in pool.map(compile_case, *zip(*work, strict=True)):
             results.append(result)
             print(
                 f"{result.kernel:24} {result.label:28} {result.arch:<4} {result.registers:3} "
-                f"{result.spilled:6} {result.shared:7}  {result.tensor_core}"
+                f"{result.spills:6} {result.shared:7}  {result.tensor_core}"
                 + "".join(f"  ! {problem}" for problem in result.problems),
                 flush=True,
             )
     if options.json:
         options.json.write_text(
-            json.dumps([result._asdict() for result in results], indent=1, ensure_ascii=False) + "\n"
+            json.dumps([result._asdict() for result in results], indent=1, ensure_ascii=False)
+            + "\n"
         )
     return int(any(result.problems for result in results))
 

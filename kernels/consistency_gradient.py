@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CLASS_MATRIX = {"BLOCK": 256, "num_warps": 4}
-FINISH = {"BLOCK_B": 16, "BLOCK_D": 256, "num_warps": 8}
+FINISH = {"BLOCK_B": 8, "BLOCK_D": 256, "num_warps": 8}
 
 
 @triton.jit
@@ -57,7 +57,7 @@ def scales(grad, sums, alpha, beta, eta, width):
 
 @triton.jit
 def inverse_norm(n):
-    return tl.div_rn(1.0, tl.where(n > 0.0, n, 1.0))
+    return 1.0 / tl.where(n > 0.0, n, 1.0)
 
 
 @triton.jit
@@ -324,7 +324,7 @@ def gradient(
     projection = basis.new_empty(batch)
     origin = None if permutation is None else permutation.new_empty(batch)
     crossed = has_outside and not by_rows
-    tile = row_tile(width if crossed else 1)
+    tile = row_tile(width if crossed else 1, k)
     with on_device_of(basis):
         coefficients_kernel[(blocks(batch, tile.block_rows),)](
             grad,

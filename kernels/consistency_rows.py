@@ -58,6 +58,23 @@ def recast_tile(
     return tl.where(labelled, value, 0.0)
 
 
+@triton.jit
+def divide(x, y, inverse):
+    """``x / y`` as division rounds it (Markstein), at three instructions where y is a row's constant.
+
+    Not ``x · (1/y)``: at D = 1 unit rows are then exactly ±1.
+    """
+    quotient = x * inverse
+    return tl.fma(tl.fma(-quotient, y, x), inverse, quotient)
+
+
+@triton.jit
+def root(x):
+    """``√x`` to the last digit: the fast one and a Newton step. The exact instruction costs a call."""
+    fast = tl.sqrt(x)
+    return fast + tl.fma(-fast, fast, x) * (0.5 / tl.where(fast > 0.0, fast, 1.0))
+
+
 @triton.jit(do_not_specialize=["batch"])
 def rows_kernel(
     features, targets, permutation, q_ptr, basis, table, weight,
@@ -87,9 +104,9 @@ def rows_kernel(
             features + other[:, None] * features_stride + d[None, :], mask=mask, other=0.0
         )
         x = lam * x + rest * partner.to(tl.float32)
-    n = tl.where(labelled, tl.sqrt_rn(tl.sum(x * x, 1)), 0.0)
-    # A division, not a product with 1/n: at D = 1 the unit rows are then exactly ±1.
-    x = tl.div_rn(x, tl.where(n > 0.0, n, 1.0)[:, None])
+    n = tl.where(labelled, root(tl.sum(x * x, 1)), 0.0)
+    safe_n = tl.where(n > 0.0, n, 1.0)
+    x = divide(x, safe_n[:, None], (1.0 / safe_n)[:, None])
     x = tl.where(labelled[:, None], x, 0.0)
 
     c = tl.arange(0, BLOCK_C)
@@ -101,8 +118,9 @@ def rows_kernel(
             tl.where(some < k_total, some, 0)[None, :], known, k_total, lam, rest, IDS, MIXED,
         )  # fmt: skip
         r += tl.sum(value * value, 1)
-    r = tl.sqrt_rn(r)
-    length = tl.where(r > 0.0, r, 1.0)
+    r = root(r)
+    safe_r = tl.where(r > 0.0, r, 1.0)
+    inverse_r = 1.0 / safe_r
 
     # V, and x̂ − r̂. Taking r̂ away along one direction leaves V along the others as it is, so each
     # basis vector is loaded once for both.
@@ -113,7 +131,7 @@ def rows_kernel(
     for k in range(0, k_total):
         along = tl.load(basis + k * basis_stride + d, mask=in_width, other=0.0)
         u = recast_tile(table, first, second, labelled, k, known, k_total, lam, rest, IDS, MIXED)
-        u = tl.div_rn(u, length)
+        u = divide(u, safe_r, inverse_r)
         v = tl.sum(x * along[None, :], 1)
         x = tl.fma(-u[:, None], along[None, :], x)
         if LABEL:
@@ -129,7 +147,7 @@ def rows_kernel(
     for k in range(0, k_total):
         along = tl.load(basis + k * basis_stride + d, mask=in_width, other=0.0)
         u = recast_tile(table, first, second, labelled, k, known, k_total, lam, rest, IDS, MIXED)
-        u = tl.div_rn(u, length)
+        u = divide(u, safe_r, inverse_r)
         delta = -tl.sum(x * along[None, :], 1)
         x = tl.fma(delta[:, None], along[None, :], x)
         squared_delta += delta * delta
@@ -220,7 +238,7 @@ def rows(
     coordinates = basis.new_empty(batch, 3 * k)
     label_gradient = basis.new_empty(batch, k)
     norms = basis.new_empty(2, batch)
-    tile = row_tile(width)
+    tile = row_tile(width, classes)
     programs = blocks(batch, tile.block_rows)
     partials = basis.new_empty(programs, 3)
     with on_device_of(features):
@@ -254,7 +272,7 @@ def rows(
             OUTSIDE=k < width,
             BLOCK_B=tile.block_rows,
             BLOCK_D=tile.block_width,
-            BLOCK_C=min(FUSED_CLASSES, power_of_two(classes, 16)),
+            BLOCK_C=power_of_two(classes, 16) if fused else 32,
             num_warps=tile.num_warps,
         )
     sums = sum_partials(partials, basis.new_empty(3))

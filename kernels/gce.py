@@ -19,7 +19,7 @@ from .reduction import sum_partials
 if TYPE_CHECKING:
     from torch import Tensor
 
-GCE_ROWS = {"BLOCK_B": 8, "BLOCK_C": FUSED_CLASSES, "num_warps": 4}
+GCE_ROWS = {"BLOCK_B": 4, "BLOCK_C": FUSED_CLASSES, "num_warps": 4}
 
 
 @triton.jit

@@ -20,16 +20,18 @@ class RowTile(NamedTuple):
     num_warps: int
 
 
-def row_tile(width: int) -> RowTile:
-    """How many whole rows of ``width`` one program holds.
+def row_tile(width: int, classes: int) -> RowTile:
+    """How many whole rows of ``width`` one program holds, beside a tile of ``classes``.
 
-    32 values a thread leave registers for the other half of a mixed row, and for two programs on a
-    multiprocessor. At D = 2,048 four rows share every basis vector that is loaded, and a batch of 1,024
-    makes 256 programs: one round on a large GPU.
+    At D = 2,048 that is four rows in eight warps: every basis vector that is loaded serves four rows,
+    and 32 values a thread leave registers for the other half of a mixed row. Twice the warps where
+    the class tile is wide or the row alone fills them; fewer, or more rows, spill.
     """
     block_width = power_of_two(width, 16)
     block_rows = min(8, max(1, 8192 // block_width))
-    return RowTile(block_rows, block_width, max(1, block_rows * block_width // 1024))
+    values = block_rows * block_width
+    many = values > 8192 or (values == 8192 and classes > 64)
+    return RowTile(block_rows, block_width, 16 if many else min(8, max(1, values // 512)))
 
 
 # The widest row that is held whole, by 16 warps.

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SYMMETRIC: dict[str, Config] = {
-    "ieee": {"BLOCK": 64, "BLOCK_K": 16, "num_warps": 4, "num_stages": 3},
+    "ieee": {"BLOCK": 64, "BLOCK_K": 16, "num_warps": 4, "num_stages": 2},
     "tf32": {"BLOCK": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3},
-    "bf16": {"BLOCK": 128, "BLOCK_K": 64, "num_warps": 8, "num_stages": 3},
+    "bf16": {"BLOCK": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3},
 }
-GRAM: Config = {"BLOCK_R": 16, "num_warps": 4}
-DIFFERENCES: Config = {"BLOCK_R": 16, "BLOCK_K": 16, "num_warps": 8, "num_stages": 1}
+GRAM: Config = {"BLOCK_R": 8, "num_warps": 4}
+DIFFERENCES: Config = {"BLOCK_R": 8, "BLOCK_K": 16, "num_warps": 8, "num_stages": 1}
 
 
 @triton.jit

@@ -217,7 +217,7 @@ def fused(features, ids, prior, **options):
 def test_float32_is_as_exact_as_the_literal_form(b, d, c, distance):
     """|ours − fp64| ≤ 4·|literal fp32 − fp64| + 1e-6·|fp64|, down to losses of 1e-9.
 
-    In norm over several draws, as a single number's rounding error is a matter of luck. The rounding
+    In norm over several draws: a single rounding error is a matter of luck. The rounding
     of a cosine near one, squared, is allowed on top: some J_D are zero by construction.
     """
     prior = Prior(torch.randn(d, c) / d**0.5 * 2.9)

@@ -78,9 +78,10 @@ def rows(
     recast = y @ recast_coordinates
     r = torch.linalg.vector_norm(recast, dim=1)
     u = recast / safe(r)[:, None]
-    # A division, not a product with 1/n: at D = 1 the unit rows are then exactly ±1.
-    outside = (x / safe(n)[:, None]).mul_(mask)
-    del x  # at a large batch this is the difference between two and three copies of the features
+    # A division, not a product with 1/n: at D = 1 the unit rows are then exactly ±1. Mixed rows are
+    # a copy already.
+    outside = x.div(safe(n)[:, None]) if permutation is None else x.div_(safe(n)[:, None])
+    outside.mul_(mask)
     v = project(outside, basis)
     if basis.shape[1] == basis.shape[0]:
         delta = u - v

@@ -153,4 +153,30 @@ PRESETS: dict[str, Config] = {
     "xmedianet": Config(epochs=100),
     "nus-wide": Config(epochs=100),
     "inria": Config(epochs=100),
+    # For sets with narrow features, small enough for a CPU; chosen on the validation split.
+    "digits": Config(
+        dim=256,
+        hidden=(512, 512),
+        epochs=60,
+        prior_epochs=30,
+        batch_size=128,
+        lr=1e-3,
+        prior_lr=1e-3,
+        standardize=True,
+    ),
+    "uci": Config(
+        dim=256,
+        hidden=(512, 512),
+        epochs=60,
+        prior_epochs=30,
+        batch_size=128,
+        lr=1e-3,
+        prior_lr=1e-3,
+    ),
+    "wikipedia-raw": Config(
+        dim=256,
+        hidden=(512, 512),
+        epochs=200,
+        lr={"image": 3e-3, "text": 5e-4},
+    ),
 }

@@ -1,0 +1,35 @@
+"""Runs the kernels' tests under Triton's interpreter, on the CPU.
+
+The interpreter has to be asked for before Triton is imported, hence a process of its own per file.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is not installed")
+FILES = sorted(
+    file for file in Path(__file__).parent.glob("test_kernels_*.py") if file.name != Path(__file__).name
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_kernels_under_the_interpreter(file):
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment.pop("PYTEST_XDIST_WORKER", None)
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist",
+         "-W", "ignore::RuntimeWarning", str(file)],  # NumPy's, of the NaN and infinities tests want
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    print(run.stdout)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert " passed" in run.stdout

@@ -1,0 +1,272 @@
+"""The Triton kernels of ``drcl::reversible_consistency`` against the literal formulas in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as nnf
+from kernel_testing import DEVICE, INTERPRETED, assert_as_exact, on_gpu_only, poisoned  # noqa: F401
+from torch.library import opcheck
+
+from drcl import Prior, functional, use_backend
+from drcl.eager import reversible_consistency as eager
+from drcl.kernels import consistency_gradient, consistency_rows, symmetric
+from drcl.kernels import reversible_consistency as kernels
+from drcl.ops.reversible_consistency import reversible_consistency
+
+SHAPES = [
+    (1, 1, 1),  # one of everything; K = D
+    (2, 10, 2),  # M and Z
+    (11, 10, 2),  # FᵀF
+    (7, 10, 40),  # more classes than dimensions, B < D
+    (12, 10, 40),  # the same, B ≥ D
+    (7, 64, 10),
+    (20, 300, 10),  # no block divides D
+]
+# several programs of every kernel, a single row in the last one
+LARGE = [(131, 64, 2), (128, 300, 1)]
+ON_GPU = [
+    pytest.param(shape, marks=on_gpu_only)
+    for shape in (
+        (1024, 2048, 10),
+        (4099, 2048, 10),
+        (4096, 300, 200),
+        (1000, 2048, 1000),
+        (20_000, 64, 10),
+    )
+]
+
+
+def make(b, d, c, kind="ids", spoil=True):
+    """Unit rows and labels; where there are enough rows, one without label and one zero row."""
+    features, weight = nnf.normalize(torch.randn(b, d)), torch.randn(d, c)
+    if kind == "ids":
+        targets = torch.arange(b) % c
+    else:
+        targets = torch.rand(b, c) * (torch.rand(b, c) < 0.4)
+        targets[:, 0] += 0.1
+    if spoil and b > 5:
+        targets[1] = -1 if kind == "ids" else 0
+        features[3] = 0
+    return features, weight, targets
+
+
+def run(backend, features, weight, targets, dtype, *, weights=(1, 0, 0, 0), mixing=True, **options):
+    """The four values, and the gradient of their weighted sum."""
+    # The features keep what their own dtype holds, whatever they are computed in.
+    wide = dtype if features.dtype == torch.float32 or backend == "reference" else features.dtype
+    x = features.to(DEVICE, wide).detach().requires_grad_()
+    targets = targets.to(DEVICE)
+    targets = targets.to(dtype) if targets.ndim == 2 else targets
+    order = torch.arange(len(x), device=DEVICE).roll(1).flip(0) if mixing else None
+    prior = Prior(weight.double()).to(DEVICE, dtype)
+    with use_backend(backend):
+        parts = functional.reversible_consistency_loss(
+            x, targets, prior, **{"q": 0.3, "temperature": 0.7, **options},
+            lam=0.9 if mixing else 1.0, permutation=order,
+        )  # fmt: skip
+    total = sum(w * part for w, part in zip(weights, parts, strict=True))
+    (gradient,) = torch.autograd.grad(total, x)
+    return torch.stack([part.detach().cpu() for part in parts]), gradient.cpu()
+
+
+def assert_exact(*problem, **options):
+    oracle = run("reference", *problem, torch.float64, **options)
+    literal = run("reference", *problem, torch.float32, **options)
+    values, gradient = run("triton", *problem, torch.float32, **options)
+    for ours, plain, exact in zip(values, literal[0], oracle[0], strict=True):
+        assert_as_exact(ours, plain, exact)
+    assert gradient.dtype == problem[0].dtype
+    assert_as_exact(gradient, literal[1], oracle[1], gradient.dtype)
+
+
+# --- the whole loss
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, *ON_GPU])
+@pytest.mark.parametrize("kind", ["ids", "rows"])
+@pytest.mark.parametrize("mixing", [False, True])
+def test_values_and_gradient(shape, kind, mixing):
+    assert_exact(*make(*shape, kind), mixing=mixing)
+
+
+@pytest.mark.parametrize("shape", LARGE)
+def test_several_programs(shape):
+    assert_exact(*make(*shape))
+
+
+@pytest.mark.parametrize("shape", [(7, 24, 18), (26, 24, 18)])
+@pytest.mark.parametrize("kind", ["ids", "rows"])
+def test_more_classes_than_fit_on_chip(monkeypatch, shape, kind):
+    monkeypatch.setattr(consistency_rows, "FUSED_CLASSES", 16)
+    monkeypatch.setattr(consistency_gradient, "FUSED_CLASSES", 16)
+    assert_exact(*make(*shape, kind))
+
+
+def test_rows_wider_than_fit_on_chip(monkeypatch):
+    monkeypatch.setattr(consistency_rows, "FUSED_WIDTH", 16)
+    monkeypatch.setattr(consistency_gradient, "FUSED_WIDTH", 16)
+    assert_exact(*make(7, 24, 3))
+
+
+@pytest.mark.parametrize("shape", [(7, 10, 3), (12, 10, 3)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_features(shape, dtype):
+    features, weight, targets = make(*shape)
+    assert_exact(features.to(dtype), weight, targets)
+
+
+@pytest.mark.parametrize("shape", [(7, 10, 3), (12, 10, 3)])
+@pytest.mark.parametrize("weights", [(-2.5, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)])
+def test_gradient_of_every_part(shape, weights):
+    assert_exact(*make(*shape), weights=weights)
+
+
+@pytest.mark.parametrize("q", [0.0, 1.0])
+def test_ends_of_q(q):
+    assert_exact(*make(7, 10, 3), q=q)
+
+
+@pytest.mark.parametrize("shape", [(9, 32, 4), (40, 32, 4)])
+@pytest.mark.parametrize("noise", [1e-2, 1e-4])
+def test_converged_features(shape, noise):
+    """Features on their recast labels: the similarity terms are 1e-9 of what they started at."""
+    results = {"triton": [], "float32": [], "float64": []}
+    for _ in range(3):
+        features, weight, targets = make(*shape, spoil=False)
+        recast = nnf.normalize(torch.linalg.pinv(weight.double())[targets])
+        features = nnf.normalize(recast + noise * features / features.shape[1] ** 0.5).float()
+        problem = (features, weight, targets)
+        options = {"mixing": False, "weights": (0, 0, 1, 0)}
+        results["triton"].append(run("triton", *problem, torch.float32, **options))
+        results["float32"].append(run("reference", *problem, torch.float32, **options))
+        results["float64"].append(run("reference", *problem, torch.float64, **options))
+    # In norm over the draws: a single rounding error is a matter of luck.
+    values = [torch.stack([draw[0] for draw in draws], 1) for draws in results.values()]
+    gradients = [torch.stack([draw[1] for draw in draws]) for draws in results.values()]
+    for ours, literal, oracle in (*zip(*values, strict=True), gradients):
+        assert_as_exact(ours, literal, oracle)
+
+
+def test_strides_are_respected():
+    features, weight, targets = make(9, 16, 3, "rows")
+    prior = Prior(weight).to(DEVICE)
+    features, targets = features.to(DEVICE), targets.to(DEVICE)
+    spread = torch.cat([features, features], 1)
+    order = torch.randperm(9, device=DEVICE)
+    results = []
+    for x, y, basis in (
+        (features, targets, prior.basis),
+        (spread[:, :16], targets.repeat_interleave(2, 1)[:, ::2], prior.basis.T.contiguous().T),
+        (features.repeat_interleave(2, 1)[:, ::2], torch.cat([targets, targets], 1)[:, :3], prior.basis),
+    ):
+        q = torch.tensor(0.3, device=DEVICE)
+        results.append(
+            kernels.rows(
+                x, y, order, q, basis, prior.recast_coordinates, prior.weight_coordinates, 0.9, 1.0
+            )
+        )
+    for other in results[1:]:
+        for one, plain in zip(other, results[0], strict=True):
+            torch.testing.assert_close(one, plain, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(4, 10, 3), (12, 10, 3)])
+def test_unlabelled_batch_has_no_loss_and_no_gradient(shape):
+    features, weight, _ = make(*shape)
+    values, gradient = run("triton", features, weight, torch.full(shape[:1], -1), torch.float32)
+    assert not values.any()
+    assert not gradient.any()
+
+
+@pytest.mark.parametrize("bad", [3, -2])
+@pytest.mark.parametrize("row", [0, 2])
+def test_an_id_that_is_no_class_makes_the_loss_nan(bad, row):
+    features, weight, targets = (t.to(DEVICE) for t in make(4, 10, 3))
+    targets[row] = bad
+    prior = Prior(weight)
+    coordinates = (prior.basis, prior.recast_coordinates, prior.weight_coordinates)
+    q = torch.tensor(0.3, device=DEVICE)
+    sums = kernels.rows(features, targets, None, q, *coordinates, 1.0, 1.0).sums
+    assert sums[:2].isnan().all()
+
+
+def test_two_runs_give_the_same_bits():
+    problem = make(20, 16, 3)
+    first, second = (run("triton", *problem, torch.float32) for _ in range(2))
+    assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
+
+
+def test_float64_takes_the_eager_stages():
+    problem = make(7, 10, 3)
+    ours, oracle = (run(name, *problem, torch.float64) for name in ("triton", "reference"))
+    torch.testing.assert_close(ours, oracle, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(5, 16, 3), (20, 16, 3), (4, 6, 9), (9, 6, 9)])
+def test_registered_with_the_kernels(shape):
+    features, weight, targets = (t.to(DEVICE) for t in make(*shape))
+    prior = Prior(weight)
+    order = torch.randperm(len(features), device=DEVICE)
+    coordinates = (prior.basis, prior.recast_coordinates, prior.weight_coordinates)
+    opcheck(
+        reversible_consistency,
+        (
+            features.requires_grad_(), targets, order, torch.tensor(0.3, device=DEVICE), *coordinates,
+            0.1, 0.2, 1.0, 0.7, 0.9, "", "triton",
+        ),
+        test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
+    )  # fmt: skip
+
+
+# --- single stages
+
+
+@pytest.mark.parametrize(
+    "shape", [(600, 40), (3, 70), (1030, 5), pytest.param((5000, 2048), marks=on_gpu_only)]
+)
+@pytest.mark.parametrize(
+    ("precision", "error"), [("highest", 1e-6), ("high", 1e-3), ("medium", 1e-2)]
+)
+def test_gram_matrix(monkeypatch, shape, precision, error):
+    """Slices and blocks of every precision; exactly symmetric off the diagonal blocks."""
+    if precision == "medium" and INTERPRETED:
+        pytest.skip("Triton's interpreter multiplies the bit patterns of bf16 operands")
+    name = {"highest": "ieee", "high": "tf32", "medium": "bf16"}[precision]
+    monkeypatch.setattr(symmetric, "matmul_precision", lambda: name)
+    f = torch.randn(shape, device=DEVICE)
+    ours, exact = kernels.gram(f), f.double().T @ f.double()
+    assert (ours[0] - exact).norm() <= error * exact.norm()
+    torch.testing.assert_close(ours[0], ours[0].T, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("converged", [False, True])
+def test_differences(converged):
+    """Blocks on and off the diagonal, one of them ragged, against M and Z written out."""
+    features, weight, targets = make(70, 80, 4, spoil=False)
+    prior = Prior(weight)
+    if converged:
+        features = nnf.normalize(prior.inverse[targets] + 1e-4 * features)
+    q, coordinates = torch.tensor(0.3), (prior.basis, prior.recast_coordinates, prior.weight_coordinates)
+    rows = eager.rows(features, targets, None, q, *coordinates, 1.0, 1.0)
+    exact = eager.rows(
+        features.double(), targets, None, q, *(t.double() for t in coordinates), 1.0, 1.0
+    )
+    u, _, v = exact.coordinates.chunk(3, dim=1)
+    x = v @ prior.basis.double().T + exact.outside
+    m = u @ u.T - x @ x.T
+    z = v @ u.T - u @ v.T
+    ours = kernels.differences(*(t.to(DEVICE) for t in (rows.outside, rows.coordinates, rows.norms)))
+    plain = eager.differences(rows.outside, rows.coordinates, rows.norms)
+    for one, other, oracle in zip(ours, plain, (m, z), strict=True):
+        assert_as_exact(one, other, oracle)
+    assert not ours[1].diagonal().any()
+
+
+def test_class_sums_in_slices():
+    h, f = torch.randn(300, 9, device=DEVICE), torch.randn(300, 70, device=DEVICE)
+    inner, cross = kernels.class_sums(h, f)
+    assert inner.dtype == torch.float64
+    torch.testing.assert_close(inner, h.double().T @ h.double(), rtol=1e-13, atol=1e-13)
+    exact = h[:, 3:].double().T @ f.double()
+    assert (cross - exact).norm() <= 1e-6 * exact.norm()
