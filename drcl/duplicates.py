@@ -14,45 +14,46 @@ from torch import Tensor
 _TILE = 2**21  # entries looked at together
 
 
-def equal_rows(rows: Callable[[Tensor], Tensor], count: int, width: int) -> tuple[Tensor, Tensor]:
-    """Rows that repeat an earlier one, and the first row equal to each, both (n,) int64.
+def equal_rows(
+    rows: Callable[[Tensor], Tensor], columns: Callable[[Tensor], Tensor], width: int
+) -> tuple[Tensor, Tensor]:
+    """Rows of a matrix (N, width) that repeat an earlier one, and the first row equal to each.
 
-    ``rows`` gives those at some positions (m,) of ``count``, as (m, width) float32 or float64.
+    ``rows`` and ``columns`` give those at some positions. Returns two of (n,) int64.
 
     >>> x = torch.tensor([[1.0], [2.0], [1.0]])
-    >>> equal_rows(x.__getitem__, 3, 1)
+    >>> equal_rows(lambda at: x[at], lambda at: x[:, at], 1)
     (tensor([2]), tensor([0]))
     """
+    step = max(1, _TILE // width)
     # Equal rows are equal in a few columns: mostly that leaves nothing to look at in full.
-    probes = torch.linspace(0, width - 1, min(8, width)).long().unique()
-    candidates = torch.arange(count)
-    for columns in (probes, torch.arange(width)) if len(probes) < width else (probes,):
-        hashes = torch.cat(
-            [torch.zeros(0, dtype=torch.int64)]
-            + [
-                _hash(rows(part)[:, columns.to(rows(part[:1]).device)]).cpu()
-                for part in candidates.split(max(1, _TILE // width))
-            ]
-        )
-        _, group, sizes = hashes.unique(return_inverse=True, return_counts=True)
-        candidates, group = candidates[sizes[group] > 1], group[sizes[group] > 1]
-    first = torch.full((len(sizes),), count).scatter_reduce(0, group, candidates, "amin")[group]
+    few = torch.linspace(0, width - 1, min(8, width)).long().unique()
+    group, sizes = _groups(_hash(columns(few)).cpu())
+    candidates = (sizes[group] > 1).nonzero()[:, 0]
+    if len(candidates) == 0:
+        return candidates, candidates
+    hashes = [_hash(rows(part)).cpu() for part in candidates.split(step)]
+    group, sizes = _groups(torch.cat(hashes))
+    first = torch.full((len(sizes),), int(candidates[-1]))
+    first = first.scatter_reduce(0, group, candidates, "amin")[group]
     copies = first != candidates
     candidates, first = candidates[copies], first[copies]
     same = [  # two different rows have one hash with a chance of 2⁻⁶⁴
         (rows(a) == rows(b)).all(dim=1).cpu()
-        for a, b in zip(
-            candidates.split(max(1, _TILE // width)),
-            first.split(max(1, _TILE // width)),
-            strict=True,
-        )
+        for a, b in zip(candidates.split(step), first.split(step), strict=True)
     ]
-    kept = torch.cat([torch.zeros(0, dtype=torch.bool), *same])
+    kept = torch.cat(same)
     return candidates[kept], first[kept]
+
+
+def _groups(hashes: Tensor) -> tuple[Tensor, Tensor]:
+    _, group, sizes = hashes.unique(return_inverse=True, return_counts=True)
+    return group, sizes
 
 
 def _hash(rows: Tensor) -> Tensor:
     # Adding zero makes −0 and 0 the same bits. Wrapping integer sums do not depend on their order.
+    rows = rows if rows.dtype == torch.float64 else rows.float()
     integers = torch.int32 if rows.dtype == torch.float32 else torch.int64
     generator = torch.Generator().manual_seed(0)
     factors = torch.randint(-(2**62), 2**62, (rows.shape[1],), generator=generator)

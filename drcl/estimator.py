@@ -260,7 +260,9 @@ class DRCL:
             raise ValueError(f"k: expected an integer >= 1, got {k}")
         found, items = self.encode(source, queries), self.encode(target, gallery)
         parts = []
-        copies, firsts = equal_rows(items.__getitem__, len(items), items.shape[1])
+        copies, firsts = equal_rows(
+            items.__getitem__, lambda columns: items[:, columns], items.shape[1]
+        )
         for block in found.split(max(1, 2**24 // len(items))):
             scores = block @ items.T
             scores[:, copies] = scores[:, firsts]

@@ -48,9 +48,12 @@ class Source:
         return first if len(self.pieces) == 1 and first.dtype == dtype else None
 
     def rows(self, kept: Tensor | None, start: int, stop: int, dtype: torch.dtype) -> Tensor:
-        """Rows start..stop, counted among the kept ones, in a dtype."""
+        """Rows start..stop, counted among the kept ones (rising), in a dtype."""
         if kept is not None:
-            return self._at(kept[start:stop], dtype)
+            wanted = kept[start:stop]
+            if len(wanted) == 0 or int(wanted[-1] - wanted[0]) != len(wanted) - 1:
+                return self.at(wanted, dtype)
+            start, stop = int(wanted[0]), int(wanted[-1]) + 1  # rising: the rows lie side by side
         first = int(np.searchsorted(self.starts, start, side="right")) - 1
         parts = []
         for p in range(first, len(self.pieces)):
@@ -60,7 +63,12 @@ class Source:
             parts.append(self.pieces[p][max(start - offset, 0) : stop - offset].to(dtype))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
-    def _at(self, positions: Tensor, dtype: torch.dtype) -> Tensor:
+    def columns(self, kept: Tensor | None, columns: Tensor) -> Tensor:
+        """A few columns (N, m) of the kept rows."""
+        found = torch.cat([piece[:, columns.to(self.device)] for piece in self.pieces])
+        return found if kept is None else found[kept.to(self.device)]
+
+    def at(self, positions: Tensor, dtype: torch.dtype) -> Tensor:
         if len(self.pieces) == 1:
             return self.pieces[0][positions.to(self.device)].to(dtype)
         out = self.pieces[0].new_empty((len(positions), self.width), dtype=dtype)
@@ -109,11 +117,11 @@ class Scorer:
         lengths = gallery.norms(kept, self.count, gallery.dtype)
         largest = float(lengths.max()) if self.count else 0.0
         smallest = float(lengths[lengths > 0].min()) if bool((lengths > 0).any()) else 1.0
-        limit = 1e150 if self.dtype == torch.float64 else 1e15
-        if largest > limit or smallest < 1 / limit:
-            if self.dtype == torch.float64:
+        if largest > 1e15 or smallest < 1e-15:
+            if max(largest, 1 / smallest) > 1e150:
                 raise ValueError(f"gallery: row lengths {smallest:.1e} to {largest:.1e} overflow")
             self.dtype = torch.float64
+        self._limit = 1e150 if self.dtype == torch.float64 else 1e15
         self.scale = self.bias = None
         if metric == "cosine":
             inverse = torch.where(lengths > 0, 1 / lengths.clamp(min=1e-300), 0.0)
@@ -129,22 +137,22 @@ class Scorer:
         self.rows_per_block = max(1, min(_MOST_ROWS, memory // 4 // (size * max(self.count, 1))))
         self._buffer = torch.empty(0, dtype=self.dtype, device=self.device)
         self._copies, self._firsts = equal_rows(
-            lambda items: gallery.rows(
-                items if kept is None else kept[items], 0, len(items), self.dtype
-            ),
-            self.count,
+            lambda items: gallery.at(items if kept is None else kept[items], gallery.dtype),
+            lambda columns: gallery.columns(kept, columns),
             gallery.width,
         )
 
     def block(self, rows: Tensor) -> Tensor:
         """Scores (q, N) of the queries at these positions; the next block reuses their memory."""
         x = self.query.rows(rows, 0, len(rows), self.dtype)
-        norms = self.query.norms(rows, len(rows), self.dtype).to(x.device)
-        if self.metric == "cosine":
-            x = (x.double() / torch.where(norms > 0, norms, 1.0)[:, None]).to(self.dtype)
-        elif bool((norms > (1e150 if self.dtype == torch.float64 else 1e15)).any()):
-            row = int(rows[int(norms.argmax())])
-            raise ValueError(f"query: row {row} is so long that its products overflow")
+        norms = self.query.norms(rows, len(rows), self.dtype)
+        # A query's own length does not change its ranking, unless products leave the dtype's range.
+        odd = (norms > self._limit) | ((norms > 0) & (norms < 1 / self._limit))
+        if bool(odd.any()):
+            if self.metric == "euclidean":
+                row = int(rows[int(odd.nonzero()[0, 0])])
+                raise ValueError(f"query: row {row} has length {float(norms.max()):.1e}: too far")
+            x = x / torch.where(norms > 0, norms, 1.0)[:, None].to(self.dtype)
         if len(self._buffer) < len(rows):
             self._buffer = x.new_empty(len(rows), self.count)
         scores = self._buffer[: len(rows)]
