@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-DEMO   := $(BIN)/drcl train digits --out runs/digits-demo
+DEMO   := $(BIN)/drcl train digits --out runs/digits-demo --overwrite
 TRITON := triton==3.9.0
 
 .PHONY: demo test lint wheel clean

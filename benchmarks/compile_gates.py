@@ -2,10 +2,11 @@
 
     python benchmarks/compile_gates.py [--arch 80 --arch 90] [--kernel rows] [--json out.json]
 
-Prints for every kernel, at every default configuration, registers, spill instructions, shared memory and the
-kind of its tensor-core instructions, and ends with exit code 1 if a gate is broken: a spill, more
-shared memory than the chip has, or a product meant for the tensor cores that does not reach them. Only
-the Triton of the running Python is needed, so any version can be tried in an environment of its own.
+Prints for every kernel, at every default configuration, registers, spill instructions, shared
+memory and the kind of its tensor-core instructions, and ends with exit code 1 if a gate is
+broken: a spill, more shared memory than the chip has, or a product meant for the tensor cores
+that does not reach them. Only the Triton of the running Python is needed, so any version can be
+tried in an environment of its own.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Result(NamedTuple):
 
 
 def load_kernels() -> None:
-    """Makes the kernels importable as ``drcl_kernels``: under their real name PyTorch would come along."""
+    """Imports the kernels as ``drcl_kernels``: under their own name PyTorch would come along."""
     spec = importlib.util.spec_from_file_location(
         "drcl_kernels", KERNELS / "__init__.py", submodule_search_locations=[str(KERNELS)]
     )
@@ -224,7 +225,7 @@ def cases() -> Iterator[Case]:
         yield case(
             "consistency_gradient", "coefficients_kernel",
             f"{'M, Z' if by_rows else 'FᵀF'} D={width} K={k}",
-            "*fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *i64 *fp32 *fp32 *i64 "
+            "*fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *i64 *fp32 *fp32 *i64 "
             "i32 i32 i32 fp32 fp32 fp32",
             {"num_warps": max(4, tile.num_warps)},
             MIXED=True, BY_ROWS=by_rows, OUTSIDE=not by_rows, FUSED=k <= launch.FUSED_CLASSES,
@@ -279,7 +280,7 @@ def compile_case(case: Case, arch: int) -> Result:
 
 
 def resource_usage(cubin: bytes) -> tuple[int, int]:
-    """Registers a thread, and how many instructions touch local memory: spills, read from the SASS."""
+    """Registers a thread, and how many instructions touch local memory (spills), from the SASS."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"

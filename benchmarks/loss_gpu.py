@@ -134,16 +134,15 @@ def speed_row(b: int, precision: str, floor: float) -> dict[str, Any]:
 
 
 def dense_loss(rows: Tensor, prior: Prior) -> Callable[[Tensor], Tensor]:
-    """The literal loss where all rows are labelled: no mask, so that it compiles and never waits."""
+    """The literal loss for rows that are all labelled: no mask, so it compiles and never waits."""
 
     def loss(x: Tensor) -> Tensor:
         theta = [
             2 * nnf.normalize(a) @ nnf.normalize(b).T
             for a, b in ((recasting, recasting), (x, x), (recasting, x))
         ]
-        consistency = (theta[0] - theta[1]).square().mean() + (
-            theta[2] - theta[2].T
-        ).square().mean()
+        consistency = (theta[0] - theta[1]).square().mean()
+        consistency = consistency + (theta[2] - theta[2].T).square().mean()
         log_s = ((x @ prior.weight).log_softmax(dim=1) * rows).sum(dim=1)
         return 0.1 * consistency + 0.1 * (recasting - x).square().mean() - torch.expm1(log_s).mean()
 

@@ -1,9 +1,11 @@
 """Stage ``class_sums``: ``HᵀH`` (3K, 3K) in float64 and ``[Δ, V]ᵀF`` (2K, D) in float32.
 
-The loss is a difference of products of HᵀH: rounding there is what would limit it, and float64 costs
-nothing while K is small. Batches are cut into slices, one program each, added in a fixed order.
+The loss is a difference of products of HᵀH: rounding there is what would limit it, and float64
+costs nothing while K is small. Batches are cut into slices, one program each, added in a fixed
+order.
 
-Bytes: 4·B·D for F, 12·B·K for H, and the slices. Operations: 4·K·B·D in float32, 18·K²·B in float64.
+Bytes: 4·B·D for F, 12·B·K for H, and the slices. Operations: 4·K·B·D in float32, 18·K²·B in
+float64.
 """
 
 # mypy: allow-untyped-defs
@@ -30,7 +32,7 @@ def class_sums_kernel(
     coordinates, right, partials, batch, pitch, skipped, height, width, slice_rows,
     EXACT: tl.constexpr, BLOCK_H: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_B: tl.constexpr,
 ):  # fmt: skip
-    """One block of ``Aᵀ right`` over one slice of rows; A is H without its first ``skipped`` columns."""
+    """A block of ``Aᵀ right`` over a slice of rows; A is H less ``skipped`` columns."""
     part = tl.program_id(2)
     d = tl.program_id(0) * BLOCK_D + tl.arange(0, BLOCK_D)
     h = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)

@@ -85,9 +85,7 @@ def similarity_kernel(
 
 
 @triton.jit(do_not_specialize=["programs"])
-def parts_kernel(
-    partials, sums, parts, programs, alpha, beta, eta, width, BLOCK: tl.constexpr
-):
+def parts_kernel(partials, sums, parts, programs, alpha, beta, eta, width, BLOCK: tl.constexpr):
     program = tl.arange(0, BLOCK)
     similarity = tl.sum(tl.load(partials + program, mask=program < programs, other=0.0), 0)
     count = tl.maximum(tl.load(sums + 2), 1.0)
@@ -110,7 +108,10 @@ def combine(
     eta: float,
     width: int,
 ) -> Tensor:
-    """Total, J_L, J_D and J_MSE (4,) from the sums alone; two launches. float64 takes the eager stage."""
+    """Total, J_L, J_D and J_MSE (4,) from the sums alone; two launches.
+
+    float64 takes the eager stage.
+    """
     import torch
 
     if sums.dtype == torch.float64:
@@ -132,7 +133,5 @@ def combine(
             gram_matrix.numel(),
             **SIMILARITY,
         )
-        parts_kernel[(1,)](
-            partials, sums, parts, programs, alpha, beta, eta, width, **PARTS
-        )
+        parts_kernel[(1,)](partials, sums, parts, programs, alpha, beta, eta, width, **PARTS)
     return parts

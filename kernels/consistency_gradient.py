@@ -7,13 +7,14 @@
     finish         T, F, the rank-K terms and the mixing's transpose, put together and written
 
 The gradient of the normalisation needs ⟨T, F⟩ over a whole row, so T goes through memory once: no
-program holds a row of a large product. Everything is linear in the rows, so the mixing is undone in the
-last step, on row i and row π⁻¹(i) together, and not in a pass of its own (7 times B·D in place of 8).
+program holds a row of a large product. Everything is linear in the rows, so the mixing is undone
+in the last step, on row i and row π⁻¹(i) together, and not in a pass of its own (7 times B·D in
+place of 8).
 
-Bytes: 4·B·D each for reading F in ``coefficients`` (with FᵀF only) and as an operand, for writing T,
-and for reading T and F in ``finish``, there twice with mixing (the other row comes from L2 while the
-batch fits); then B·D in the features' dtype. Operations: 2·B·D·min(B, D) in the chosen precision,
-in float32 10·B·D·K with FᵀF, 2·B·D·K + 4·B²·K without.
+Bytes: 4·B·D each for reading F in ``coefficients`` (with FᵀF only) and as an operand, for writing
+T, and for reading T and F in ``finish``, there twice with mixing (the other row comes from L2
+while the batch fits); then B·D in the features' dtype. Operations: 2·B·D·min(B, D) in the chosen
+precision, in float32 10·B·D·K with FᵀF, 2·B·D·K + 4·B²·K without.
 """
 
 # mypy: allow-untyped-defs
@@ -74,9 +75,7 @@ def class_matrix_kernel(inner, out, k_total, BLOCK: tl.constexpr):
     du = tl.load(here + k_total * pitch, mask=mask, other=0.0)
     vu = tl.load(here + 2 * k_total * pitch, mask=mask, other=0.0)
     vv = tl.load(here + 2 * k_total * (pitch + 1), mask=mask, other=0.0)
-    dv = tl.load(
-        inner + (2 * k_total + b) * pitch + k_total + a, mask=mask, other=0.0
-    )
+    dv = tl.load(inner + (2 * k_total + b) * pitch + k_total + a, mask=mask, other=0.0)
     dtype = out.dtype.element_ty
     square = k_total * k_total
     tl.store(out + at, (tl.where(converging, -du, vu) + dv).to(dtype), mask=mask)
@@ -108,16 +107,17 @@ def add_product(
 
 @triton.jit(do_not_specialize=["batch"])
 def coefficients_kernel(
-    grad, sums, outside, coordinates, label_gradient, norms, matrix, cross, permutation,
-    inside, projection, origin,
+    grad, sums, outside, coordinates, label_gradient, norms, matrix, cross, class_part,
+    permutation, inside, projection, origin,
     batch, width, k_total, alpha, beta, eta,
     MIXED: tl.constexpr, BY_ROWS: tl.constexpr, OUTSIDE: tl.constexpr, FUSED: tl.constexpr,
     BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """``inside``: the gradient in the basis, before normalising; ``projection``: what it has along x̂.
+    """``inside``: the gradient in the basis, before normalising; ``projection``: what it has
+    along x̂.
 
-    ``matrix`` is M and Z with BY_ROWS, else the class matrix. The class-space part is their product with
-    the coordinates, made here when FUSED; otherwise ``inside`` already holds it. The projection still
+    ``matrix`` is M and Z with BY_ROWS, else the class matrix. The class-space part is their
+    product with the coordinates, made here when FUSED and otherwise given. The projection still
     lacks ⟨T, F⟩.
     """
     row = tl.program_id(0).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
@@ -133,12 +133,12 @@ def coefficients_kernel(
     j = tl.arange(0, BLOCK_K)
     if FUSED:
         in_k = j < k_total
-        class_part = tl.zeros([BLOCK_B, BLOCK_K], tl.float32)
+        tile = tl.zeros([BLOCK_B, BLOCK_K], tl.float32)
         if BY_ROWS:
             # M V − Z U. M is symmetric and Z antisymmetric: their columns are read as rows.
             square = batch.to(tl.int64) * batch
-            class_part = add_product(
-                class_part, matrix, batch, 1, coordinates + 2 * k_total, pitch, row, in_batch, j,
+            tile = add_product(
+                tile, matrix, batch, 1, coordinates + 2 * k_total, pitch, row, in_batch, j,
                 in_k, batch, 32,
             )  # fmt: skip
             minus_z_u = tl.zeros([BLOCK_B, BLOCK_K], tl.float32)
@@ -146,10 +146,10 @@ def coefficients_kernel(
                 minus_z_u, matrix + square, batch, 1, coordinates, pitch, row, in_batch, j, in_k,
                 batch, 32,
             )  # fmt: skip
-            class_part -= minus_z_u
+            tile -= minus_z_u
         else:
-            class_part = add_product(
-                class_part, coordinates, pitch, 1, matrix, k_total, row, in_batch, j, in_k, pitch,
+            tile = add_product(
+                tile, coordinates, pitch, 1, matrix, k_total, row, in_batch, j, in_k, pitch,
                 32,
             )  # fmt: skip
     d = tl.arange(0, BLOCK_D)
@@ -161,15 +161,15 @@ def coefficients_kernel(
             other=0.0,
         )
     along_x = tl.zeros([BLOCK_B], tl.float32)
-    for k in range(0, k_total):
+    for k in range(k_total):
         at = coordinates + row * pitch + k
         u = tl.load(at, mask=in_batch, other=0.0)
         delta = tl.load(at + k_total, mask=in_batch, other=0.0)
         v = tl.load(at + 2 * k_total, mask=in_batch, other=0.0)
         if FUSED:
-            along = tl.sum(tl.where((j == k)[None, :], class_part, 0.0), 1)
+            along = tl.sum(tl.where((j == k)[None, :], tile, 0.0), 1)
         else:
-            along = tl.load(inside + row * k_total + k, mask=in_batch, other=0.0)
+            along = tl.load(class_part + row * k_total + k, mask=in_batch, other=0.0)
         if OUTSIDE:
             delta_f = tl.load(cross + k * width + d, mask=in_width, other=0.0)
             v_f = tl.load(cross + (k_total + k) * width + d, mask=in_width, other=0.0)
@@ -188,7 +188,7 @@ def coefficients_kernel(
 def projection_of(projection, dots, row, in_batch, batch, parts, sign):
     """The part of a row's gradient by x̂ along x̂, now with ⟨T, F⟩."""
     dot = tl.zeros_like(row).to(tl.float32)
-    for part in range(0, parts):
+    for part in range(parts):
         dot += tl.load(dots + part * batch.to(tl.int64) + row, mask=in_batch, other=0.0)
     return tl.load(projection + row, mask=in_batch, other=0.0) + sign * dot
 
@@ -214,8 +214,8 @@ def small_part(coordinates, inside, row, in_batch, k, k_total, scale, share, alo
 
 @triton.jit(do_not_specialize=["batch", "parts"])
 def finish_kernel(
-    grad, sums, product, dots, outside, coordinates, norms, cross, basis, inside, projection, origin,
-    out, batch, width, k_total, parts, basis_stride, alpha, beta, eta, lam, rest,
+    grad, sums, product, dots, outside, coordinates, norms, cross, basis, inside, projection,
+    origin, out, batch, width, k_total, parts, basis_stride, alpha, beta, eta, lam, rest,
     MIXED: tl.constexpr, BY_ROWS: tl.constexpr, OUTSIDE: tl.constexpr, BLOCK_B: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):  # fmt: skip
@@ -242,7 +242,7 @@ def finish_kernel(
         if OUTSIDE:
             of_f = rest * squared * other_n - other_scale * other_along_x
             value += large_part(product, outside, other, d, mask, width, sign * other_scale, of_f)
-    for k in range(0, k_total):
+    for k in range(k_total):
         of_delta_f, of_v_f, of_basis = small_part(
             coordinates, inside, row, in_batch, k, k_total, scale, lam, along_x
         )
@@ -283,8 +283,8 @@ def gradient(
 ) -> Tensor:
     """Gradient (B, D) in ``dtype``, given the gradient (4,) of total, J_L, J_D and J_MSE.
 
-    Three launches with M and Z, four with FᵀF. With K > 128 the class-space part is a product of its
-    own. float64, and rows wider than 16,384, take the eager stage.
+    Three launches with M and Z, four with FᵀF. With K > 128 the class-space part is a product of
+    its own. float64, and rows wider than 16,384, take the eager stage.
     """
     width, k = basis.shape
     if basis.dtype.itemsize == 8 or width > FUSED_WIDTH:
@@ -314,14 +314,13 @@ def gradient(
     mixed, fused = permutation is not None, k <= FUSED_CLASSES
     lam = lam if mixed else 1.0
     matrix = gram_matrix if by_rows else _class_matrix(inner, basis)
-    if fused:
-        inside = basis.new_empty(batch, k)
-    elif by_rows:
+    class_part = None
+    if not fused and by_rows:
         u, v = coordinates[:, :k], coordinates[:, 2 * k :]
-        inside = product(matrix[0], v).sub_(product(matrix[1], u))
-    else:
-        inside = product(coordinates, matrix)
-    projection = basis.new_empty(batch)
+        class_part = product(matrix[0], v).sub_(product(matrix[1], u))
+    elif not fused:
+        class_part = product(coordinates, matrix)
+    inside, projection = basis.new_empty(batch, k), basis.new_empty(batch)
     origin = None if permutation is None else permutation.new_empty(batch)
     crossed = has_outside and not by_rows
     tile = row_tile(width if crossed else 1, k)
@@ -335,6 +334,7 @@ def gradient(
             norms,
             matrix,
             cross,
+            class_part,
             permutation,
             inside,
             projection,

@@ -1,12 +1,12 @@
 """Stage ``rows`` of the reversible consistency loss: everything that needs a row and nothing else.
 
-A program holds a few whole rows in registers. It reads row i and row π(i) once, and while they are
-there mixes, normalises, projects on the prior's basis, and finishes logits, cross-entropy, recasting
-error and the label gradient. F is the only large thing written.
+A program holds a few whole rows in registers. It reads row i and row π(i) once, and while they
+are there mixes, normalises, projects on the prior's basis, and finishes logits, cross-entropy,
+recasting error and the label gradient. F is the only large thing written.
 
-Bytes: 2·B·D features (the partner's row comes from L2 while the batch fits there) + 4·B·D for F. The
-basis (K·D) stays in L1. Operations: 8·B·D·K, all in float32 fused multiply-adds: the exact part of the
-loss uses no tensor cores.
+Bytes: 2·B·D features (the partner's row comes from L2 while the batch fits there) + 4·B·D for F.
+The basis (K·D) stays in L1. Operations: 8·B·D·K, all in float32 fused multiply-adds: the exact
+part of the loss uses no tensor cores.
 """
 
 # mypy: allow-untyped-defs
@@ -60,7 +60,7 @@ def recast_tile(
 
 @triton.jit
 def divide(x, y, inverse):
-    """``x / y`` as division rounds it (Markstein), at three instructions where y is a row's constant.
+    """``x / y`` as division rounds it (Markstein), in three instructions given 1/y.
 
     Not ``x · (1/y)``: at D = 1 unit rows are then exactly ±1.
     """
@@ -70,7 +70,7 @@ def divide(x, y, inverse):
 
 @triton.jit
 def root(x):
-    """``√x`` to the last digit: the fast one and a Newton step. The exact instruction costs a call."""
+    """``√x`` to the last digit: the fast one and a Newton step. The exact one costs a call."""
     fast = tl.sqrt(x)
     return fast + tl.fma(-fast, fast, x) * (0.5 / tl.where(fast > 0.0, fast, 1.0))
 
@@ -128,7 +128,7 @@ def rows_kernel(
     coordinate = coordinates + row * pitch
     in_classes = c < classes
     logits = tl.zeros([BLOCK_B, BLOCK_C], tl.float32)
-    for k in range(0, k_total):
+    for k in range(k_total):
         along = tl.load(basis + k * basis_stride + d, mask=in_width, other=0.0)
         u = recast_tile(table, first, second, labelled, k, known, k_total, lam, rest, IDS, MIXED)
         u = divide(u, safe_r, inverse_r)
@@ -144,7 +144,7 @@ def rows_kernel(
     # the other is the projection, and what is left is orthogonal to rounding.
     squared_delta = tl.zeros([BLOCK_B], tl.float32)
     u_delta = tl.zeros([BLOCK_B], tl.float32)
-    for k in range(0, k_total):
+    for k in range(k_total):
         along = tl.load(basis + k * basis_stride + d, mask=in_width, other=0.0)
         u = recast_tile(table, first, second, labelled, k, known, k_total, lam, rest, IDS, MIXED)
         u = divide(u, safe_r, inverse_r)
@@ -158,11 +158,10 @@ def rows_kernel(
         squared_f += tl.sum(x * x, 1)
         tl.store(outside + row[:, None] * width + d[None, :], x, mask=mask)
 
-    # Unit rows at the distance |x̂ − r̂|² = |Δ|² + |F|² have u·Δ = half of it, which near convergence
-    # is far more exact than the projection, whose rounding is relative to 1 and not to Δ.
-    half = tl.where(
-        (n > 0.0) & (r > 0.0), 0.5 * (squared_delta + squared_f) - u_delta, 0.0
-    )
+    # Unit rows at the distance |x̂ − r̂|² = |Δ|² + |F|² have u·Δ = half of it, which near
+    # convergence is far more exact than the projection, whose rounding is relative to 1 and not
+    # to Δ.
+    half = tl.where((n > 0.0) & (r > 0.0), 0.5 * (squared_delta + squared_f) - u_delta, 0.0)
     error = n * n * squared_f
     tl.debug_barrier()  # U and Δ were written by other threads of this program
     for start in range(0, k_total, BLOCK_C):
@@ -171,6 +170,7 @@ def rows_kernel(
         at = coordinates + row[:, None] * pitch + some[None, :]
         some_u = tl.load(at, mask=here, other=0.0)
         some_delta = tl.load(at + k_total, mask=here, other=0.0) + half[:, None] * some_u
+        tl.debug_barrier()  # a small tile is loaded by several warps: all before one overwrites it
         tl.store(at + k_total, some_delta, mask=here)
         difference = (r - n)[:, None] * some_u + n[:, None] * some_delta
         error += tl.sum(difference * difference, 1)
@@ -186,7 +186,7 @@ def rows_kernel(
         q = tl.load(q_ptr).to(tl.float32)
         loss, slope, _, _ = gce_tile(logits * inverse_temperature, y, labelled, columns, q)
         slope *= inverse_temperature
-        for k in range(0, k_total):
+        for k in range(k_total):
             w = tl.load(weight + k * classes + c, mask=in_classes, other=0.0)
             value = tl.sum(slope * w[None, :], 1)
             tl.store(label_gradient + row * k_total + k, value, mask=in_batch)
@@ -207,8 +207,8 @@ def rows(
     """See :func:`drcl.eager.reversible_consistency.rows`; two launches.
 
     Target rows take a small product more, Y P Q. With more than 128 classes the logits, their
-    cross-entropy and the label gradient follow in three launches of their own. float64, and rows wider
-    than 16,384, take the eager stage.
+    cross-entropy and the label gradient follow in three launches of their own. float64, and rows
+    wider than 16,384, take the eager stage.
     """
     from drcl.eager import reversible_consistency as eager
 
@@ -278,9 +278,7 @@ def rows(
     sums = sum_partials(partials, basis.new_empty(3))
     if not fused:
         projected = coordinates[:, 2 * k :] * (norms[0] / temperature)[:, None]
-        _, slope, label_sums = gce_rows(
-            product(projected, weight), targets, permutation, q, lam
-        )
+        _, slope, label_sums = gce_rows(product(projected, weight), targets, permutation, q, lam)
         label_gradient = product(slope, weight.T / temperature)
         sums[0].copy_(label_sums[0])
     return eager.Rows(outside, coordinates, label_gradient, norms, sums)

@@ -1,8 +1,8 @@
-"""Generalised cross-entropy on chip: device functions for one tile of rows, and a kernel for long rows.
+"""Generalised cross-entropy on chip: device functions for a tile, and a kernel for long rows.
 
-With ``s = Σ Y p`` and ``p = softmax(logits)`` a row's loss is ``(1 − s^q)/q`` and its gradient by the
-logits ``s^q (p − Y p / s)``. Both come from ``log s``, formed from differences to the largest logit, so
-that nothing overflows and a row that is almost right keeps its digits.
+With ``s = Σ Y p`` and ``p = softmax(logits)`` a row's loss is ``(1 − s^q)/q`` and its gradient by
+the logits ``s^q (p − Y p / s)``. Both come from ``log s``, formed from differences to the largest
+logit, so that nothing overflows and a row that is almost right keeps its digits.
 """
 
 # mypy: allow-untyped-defs
@@ -24,7 +24,7 @@ GCE_ROWS = {"BLOCK_B": 4, "BLOCK_C": FUSED_CLASSES, "num_warps": 4}
 
 @triton.jit
 def expm1(x):
-    # exp(x) − 1 has no digits left near 0; below one half nine terms of the series are exact in float32.
+    # exp(x) − 1 has no digits left near 0; there nine terms of the series are exact in float32.
     series = 1.0 + x * (1.0 / 9.0)
     series = 1.0 + x * (1.0 / 8.0) * series
     series = 1.0 + x * (1.0 / 7.0) * series
@@ -44,11 +44,33 @@ def gce_of_log(log_s, q):
 
 
 @triton.jit
+def log_share(top, total, rest, top_chosen, mass):
+    """``log s`` of ``s = Σ Y p``: ``total = Σ exp(x − top)``, ``mass = Σ Y exp(x − top_chosen)``.
+
+    ``rest = Σ (1−Y) exp(x − top)``: a row that is almost right has s = 1/(1+ε), whose logarithm the
+    difference of two logarithms does not see; there it is −2 atanh(ε/(2+ε)), as a series.
+    """
+    whole = mass * tl.exp(top_chosen - top)
+    epsilon = rest / tl.where(whole > 0.0, whole, 1.0)
+    z = epsilon / (2.0 + epsilon)
+    zz = z * z
+    series = 1.0 / 9.0 + zz * (1.0 / 11.0)
+    series = 1.0 / 7.0 + zz * series
+    series = 1.0 / 5.0 + zz * series
+    series = 1.0 / 3.0 + zz * series
+    near = -2.0 * z * (1.0 + zz * series)
+    far = (top_chosen - top) + (tl.log(mass) - tl.log(total))
+    log_s = tl.where((whole > 0.0) & (tl.abs(epsilon) < 0.5), near, far)
+    # No mass in a labelled row: its id is no class. The loss says so by being NaN.
+    return tl.where(mass > 0.0, log_s, float("nan"))
+
+
+@triton.jit
 def gce_tile(logits, y, labelled, columns, q):
     """Loss, gradient by the logits, probabilities and log s of a tile that holds whole rows.
 
-    ``columns`` marks the real columns. An unlabelled row is scored against all classes at once: s = 1,
-    loss and gradient vanish.
+    ``columns`` marks the real columns. An unlabelled row is scored against all classes at
+    once: s = 1, loss and gradient vanish.
     """
     logits = tl.where(columns, logits, float("-inf"))
     chosen = columns & ((y > 0.0) | (labelled == 0)[:, None])
@@ -59,9 +81,8 @@ def gce_tile(logits, y, labelled, columns, q):
     top_chosen = tl.max(tl.where(chosen, logits, float("-inf")), 1)
     joint = tl.where(chosen, weight * tl.exp(logits - top_chosen[:, None]), 0.0)
     mass = tl.sum(joint, 1)
-    # No mass in a labelled row: its id is no class. The loss says so by being NaN.
-    log_s = (top_chosen - top) + (tl.log(mass) - tl.log(total))
-    log_s = tl.where(mass > 0.0, log_s, float("nan"))
+    rest = tl.sum((1.0 - weight) * exponential, 1)
+    log_s = log_share(top, total, rest, top_chosen, mass)
     p = exponential / total[:, None]
     slope = tl.where(labelled, tl.exp(q * log_s), 0.0)
     loss = tl.where(labelled, gce_of_log(log_s, q), 0.0)
@@ -107,7 +128,7 @@ def target_tile(
     targets, stride, first, second, labelled, c, classes, lam, rest,
     IDS: tl.constexpr, MIXED: tl.constexpr,
 ):  # fmt: skip
-    """The mixed target rows' entries of the classes ``c``; ids become rows here and nowhere else."""
+    """Mixed target rows at the classes ``c``; ids become rows here and nowhere else."""
     if IDS:
         y = (first[:, None] == c[None, :]).to(tl.float32)
         if MIXED:
@@ -146,6 +167,7 @@ def gce_rows_kernel(
     top = tl.full([BLOCK_B], -3.0e38, tl.float32)
     top_chosen = tl.full([BLOCK_B], -3.0e38, tl.float32)
     total = tl.zeros([BLOCK_B], tl.float32)
+    others = tl.zeros([BLOCK_B], tl.float32)
     mass = tl.zeros([BLOCK_B], tl.float32)
     for start in range(0, classes, BLOCK_C):
         c = start + tl.arange(0, BLOCK_C)
@@ -158,14 +180,16 @@ def gce_rows_kernel(
         chosen = columns & ((y > 0.0) | (labelled == 0)[:, None])
         weight = tl.where(labelled[:, None], y, 1.0)
         higher = tl.maximum(top, tl.max(x, 1))
-        total = total * tl.exp(top - higher) + tl.sum(tl.exp(x - higher[:, None]), 1)
+        shrink = tl.exp(top - higher)
+        exponential = tl.exp(x - higher[:, None])
+        total = total * shrink + tl.sum(exponential, 1)
+        others = others * shrink + tl.sum((1.0 - weight) * exponential, 1)
         top = higher
         higher = tl.maximum(top_chosen, tl.max(tl.where(chosen, x, float("-inf")), 1))
         joint = tl.where(chosen, weight * tl.exp(x - higher[:, None]), 0.0)
         mass = mass * tl.exp(top_chosen - higher) + tl.sum(joint, 1)
         top_chosen = higher
-    log_s = (top_chosen - top) + (tl.log(mass) - tl.log(total))
-    log_s = tl.where(mass > 0.0, log_s, float("nan"))
+    log_s = log_share(top, total, others, top_chosen, mass)
     slope = tl.where(labelled, tl.exp(q * log_s), 0.0)
     for start in range(0, classes, BLOCK_C):
         c = start + tl.arange(0, BLOCK_C)
@@ -178,9 +202,7 @@ def gce_rows_kernel(
         chosen = (y > 0.0) | (labelled == 0)[:, None]
         weight = tl.where(labelled[:, None], y, 1.0)
         p = tl.exp(x - top[:, None]) / total[:, None]
-        posterior = tl.where(
-            chosen, weight * tl.exp(x - top_chosen[:, None]) / mass[:, None], 0.0
-        )
+        posterior = tl.where(chosen, weight * tl.exp(x - top_chosen[:, None]) / mass[:, None], 0.0)
         tl.store(probabilities + at, p, mask=columns)
         tl.store(gradient + at, slope[:, None] * (p - posterior), mask=columns)
     loss = tl.where(labelled, gce_of_log(log_s, q), 0.0)
@@ -199,9 +221,10 @@ def store_sums(partials, a, b, labelled):
 def gce_rows(
     logits: Tensor, targets: Tensor, permutation: Tensor | None, q: Tensor, lam: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Probabilities (B, C), gradient (B, C) of the summed loss, and the sums of loss, s and labels (3,).
+    """Probabilities and gradient of the summed loss (B, C), sums of loss, s and labelled rows (3,).
 
-    ``logits`` are contiguous (B, C); targets ids (B,) or rows (B, C), mixed here with ``permutation``.
+    ``logits`` are contiguous (B, C); targets ids (B,) or rows (B, C), mixed here with
+    ``permutation``.
     """
     batch, classes = logits.shape
     probabilities, gradient = logits.new_empty(logits.shape), logits.new_empty(logits.shape)

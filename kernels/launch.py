@@ -1,4 +1,7 @@
-"""What every launcher needs. PyTorch is imported when a kernel is launched, not when it is compiled."""
+"""What every launcher needs.
+
+No file of kernels imports PyTorch before a kernel is launched: to compile them Triton is enough.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from torch import Tensor
 
-# The class axis stays on chip up to this many classes; wider rows are walked in blocks of this size.
+# The class axis stays on chip up to this many classes; wider rows are walked in blocks of this
+# size.
 FUSED_CLASSES = 128
 
 
@@ -23,9 +27,9 @@ class RowTile(NamedTuple):
 def row_tile(width: int, classes: int) -> RowTile:
     """How many whole rows of ``width`` one program holds, beside a tile of ``classes``.
 
-    At D = 2,048 that is four rows in eight warps: every basis vector that is loaded serves four rows,
-    and 32 values a thread leave registers for the other half of a mixed row. Twice the warps where
-    the class tile is wide or the row alone fills them; fewer, or more rows, spill.
+    At D = 2,048 that is four rows in eight warps: every basis vector that is loaded serves four
+    rows, and 32 values a thread leave registers for the other half of a mixed row. Twice the
+    warps where the class tile is wide or the row alone fills them; fewer, or more rows, spill.
     """
     block_width = power_of_two(width, 16)
     block_rows = min(8, max(1, 8192 // block_width))
@@ -49,7 +53,7 @@ def blocks(size: int, block: int) -> int:
 
 
 def on_device_of(tensor: Tensor) -> AbstractContextManager[object]:
-    """Kernels start on the current stream of this tensor's device (nothing to do for a CPU tensor)."""
+    """Kernels start on the current stream of this tensor's device; nothing to do on a CPU."""
     import torch
 
     return torch.cuda.device_of(tensor)
@@ -61,11 +65,12 @@ def unit_stride(tensor: Tensor) -> Tensor:
 
 
 def columns_first(matrix: Tensor) -> Tensor:
-    """The matrix with adjacent entries of a column adjacent in memory, as whole columns are read."""
+    """The matrix with the entries of a column adjacent in memory, as whole columns are read."""
     return matrix if matrix.stride(0) == 1 else matrix.T.contiguous().T
 
 
-# Enough programs for about four rounds on a large GPU: the last, partly filled one then costs little.
+# Enough programs for about four rounds on a large GPU: the last, partly filled one then costs
+# little.
 PROGRAMS = 512
 
 

@@ -39,9 +39,7 @@ def mix_kernel(
     x = tl.load(rows + row[:, None] * stride + d[None, :], mask=mask, other=0.0).to(tl.float32)
     y = tl.load(rows + other[:, None] * stride + d[None, :], mask=mask, other=0.0).to(tl.float32)
     mixed = lam * x + rest * y
-    tl.store(
-        out + row[:, None] * width + d[None, :], mixed.to(out.dtype.element_ty), mask=mask
-    )
+    tl.store(out + row[:, None] * width + d[None, :], mixed.to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["batch"])

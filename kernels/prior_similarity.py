@@ -1,7 +1,8 @@
-"""``drcl::prior_similarity``: logits, probabilities, generalised cross-entropy and score in one pass.
+"""``drcl::prior_similarity``: logits, probabilities, generalised cross-entropy and score in one
+pass.
 
-Bytes: the features once, W from L2, and (B, C) three times written: logits, probabilities, gradient.
-Operations: 2·B·D·C in float32 multiplications.
+Bytes: the features once, W from L2, and (B, C) three times written: logits, probabilities,
+gradient. Operations: 2·B·D·C in float32 multiplications.
 """
 
 # mypy: allow-untyped-defs
@@ -96,7 +97,7 @@ def logit_gradient_kernel(
     batch, classes, inverse_temperature,
     BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """d(…)/d(XW): the three gradients that are given (None: not) brought back through the softmax."""
+    """d(…)/d(XW): the gradients that are given (None: not) brought back through the softmax."""
     row = tl.program_id(0).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
     in_batch = row < batch
     mean = tl.zeros([BLOCK_B], tl.float32)
@@ -129,11 +130,12 @@ def logit_gradient_kernel(
 def prior_similarity(
     features: Tensor, weight: Tensor, targets: Tensor, q: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Logits, probabilities, loss, score and d(loss)/d(logits), in the weight's dtype; three launches.
+    """Logits, probabilities, loss, score and d(loss)/d(logits), in the weight's dtype; three
+    launches.
 
-    With more than 128 classes the logits come from ``torch.mm`` and a kernel walks their rows. Features
-    and weights of other dtypes than float32, bfloat16 and float16, and weights that are not float32,
-    take the eager stage.
+    With more than 128 classes the logits come from ``torch.mm`` and a kernel walks their rows.
+    Features and weights of other dtypes than float32, bfloat16 and float16, and weights that are
+    not float32, take the eager stage.
     """
     import torch
 

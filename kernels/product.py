@@ -1,8 +1,9 @@
 """A matrix product for any strides, in the precision that is asked for.
 
-Precision follows ``torch.set_float32_matmul_precision`` where it may (the products of F with itself and
-with its Gram matrix, which fade as training converges): "highest" multiplies in float32, "high" in TF32,
-"medium" in bf16. Sums are float32 always. Everything that must stay exact asks for "ieee".
+Precision follows ``torch.set_float32_matmul_precision`` where it may (the products of F with
+itself and with its Gram matrix, which fade as training converges): "highest" multiplies in
+float32, "high" in TF32, "medium" in bf16. Sums are float32 always. Everything that must stay
+exact asks for "ieee".
 """
 
 # mypy: allow-untyped-defs
@@ -54,7 +55,8 @@ def product_kernel(
     DOTS: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """``A B`` for any strides; with DOTS also every row's inner product with that row of ``factor``.
+    """``A B`` for any strides; with DOTS also every row's inner product with that row of
+    ``factor``.
 
     Neighbouring programs share their rows of A, or their columns of B, through L2.
     """
@@ -96,7 +98,7 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def product_with_dots(a: Tensor, b: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-    """``T = A B`` in the chosen precision, and parts (n, M) that add up to each row's ``⟨T, factor⟩``."""
+    """``T = A B`` in the chosen precision, and parts (n, M) of the rows' ⟨T, factor⟩."""
     precision = matmul_precision()
     dots = factor.new_empty(blocks(b.shape[1], PRODUCT[precision]["BLOCK_N"]), len(a))
     return _product(a, b, precision, factor, dots), dots

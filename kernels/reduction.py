@@ -1,4 +1,4 @@
-"""Adding up what programs left behind, in a fixed order: two runs give the same bits, unlike atomics."""
+"""Adding up what programs left behind, in a fixed order: two runs give the same bits."""
 
 # mypy: allow-untyped-defs
 from __future__ import annotations
@@ -19,9 +19,7 @@ WIDE = {"BLOCK_N": 8, "BLOCK_W": 256, "num_warps": 4}
 
 
 @triton.jit(do_not_specialize=["count"])
-def sum_partials_kernel(
-    partials, out, count, width, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr
-):
+def sum_partials_kernel(partials, out, count, width, BLOCK_N: tl.constexpr, BLOCK_W: tl.constexpr):
     w = tl.program_id(0).to(tl.int64) * BLOCK_W + tl.arange(0, BLOCK_W)
     total = tl.zeros([BLOCK_W], tl.float64)
     for start in range(0, count, BLOCK_N):

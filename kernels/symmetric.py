@@ -5,8 +5,8 @@
     gram_kernel        adds a block's slices and stores it twice, the second time mirrored
     differences_kernel the same, with the exact class-space parts: M = UΔᵀ + ΔVᵀ − FFᵀ and Z
 
-A triangle has few blocks (136 of 128×128 at D = 2048), hence the slices: they keep every multiprocessor
-busy to the end, and are added in a fixed order. They come and go through L2.
+A triangle has few blocks (136 of 128×128 at D = 2048), hence the slices: they keep every
+multiprocessor busy to the end, and are added in a fixed order. They come and go through L2.
 
 Operations: B·D·min(B, D), half of the full product. Bytes: 4·B·D for F, 4·min(B, D)² for the result
 (twice for M and Z), 4·(512 blocks of 128×128) at most for the slices.
@@ -82,7 +82,7 @@ def add_slices(partials, r, parts, BLOCK: tl.constexpr, BLOCK_R: tl.constexpr):
     at = partials + tl.program_id(0).to(tl.int64) * BLOCK * BLOCK
     at = at + r[:, None] * BLOCK + c[None, :]
     total = tl.zeros([BLOCK_R, BLOCK], tl.float32)
-    for _ in range(0, parts):
+    for _ in range(parts):
         total += tl.load(at)
         at += tl.num_programs(0).to(tl.int64) * BLOCK * BLOCK
     return total
@@ -98,9 +98,7 @@ def store_mirrored(matrix, size, i, j, value, mirrored, on_diagonal):
 
 
 @triton.jit(do_not_specialize=["parts"])
-def gram_kernel(
-    partials, gram_matrix, size, parts, BLOCK: tl.constexpr, BLOCK_R: tl.constexpr
-):
+def gram_kernel(partials, gram_matrix, size, parts, BLOCK: tl.constexpr, BLOCK_R: tl.constexpr):
     block_i, block_j = triangle(tl.program_id(0))
     r = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)
     i = block_i.to(tl.int64) * BLOCK + r
@@ -111,7 +109,7 @@ def gram_kernel(
 
 @triton.jit
 def coordinate_tile(coordinates, b, k, batch, k_total):
-    """U, Δ and V of the rows ``b`` at the coordinates ``k`` (one of them a row, one a column of a tile)."""
+    """U, Δ and V of the rows ``b`` at the coordinates ``k``, of which one is a row of the tile."""
     mask = (b < batch) & (k < k_total)
     at = coordinates + b * (3 * k_total) + k
     u = tl.load(at, mask=mask, other=0.0)
@@ -166,7 +164,7 @@ def differences_kernel(
 
 
 def _slices_of_product(factor: Tensor, precision: str) -> tuple[Tensor, int, int]:
-    """The slices (n, block, block) of ``A Aᵀ``, one triangle's blocks after the other; blocks; slices."""
+    """``A Aᵀ`` as (slices · blocks, block, block), how many blocks, and how many slices."""
     size, depth = factor.shape
     config = SYMMETRIC[precision]
     block, step = config["BLOCK"], config["BLOCK_K"]
@@ -190,7 +188,7 @@ def _slices_of_product(factor: Tensor, precision: str) -> tuple[Tensor, int, int
 
 
 def gram(outside: Tensor) -> Tensor:
-    """``FᵀF`` (1, D, D), (1, 0, 0) when F is empty; two launches. float64 takes the eager stage."""
+    """``FᵀF`` (1, D, D), (1, 0, 0) when F is empty; two launches. float64: the eager stage."""
     if outside.dtype.itemsize == 8:
         from drcl.eager import reversible_consistency as eager
 
@@ -208,7 +206,7 @@ def gram(outside: Tensor) -> Tensor:
 
 
 def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
-    """M and Z (2, B, B), symmetric and antisymmetric; two launches. float64 takes the eager stage."""
+    """M and Z (2, B, B), symmetric and antisymmetric; two launches. float64: the eager stage."""
     if outside.dtype.itemsize == 8:
         from drcl.eager import reversible_consistency as eager
 

@@ -1,4 +1,4 @@
-"""What the tests of the Triton kernels share: where they run, poisoned outputs, the accuracy rule."""
+"""What the kernels' tests share: where they run, poisoned outputs, the accuracy rule."""
 
 from __future__ import annotations
 

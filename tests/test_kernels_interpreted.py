@@ -14,7 +14,9 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
 FILES = sorted(
-    file for file in Path(__file__).parent.glob("test_kernels_*.py") if file.name != Path(__file__).name
+    file
+    for file in Path(__file__).parent.glob("test_kernels_*.py")
+    if file.name != Path(__file__).name
 )
 
 
@@ -23,9 +25,11 @@ FILES = sorted(
 def test_kernels_under_the_interpreter(file):
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment.pop("PYTEST_XDIST_WORKER", None)
+    # the warnings are NumPy's, about the infinities and NaN that the tests are about
+    options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore::RuntimeWarning"]
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist",
-         "-W", "ignore::RuntimeWarning", str(file)],  # NumPy's, of the NaN and infinities tests want
+        [sys.executable, "-m", "pytest", *options, file],
+        cwd=file.parents[1],
         env=environment,
         capture_output=True,
         text=True,

@@ -29,9 +29,7 @@ def make(b, d, c, kind="ids"):
 
 def run(backend, features, weight, targets, dtype, q, weights=(1.0, 0.0, 0.0)):
     """Loss, score, logits, probabilities and the gradients of a weighted sum of them."""
-    features, weight = (
-        t.to(DEVICE, dtype).detach().requires_grad_() for t in (features, weight)
-    )
+    features, weight = (t.to(DEVICE, dtype).detach().requires_grad_() for t in (features, weight))
     targets = targets.to(DEVICE)
     targets = targets.to(dtype) if targets.ndim == 2 else targets
     with use_backend(backend):
@@ -75,7 +73,9 @@ def test_every_q(q):
     assert_exact(*make(9, 20, 5), q=q)
 
 
-@pytest.mark.parametrize("weights", [(-2.5, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (1.0, 0.5, 2.0)])
+@pytest.mark.parametrize(
+    "weights", [(-2.5, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0), (1.0, 0.5, 2.0)]
+)
 def test_gradients_of_every_output(weights):
     assert_exact(*make(9, 20, 5), weights=weights)
 

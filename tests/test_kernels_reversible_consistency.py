@@ -1,4 +1,4 @@
-"""The Triton kernels of ``drcl::reversible_consistency`` against the literal formulas in float64."""
+"""The Triton kernels of ``drcl::reversible_consistency`` against the literal form in float64."""
 
 from __future__ import annotations
 
@@ -158,7 +158,11 @@ def test_strides_are_respected():
     for x, y, basis in (
         (features, targets, prior.basis),
         (spread[:, :16], targets.repeat_interleave(2, 1)[:, ::2], prior.basis.T.contiguous().T),
-        (features.repeat_interleave(2, 1)[:, ::2], torch.cat([targets, targets], 1)[:, :3], prior.basis),
+        (
+            features.repeat_interleave(2, 1)[:, ::2],
+            torch.cat([targets, targets], 1)[:, :3],
+            prior.basis,
+        ),
     ):
         q = torch.tensor(0.3, device=DEVICE)
         results.append(
@@ -212,8 +216,8 @@ def test_registered_with_the_kernels(shape):
     opcheck(
         reversible_consistency,
         (
-            features.requires_grad_(), targets, order, torch.tensor(0.3, device=DEVICE), *coordinates,
-            0.1, 0.2, 1.0, 0.7, 0.9, "", "triton",
+            features.requires_grad_(), targets, order, torch.tensor(0.3, device=DEVICE),
+            *coordinates, 0.1, 0.2, 1.0, 0.7, 0.9, "", "triton",
         ),
         test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
     )  # fmt: skip
@@ -247,7 +251,10 @@ def test_differences(converged):
     prior = Prior(weight)
     if converged:
         features = nnf.normalize(prior.inverse[targets] + 1e-4 * features)
-    q, coordinates = torch.tensor(0.3), (prior.basis, prior.recast_coordinates, prior.weight_coordinates)
+    q, coordinates = (
+        torch.tensor(0.3),
+        (prior.basis, prior.recast_coordinates, prior.weight_coordinates),
+    )
     rows = eager.rows(features, targets, None, q, *coordinates, 1.0, 1.0)
     exact = eager.rows(
         features.double(), targets, None, q, *(t.double() for t in coordinates), 1.0, 1.0
@@ -256,7 +263,9 @@ def test_differences(converged):
     x = v @ prior.basis.double().T + exact.outside
     m = u @ u.T - x @ x.T
     z = v @ u.T - u @ v.T
-    ours = kernels.differences(*(t.to(DEVICE) for t in (rows.outside, rows.coordinates, rows.norms)))
+    ours = kernels.differences(
+        *(t.to(DEVICE) for t in (rows.outside, rows.coordinates, rows.norms))
+    )
     plain = eager.differences(rows.outside, rows.coordinates, rows.norms)
     for one, other, oracle in zip(ours, plain, (m, z), strict=True):
         assert_as_exact(one, other, oracle)

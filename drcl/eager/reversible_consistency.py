@@ -39,6 +39,8 @@ from drcl.eager.targets import target_rows
 
 # Wide enough for full GEMM speed, narrow enough that the triangle costs little more than half.
 PANEL = 256
+# The share of the last-level cache that a block of rows may take.
+BLOCK_BYTES = 4 * 2**20
 
 
 class Rows(NamedTuple):
@@ -67,30 +69,25 @@ def rows(
     Shapes: features (B, D) in any floating-point dtype, targets (B,) ids or (B, C) rows, basis (D,
     K), recast_coordinates (C, K), weight_coordinates (K, C). All is computed in the basis' dtype.
     """
-    x, y = features.to(basis.dtype), target_rows(targets, len(recast_coordinates), basis.dtype)
+    y = target_rows(targets, len(recast_coordinates), basis.dtype)
     labelled = y.sum(dim=1) > 0
     if permutation is not None:
         labelled = labelled & labelled[permutation]
-        x, y = mix(x, permutation, lam), mix(y, permutation, lam)
-    mask = labelled.to(x.dtype)[:, None]
-    n = torch.linalg.vector_norm(x, dim=1) * mask[:, 0]
-    y = y * mask
+        y = mix(y, permutation, lam)
+    mask = labelled.to(y.dtype)
+    y = y * mask[:, None]
     recast = y @ recast_coordinates
     r = torch.linalg.vector_norm(recast, dim=1)
     u = recast / safe(r)[:, None]
-    # A division, not a product with 1/n: at D = 1 the unit rows are then exactly ±1. Mixed rows are
-    # a copy already.
-    outside = x.div(safe(n)[:, None]) if permutation is None else x.div_(safe(n)[:, None])
-    outside.mul_(mask)
-    v = project(outside, basis)
-    if basis.shape[1] == basis.shape[0]:
-        delta = u - v
-        outside = u.new_zeros(len(u), 0)
-    else:
-        outside = outside.addmm_(u, basis.T, alpha=-1)
-        delta = -project(outside, basis)
-        outside.addmm_(delta, basis.T)
-    squared_f = torch.linalg.vector_norm(outside, dim=1).square()
+    outside = basis.new_empty(len(features), len(basis))
+    # A block goes through all its steps before it leaves the cache.
+    done = [
+        _rows_block(features, permutation, block, lam, mask[block], u[block], basis, outside[block])
+        for block in row_blocks(outside)
+    ]
+    n, v, delta, squared_f = (torch.cat(parts) for parts in zip(*done, strict=True))
+    if basis.shape[0] == basis.shape[1]:
+        outside = basis.new_empty(len(features), 0)
     # Unit rows at the distance |x̂ − r̂|² = |Δ|² + |F|² have u·Δ = half of it: near convergence this
     # is far more exact than the projection, whose rounding is relative to 1 and not to Δ.
     half = 0.5 * (row_dot(delta, delta) + squared_f) - row_dot(u, delta)
@@ -106,6 +103,40 @@ def rows(
         torch.stack([n, r]),
         torch.stack([losses.sum(), squared_error, mask.sum()]),
     )
+
+
+def _rows_block(
+    features: Tensor,
+    permutation: Tensor | None,
+    block: slice,
+    lam: float,
+    mask: Tensor,
+    u: Tensor,
+    basis: Tensor,
+    out: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Norms, V, Δ and |F|² of a block of rows; F goes to ``out``."""
+    x = features[block].to(out.dtype)
+    if permutation is not None:
+        x = features[permutation[block]].to(out.dtype).lerp_(x, lam)
+    n = torch.linalg.vector_norm(x, dim=1) * mask
+    # A division, not a product with 1/n: at D = 1 the unit rows are then exactly ±1.
+    torch.div(x, safe(n)[:, None], out=out).mul_(mask[:, None])
+    v = project(out, basis)
+    if basis.shape[0] == basis.shape[1]:
+        return n, v, u - v, torch.zeros_like(n)
+    out.addmm_(u, basis.T, alpha=-1)
+    delta = -project(out, basis)
+    out.addmm_(delta, basis.T)
+    return n, v, delta, torch.linalg.vector_norm(out, dim=1).square()
+
+
+def row_blocks(rows: Tensor) -> list[slice]:
+    """Blocks of rows that stay in a CPU's cache; on a GPU one block of all rows."""
+    size = len(rows)
+    if rows.device.type == "cpu":
+        size = max(64, BLOCK_BYTES // (rows.shape[1] * rows.itemsize))
+    return [slice(start, start + size) for start in range(0, len(rows), size)]
 
 
 def class_sums(coordinates: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,42 +227,44 @@ def gradient(
     inverse = 1.0 / safe(n)
     scale = (alpha * grad[0] + grad[2]) * (-16.0 / count.square())
     squared = (beta * grad[0] + grad[3]) * (2.0 / (count * width))
-    u, delta, v = coordinates.chunk(3, dim=1)
-    left = coordinates[:, : 2 * k]
-    # The gradient by x̂ is (along Qᵀ + across)·scale, `across` being orthogonal to Q by itself.
-    if is_by_rows(gram_matrix):
-        m, z = gram_matrix
-        across = m @ outside
-        along = m @ v - z @ u
-        projection = row_dot(v, along) + row_dot(across, outside)
-    else:
+    direct = ((eta * grad[0] + grad[1]) / count) * label_gradient
+    if not is_by_rows(gram_matrix):
         uu, du, dd, vu, vd, vv = blocks(inner)
         converging = dd.trace() < vv.trace()
-        smaller = torch.where(converging, -delta, v)
-        by_u = torch.where(converging, -du, vu) + vd.T
-        across = outside @ gram_matrix[0]
-        crossed = project(outside, cross.T)  # F(ΔᵀF)ᵀ and F(VᵀF)ᵀ
-        along = u @ by_u.to(u) + delta @ vv.to(u) - smaller @ uu.to(u) - crossed[:, k:]
-        projection = row_dot(v, along) + row_dot(left, crossed) - row_dot(across, outside)
-    # The normalisation takes away the part along x̂ = (v, F); J_MSE and J_L act on x directly.
-    inside = (
-        (scale * inverse)[:, None] * (along - projection[:, None] * v)
-        + ((eta * grad[0] + grad[1]) / count) * label_gradient
-        + squared * ((n - r)[:, None] * u - n[:, None] * delta)
-    )
-    if outside.shape[1] == 0:
-        out = inside @ basis.T
-    else:
-        by_rows = is_by_rows(gram_matrix)
-        out = across.mul_(((scale if by_rows else -scale) * inverse)[:, None])
-        out.addcmul_(outside, (squared * n - scale * inverse * projection)[:, None])
-        if by_rows:
-            out.addmm_(inside, basis.T)
+        by_u = (torch.where(converging, -du, vu) + vd.T).to(basis)
+        uu, vv = uu.to(basis), vv.to(basis)
+    out = basis.new_empty(len(outside), width)
+    for block in row_blocks(out):
+        u, delta, v = coordinates[block].chunk(3, dim=1)
+        f, own = outside[block], out[block]
+        across = own if f.shape[1] else f.new_empty(f.shape)
+        # The gradient by x̂ is (along Qᵀ + across)·scale; `across` is orthogonal to Q by itself.
+        if is_by_rows(gram_matrix):
+            m, z = gram_matrix[:, block]
+            torch.mm(m, outside, out=across)
+            along = m @ coordinates[:, 2 * k :] - z @ coordinates[:, :k]
+            projection = row_dot(v, along) + row_dot(across, f)
+            terms, factors = [], []
         else:
-            out.addmm_(
-                torch.cat([(scale * inverse)[:, None] * left, inside], dim=1),
-                torch.cat([cross, basis.T]),
-            )
+            torch.mm(f, gram_matrix[0], out=across).neg_()
+            crossed = project(f, cross.T)  # F(ΔᵀF)ᵀ and F(VᵀF)ᵀ
+            smaller = torch.where(converging, -delta, v)
+            along = u @ by_u + delta @ vv - smaller @ uu - crossed[:, k:]
+            left = coordinates[block, : 2 * k]
+            projection = row_dot(v, along) + row_dot(left, crossed) + row_dot(across, f)
+            terms, factors = [(scale * inverse[block])[:, None] * left], [cross]
+        # The normalisation takes away the part along x̂ = (v, F); J_MSE and J_L act on x directly.
+        rescale = (scale * inverse[block])[:, None]
+        inside = (
+            rescale * (along - projection[:, None] * v)
+            + direct[block]
+            + squared * ((n - r)[block, None] * u - n[block, None] * delta)
+        )
+        if f.shape[1] == 0:
+            torch.mm(inside, basis.T, out=own)
+            continue
+        own.mul_(rescale).addcmul_(f, squared * n[block, None] - rescale * projection[:, None])
+        own.addmm_(torch.cat([*terms, inside], dim=1), torch.cat([*factors, basis.T]))
     return (out if permutation is None else unmix(out, permutation, lam)).to(dtype)
 
 

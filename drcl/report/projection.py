@@ -153,16 +153,13 @@ def _legends(axes: Axes, data: ReportData, colours: np.ndarray, *, unlabelled: b
     hues = [key("unlabelled", UNLABELLED, "o")] if unlabelled else []
     if len(data.classes) <= _MANY_CLASSES:
         hues = [key(name, colours[c], "o") for c, name in enumerate(data.classes)] + hues
-    place: dict[str, Any] = {
-        "loc": "upper left",
-        "alignment": "left",
-        "title_fontproperties": {"weight": "bold"},
-    }
-    first = axes.legend(handles=shapes, title="Modality", bbox_to_anchor=(1.0, 1.0), **place)
-    if hues:
-        axes.add_artist(first)
-        below = 1.0 - 0.037 * (len(shapes) + 2)
-        axes.legend(handles=hues, title="Class", bbox_to_anchor=(1.0, below), **place)
+    # One legend with headings: of two, the layout would make room for the last one only.
+    headings = [key("Modality", "none", "")] + ([key("Class", "none", "")] if hues else [])
+    handles = [headings[0], *shapes, *headings[1:], *hues]
+    legend = axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    for handle, text in zip(handles, legend.get_texts(), strict=True):
+        if handle in headings:
+            text.set_fontweight("bold")
 
 
 def _caption(data: ReportData, shown: int, method: str) -> str:

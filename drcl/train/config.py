@@ -25,7 +25,9 @@ class Config:
         epochs, lr: of the encoder training (Adam, betas 0.5 and 0.999).
         prior_epochs, prior_lr: of prior learning.
         batch_size: rows per step; one larger than the set means one batch of the whole set.
-        alpha, beta, eta: weights of J_D, J_MSE and J_L.
+        alpha: weight of J_D, the similarity consistency.
+        beta: weight of J_MSE, the recasting error.
+        eta: weight of J_L, the label loss.
         lam: λ of the feature augmentation; 1 switches it off.
         temperature: τ of ``softmax(XW/τ)`` in both phases; 1 as in the paper.
         prior: ``"learned"``, or ``"orthogonal"``: random orthogonal columns, no prior learning.
