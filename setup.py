@@ -80,7 +80,8 @@ def extensions() -> list[Extension]:
         )
         return []
     architectures = cuda_architectures()
-    common = ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden"]
+    # no contraction: a product and a sum must round alike in every instruction set
+    common = ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden", "-ffp-contract=off"]
     built = [
         Extension(
             "drcl._C",
@@ -97,7 +98,15 @@ def extensions() -> list[Extension]:
         if architectures:
             sources += sorted(Path("csrc/cuda").glob("*.cu"))
             flags["cxx"].append("-DUSE_CUDA")
-            flags["nvcc"] = ["-O3", "-std=c++20", "-lineinfo", STABLE_ABI, "-DUSE_CUDA"]
+            # no fused multiply-add, as on the CPU: the same bits from the same ranks
+            flags["nvcc"] = [
+                "-O3",
+                "-std=c++20",
+                "-lineinfo",
+                "--fmad=false",
+                STABLE_ABI,
+                "-DUSE_CUDA",
+            ]
         kind = CUDAExtension if architectures else CppExtension
         built.append(
             kind(

@@ -17,7 +17,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "generalized_cross_entropy": ("torch", "reference"),
     "prior_similarity": ("triton", "torch", "reference"),
     "reversible_consistency": ("triton", "torch", "reference"),
-    "average_precision": ("torch", "reference"),
+    "average_precision": ("native", "torch", "reference"),
 }
 
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("forced", default=None)
@@ -49,9 +49,18 @@ def choose(family: str, device: torch.device) -> str:
     forced = _forced.get() or _from_environment()
     if forced in names:
         return forced
-    # The kernels are for a GPU; their interpreter on a CPU is for tests and has to be asked for.
-    usable = device.type == "cuda" and "triton" in names and _reasons()["triton"] is None
-    return "triton" if usable else next(name for name in names if name != "triton")
+    return next(name for name in names if _fits(name, family, device))
+
+
+def _fits(name: str, family: str, device: torch.device) -> bool:
+    if name == "triton":
+        # The kernels are for a GPU; their interpreter, for tests, has to be asked for.
+        return device.type == "cuda" and _reasons()[name] is None
+    if name == "native":
+        return _reasons()[name] is None and torch._C._dispatch_has_kernel_for_dispatch_key(
+            f"drcl::{family}", device.type.upper()
+        )
+    return True
 
 
 def explain(device: torch.device) -> dict[str, str]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from drcl import metrics
-from drcl.duplicates import first_of_equal_rows
+from drcl.duplicates import equal_rows
 from drcl.encoder import normalize
 from drcl.labels import encode_labels, find_classes
 from drcl.model_files import read_model, write_model
@@ -260,9 +260,12 @@ class DRCL:
             raise ValueError(f"k: expected an integer >= 1, got {k}")
         found, items = self.encode(source, queries), self.encode(target, gallery)
         parts = []
-        tied = first_of_equal_rows(items)
+        copies, firsts = equal_rows(
+            items.__getitem__, lambda columns: items[:, columns], items.shape[1]
+        )
         for block in found.split(max(1, 2**24 // len(items))):
-            scores = block @ items.T if tied is None else (block @ items.T)[:, tied]
+            scores = block @ items.T
+            scores[:, copies] = scores[:, firsts]
             parts.append(scores.sort(dim=1, descending=True, stable=True))
         return SearchResult(
             torch.cat([part.values[:, :k] for part in parts]),

@@ -262,11 +262,17 @@ def reversible_consistency_loss(
 
 
 def average_precision(
-    scores: Tensor, relevant: Tensor, *, k: int | None = None, no_relevant: str = "zero"
+    scores: Tensor,
+    relevant: Tensor,
+    *,
+    k: int | None = None,
+    no_relevant: str = "zero",
+    divisor: str = "hits",
+    ties: str = "index",
 ) -> Tensor:
     """Average precision of each row of a score matrix, ties ranked by gallery index.
 
-    ``AP = Σ_j precision(rank of hit j) / hits`` over the hits among the first k (None: all).
+    ``AP@k = Σ_j precision(rank of hit j) / divisor`` over the hits among the first k (None: all).
 
     Args:
         scores: (Q, N) float, higher is nearer; NaN is refused.
@@ -274,6 +280,8 @@ def average_precision(
         k: cut-off >= 1; one above N means N.
         no_relevant: what a query with nothing relevant in the gallery counts: ``"zero"`` is 0,
             ``"skip"`` is NaN.
+        divisor: ``"hits"`` in the first k, ``"min"`` of k and R, or ``"relevant"``: all R.
+        ties: by gallery ``"index"``, or the ``"average"`` over all orders of equal scores.
 
     Returns (Q,) float64. The field's definition: the sum is divided by the hits found in the first
     k.
@@ -286,21 +294,48 @@ def average_precision(
             "scores and relevant: expected one shape (Q, N), got "
             f"{tuple(scores.shape)} and {tuple(relevant.shape)}"
         )
+    if 0 in scores.shape:
+        raise ValueError(f"scores: is empty, shape {tuple(scores.shape)}")
     if relevant.dtype != torch.bool:
         raise TypeError(f"relevant: expected dtype bool, got {relevant.dtype}")
     check_cutoff(k)
-    if no_relevant not in ("zero", "skip"):
-        raise ValueError(f'no_relevant: expected "zero" or "skip", got {no_relevant!r}')
+    check_option("no_relevant", no_relevant, ("zero", "skip"))
+    check_option("divisor", divisor, ops.average_precision.DIVISORS)
+    check_option("ties", ties, ("index", "average"))
     if bool(scores.isnan().any()):
         raise ValueError(f"scores: row {int(scores.isnan().any(dim=1).nonzero()[0])} holds NaN")
-    order = scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
-    hits = relevant.gather(1, order)
-    ranks = torch.arange(1, hits.shape[1] + 1, device=scores.device, dtype=torch.float64)
-    precision_at_hits = hits * hits.cumsum(dim=1) / ranks
-    value = precision_at_hits.sum(dim=1) / hits.sum(dim=1).clamp(min=1)
+    n = scores.shape[1]
+    cutoff = n if k is None else min(k, n)
+    request = ops.average_precision.Request(
+        (cutoff,), cutoff, divisor, average_ties=ties == "average"
+    )
+    table = ops.average_precision.average_precision(
+        scores.contiguous() if scores.dtype == torch.float64 else scores.float().contiguous(),
+        _matrix_relevance(relevant),
+        request,
+        backend=choose("average_precision", scores.device),
+    )
+    columns = ops.average_precision.Columns.split(table, request)
+    value = columns.average_precision[:, 0]
     if no_relevant == "skip":
-        value = value.masked_fill(~relevant.any(dim=1), float("nan"))
+        value = value.masked_fill(columns.relevant == 0, float("nan"))
     return value
+
+
+def _matrix_relevance(relevant: Tensor) -> ops.average_precision.Relevance:
+    """A list of relevant items for every row."""
+    q = torch.arange(len(relevant) + 1, device=relevant.device)
+    offsets = torch.zeros_like(q)
+    offsets[1:] = relevant.sum(dim=1).cumsum(0)
+    items = relevant.nonzero()[:, 1].int()
+    most = int(offsets.diff().max())
+    return ops.average_precision.Relevance(most, q, q[:-1], offsets, items)
+
+
+def check_option(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Refuse a word that is not one of the allowed ones."""
+    if value not in allowed:
+        raise ValueError(f"{name}: expected one of {allowed}, got {value!r}")
 
 
 def check_cutoff(k: int | None) -> None:

@@ -1,180 +1,376 @@
-"""Retrieval quality from embeddings: cosine ranking, streamed over blocks of queries.
+"""Retrieval quality from embeddings: exact, all measures in one pass, in bounded memory.
 
-Embeddings and labels may be torch tensors or NumPy arrays. Labels are class ids (N,) or multi-hot
-rows (N, C). An item is relevant to a query of the same class or, multi-label, one that shares a
-label. Items labelled −1 (class ids) have unknown relevance: they are left out as queries and from
-the gallery. A multi-hot row without any label is relevant to nothing. Ties are ranked by gallery
-index; the cosine with a zero row is 0; rows with NaN or infinite entries are refused.
+Embeddings may be torch tensors, NumPy arrays (also memory-mapped ones), or, for the gallery, a
+sequence or iterator of chunks; float16, bfloat16, float32 or float64. Labels are class ids (N,) or
+multi-hot rows (N, C). An item is relevant to a query of the same class or, multi-label, one that
+shares a label. Items labelled −1 (class ids) have unknown relevance: they are left out as queries
+and from the gallery. A multi-hot row without any label is relevant to nothing. Ties are ranked by
+gallery index unless told otherwise; the cosine with a zero row is 0; rows with NaN or infinite
+entries are refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from drcl import functional
-from drcl.duplicates import first_of_equal_rows
-from drcl.encoder import normalize
+from drcl.arrays import as_tensor
+from drcl.dispatch import choose
+from drcl.eager import sharded_ranking
+from drcl.ops.average_precision import DIVISORS, Columns, Request
+from drcl.ops.average_precision import average_precision as rank_block
+from drcl.relevance import (
+    Callback,
+    Known,
+    Labels,
+    Pairs,
+    check_same_form,
+    from_callback,
+    shared_labels,
+)
+from drcl.similarity import METRICS, Array, Rows, Scorer, Source, product_precision
 
-Array: TypeAlias = Tensor | npt.NDArray[np.generic]
-
-# One block of scores stays around 64 MB whatever the gallery's size.
-_BLOCK_BYTES = 64 * 2**20
+MEMORY = 256 * 2**20
 
 
 class PrecisionRecall(NamedTuple):
-    """Mean interpolated precision at equally spaced recall levels, each (P,) float64."""
+    """Mean precision at equally spaced recall levels, each (P,) float64."""
 
     recall: Tensor
     precision: Tensor
 
 
-class _Block(NamedTuple):
-    """Scores (q, N) and relevance (q, N) of a block of queries, and its queries' positions (q,)."""
+@dataclass(frozen=True)
+class RetrievalMetrics:
+    """What :func:`retrieval_metrics` returns; float64, NaN for the queries that do not count.
 
-    rows: Tensor
-    scores: Tensor
+    ``average_precision``, ``recall``, ``precision`` and ``ndcg`` (None unless asked for) are
+    (Q, K), a column for each of ``ks``. ``relevant``, ``first_rank`` (0: none within the ranks
+    asked for) and ``reciprocal_rank`` are (Q,). ``interpolated`` and ``raw`` are None without
+    recall levels.
+    """
+
+    ks: tuple[int | None, ...]
+    average_precision: Tensor
+    recall: Tensor
+    precision: Tensor
+    ndcg: Tensor | None
     relevant: Tensor
+    first_rank: Tensor
+    reciprocal_rank: Tensor
+    interpolated: PrecisionRecall | None
+    raw: PrecisionRecall | None
+
+    def summary(self) -> dict[str, float]:
+        """Means over the queries that count: ``{"mAP@all": …, "recall@10": …, …, "MRR": …}``.
+
+        Raises ValueError when no query counts.
+        """
+        counted = ~self.reciprocal_rank.isnan()
+        if not bool(counted.any()):
+            raise ValueError(
+                f"query_labels: none of the {len(counted)} queries is labelled and has relevant "
+                "items"
+            )
+        means = {}
+        tables = {"mAP": self.average_precision, "recall": self.recall, "precision": self.precision}
+        if self.ndcg is not None:
+            tables["nDCG"] = self.ndcg
+        for name, table in tables.items():
+            for k, column in zip(self.ks, table[counted].T, strict=True):
+                # contiguous: a sum's last bit depends on the layout, so on the other cut-offs
+                means[f"{name}@{'all' if k is None else k}"] = float(column.contiguous().mean())
+        means["MRR"] = float(self.reciprocal_rank[counted].contiguous().mean())
+        return means
+
+
+def retrieval_metrics(
+    query: Array,
+    gallery: Rows,
+    query_labels: Labels | None = None,
+    gallery_labels: Labels | None = None,
+    *,
+    ks: Sequence[int | None] = (None,),
+    relevance: Callback | Any | None = None,
+    metric: str = "cosine",
+    divisor: str = "hits",
+    ties: str = "index",
+    no_relevant: str = "zero",
+    exclude_self: bool = False,
+    query_groups: Labels | None = None,
+    gallery_groups: Labels | None = None,
+    ndcg: bool = False,
+    levels: int = 0,
+    precision: str = "highest",
+    memory: int = MEMORY,
+    progress: bool = False,
+    process_group: ProcessGroup | None = None,
+) -> RetrievalMetrics:
+    """Every measure of every query's ranking, each similarity computed once.
+
+    ``AP@k = Σ_j precision(rank of hit j) / divisor`` over the hits among the first k; recall@k is
+    hits over relevant items R, precision@k hits over k, ``DCG@k = Σ gain / log₂(rank + 1)`` with
+    the number of shared labels as the gain, and nDCG@k its share of the best possible.
+
+    Args:
+        query, gallery: (Q, D) and (N, D) embeddings; the gallery may be chunks (n, D) of it.
+        query_labels, gallery_labels: ids (Q,), (N,) or multi-hot rows (Q, C), (N, C).
+        ks: cut-offs >= 1, None for the whole gallery; above N means N. Without None, ranks beyond
+            the largest are not looked at (MRR is then cut there too), which is faster.
+        relevance: instead of labels, pairs (P, 2) of query and item, (P, 3) with an integer gain, a
+            SciPy sparse matrix (Q, N) of gains, or a function from query positions (q,) to bool or
+            integer gains (q, N).
+        metric: ``"cosine"``, ``"dot"`` or ``"euclidean"``. Euclidean distances are found by
+            expansion: they carry the rounding of the squared lengths, in the embeddings' dtype.
+        divisor: of AP@k: ``"hits"`` in the first k (the field's papers), ``"min"`` of R and k, or
+            ``"relevant"``: R. All the same for the whole gallery.
+        ties: equal scores are ranked by gallery ``"index"``, or every measure is the exact
+            ``"average"`` over all orders of equal scores.
+        no_relevant: a query with nothing relevant counts 0 (``"zero"``) or not (``"skip"``).
+        exclude_self: query and gallery are the same set; query i does not find item i.
+        query_groups, gallery_groups: integers (Q,), (N,); a query ranks its own group's items only.
+        ndcg: whether nDCG is wanted.
+        levels: number of recall levels (0, or at least 2) for the precision–recall points.
+        precision: ``"highest"``, or ``"high"``: TF32 products where a GPU has them. That rounds the
+            embeddings to 10 bits: scores move by about 1e-3 of their size, mAP by about 1e-4.
+        memory: bytes that may be used beside inputs and results.
+        progress: show a progress bar.
+        process_group: ranks that each hold a piece of the gallery and its labels, and all queries;
+            scores of relevant items and counts travel, and every rank returns the whole's measures.
+
+    Raises ValueError for shapes that do not fit, NaN, and options that are not known.
+
+    >>> x, labels = torch.eye(3), torch.tensor([0, 1, 0])
+    >>> retrieval_metrics(x, x, labels, labels, ks=(1, None)).summary()["mAP@1"]
+    1.0
+    """
+    for k in ks:
+        functional.check_cutoff(k)
+    functional.check_option("metric", metric, METRICS)
+    functional.check_option("divisor", divisor, DIVISORS)
+    functional.check_option("ties", ties, ("index", "average"))
+    functional.check_option("no_relevant", no_relevant, ("zero", "skip"))
+    if levels != 0 and levels < 2:
+        raise ValueError(f"levels: expected 0 or at least 2, got {levels}")
+    if levels and ties == "average":
+        raise ValueError('ties: precision–recall points are defined for ties="index" only')
+    whole = relevance is None and query_groups is None and not exclude_self and ties == "index"
+    if process_group is not None and not whole:
+        raise ValueError(
+            "process_group: goes with labels and ties by index, not with relevance, groups, "
+            'exclude_self or ties="average"'
+        )
+    if memory < 2**20:
+        raise ValueError(f"memory: expected at least {2**20} bytes, got {memory}")
+    task = _Task(
+        Source(query, "query"),
+        Source(gallery, "gallery"),
+        query_labels,
+        gallery_labels,
+        relevance,
+        query_groups,
+        gallery_groups,
+        exclude_self,
+    )
+    table = torch.full((len(task.query), 3 + 4 * len(ks)), float("nan"), dtype=torch.float64)
+    curves = torch.zeros(2, levels, dtype=torch.float64)
+    with product_precision(precision), _bar(progress, len(task.queries)) as bar:
+        for rows, items in task.parts():
+            if len(items) == 0:  # a group without items
+                table[rows] = 0.0
+                continue
+            size = _sum(len(items), process_group)
+            request, places = _request(ks, size, divisor, ties, levels, ndcg)
+            for part, found in _rank(task, rows, items, request, metric, memory, process_group):
+                measures = found[:, 3 : 3 + 4 * len(request.cutoffs)]
+                table[part] = torch.cat([found[:, :3], measures[:, places]], dim=1)
+                if levels:
+                    columns = Columns.split(found, request)
+                    curves += torch.stack([columns.interpolated.sum(0), columns.raw.sum(0)])
+                bar.update(len(part))
+    with_relevant = int((table[:, 0] > 0).sum())
+    if no_relevant == "skip":
+        table[table[:, 0] == 0] = float("nan")
+    head, *measured = table.split([3, *[len(ks)] * 4], dim=1)
+    curve = []
+    if levels and with_relevant:
+        recall = torch.linspace(0, 1, levels, dtype=torch.float64)
+        curve = [PrecisionRecall(recall, total / with_relevant) for total in curves]
+    return RetrievalMetrics(
+        ks=tuple(ks),
+        average_precision=measured[0],
+        recall=measured[1],
+        precision=measured[2],
+        ndcg=measured[3] if ndcg else None,
+        relevant=head[:, 0],
+        first_rank=head[:, 1],
+        reciprocal_rank=head[:, 2],
+        interpolated=curve[0] if curve else None,
+        raw=curve[1] if curve else None,
+    )
+
+
+def _rank(
+    task: _Task,
+    rows: Tensor,
+    items: Tensor,
+    request: Request,
+    metric: str,
+    memory: int,
+    group: ProcessGroup | None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Blocks of these queries, and the op's table for them, on the CPU."""
+    device = task.query.device
+    backend = choose("average_precision", device) if group is None else "torch"
+    scorer = Scorer(
+        task.query,
+        task.gallery,
+        None if len(items) == len(task.gallery) else items,
+        metric,
+        # A sort needs the order, the relevance and sums in float64 beside the scores.
+        memory if backend == "native" else memory // 16,
+    )
+    if request.discounts is not None:
+        request = replace(request, discounts=request.discounts.to(device))
+    find = task.relevance(rows, items)
+    size = scorer.rows_per_block
+    if group is not None:
+        ranked, size = _sum(len(items), group), _least(size, group)
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        scores, relevant = scorer.block(part), find(start, part).to(device)
+        if group is not None:
+            yield (
+                part,
+                sharded_ranking.rank(
+                    scores, relevant, request, scorer.scale, scorer.bias, ranked, group
+                ).cpu(),
+            )
+            continue
+        yield (
+            part,
+            rank_block(
+                scores,
+                relevant,
+                request,
+                scale=scorer.scale,
+                bias=scorer.bias,
+                left_out=_own(part, items, device) if task.exclude_self else None,
+                backend=backend,
+            ).cpu(),
+        )
 
 
 def average_precision(
     query: Array,
-    gallery: Array,
-    query_labels: Array,
-    gallery_labels: Array,
+    gallery: Rows,
+    query_labels: Labels | None = None,
+    gallery_labels: Labels | None = None,
     *,
     k: int | None = None,
-    no_relevant: str = "zero",
-    exclude_self: bool = False,
+    **options: Any,
 ) -> Tensor:
-    """Average precision of each query.
+    """Average precision of each query: that of :func:`retrieval_metrics`, whose options it takes.
 
     ``AP@k = Σ_j precision(rank of hit j) / hits`` over the hits among the first k of the cosine
     ranking; k = None is the whole gallery.
 
-    Args:
-        query, gallery: (Q, D) and (N, D) embeddings.
-        query_labels, gallery_labels: ids (Q,), (N,) or multi-hot rows (Q, C), (N, C).
-        k: cut-off >= 1; above N it means N.
-        no_relevant: a query with nothing relevant in the gallery counts 0 (``"zero"``) or is NaN
-            (``"skip"``).
-        exclude_self: query and gallery are the same set; query i does not find item i.
-
-    Returns (Q,) float64; NaN for queries labelled −1. Source: the field's definition, see the
-    paper's evaluation; the divisor is the number of hits found in the first k.
+    Returns (Q,) float64; NaN for queries labelled −1, and with ``no_relevant="skip"`` for those
+    with nothing relevant. Source: the field's definition, see the paper's evaluation; the divisor
+    is the number of hits found in the first k unless ``divisor`` says otherwise.
 
     >>> average_precision(torch.eye(2), torch.eye(2), torch.tensor([0, 1]), torch.tensor([0, 1]))
     tensor([1., 1.], dtype=torch.float64)
     """
-    values = torch.full((len(query),), float("nan"), dtype=torch.float64)
-    blocks = _blocks(query, gallery, query_labels, gallery_labels, exclude_self)
-    for block in blocks:
-        found = functional.average_precision(
-            block.scores, block.relevant, k=k, no_relevant=no_relevant
-        )
-        values[block.rows] = found.cpu()
-    return values
+    found = retrieval_metrics(query, gallery, query_labels, gallery_labels, ks=(k,), **options)
+    return found.average_precision[:, 0]
 
 
 def mean_average_precision(
     query: Array,
-    gallery: Array,
-    query_labels: Array,
-    gallery_labels: Array,
+    gallery: Rows,
+    query_labels: Labels | None = None,
+    gallery_labels: Labels | None = None,
     *,
     k: int | None = None,
-    no_relevant: str = "zero",
-    exclude_self: bool = False,
+    **options: Any,
 ) -> float:
     """mAP: the mean of :func:`average_precision` over the queries that count.
 
-    Raises ValueError when no query counts (all labelled −1, or all skipped).
+    Takes the options of :func:`retrieval_metrics`. Raises ValueError when no query counts (all
+    labelled −1, or all skipped).
 
-    >>> mean_average_precision(np.eye(3), np.eye(3), np.arange(3), np.arange(3))
+    >>> mean_average_precision(torch.eye(3), torch.eye(3), torch.arange(3), torch.arange(3))
     1.0
     """
-    values = average_precision(
-        query,
-        gallery,
-        query_labels,
-        gallery_labels,
-        k=k,
-        no_relevant=no_relevant,
-        exclude_self=exclude_self,
-    )
-    counted = values[~values.isnan()]
-    if len(counted) == 0:
-        raise ValueError(
-            f"query_labels: none of the {len(values)} queries is labelled and has relevant items"
-        )
-    return float(counted.mean())
+    found = retrieval_metrics(query, gallery, query_labels, gallery_labels, ks=(k,), **options)
+    return found.summary()[f"mAP@{'all' if k is None else k}"]
 
 
 def precision_recall_curve(
     query: Array,
-    gallery: Array,
-    query_labels: Array,
-    gallery_labels: Array,
+    gallery: Rows,
+    query_labels: Labels | None = None,
+    gallery_labels: Labels | None = None,
     *,
     points: int = 101,
+    interpolated: bool = True,
+    **options: Any,
 ) -> PrecisionRecall:
-    """Interpolated precision at ``points`` recall levels from 0 to 1, mean over queries.
+    """Precision at ``points`` recall levels from 0 to 1, mean over queries.
 
-    Interpolated precision at recall r is the highest precision at any recall >= r. Queries with
-    nothing relevant in the gallery are left out.
+    Interpolated precision at recall r is the highest precision at any recall >= r; otherwise it is
+    the precision at the rank where recall r is first reached. Queries with nothing relevant in the
+    gallery are left out. Takes the options of :func:`retrieval_metrics`.
 
-    >>> curve = precision_recall_curve(np.eye(2), np.eye(2), np.arange(2), np.arange(2), points=3)
+    >>> curve = precision_recall_curve(
+    ...     torch.eye(2), torch.eye(2), torch.arange(2), torch.arange(2), points=3)
     >>> curve.precision.tolist()
     [1.0, 1.0, 1.0]
     """
     if points < 2:
         raise ValueError(f"points: expected at least 2, got {points}")
-    levels = torch.linspace(0, 1, points, dtype=torch.float64)
-    total, count = torch.zeros(points, dtype=torch.float64), 0
-    for block in _blocks(query, gallery, query_labels, gallery_labels):
-        scores, relevant = block.scores, block.relevant
-        kept = relevant.any(dim=1)
-        order = scores[kept].sort(dim=1, descending=True, stable=True).indices
-        hits = relevant[kept].gather(1, order)
-        found = hits.cumsum(dim=1)
-        ranks = torch.arange(1, hits.shape[1] + 1, device=hits.device, dtype=torch.float64)
-        best_onwards = (found / ranks).flip(1).cummax(dim=1).values.flip(1)
-        # The first rank whose recall reaches the level: found >= level * relevant, in whole items.
-        needed = (levels.to(hits.device) * found[:, -1:] - 1e-9).ceil().clamp(min=1).to(found.dtype)
-        first = torch.searchsorted(found.contiguous(), needed.contiguous())
-        total += best_onwards.gather(1, first).sum(dim=0).cpu()
-        count += int(kept.sum())
-    if count == 0:
+    found = retrieval_metrics(
+        query, gallery, query_labels, gallery_labels, levels=points, **options
+    )
+    curve = found.interpolated if interpolated else found.raw
+    if curve is None:
         raise ValueError("query_labels: no query has a relevant item in the gallery")
-    return PrecisionRecall(levels, total / count)
+    return curve
 
 
 def recall_at_k(
-    query: Array, gallery: Array, query_labels: Array, gallery_labels: Array, *, k: int
+    query: Array,
+    gallery: Rows,
+    query_labels: Labels | None = None,
+    gallery_labels: Labels | None = None,
+    *,
+    k: int,
+    **options: Any,
 ) -> float:
     """Share of a query's relevant items among the first k, mean over queries that have any.
 
-    With one relevant item per query this is the Recall@k of image–text retrieval.
+    With one relevant item per query this is the Recall@k of image–text retrieval. Takes the options
+    of :func:`retrieval_metrics`.
 
-    >>> recall_at_k(np.eye(3), np.eye(3), np.arange(3), np.arange(3), k=1)
+    >>> recall_at_k(torch.eye(3), torch.eye(3), torch.arange(3), torch.arange(3), k=1)
     1.0
     """
-    functional.check_cutoff(k)
-    total, count = 0.0, 0
-    for block in _blocks(query, gallery, query_labels, gallery_labels):
-        order = block.scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
-        relevant = block.relevant.sum(dim=1)
-        hits = block.relevant.gather(1, order).sum(dim=1)
-        total += float((hits / relevant.clamp(min=1)).double().sum())
-        count += int((relevant > 0).sum())
-    if count == 0:
+    if k is None:
+        raise ValueError("k: expected an integer >= 1, got None")
+    options = {**options, "no_relevant": "skip"}
+    found = retrieval_metrics(query, gallery, query_labels, gallery_labels, ks=(k,), **options)
+    recall = found.recall[:, 0]
+    recall = recall[~recall.isnan()]
+    if len(recall) == 0:
         raise ValueError("query_labels: no query has a relevant item in the gallery")
-    return total / count
+    return float(recall.mean())
 
 
 def retrieval_report(
@@ -182,115 +378,165 @@ def retrieval_report(
     *,
     ks: Sequence[int] = (50,),
     no_relevant: str = "zero",
+    **options: Any,
 ) -> dict[str, dict[str, float]]:
     """mAP@all and mAP@k of every ordered pair of modalities, and their mean.
 
     Args:
         embeddings: modality name -> (embeddings (N, D), labels); at least two modalities.
         ks: the cut-offs beside "all".
-        no_relevant: as in :func:`average_precision`.
+        no_relevant, options: as in :func:`retrieval_metrics`.
 
     Returns ``{"mAP@all": {"image->text": …, "text->image": …, "mean": …}, "mAP@50": {…}}``.
 
-    >>> x = (np.eye(3), np.arange(3))
+    >>> x = (torch.eye(3), torch.arange(3))
     >>> retrieval_report({"image": x, "text": x}, ks=())
     {'mAP@all': {'image->text': 1.0, 'text->image': 1.0, 'mean': 1.0}}
     """
     if len(embeddings) < 2:
         raise ValueError(f"embeddings: expected at least two modalities, got {list(embeddings)}")
-    report: dict[str, dict[str, float]] = {}
-    for k in (None, *ks):
-        pairs = {
-            f"{source}->{target}": mean_average_precision(
-                embeddings[source][0],
-                embeddings[target][0],
-                embeddings[source][1],
-                embeddings[target][1],
-                k=k,
+    names = ["mAP@all", *(f"mAP@{k}" for k in ks)]
+    report: dict[str, dict[str, float]] = {name: {} for name in names}
+    for source, (query, query_labels) in embeddings.items():
+        for target, (gallery, gallery_labels) in embeddings.items():
+            if source == target:
+                continue
+            summary = retrieval_metrics(
+                query,
+                gallery,
+                query_labels,
+                gallery_labels,
+                ks=(None, *ks),
                 no_relevant=no_relevant,
-            )
-            for source in embeddings
-            for target in embeddings
-            if source != target
-        }
-        pairs["mean"] = sum(pairs.values()) / len(pairs)
-        report["mAP@all" if k is None else f"mAP@{k}"] = pairs
+                **options,
+            ).summary()
+            for name in names:
+                report[name][f"{source}->{target}"] = summary[name]
+    for values in report.values():
+        values["mean"] = sum(values.values()) / len(values)
     return report
 
 
-def _blocks(
-    query: Array,
-    gallery: Array,
-    query_labels: Array,
-    gallery_labels: Array,
-    exclude_self: bool = False,
-) -> Iterator[_Block]:
-    """Score and relevance blocks over the labelled queries and the labelled gallery."""
-    x, y = _embeddings(query, "query"), _embeddings(gallery, "gallery")
-    if x.shape[1] != y.shape[1]:
-        raise ValueError(f"query and gallery: widths differ, {x.shape[1]} and {y.shape[1]}")
-    if exclude_self and len(x) != len(y):
-        raise ValueError(f"exclude_self: needs one set, got {len(x)} queries and {len(y)} items")
-    query_known, query_rows = _labels(query_labels, x, "query_labels")
-    gallery_known, gallery_rows = _labels(gallery_labels, y, "gallery_labels")
-    if query_rows.shape[1:] != gallery_rows.shape[1:]:
-        raise ValueError(
-            "query_labels and gallery_labels: expected one form, got shapes "
-            f"{tuple(query_rows.shape)} and {tuple(gallery_rows.shape)}"
-        )
-    dtype = torch.promote_types(x.dtype, y.dtype)
-    kept = gallery_known.nonzero()[:, 0]
-    if len(kept) == 0:
-        raise ValueError("gallery_labels: every gallery item is unlabelled (−1)")
-    y, gallery_rows = normalize(y.to(dtype))[kept].to(x.device), gallery_rows[kept].to(x.device)
-    tied = first_of_equal_rows(y)
-    size = max(1, _BLOCK_BYTES // (dtype.itemsize * len(y)))
-    for rows in query_known.nonzero()[:, 0].split(size):
-        scores = normalize(x[rows].to(dtype)) @ y.T
-        scores = scores if tied is None else scores[:, tied]
-        if gallery_rows.ndim == 1:
-            relevant = query_rows[rows, None] == gallery_rows[None, :]
+class _Task:
+    """Queries, gallery and relevance of one evaluation, checked."""
+
+    def __init__(
+        self,
+        query: Source,
+        gallery: Source,
+        query_labels: Labels | None,
+        gallery_labels: Labels | None,
+        relevance: Any,
+        query_groups: Labels | None,
+        gallery_groups: Labels | None,
+        exclude_self: bool,
+    ) -> None:
+        self.query, self.gallery, self.exclude_self = query, gallery, exclude_self
+        if query.width != gallery.width:
+            raise ValueError(f"query and gallery: widths differ, {query.width} and {gallery.width}")
+        if exclude_self and len(query) != len(gallery):
+            raise ValueError(
+                f"exclude_self: needs one set, got {len(query)} queries and {len(gallery)} items"
+            )
+        self.queries, self.items = torch.arange(len(query)), torch.arange(len(gallery))
+        self._pairs: Pairs | None = None
+        self._callback: Callback | None = None
+        if relevance is not None:
+            if query_labels is not None or gallery_labels is not None:
+                raise ValueError("relevance: stands instead of labels; both were given")
+            if callable(relevance):
+                self._callback = relevance
+            else:
+                self._pairs = Pairs(relevance, len(query), len(gallery))
+        elif query_labels is None or gallery_labels is None:
+            raise ValueError("query_labels and gallery_labels: both are needed without relevance")
         else:
-            relevant = (query_rows[rows] @ gallery_rows.T) > 0
-        if exclude_self:
-            own = rows[:, None] == kept.to(rows.device)[None, :]
-            scores, relevant = scores.masked_fill(own, -torch.inf), relevant & ~own
-        yield _Block(rows.cpu(), scores, relevant)
+            self._query = Known(query_labels, len(query), "query_labels")
+            self._gallery = Known(gallery_labels, len(gallery), "gallery_labels")
+            check_same_form(self._query, self._gallery)
+            self.queries = self._query.labelled.nonzero()[:, 0]
+            self.items = self._gallery.labelled.nonzero()[:, 0]
+            if len(self.items) == 0:
+                raise ValueError("gallery_labels: every gallery item is unlabelled (−1)")
+        if (query_groups is None) != (gallery_groups is None):
+            raise ValueError("query_groups and gallery_groups: expected both or neither")
+        self._groups = None
+        if query_groups is not None and gallery_groups is not None:
+            self._groups = (
+                _groups(query_groups, len(query), "query_groups"),
+                _groups(gallery_groups, len(gallery), "gallery_groups"),
+            )
+
+    def parts(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Queries and the gallery items that they rank, both rising."""
+        if self._groups is None:
+            yield self.queries, self.items
+            return
+        query_groups, gallery_groups = self._groups
+        own = query_groups[self.queries]
+        for group in own.unique():
+            yield self.queries[own == group], self.items[gallery_groups[self.items] == group]
+
+    def relevance(self, rows: Tensor, columns: Tensor) -> Any:
+        """A function from the start of a block of these queries, and its rows, to its relevance."""
+        if self._callback is not None:
+            callback, count = self._callback, len(self.gallery)
+            return lambda start, part: from_callback(callback, part, columns, count)
+        if self._pairs is not None:
+            whole = self._pairs.relevance(rows, columns)
+        else:
+            whole = shared_labels(self._query, rows, self._gallery, columns)
+        return lambda start, part: whole.queries(start, start + len(part))
 
 
-def _embeddings(array: Array, name: str) -> Tensor:
-    """A finite (N, D) tensor in float32 or float64."""
-    tensor = _as_tensor(array)
-    if tensor.ndim != 2 or 0 in tensor.shape:
-        raise ValueError(f"{name}: expected a non-empty (N, D) array, got {tuple(tensor.shape)}")
-    if not tensor.is_floating_point() or tensor.dtype.itemsize < 4:
-        tensor = tensor.float()
-    finite = tensor.isfinite().all(dim=1)
-    if not bool(finite.all()):
-        raise ValueError(f"{name}: row {int((~finite).nonzero()[0])} holds NaN or infinite values")
-    return tensor.detach()
+def _request(
+    ks: Sequence[int | None], n: int, divisor: str, ties: str, levels: int, ndcg: bool
+) -> tuple[Request, list[int]]:
+    """The op's request, and where the columns for ``ks`` are among its columns per cut-off."""
+    wanted = [n if k is None else min(k, n) for k in ks]
+    cutoffs = tuple(sorted(set(wanted)))
+    depth = n if levels or not ks or None in ks else max(wanted)
+    discounts = None
+    if ndcg:
+        discounts = 1 / torch.arange(2, n + 2, dtype=torch.float64).log2()
+    places = [
+        measure * len(cutoffs) + cutoffs.index(cutoff) for measure in range(4) for cutoff in wanted
+    ]
+    return Request(cutoffs, depth, divisor, ties == "average", levels, discounts), places
 
 
-def _as_tensor(array: Array) -> Tensor:
-    if isinstance(array, Tensor):
-        return array
-    array = np.asarray(array)
-    # torch reads neither foreign byte orders nor negative strides.
-    return torch.from_numpy(np.ascontiguousarray(array, array.dtype.newbyteorder("=")))
+def _sum(value: int, group: ProcessGroup | None) -> int:
+    if group is None:
+        return value
+    total = torch.tensor(value)
+    torch.distributed.all_reduce(total, group=group)
+    return int(total)
 
 
-def _labels(labels: Array, features: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """Which items are labelled (N,) bool, and ids (N,) int64 or multi-hot rows (N, C) float32."""
-    tensor = _as_tensor(labels).to(features.device)
-    if tensor.ndim not in (1, 2) or len(tensor) != len(features):
+def _least(value: int, group: ProcessGroup) -> int:
+    least = torch.tensor(value)
+    torch.distributed.all_reduce(least, op=torch.distributed.ReduceOp.MIN, group=group)
+    return int(least)
+
+
+def _own(rows: Tensor, columns: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Each query's own place in the gallery as the op's ``left_out``."""
+    place = torch.searchsorted(columns, rows).clamp(max=len(columns) - 1)
+    present = columns[place] == rows
+    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), present.long().cumsum(0)])
+    return offsets.to(device), place[present].to(device)
+
+
+def _groups(groups: Labels, count: int, name: str) -> Tensor:
+    tensor = as_tensor(groups).cpu()
+    if tensor.shape != (count,) or tensor.is_floating_point():
         raise ValueError(
-            f"{name}: expected {len(features)} ids or rows, got shape {tuple(tensor.shape)}"
+            f"{name}: expected {count} integers, got {tensor.dtype} of shape {tuple(tensor.shape)}"
         )
-    if tensor.ndim == 2 and tensor.shape[1] > 1:
-        if not bool((tensor >= 0).all() & tensor.isfinite().all()):
-            raise ValueError(f"{name}: multi-hot rows must be finite and not negative")
-        return torch.ones(len(tensor), dtype=torch.bool, device=tensor.device), (tensor > 0).float()
-    ids = tensor.reshape(-1)
-    if ids.is_floating_point() and not bool((ids == ids.round()).all()):
-        raise ValueError(f"{name}: class ids must be whole numbers, got {ids.dtype} with fractions")
-    return ids >= 0, ids.long()
+    return tensor.long()
+
+
+def _bar(progress: bool, total: int) -> Any:
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit="query", disable=not progress)

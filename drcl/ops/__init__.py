@@ -4,6 +4,6 @@ Importing this package registers them. Each op takes the backend's name as its l
 that a traced graph keeps the choice that was made when it was traced.
 """
 
-from drcl.ops import mixup, prior_similarity, reversible_consistency
+from drcl.ops import average_precision, mixup, prior_similarity, reversible_consistency
 
-__all__ = ["mixup", "prior_similarity", "reversible_consistency"]
+__all__ = ["average_precision", "mixup", "prior_similarity", "reversible_consistency"]

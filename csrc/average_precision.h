@@ -1,0 +1,230 @@
+// Retrieval numbers of one ranking, from the ranks of its relevant items: the part that CPU and GPU share.
+//
+// The columns of a result row, with K cut-offs and L recall levels:
+//
+//   relevant, first, reciprocal                   how many items are relevant; rank of the first; MRR's term
+//   ap[K], recall[K], precision[K], ndcg[K]       at each cut-off
+//   interpolated[L], raw[L]                       precision at L recall levels from 0 to 1
+//
+// All sums run in rank order, in double: the same ranks give the same bits on every machine.
+
+#pragma once
+
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define DRCL_HD __host__ __device__
+#else
+#define DRCL_HD
+#endif
+
+namespace drcl {
+
+enum class Divisor : int64_t { kHits = 0, kMin = 1, kRelevant = 2 };
+
+// What is asked of every ranking of a call.
+struct Request {
+  const int64_t* cutoffs;  // (K,) ascending, each in 1..N
+  int64_t num_cutoffs;
+  int64_t depth;           // ranks beyond it change nothing that is asked for
+  Divisor divisor;
+  int64_t levels;          // L, 0 for no curve
+  const double* discounts; // (>= depth,) nDCG's 1 / log2(rank + 1), or null: no nDCG
+
+  DRCL_HD int64_t width() const { return 3 + 4 * num_cutoffs + 2 * levels; }
+};
+
+// Views of one result row.
+struct Row {
+  double *head, *ap, *recall, *precision, *ndcg, *interpolated, *raw;
+
+  DRCL_HD Row(double* out, const Request& want)
+      : head(out),
+        ap(out + 3),
+        recall(ap + want.num_cutoffs),
+        precision(recall + want.num_cutoffs),
+        ndcg(precision + want.num_cutoffs),
+        interpolated(ndcg + want.num_cutoffs),
+        raw(interpolated + want.levels) {}
+};
+
+DRCL_HD inline double divisor_of(Divisor divisor, double hits, int64_t relevant, int64_t k) {
+  switch (divisor) {
+    case Divisor::kHits: return hits;
+    case Divisor::kMin: return static_cast<double>(relevant < k ? relevant : k);
+    default: return static_cast<double>(relevant);
+  }
+}
+
+DRCL_HD inline void write_cutoff(const Row& row, const Request& want, int64_t c, int64_t relevant,
+                                 int64_t k, double hits, double ap, double dcg, double ideal) {
+  row.ap[c] = ap;
+  row.recall[c] = relevant > 0 ? hits / static_cast<double>(relevant) : 0.0;
+  row.precision[c] = k > 0 ? hits / static_cast<double>(k) : 0.0;
+  row.ndcg[c] = want.discounts != nullptr && ideal > 0 ? dcg / ideal : 0.0;
+}
+
+// A ranking without ties, or with ties already put in order.
+//   ranks[hits]    ascending, from 1, all of them when depth is the whole ranking
+//   gains[hits]    in the same order, or null for 1 each
+//   relevant       how many items are relevant, at any rank
+//   ranked         how many items the ranking holds
+//   ideal[K]       the best DCG at each cut-off
+DRCL_HD inline void measure(const int32_t* ranks, const int32_t* gains, int64_t hits, int64_t relevant,
+                            int64_t ranked, const double* ideal, const Request& want, double* out) {
+  const Row row(out, want);
+  row.head[0] = static_cast<double>(relevant);
+  row.head[1] = hits > 0 ? static_cast<double>(ranks[0]) : 0.0;
+  row.head[2] = hits > 0 ? 1.0 / static_cast<double>(ranks[0]) : 0.0;
+  double sum = 0.0, dcg = 0.0;
+  int64_t j = 0;
+  for (int64_t c = 0; c < want.num_cutoffs; ++c) {
+    const int64_t k = want.cutoffs[c] < ranked ? want.cutoffs[c] : ranked;
+    for (; j < hits && ranks[j] <= k; ++j) {
+      sum += static_cast<double>(j + 1) / static_cast<double>(ranks[j]);
+      if (want.discounts != nullptr) dcg += (gains ? gains[j] : 1) * want.discounts[ranks[j] - 1];
+    }
+    const double ap = j > 0 ? sum / divisor_of(want.divisor, static_cast<double>(j), relevant, k) : 0.0;
+    write_cutoff(row, want, c, relevant, k, static_cast<double>(j), ap, dcg, ideal[c]);
+  }
+  // Recall level l is reached by relevant item ceil(l * relevant); the highest precision from there
+  // on is the interpolated one, so the levels are walked from the last to the first.
+  double best = 0.0;
+  int64_t seen = hits;
+  for (int64_t l = want.levels - 1; l >= 0; --l) {
+    if (hits == 0) {
+      row.interpolated[l] = row.raw[l] = 0.0;
+      continue;
+    }
+    const int64_t steps = want.levels - 1;
+    int64_t needed = (l * relevant + steps - 1) / steps;
+    needed = needed < 1 ? 1 : needed;
+    for (; seen >= needed; --seen) {
+      const double precision = static_cast<double>(seen) / static_cast<double>(ranks[seen - 1]);
+      best = precision > best ? precision : best;
+    }
+    row.interpolated[l] = best;
+    row.raw[l] = static_cast<double>(needed) / static_cast<double>(ranks[needed - 1]);
+  }
+}
+
+// Items that share a score: `size` of them after the first `above` ranks, `relevant` of them relevant.
+struct TieGroup {
+  int64_t above, size, relevant, gain;
+};
+
+// Sums over the first m ranks of a group, of 1 / rank and of (place in the group) / rank.
+struct HarmonicSums {
+  double a = 0.0, b = 0.0;
+
+  DRCL_HD HarmonicSums(int64_t above, int64_t m) {
+    for (int64_t i = 1; i <= m; ++i) {
+      const double inverse = 1.0 / static_cast<double>(above + i);
+      a += inverse;
+      b += static_cast<double>(i - 1) * inverse;
+    }
+  }
+
+  // Expected sum of precisions at the hits of m places of which x, at random, hold relevant items,
+  // after h hits above: a place holds one with probability x / m, and then (x − 1) / (m − 1) of the
+  // places before it do.
+  DRCL_HD double expected(int64_t m, double x, double h) const {
+    const double others = m > 1 ? (x - 1.0) / static_cast<double>(m - 1) : 0.0;
+    return x / static_cast<double>(m) * ((h + 1.0) * a + others * b);
+  }
+};
+
+// E[(before + sum of precisions) / (h + x)] when the cut-off leaves m of a group's places, and x of
+// its relevant items are among them: hypergeometric, weighed up and down from the mode, where the
+// ratios of neighbouring weights are exact and nothing overflows.
+DRCL_HD inline double expected_ratio(const TieGroup& group, int64_t m, int64_t h, double before) {
+  const HarmonicSums sums(group.above, m);
+  const int64_t n = group.size, r = group.relevant;
+  const int64_t low = r + m - n > 0 ? r + m - n : 0, high = r < m ? r : m;
+  int64_t mode = static_cast<int64_t>((static_cast<double>(m) + 1.0) * (static_cast<double>(r) + 1.0) /
+                                      (static_cast<double>(n) + 2.0));
+  mode = mode < low ? low : mode > high ? high : mode;
+  double total = 0.0, value = 0.0;
+  const auto add = [&](int64_t x, double weight) {
+    total += weight;
+    const double hits = static_cast<double>(h + x);
+    if (hits > 0) {
+      value += weight * (before + (x > 0 ? sums.expected(m, static_cast<double>(x), static_cast<double>(h)) : 0.0)) / hits;
+    }
+  };
+  add(mode, 1.0);
+  double weight = 1.0;
+  for (int64_t x = mode; x < high; ++x) {
+    weight *= static_cast<double>(r - x) * static_cast<double>(m - x) /
+              (static_cast<double>(x + 1) * static_cast<double>(n - r - m + x + 1));
+    add(x + 1, weight);
+  }
+  weight = 1.0;
+  for (int64_t x = mode; x > low; --x) {
+    weight *= static_cast<double>(x) * static_cast<double>(n - r - m + x) /
+              (static_cast<double>(r - x + 1) * static_cast<double>(m - x + 1));
+    add(x - 1, weight);
+  }
+  return value / total;
+}
+
+// The exact expectation of every number over all orders of tied items. `groups` are those that hold
+// relevant items, best first. Source of the tie-aware sums: McSherry and Najork, Computing
+// information retrieval performance measures efficiently in the presence of tied scores, 2008.
+DRCL_HD inline void measure_expected(const TieGroup* groups, int64_t num_groups, int64_t relevant,
+                                     int64_t ranked, const double* ideal, const Request& want,
+                                     double* out) {
+  const Row row(out, want);
+  row.head[0] = static_cast<double>(relevant);
+  row.head[1] = row.head[2] = 0.0;
+  if (num_groups > 0) {
+    const TieGroup& g = groups[0];
+    row.head[1] = static_cast<double>(g.above) +
+                  static_cast<double>(g.size + 1) / static_cast<double>(g.relevant + 1);
+    double p = static_cast<double>(g.relevant) / static_cast<double>(g.size);  // first hit at place i
+    for (int64_t i = 1; i <= g.size - g.relevant + 1; ++i) {
+      row.head[2] += p / static_cast<double>(g.above + i);
+      p *= static_cast<double>(g.size - g.relevant - i + 1) / static_cast<double>(g.size - i);
+    }
+  }
+  double sum = 0.0, dcg = 0.0;
+  int64_t j = 0, found = 0;  // groups wholly inside the cut-off, and the relevant items in them
+  const auto gain = [&](const TieGroup& g, int64_t m) {
+    double discounts = 0.0;
+    for (int64_t i = 0; i < m; ++i) discounts += want.discounts[g.above + i];
+    return discounts * static_cast<double>(g.gain) / static_cast<double>(g.size);
+  };
+  for (int64_t c = 0; c < want.num_cutoffs; ++c) {
+    const int64_t k = want.cutoffs[c] < ranked ? want.cutoffs[c] : ranked;
+    for (; j < num_groups && groups[j].above + groups[j].size <= k; ++j) {
+      const TieGroup& g = groups[j];
+      sum += HarmonicSums(g.above, g.size)
+                 .expected(g.size, static_cast<double>(g.relevant), static_cast<double>(found));
+      if (want.discounts != nullptr) dcg += gain(g, g.size);
+      found += g.relevant;
+    }
+    double hits = static_cast<double>(found), cut_dcg = dcg, ap;
+    if (j < num_groups && groups[j].above < k) {  // the cut-off goes through this group
+      const TieGroup& g = groups[j];
+      const int64_t m = k - g.above;
+      const double share = static_cast<double>(g.relevant) / static_cast<double>(g.size);
+      if (want.divisor == Divisor::kHits) {
+        ap = expected_ratio(g, m, found, sum);
+      } else {
+        // Linear in what the group brings: each place holds a relevant item with probability r / n,
+        // and (r − 1) / (n − 1) of the places before it then do.
+        const HarmonicSums sums(g.above, m);
+        const double others = g.size > 1 ? static_cast<double>(g.relevant - 1) / static_cast<double>(g.size - 1) : 0.0;
+        const double part = share * ((static_cast<double>(found) + 1.0) * sums.a + others * sums.b);
+        ap = (sum + part) / divisor_of(want.divisor, 0.0, relevant, k);
+      }
+      hits += share * static_cast<double>(m);
+      if (want.discounts != nullptr) cut_dcg += gain(g, m);
+    } else {
+      ap = found > 0 ? sum / divisor_of(want.divisor, hits, relevant, k) : 0.0;
+    }
+    write_cutoff(row, want, c, relevant, k, hits, ap, cut_dcg, ideal[c]);
+  }
+}
+
+}  // namespace drcl

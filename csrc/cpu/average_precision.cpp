@@ -1,0 +1,503 @@
+// drcl::average_precision on a CPU: exact ranks of the relevant items without sorting the gallery.
+//
+// The rank of a relevant item is one more than the number of items before it. So only the scores of the
+// relevant items, the thresholds, are sorted; every other score is placed among them and counted. A
+// table over equal steps of the score's range says for every step how many thresholds lie above it and,
+// when it holds just one, that one: most scores are placed with a look-up and a compare. Those that
+// equal a threshold, or share a step with several, are placed by binary search over (score, index).
+// Scores below the lowest threshold are dropped by a vector compare. The work of a query is the work of
+// one thread, in counts of whole items, so the result does not depend on threads or blocks.
+
+#include "average_precision_inputs.h"
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <numeric>
+#include <optional>
+#include <vector>
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define DRCL_X86
+#include <immintrin.h>
+#endif
+
+namespace drcl {
+namespace {
+
+constexpr int64_t kChunk = 1024;
+
+// From a score to its step of the table, falling: the same arithmetic for thresholds and items, and
+// monotone, which is all that correctness needs. NaN (inf times 0) becomes step 0.
+template <class T>
+struct Scale {
+  T high = 0, steps = 0, last = 0;
+
+  int32_t operator()(T score) const {
+    T x = (high - score) * steps;
+    x = x > T(0) ? x : T(0);
+    x = x < last ? x : last;
+    return static_cast<int32_t>(x);
+  }
+};
+
+// One step of the table: `base` thresholds lie in higher steps; its own threshold when it has exactly
+// one, −inf when it has none, NaN when it has several.
+template <class T>
+struct Gap {
+  T threshold;
+  int32_t base;
+};
+
+// The relevant items of a query in ranking order: by falling score, ties by rising index.
+template <class T>
+struct Thresholds {
+  std::vector<T> score;
+  std::vector<int32_t> item;
+  std::vector<Gap<T>> gaps;
+  Scale<T> scale;
+  T lowest = 0;
+
+  int64_t size() const { return static_cast<int64_t>(score.size()); }
+
+  // Binary search in thresholds [begin, end), which are those of the item's step.
+  void place(T value, int32_t index, int32_t begin, int32_t end, int32_t* below,
+             int32_t* tied) const {
+    const T* s = score.data();
+    int32_t count = end - begin, g = begin;
+    while (count > 0) {
+      const int32_t half = count / 2, middle = g + half;
+      const bool before = s[middle] > value ||
+                          (tied == nullptr && s[middle] == value && item[middle] < index);
+      g = before ? middle + 1 : g;
+      count = before ? count - half - 1 : half;
+    }
+    if (tied != nullptr && g < end && s[g] == value) {
+      tied[g] += 1;
+    } else {
+      below[g] += 1;
+    }
+  }
+
+  // Sorts the items, given in rising index, and builds the table.
+  void build();
+
+ private:
+  std::vector<T> unsorted_;
+  std::vector<int32_t> unsorted_item_, step_, count_, next_;
+};
+
+template <class T>
+void Thresholds<T>::build() {
+  const int64_t n = size();
+  lowest = *std::min_element(score.begin(), score.end());
+  const T highest = *std::max_element(score.begin(), score.end());
+  // The table covers three standard deviations: a few far thresholds (a query's own duplicate) must
+  // not leave the crowd in a handful of steps. What lies outside falls in the first or last step.
+  double mean = 0.0, square = 0.0;
+  for (const T s : score) mean += static_cast<double>(s);
+  mean /= static_cast<double>(n);
+  for (const T s : score) square += (static_cast<double>(s) - mean) * (static_cast<double>(s) - mean);
+  const double reach = 3.0 * std::sqrt(square / static_cast<double>(n));
+  const T top = std::min(highest, static_cast<T>(mean + reach));
+  const T bottom = std::max(lowest, static_cast<T>(mean - reach));
+  const int64_t steps = std::clamp<int64_t>(8 * n, 64, 1 << 17);
+  const T width = top - bottom;
+  const bool usable = std::isfinite(top) && std::isfinite(width) && width > 0 &&
+                      std::isfinite(static_cast<T>(steps) / width);
+  scale = usable ? Scale<T>{top, static_cast<T>(steps) / width, static_cast<T>(steps - 1)} : Scale<T>{};
+
+  // A counting sort by step, then each step on its own: mostly one threshold or none.
+  count_.assign(steps, 0);
+  step_.resize(n);
+  for (int64_t j = 0; j < n; ++j) count_[step_[j] = scale(score[j])] += 1;
+  gaps.resize(steps + 1);
+  next_.resize(steps);
+  int32_t base = 0, most = 0;
+  for (int64_t b = 0; b < steps; ++b) {
+    const int32_t count = count_[b];
+    gaps[b] = {count == 0 ? -std::numeric_limits<T>::infinity()
+                          : std::numeric_limits<T>::quiet_NaN(),
+               base};
+    next_[b] = base;
+    base += count;
+    most = std::max(most, count);
+  }
+  gaps[steps] = {T(0), base};
+  unsorted_.swap(score);
+  unsorted_item_.swap(item);
+  score.resize(n);
+  item.resize(n);
+  for (int64_t j = 0; j < n; ++j) {
+    const int32_t b = step_[j];
+    const int32_t to = next_[b]++;
+    score[to] = unsorted_[j];
+    item[to] = unsorted_item_[j];
+    if (count_[b] == 1) gaps[b].threshold = unsorted_[j];
+  }
+  constexpr int32_t kShort = 32;
+  if (most > kShort) {
+    std::vector<int32_t> order;
+    for (int64_t b = 0; b < steps; ++b) {
+      if (count_[b] <= kShort) continue;
+      const int32_t begin = gaps[b].base, end = begin + count_[b];
+      order.resize(count_[b]);
+      std::iota(order.begin(), order.end(), begin);
+      std::stable_sort(order.begin(), order.end(),
+                       [&](int32_t x, int32_t y) { return score[x] > score[y]; });
+      for (int32_t j = begin; j < end; ++j) {
+        unsorted_[j] = score[order[j - begin]];
+        unsorted_item_[j] = item[order[j - begin]];
+      }
+      std::copy(unsorted_.begin() + begin, unsorted_.begin() + end, score.begin() + begin);
+      std::copy(unsorted_item_.begin() + begin, unsorted_item_.begin() + end, item.begin() + begin);
+    }
+  }
+  for (int64_t j = 1; j < n; ++j) {  // insertion sort, stable: equal scores keep their rising index
+    const T s = score[j];
+    if (!(score[j - 1] < s)) continue;
+    const int32_t i = item[j];
+    int64_t to = j;
+    for (; to > 0 && score[to - 1] < s; --to) {
+      score[to] = score[to - 1];
+      item[to] = item[to - 1];
+    }
+    score[to] = s;
+    item[to] = i;
+  }
+}
+
+namespace plain {
+#include "placing.inc"
+}
+
+#if defined(DRCL_X86)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+namespace avx2 {
+#include "placing.inc"
+}
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,prefer-vector-width=512")
+#endif
+#define DRCL_AVX512
+namespace avx512 {
+#include "placing.inc"
+}
+#undef DRCL_AVX512
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
+
+// The loops for the instruction set of this processor.
+template <class T>
+struct Loops {
+  bool (*load_row)(const T*, const T*, const T*, T*, int64_t) = plain::load_row<T>;
+  void (*group_maxima)(const T*, int64_t, T*, int64_t) = plain::group_maxima<T>;
+  void (*place_row)(const T*, int64_t, const Thresholds<T>&, int32_t*, int32_t*) =
+      plain::place_row<T>;
+
+  // DRCL_CPU_CAPABILITY=default|avx2 holds a newer processor back, to test and to compare.
+  Loops() {
+#if defined(DRCL_X86)
+    const char* limit = std::getenv("DRCL_CPU_CAPABILITY");
+    const bool any = limit == nullptr || *limit == '\0' || std::strcmp(limit, "avx512") == 0;
+    __builtin_cpu_init();
+    if (any && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+      load_row = avx512::load_row<T>;
+      group_maxima = avx512::group_maxima<T>;
+      place_row = avx512::place_row<T>;
+    } else if ((any || std::strcmp(limit, "avx2") == 0) && __builtin_cpu_supports("avx2") &&
+               __builtin_cpu_supports("fma")) {
+      load_row = avx2::load_row<T>;
+      group_maxima = avx2::group_maxima<T>;
+      place_row = avx2::place_row<T>;
+    }
+#endif
+  }
+};
+
+// The inputs that every query shares; see drcl/ops/average_precision.py for their shapes.
+template <class T>
+struct Gallery {
+  int64_t n;
+  const T *scale, *bias;
+  const int64_t *left_out_offsets, *left_out;
+  const int64_t *member_offsets, *members;
+  const int64_t* offsets;
+  const int32_t *items, *gains;
+  const uint64_t* bits;
+  int64_t words, most;
+  bool average_ties;
+};
+
+// One query's work, and the memory it reuses from query to query.
+template <class T>
+class Ranker {
+ public:
+  Ranker(const Gallery<T>& gallery, const Request& want)
+      : gallery_(gallery), want_(want), row_(gallery.n), marks_((gallery.n + 63) / 64),
+        ideal_(want.num_cutoffs) {
+    thresholds_.score.reserve(gallery.most);
+    thresholds_.item.reserve(gallery.most);
+    if (want.discounts != nullptr) gain_of_.assign(gallery.n, 0);
+  }
+
+  // False when a score is NaN.
+  bool rank(int64_t query, const T* scores, double* out) {
+    static const Loops<T> loops;
+    const int64_t n = gallery_.n;
+    if (!loops.load_row(scores, gallery_.scale, gallery_.bias, row_.data(), n)) return false;
+    const T nan = std::numeric_limits<T>::quiet_NaN();
+    int64_t ranked = n;
+    if (gallery_.left_out_offsets != nullptr) {
+      for (int64_t e = gallery_.left_out_offsets[query]; e < gallery_.left_out_offsets[query + 1]; ++e) {
+        T& score = row_[gallery_.left_out[e]];
+        ranked -= score == score;
+        score = nan;
+      }
+    }
+    const int64_t relevant = collect(query, reachable(loops, ranked));
+    ideal_gains(relevant, ranked);
+    const int64_t found = thresholds_.size();
+    if (found == 0) {
+      measure(nullptr, nullptr, 0, relevant, ranked, ideal_.data(), want_, out);
+      return true;
+    }
+    thresholds_.build();
+    below_.assign(found + 1, 0);
+    if (gallery_.average_ties) tied_.assign(found + 1, 0);
+    loops.place_row(row_.data(), n, thresholds_, below_.data(),
+                    gallery_.average_ties ? tied_.data() : nullptr);
+    if (gallery_.average_ties) {
+      group();
+      measure_expected(groups_.data(), static_cast<int64_t>(groups_.size()), relevant, ranked,
+                       ideal_.data(), want_, out);
+    } else {
+      const int64_t hits = ranks();
+      measure(below_.data(), want_.discounts ? gains_.data() : nullptr, hits, relevant, ranked,
+              ideal_.data(), want_, out);
+    }
+    return true;
+  }
+
+ private:
+  // A score that every item within the depth reaches: the depth-th highest of the maxima of disjoint
+  // groups cannot lie above the depth-th highest score.
+  T reachable(const Loops<T>& loops, int64_t ranked) {
+    const int64_t n = gallery_.n, groups = std::max<int64_t>(4 * want_.depth, n / 16);
+    if (want_.depth >= ranked || groups > n / 2) return -std::numeric_limits<T>::infinity();
+    maxima_.resize(groups);
+    loops.group_maxima(row_.data(), n, maxima_.data(), groups);
+    const auto at = maxima_.begin() + (want_.depth - 1);
+    std::nth_element(maxima_.begin(), at, maxima_.end(), std::greater<T>());
+    return *at;
+  }
+
+  // Moves the relevant items that reach `low` out of the row; returns how many there are in all.
+  int64_t collect(int64_t query, T low) {
+    const int64_t begin = gallery_.member_offsets[query], end = gallery_.member_offsets[query + 1];
+    thresholds_.score.clear();
+    thresholds_.item.clear();
+    all_gains_.clear();
+    std::fill(gain_of_.begin(), gain_of_.end(), 0);
+    int64_t relevant = 0;
+    const auto take = [&](int32_t item) {
+      T& score = row_[item];
+      if (score != score) return;  // left out
+      relevant += 1;
+      if (want_.discounts != nullptr) all_gains_.push_back(gain_of_[item]);
+      if (score >= low) {
+        thresholds_.score.push_back(score);
+        thresholds_.item.push_back(item);
+      }
+      score = std::numeric_limits<T>::quiet_NaN();
+    };
+    if (gallery_.bits == nullptr && end - begin == 1) {
+      const int64_t list = gallery_.members[begin];
+      for (int64_t e = gallery_.offsets[list]; e < gallery_.offsets[list + 1]; ++e) {
+        if (want_.discounts != nullptr) {
+          gain_of_[gallery_.items[e]] = gallery_.gains ? gallery_.gains[e] : 1;
+        }
+        take(gallery_.items[e]);
+      }
+      return relevant;
+    }
+    std::fill(marks_.begin(), marks_.end(), 0);
+    for (int64_t m = begin; m < end; ++m) {
+      const int64_t list = gallery_.members[m];
+      if (gallery_.bits != nullptr) {
+        const uint64_t* bits = gallery_.bits + list * gallery_.words;
+        for (int64_t w = 0; w < gallery_.words; ++w) marks_[w] |= bits[w];
+      } else {
+        for (int64_t e = gallery_.offsets[list]; e < gallery_.offsets[list + 1]; ++e) {
+          const int32_t item = gallery_.items[e];
+          marks_[item >> 6] |= uint64_t{1} << (item & 63);
+          if (want_.discounts != nullptr) gain_of_[item] += gallery_.gains ? gallery_.gains[e] : 1;
+        }
+      }
+    }
+    for (int64_t w = 0; w < static_cast<int64_t>(marks_.size()); ++w) {
+      for (uint64_t word = marks_[w]; word != 0; word &= word - 1) {
+        const int32_t item = static_cast<int32_t>(64 * w + __builtin_ctzll(word));
+        if (gallery_.bits != nullptr && want_.discounts != nullptr) {
+          for (int64_t m = begin; m < end; ++m) {
+            gain_of_[item] += gallery_.bits[gallery_.members[m] * gallery_.words + w] >> (item & 63) & 1;
+          }
+        }
+        take(item);
+      }
+    }
+    return relevant;
+  }
+
+  // The DCG of the best ranking at every cut-off: gains falling.
+  void ideal_gains(int64_t relevant, int64_t ranked) {
+    if (want_.discounts == nullptr) return;
+    std::sort(all_gains_.begin(), all_gains_.end(), std::greater<int32_t>());
+    double dcg = 0.0;
+    int64_t j = 0;
+    for (int64_t c = 0; c < want_.num_cutoffs; ++c) {
+      const int64_t k = std::min({want_.cutoffs[c], ranked, relevant});
+      for (; j < k; ++j) dcg += all_gains_[j] * want_.discounts[j];
+      ideal_[c] = dcg;
+    }
+  }
+
+  // Turns the counts into ranks, in place; returns how many are within the depth.
+  int64_t ranks() {
+    const int64_t found = thresholds_.size();
+    int32_t before = 0;
+    int64_t hits = 0;
+    for (int64_t j = 0; j < found; ++j) {
+      before += below_[j];
+      below_[j] = before + static_cast<int32_t>(j) + 1;
+      hits += below_[j] <= want_.depth;
+    }
+    if (want_.discounts != nullptr) {
+      gains_.resize(found);
+      for (int64_t j = 0; j < found; ++j) gains_[j] = gain_of_[thresholds_.item[j]];
+    }
+    return hits;
+  }
+
+  void group() {
+    const std::vector<T>& score = thresholds_.score;
+    const int64_t found = thresholds_.size();
+    groups_.clear();
+    int64_t before = 0;
+    for (int64_t j = 0; j < found;) {
+      int64_t end = j, gain = 0;
+      for (; end < found && score[end] == score[j]; ++end) {
+        if (want_.discounts != nullptr) gain += gain_of_[thresholds_.item[end]];
+      }
+      before += below_[j];
+      const TieGroup g{before + j, end - j + tied_[j], end - j, gain};
+      if (g.above < want_.depth) groups_.push_back(g);
+      before += tied_[j];
+      j = end;
+    }
+  }
+
+  const Gallery<T>& gallery_;
+  const Request& want_;
+  std::vector<T> row_, maxima_;
+  std::vector<uint64_t> marks_;
+  Thresholds<T> thresholds_;
+  std::vector<int32_t> below_, tied_, gain_of_, gains_, all_gains_;
+  std::vector<TieGroup> groups_;
+  std::vector<double> ideal_;
+};
+
+template <class T>
+void rank_block(const Tensor& scores, const Gallery<T>& gallery, const Request& want, double* out) {
+  const T* data = static_cast<const T*>(scores.const_data_ptr());
+  const int64_t stride = scores.stride(0);
+  std::atomic<int64_t> nan{-1};
+  torch::stable::parallel_for(0, scores.size(0), 1, [&](int64_t begin, int64_t end) {
+    Ranker<T> ranker(gallery, want);
+    for (int64_t q = begin; q < end; ++q) {
+      if (!ranker.rank(q, data + q * stride, out + q * want.width())) nan = q;
+    }
+  });
+  STD_TORCH_CHECK(nan < 0, "scores: row ", nan.load(), " holds NaN");
+}
+
+template <class T>
+Tensor rank_all(const Tensor& scores, const std::optional<Tensor>& scale,
+                const std::optional<Tensor>& bias, const std::optional<Tensor>& left_out_offsets,
+                const std::optional<Tensor>& left_out, const Tensor& member_offsets,
+                const Tensor& members, const std::optional<Tensor>& offsets,
+                const std::optional<Tensor>& items, const std::optional<Tensor>& gains,
+                const std::optional<Tensor>& bits, int64_t most, const Request& want,
+                bool average_ties) {
+  const Gallery<T> gallery{
+      scores.size(1),
+      pointer<T>(scale),
+      pointer<T>(bias),
+      pointer<int64_t>(left_out_offsets),
+      pointer<int64_t>(left_out),
+      static_cast<const int64_t*>(member_offsets.const_data_ptr()),
+      static_cast<const int64_t*>(members.const_data_ptr()),
+      pointer<int64_t>(offsets),
+      pointer<int32_t>(items),
+      pointer<int32_t>(gains),
+      pointer<uint64_t>(bits),
+      bits.has_value() ? bits->size(1) : 0,
+      most,
+      average_ties,
+  };
+  Tensor out = torch::stable::empty({scores.size(0), want.width()},
+                                    torch::headeronly::ScalarType::Double);
+  rank_block(scores, gallery, want, static_cast<double*>(out.mutable_data_ptr()));
+  return out;
+}
+
+Tensor average_precision(const Tensor& scores, const std::optional<Tensor>& scale,
+                         const std::optional<Tensor>& bias,
+                         const std::optional<Tensor>& left_out_offsets,
+                         const std::optional<Tensor>& left_out, const Tensor& member_offsets,
+                         const Tensor& members, const std::optional<Tensor>& offsets,
+                         const std::optional<Tensor>& items, const std::optional<Tensor>& gains,
+                         const std::optional<Tensor>& bits, int64_t most,
+                         const std::vector<int64_t>& cutoffs, int64_t depth, int64_t divisor, bool average_ties, int64_t levels,
+                         const std::optional<Tensor>& discounts) {
+  check_scores(scores);
+  const Request want{cutoffs.data(), static_cast<int64_t>(cutoffs.size()), depth,
+                     static_cast<Divisor>(divisor), levels, pointer<double>(discounts)};
+  using torch::headeronly::ScalarType;
+  const auto rank = scores.scalar_type() == ScalarType::Float ? rank_all<float> : rank_all<double>;
+  return rank(scores, scale, bias, left_out_offsets, left_out, member_offsets, members, offsets,
+              items, gains, bits, most, want, average_ties);
+}
+
+}  // namespace
+}  // namespace drcl
+
+STABLE_TORCH_LIBRARY_IMPL(drcl, CPU, m) {
+  m.impl("average_precision", TORCH_BOX(&drcl::average_precision));
+}

@@ -1,0 +1,170 @@
+"""What is relevant to what: class ids, shared labels, pairs or a function, as lists of items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from drcl.arrays import as_tensor
+from drcl.ops.average_precision import Relevance
+
+Labels: TypeAlias = Tensor | npt.NDArray[np.generic]
+# Query positions (q,) int64 -> relevance (q, N): bool, or integer gains (relevant when positive).
+Callback: TypeAlias = Callable[[Tensor], Tensor]
+
+_CHUNK = 4096  # gallery rows whose label bits are packed at a time, a multiple of 64
+
+
+class Known:
+    """Labels of one side: which rows are labelled, and class ids (N,) or multi-hot rows (N, C)."""
+
+    def __init__(self, labels: Labels, count: int, name: str) -> None:
+        tensor = as_tensor(labels)
+        if tensor.ndim not in (1, 2) or len(tensor) != count:
+            raise ValueError(
+                f"{name}: expected {count} ids or rows, got shape {tuple(tensor.shape)}"
+            )
+        self.multi_hot = tensor.ndim == 2 and tensor.shape[1] > 1
+        if self.multi_hot:
+            for part in tensor.split(_CHUNK):
+                if not bool((part >= 0).all() & part.isfinite().all()):
+                    raise ValueError(f"{name}: multi-hot rows must be finite and not negative")
+            self.values = tensor
+            self.labelled = torch.ones(count, dtype=torch.bool)
+            return
+        ids = tensor.reshape(-1).cpu()
+        if ids.is_floating_point() and not bool((ids == ids.round()).all()):
+            raise ValueError(
+                f"{name}: class ids must be whole numbers, got {ids.dtype} with fractions"
+            )
+        self.values = ids.long()
+        self.labelled = self.values >= 0
+
+
+def check_same_form(query: Known, gallery: Known) -> None:
+    """Refuse ids on one side and rows on the other, or rows of different widths."""
+    if query.values.shape[1:] != gallery.values.shape[1:]:
+        raise ValueError(
+            "query_labels and gallery_labels: expected one form, got shapes "
+            f"{tuple(query.values.shape)} and {tuple(gallery.values.shape)}"
+        )
+
+
+def shared_labels(query: Known, rows: Tensor, gallery: Known, columns: Tensor) -> Relevance:
+    """An item is relevant if it has the query's class or, multi-hot, shares a label with it."""
+    if query.multi_hot:
+        return _shared_bits(query.values, rows, gallery.values, columns)
+    ids = gallery.values[columns]
+    classes, inverse, counts = ids.unique(return_inverse=True, return_counts=True)
+    items = inverse.argsort(stable=True).int()
+    wanted = query.values[rows]
+    place = torch.searchsorted(classes, wanted).clamp(max=len(classes) - 1)
+    found = classes[place] == wanted
+    return Relevance(
+        most=int(counts.max()),
+        member_offsets=_offsets(found.long()),
+        members=place[found],
+        offsets=_offsets(counts),
+        items=items,
+    )
+
+
+def _shared_bits(query: Tensor, rows: Tensor, gallery: Tensor, columns: Tensor) -> Relevance:
+    words = -(-len(columns) // 64)
+    bits = np.zeros((query.shape[1], words * 8), dtype=np.uint8)
+    for start in range(0, len(columns), _CHUNK):
+        chunk = (gallery[columns[start : start + _CHUNK].to(gallery.device)] > 0).cpu().numpy()
+        packed = np.packbits(chunk.T, axis=1, bitorder="little")
+        bits[:, start // 8 : start // 8 + packed.shape[1]] = packed
+    counts, members = [], []
+    for part in rows.split(_CHUNK):
+        hot = (query[part.to(query.device)] > 0).cpu()
+        counts.append(hot.sum(dim=1))
+        members.append(hot.nonzero()[:, 1])
+    return Relevance(
+        most=len(columns),
+        member_offsets=_offsets(torch.cat(counts)),
+        members=torch.cat(members),
+        bits=torch.from_numpy(bits.view(np.int64)),
+    )
+
+
+class Pairs:
+    """Relevant (query, item) pairs, with a gain each, sorted."""
+
+    def __init__(self, pairs: Any, queries: int, items: int) -> None:
+        if hasattr(pairs, "tocoo"):  # a SciPy sparse matrix
+            matrix = pairs.tocoo()
+            if matrix.shape != (queries, items):
+                raise ValueError(
+                    f"relevance: expected a sparse matrix of shape ({queries}, {items}), "
+                    f"got {matrix.shape}"
+                )
+            rows, columns = torch.as_tensor(matrix.row).long(), torch.as_tensor(matrix.col).long()
+            gains = torch.as_tensor(matrix.data)
+        else:
+            table = as_tensor(pairs)
+            if table.ndim != 2 or table.shape[1] not in (2, 3) or table.is_floating_point():
+                raise ValueError(
+                    "relevance: expected integer pairs (P, 2) of query and item or (P, 3) with "
+                    f"gains, got {table.dtype} of shape {tuple(table.shape)}"
+                )
+            rows, columns = table[:, 0].long().cpu(), table[:, 1].long().cpu()
+            gains = table[:, 2].cpu() if table.shape[1] == 3 else torch.ones(len(table))
+        for values, size, what in ((rows, queries, "query"), (columns, items, "item")):
+            if len(values) and (int(values.min()) < 0 or int(values.max()) >= size):
+                raise ValueError(f"relevance: {what} positions must lie in 0..{size - 1}")
+        rows, columns, gains = rows[gains > 0], columns[gains > 0], gains[gains > 0]
+        order = (rows * items + columns).argsort()
+        self.rows, self.columns = rows[order], columns[order]
+        self.gains = gains[order].int()
+        if len(order) > 1 and bool(((self.rows * items + self.columns).diff() == 0).any()):
+            raise ValueError("relevance: a pair of query and item is given twice")
+        self.items = items
+
+    def relevance(self, rows: Tensor, columns: Tensor) -> Relevance:
+        """For these queries (rising) over these gallery items (rising)."""
+        to_column = torch.full((self.items,), -1)
+        to_column[columns] = torch.arange(len(columns))
+        position = torch.searchsorted(rows, self.rows).clamp(max=len(rows) - 1)
+        kept = (rows[position] == self.rows) & (to_column[self.columns] >= 0)
+        counts = torch.bincount(position[kept], minlength=len(rows))
+        return Relevance(
+            most=int(counts.max()),
+            member_offsets=torch.arange(len(rows) + 1),
+            members=torch.arange(len(rows)),
+            offsets=_offsets(counts),
+            items=to_column[self.columns[kept]].int(),
+            gains=self.gains[kept],
+        )
+
+
+def from_callback(callback: Callback, rows: Tensor, columns: Tensor, items: int) -> Relevance:
+    """What the function says of these queries, for the gallery items that are ranked."""
+    matrix = as_tensor(callback(rows))
+    if matrix.shape != (len(rows), items) or matrix.is_floating_point():
+        raise ValueError(
+            f"relevance: expected bool or integer gains of shape ({len(rows)}, {items}) from the "
+            f"function, got {matrix.dtype} of shape {tuple(matrix.shape)}"
+        )
+    matrix = matrix.cpu()[:, columns]
+    found = matrix > 0
+    places = found.nonzero()
+    counts = found.sum(dim=1)
+    return Relevance(
+        most=int(counts.max()),
+        member_offsets=torch.arange(len(rows) + 1),
+        members=torch.arange(len(rows)),
+        offsets=_offsets(counts),
+        items=places[:, 1].int(),
+        gains=matrix[found].int(),
+    )
+
+
+def _offsets(counts: Tensor) -> Tensor:
+    return torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])

@@ -1,0 +1,227 @@
+"""Blocks of similarity scores between queries and a gallery that may not fit in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from drcl.arrays import as_tensor
+from drcl.duplicates import equal_rows
+
+Array: TypeAlias = Tensor | npt.NDArray[np.generic]
+Rows: TypeAlias = Array | Iterable[Array]
+
+METRICS = ("cosine", "dot", "euclidean")
+# Rows of queries in a block at most: matrix products are at full speed, and the scores stay near
+# the caches. Fixed, like all about a block's shape, so that results repeat bit for bit.
+_MOST_ROWS = 512
+_TILE_BYTES = 16 * 2**20
+
+
+class Source:
+    """Rows (N, D) of embeddings wherever they are, in pieces as a tensor of the products' dtype."""
+
+    def __init__(self, array: Rows, name: str) -> None:
+        self.name = name
+        self.pieces = _pieces(array, name)
+        self.starts = np.cumsum([0, *(len(piece) for piece in self.pieces)])
+        self.dtype = _product_dtype([piece.dtype for piece in self.pieces])
+        self.device = self.pieces[0].device
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    @property
+    def width(self) -> int:
+        return self.pieces[0].shape[1]
+
+    def whole(self, dtype: torch.dtype) -> Tensor | None:
+        """All rows, if they are one tensor of that dtype already."""
+        first = self.pieces[0]
+        return first if len(self.pieces) == 1 and first.dtype == dtype else None
+
+    def rows(self, kept: Tensor | None, start: int, stop: int, dtype: torch.dtype) -> Tensor:
+        """Rows start..stop, counted among the kept ones (rising), in a dtype."""
+        if kept is not None:
+            wanted = kept[start:stop]
+            if len(wanted) == 0 or int(wanted[-1] - wanted[0]) != len(wanted) - 1:
+                return self.at(wanted, dtype)
+            start, stop = int(wanted[0]), int(wanted[-1]) + 1  # rising: the rows lie side by side
+        first = int(np.searchsorted(self.starts, start, side="right")) - 1
+        parts = []
+        for p in range(first, len(self.pieces)):
+            offset = int(self.starts[p])
+            if offset >= stop:
+                break
+            parts.append(self.pieces[p][max(start - offset, 0) : stop - offset].to(dtype))
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def columns(self, kept: Tensor | None, columns: Tensor) -> Tensor:
+        """A few columns (N, m) of the kept rows."""
+        found = torch.cat([piece[:, columns.to(self.device)] for piece in self.pieces])
+        return found if kept is None else found[kept.to(self.device)]
+
+    def at(self, positions: Tensor, dtype: torch.dtype) -> Tensor:
+        if len(self.pieces) == 1:
+            return self.pieces[0][positions.to(self.device)].to(dtype)
+        out = self.pieces[0].new_empty((len(positions), self.width), dtype=dtype)
+        piece = torch.bucketize(positions, torch.from_numpy(self.starts[1:]), right=True)
+        for p in piece.unique().tolist():
+            inside = piece == p
+            out[inside] = self.pieces[p][positions[inside] - int(self.starts[p])].to(dtype)
+        return out
+
+    def norms(self, kept: Tensor | None, count: int, dtype: torch.dtype) -> Tensor:
+        """Euclidean lengths (count,) in float64; rows with NaN or infinite entries are refused."""
+        step = max(1, _TILE_BYTES // (8 * self.width))
+        found = []
+        for start in range(0, count, step):
+            rows = self.rows(kept, start, min(start + step, count), dtype)
+            norms = torch.linalg.vector_norm(rows, dim=1).double()
+            # Squares of very large or small entries leave the dtype's range: once more in double.
+            odd = ((norms > 1e15) | (norms < 1e-15) | ~norms.isfinite()).nonzero()[:, 0]
+            if len(odd):
+                wide = rows[odd].double()
+                if not bool(wide.isfinite().all()):
+                    row = start + int(odd[(~wide.isfinite().all(dim=1)).nonzero()[0, 0]])
+                    row = row if kept is None else int(kept[row])
+                    raise ValueError(f"{self.name}: row {row} holds NaN or infinite values")
+                largest = wide.abs().amax(dim=1, keepdim=True).clamp(min=1e-300)
+                norms[odd] = torch.linalg.vector_norm(wide / largest, dim=1) * largest[:, 0]
+            found.append(norms)
+        return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64)
+
+
+class Scorer:
+    """Scores of query blocks against the kept gallery rows.
+
+    The order of a query's gallery is that of ``block·scale + bias``: for the cosine the gallery is
+    not normalised, which would take a copy of it, but its scores are divided by its lengths; for
+    the Euclidean distance ``q·g − |g|²/2`` falls as the distance grows.
+    """
+
+    def __init__(
+        self, query: Source, gallery: Source, kept: Tensor | None, metric: str, memory: int
+    ) -> None:
+        self.query, self.gallery, self.kept, self.metric = query, gallery, kept, metric
+        self.count = len(gallery) if kept is None else len(kept)
+        self.dtype = torch.promote_types(query.dtype, gallery.dtype)
+        self.device = query.device
+        lengths = gallery.norms(kept, self.count, gallery.dtype)
+        largest = float(lengths.max()) if self.count else 0.0
+        smallest = float(lengths[lengths > 0].min()) if bool((lengths > 0).any()) else 1.0
+        if largest > 1e15 or smallest < 1e-15:
+            if max(largest, 1 / smallest) > 1e150:
+                raise ValueError(f"gallery: row lengths {smallest:.1e} to {largest:.1e} overflow")
+            self.dtype = torch.float64
+        self._limit = 1e150 if self.dtype == torch.float64 else 1e15
+        self.scale = self.bias = None
+        if metric == "cosine":
+            inverse = torch.where(lengths > 0, 1 / lengths.clamp(min=1e-300), 0.0)
+            self.scale = inverse.to(self.dtype).to(self.device)
+        elif metric == "euclidean":
+            self.bias = (-0.5 * lengths.square()).to(self.dtype).to(self.device)
+        size = self.dtype.itemsize
+        whole = gallery.whole(self.dtype) if kept is None else None
+        if whole is None and self.count * gallery.width * size <= memory // 4:
+            whole = gallery.rows(kept, 0, self.count, self.dtype)
+        self._whole = None if whole is None else whole.to(self.device)
+        self._tile = max(1, _TILE_BYTES // (size * gallery.width))
+        self.rows_per_block = max(1, min(_MOST_ROWS, memory // 4 // (size * max(self.count, 1))))
+        self._buffer = torch.empty(0, dtype=self.dtype, device=self.device)
+        self._copies, self._firsts = equal_rows(
+            lambda items: gallery.at(items if kept is None else kept[items], gallery.dtype),
+            lambda columns: gallery.columns(kept, columns),
+            gallery.width,
+        )
+
+    def block(self, rows: Tensor) -> Tensor:
+        """Scores (q, N) of the queries at these positions; the next block reuses their memory."""
+        x = self.query.rows(rows, 0, len(rows), self.dtype)
+        norms = self.query.norms(rows, len(rows), self.dtype)
+        # A query's own length does not change its ranking, unless products leave the dtype's range.
+        odd = (norms > self._limit) | ((norms > 0) & (norms < 1 / self._limit))
+        if bool(odd.any()):
+            if self.metric == "euclidean":
+                row = int(rows[int(odd.nonzero()[0, 0])])
+                raise ValueError(f"query: row {row} has length {float(norms.max()):.1e}: too far")
+            x = x / torch.where(norms > 0, norms, 1.0)[:, None].to(self.dtype)
+        if len(self._buffer) < len(rows):
+            self._buffer = x.new_empty(len(rows), self.count)
+        scores = self._buffer[: len(rows)]
+        if self._whole is not None:
+            torch.mm(x, self._whole.T, out=scores)
+        else:
+            for start in range(0, self.count, self._tile):
+                stop = min(start + self._tile, self.count)
+                tile = self.gallery.rows(self.kept, start, stop, self.dtype).to(self.device)
+                torch.mm(x, tile.T, out=scores[:, start:stop])
+        for copies, firsts in zip(self._copies.split(4096), self._firsts.split(4096), strict=True):
+            scores[:, copies] = scores[:, firsts]
+        return scores
+
+
+@contextlib.contextmanager
+def product_precision(precision: str) -> Iterator[None]:
+    """float32 products as they are (``"highest"``) or TF32 where the device has it (``"high"``)."""
+    if precision not in ("highest", "high"):
+        raise ValueError(f'precision: expected "highest" or "high", got {precision!r}')
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _pieces(array: Rows, name: str) -> list[Tensor]:
+    if isinstance(array, (Tensor, np.ndarray)):
+        pieces = [as_tensor(array)]
+    elif isinstance(array, Sequence):
+        pieces = [as_tensor(piece) for piece in array]
+        if pieces and pieces[0].ndim == 1:  # rows written as lists
+            pieces = [torch.stack(pieces)]
+    else:
+        pieces = [_spooled(array, name)]
+    for piece in pieces:
+        if piece.ndim != 2 or piece.shape[1] == 0 or piece.shape[1:] != pieces[0].shape[1:]:
+            raise ValueError(
+                f"{name}: expected (N, D) arrays of one width, got {tuple(piece.shape)}"
+            )
+    if sum(len(piece) for piece in pieces) == 0:
+        shape = tuple(pieces[0].shape) if pieces else ()
+        raise ValueError(f"{name}: expected a non-empty (N, D) array, got {shape}")
+    return [piece for piece in pieces if len(piece)]
+
+
+def _spooled(chunks: Iterable[Array], name: str) -> Tensor:
+    """Chunks that come once, written to a temporary file: a gallery is read once a query block."""
+    with tempfile.TemporaryFile(prefix="drcl-gallery-") as file:
+        count, width, dtype = 0, None, None
+        for chunk in chunks:
+            tensor = as_tensor(chunk).cpu().contiguous()
+            if tensor.ndim != 2 or width not in (None, tensor.shape[1]):
+                raise ValueError(
+                    f"{name}: expected chunks (n, {width or 'D'}), got {tuple(tensor.shape)}"
+                )
+            if dtype not in (None, tensor.dtype):
+                raise ValueError(f"{name}: expected one dtype, got {dtype} and {tensor.dtype}")
+            width, dtype, count = tensor.shape[1], tensor.dtype, count + len(tensor)
+            file.write(tensor.view(torch.uint8).numpy().data)
+        if width is None or dtype is None or count == 0:
+            raise ValueError(f"{name}: no chunk holds a row")
+        file.flush()
+        rows = np.memmap(file, dtype=np.uint8, mode="r", shape=(count, width * dtype.itemsize))
+    return as_tensor(rows).view(dtype)
+
+
+def _product_dtype(dtypes: list[torch.dtype]) -> torch.dtype:
+    """float64 if any is; else float32: half precision and integers are widened."""
+    return torch.float64 if torch.float64 in dtypes else torch.float32

@@ -1,0 +1,572 @@
+"""Retrieval metrics from embeddings: kinds of relevance, definitions, inputs, memory, peers."""
+
+from __future__ import annotations
+
+import math
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from drcl.backends import probe_native
+from drcl.dispatch import use_backend
+from drcl.metrics import (
+    average_precision,
+    mean_average_precision,
+    recall_at_k,
+    retrieval_metrics,
+    retrieval_report,
+)
+from drcl.reference.average_precision import precision_recall, ranking, ranking_measures
+
+NATIVE = probe_native()
+
+
+def features(n: int, labels: Tensor | None = None, noise: float = 1.0, dim: int = 16) -> Tensor:
+    centres = torch.randn(n if labels is None else int(labels.max()) + 1, dim)
+    return noise * torch.randn(n, dim) + (0 if labels is None else centres[labels])
+
+
+def similarity(query: Tensor, gallery: Tensor, metric: str = "cosine") -> Tensor:
+    """Scores in float64, from the definitions."""
+    x, y = query.double(), gallery.double()
+    if metric == "euclidean":
+        return -(x[:, None] - y[None]).norm(dim=2)
+    if metric == "cosine":
+        x, y = (v / v.norm(dim=1, keepdim=True).clamp(min=1e-300) for v in (x, y))
+    return x @ y.T
+
+
+def oracle_ap(scores: Tensor, gains: Tensor, k: int | None = None, divisor: str = "hits") -> Tensor:
+    values = [
+        ranking_measures(ranking(s, g), k or len(s), divisor)["average_precision"]
+        for s, g in zip(scores, gains, strict=True)
+    ]
+    return torch.tensor(values, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "dot", "euclidean"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_every_metric_and_dtype(metric: str, dtype: torch.dtype) -> None:
+    query_labels, gallery_labels = torch.randint(5, (40,)), torch.randint(5, (700,))
+    query = features(40, query_labels).to(dtype)
+    gallery = features(700, gallery_labels).to(dtype)
+    same = (query_labels[:, None] == gallery_labels).long()
+    found = retrieval_metrics(
+        query, gallery, query_labels, gallery_labels, ks=(10, None), metric=metric
+    )
+    scores = similarity(query, gallery, metric)
+    # float32 products can swap neighbours: a swap moves one query's AP by no more than 1e-3 here
+    exact = 1e-12 if dtype == torch.float64 else 2e-4
+    for column, k in enumerate((10, None)):
+        expected = oracle_ap(scores, same, k)
+        assert float((found.average_precision[:, column] - expected).abs().max()) < 50 * exact
+        assert abs(float(found.average_precision[:, column].mean() - expected.mean())) < exact
+
+
+def test_golden_values(data_root: Path) -> None:
+    """mAP of the published embeddings, ties by gallery index."""
+    scipy_io = pytest.importorskip("scipy.io")
+    files = [data_root / "drcl_wikipedia_embeddings" / f"wiki_{i}.mat" for i in (0, 1)]
+    if not all(file.is_file() for file in files):
+        pytest.skip(f"no embeddings in {files[0].parent}")
+    modalities = {}
+    for name, file in zip(("image", "text"), files, strict=True):
+        values = scipy_io.loadmat(file)
+        modalities[name] = values["test_fea"], values["test_lab"].reshape(-1)
+    report = retrieval_report(modalities)
+    assert report["mAP@all"]["image->text"] == pytest.approx(0.56191602, abs=1e-7)
+    assert report["mAP@all"]["text->image"] == pytest.approx(0.53758629, abs=1e-7)
+    assert report["mAP@50"]["image->text"] == pytest.approx(0.55988, abs=1e-4)
+    assert report["mAP@50"]["text->image"] == pytest.approx(0.68476, abs=1e-4)
+    mean = sum(report["mAP@50"][pair] for pair in ("image->text", "text->image")) / 2
+    assert report["mAP@50"]["mean"] == pytest.approx(mean, abs=1e-15)
+
+
+@settings(max_examples=60)
+@given(
+    q=st.integers(1, 12),
+    n=st.integers(1, 60),
+    classes=st.sampled_from([1, 3, 1000]),
+    multi=st.booleans(),
+    unlabelled=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_one_pass_gives_every_number(
+    q: int, n: int, classes: int, multi: bool, unlabelled: bool, seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    query = torch.randn(q, 4, generator=generator, dtype=torch.float64)
+    gallery = torch.randn(n, 4, generator=generator, dtype=torch.float64)
+    if multi:
+        classes = max(classes, 2)
+        query_labels = (torch.rand(q, classes, generator=generator) < 0.3).float()
+        gallery_labels = (torch.rand(n, classes, generator=generator) < 0.3).float()
+        gains = (query_labels @ gallery_labels.T).long()
+    else:
+        query_labels = torch.randint(classes, (q,), generator=generator)
+        gallery_labels = torch.randint(classes, (n,), generator=generator)
+        if unlabelled:
+            query_labels[0] = gallery_labels[0] = -1
+        gains = (query_labels[:, None] == gallery_labels).long()
+    known = torch.ones(n, dtype=torch.bool) if multi else gallery_labels >= 0
+    if not known.any():
+        with pytest.raises(ValueError, match="every gallery item is unlabelled"):
+            retrieval_metrics(query, gallery, query_labels, gallery_labels)
+        return
+    found = retrieval_metrics(
+        query, gallery, query_labels, gallery_labels, ks=(None, 3), ndcg=True, levels=5
+    )
+    scores, gains = similarity(query, gallery)[:, known], gains[:, known]
+    curves = []
+    for i in range(q):
+        if not multi and query_labels[i] < 0:
+            assert found.average_precision[i].isnan().all() and found.relevant[i].isnan()
+            continue
+        order = ranking(scores[i], gains[i])
+        for column, k in enumerate((len(order), 3)):
+            expected = ranking_measures(order, k)
+            for name in ("average_precision", "recall", "precision", "ndcg"):
+                value = getattr(found, name)[i, column]
+                assert value == pytest.approx(expected[name], rel=1e-12, abs=1e-12), name
+        assert found.relevant[i] == expected["relevant"]
+        assert found.first_rank[i] == expected["first"]
+        assert found.reciprocal_rank[i] == pytest.approx(expected["reciprocal"])
+        if expected["relevant"]:
+            curves.append(precision_recall(order, 5))
+    for place, curve in enumerate((found.interpolated, found.raw)):
+        if not curves:
+            assert curve is None
+            continue
+        assert curve is not None
+        mean = np.mean([pair[place] for pair in curves], axis=0)
+        np.testing.assert_allclose(curve.precision, mean, rtol=1e-12)
+
+
+def test_memory_sets_the_block_and_changes_no_bit() -> None:
+    labels = torch.randint(7, (300,))
+    # whole numbers: their products are exact in every shape of block
+    x = torch.randint(-3, 4, (300, 8)).float()
+    values = [
+        average_precision(x, x, labels, labels, metric="dot", memory=memory)
+        for memory in (2**20, 2**22, 2**28)
+    ]
+    assert torch.equal(values[0], values[1]) and torch.equal(values[0], values[2])
+
+
+def test_repeats_bit_for_bit_from_embeddings() -> None:
+    labels = torch.randint(7, (900,))
+    x = features(900, labels)
+    first = average_precision(x, x, labels, labels)
+    assert torch.equal(first, average_precision(x, x, labels, labels))
+
+
+@pytest.mark.parametrize("backend", ["native", "torch", "reference"])
+def test_backends_agree(backend: str) -> None:
+    if backend == "native" and not NATIVE.available:
+        pytest.skip(f"native: {NATIVE.reason}")
+    labels = torch.randint(3, (60,))
+    x = features(60, labels).double()
+    with use_backend(backend):
+        value = average_precision(x, x, labels, labels, k=9, exclude_self=True, divisor="min")
+    scores = similarity(x, x)
+    for i in range(60):
+        others = torch.arange(60) != i
+        expected = oracle_ap(
+            scores[i, others][None], (labels[others] == labels[i]).long()[None], 9, "min"
+        )
+        assert value[i] == pytest.approx(float(expected), abs=1e-12)
+
+
+def test_pairs_sparse_matrix_and_function_say_the_same() -> None:
+    query, gallery = features(8), features(30)
+    gains = torch.randint(0, 4, (8, 30)) * (torch.rand(8, 30) < 0.3)
+    pairs = gains.nonzero()
+    graded = torch.cat([pairs, gains[gains > 0][:, None]], dim=1)
+    shuffled = graded[torch.randperm(len(graded))]
+    options = {"ks": (5, None), "ndcg": True}
+    expected = retrieval_metrics(query, gallery, relevance=lambda rows: gains[rows], **options)
+    found = [retrieval_metrics(query, gallery, relevance=shuffled, **options)]
+    if pytest.importorskip("scipy.sparse"):
+        import scipy.sparse
+
+        matrix = scipy.sparse.csr_matrix(gains.numpy())
+        found.append(retrieval_metrics(query, gallery, relevance=matrix, **options))
+    for other in found:
+        assert torch.equal(other.average_precision, expected.average_precision)
+        assert torch.equal(other.ndcg, expected.ndcg)
+    plain = retrieval_metrics(query, gallery, relevance=pairs, **options)
+    assert torch.equal(plain.average_precision, expected.average_precision)
+    torch.testing.assert_close(
+        expected.average_precision[:, 1], oracle_ap(similarity(query, gallery), gains)
+    )
+
+
+def test_recall_of_pairs() -> None:
+    """Image–text recall: one relevant item a query, recall@k is the share found in the first k."""
+    image, text = features(50), features(50)
+    pairs = torch.arange(50)[:, None].expand(50, 2)
+    rank = (similarity(image, text) > similarity(image, text).diagonal()[:, None]).sum(dim=1)
+    for k in (1, 5, 10):
+        expected = float((rank < k).double().mean())
+        assert recall_at_k(image, text, relevance=pairs, k=k) == pytest.approx(expected)
+
+
+def test_groups_are_evaluations_of_their_own() -> None:
+    query_labels, gallery_labels = torch.randint(3, (30,)), torch.randint(3, (90,))
+    query_labels[4] = gallery_labels[7] = -1
+    query, gallery = features(30), features(90)
+    query_groups, gallery_groups = torch.randint(4, (30,)), torch.randint(3, (90,))
+    found = retrieval_metrics(
+        query,
+        gallery,
+        query_labels,
+        gallery_labels,
+        ks=(3,),
+        query_groups=query_groups,
+        gallery_groups=gallery_groups,
+    ).average_precision[:, 0]
+    for group in range(3):
+        rows, columns = query_groups == group, gallery_groups == group
+        alone = average_precision(
+            query[rows], gallery[columns], query_labels[rows], gallery_labels[columns], k=3
+        )
+        torch.testing.assert_close(found[rows], alone, rtol=0, atol=0, equal_nan=True)
+    nothing = (query_groups == 3) & (query_labels >= 0)
+    assert torch.equal(found[nothing], torch.zeros(int(nothing.sum()), dtype=torch.float64))
+
+
+def test_groups_with_pairs_and_excluded_self() -> None:
+    x, groups = features(40), torch.arange(40) % 3
+    gains = (torch.rand(40, 40) < 0.2).long()
+    found = average_precision(
+        x,
+        x,
+        relevance=gains.nonzero(),
+        query_groups=groups,
+        gallery_groups=groups,
+        exclude_self=True,
+    )
+    scores = similarity(x, x)
+    for i in range(40):
+        kept = (groups == groups[i]) & (torch.arange(40) != i)
+        expected = oracle_ap(scores[i, kept][None], gains[i, kept][None])
+        assert found[i] == pytest.approx(float(expected), abs=1e-12)
+
+
+def test_gallery_from_disk_and_in_chunks(tmp_path: Path) -> None:
+    labels = np.arange(501) % 6
+    gallery = np.random.default_rng(0).normal(size=(501, 9)).astype(np.float32)
+    query = gallery[:40] + 0.5
+    expected = average_precision(query, gallery, labels[:40], labels)
+    np.save(tmp_path / "gallery.npy", gallery)
+    mapped = np.load(tmp_path / "gallery.npy", mmap_mode="r", allow_pickle=False)
+    parts = [gallery[:100], gallery[100:101], gallery[101:]]
+
+    def chunks() -> Iterator[np.ndarray]:
+        yield from parts
+
+    for form in (mapped, parts, chunks(), torch.from_numpy(gallery)):
+        found = average_precision(query, form, labels[:40], labels)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    half = average_precision(query, [p.astype(np.float16) for p in parts], labels[:40], labels)
+    assert abs(float(half.mean() - expected.mean())) < 1e-3
+    # items left out of a gallery in chunks
+    some = labels.copy()
+    some[95:110] = -1
+    found = average_precision(query, chunks(), labels[:40], some)
+    kept = some >= 0
+    alone = average_precision(query, gallery[kept], labels[:40], some[kept])
+    torch.testing.assert_close(found, alone, rtol=1e-12, atol=0)
+
+
+def test_a_strictly_rising_map_and_a_permutation_change_nothing() -> None:
+    labels = torch.randint(4, (80,))
+    x = features(80, labels).double()
+    value = mean_average_precision(x, x, labels, labels, metric="dot")
+    order = torch.randperm(80)
+    assert mean_average_precision(
+        x, x[order], labels, labels[order], metric="dot"
+    ) == pytest.approx(value, abs=1e-14)
+    assert mean_average_precision(4 * x, x, labels, labels, metric="dot") == value
+
+
+def test_zero_rows_and_rows_far_from_unit_length() -> None:
+    labels = torch.tensor([0, 0, 1])
+    x = torch.tensor([[1.0, 0.0], [0.0, 0.0], [-1.0, 0.1]])
+    # the cosine with a zero row is 0: ahead of −1, behind 1; all items tie for a zero query
+    assert average_precision(x, x, labels, labels).tolist() == pytest.approx([1.0, 1.0, 1.0])
+    for scale in (1e-30, 1e25):
+        y = features(30)
+        ids = torch.arange(30) % 3
+        expected = average_precision(y, y, ids, ids)
+        scaled = average_precision(y * scale, y * torch.rand(30, 1).add(0.5) * scale, ids, ids)
+        torch.testing.assert_close(scaled, expected)
+
+
+def test_queries_with_nothing_relevant() -> None:
+    x = torch.eye(3)
+    query_labels, gallery_labels = torch.tensor([0, 5, -1]), torch.tensor([0, 1, 2])
+    zero = average_precision(x, x, query_labels, gallery_labels)
+    assert zero[:2].tolist() == [1.0, 0.0] and math.isnan(zero[2])
+    skip = average_precision(x, x, query_labels, gallery_labels, no_relevant="skip")
+    assert skip[0] == 1.0 and skip[1:].isnan().all()
+    assert mean_average_precision(x, x, query_labels, gallery_labels) == 0.5
+    assert mean_average_precision(x, x, query_labels, gallery_labels, no_relevant="skip") == 1.0
+    with pytest.raises(ValueError, match="none of the 1 queries is labelled"):
+        mean_average_precision(x[:1], x, query_labels[2:], gallery_labels)
+
+
+def test_report_computes_every_pair_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from drcl import metrics
+
+    calls = []
+    score = metrics.Scorer.block
+
+    def counted(self: object, rows: Tensor) -> Tensor:
+        calls.append(len(rows))
+        return score(self, rows)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(metrics.Scorer, "block", counted)
+    x = (torch.randn(20, 4), torch.arange(20) % 3)
+    report = retrieval_report({"a": x, "b": x, "c": x}, ks=(5, 10))
+    assert list(report) == ["mAP@all", "mAP@5", "mAP@10"]
+    assert calls == [20] * 6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"query": torch.zeros(0, 4)}, "query: expected a non-empty"),
+        ({"gallery": torch.zeros(4)}, r"gallery: expected \(N, D\)"),
+        ({"gallery": torch.zeros(6, 5)}, "widths differ, 4 and 5"),
+        ({"gallery": iter([])}, "gallery: no chunk holds a row"),
+        ({"gallery_labels": torch.zeros(5)}, "gallery_labels: expected 6 ids or rows"),
+        ({"gallery_labels": torch.zeros(6, 2)}, "expected one form"),
+        ({"gallery_labels": -torch.ones(6)}, "every gallery item is unlabelled"),
+        ({"query_labels": torch.full((3,), 0.5)}, "whole numbers"),
+        ({"query_labels": None}, "both are needed"),
+        ({"ks": (0,)}, "k: expected an integer"),
+        ({"metric": "l1"}, "metric: expected one of"),
+        ({"divisor": "k"}, "divisor: expected one of"),
+        ({"ties": "first"}, "ties: expected one of"),
+        ({"ties": "average", "levels": 3}, "ties: precision"),
+        ({"no_relevant": "drop"}, "no_relevant: expected one of"),
+        ({"precision": "low"}, "precision: expected"),
+        ({"levels": 1}, "levels: expected 0 or at least 2"),
+        ({"memory": 5}, "memory: expected at least"),
+        ({"exclude_self": True}, "exclude_self: needs one set"),
+        ({"query_groups": torch.zeros(3).long()}, "expected both or neither"),
+        ({"relevance": torch.zeros(1, 2).long()}, "stands instead of labels"),
+    ],
+)
+def test_bad_input(change: dict[str, object], message: str) -> None:
+    arguments: dict[str, object] = {
+        "query": torch.randn(3, 4),
+        "gallery": torch.randn(6, 4),
+        "query_labels": torch.zeros(3),
+        "gallery_labels": torch.zeros(6),
+    }
+    with pytest.raises(ValueError, match=message):
+        retrieval_metrics(**{**arguments, **change})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_rows_that_are_not_finite(value: float, dtype: torch.dtype) -> None:
+    x, labels = torch.randn(9, 4).to(dtype), torch.arange(9) % 2
+    bad = x.clone()
+    bad[5, 1] = value
+    for query, gallery, name in ((bad, x, "query"), (x, bad, "gallery")):
+        for metric in ("cosine", "dot"):
+            with pytest.raises(ValueError, match=f"{name}: row 5 holds NaN or infinite"):
+                retrieval_metrics(query, gallery, labels, labels, metric=metric)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (torch.tensor([[0, 9]]), "item positions must lie in 0..5"),
+        (torch.tensor([[-1, 0]]), "query positions must lie in 0..2"),
+        (torch.tensor([[0, 1], [0, 1]]), "given twice"),
+        (torch.tensor([0, 1]), "expected integer pairs"),
+        (lambda rows: torch.zeros(len(rows), 5).bool(), r"shape \(3, 6\)"),
+        (lambda rows: torch.zeros(len(rows), 6), "bool or integer gains"),
+    ],
+)
+def test_bad_relevance(pairs: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        retrieval_metrics(torch.randn(3, 4), torch.randn(6, 4), relevance=pairs)
+
+
+_PEAK = """
+import resource, sys, torch
+from drcl.metrics import retrieval_metrics
+torch.manual_seed(0)
+n, memory = 40_000, 64 * 2**20
+x = torch.randn(n, 64)
+y = torch.randint(50, (n,))
+small = retrieval_metrics(x[:600], x[:2000], y[:600], y[:2000])  # threads and libraries are loaded
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+found = retrieval_metrics(x[:1500], x, y[:1500], y, ks=(50, None), memory=memory)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 - memory)
+"""
+
+
+def test_peak_memory_stays_under_the_budget() -> None:
+    """The scores alone would be 240 MB, as the operating system counts a fresh process."""
+    if not NATIVE.available:
+        pytest.skip(f"native: {NATIVE.reason}")
+    run = subprocess.run([sys.executable, "-c", _PEAK], capture_output=True, text=True, check=True)
+    assert int(run.stdout) < 0
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
+
+
+def _piece(rank: int, world: int, folder: str) -> None:
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world
+    )
+    data = torch.load(f"{folder}/data.pt", weights_only=True)
+    query, gallery, query_labels, gallery_labels = data
+    mine = slice(*((0, 11), (11, 60), (60, 100))[rank])
+    found = retrieval_metrics(
+        query,
+        gallery[mine],
+        query_labels,
+        gallery_labels[mine],
+        ks=(5, None),
+        ndcg=True,
+        levels=6,
+        metric="dot",
+        process_group=torch.distributed.group.WORLD,
+    )
+    curves = [found.interpolated.precision, found.raw.precision]
+    torch.save([*vars(found).values()][1:8] + curves, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_gallery_in_pieces_over_ranks(tmp_path: Path, multi: bool) -> None:
+    # whole numbers: many ties, also across the pieces
+    query, gallery = (torch.randint(-2, 3, (n, 3)).float() for n in (40, 100))
+    query_labels, gallery_labels = torch.randint(5, (40,)), torch.randint(4, (100,))
+    if multi:
+        query_labels, gallery_labels = (torch.rand(n, 6) < 0.3 for n in (40, 100))
+    else:
+        query_labels[3] = gallery_labels[50] = -1
+        gallery_labels[:11] = 2  # a piece without most classes
+    data = [query, gallery, query_labels, gallery_labels]
+    torch.save(data, tmp_path / "data.pt")
+    torch.multiprocessing.spawn(_piece, (3, str(tmp_path)), nprocs=3)
+    expected = retrieval_metrics(*data, ks=(5, None), ndcg=True, levels=6, metric="dot")
+    assert expected.interpolated is not None and expected.raw is not None
+    values = [*vars(expected).values()][1:8]
+    for rank in range(3):
+        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        for ours, whole in zip(
+            found, [*values, expected.interpolated.precision, expected.raw.precision], strict=True
+        ):
+            torch.testing.assert_close(ours, whole, rtol=1e-12, atol=1e-12, equal_nan=True)
+
+
+class TestPeers:
+    """Agreement where the definitions coincide, and where they do not, what the difference is."""
+
+    @pytest.fixture
+    def case(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        query_labels, gallery_labels = torch.randint(6, (30,)), torch.randint(5, (200,))
+        query_labels[0] = 5  # nothing relevant
+        return features(30), features(200), query_labels, gallery_labels
+
+    def test_sklearn(self, case: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+        sklearn = pytest.importorskip("sklearn.metrics")
+        query, gallery, query_labels, gallery_labels = (t.double() for t in case)
+        found = retrieval_metrics(
+            query, gallery, query_labels, gallery_labels, ndcg=True, ks=(9, None)
+        )
+        scores = similarity(query, gallery).numpy()
+        for i in range(1, 30):
+            relevant = (gallery_labels == query_labels[i]).numpy()
+            if not relevant.any():
+                continue
+            expected = sklearn.average_precision_score(relevant, scores[i])
+            assert found.average_precision[i, 1] == pytest.approx(expected, rel=1e-12)
+            assert found.ndcg is not None
+            expected = sklearn.ndcg_score(relevant[None].astype(float), scores[i][None], k=9)
+            assert found.ndcg[i, 0] == pytest.approx(expected, rel=1e-12)
+
+    def test_sklearn_counts_tied_items_as_one_step(self) -> None:
+        """sklearn gives every tied item the precision at the end of its group: pessimistic here."""
+        sklearn = pytest.importorskip("sklearn.metrics")
+        x, labels = torch.ones(2, 1), torch.tensor([0, 1])
+        assert sklearn.average_precision_score([1, 0], [1.0, 1.0]) == 0.5
+        assert average_precision(x[:1], x, labels[:1], labels) == 1.0
+        assert average_precision(x[:1], x, labels[:1], labels, ties="average") == 0.75
+
+    def test_torchmetrics(self, case: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+        retrieval = pytest.importorskip("torchmetrics.retrieval")
+        query, gallery, query_labels, gallery_labels = case
+        scores = similarity(query, gallery)
+        indexes = torch.arange(30)[:, None].expand(30, 200)
+        # places in the ranking, exact in the float32 that it casts to
+        places = scores.argsort(dim=1).argsort(dim=1).float()
+        relevant = query_labels[:, None] == gallery_labels
+        for action, k in (("neg", None), ("skip", None), ("neg", 20)):
+            peer = retrieval.RetrievalMAP(empty_target_action=action, top_k=k)
+            rule = "zero" if action == "neg" else "skip"
+            value = mean_average_precision(
+                query.double(), gallery, query_labels, gallery_labels, k=k, no_relevant=rule
+            )
+            # above zero: it takes items of predictions <= 0 as not relevant
+            positive = peer((places + 1).flatten(), relevant.flatten(), indexes.flatten())
+            assert float(positive) == pytest.approx(value, abs=1e-6)
+        raw = retrieval.RetrievalMAP()(scores.flatten(), relevant.flatten(), indexes.flatten())
+        value = mean_average_precision(query, gallery, query_labels, gallery_labels)
+        assert abs(float(raw) - value) > 1e-3
+
+    def test_pytorch_metric_learning(self, case: tuple[Tensor, Tensor, Tensor, Tensor]) -> None:
+        accuracy = pytest.importorskip("pytorch_metric_learning.utils.accuracy_calculator")
+        query, gallery, query_labels, gallery_labels = case
+        query, gallery = (torch.nn.functional.normalize(x, dim=1) for x in (query, gallery))
+        from pytorch_metric_learning.distances import CosineSimilarity
+        from pytorch_metric_learning.utils.inference import CustomKNN
+
+        def peer(name: str, k: int | None, labels: Tensor, items: Tensor) -> float:
+            calculator = accuracy.AccuracyCalculator(
+                include=(name,),
+                k=k,
+                device=torch.device("cpu"),
+                knn_func=CustomKNN(CosineSimilarity()),
+            )
+            return float(calculator.get_accuracy(query, labels, gallery, items)[name])
+
+        options = {"no_relevant": "skip"}
+        value = mean_average_precision(query, gallery, query_labels, gallery_labels, **options)
+        found = peer("mean_average_precision", None, query_labels, gallery_labels)
+        assert found == pytest.approx(value, abs=1e-5)
+        # it divides @k by R and drops queries with nothing relevant
+        value = mean_average_precision(
+            query, gallery, query_labels, gallery_labels, k=20, divisor="relevant", **options
+        )
+        found = peer("mean_average_precision", 20, query_labels, gallery_labels)
+        assert found == pytest.approx(value, abs=1e-5)
+        ours = mean_average_precision(query, gallery, query_labels, gallery_labels, k=20)
+        assert abs(found - ours) > 1e-2
+        # it compares labels as float32, where these two classes are one
+        x, large = torch.eye(2), torch.tensor([2**24, 2**24 + 1])
+        value = average_precision(x, x, large, large.flip(0))
+        assert value.tolist() == [0.5, 0.5]
+        calculator = accuracy.AccuracyCalculator(
+            include=("precision_at_1",),
+            device=torch.device("cpu"),
+            knn_func=CustomKNN(CosineSimilarity()),
+        )
+        assert calculator.get_accuracy(x, large, x, large.flip(0))["precision_at_1"] == 1.0
