@@ -180,5 +180,6 @@ PRESETS: dict[str, Config] = {
         hidden=(512, 512),
         epochs=200,
         lr={"image": 3e-3, "text": 5e-4},
+        prior_norm=3.0,
     ),
 }
