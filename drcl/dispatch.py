@@ -43,7 +43,6 @@ def use_backend(name: str) -> Iterator[None]:
         _forced.reset(token)
 
 
-@torch.compiler.assume_constant_result  # a traced graph keeps the choice of when it was traced
 def choose(family: str, device: torch.device) -> str:
     """The backend for one call: the forced one, else the first that fits the device."""
     names = FAMILIES[family]
@@ -62,6 +61,11 @@ def _fits(name: str, family: str, device: torch.device) -> bool:
             f"drcl::{family}", device.type.upper()
         )
     return True
+
+
+# A traced graph keeps the choice of when it was traced: torch.compiler.assume_constant_result
+# without its import of the whole compiler.
+choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def explain(device: torch.device) -> dict[str, str]:
