@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from drcl.eager import prior_similarity as eager
+from drcl.ops.second_derivative import refuse_second_derivative
 
 
 @torch.library.custom_op("drcl::prior_similarity", mutates_args=())
@@ -124,19 +125,8 @@ def _backward(
     return *wanted, *(None,) * 4
 
 
-def _no_double_backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-    raise NotImplementedError(
-        "drcl::prior_similarity has no second derivative; use the reference backend "
-        "(drcl.use_backend('reference')) for double backward"
-    )
-
-
-def _nothing_to_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    pass
-
-
 prior_similarity.register_autograd(_backward, setup_context=_setup)
-prior_similarity_backward.register_autograd(_no_double_backward, setup_context=_nothing_to_save)
+refuse_second_derivative(prior_similarity_backward, "prior_similarity")
 
 
 def _stages(backend: str) -> ModuleType:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from drcl.eager import reversible_consistency as eager
+from drcl.ops.second_derivative import refuse_second_derivative
 
 Saved = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -204,21 +205,8 @@ def _backward(ctx: Any, grad: Tensor | None, *unused: Tensor | None) -> tuple[Te
     return features_grad, *(None,) * 13
 
 
-def _no_double_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    raise NotImplementedError(
-        "drcl::reversible_consistency has no second derivative; use the reference backend "
-        "(drcl.use_backend('reference')) for double backward"
-    )
-
-
-def _nothing_to_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    pass
-
-
 reversible_consistency.register_autograd(_backward, setup_context=_setup)
-reversible_consistency_backward.register_autograd(
-    _no_double_backward, setup_context=_nothing_to_save
-)
+refuse_second_derivative(reversible_consistency_backward, "reversible_consistency")
 
 
 def _stages(backend: str) -> ModuleType:
