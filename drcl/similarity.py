@@ -19,9 +19,10 @@ Array: TypeAlias = Tensor | npt.NDArray[np.generic]
 Rows: TypeAlias = Array | Iterable[Array]
 
 METRICS = ("cosine", "dot", "euclidean")
-# Rows of queries in a block at most: matrix products are at full speed, and the scores stay near
-# the caches. Fixed, like all about a block's shape, so that results repeat bit for bit.
-_MOST_ROWS = 512
+# Rows of queries in a block at most: a product reads, and its library repacks, the whole gallery, and
+# this many rows make little of that. Fixed, like all about a block's shape, so that results repeat
+# bit for bit.
+_MOST_ROWS = 1024
 _TILE_BYTES = 16 * 2**20
 
 
@@ -134,7 +135,7 @@ class Scorer:
             whole = gallery.rows(kept, 0, self.count, self.dtype)
         self._whole = None if whole is None else whole.to(self.device)
         self._tile = max(1, _TILE_BYTES // (size * gallery.width))
-        self.rows_per_block = max(1, min(_MOST_ROWS, memory // 4 // (size * max(self.count, 1))))
+        self.rows_per_block = max(1, min(_MOST_ROWS, memory // 2 // (size * max(self.count, 1))))
         self._buffer = torch.empty(0, dtype=self.dtype, device=self.device)
         self._copies, self._firsts = equal_rows(
             lambda items: gallery.at(items if kept is None else kept[items], gallery.dtype),

@@ -1,10 +1,10 @@
 // drcl::average_precision on a CPU: exact ranks of the relevant items without sorting the gallery.
 //
 // The rank of a relevant item is one more than the number of items before it. So only the scores of the
-// relevant items, the thresholds, are sorted; every other score is placed among them and counted. A
-// table over equal steps of the score's range says for every step how many thresholds lie above it and,
-// when it holds just one, that one: most scores are placed with a look-up and a compare. Those that
-// equal a threshold, or share a step with several, are placed by binary search over (score, index).
+// relevant items, the thresholds, are sorted; every other score is placed among them and counted. The
+// score's range is cut into equal steps, several for each threshold: an item in a step without thresholds
+// adds one to the step's count, and sums over the steps place them all. The few that share their step
+// with a threshold are compared with it, or searched for among several, by (score, index).
 // Scores below the lowest threshold are dropped by a vector compare. The work of a query is the work of
 // one thread, in counts of whole items, so the result does not depend on threads or blocks.
 
@@ -37,6 +37,9 @@ namespace drcl {
 namespace {
 
 constexpr int64_t kChunk = 1024;
+// More steps find more items a step without thresholds; fewer stay nearer to the core.
+constexpr int64_t kStepsPerThreshold = 8;
+constexpr int32_t kHolds = std::numeric_limits<int32_t>::min();  // the sign bit of a step's count
 
 // From a score to its step of the table, falling: the same arithmetic for thresholds and items, and
 // monotone, which is all that correctness needs. NaN (inf times 0) becomes step 0.
@@ -52,30 +55,36 @@ struct Scale {
   }
 };
 
-// One step of the table: `base` thresholds lie in higher steps; its own threshold when it has exactly
-// one, −inf when it has none, NaN when it has several.
+// The scores' extent, and mean and deviation; sums in any order will do.
 template <class T>
-struct Gap {
-  T threshold;
-  int32_t base;
+struct Spread {
+  T lowest, highest, mean, deviation;
 };
 
-// The relevant items of a query in ranking order: by falling score, ties by rising index.
+template <class T>
+struct Loops;
+
+// The relevant items of a query in ranking order: by falling score, ties by rising index; and a table
+// over equal steps of the score's range. Step b holds thresholds [ends[b], ends[b + 1]).
 template <class T>
 struct Thresholds {
   std::vector<T> score;
-  std::vector<int32_t> item;
-  std::vector<Gap<T>> gaps;
+  std::vector<int32_t> item, step;
+  std::vector<int32_t> ends;
+  std::vector<int32_t> counts;  // by step: items placed so far, with the sign bit where it holds thresholds
   Scale<T> scale;
   T lowest = 0;
 
   int64_t size() const { return static_cast<int64_t>(score.size()); }
 
-  // Binary search in thresholds [begin, end), which are those of the item's step.
-  void place(T value, int32_t index, int32_t begin, int32_t end, int32_t* below,
-             int32_t* tied) const {
+  // Sorts the items, given in rising index, and builds the table.
+  void build(const Loops<T>& loops);
+
+  // Counts an item of a step with thresholds at the first of them that it is before; with `tied`, one
+  // that equals thresholds at the first of these.
+  void place(T value, int32_t index, int32_t b, int32_t* below, int32_t* tied) const {
     const T* s = score.data();
-    int32_t count = end - begin, g = begin;
+    int32_t g = ends[b], count = ends[b + 1] - g;
     while (count > 0) {
       const int32_t half = count / 2, middle = g + half;
       const bool before = s[middle] > value ||
@@ -83,100 +92,19 @@ struct Thresholds {
       g = before ? middle + 1 : g;
       count = before ? count - half - 1 : half;
     }
-    if (tied != nullptr && g < end && s[g] == value) {
+    if (tied != nullptr && g < ends[b + 1] && s[g] == value) {
       tied[g] += 1;
     } else {
       below[g] += 1;
     }
   }
 
-  // Sorts the items, given in rising index, and builds the table.
-  void build();
-
  private:
+  void sort_long_steps(int32_t longest);
+
   std::vector<T> unsorted_;
-  std::vector<int32_t> unsorted_item_, step_, count_, next_;
+  std::vector<int32_t> unsorted_item_, unsorted_step_;
 };
-
-template <class T>
-void Thresholds<T>::build() {
-  const int64_t n = size();
-  lowest = *std::min_element(score.begin(), score.end());
-  const T highest = *std::max_element(score.begin(), score.end());
-  // The table covers three standard deviations: a few far thresholds (a query's own duplicate) must
-  // not leave the crowd in a handful of steps. What lies outside falls in the first or last step.
-  double mean = 0.0, square = 0.0;
-  for (const T s : score) mean += static_cast<double>(s);
-  mean /= static_cast<double>(n);
-  for (const T s : score) square += (static_cast<double>(s) - mean) * (static_cast<double>(s) - mean);
-  const double reach = 3.0 * std::sqrt(square / static_cast<double>(n));
-  const T top = std::min(highest, static_cast<T>(mean + reach));
-  const T bottom = std::max(lowest, static_cast<T>(mean - reach));
-  const int64_t steps = std::clamp<int64_t>(8 * n, 64, 1 << 17);
-  const T width = top - bottom;
-  const bool usable = std::isfinite(top) && std::isfinite(width) && width > 0 &&
-                      std::isfinite(static_cast<T>(steps) / width);
-  scale = usable ? Scale<T>{top, static_cast<T>(steps) / width, static_cast<T>(steps - 1)} : Scale<T>{};
-
-  // A counting sort by step, then each step on its own: mostly one threshold or none.
-  count_.assign(steps, 0);
-  step_.resize(n);
-  for (int64_t j = 0; j < n; ++j) count_[step_[j] = scale(score[j])] += 1;
-  gaps.resize(steps + 1);
-  next_.resize(steps);
-  int32_t base = 0, most = 0;
-  for (int64_t b = 0; b < steps; ++b) {
-    const int32_t count = count_[b];
-    gaps[b] = {count == 0 ? -std::numeric_limits<T>::infinity()
-                          : std::numeric_limits<T>::quiet_NaN(),
-               base};
-    next_[b] = base;
-    base += count;
-    most = std::max(most, count);
-  }
-  gaps[steps] = {T(0), base};
-  unsorted_.swap(score);
-  unsorted_item_.swap(item);
-  score.resize(n);
-  item.resize(n);
-  for (int64_t j = 0; j < n; ++j) {
-    const int32_t b = step_[j];
-    const int32_t to = next_[b]++;
-    score[to] = unsorted_[j];
-    item[to] = unsorted_item_[j];
-    if (count_[b] == 1) gaps[b].threshold = unsorted_[j];
-  }
-  constexpr int32_t kShort = 32;
-  if (most > kShort) {
-    std::vector<int32_t> order;
-    for (int64_t b = 0; b < steps; ++b) {
-      if (count_[b] <= kShort) continue;
-      const int32_t begin = gaps[b].base, end = begin + count_[b];
-      order.resize(count_[b]);
-      std::iota(order.begin(), order.end(), begin);
-      std::stable_sort(order.begin(), order.end(),
-                       [&](int32_t x, int32_t y) { return score[x] > score[y]; });
-      for (int32_t j = begin; j < end; ++j) {
-        unsorted_[j] = score[order[j - begin]];
-        unsorted_item_[j] = item[order[j - begin]];
-      }
-      std::copy(unsorted_.begin() + begin, unsorted_.begin() + end, score.begin() + begin);
-      std::copy(unsorted_item_.begin() + begin, unsorted_item_.begin() + end, item.begin() + begin);
-    }
-  }
-  for (int64_t j = 1; j < n; ++j) {  // insertion sort, stable: equal scores keep their rising index
-    const T s = score[j];
-    if (!(score[j - 1] < s)) continue;
-    const int32_t i = item[j];
-    int64_t to = j;
-    for (; to > 0 && score[to - 1] < s; --to) {
-      score[to] = score[to - 1];
-      item[to] = item[to - 1];
-    }
-    score[to] = s;
-    item[to] = i;
-  }
-}
 
 namespace plain {
 #include "placing.inc"
@@ -217,8 +145,10 @@ template <class T>
 struct Loops {
   bool (*load_row)(const T*, const T*, const T*, T*, int64_t) = plain::load_row<T>;
   void (*group_maxima)(const T*, int64_t, T*, int64_t) = plain::group_maxima<T>;
-  void (*place_row)(const T*, int64_t, const Thresholds<T>&, int32_t*, int32_t*) =
-      plain::place_row<T>;
+  Spread<T> (*spread)(const T*, int64_t) = plain::spread<T>;
+  void (*step_of)(const T*, int64_t, const Scale<T>&, int32_t*) = plain::step_of<T>;
+  int32_t (*open_steps)(int32_t*, int64_t, int32_t*) = plain::open_steps;
+  void (*place_row)(const T*, int64_t, Thresholds<T>&, int32_t*, int32_t*) = plain::place_row<T>;
 
   // DRCL_CPU_CAPABILITY=default|avx2 holds a newer processor back, to test and to compare.
   Loops() {
@@ -230,16 +160,93 @@ struct Loops {
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
       load_row = avx512::load_row<T>;
       group_maxima = avx512::group_maxima<T>;
+      spread = avx512::spread<T>;
+      step_of = avx512::step_of<T>;
+      open_steps = avx512::open_steps;
       place_row = avx512::place_row<T>;
     } else if ((any || std::strcmp(limit, "avx2") == 0) && __builtin_cpu_supports("avx2") &&
                __builtin_cpu_supports("fma")) {
       load_row = avx2::load_row<T>;
       group_maxima = avx2::group_maxima<T>;
+      spread = avx2::spread<T>;
+      step_of = avx2::step_of<T>;
+      open_steps = avx2::open_steps;
       place_row = avx2::place_row<T>;
     }
 #endif
   }
 };
+
+template <class T>
+void Thresholds<T>::build(const Loops<T>& loops) {
+  const int64_t n = size();
+  const Spread<T> spread = loops.spread(score.data(), n);
+  lowest = spread.lowest;
+  // The table covers three standard deviations: a few far thresholds (a query's own duplicate) must
+  // not leave the crowd in a handful of steps. What lies outside falls in the first or last step.
+  const T top = std::min(spread.highest, spread.mean + 3 * spread.deviation);
+  const T bottom = std::max(spread.lowest, spread.mean - 3 * spread.deviation);
+  const int64_t steps = std::clamp<int64_t>((kStepsPerThreshold * n + 15) / 16 * 16, 64, 1 << 17);
+  const T width = top - bottom;
+  const bool usable = std::isfinite(top) && std::isfinite(width) && width > 0 &&
+                      std::isfinite(static_cast<T>(steps) / width);
+  scale = usable ? Scale<T>{top, static_cast<T>(steps) / width, static_cast<T>(steps - 1)} : Scale<T>{};
+
+  // A counting sort by step, then each step on its own: mostly one threshold or none.
+  unsorted_.swap(score);
+  unsorted_item_.swap(item);
+  unsorted_step_.resize(n);
+  loops.step_of(unsorted_.data(), n, scale, unsorted_step_.data());
+  counts.assign(steps, 0);
+  for (int64_t j = 0; j < n; ++j) counts[unsorted_step_[j]] += 1;
+  // While the sort runs, ends[b + 1] is where the next threshold of step b goes.
+  ends.resize(steps + 1);
+  ends[0] = 0;
+  const int32_t longest = loops.open_steps(counts.data(), steps, ends.data() + 1);
+  score.resize(n);
+  item.resize(n);
+  step.resize(n);
+  for (int64_t j = 0; j < n; ++j) {
+    const int32_t b = unsorted_step_[j], to = ends[b + 1]++;
+    score[to] = unsorted_[j];
+    item[to] = unsorted_item_[j];
+    step[to] = b;
+  }
+  sort_long_steps(longest);
+  for (int64_t j = 1; j < n; ++j) {  // insertion sort, stable: equal scores keep their rising index
+    const T s = score[j];
+    if (!(score[j - 1] < s)) continue;
+    const int32_t i = item[j];
+    int64_t to = j;
+    for (; to > 0 && score[to - 1] < s; --to) {
+      score[to] = score[to - 1];
+      item[to] = item[to - 1];
+    }
+    score[to] = s;
+    item[to] = i;
+  }
+}
+
+template <class T>
+void Thresholds<T>::sort_long_steps(int32_t longest) {
+  constexpr int32_t kShort = 32;
+  if (longest <= kShort) return;
+  std::vector<int32_t> order;
+  for (size_t b = 0; b + 1 < ends.size(); ++b) {
+    const int32_t begin = ends[b], end = ends[b + 1];
+    if (end - begin <= kShort) continue;
+    order.resize(end - begin);
+    std::iota(order.begin(), order.end(), begin);
+    std::stable_sort(order.begin(), order.end(),
+                     [&](int32_t x, int32_t y) { return score[x] > score[y]; });
+    for (int32_t j = begin; j < end; ++j) {
+      unsorted_[j] = score[order[j - begin]];
+      unsorted_item_[j] = item[order[j - begin]];
+    }
+    std::copy(unsorted_.begin() + begin, unsorted_.begin() + end, score.begin() + begin);
+    std::copy(unsorted_item_.begin() + begin, unsorted_item_.begin() + end, item.begin() + begin);
+  }
+}
 
 // The inputs that every query shares; see drcl/ops/average_precision.py for their shapes.
 template <class T>
@@ -288,7 +295,7 @@ class Ranker {
       measure(nullptr, nullptr, 0, relevant, ranked, ideal_.data(), want_, out);
       return true;
     }
-    thresholds_.build();
+    thresholds_.build(loops);
     below_.assign(found + 1, 0);
     if (gallery_.average_ties) tied_.assign(found + 1, 0);
     loops.place_row(row_.data(), n, thresholds_, below_.data(),
@@ -309,7 +316,7 @@ class Ranker {
   // A score that every item within the depth reaches: the depth-th highest of the maxima of disjoint
   // groups cannot lie above the depth-th highest score.
   T reachable(const Loops<T>& loops, int64_t ranked) {
-    const int64_t n = gallery_.n, groups = std::max<int64_t>(4 * want_.depth, n / 16);
+    const int64_t n = gallery_.n, groups = std::max<int64_t>(4 * want_.depth, 64);
     if (want_.depth >= ranked || groups > n / 2) return -std::numeric_limits<T>::infinity();
     maxima_.resize(groups);
     loops.group_maxima(row_.data(), n, maxima_.data(), groups);
@@ -339,10 +346,9 @@ class Ranker {
     };
     if (gallery_.bits == nullptr && end - begin == 1) {
       const int64_t list = gallery_.members[begin];
+      if (want_.discounts == nullptr) return collect_list(list, low);
       for (int64_t e = gallery_.offsets[list]; e < gallery_.offsets[list + 1]; ++e) {
-        if (want_.discounts != nullptr) {
-          gain_of_[gallery_.items[e]] = gallery_.gains ? gallery_.gains[e] : 1;
-        }
+        gain_of_[gallery_.items[e]] = gallery_.gains ? gallery_.gains[e] : 1;
         take(gallery_.items[e]);
       }
       return relevant;
@@ -375,6 +381,28 @@ class Ranker {
     return relevant;
   }
 
+  // `collect` for the most frequent case: the items of one class, all of the same gain.
+  int64_t collect_list(int64_t list, T low) {
+    const int32_t* items = gallery_.items + gallery_.offsets[list];
+    const int64_t count = gallery_.offsets[list + 1] - gallery_.offsets[list];
+    thresholds_.score.resize(count);
+    thresholds_.item.resize(count);
+    T* __restrict score = thresholds_.score.data();
+    int32_t* __restrict item = thresholds_.item.data();
+    int64_t relevant = 0, found = 0;
+    for (int64_t e = 0; e < count; ++e) {
+      const T s = row_[items[e]];
+      row_[items[e]] = std::numeric_limits<T>::quiet_NaN();
+      score[found] = s;
+      item[found] = items[e];
+      relevant += s == s;
+      found += s >= low;  // not what is left out: that is NaN
+    }
+    thresholds_.score.resize(found);
+    thresholds_.item.resize(found);
+    return relevant;
+  }
+
   // The DCG of the best ranking at every cut-off: gains falling.
   void ideal_gains(int64_t relevant, int64_t ranked) {
     if (want_.discounts == nullptr) return;
@@ -395,7 +423,7 @@ class Ranker {
     int64_t hits = 0;
     for (int64_t j = 0; j < found; ++j) {
       before += below_[j];
-      below_[j] = before + static_cast<int32_t>(j) + 1;
+      below_[j] = before + thresholds_.counts[thresholds_.step[j]] + static_cast<int32_t>(j) + 1;
       hits += below_[j] <= want_.depth;
     }
     if (want_.discounts != nullptr) {
@@ -416,7 +444,7 @@ class Ranker {
         if (want_.discounts != nullptr) gain += gain_of_[thresholds_.item[end]];
       }
       before += below_[j];
-      const TieGroup g{before + j, end - j + tied_[j], end - j, gain};
+      const TieGroup g{before + thresholds_.counts[thresholds_.step[j]] + j, end - j + tied_[j], end - j, gain};
       if (g.above < want_.depth) groups_.push_back(g);
       before += tied_[j];
       j = end;
