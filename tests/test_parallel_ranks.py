@@ -62,8 +62,8 @@ def consistency_step(ranks: Ranks | None, case: tuple[int, str, torch.dtype]) ->
             encoder(features), targets, prior, q=0.3, lam=LAM, permutation=permutation
         )
     else:
-        embeddings = encoder(features[ranks.rows(len(features))])
-        mixed, rows = ranks.mix(embeddings, targets, permutation, CLASSES, LAM)
+        own = ranks.rows(len(features))
+        mixed, rows = ranks.mix(encoder(features[own]), targets[own], permutation, CLASSES, LAM)
         parts = functional.reversible_consistency_loss(
             mixed, rows, prior, q=0.3, process_group=ranks.group
         )
@@ -80,8 +80,9 @@ def prior_step(ranks: Ranks | None, case: tuple[int, str, torch.dtype]) -> list[
     module.append(nn.Parameter(torch.zeros(1)))  # has no gradient anywhere
     encoder = network(case[2])
     if ranks is not None:
-        rows, targets = ranks.rows(len(features)), ranks.targets(targets)
-        features = features[rows]
+        own = ranks.rows(len(features))
+        targets = ranks.targets(targets[own], len(features))
+        features = features[own]
     out = functional.prior_similarity(encoder(features), module[0], targets, q=0.3)
     loss, score = out.loss, out.score
     if ranks is not None:
@@ -101,8 +102,8 @@ def judgement(ranks: Ranks | None, case: tuple[int, str, torch.dtype]) -> list[T
     if len(samples.features) == 0:
         return []
     count = len(samples.features)
-    own = samples if ranks is None else ranks.own(samples)
-    embeddings = network(case[2])(own.features).detach()
+    own = slice(None) if ranks is None else ranks.rows(count)
+    embeddings = network(case[2])(samples.features[own]).detach()
     if ranks is None:
         found = mean_average_precision(
             embeddings, embeddings, samples.targets, samples.targets, exclude_self=True

@@ -18,17 +18,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from drcl.eager.mixup import mix
 from drcl.eager.targets import target_rows
 from drcl.metrics import average_precision
-from drcl.train.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -76,18 +74,11 @@ class Ranks:
         own = self.share(count)
         return own if own.start < own.stop else slice(0, 1)
 
-    def targets(self, whole: Tensor) -> Tensor:
-        """The labels that belong to :meth:`rows`, from those of the whole batch."""
-        own = self.share(len(whole))
-        if own.start < own.stop:
-            return whole[own]
-        return torch.full_like(whole[:1], -1 if whole.ndim == 1 else 0)
-
-    def own(self, samples: Samples) -> Samples:
-        """The rank's part of a whole set."""
-        return Samples(
-            samples.features[self.rows(len(samples.features))], self.targets(samples.targets)
-        )
+    def targets(self, own: Tensor, count: int) -> Tensor:
+        """The labels of :meth:`rows`: hidden if the row only stands in."""
+        if self._size(count) > 0:
+            return own
+        return torch.full_like(own, -1 if own.ndim == 1 else 0)
 
     def mix(
         self, features: Tensor, targets: Tensor, permutation: Tensor, classes: int, lam: float
@@ -95,24 +86,26 @@ class Ranks:
         """The rank's rows of :func:`drcl.functional.mixup` of the whole batch.
 
         Args:
-            features: (b, D), the embeddings of this rank's :meth:`rows`.
-            targets: (B,) ids or (B, C) rows of the whole batch.
+            features, targets: (b, D) and (b,) ids or (b, C) rows, those of :meth:`rows`.
             permutation: π (B,) of the whole batch, the same on every rank.
             classes: C.
             lam: λ.
 
         Returns mixed features (b, D), at least float32, and target rows (b, C).
         """
-        own = self.share(len(targets))
-        rows, stand_in = features[: own.stop - own.start], features[own.stop - own.start :]
-        partners = _Exchange.apply(rows, permutation, self)
+        size = self._size(len(permutation))
+        route = _Route.of(permutation, self)
         wide = torch.promote_types(features.dtype, torch.float32)
+        x, y = features[:size], targets[:size]
+        x_partner, y_partner = _Exchange.apply(x, route), route.move(y)
+        y, y_partner = target_rows(y, classes, wide), target_rows(y_partner, classes, wide)
+        labelled = (y.sum(dim=1) > 0) & (y_partner.sum(dim=1) > 0)
         # A rank without rows keeps its stand-in beside them, so that it has a part in the exchange.
-        mixed = torch.cat([partners.to(wide).lerp(rows.to(wide), lam), stand_in.to(wide)])
-        y = target_rows(targets, classes, wide)
-        labelled = y.sum(dim=1) > 0
-        y = mix(y, permutation, lam) * (labelled & labelled[permutation])[:, None]
-        return mixed, self.targets(y)
+        mixed = torch.cat([x_partner.to(wide).lerp(x.to(wide), lam), features[size:].to(wide)])
+        rows = torch.cat(
+            [y_partner.lerp(y, lam) * labelled[:, None], y.new_zeros(len(features) - size, classes)]
+        )
+        return mixed, rows
 
     def mean(self, value: Tensor, count: Tensor | int) -> Tensor:
         """The mean over all rows from the mean ``value`` over ``count`` own ones.
@@ -133,22 +126,22 @@ class Ranks:
             if parameter.requires_grad:
                 by_dtype[parameter.dtype, parameter.device].append(parameter)
         for alike in by_dtype.values():
-            missing = alike[0].new_tensor([float(p.grad is not None) for p in alike])
+            # Beside the gradients goes how many ranks have each of them.
+            own = alike[0].new_tensor([float(p.grad is not None) for p in alike])
             parts = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in alike]
-            flat = torch.cat([*parts, missing])
+            flat = torch.cat([*parts, own])
             dist.all_reduce(flat, group=self.group)
             *sums, known = flat.split([*(len(part) for part in parts), len(alike)])
             for index, (parameter, total) in enumerate(zip(alike, sums, strict=True)):
-                # What this rank has a gradient for is known: only else does the number matter,
-                # which a GPU would have to be waited for.
+                # To read the number a GPU would have to be waited for: only where it matters.
                 if parameter.grad is not None or bool(known[index]):
                     parameter.grad = total.view_as(parameter)
 
     def gather(self, rows: Tensor, count: int) -> Tensor:
         """All ``count`` rows, on every rank, from those of every rank's :meth:`share`."""
-        own = self.share(count)
+        size = self._size(count)
         padded = rows.new_zeros(-(-count // self.world), *rows.shape[1:])
-        padded[: own.stop - own.start] = rows[: own.stop - own.start]
+        padded[:size] = rows[:size]
         parts = [torch.empty_like(padded) for _ in range(self.world)]
         dist.all_gather(parts, padded, group=self.group)
         shares = [self.share_of(rank, count) for rank in range(self.world)]
@@ -176,12 +169,23 @@ class Ranks:
         dist.all_reduce(sums, group=self.group)
         return float(sums[0] / sums[1])
 
+    def _size(self, count: int) -> int:
+        own = self.share(count)
+        return own.stop - own.start
 
-class _Exchange(torch.autograd.Function):
-    """Row i of the whole batch's ``X[π]`` for every own i; gradients travel the same way back."""
 
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, permutation: Tensor, ranks: Ranks) -> Tensor:
+class _Route(NamedTuple):
+    """How rows travel: ``rows[take]`` leave, so many to each rank; arrivals go to ``put``."""
+
+    take: Tensor
+    put: Tensor
+    send: list[int]
+    receive: list[int]
+    group: ProcessGroup
+
+    @classmethod
+    def of(cls, permutation: Tensor, ranks: Ranks) -> _Route:
+        """The way of row π[i] of the whole batch to its place i."""
         # How much goes where has to be known here, so the permutation is read from the device.
         wanted = permutation.cpu()
         count = len(wanted)
@@ -192,33 +196,38 @@ class _Exchange(torch.autograd.Function):
         place = wanted.argsort()[own]
         source = torch.searchsorted(stops, wanted[own], right=True)
         target = torch.searchsorted(stops, place, right=True)
-        ctx.group = ranks.group
-        ctx.take = place.argsort().to(rows.device)
-        ctx.put = source.argsort(stable=True).to(rows.device)
-        ctx.send = target.bincount(minlength=ranks.world).tolist()
-        ctx.receive = source.bincount(minlength=ranks.world).tolist()
-        return _all_to_all(rows, ctx.take, ctx.put, ctx.send, ctx.receive, ranks.group)
+        return cls(
+            place.argsort().to(permutation.device),
+            source.argsort(stable=True).to(permutation.device),
+            target.bincount(minlength=ranks.world).tolist(),
+            source.bincount(minlength=ranks.world).tolist(),
+            ranks.group,
+        )
+
+    def back(self) -> _Route:
+        """The same way in the other direction."""
+        return _Route(self.put, self.take, self.receive, self.send, self.group)
+
+    def move(self, rows: Tensor) -> Tensor:
+        """The rows that arrive, in their places."""
+        arrived = rows.new_empty(sum(self.receive), *rows.shape[1:])
+        dist.all_to_all_single(arrived, rows[self.take], self.receive, self.send, group=self.group)
+        placed = torch.empty_like(arrived)
+        placed[self.put] = arrived
+        return placed
+
+
+class _Exchange(torch.autograd.Function):
+    """Rows go along a route, their gradients the same way back."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, route: _Route) -> Tensor:
+        ctx.route = route
+        return route.move(rows)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        back = _all_to_all(grads[0], ctx.put, ctx.take, ctx.receive, ctx.send, ctx.group)
-        return back, None, None
-
-
-def _all_to_all(
-    rows: Tensor,
-    take: Tensor,
-    put: Tensor,
-    send: list[int],
-    receive: list[int],
-    group: ProcessGroup,
-) -> Tensor:
-    """Send ``rows[take]``, so many to each rank; what arrives goes to the places ``put``."""
-    arrived = rows.new_empty(sum(receive), *rows.shape[1:])
-    dist.all_to_all_single(arrived, rows[take], receive, send, group=group)
-    placed = torch.empty_like(arrived)
-    placed[put] = arrived
-    return placed
+        return ctx.route.back().move(grads[0]), None
 
 
 class _Sum(torch.autograd.Function):
