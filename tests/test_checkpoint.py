@@ -184,6 +184,11 @@ def test_tensors_of_any_kind_return(tmp_path):
         assert torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype
 
 
+def test_equal_content_gives_equal_bytes():
+    same = content()
+    assert all(pack(*same) == pack(*same) for _ in range(20))
+
+
 def test_no_flipped_bit_goes_unnoticed(tmp_path):
     tensors, metadata = content()
     whole, draw = pack(tensors, metadata), random.Random(0)

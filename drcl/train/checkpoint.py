@@ -69,7 +69,8 @@ def pack(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> bytes:
     # Cloned because the format refuses tensors that share memory, which tied weights do.
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     text = json.dumps(metadata)
-    return save(plain, metadata={"json": text, "crc32": _checksum(plain, text)})
+    # One entry: the format writes several in random order, and equal content must give equal bytes.
+    return save(plain, metadata={"crc32 json": f"{_checksum(plain, text)} {text}"})
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -83,13 +84,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
+            about = (file.metadata() or {}).get("crc32 json")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
-    text, expected = about.get("json", "{}"), about.get("crc32")
-    if expected is None:
+    if about is None:
         raise ValueError(f"{path}: holds no checksum, so it is none of this package's files")
+    expected, _, text = about.partition(" ")
     if _checksum(tensors, text) != expected:
         raise ValueError(
             f"{path}: damaged, its content does not match its checksum; remove it to do without it"
