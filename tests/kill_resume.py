@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import random
 import signal
@@ -43,7 +44,7 @@ def start(folder: Path, every_epoch: bool) -> int:
     if child == 0:
         try:
             if every_epoch:
-                loop.CHECKPOINT_SECONDS = 0.0
+                loop.CHECKPOINT_SHARE = math.inf
             with open(folder.with_suffix(".log"), "w") as log, contextlib.redirect_stdout(log):
                 drcl([*TRAINING.split(), "--out", str(folder)], standalone_mode=False)
             os._exit(0)
