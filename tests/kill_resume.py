@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import json
 import math
 import os
@@ -122,7 +123,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(1)  # a process whose OpenMP threads have started must not be forked
-    load("digits")  # imports what the forked processes need
+    # What every forked process would import anew, most of its life long.
+    load("digits")
+    importlib.import_module("torch._dynamo")
     with tempfile.TemporaryDirectory() as folder:
         run(options.kills, options.seed, Path(folder))
 
