@@ -22,8 +22,9 @@ from drcl.train.config import Config
 from drcl.train.consistency import train_encoders
 from drcl.train.datasets import Loadable, in_order, is_loadable, read_pairs
 from drcl.train.embedding import apply_in_chunks
-from drcl.train.loop import stream_seed
-from drcl.train.networks import build_network, pick_device
+from drcl.train.loop import Log, stream_seed
+from drcl.train.networks import build_network, pick_device, unwrapped
+from drcl.train.parallel import ALONE, Mode, Parallel
 from drcl.train.prior_learning import best_prior, learn_priors
 from drcl.train.samples import (
     Data,
@@ -36,6 +37,7 @@ from drcl.train.samples import (
     standardize,
     with_labels,
 )
+from drcl.train.tensorboard import tensorboard
 
 
 class SearchResult(NamedTuple):
@@ -108,6 +110,8 @@ class DRCL:
         prior: Prior | None = None,
         checkpoints: str | Path | None = None,
         progress: bool = True,
+        parallel: Mode | None = None,
+        log_dir: str | Path | None = None,
     ) -> DRCL:
         """Select the prior, then train every modality's encoder against it.
 
@@ -122,6 +126,12 @@ class DRCL:
                 a Dataset's, only the labels are compared). Saving takes about 1 % of the time;
                 Ctrl-C ends the epoch and saves first.
             progress: show a bar per phase and modality.
+            parallel: divide the training among the processes of the default process group (see
+                ``torch.distributed.init_process_group`` and torchrun), which all call this with the
+                same arguments and all end with the same model: ``"modality"``, whole modalities on
+                each, or ``"data"``, a slice of every batch on each. Checkpoints need a folder that
+                all of them see.
+            log_dir: a folder for TensorBoard: losses, scores, speed and times of every epoch.
 
         Raises ValueError for non-finite features, lengths that differ, labels outside the classes,
         fewer than two classes, per-modality settings that do not fit the modalities;
@@ -154,6 +164,13 @@ class DRCL:
                 f"dim: {self.config.dim} is below the number of classes ({len(classes)}); the "
                 "prior needs a direction for each"
             )
+        team = Parallel.of(parallel)
+        wrapped = sorted(m for m, n in self.networks.items() if unwrapped(n) is not n)
+        if parallel is not None and wrapped:
+            raise ValueError(
+                f"parallel: networks {wrapped} are in DistributedDataParallel; with parallel give "
+                "the modules inside"
+            )
         samples = prepare(pairs, classes, "train")
         held_out = prepare(validation, classes, "validation")
         standardizers = fit_standardizers(samples, self.config)
@@ -161,11 +178,14 @@ class DRCL:
         held_out = standardize(held_out, standardizers)
         folder = None if checkpoints is None else Path(checkpoints)
         history: list[dict[str, Any]] = []
-        if prior is None:
-            prior, history = self._choose_prior(samples, held_out, classes, folder, progress)
-        encoders, records = self._train(
-            samples, held_out, prior, self.config, self.networks, folder, progress
-        )
+        with tensorboard(log_dir) as log:
+            if prior is None:
+                prior, history = self._choose_prior(
+                    samples, held_out, classes, folder, progress, team, log
+                )
+            encoders, records = self._train(
+                samples, held_out, prior, self.config, self.networks, folder, progress, team, log
+            )
         # Only now, with nothing left that can fail, does the model change.
         self._prior, self.encoders = prior, encoders
         self.standardizers, self.history = standardizers, history + records
@@ -322,6 +342,8 @@ class DRCL:
         classes: tuple[int, ...],
         folder: Path | None,
         progress: bool,
+        parallel: Parallel,
+        log: Log | None,
     ) -> tuple[Prior, list[dict[str, Any]]]:
         config = self.config
         if config.prior == "orthogonal":
@@ -337,6 +359,8 @@ class DRCL:
             networks=self.networks,
             checkpoints=folder,
             progress=progress,
+            log=log,
+            parallel=parallel,
         )
         return best_prior(priors, config), history
 
@@ -349,6 +373,8 @@ class DRCL:
         networks: Mapping[str, nn.Module],
         folder: Path | None,
         progress: bool,
+        parallel: Parallel = ALONE,
+        log: Log | None = None,
     ) -> tuple[dict[str, nn.Module], list[dict[str, Any]]]:
         encoders = {
             name: build_network(name, part, networks, config, "encoder")
@@ -363,6 +389,8 @@ class DRCL:
             networks=networks,
             checkpoints=folder,
             progress=progress,
+            log=log,
+            parallel=parallel,
         )
         for name, outcome in outcomes.items():
             encoders[name].load_state_dict(outcome.state)

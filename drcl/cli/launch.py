@@ -19,6 +19,7 @@ from drcl.cli.errors import REFUSALS, Interrupted
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+
 def is_worker() -> bool:
     """Whether a launcher (torchrun or :func:`launch`) started this process beside others."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ

@@ -16,6 +16,8 @@ from drcl.train.config import Config, setting
 from drcl.train.embedding import apply_in_chunks, chunk_rows, collect
 from drcl.train.loop import Embed, Log, NonFiniteLoss, Outcome, Phase, diverged, stream_seed, train
 from drcl.train.networks import averaging, pick_device, wrapped_like
+from drcl.train.parallel import ALONE, Parallel, spread
+from drcl.train.ranks import Ranks
 from drcl.train.samples import Modality
 from drcl.train.source import Source, make_source
 from drcl.train.step import Loss, LossFunction
@@ -32,30 +34,37 @@ def train_encoders(
     checkpoints: Path | None = None,
     progress: bool = True,
     log: Log | None = None,
+    parallel: Parallel = ALONE,
 ) -> dict[str, Outcome]:
     """Train the encoders in place and return, for each, the kept parameters with the history.
 
     A modality without validation samples keeps its last epoch, whatever ``config.selection`` says.
     ``networks`` are the user's own, of which ``encoders`` are copies.
     """
-    phases = [
-        encoder_phase(
-            modality,
-            encoder,
-            samples[modality],
-            validation.get(modality),
-            prior,
-            config,
-            template=(networks or {}).get(modality),
-        )
-        for modality, encoder in encoders.items()
-    ]
-    outcomes = train(phases, checkpoints, progress, log)
-    for phase in phases:
-        # No loss sees what the last step did; with validation samples the last judgement does.
-        if phase.modality not in validation:
-            _check_output(phase)
-    return dict(zip(encoders, outcomes, strict=True))
+
+    def learn(modalities: list[str]) -> dict[str, Outcome]:
+        phases = [
+            encoder_phase(
+                modality,
+                encoders[modality],
+                samples[modality],
+                validation.get(modality),
+                prior,
+                config,
+                template=(networks or {}).get(modality),
+                ranks=parallel.batches,
+            )
+            for modality in modalities
+        ]
+        outcomes = train(phases, checkpoints, progress, log)
+        for phase in phases:
+            # No loss sees what the last step did; with validation samples the last judgement does.
+            if phase.modality not in validation:
+                _check_output(phase)
+        return dict(zip(modalities, outcomes, strict=True))
+
+    costs = {name: len(samples[name].targets) * setting(config.epochs, name) for name in encoders}
+    return spread(costs, learn, parallel.modalities)
 
 
 def encoder_phase(
@@ -67,6 +76,7 @@ def encoder_phase(
     config: Config,
     *,
     template: nn.Module | None = None,
+    ranks: Ranks | None = None,
 ) -> Phase:
     """The training of one encoder; ``template`` is the user's network that it is a copy of."""
     device = pick_device(config.device)
@@ -77,18 +87,20 @@ def encoder_phase(
         beta=config.beta,
         eta=config.eta,
         temperature=config.temperature,
-        lam=config.lam,
+        # Across ranks rows are mixed before the loss: it would look for partners on its own rank.
+        lam=config.lam if ranks is None else 1.0,
+        process_group=None if ranks is None else ranks.group,
     ).to(device)
-    judged = None if validation is None else make_source(validation.labelled(), device)
+    judged = None if validation is None else make_source(validation.labelled(), device, ranks)
     selection = "loss" if config.paper_compat else config.selection
     return Phase(
         name="encoder",
         modality=modality,
         network=network,
         module=encoder,
-        source=make_source(samples.labelled(), device),
-        loss=_loss(criterion, config),
-        judge=_judge(judged, criterion, selection, config),
+        source=make_source(samples.labelled(), device, ranks),
+        loss=_loss(criterion, config, ranks),
+        judge=_judge(judged, criterion, selection, config, ranks),
         criterion=None if judged is None or selection == "last" else f"validation_{selection}",
         maximize=selection == "map",
         epochs=setting(config.epochs, modality),
@@ -101,6 +113,7 @@ def encoder_phase(
         mixes=config.lam < 1.0,
         inputs=(prior.weight, *(() if judged is None else (judged,))),
         average=averaging(network),
+        ranks=ranks,
     )
 
 
@@ -110,8 +123,14 @@ def _check_output(phase: Phase) -> None:
         raise NonFiniteLoss(diverged(phase, "NaN embeddings after the last epoch"))
 
 
-def _loss(criterion: ReversibleConsistencyLoss, config: Config) -> LossFunction:
+def _loss(
+    criterion: ReversibleConsistencyLoss, config: Config, ranks: Ranks | None
+) -> LossFunction:
+    classes = criterion.prior.weight.shape[1]
+
     def loss(x: Tensor, y: Tensor, q: Tensor, permutation: Tensor | None) -> Loss:
+        if ranks is not None and permutation is not None:
+            x, y = ranks.mix(x, y, permutation, classes, config.lam)
         found = criterion.parts(x, y, q=q, permutation=permutation)
         total = found.total
         if config.paper_compat:
@@ -128,20 +147,28 @@ def _judge(
     criterion: ReversibleConsistencyLoss,
     selection: str,
     config: Config,
+    ranks: Ranks | None,
 ) -> Callable[[float, Embed], dict[str, float]]:
     def judge(q: float, embed: Embed) -> dict[str, float]:
         # The released validation loss is NaN at q = 0, and no epoch is kept for it: there is none.
         if validation is None or (config.paper_compat and q == 0.0):
             return {}
         embeddings, targets = collect(embed(validation), validation.count)
+        labels = targets if ranks is None else ranks.targets(targets, validation.count)
         criterion.eval()
-        loss = float(criterion(embeddings, targets, q=q if config.paper_compat else 1.0))
+        loss = float(criterion(embeddings, labels, q=q if config.paper_compat else 1.0))
         criterion.train()
         values = {"validation_loss": loss}
         if selection == "map" and math.isfinite(loss):
-            values["validation_map"] = mean_average_precision(
-                embeddings, embeddings, targets, targets, exclude_self=True
-            )
+            if ranks is None:
+                found = mean_average_precision(
+                    embeddings, embeddings, targets, targets, exclude_self=True
+                )
+            else:
+                found = ranks.mean_average_precision(
+                    *(ranks.gather(part, validation.count) for part in (embeddings, targets))
+                )
+            values["validation_map"] = found
         return values
 
     return judge

@@ -29,17 +29,20 @@ def apply_in_chunks(network: nn.Module, features: Tensor) -> Tensor:
 
 
 def embed(
-    network: nn.Module, source: Source, passes: Pass, precision: str
+    network: nn.Module, source: Source, passes: Pass, precision: str, rows: slice = slice(None)
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Embeddings (float32) and targets, chunk by chunk, as ``passes`` would compute them."""
+    """Embeddings (float32 or wider) and targets of some ``rows``, as ``passes`` would compute them.
+
+    They come chunk by chunk.
+    """
     with evaluating(network):
-        for features, targets in source.chunks(chunk_rows(source.device)):
+        for features, targets in source.chunks(chunk_rows(source.device), rows):
             if isinstance(passes, Perceptron):
                 yield passes.forward(features), targets
             else:
                 with products_in(precision, source.device):
                     embeddings = network(features)
-                yield embeddings.float(), targets
+                yield at_least_float32(embeddings), targets
 
 
 def collect(chunks: Iterator[tuple[Tensor, Tensor]], count: int) -> tuple[Tensor, Tensor]:
@@ -53,6 +56,11 @@ def collect(chunks: Iterator[tuple[Tensor, Tensor]], count: int) -> tuple[Tensor
         targets.append(own)
         filled += len(part)
     return embeddings[:filled], torch.cat(targets)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """float16 and bfloat16 as float32; float64 stays."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 @contextlib.contextmanager

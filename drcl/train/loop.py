@@ -25,6 +25,7 @@ from tqdm import tqdm
 from drcl.train.checkpoint import pack, read_tensors, write_bytes
 from drcl.train.clock import Clock
 from drcl.train.embedding import embed
+from drcl.train.ranks import Ranks
 from drcl.train.source import Source
 from drcl.train.step import LossFunction, Step, make_step
 
@@ -74,6 +75,7 @@ class Phase:
     inputs: tuple[Tensor | Source, ...] = ()  # what the outcome depends on beside the rest
     keep_last: bool = False
     average: Callable[[list[Tensor]], None] | None = None  # over processes, where there are several
+    ranks: Ranks | None = None  # the processes that have a slice of every batch each
 
     @property
     def file(self) -> str:
@@ -136,7 +138,7 @@ def run(
         while not training.done:
             training.begin_epoch()
             training.end_epoch()
-            if stopped():
+            if training.agree(stopped()):
                 training.save()
                 raise KeyboardInterrupt
         return training.outcome
@@ -162,7 +164,7 @@ def run_together(
             for training, stream in active:
                 with torch.cuda.stream(stream):
                     training.end_epoch()
-            if stopped():
+            if active[0][0].agree(stopped()):
                 for training, _ in active:
                     training.save()
                 raise KeyboardInterrupt
@@ -188,6 +190,8 @@ class Training:
         position: int | None = None,
     ) -> None:
         self.phase, self.checkpoint, self.log = phase, checkpoint, log
+        # Of several processes with the same training one is enough to tell of it.
+        self._leads = phase.ranks is None or phase.ranks.rank == 0
         device = phase.source.device
         self.clock = Clock(device)
         self.step = Step(
@@ -198,6 +202,7 @@ class Training:
             phase.lr,
             phase.precision,
             phase.average,
+            phase.ranks,
             self.clock,
         )
         self._take = make_step(self.step, phase.network, phase.batch_size)
@@ -218,7 +223,7 @@ class Training:
             unit=" samples",
             unit_scale=True,
             position=position,
-            disable=None if progress else True,
+            disable=None if progress and self._leads else True,
         )
 
     def __enter__(self) -> Training:
@@ -238,11 +243,13 @@ class Training:
         self._began = time.perf_counter()
         phase.network.train()
         self.step.q.fill_(schedule_q(self.epoch))
-        losses = []
+        losses, self._rows = [], 0
         # A user's network may draw from torch's own generator (dropout): its stream too depends on
         # the phase and the epoch alone, and the caller's is left as it was.
         with torch.random.fork_rng([source.device] if source.device.type == "cuda" else []):
-            torch.manual_seed(stream_seed(phase.seed, str(self.epoch)))
+            # Ranks have other rows, so they draw other numbers.
+            own = [str(phase.ranks.rank)] if phase.ranks is not None else []
+            torch.manual_seed(stream_seed(phase.seed, str(self.epoch), *own))
             self.clock.enter("data")
             for batch in source.epoch(phase.batch_size, self.generator, phase.drop_last):
                 permutation = (
@@ -251,6 +258,7 @@ class Training:
                     else None
                 )
                 losses.append(self._take(batch, permutation))
+                self._rows += batch.rows
                 self.clock.enter("data")
                 if source.device.type == "cpu":
                     self._bar.update(batch.rows)
@@ -282,6 +290,7 @@ class Training:
             "parts": parts,
             **values,
             "kept": kept,
+            "samples": self._rows,
             "seconds": time.perf_counter() - self._began,
             "time": times,
         }
@@ -296,21 +305,31 @@ class Training:
             refresh=False,
         )
         self._bar.update(self.epoch * phase.source.count - self._bar.n)
-        if self.log is not None:
+        if self.log is not None and self._leads:
             self.log(record)
         if self.done or self._cost <= CHECKPOINT_SHARE * (time.monotonic() - self._saved):
             self.save()
 
+    def agree(self, stopped: bool) -> bool:
+        """Whether any of the processes with this training was asked to stop; then all do."""
+        ranks = self.phase.ranks
+        return stopped if ranks is None else ranks.any(stopped, self.phase.source.device)
+
     def embed(self, source: Source) -> Iterator[tuple[Tensor, Tensor]]:
-        """Embeddings and targets of all samples in order, in chunks; good until the next chunk."""
+        """Embeddings and targets of all samples in order, in chunks; good until the next chunk.
+
+        Of several ranks each gets its own rows.
+        """
         network = self.phase.network
         if isinstance(network, DistributedDataParallel):
             network = network.module
-        yield from embed(network, source, self.step.passes, self.phase.precision)
+        ranks = self.phase.ranks
+        rows = slice(None) if ranks is None else ranks.rows(source.count)
+        yield from embed(network, source, self.step.passes, self.phase.precision, rows)
 
     def save(self) -> None:
         """Write the checkpoint, if the training has one; its file is the old or the new."""
-        if self.checkpoint is None:
+        if self.checkpoint is None or not self._leads:
             return
         began = time.monotonic()
         tensors = {f"module.{k}": v for k, v in self.phase.module.state_dict().items()}

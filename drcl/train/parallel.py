@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import datetime
 import json
+import time
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
 from safetensors.torch import load, save
-from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from drcl.train.loop import Outcome
 from drcl.train.ranks import Ranks
 
 Mode = Literal["modality", "data"]
@@ -28,11 +29,26 @@ MODES = ("modality", "data")
 PATIENCE = datetime.timedelta(days=365)
 
 
-class Trained(NamedTuple):
-    """What a training hands on: tensors, and values that JSON can hold."""
+class Parallel(NamedTuple):
+    """The processes that modalities are spread over, or those with a slice of every batch."""
 
-    tensors: dict[str, Tensor]
-    record: dict[str, Any]
+    modalities: Ranks | None = None
+    batches: Ranks | None = None
+
+    @classmethod
+    def of(cls, mode: Mode | None) -> Parallel:
+        """The processes of the default group, divided so; one process alone needs no division."""
+        if mode is None:
+            return ALONE
+        if mode not in MODES:
+            raise ValueError(f"parallel: expected one of {MODES} or None, got {mode!r}")
+        ranks = Ranks.of()
+        if ranks.world == 1:
+            return ALONE
+        return cls(modalities=ranks) if mode == "modality" else cls(batches=ranks)
+
+
+ALONE = Parallel()
 
 
 def assign(costs: Mapping[str, float], world: int) -> dict[str, int]:
@@ -51,9 +67,9 @@ def assign(costs: Mapping[str, float], world: int) -> dict[str, int]:
 
 def spread(
     costs: Mapping[str, float],
-    train: Callable[[list[str]], Mapping[str, Trained]],
+    train: Callable[[list[str]], Mapping[str, Outcome]],
     ranks: Ranks | None,
-) -> dict[str, Trained]:
+) -> dict[str, Outcome]:
     """Train every modality on one of the ranks; every rank gets what all of them trained.
 
     Args:
@@ -76,21 +92,23 @@ def spread(
     return trained
 
 
-def _from_owner(own: Trained | None, owner: int, group: ProcessGroup) -> Trained:
-    content = record = b""
+def _from_owner(own: Outcome | None, owner: int, group: ProcessGroup) -> Outcome:
+    tensors = record = b""
     if own is not None:
-        # Cloned because the format refuses tensors that share memory, which tied weights do.
-        tensors = {name: value.detach().cpu().clone() for name, value in own.tensors.items()}
-        content = save({name: value.contiguous() for name, value in tensors.items()})
-        record = json.dumps(own.record).encode()
-    content, record = (_broadcast(part, owner, group) for part in (content, record))
-    return own or Trained(load(content), json.loads(record))
+        state = {name: value.cpu().contiguous() for name, value in own.state.items()}
+        tensors, record = save(state), json.dumps([own.best, own.history]).encode()
+    tensors, record = (_broadcast(part, owner, group) for part in (tensors, record))
+    return own or Outcome(load(tensors), *json.loads(record))
 
 
 def _broadcast(content: bytes, owner: int, group: ProcessGroup) -> bytes:
     """The owner's bytes, on every rank."""
     length = torch.tensor(len(content))
-    dist.broadcast(length, group=group, group_src=owner)
+    waiting = dist.broadcast(length, group=group, group_src=owner, async_op=True)
+    # In Python, where Ctrl-C is heard.
+    while not waiting.is_completed():
+        time.sleep(0.02)
+    waiting.wait()
     if len(content) > 0:
         buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,16 @@ from drcl import functional
 from drcl.labels import find_classes
 from drcl.prior import Prior
 from drcl.train.config import Config, setting
-from drcl.train.loop import Embed, Log, Phase, Record, stream_seed
+from drcl.train.loop import Embed, Log, Outcome, Phase, Record, stream_seed
 from drcl.train.loop import train as run_phases
 from drcl.train.networks import averaging, build_network, pick_device, wrapped_like
+from drcl.train.parallel import ALONE, Parallel, spread
+from drcl.train.ranks import Ranks
 from drcl.train.samples import (
     Data,
     Modality,
     fit_standardizers,
+    is_labelled,
     prepare,
     standardize,
     with_labels,
@@ -102,26 +106,44 @@ def learn_priors(
     checkpoints: Path | None = None,
     progress: bool = True,
     log: Log | None = None,
+    parallel: Parallel = ALONE,
 ) -> tuple[dict[str, Prior], list[Record]]:
     """A prior per modality, all from one random orthogonal start, and their training's history."""
     missing = sorted(set(train) - set(validation))
     if config.prior_selection == "validation" and missing:
         raise ValueError(f'prior_selection="validation" needs validation samples for {missing}')
-    phases = [
-        prior_phase(modality, samples, validation.get(modality), classes, config, networks)
-        for modality, samples in train.items()
-    ]
-    outcomes = run_phases(phases, checkpoints, progress, log)
-    priors = {
-        phase.modality: Prior(
-            outcome.state["weight"].cpu(),
-            classes=classes,
-            modality=phase.modality,
-            score=outcome.best,
-        )
-        for phase, outcome in zip(phases, outcomes, strict=True)
+
+    def learn(modalities: list[str]) -> dict[str, Outcome]:
+        phases = [
+            prior_phase(
+                modality,
+                train[modality],
+                validation.get(modality),
+                classes,
+                config,
+                networks,
+                parallel.batches,
+            )
+            for modality in modalities
+        ]
+        outcomes = run_phases(phases, checkpoints, progress, log)
+        # Of what was trained only W is needed further on.
+        return {
+            modality: replace(outcome, state={"weight": outcome.state["weight"]})
+            for modality, outcome in zip(modalities, outcomes, strict=True)
+        }
+
+    costs = {
+        name: len(part.targets) * setting(config.prior_epochs, name) for name, part in train.items()
     }
-    return priors, [record for outcome in outcomes for record in outcome.history]
+    outcomes = spread(costs, learn, parallel.modalities)
+    priors = {
+        modality: Prior(
+            outcome.state["weight"].cpu(), classes=classes, modality=modality, score=outcome.best
+        )
+        for modality, outcome in outcomes.items()
+    }
+    return priors, [record for outcome in outcomes.values() for record in outcome.history]
 
 
 def prior_phase(
@@ -131,6 +153,7 @@ def prior_phase(
     classes: tuple[int, ...],
     config: Config,
     networks: Networks,
+    ranks: Ranks | None = None,
 ) -> Phase:
     """The training of one modality's encoder together with its W."""
     device = pick_device(config.device)
@@ -138,16 +161,18 @@ def prior_phase(
     encoder = build_network(modality, samples, networks, config, "prior")
     module = _Classifier(encoder, start.weight).to(device)
     network = wrapped_like(networks.get(modality), encoder)
-    source = judged_on = make_source(samples.labelled(), device)
+    source = judged_on = make_source(samples.labelled(), device, ranks)
     if config.prior_selection == "validation":
         assert validation is not None
-        judged_on = make_source(validation.labelled(), device)
+        judged_on = make_source(validation.labelled(), device, ranks)
 
     def loss(x: Tensor, y: Tensor, q: Tensor, permutation: Tensor | None) -> Loss:
         found = functional.prior_similarity(
             x, module.weight, y, q=q, temperature=config.temperature
         ).loss
         assert found is not None
+        if ranks is not None:
+            found = ranks.mean(found, is_labelled(y).sum())
         # The released loss is (1 − s^0)/0 in its first epoch: NaN, but with a gradient of zero.
         return Loss(found * (q > 0) if config.paper_compat else found, {"J_L": found})
 
@@ -161,7 +186,10 @@ def prior_phase(
             assert score is not None
             total += score * len(x)
             count += len(x)
-        return {"score": float(total) / count}
+        score = total / count
+        if ranks is not None:
+            score = ranks.mean(score, ranks.size(judged_on.count))
+        return {"score": float(score)}
 
     return Phase(
         name="prior",
@@ -183,4 +211,5 @@ def prior_phase(
         inputs=() if judged_on is source else (judged_on,),
         keep_last=config.paper_compat,
         average=averaging(network),
+        ranks=ranks,
     )

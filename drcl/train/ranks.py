@@ -76,7 +76,7 @@ class Ranks:
 
     def targets(self, own: Tensor, count: int) -> Tensor:
         """The labels of :meth:`rows`: hidden if the row only stands in."""
-        if self._size(count) > 0:
+        if self.size(count) > 0:
             return own
         return torch.full_like(own, -1 if own.ndim == 1 else 0)
 
@@ -93,7 +93,7 @@ class Ranks:
 
         Returns mixed features (b, D), at least float32, and target rows (b, C).
         """
-        size = self._size(len(permutation))
+        size = self.size(len(permutation))
         route = _Route.of(permutation, self)
         wide = torch.promote_types(features.dtype, torch.float32)
         x, y = features[:size], targets[:size]
@@ -137,9 +137,15 @@ class Ranks:
                 if parameter.grad is not None or bool(known[index]):
                     parameter.grad = total.view_as(parameter)
 
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Whether it is so on any rank."""
+        flags = torch.tensor(int(flag), device=device)
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.group)
+        return bool(flags)
+
     def gather(self, rows: Tensor, count: int) -> Tensor:
         """All ``count`` rows, on every rank, from those of every rank's :meth:`share`."""
-        size = self._size(count)
+        size = self.size(count)
         padded = rows.new_zeros(-(-count // self.world), *rows.shape[1:])
         padded[:size] = rows[:size]
         parts = [torch.empty_like(padded) for _ in range(self.world)]
@@ -169,7 +175,8 @@ class Ranks:
         dist.all_reduce(sums, group=self.group)
         return float(sums[0] / sums[1])
 
-    def _size(self, count: int) -> int:
+    def size(self, count: int) -> int:
+        """The number of rows of :meth:`share`."""
         own = self.share(count)
         return own.stop - own.start
 

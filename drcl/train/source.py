@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import count, islice
 from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from drcl.train.datasets import LoadedSamples, in_order, shuffled
 from drcl.train.mapped import MappedRows
+from drcl.train.ranks import Ranks
 from drcl.train.samples import Modality, Samples, in_chunks, is_labelled
 
 # Batches that are read while the device works on another one.
@@ -51,23 +52,33 @@ class Source(Protocol):
 
     def load(self, *parts: Tensor) -> tuple[Tensor, Tensor]: ...  # pragma: no cover
 
-    def chunks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]: ...  # pragma: no cover
+    def chunks(
+        self, size: int, rows: slice = slice(None)
+    ) -> Iterator[tuple[Tensor, Tensor]]: ...  # pragma: no cover
 
     def content(self) -> Iterator[Tensor]: ...  # pragma: no cover
 
 
-def make_source(samples: Modality, device: torch.device) -> Source:
-    """The source for some samples: resident where they fit the device's memory, else streamed."""
+def make_source(samples: Modality, device: torch.device, ranks: Ranks | None = None) -> Source:
+    """The source for some samples: resident where they fit the device's memory, else streamed.
+
+    With ``ranks`` its batches hold the rank's own rows of each.
+    """
     if isinstance(samples, LoadedSamples):
+        if ranks is not None:
+            raise ValueError(
+                f'{samples.name}: parallel="data" divides arrays, no Dataset or DataLoader; give '
+                "every process its own, and a network in DistributedDataParallel"
+            )
         return Loaded(samples, device)
     features = samples.features
     if isinstance(features, MappedRows):
-        return Streamed(samples, device)
+        return Streamed(samples, device, ranks)
     if device.type == "cuda" and features.device.type == "cpu":
         free, _ = torch.cuda.mem_get_info(device)
         if features.nbytes > RESIDENT_SHARE * free:
-            return Streamed(samples, device)
-    return Resident(Samples(features.to(device), samples.targets.to(device)))
+            return Streamed(samples, device, ranks)
+    return Resident(Samples(features.to(device), samples.targets.to(device)), ranks)
 
 
 def batches(count: int, size: int, generator: torch.Generator, drop_last: bool) -> Iterator[Tensor]:
@@ -79,25 +90,31 @@ def batches(count: int, size: int, generator: torch.Generator, drop_last: bool) 
             yield batch
 
 
+def _own(rows: Tensor, ranks: Ranks | None) -> Tensor:
+    return rows if ranks is None else rows[ranks.rows(len(rows))]
+
+
 class Resident:
     """Features in the device's memory; batches are gathered there."""
 
-    def __init__(self, samples: Samples) -> None:
+    def __init__(self, samples: Samples, ranks: Ranks | None = None) -> None:
         features, self.targets = samples
+        self.ranks = ranks
         assert isinstance(features, Tensor)
         self.features = features
         self.count, self.device = len(features), features.device
 
     def epoch(self, size: int, generator: torch.Generator, drop_last: bool) -> Iterator[Batch]:
         for rows in batches(self.count, size, generator, drop_last):
-            yield Batch((rows,), len(rows))
+            yield Batch((_own(rows, self.ranks),), len(rows))
 
     def load(self, *parts: Tensor) -> tuple[Tensor, Tensor]:
         (rows,) = parts
         return self.features.index_select(0, rows), self.targets.index_select(0, rows)
 
-    def chunks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        return zip(self.features.split(size), self.targets.split(size), strict=True)
+    def chunks(self, size: int, rows: slice = slice(None)) -> Iterator[tuple[Tensor, Tensor]]:
+        features, targets = self.features[rows], self.targets[rows]
+        return zip(features.split(size), targets.split(size), strict=True)
 
     def content(self) -> Iterator[Tensor]:
         yield from in_chunks(self.features)
@@ -110,22 +127,25 @@ class Streamed:
     On a GPU they are read into pinned memory and copied while the device computes.
     """
 
-    def __init__(self, samples: Samples, device: torch.device) -> None:
+    def __init__(self, samples: Samples, device: torch.device, ranks: Ranks | None = None) -> None:
         self.features, self.targets = samples
+        self.ranks = ranks
         self.count, self.device = len(self.features), device
 
     def epoch(self, size: int, generator: torch.Generator, drop_last: bool) -> Iterator[Batch]:
         drawn = batches(self.count, size, generator, drop_last)
-        for features, targets in self._read_ahead(rows.cpu() for rows in drawn):
-            yield Batch((features, targets), len(features))
+        read = self._read_ahead(_own(rows, self.ranks).cpu() for rows in drawn)
+        for start, (features, targets) in zip(count(step=size), read, strict=False):
+            yield Batch((features, targets), min(size, self.count - start))
 
     def load(self, *parts: Tensor) -> tuple[Tensor, Tensor]:
         features, targets = parts
         return features, targets
 
-    def chunks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        starts = range(0, self.count, size)
-        return self._read_ahead(slice(start, start + size) for start in starts)
+    def chunks(self, size: int, rows: slice = slice(None)) -> Iterator[tuple[Tensor, Tensor]]:
+        first, last, _ = rows.indices(self.count)
+        starts = range(first, last, size)
+        return self._read_ahead(slice(start, min(start + size, last)) for start in starts)
 
     def content(self) -> Iterator[Tensor]:
         yield from in_chunks(self.features)
@@ -163,7 +183,8 @@ class Loaded:
         features, targets = parts
         return features, targets
 
-    def chunks(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def chunks(self, size: int, rows: slice = slice(None)) -> Iterator[tuple[Tensor, Tensor]]:
+        assert rows == slice(None)  # see make_source
         for features, targets in self.samples.batches(in_order(self.samples.data, size)):
             known = is_labelled(targets)
             if bool(known.any()):

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from drcl.encoder import Encoder
 from drcl.train.clock import Clock
-from drcl.train.embedding import products_in
+from drcl.train.embedding import at_least_float32, products_in
 from drcl.train.perceptron import Perceptron, suits
+from drcl.train.ranks import Ranks
 from drcl.train.source import Batch, Source
 
 # Steps that are run before one is captured: libraries choose their kernels in them.
@@ -32,6 +33,8 @@ LossFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None], Loss]
 class Pass(Protocol):
     """A network's way forward and back; the embeddings of the last ``forward`` are its start."""
 
+    embeddings: Tensor
+
     def forward(self, features: Tensor) -> Tensor: ...  # pragma: no cover
 
     def backward(self, gradient: Tensor) -> None: ...  # pragma: no cover
@@ -44,6 +47,7 @@ class Step:
         network: features → embeddings (B, D): ``module``, a part of it, or a wrapper around one.
         module: all that is trained; what lies outside ``network`` gets its gradient by the loss.
         average: called with a list of tensors to average over processes, if there are several.
+        ranks: the processes that have a slice of every batch each, if there are several.
 
     A call returns (2 + P,) numbers without waiting for the device: the loss, its ``parts``, and the
     sum of the embeddings, which is finite if they are.
@@ -58,9 +62,11 @@ class Step:
         lr: float,
         precision: str,
         average: Callable[[list[Tensor]], None] | None,
+        ranks: Ranks | None,
         clock: Clock,
     ) -> None:
-        self.source, self.loss, self.average, self.clock = source, loss, average, clock
+        self.source, self.loss, self.clock = source, loss, clock
+        self.average, self.ranks, self.module = average, ranks, module
         on_gpu = source.device.type == "cuda"
         self.optimizer = torch.optim.Adam(
             module.parameters(), lr=lr, betas=(0.5, 0.999), fused=True, capturable=on_gpu
@@ -72,18 +78,26 @@ class Step:
         )
         inside = set(network.parameters())
         self.outside = [p for p in module.parameters() if p not in inside]
+        # The rows of a batch whose forward pass is already made: see :meth:`Training.embed`.
+        self.ahead: Tensor | None = None
         self.parts: tuple[str, ...] = ()
         self.q = torch.zeros((), dtype=torch.float64, device=source.device)
 
     def __call__(self, batch: Batch, permutation: Tensor | None) -> Tensor:
         self.clock.enter("data")
         features, targets = self.source.load(*batch.parts)
+        if self.ranks is not None:
+            targets = self.ranks.targets(targets, batch.rows)
         self.clock.enter("encoder")
-        embeddings = self.passes.forward(features)
+        ahead, self.ahead = self.ahead, None
+        if ahead is not None and torch.equal(ahead, batch.parts[0]):
+            embeddings = self.passes.embeddings
+        else:
+            embeddings = self.passes.forward(features)
         self.clock.enter("loss")
         # The loss starts a graph of its own, so that the way back through the network is a step by
         # itself, in its own precision.
-        leaf = embeddings.detach().float().requires_grad_()
+        leaf = at_least_float32(embeddings.detach()).requires_grad_()
         for parameter in self.outside:
             parameter.grad = None
         loss = self.loss(leaf, targets, self.q, permutation)
@@ -94,6 +108,8 @@ class Step:
         self.clock.enter("encoder")
         assert leaf.grad is not None
         self.passes.backward(leaf.grad)
+        if self.ranks is not None:
+            self.ranks.sum_gradients(self.module.parameters())
         self.clock.enter("optimizer")
         self.optimizer.step()
         self.clock.enter("loss")
@@ -106,19 +122,19 @@ class AutogradPass:
 
     def __init__(self, network: nn.Module, precision: str) -> None:
         self.network, self.precision = network, precision
-        self._embeddings = torch.empty(0)
+        self.embeddings = torch.empty(0)
 
     def forward(self, features: Tensor) -> Tensor:
         with products_in(self.precision, features.device):
-            self._embeddings = self.network(features)
-        return self._embeddings
+            self.embeddings = self.network(features)
+        return self.embeddings
 
     def backward(self, gradient: Tensor) -> None:
         for parameter in self.network.parameters():
             parameter.grad = None
         with products_in(self.precision, gradient.device):
-            self._embeddings.backward(gradient.to(self._embeddings.dtype))
-        self._embeddings = torch.empty(0)
+            self.embeddings.backward(gradient.to(self.embeddings.dtype))
+        self.embeddings = torch.empty(0)
 
 
 class CapturedStep:
@@ -161,7 +177,10 @@ class CapturedStep:
 
 
 def make_step(step: Step, network: nn.Module, size: int) -> Step | CapturedStep:
-    """Captured for the package's own encoder on a GPU; what a user's network does is not known."""
-    if step.source.device.type == "cuda" and type(network) is Encoder:
+    """Captured for the package's own encoder on a GPU; what a user's network does is not known.
+
+    Steps that talk to other processes run as they are: what they send depends on the batch.
+    """
+    if step.source.device.type == "cuda" and type(network) is Encoder and step.ranks is None:
         return CapturedStep(step, min(size, step.source.count))
     return step
