@@ -259,9 +259,10 @@ class DRCL:
         network, device = self._encoder(modality), pick_device(self.config.device)
         network.to(device)
         found, labels = [], []
-        for features, part in read_pairs(in_order(data, 1024), modality):
-            found.append(apply_in_chunks(network, features.to(device)).float().cpu())
-            labels.append(np.asarray(part))
+        with torch.random.fork_rng(devices=[]):  # a loader may draw from it
+            for features, part in read_pairs(in_order(data, 1024), modality):
+                found.append(apply_in_chunks(network, features.to(device)).float().cpu())
+                labels.append(np.asarray(part))
         if not found:
             raise ValueError(f"{modality}: yields no samples")
         return normalize(torch.cat(found)), np.concatenate(labels)
@@ -394,7 +395,6 @@ class DRCL:
         )
         for name, outcome in outcomes.items():
             encoders[name].load_state_dict(outcome.state)
-            encoders[name].zero_grad()
             encoders[name].eval()
         history = [record for outcome in outcomes.values() for record in outcome.history]
         return encoders, history

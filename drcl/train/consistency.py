@@ -118,7 +118,8 @@ def encoder_phase(
 
 
 def _check_output(phase: Phase) -> None:
-    features, _ = next(iter(phase.source.chunks(chunk_rows(phase.source.device))))
+    with torch.random.fork_rng(devices=[]):  # a user's loader may draw from it
+        features, _ = next(iter(phase.source.chunks(chunk_rows(phase.source.device))))
     if not bool(apply_in_chunks(phase.module, features).isfinite().all()):
         raise NonFiniteLoss(diverged(phase, "NaN embeddings after the last epoch"))
 

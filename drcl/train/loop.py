@@ -24,9 +24,10 @@ from tqdm import tqdm
 
 from drcl.train.checkpoint import pack, read_tensors, write_bytes
 from drcl.train.clock import Clock
-from drcl.train.embedding import embed
+from drcl.train.embedding import chunk_rows, embed
+from drcl.train.perceptron import Perceptron
 from drcl.train.ranks import Ranks
-from drcl.train.source import Source
+from drcl.train.source import Resident, Source, batches
 from drcl.train.step import LossFunction, Step, make_step
 
 # The share of a training's time that its checkpoints may take, and what the first is taken to cost
@@ -231,6 +232,7 @@ class Training:
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
+        self.phase.module.zero_grad()  # gives back the gradients' memory
 
     @property
     def done(self) -> bool:
@@ -244,12 +246,7 @@ class Training:
         phase.network.train()
         self.step.q.fill_(schedule_q(self.epoch))
         losses, self._rows = [], 0
-        # A user's network may draw from torch's own generator (dropout): its stream too depends on
-        # the phase and the epoch alone, and the caller's is left as it was.
-        with torch.random.fork_rng([source.device] if source.device.type == "cuda" else []):
-            # Ranks have other rows, so they draw other numbers.
-            own = [str(phase.ranks.rank)] if phase.ranks is not None else []
-            torch.manual_seed(stream_seed(phase.seed, str(self.epoch), *own))
+        with self._seeded(str(self.epoch)):
             self.clock.enter("data")
             for batch in source.epoch(phase.batch_size, self.generator, phase.drop_last):
                 permutation = (
@@ -270,7 +267,7 @@ class Training:
         phase, epoch, q = self.phase, self.epoch, schedule_q(self.epoch)
         loss, parts = self._read_losses()
         self.clock.enter("evaluation")
-        with torch.inference_mode():
+        with torch.inference_mode(), self._seeded(str(epoch), "judge"):
             values = phase.judge(q, self.embed)
         if phase.average is not None and values:
             averaged = torch.tensor(list(values.values()), dtype=torch.float64)
@@ -316,16 +313,60 @@ class Training:
         return stopped if ranks is None else ranks.any(stopped, self.phase.source.device)
 
     def embed(self, source: Source) -> Iterator[tuple[Tensor, Tensor]]:
-        """Embeddings and targets of all samples in order, in chunks; good until the next chunk.
+        """Embeddings and targets of all samples, in chunks; good until the next chunk.
 
         Of several ranks each gets its own rows.
         """
+        if self._reaches_ahead(source):
+            yield from self._embed_ahead()
+            return
         network = self.phase.network
         if isinstance(network, DistributedDataParallel):
             network = network.module
         ranks = self.phase.ranks
         rows = slice(None) if ranks is None else ranks.rows(source.count)
         yield from embed(network, source, self.step.passes, self.phase.precision, rows)
+
+    @contextlib.contextmanager
+    def _seeded(self, *names: str) -> Iterator[None]:
+        """Seeds torch's own generator, and afterwards puts it back.
+
+        A user's network (dropout) or loader may draw from it: that stream too depends on the phase
+        and the epoch alone. Ranks have other rows, so they draw other numbers.
+        """
+        device, ranks = self.phase.source.device, self.phase.ranks
+        own = [str(ranks.rank)] if ranks is not None else []
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(stream_seed(self.phase.seed, *names, *own))
+            yield
+
+    def _reaches_ahead(self, source: Source) -> bool:
+        """Whether the judged samples are those trained on, so that a forward pass can be shared."""
+        return (
+            source is self.phase.source
+            and isinstance(source, Resident)
+            and isinstance(self.step.passes, Perceptron)
+            and self.phase.ranks is None
+            and self.epoch + 1 < self.phase.epochs
+        )
+
+    def _embed_ahead(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The next epoch's first batch last: its step starts from that forward pass.
+
+        The parameters do not change in between, so the step computes what it would have.
+        """
+        source, size = self.phase.source, self.phase.batch_size
+        state = self.generator.get_state()
+        first, *rest = batches(source.count, size, self.generator, drop_last=False)
+        self.generator.set_state(state)  # it is drawn again when the epoch begins
+        for rows in (*(torch.cat(rest).split(chunk_rows(source.device)) if rest else ()), first):
+            features, targets = source.load(rows)
+            if rows is first:
+                self.clock.enter("encoder")
+            embeddings = self.step.passes.forward(features)
+            self.clock.enter("evaluation")
+            yield embeddings, targets
+        self.step.ahead = first
 
     def save(self) -> None:
         """Write the checkpoint, if the training has one; its file is the old or the new."""

@@ -64,7 +64,6 @@ def wrapped_like(template: nn.Module | None, network: nn.Module) -> nn.Module:
         network,
         device_ids=template.device_ids,
         process_group=template.process_group,
-        broadcast_buffers=template.broadcast_buffers,
         find_unused_parameters=template.find_unused_parameters,
     )
 

@@ -33,20 +33,21 @@ class Perceptron:
 
     def __init__(self, network: Encoder) -> None:
         self.layers = [layer for layer in network.layers if isinstance(layer, nn.Linear)]
+        self.embeddings = torch.empty(0)
         self._outputs: list[Tensor] = []
         self._gradients: list[Tensor] = []
         for parameter in network.parameters():
             parameter.grad = torch.empty_like(parameter)
 
+    # Ordinary tensors, even if evaluation is the first to make them: a step may start from them.
+    @torch.inference_mode(False)
     @torch.no_grad()
     def forward(self, features: Tensor) -> Tensor:
         """Embeddings (B, D) of rows (B, d), for :meth:`backward` to start from."""
         rows = len(features)
         if not self._outputs or len(self._outputs[0]) < rows:
-            # Ordinary memory, even if evaluation is the first to need it.
-            with torch.inference_mode(False):
-                self._outputs = [torch.empty(rows, layer.out_features) for layer in self.layers]
-                self._gradients = [torch.empty_like(output) for output in self._outputs[:-1]]
+            self._outputs = [torch.empty(rows, layer.out_features) for layer in self.layers]
+            self._gradients = [torch.empty_like(output) for output in self._outputs[:-1]]
         self._inputs = [features]
         *hidden, last = zip(self.layers, self._outputs, strict=True)
         for layer, output in hidden:
@@ -54,14 +55,14 @@ class Perceptron:
             self._inputs.append(output[:rows])
         layer, output = last
         torch.mm(self._inputs[-1], layer.weight.T, out=output[:rows])
-        self._embeddings, self._lengths = unit_rows(output[:rows])
-        return self._embeddings
+        self.embeddings, self._lengths = unit_rows(output[:rows])
+        return self.embeddings
 
     @torch.no_grad()
     def backward(self, gradient: Tensor) -> None:
         """Set every parameter's ``grad`` from the gradient (B, D) by the embeddings."""
-        along = (gradient * self._embeddings).sum(dim=1, keepdim=True)
-        upper = torch.addcmul(gradient, self._embeddings, along, value=-1).div_(self._lengths)
+        along = (gradient * self.embeddings).sum(dim=1, keepdim=True)
+        upper = torch.addcmul(gradient, self.embeddings, along, value=-1).div_(self._lengths)
         for depth in reversed(range(len(self.layers))):
             layer, below = self.layers[depth], self._inputs[depth]
             torch.mm(upper.T, below, out=layer.weight.grad)
