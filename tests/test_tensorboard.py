@@ -6,8 +6,10 @@ import sys
 
 import pytest
 import tiny
+from click.testing import CliRunner
 
 from drcl import DRCL
+from drcl.cli import main
 from drcl.train.tensorboard import tensorboard
 
 TRAIN, VALIDATION = tiny.split(), tiny.split(seed=1, image=12, text=10)
@@ -65,3 +67,16 @@ def test_without_tensorboard_nothing_is_trained(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r"log_dir: logging needs .*pip install 'drcl\[log\]'"):
         model.fit(TRAIN, checkpoints=tmp_path / "c", progress=False, log_dir=tmp_path / "log")
     assert not list(tmp_path.iterdir()) and not model.modalities
+
+
+def test_from_the_command_line(tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    small = ["--dim", "16", "--hidden", "16", "--epochs", "2", "--prior-epochs", "1", "--no-report"]
+    run, log = tmp_path / "run", tmp_path / "log"
+    command = ["train", "synthetic", "--out", str(run), "--log-dir", str(log), *small]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0, result.output
+    found = curves(log)
+    assert {name.split("-")[0] for name in found} == {"prior", "encoder"}
+    assert all(len(names["loss"]) == (2 if "encoder" in run else 1) for run, names in found.items())
+    assert "samples/s" in result.output  # the table of where the time went
