@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from drcl.cli.errors import REFUSALS, Interrupted
 
@@ -49,11 +50,15 @@ def worker() -> Iterator[int]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     try:
-        dist.init_process_group()
+        _meet()
         yield dist.get_rank()
         dist.destroy_process_group()
     except (click.exceptions.Exit, Interrupted):
         raise
+    except KeyboardInterrupt:
+        if int(os.environ["RANK"]) == 0:
+            raise
+        raise click.exceptions.Exit(Interrupted.exit_code) from None  # the first one speaks for all
     except Exception as error:
         if "TORCHELASTIC_ERROR_FILE" not in os.environ:
             raise
@@ -62,6 +67,20 @@ def worker() -> Iterator[int]:
         refused = isinstance(error, REFUSALS) and not isinstance(error, click.ClickException)
         get_error_handler().record_exception(click.ClickException(str(error)) if refused else error)
         raise click.exceptions.Exit(1) from None
+
+
+def _meet() -> None:
+    """``dist.init_process_group()``, also after a restart.
+
+    On one machine torchrun keeps its store over restarts, and with it the addresses of processes
+    that are gone (PyTorch issue 135712), so every restart gets names of its own. Across machines
+    they count restarts differently: there TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 has to be set.
+    """
+    store, rank, world = next(iter(rendezvous("env://")))
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
+    dist.init_process_group(store=store, rank=rank, world_size=world)
 
 
 def launch(arguments: Sequence[str], processes: int) -> None:
@@ -74,6 +93,8 @@ def launch(arguments: Sequence[str], processes: int) -> None:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.disable(logging.CRITICAL)  # the launcher's own account of what is said here
+    # Ctrl-C ends and saves an epoch first, which may take its time (in seconds).
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "120")
     os.environ["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // processes))
     config = LaunchConfig(
         min_nodes=1,

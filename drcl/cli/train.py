@@ -109,10 +109,10 @@ def _train(
         checkpoints = start_run(out, run, resume=resume, overwrite=overwrite)
         click.echo(loaded.describe())
         click.echo(f"\nsettings: {run.spelled()} (preset: {name})\n")
-    if parallel is not None:
-        dist.barrier()
-        checkpoints = start_run(out, run, resume=True)
     try:
+        if parallel is not None:
+            dist.barrier()
+            checkpoints = start_run(out, run, resume=True)
         model.fit(
             loaded.train,
             loaded.validation,
@@ -129,8 +129,9 @@ def _train(
         run = finish_run(out, run, model, metrics)
     except KeyboardInterrupt:
         if rank > 0:
-            raise click.exceptions.Exit(Interrupted.exit_code) from None
+            raise
         options = f" --data {data}" if data else ""
+        options += f" --parallel {parallel}" if parallel else ""
         raise Interrupted(
             f"interrupted; continue with: drcl train {dataset} --out {out}{options} --resume"
         ) from None

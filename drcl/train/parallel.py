@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load, save
 from torch.distributed import ProcessGroup
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from drcl.train.loop import Outcome
 from drcl.train.ranks import Ranks
@@ -26,7 +27,7 @@ Mode = Literal["modality", "data"]
 MODES = ("modality", "data")
 # Who is done first waits for the others, however long they train. A process that dies does not keep
 # anyone waiting: its connections break, and its launcher ends the rest.
-PATIENCE = datetime.timedelta(days=365)
+CONNECTING, TRAINING = datetime.timedelta(minutes=10), datetime.timedelta(days=365)
 
 
 class Parallel(NamedTuple):
@@ -80,9 +81,9 @@ def spread(
     if ranks is None:
         return dict(train(list(costs)))
     # The results travel through memory, whatever device they were trained on.
-    group = dist.new_group(
-        dist.get_process_group_ranks(ranks.group), backend="gloo", timeout=PATIENCE
-    )
+    members = dist.get_process_group_ranks(ranks.group)
+    group = dist.new_group(members, backend="gloo", timeout=CONNECTING)
+    _set_pg_timeout(TRAINING, group)
     owner = assign(costs, ranks.world)
     own = train([modality for modality in costs if owner[modality] == ranks.rank])
     trained = {}
