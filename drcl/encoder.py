@@ -15,13 +15,19 @@ def normalize(features: Tensor) -> Tensor:
     >>> normalize(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
     [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
     """
+    return unit_rows(features)[0]
+
+
+def unit_rows(features: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`normalize`, and the lengths (…, 1) that were divided by: 1 for a zero row."""
     # Brought to the order of 1 first: squares of very small or large entries leave the dtype's
     # range.
     largest = features.detach().abs().amax(dim=-1, keepdim=True)
     scale = torch.where(largest > 0, largest, torch.ones_like(largest))
     rows = features / scale
     norm = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
-    return rows / torch.where(largest > 0, norm, torch.ones_like(norm))
+    norm = torch.where(largest > 0, norm, torch.ones_like(norm))
+    return rows / norm, scale * norm
 
 
 class Encoder(nn.Module):
@@ -61,4 +67,5 @@ class Encoder(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         embeddings: Tensor = self.layers(features)
-        return normalize(embeddings)
+        # Under autocast the products are narrower than the features; a length of 1 is not.
+        return normalize(embeddings.to(features.dtype))

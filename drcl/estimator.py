@@ -19,19 +19,25 @@ from drcl.labels import encode_labels, find_classes
 from drcl.model_files import read_model, write_model
 from drcl.prior import Prior
 from drcl.train.config import Config
-from drcl.train.consistency import train_encoder
-from drcl.train.loop import stream_seed
-from drcl.train.networks import apply_in_chunks, build_network, pick_device
+from drcl.train.consistency import train_encoders
+from drcl.train.datasets import Loadable, in_order, is_loadable, read_pairs
+from drcl.train.embedding import apply_in_chunks
+from drcl.train.loop import Log, stream_seed
+from drcl.train.networks import build_network, pick_device, unwrapped
+from drcl.train.parallel import ALONE, Mode, Parallel
 from drcl.train.prior_learning import best_prior, learn_priors
 from drcl.train.samples import (
-    Arrays,
-    Samples,
+    Data,
+    Modality,
     Standardizer,
     check_features,
     fit_standardizers,
+    in_chunks,
     prepare,
     standardize,
+    with_labels,
 )
+from drcl.train.tensorboard import tensorboard
 
 
 class SearchResult(NamedTuple):
@@ -46,13 +52,15 @@ class DRCL:
 
     Args:
         config: the settings; the default is the paper's.
-        networks: modality -> ``nn.Module`` with output (B, dim), instead of the perceptron
-        encoder. The
-            module given is a template: each phase trains a copy.
+        networks: modality -> ``nn.Module`` with output (B, dim), instead of the perceptron encoder.
+            The module given is a template: each phase trains a copy. One that is wrapped in
+            DistributedDataParallel is trained so, every process on its own samples.
         settings: single settings of :class:`Config`, on top of ``config``.
 
     Features are (N, d) arrays or tensors; labels are integer class ids (any integers, −1 for
-    unlabelled) or multi-hot rows (N, C). Modalities need not be paired or of one size.
+    unlabelled) or multi-hot rows (N, C). Modalities need not be paired or of one size. Instead of
+    (features, labels), a modality may be a ``torch.utils.data`` Dataset or DataLoader that yields
+    such pairs. An array over an ``np.memmap`` is never copied whole: it may be larger than memory.
 
     >>> rng = np.random.default_rng(0)
     >>> y = np.arange(60) % 3
@@ -96,22 +104,34 @@ class DRCL:
 
     def fit(
         self,
-        train: Mapping[str, Arrays],
-        validation: Mapping[str, Arrays] | None = None,
+        train: Mapping[str, Data],
+        validation: Mapping[str, Data] | None = None,
         *,
         prior: Prior | None = None,
         checkpoints: str | Path | None = None,
         progress: bool = True,
+        parallel: Mode | None = None,
+        log_dir: str | Path | None = None,
     ) -> DRCL:
         """Select the prior, then train every modality's encoder against it.
 
         Args:
-            train: modality -> (features, labels), one modality or more.
+            train: modality -> (features, labels) or Dataset or DataLoader, one modality or more.
+                A Dataset is read once beforehand, for its labels, and shuffled as arrays are; a
+                DataLoader decides itself on order and batches.
             validation: the same for some or all modalities; without it the last epoch is kept.
             prior: use this prior and skip prior learning.
             checkpoints: a folder; a run that was interrupted continues from what it finds there and
-                ends as it would have. It must have been written with the same settings and data.
+                ends as it would have. It must have been written with the same settings and data (of
+                a Dataset's, only the labels are compared). Saving takes about 1 % of the time;
+                Ctrl-C ends the epoch and saves first.
             progress: show a bar per phase and modality.
+            parallel: divide the training among the processes of the default process group (see
+                ``torch.distributed.init_process_group`` and torchrun), which all call this with the
+                same arguments and all end with the same model: ``"modality"``, whole modalities on
+                each, or ``"data"``, a slice of every batch on each. Checkpoints need a folder that
+                all of them see.
+            log_dir: a folder for TensorBoard: losses, scores, speed and times of every epoch.
 
         Raises ValueError for non-finite features, lengths that differ, labels outside the classes,
         fewer than two classes, per-modality settings that do not fit the modalities;
@@ -124,8 +144,9 @@ class DRCL:
         if unknown:
             raise ValueError(f"validation: modalities {unknown} are not in train {sorted(train)}")
         self.config.check_modalities(train)
+        pairs = with_labels(train, "train")
         classes = (
-            find_classes([np.asarray(labels) for _, labels in train.values()])
+            find_classes([np.asarray(labels) for _, labels in pairs.values()])
             if prior is None
             else prior.classes
         )
@@ -143,31 +164,38 @@ class DRCL:
                 f"dim: {self.config.dim} is below the number of classes ({len(classes)}); the "
                 "prior needs a direction for each"
             )
-        samples = prepare(train, classes, "train")
+        team = Parallel.of(parallel)
+        wrapped = sorted(m for m, n in self.networks.items() if unwrapped(n) is not n)
+        if parallel is not None and wrapped:
+            raise ValueError(
+                f"parallel: networks {wrapped} are in DistributedDataParallel; with parallel give "
+                "the modules inside"
+            )
+        samples = prepare(pairs, classes, "train")
         held_out = prepare(validation, classes, "validation")
         standardizers = fit_standardizers(samples, self.config)
         samples = standardize(samples, standardizers)
         held_out = standardize(held_out, standardizers)
         folder = None if checkpoints is None else Path(checkpoints)
         history: list[dict[str, Any]] = []
-        if prior is None:
-            prior, history = self._choose_prior(samples, held_out, classes, folder, progress)
-        encoders = {}
-        for modality in samples:
-            encoders[modality], records = self._train(
-                modality, samples, held_out, prior, self.config, self.networks, folder, progress
+        with tensorboard(log_dir) as log:
+            if prior is None:
+                prior, history = self._choose_prior(
+                    samples, held_out, classes, folder, progress, team, log
+                )
+            encoders, records = self._train(
+                samples, held_out, prior, self.config, self.networks, folder, progress, team, log
             )
-            history += records
         # Only now, with nothing left that can fail, does the model change.
         self._prior, self.encoders = prior, encoders
-        self.standardizers, self.history = standardizers, history
+        self.standardizers, self.history = standardizers, history + records
         return self
 
     def add_modality(
         self,
         name: str,
-        train: Arrays,
-        validation: Arrays | None = None,
+        train: Data,
+        validation: Data | None = None,
         *,
         network: nn.Module | None = None,
         checkpoints: str | Path | None = None,
@@ -191,8 +219,7 @@ class DRCL:
         held_out = prepare({name: validation} if validation else {}, self.classes, "validation")
         standardizers = fit_standardizers(samples, config)
         networks = {**self.networks, **({name: network} if network is not None else {})}
-        encoder, history = self._train(
-            name,
+        encoders, history = self._train(
             standardize(samples, standardizers),
             standardize(held_out, standardizers),
             self.prior,
@@ -202,42 +229,61 @@ class DRCL:
             progress,
         )
         # Only now, with nothing left that can fail, does the model change.
-        self.networks, self.encoders[name] = networks, encoder
+        self.networks, self.encoders[name] = networks, encoders[name]
         self.standardizers |= standardizers
         self.history += history
         return self
 
-    def encode(self, modality: str, features: npt.ArrayLike | Tensor) -> Tensor:
-        """Embeddings (N, dim) float32 on the CPU, rows of unit length."""
+    def encode(self, modality: str, features: npt.ArrayLike | Tensor | Loadable) -> Tensor:
+        """Embeddings (N, dim) float32 on the CPU, rows of unit length.
+
+        ``features`` may also be a Dataset or DataLoader of (features, labels).
+        """
+        if is_loadable(features):
+            return self._encode_loaded(modality, features)[0]
         network = self._encoder(modality)
         x = check_features(features, f"{modality} features")
         width = getattr(network, "in_features", x.shape[1])
         if x.shape[1] != width:
             raise ValueError(f"{modality} features: width {x.shape[1]}, expected {width}")
-        if modality in self.standardizers:
-            x = self.standardizers[modality](x)
         device = pick_device(self.config.device)
         network.to(device)
+        standardize = self.standardizers.get(modality, lambda part: part)
         chunks = [
-            apply_in_chunks(network, part.to(device)).float().cpu() for part in x.split(65536)
+            apply_in_chunks(network, standardize(part).to(device)).float().cpu()
+            for part in in_chunks(x)
         ]
         return normalize(torch.cat(chunks))
 
+    def _encode_loaded(self, modality: str, data: Loadable) -> tuple[Tensor, npt.NDArray[Any]]:
+        network, device = self._encoder(modality), pick_device(self.config.device)
+        network.to(device)
+        found, labels = [], []
+        with torch.random.fork_rng(devices=[]):  # a loader may draw from it
+            for features, part in read_pairs(in_order(data, 1024), modality):
+                found.append(apply_in_chunks(network, features.to(device)).float().cpu())
+                labels.append(np.asarray(part))
+        if not found:
+            raise ValueError(f"{modality}: yields no samples")
+        return normalize(torch.cat(found)), np.concatenate(labels)
+
     def evaluate(
         self,
-        test: Mapping[str, Arrays],
+        test: Mapping[str, Data],
         *,
         ks: Sequence[int] = (50,),
         no_relevant: str = "zero",
     ) -> dict[str, dict[str, float]]:
         """mAP@all and mAP@k of every ordered pair; see :func:`metrics.retrieval_report`."""
-        embeddings = {
-            name: (
-                self.encode(name, features),
-                encode_labels(np.asarray(labels), self.classes, f"test {name} labels"),
-            )
-            for name, (features, labels) in test.items()
-        }
+        embeddings = {}
+        for name, data in test.items():
+            labels: npt.ArrayLike
+            if is_loadable(data):
+                rows, labels = self._encode_loaded(name, data)
+            else:
+                rows, labels = self.encode(name, data[0]), data[1]
+            codes = encode_labels(np.asarray(labels), self.classes, f"test {name} labels")
+            embeddings[name] = rows, codes
         return metrics.retrieval_report(embeddings, ks=ks, no_relevant=no_relevant)
 
     def search(
@@ -292,11 +338,13 @@ class DRCL:
 
     def _choose_prior(
         self,
-        samples: dict[str, Samples],
-        held_out: dict[str, Samples],
+        samples: dict[str, Modality],
+        held_out: dict[str, Modality],
         classes: tuple[int, ...],
         folder: Path | None,
         progress: bool,
+        parallel: Parallel,
+        log: Log | None,
     ) -> tuple[Prior, list[dict[str, Any]]]:
         config = self.config
         if config.prior == "orthogonal":
@@ -312,33 +360,44 @@ class DRCL:
             networks=self.networks,
             checkpoints=folder,
             progress=progress,
+            log=log,
+            parallel=parallel,
         )
         return best_prior(priors, config), history
 
     def _train(
         self,
-        modality: str,
-        samples: dict[str, Samples],
-        held_out: dict[str, Samples],
+        samples: dict[str, Modality],
+        held_out: dict[str, Modality],
         prior: Prior,
         config: Config,
         networks: Mapping[str, nn.Module],
         folder: Path | None,
         progress: bool,
-    ) -> tuple[nn.Module, list[dict[str, Any]]]:
-        network = build_network(modality, samples[modality], networks, config, "encoder")
-        outcome = train_encoder(
-            modality,
-            network,
-            samples[modality],
-            held_out.get(modality),
+        parallel: Parallel = ALONE,
+        log: Log | None = None,
+    ) -> tuple[dict[str, nn.Module], list[dict[str, Any]]]:
+        encoders = {
+            name: build_network(name, part, networks, config, "encoder")
+            for name, part in samples.items()
+        }
+        outcomes = train_encoders(
+            encoders,
+            samples,
+            held_out,
             prior,
             config,
+            networks=networks,
             checkpoints=folder,
             progress=progress,
+            log=log,
+            parallel=parallel,
         )
-        network.load_state_dict(outcome.state)
-        return network.eval(), outcome.history
+        for name, outcome in outcomes.items():
+            encoders[name].load_state_dict(outcome.state)
+            encoders[name].eval()
+        history = [record for outcome in outcomes.values() for record in outcome.history]
+        return encoders, history
 
     def _encoder(self, modality: str) -> nn.Module:
         if modality not in self.encoders:

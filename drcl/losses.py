@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from drcl import functional
 from drcl.prior import Prior
@@ -17,6 +18,8 @@ class ReversibleConsistencyLoss(nn.Module):
         alpha, beta, eta: weights of the parts; the paper's 0.1, 0.1, 1.
         temperature: τ of ``softmax(XW/τ)``.
         lam: λ of the feature augmentation applied in training mode; 1 is none, the paper's is 0.9.
+        process_group: ranks that each hold some rows of one batch; the loss is then that of the
+            whole batch, see :func:`functional.reversible_consistency_loss`.
 
     Called as ``loss(features, targets, q=1.0)``: features (B, D), best with rows of unit length;
     targets ids (B,) int64 or rows (B, C); q in [0, 1], the paper's min(1, epoch/100). Returns a
@@ -40,6 +43,7 @@ class ReversibleConsistencyLoss(nn.Module):
         eta: float = 1.0,
         temperature: float = 1.0,
         lam: float = 1.0,
+        process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
         for name, value in (("alpha", alpha), ("beta", beta), ("eta", eta)):
@@ -50,6 +54,7 @@ class ReversibleConsistencyLoss(nn.Module):
         self.prior = prior if isinstance(prior, Prior) else Prior(prior)
         self.alpha, self.beta, self.eta = alpha, beta, eta
         self.temperature, self.lam = temperature, lam
+        self.process_group = process_group
 
     def forward(self, features: Tensor, targets: Tensor, *, q: Tensor | float = 1.0) -> Tensor:
         return self.parts(features, targets, q=q).total
@@ -77,6 +82,7 @@ class ReversibleConsistencyLoss(nn.Module):
             temperature=self.temperature,
             lam=self.lam if mixing else 1.0,
             permutation=permutation,
+            process_group=self.process_group,
         )
 
     def extra_repr(self) -> str:

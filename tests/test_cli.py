@@ -16,13 +16,13 @@ import pytest
 from click.testing import CliRunner, Result
 from safetensors.numpy import load_file
 
-import drcl.estimator
 from drcl import DRCL, Config
 from drcl.cli import main, settings
 from drcl.cli.settings import attribute_help, merge, preset_for
 from drcl.cli.tables import map_table
 from drcl.data import load
 from drcl.data import names as data_names
+from drcl.train.loop import Training
 
 SMALL = [
     *("--dim", "16", "--hidden", "32", "--epochs", "2", "--prior-epochs", "2"),
@@ -106,15 +106,15 @@ def run(trained: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Raise KeyboardInterrupt when the named modality's encoder training begins."""
-    original = drcl.estimator.train_encoder
+    original = Training.begin_epoch
 
     def at(modality: str) -> None:
-        def train_encoder(name: str, *args: Any, **kwargs: Any) -> Any:
-            if name == modality:
+        def begin_epoch(training: Training) -> None:
+            if (training.phase.name, training.phase.modality) == ("encoder", modality):
                 raise KeyboardInterrupt
-            return original(name, *args, **kwargs)
+            original(training)
 
-        monkeypatch.setattr(drcl.estimator, "train_encoder", train_encoder)
+        monkeypatch.setattr(Training, "begin_epoch", begin_epoch)
 
     yield at
 

@@ -16,9 +16,10 @@ from torch import nn
 from drcl import DRCL, Config, Prior
 from drcl.train import checkpoint, loop
 from drcl.train.config import PRESETS
-from drcl.train.loop import batches, stream_seed
+from drcl.train.loop import stream_seed
 from drcl.train.networks import pick_device
 from drcl.train.samples import Standardizer, check_features
+from drcl.train.source import batches
 
 # --- settings
 
@@ -149,19 +150,22 @@ TRAIN, VALIDATION = tiny.split(), tiny.split(seed=3)
 def interrupt(monkeypatch, after):
     """A keyboard interrupt in the epoch after so many epochs, counted over all phases."""
     epochs = iter(range(after))
-    real = loop._epoch
+    real = loop.Training.begin_epoch
 
-    def epoch(*arguments):
+    def epoch(training):
         if next(epochs, None) is None:
             raise KeyboardInterrupt
-        return real(*arguments)
+        real(training)
 
-    monkeypatch.setattr(loop, "_epoch", epoch)
+    monkeypatch.setattr(loop.Training, "begin_epoch", epoch)
     return real
 
 
 def without_times(history):
-    return [{key: value for key, value in record.items() if key != "seconds"} for record in history]
+    return [
+        {key: value for key, value in record.items() if key not in ("seconds", "time")}
+        for record in history
+    ]
 
 
 def assert_same_run(a, b):
@@ -172,34 +176,37 @@ def assert_same_run(a, b):
     assert without_times(a.history) == without_times(b.history)
 
 
-@pytest.mark.parametrize("seconds", [0.0, 1e9], ids=["every epoch", "every phase"])
+EVERY_EPOCH, EVERY_PHASE = math.inf, 0.0
+
+
+@pytest.mark.parametrize("share", [EVERY_EPOCH, EVERY_PHASE], ids=["every epoch", "every phase"])
 @pytest.mark.parametrize("after", [0, 3, 5, 8, 12, 21])
 @pytest.mark.parametrize("compat", [False, True], ids=["", "paper_compat"])
-def test_a_resumed_run_ends_as_it_would_have(monkeypatch, tmp_path, after, seconds, compat):
+def test_a_resumed_run_ends_as_it_would_have(monkeypatch, tmp_path, after, share, compat):
     # 5 + 5 epochs for the two priors, then 6 + 6 for the encoders.
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", seconds)
+    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", share)
     whole = model(paper_compat=compat).fit(TRAIN, VALIDATION, progress=False)
     real = interrupt(monkeypatch, after)
     with pytest.raises(KeyboardInterrupt):
         model(paper_compat=compat).fit(TRAIN, VALIDATION, checkpoints=tmp_path, progress=False)
     ran = []
 
-    def counted(*arguments):
+    def counted(training):
         ran.append(1)
-        return real(*arguments)
+        real(training)
 
-    monkeypatch.setattr(loop, "_epoch", counted)
+    monkeypatch.setattr(loop.Training, "begin_epoch", counted)
     resumed = model(paper_compat=compat)
     resumed.fit(TRAIN, VALIDATION, checkpoints=tmp_path, progress=False)
     assert_same_run(resumed, whole)
-    if seconds == 0.0:
+    if share == EVERY_EPOCH:
         assert len(ran) == 22 - after  # nothing is trained twice
     again = model(paper_compat=compat).fit(TRAIN, VALIDATION, checkpoints=tmp_path, progress=False)
     assert_same_run(again, whole)
 
 
 def test_dropout_resumes_where_it_was(monkeypatch, tmp_path):
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", EVERY_EPOCH)
     network = nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 16), nn.BatchNorm1d(16))
 
     def fit(folder=None):
@@ -211,18 +218,18 @@ def test_dropout_resumes_where_it_was(monkeypatch, tmp_path):
     real = interrupt(monkeypatch, 8)
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path)
-    monkeypatch.setattr(loop, "_epoch", real)
+    monkeypatch.setattr(loop.Training, "begin_epoch", real)
     assert_same_run(fit(tmp_path), whole)
 
 
 @pytest.fixture
 def interrupted(monkeypatch, tmp_path):
     """A folder of checkpoints of a run that was interrupted in its last phase."""
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", EVERY_EPOCH)
     real = interrupt(monkeypatch, 19)
     with pytest.raises(KeyboardInterrupt):
         model().fit(TRAIN, VALIDATION, checkpoints=tmp_path, progress=False)
-    monkeypatch.setattr(loop, "_epoch", real)
+    monkeypatch.setattr(loop.Training, "begin_epoch", real)
     return tmp_path
 
 

@@ -10,7 +10,7 @@ import click
 from drcl._version import __version__
 from drcl.cli.ablate import ablate
 from drcl.cli.add_modality import add_modality
-from drcl.cli.errors import Interrupted
+from drcl.cli.errors import REFUSALS, Interrupted
 from drcl.cli.info import info
 from drcl.cli.retrieve import encode, evaluate, report, search
 from drcl.cli.train import train
@@ -22,7 +22,7 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (ValueError, OSError, FloatingPointError, ImportError) as error:
+        except REFUSALS as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # `drcl evaluate … | head` is no fault; click ends it quietly
             raise click.ClickException(str(error)) from error

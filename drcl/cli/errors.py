@@ -1,10 +1,13 @@
-"""How a command ends when it is interrupted."""
+"""How a command ends when it is interrupted, or when the library refuses something."""
 
 from __future__ import annotations
 
 from typing import IO, Any
 
 import click
+
+# What the library raises for bad input, missing files and diverging runs: no traceback is needed.
+REFUSALS = (ValueError, OSError, FloatingPointError, ImportError)
 
 
 class Interrupted(click.ClickException):

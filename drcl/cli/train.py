@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
+import torch.distributed as dist
 
 from drcl.cli.errors import Interrupted
+from drcl.cli.launch import is_restarted, is_worker, launch, processes_for, worker
 from drcl.cli.settings import config_options, merge, preset_for, preset_option
 from drcl.cli.show import finish, progress_option
+from drcl.cli.summary import time_table
 from drcl.data import load
 from drcl.estimator import DRCL
 from drcl.run import Run, embed, evaluation_split, finish_run, interrupted, measure, start_run
 from drcl.train.config import Config
+from drcl.train.parallel import MODES, Mode
 
 
-@click.command()
+class _Repeatable(click.Command):
+    """Keeps the arguments as they were given, for the processes that are to run the same."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["arguments"] = list(args)
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_Repeatable)
 @click.argument("dataset", metavar="DATASET|MANIFEST.toml")
 @click.option(
     "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Run directory."
@@ -24,21 +37,23 @@ from drcl.train.config import Config
 @click.option("--data", metavar="DIR", help="Data folder; default: $DRCL_DATA, else ./data.")
 @preset_option
 @config_options()
+@click.option(
+    "--parallel",
+    type=click.Choice(MODES),
+    help="Train in several processes, started here or by torchrun: each its own modalities. Or, by "
+    "torchrun only, all of them a slice of every batch ('data').",
+)
 @click.option("--report/--no-report", default=True, help="Write RUN/report.", show_default=True)
+@click.option(
+    "--log-dir",
+    type=click.Path(file_okay=False),
+    help="Folder for TensorBoard: write curves there.",
+)
 @click.option("--resume", is_flag=True, help="Continue an interrupted run with its own settings.")
 @click.option("--overwrite", is_flag=True, help="Replace the run that the directory holds.")
 @progress_option
-def train(
-    dataset: str,
-    out: Path,
-    data: str | None,
-    preset: str | None,
-    report: bool,
-    resume: bool,
-    overwrite: bool,
-    progress: bool,
-    **given: Any,
-) -> None:
+@click.pass_context
+def train(ctx: click.Context, **options: Any) -> None:
     """Train on a data set.
 
     Then measure mAP on its test split, and write it all to a run directory.
@@ -46,6 +61,28 @@ def train(
     DATASET is digits, synthetic, wikipedia, uci, wikipedia-deep, xmedia, xmedianet, nus-wide or
     inria-websearch; or the path of a manifest that describes your own files.
     """
+    if is_worker() and options["parallel"] is None:
+        raise click.UsageError("several processes were started: say --parallel modality or data")
+    with worker() if is_worker() else nullcontext(0) as rank:
+        _train(ctx.meta["arguments"], rank, **options)
+
+
+def _train(
+    arguments: list[str],
+    rank: int,
+    dataset: str,
+    out: Path,
+    data: str | None,
+    preset: str | None,
+    parallel: Mode | None,
+    log_dir: str | None,
+    report: bool,
+    resume: bool,
+    overwrite: bool,
+    progress: bool,
+    **given: Any,
+) -> None:
+    resume = resume or is_restarted()
     loaded = load(dataset, data)
     waiting = interrupted(out) if resume else None
     if waiting is not None and preset is None:
@@ -56,18 +93,47 @@ def train(
     run = Run.describe(dataset, data, loaded, config)
     model = DRCL(config)
     config.check_modalities(loaded.modalities)
-    checkpoints = start_run(out, run, resume=resume, overwrite=overwrite)
-    click.echo(loaded.describe())
-    click.echo(f"\nsettings: {run.spelled()} (preset: {name})\n")
+    if parallel is not None and not is_worker():
+        if parallel == "data":
+            raise click.UsageError(
+                "--parallel data: start the processes with torchrun, for example: torchrun "
+                f"--nproc-per-node 2 -m drcl train {dataset} --out {out} --parallel data"
+            )
+        processes = processes_for(len(loaded.modalities), config.device)
+        if processes > 1:
+            del loaded
+            launch(["train", *arguments], processes)
+            return
+        parallel = None
+    if rank == 0:
+        checkpoints = start_run(out, run, resume=resume, overwrite=overwrite)
+        click.echo(loaded.describe())
+        click.echo(f"\nsettings: {run.spelled()} (preset: {name})\n")
     try:
-        model.fit(loaded.train, loaded.validation, checkpoints=checkpoints, progress=progress)
+        if parallel is not None:
+            dist.barrier()
+            checkpoints = start_run(out, run, resume=True)
+        model.fit(
+            loaded.train,
+            loaded.validation,
+            checkpoints=checkpoints,
+            progress=progress,
+            parallel=parallel,
+            log_dir=log_dir,
+        )
+        if rank > 0:
+            return
         split = evaluation_split(loaded)
         embeddings = embed(model, loaded.splits[split]) if split else {}
         metrics = measure(embeddings, loaded.splits[split]) if split else None
         run = finish_run(out, run, model, metrics)
     except KeyboardInterrupt:
+        if rank > 0:
+            raise
         options = f" --data {data}" if data else ""
+        options += f" --parallel {parallel}" if parallel else ""
         raise Interrupted(
             f"interrupted; continue with: drcl train {dataset} --out {out}{options} --resume"
         ) from None
+    click.echo(f"{time_table(model.history)}\n")
     finish(out, run, model, loaded, split, embeddings, metrics, report)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
 import re
 import tempfile
+import zlib
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+_PARTIAL = ".drcl-partial"
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
 
 
@@ -26,19 +32,31 @@ def check_name(modality: str) -> str:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a crash, finds the old content or the new, never a part."""
+    """Write a file so that a reader, or a crash, finds the old content or the new, never a part.
+
+    What a killed process left half-written in the folder is removed first. Raises OSError that
+    names the file if it cannot be written (the disk is full, say), with its old content intact.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    _sweep(path.parent)
+    temporary: Path | None = None
     try:
+        descriptor, temporary = _open_temporary(path)
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+    except BaseException as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+            message = f"{path}: cannot be written ({reason}); what it held before is intact"
+            raise OSError(error.errno, message) from error
         raise
+    _sync_folder(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -47,17 +65,81 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def pack(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> bytes:
-    """Tensors and JSON values as the content of a safetensors file."""
+    """Tensors and JSON values as the content of a safetensors file, with a checksum of them all."""
     # Cloned because the format refuses tensors that share memory, which tied weights do.
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    return save(plain, metadata={"json": json.dumps(metadata)})
+    text = json.dumps(metadata)
+    # One entry: the format writes several in random order, and equal content must give equal bytes.
+    return save(plain, metadata={"crc32 json": f"{_checksum(plain, text)} {text}"})
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The inverse of :func:`pack`; a truncated or foreign file is a ValueError that names it."""
+    """The inverse of :func:`pack`; a truncated, damaged or foreign file is a ValueError naming it.
+
+    >>> import pathlib, tempfile
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "x.safetensors"
+    >>> write_bytes(path, pack({"x": torch.arange(3)}, {"epoch": 7}))
+    >>> read_tensors(path)
+    ({'x': tensor([0, 1, 2])}, {'epoch': 7})
+    """
     try:
         with safe_open(path, framework="pt") as file:
+            about = (file.metadata() or {}).get("crc32 json")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, json.loads((file.metadata() or {}).get("json", "{}"))
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except SafetensorError as error:
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
+    if about is None:
+        raise ValueError(f"{path}: holds no checksum, so it is none of this package's files")
+    expected, _, text = about.partition(" ")
+    if _checksum(tensors, text) != expected:
+        raise ValueError(
+            f"{path}: damaged, its content does not match its checksum; remove it to do without it"
+        )
+    return tensors, json.loads(text)
+
+
+def _checksum(tensors: dict[str, Tensor], text: str) -> str:
+    """CRC-32 of the text and of every tensor's name, dtype, shape and bytes.
+
+    It is there against damage, not against forgery, and a checkpoint should cost next to nothing.
+    """
+    value = zlib.crc32(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)
+        value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, value)
+    return f"{value:08x}"
+
+
+def _open_temporary(path: Path) -> tuple[int, Path]:
+    """A new file beside ``path``, locked for as long as it is open: so a sweep lets it live."""
+    while True:
+        descriptor, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=_PARTIAL
+        )
+        with contextlib.suppress(OSError):  # some file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, Path(name)
+        os.close(descriptor)  # swept by another process before it was locked
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the half-written files that no living process holds."""
+    for stray in folder.glob(f".*{_PARTIAL}"):
+        # Gone already, held by its writer, or on a file system without locks: not ours to remove.
+        with contextlib.suppress(OSError), stray.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stray.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name in the folder outlast a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that has no such thing
+            raise
+    finally:
+        os.close(descriptor)

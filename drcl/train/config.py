@@ -40,6 +40,9 @@ class Config:
         paper_compat: the released code's behaviour: the last W is the prior; the last partial
             batch is dropped; the label loss gives no gradient at q = 0; the kept encoder has the
             lowest validation loss at each epoch's own q.
+        precision: of the networks' products in training. ``"float32"``; ``"tf32"``: TF32 where the
+            device has it; ``"bf16"``: bfloat16 products. Weights, optimiser, losses and everything
+            else are float32 always.
         seed: of weights, permutations and batches. Each modality and phase draws from its own
             stream.
         device: ``"auto"`` (CUDA when there is one), or a torch device.
@@ -63,6 +66,7 @@ class Config:
     selection: Literal["map", "loss", "last"] = "map"
     standardize: bool = False
     paper_compat: bool = False
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
     seed: int = 0
     device: str = "auto"
 
@@ -82,6 +86,7 @@ class Config:
         _check_choice("prior", self.prior, ("learned", "orthogonal"))
         _check_choice("prior_selection", self.prior_selection, ("training", "validation"))
         _check_choice("selection", self.selection, ("map", "loss", "last"))
+        _check_choice("precision", self.precision, ("float32", "tf32", "bf16"))
         for name in ("standardize", "paper_compat"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}: expected True or False, got {getattr(self, name)!r}")

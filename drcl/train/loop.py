@@ -1,46 +1,68 @@
-"""The epoch loop both phases share: batches, optimiser, best state, checkpoint, progress."""
+"""A training in flight: epochs, the best state, checkpoints, progress."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
+import signal
+import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from drcl.train.checkpoint import pack, read_tensors, write_bytes
-from drcl.train.samples import Samples
+from drcl.train.clock import Clock
+from drcl.train.embedding import chunk_rows, embed
+from drcl.train.perceptron import Perceptron
+from drcl.train.ranks import Ranks
+from drcl.train.source import Resident, Source, batches
+from drcl.train.step import LossFunction, Step, make_step
 
-CHECKPOINT_SECONDS = 10.0
+# The share of a training's time that its checkpoints may take, and what the first is taken to cost
+# before one has been measured.
+CHECKPOINT_SHARE = 0.01
+BYTES_PER_SECOND = 5e8
+
+Embed = Callable[[Source], Iterator[tuple[Tensor, Tensor]]]
+Record = dict[str, Any]
+Log = Callable[[Record], None]
 
 
 class NonFiniteLoss(FloatingPointError):
-    """The loss became NaN or infinite; the message says in which phase, epoch and batch."""
+    """The loss became NaN or infinite; the message says in which phase, epoch, batch and part."""
 
 
 @dataclass(frozen=True)
 class Phase:
     """One training: what is trained on what, and how an epoch is judged.
 
-    ``loss(features, targets, q, generator)`` is a scalar to minimise; ``judge(q)`` returns the
-    values to record, of which ``criterion`` (highest or, without ``maximize``, lowest; where it is
-    missing, never) picks the epoch whose parameters are kept. Without a criterion, or with
-    ``keep_last``, the last epoch is kept.
+    ``network`` makes embeddings of features, and is ``module`` or a part of it, or wraps one (in
+    DistributedDataParallel); ``loss`` is to be minimised. ``judge(q, embed)`` returns the values to
+    record, of which ``criterion`` (highest or, without ``maximize``, lowest; where it is missing,
+    never) picks the epoch whose parameters are kept. ``embed(source)`` yields embeddings and
+    targets, good until the next ones. Without a criterion, or with ``keep_last``, the last epoch is
+    kept. With ``mixes``, the loss gets a random permutation of the batch.
     """
 
     name: str
     modality: str
+    network: nn.Module
     module: nn.Module
-    samples: Samples
-    loss: Callable[[Tensor, Tensor, float, torch.Generator], Tensor]
-    judge: Callable[[float], dict[str, float]]
+    source: Source
+    loss: LossFunction
+    judge: Callable[[float, Embed], dict[str, float]]
     criterion: str | None
     maximize: bool
     epochs: int
@@ -49,8 +71,17 @@ class Phase:
     seed: int
     drop_last: bool
     settings: dict[str, Any]
-    inputs: tuple[Tensor, ...] = ()  # what the outcome depends on beside samples and settings
+    precision: str = "float32"
+    mixes: bool = False
+    inputs: tuple[Tensor | Source, ...] = ()  # what the outcome depends on beside the rest
     keep_last: bool = False
+    average: Callable[[list[Tensor]], None] | None = None  # over processes, where there are several
+    ranks: Ranks | None = None  # the processes that have a slice of every batch each
+
+    @property
+    def file(self) -> str:
+        """The checkpoint's name in its folder."""
+        return f"{self.name}-{self.modality}.safetensors"
 
 
 @dataclass
@@ -59,7 +90,7 @@ class Outcome:
 
     state: dict[str, Tensor]
     best: float | None
-    history: list[dict[str, Any]]
+    history: list[Record]
 
 
 def schedule_q(epoch: int) -> float:
@@ -73,94 +104,347 @@ def stream_seed(seed: int, *names: str) -> int:
     return int.from_bytes(digest[:7], "big")
 
 
-def batches(count: int, size: int, generator: torch.Generator, drop_last: bool) -> Iterator[Tensor]:
-    """A random order of ``count`` rows, cut into batches; at least one batch."""
-    order = torch.randperm(count, generator=generator, device=generator.device)
-    for start in range(0, count, size):
-        batch = order[start : start + size]
-        if not (drop_last and start > 0 and len(batch) < size):
-            yield batch
+def train(
+    phases: Sequence[Phase],
+    checkpoints: Path | None = None,
+    progress: bool = True,
+    log: Log | None = None,
+) -> list[Outcome]:
+    """Train phases that do not depend on each other, each from its checkpoint if there is one.
+
+    On a GPU they run at once, each in a stream of its own: one modality alone seldom fills the
+    device. On a CPU they run one after the other, as each fills it. ``log`` is called with the
+    record of every epoch.
+    """
+    files = [None if checkpoints is None else checkpoints / phase.file for phase in phases]
+    pairs = list(zip(phases, files, strict=True))
+    if len(phases) > 1 and all(phase.source.device.type == "cuda" for phase in phases):
+        return run_together(pairs, progress, log)
+    return [run(phase, file, progress, log) for phase, file in pairs]
 
 
-def run(phase: Phase, checkpoint: Path | None = None, progress: bool = True) -> Outcome:
+def run(
+    phase: Phase, checkpoint: Path | None = None, progress: bool = True, log: Log | None = None
+) -> Outcome:
     """Train a phase to its end, from its checkpoint if there is one.
 
     The checkpoint file holds everything that the rest of the phase depends on, so that a resumed
-    phase ends with bit-identical parameters.
+    phase ends with bit-identical parameters. Ctrl-C ends the epoch, saves and raises
+    KeyboardInterrupt; a second one interrupts at once.
     """
-    module, samples = phase.module, phase.samples
-    device = samples.features.device
-    optimizer = torch.optim.Adam(module.parameters(), lr=phase.lr, betas=(0.5, 0.999), fused=True)
-    generator = torch.Generator(device).manual_seed(phase.seed)
-    outcome, start = Outcome(_copy_state(module), None, []), 0
-    fingerprint = "" if checkpoint is None else _fingerprint(phase)
-    if checkpoint is not None and checkpoint.exists():
-        outcome, start = _restore(phase, checkpoint, fingerprint, optimizer, generator)
-    saved = time.monotonic()
-    bar = tqdm(
-        range(start, phase.epochs),
-        desc=f"{phase.name} {phase.modality}",
-        initial=start,
-        total=phase.epochs,
-        unit="epoch",
-        disable=None if progress else True,
-    )
-    for epoch in bar:
-        began = time.perf_counter()
-        q = schedule_q(epoch)
-        loss = _epoch(phase, optimizer, generator, epoch, q)
-        values = phase.judge(q)
+    with (
+        _ending_the_epoch(checkpoint is not None) as stopped,
+        Training(phase, checkpoint, progress, log) as training,
+    ):
+        while not training.done:
+            training.begin_epoch()
+            training.end_epoch()
+            if training.agree(stopped()):
+                training.save()
+                raise KeyboardInterrupt
+        return training.outcome
+
+
+def run_together(
+    pairs: Sequence[tuple[Phase, Path | None]], progress: bool = True, log: Log | None = None
+) -> list[Outcome]:
+    """:func:`run` of several phases on one GPU at once: their epochs overlap, each in a stream."""
+    with contextlib.ExitStack() as stack:
+        stopped = stack.enter_context(_ending_the_epoch(any(file for _, file in pairs)))
+        trainings = []
+        for position, (phase, file) in enumerate(pairs):
+            stream = torch.cuda.Stream(phase.source.device)
+            stream.wait_stream(torch.cuda.current_stream(phase.source.device))
+            with torch.cuda.stream(stream):
+                training = Training(phase, file, progress, log, position)
+            trainings.append((stack.enter_context(training), stream))
+        while active := [pair for pair in trainings if not pair[0].done]:
+            for training, stream in active:
+                with torch.cuda.stream(stream):
+                    training.begin_epoch()
+            for training, stream in active:
+                with torch.cuda.stream(stream):
+                    training.end_epoch()
+            if active[0][0].agree(stopped()):
+                for training, _ in active:
+                    training.save()
+                raise KeyboardInterrupt
+        for _, stream in trainings:
+            torch.cuda.current_stream(stream.device).wait_stream(stream)
+        return [training.outcome for training, _ in trainings]
+
+
+class Training:
+    """One phase in flight.
+
+    :meth:`begin_epoch` puts the work of a whole epoch on the device's queue, without waiting for
+    it; :meth:`end_epoch` reads the losses, judges the epoch, records it and saves a checkpoint if
+    one is due.
+    """
+
+    def __init__(
+        self,
+        phase: Phase,
+        checkpoint: Path | None = None,
+        progress: bool = True,
+        log: Log | None = None,
+        position: int | None = None,
+    ) -> None:
+        self.phase, self.checkpoint, self.log = phase, checkpoint, log
+        # Of several processes with the same training one is enough to tell of it.
+        self._leads = phase.ranks is None or phase.ranks.rank == 0
+        device = phase.source.device
+        self.clock = Clock(device)
+        self.step = Step(
+            phase.network,
+            phase.module,
+            phase.source,
+            phase.loss,
+            phase.lr,
+            phase.precision,
+            phase.average,
+            phase.ranks,
+            self.clock,
+        )
+        self._take = make_step(self.step, phase.network, phase.batch_size)
+        self.generator = torch.Generator(device).manual_seed(phase.seed)
+        self.epoch = 0
+        self.outcome = Outcome(copy_state(phase.module), None, [])
+        self._fingerprint = "" if checkpoint is None else fingerprint(phase)
+        if checkpoint is not None and checkpoint.exists():
+            self._restore(checkpoint)
+        # The parameters, those that are kept, and two moments.
+        self._cost = 4 * sum(v.nbytes for v in self.outcome.state.values()) / BYTES_PER_SECOND
+        self._saved = time.monotonic()
+        self._losses = torch.empty(0)
+        self._bar = tqdm(
+            desc=f"{phase.name} {phase.modality}",
+            initial=self.epoch * phase.source.count,
+            total=phase.epochs * phase.source.count,
+            unit=" samples",
+            unit_scale=True,
+            position=position,
+            disable=None if progress and self._leads else True,
+        )
+
+    def __enter__(self) -> Training:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+        self.phase.module.zero_grad()  # gives back the gradients' memory
+
+    @property
+    def done(self) -> bool:
+        """Whether all epochs are over."""
+        return self.epoch >= self.phase.epochs
+
+    def begin_epoch(self) -> None:
+        """One pass over the samples, enqueued."""
+        phase, source = self.phase, self.phase.source
+        self._began = time.perf_counter()
+        phase.network.train()
+        self.step.q.fill_(schedule_q(self.epoch))
+        losses, self._rows = [], 0
+        with self._seeded(str(self.epoch)):
+            self.clock.enter("data")
+            for batch in source.epoch(phase.batch_size, self.generator, phase.drop_last):
+                permutation = (
+                    torch.randperm(batch.rows, generator=self.generator, device=source.device)
+                    if phase.mixes
+                    else None
+                )
+                losses.append(self._take(batch, permutation))
+                self._rows += batch.rows
+                self.clock.enter("data")
+                if source.device.type == "cpu":
+                    self._bar.update(batch.rows)
+            self._losses = torch.stack(losses)
+            self.clock.enter("")
+
+    def end_epoch(self) -> None:
+        """Read, judge, record, and save if it is time to."""
+        phase, epoch, q = self.phase, self.epoch, schedule_q(self.epoch)
+        loss, parts = self._read_losses()
+        self.clock.enter("evaluation")
+        with torch.inference_mode(), self._seeded(str(epoch), "judge"):
+            values = phase.judge(q, self.embed)
+        if phase.average is not None and values:
+            averaged = torch.tensor(list(values.values()), dtype=torch.float64)
+            averaged = averaged.to(phase.source.device)
+            phase.average([averaged])
+            values = dict(zip(values, averaged.tolist(), strict=True))
         for name, value in values.items():
             if not math.isfinite(value):
                 raise NonFiniteLoss(diverged(phase, f"{name} is {value} after epoch {epoch}"))
-        kept = _keep_if_better(phase, outcome, values)
-        outcome.history.append(
+        kept = self._keep_if_better(values)
+        times = {section: round(seconds, 6) for section, seconds in self.clock.read().items()}
+        record = {
+            "phase": phase.name,
+            "modality": phase.modality,
+            "epoch": epoch,
+            "loss": loss,
+            "parts": parts,
+            **values,
+            "kept": kept,
+            "samples": self._rows,
+            "seconds": time.perf_counter() - self._began,
+            "time": times,
+        }
+        self.outcome.history.append(record)
+        self.epoch += 1
+        self._bar.set_postfix(
             {
-                "phase": phase.name,
-                "modality": phase.modality,
-                "epoch": epoch,
-                "loss": loss,
-                **values,
-                "kept": kept,
-                "seconds": time.perf_counter() - began,
-            }
+                "epoch": f"{self.epoch}/{phase.epochs}",
+                "loss": f"{loss:.4f}",
+                **{name: f"{value:.4f}" for name, value in values.items()},
+            },
+            refresh=False,
         )
-        bar.set_postfix({"loss": f"{loss:.4f}", **{k: f"{v:.4f}" for k, v in values.items()}})
-        last = epoch + 1 == phase.epochs
-        if checkpoint is not None and (last or time.monotonic() - saved > CHECKPOINT_SECONDS):
-            _save(phase, checkpoint, fingerprint, optimizer, generator, outcome, epoch + 1)
-            saved = time.monotonic()
-    return outcome
+        self._bar.update(self.epoch * phase.source.count - self._bar.n)
+        if self.log is not None and self._leads:
+            self.log(record)
+        if self.done or self._cost <= CHECKPOINT_SHARE * (time.monotonic() - self._saved):
+            self.save()
 
+    def agree(self, stopped: bool) -> bool:
+        """Whether any of the processes with this training was asked to stop; then all do."""
+        ranks = self.phase.ranks
+        return stopped if ranks is None else ranks.any(stopped, self.phase.source.device)
 
-def _epoch(
-    phase: Phase,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-    epoch: int,
-    q: float,
-) -> float:
-    """One pass over the samples; the mean loss, read from the device once at its end."""
-    phase.module.train()
-    losses = []
-    features, targets = phase.samples
-    # A user's network may draw from torch's own generator (dropout): its stream too depends on the
-    # phase and the epoch alone, and the caller's is left as it was.
-    with torch.random.fork_rng([features.device] if features.is_cuda else []):
-        torch.manual_seed(stream_seed(phase.seed, str(epoch)))
-        for rows in batches(len(features), phase.batch_size, generator, phase.drop_last):
-            loss = phase.loss(features[rows], targets[rows], q, generator)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.detach())
-    values = torch.stack(losses)
-    finite = values.isfinite()
-    if not bool(finite.all()):
-        batch = int((~finite).nonzero()[0])
-        where = f"loss is {float(values[batch])} in epoch {epoch}, batch {batch} of {len(values)}"
-        raise NonFiniteLoss(diverged(phase, where))
-    return float(values.mean())
+    def embed(self, source: Source) -> Iterator[tuple[Tensor, Tensor]]:
+        """Embeddings and targets of all samples, in chunks; good until the next chunk.
+
+        Of several ranks each gets its own rows.
+        """
+        if self._reaches_ahead(source):
+            yield from self._embed_ahead()
+            return
+        network = self.phase.network
+        if isinstance(network, DistributedDataParallel):
+            network = network.module
+        ranks = self.phase.ranks
+        rows = slice(None) if ranks is None else ranks.rows(source.count)
+        yield from embed(network, source, self.step.passes, self.phase.precision, rows)
+
+    @contextlib.contextmanager
+    def _seeded(self, *names: str) -> Iterator[None]:
+        """Seeds torch's own generator, and afterwards puts it back.
+
+        A user's network (dropout) or loader may draw from it: that stream too depends on the phase
+        and the epoch alone. Ranks have other rows, so they draw other numbers.
+        """
+        device, ranks = self.phase.source.device, self.phase.ranks
+        own = [str(ranks.rank)] if ranks is not None else []
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(stream_seed(self.phase.seed, *names, *own))
+            yield
+
+    def _reaches_ahead(self, source: Source) -> bool:
+        """Whether the judged samples are those trained on, so that a forward pass can be shared."""
+        return (
+            source is self.phase.source
+            and isinstance(source, Resident)
+            and isinstance(self.step.passes, Perceptron)
+            and self.phase.ranks is None
+            and self.epoch + 1 < self.phase.epochs
+        )
+
+    def _embed_ahead(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The next epoch's first batch last: its step starts from that forward pass.
+
+        The parameters do not change in between, so the step computes what it would have.
+        """
+        source, size = self.phase.source, self.phase.batch_size
+        state = self.generator.get_state()
+        first, *rest = batches(source.count, size, self.generator, drop_last=False)
+        self.generator.set_state(state)  # it is drawn again when the epoch begins
+        for rows in (*(torch.cat(rest).split(chunk_rows(source.device)) if rest else ()), first):
+            features, targets = source.load(rows)
+            if rows is first:
+                self.clock.enter("encoder")
+            embeddings = self.step.passes.forward(features)
+            self.clock.enter("evaluation")
+            yield embeddings, targets
+        self.step.ahead = first
+
+    def save(self) -> None:
+        """Write the checkpoint, if the training has one; its file is the old or the new."""
+        if self.checkpoint is None or not self._leads:
+            return
+        began = time.monotonic()
+        tensors = {f"module.{k}": v for k, v in self.phase.module.state_dict().items()}
+        tensors |= {f"kept.{k}": v for k, v in self.outcome.state.items()}
+        for index, moments in self.step.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{index}.{k}": v for k, v in moments.items()}
+        tensors["generator"] = self.generator.get_state()
+        metadata = {
+            "inputs": self._fingerprint,
+            "epoch": self.epoch,
+            "best": self.outcome.best,
+            "history": self.outcome.history,
+        }
+        write_bytes(self.checkpoint, pack(tensors, metadata))
+        self._saved = time.monotonic()
+        self._cost = self._saved - began
+        if self.outcome.history:
+            self.outcome.history[-1]["time"]["checkpoint"] += round(self._cost, 6)
+
+    def _restore(self, path: Path) -> None:
+        tensors, metadata = read_tensors(path)
+        if metadata.get("inputs") != self._fingerprint:
+            raise ValueError(
+                f"{path}: this checkpoint was written with other settings, data, prior or network; "
+                "continue with the same, or remove it to start anew"
+            )
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            found = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+            return {k: v.to(self.phase.source.device) for k, v in found.items()}
+
+        self.phase.module.load_state_dict(part("module."))
+        state = self.step.optimizer.state_dict()
+        moments = {index: part(f"adam.{index}.") for index in state["param_groups"][0]["params"]}
+        # A parameter that never had a gradient has no moments.
+        state["state"] = {index: found for index, found in moments.items() if found}
+        self.step.optimizer.load_state_dict(state)
+        self.generator.set_state(tensors["generator"])
+        self.outcome = Outcome(part("kept."), metadata["best"], metadata["history"])
+        self.epoch = metadata["epoch"]
+
+    def _read_losses(self) -> tuple[float, dict[str, float]]:
+        """The epoch's mean loss and parts; the one place where the host waits for the steps."""
+        table = self._losses.double().cpu()
+        names = self.step.parts
+        bad = (~table[:, 0].isfinite()).nonzero()
+        if len(bad):
+            batch = int(bad[0])
+            loss, *parts, embeddings = table[batch].tolist()
+            culprits = [
+                name for name, value in zip(names, parts, strict=True) if not math.isfinite(value)
+            ]
+            if not math.isfinite(embeddings):
+                culprits = ["the network's output"]
+            where = f"loss is {loss} in epoch {self.epoch}, batch {batch} of {len(table)}"
+            raise NonFiniteLoss(
+                diverged(self.phase, f"{where}: not finite is {', '.join(culprits) or 'their sum'}")
+            )
+        loss, *parts, _ = table.mean(dim=0).tolist()
+        return loss, dict(zip(names, parts, strict=True))
+
+    def _keep_if_better(self, values: dict[str, float]) -> bool:
+        phase, best = self.phase, self.outcome.best
+        value = None if phase.criterion is None else values.get(phase.criterion)
+        better = value is not None and (
+            best is None or (value > best if phase.maximize else value < best)
+        )
+        if better:
+            self.outcome.best = value
+        kept = better or phase.keep_last or phase.criterion is None
+        if kept:
+            for name, tensor in phase.module.state_dict().items():
+                self.outcome.state[name].copy_(tensor)
+        return kept
 
 
 def diverged(phase: Phase, what: str) -> str:
@@ -171,79 +455,45 @@ def diverged(phase: Phase, what: str) -> str:
     )
 
 
-def _keep_if_better(phase: Phase, outcome: Outcome, values: dict[str, float]) -> bool:
-    value = None if phase.criterion is None else values.get(phase.criterion)
-    best = outcome.best
-    better = value is not None and (
-        best is None or (value > best if phase.maximize else value < best)
-    )
-    if better:
-        outcome.best = value
-    kept = better or phase.keep_last or phase.criterion is None
-    if kept:
-        outcome.state = _copy_state(phase.module)
-    return kept
-
-
-def _copy_state(module: nn.Module) -> dict[str, Tensor]:
+def copy_state(module: nn.Module) -> dict[str, Tensor]:
+    """The module's state, in memory of its own."""
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
-def _save(
-    phase: Phase,
-    path: Path,
-    fingerprint: str,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-    outcome: Outcome,
-    epoch: int,
-) -> None:
-    tensors = {f"module.{k}": v for k, v in phase.module.state_dict().items()}
-    tensors |= {f"kept.{k}": v for k, v in outcome.state.items()}
-    for index, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"adam.{index}.{k}": v for k, v in moments.items()}
-    tensors["generator"] = generator.get_state()
-    metadata = {
-        "inputs": fingerprint,
-        "epoch": epoch,
-        "best": outcome.best,
-        "history": outcome.history,
-    }
-    write_bytes(path, pack(tensors, metadata))
-
-
-def _restore(
-    phase: Phase,
-    path: Path,
-    fingerprint: str,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-) -> tuple[Outcome, int]:
-    tensors, metadata = read_tensors(path)
-    if metadata.get("inputs") != fingerprint:
-        raise ValueError(
-            f"{path}: this checkpoint was written with other settings, data, prior or network; "
-            "continue with the same, or remove it to start anew"
-        )
-    device = phase.samples.features.device
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        found = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-        return {k: v.to(device) for k, v in found.items()}
-
-    phase.module.load_state_dict(part("module."))
-    state = optimizer.state_dict()
-    state["state"] = {index: part(f"adam.{index}.") for index in state["param_groups"][0]["params"]}
-    optimizer.load_state_dict(state)
-    generator.set_state(tensors["generator"])
-    return Outcome(part("kept."), metadata["best"], metadata["history"]), metadata["epoch"]
-
-
-def _fingerprint(phase: Phase) -> str:
+def fingerprint(phase: Phase) -> str:
     """All that a phase depends on: settings, samples, further inputs, the untrained parameters."""
     about = [phase.name, phase.modality, phase.settings]
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
-    for part in (*phase.samples, *phase.inputs, *phase.module.state_dict().values()):
-        digest.update(f"{part.dtype}{tuple(part.shape)}".encode())
-        digest.update(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    for part in (phase.source, *phase.inputs, *phase.module.state_dict().values()):
+        for tensor in [part] if isinstance(part, Tensor) else part.content():
+            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            plain = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+            digest.update(np.asarray(plain).data)
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _ending_the_epoch(active: bool) -> Iterator[Callable[[], bool]]:
+    """Within, the first Ctrl-C is only remembered: the function that is yielded tells.
+
+    Python lets only the main thread do so, and a handler that is not Python's own is left alone.
+    """
+    asked: list[int] = []
+
+    def remember(signum: int, frame: FrameType | None) -> None:
+        asked.append(signum)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        tqdm.write("ending the epoch, to save it; Ctrl-C again stops at once", file=sys.stderr)
+
+    mine = (
+        active
+        and threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    )
+    if mine:
+        signal.signal(signal.SIGINT, remember)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        if mine:
+            signal.signal(signal.SIGINT, signal.default_int_handler)

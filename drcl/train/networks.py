@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from drcl.encoder import Encoder
 from drcl.train.config import Config
 from drcl.train.loop import stream_seed
-from drcl.train.samples import Samples
-
-CHUNK_ROWS = 4096
+from drcl.train.samples import Modality
 
 
 def pick_device(name: str) -> torch.device:
@@ -30,29 +29,54 @@ def pick_device(name: str) -> torch.device:
 
 def build_network(
     modality: str,
-    samples: Samples,
+    samples: Modality,
     networks: Mapping[str, nn.Module],
     config: Config,
     phase: str,
 ) -> nn.Module:
-    """A fresh network: a copy of the user's untouched module, or a newly initialised encoder."""
+    """A fresh network: a copy of the user's untouched module, or a newly initialised encoder.
+
+    Of a module in DistributedDataParallel it is the module inside; see :func:`wrapped_like`.
+    """
     if modality in networks:
-        return copy.deepcopy(networks[modality])
-    if samples.features.ndim != 2:
+        return copy.deepcopy(unwrapped(networks[modality]))
+    shape = samples.shape
+    if len(shape) != 2:
         raise ValueError(
             f"{modality} features: the default encoder takes rows (N, d), got shape "
-            f"{tuple(samples.features.shape)}; pass a network for this modality"
+            f"{tuple(shape)}; pass a network for this modality"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(config.seed, phase, modality, "weights"))
-        return Encoder(samples.features.shape[1], dim=config.dim, hidden=config.hidden)
+        return Encoder(shape[1], dim=config.dim, hidden=config.hidden)
 
 
-def apply_in_chunks(network: nn.Module, features: Tensor) -> Tensor:
-    """The network's output for all rows, in evaluation mode, without autograd, chunk by chunk."""
-    training = network.training
-    network.eval()
-    with torch.inference_mode():
-        output = torch.cat([network(chunk) for chunk in features.split(CHUNK_ROWS)])
-    network.train(training)
-    return output
+def unwrapped(network: nn.Module) -> nn.Module:
+    """The module inside a DistributedDataParallel; any other is returned as it is."""
+    return network.module if isinstance(network, DistributedDataParallel) else network
+
+
+def wrapped_like(template: nn.Module | None, network: nn.Module) -> nn.Module:
+    """``network`` in DistributedDataParallel if ``template`` is, over the same processes."""
+    if not isinstance(template, DistributedDataParallel):
+        return network
+    return DistributedDataParallel(
+        network,
+        device_ids=template.device_ids,
+        process_group=template.process_group,
+        find_unused_parameters=template.find_unused_parameters,
+    )
+
+
+def averaging(network: nn.Module) -> Callable[[list[Tensor]], None] | None:
+    """For a network in DistributedDataParallel, what averages tensors over its processes."""
+    if not isinstance(network, DistributedDataParallel):
+        return None
+    group = network.process_group
+
+    def average(tensors: list[Tensor]) -> None:
+        for tensor in tensors:
+            torch.distributed.all_reduce(tensor, group=group)
+            tensor.div_(group.size())
+
+    return average

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +14,22 @@ from drcl import functional
 from drcl.labels import find_classes
 from drcl.prior import Prior
 from drcl.train.config import Config, setting
-from drcl.train.loop import Phase, run, stream_seed
-from drcl.train.networks import apply_in_chunks, build_network, pick_device
-from drcl.train.samples import Arrays, Samples, fit_standardizers, prepare, standardize
+from drcl.train.loop import Embed, Log, Outcome, Phase, Record, stream_seed
+from drcl.train.loop import train as run_phases
+from drcl.train.networks import averaging, build_network, pick_device, wrapped_like
+from drcl.train.parallel import ALONE, Parallel, spread
+from drcl.train.ranks import Ranks
+from drcl.train.samples import (
+    Data,
+    Modality,
+    fit_standardizers,
+    is_labelled,
+    prepare,
+    standardize,
+    with_labels,
+)
+from drcl.train.source import make_source
+from drcl.train.step import Loss
 
 Networks = Mapping[str, nn.Module]
 
@@ -31,8 +44,8 @@ class _Classifier(nn.Module):
 
 
 def select_prior(
-    train: Mapping[str, Arrays],
-    validation: Mapping[str, Arrays] | None = None,
+    train: Mapping[str, Data],
+    validation: Mapping[str, Data] | None = None,
     config: Config | None = None,
     *,
     networks: Networks | None = None,
@@ -41,7 +54,8 @@ def select_prior(
     """Learn a prior in each modality and return the one with the best quality score.
 
     Args:
-        train, validation: modality -> (features (N, d), labels).
+        train, validation: modality -> (features (N, d), labels), or a Dataset or DataLoader of
+            such pairs.
         config: settings; the default is the paper's.
         networks: modality -> ``nn.Module`` to use instead of the perceptron encoder.
         progress: show a bar per modality.
@@ -59,10 +73,11 @@ def select_prior(
     if not train:
         raise ValueError("train: no modality given")
     config.check_modalities(train)
-    classes = find_classes([np.asarray(labels) for _, labels in train.values()])
+    pairs = with_labels(train, "train")
+    classes = find_classes([np.asarray(labels) for _, labels in pairs.values()])
     if len(classes) < 2:
         raise ValueError(f"train: needs at least two classes, got {list(classes)}")
-    samples = prepare(train, classes, "train")
+    samples = prepare(pairs, classes, "train")
     standardizers = fit_standardizers(samples, config)
     priors, _ = learn_priors(
         standardize(samples, standardizers),
@@ -82,69 +97,106 @@ def best_prior(priors: Mapping[str, Prior], config: Config) -> Prior:
 
 
 def learn_priors(
-    train: Mapping[str, Samples],
-    validation: Mapping[str, Samples],
+    train: Mapping[str, Modality],
+    validation: Mapping[str, Modality],
     classes: tuple[int, ...],
     config: Config,
     *,
     networks: Networks,
     checkpoints: Path | None = None,
     progress: bool = True,
-) -> tuple[dict[str, Prior], list[dict[str, Any]]]:
+    log: Log | None = None,
+    parallel: Parallel = ALONE,
+) -> tuple[dict[str, Prior], list[Record]]:
     """A prior per modality, all from one random orthogonal start, and their training's history."""
     missing = sorted(set(train) - set(validation))
     if config.prior_selection == "validation" and missing:
         raise ValueError(f'prior_selection="validation" needs validation samples for {missing}')
-    device = pick_device(config.device)
-    start = Prior.orthogonal(config.dim, len(classes), seed=stream_seed(config.seed, "prior"))
-    priors, history = {}, []
-    for modality, samples in train.items():
-        judged_on = validation[modality] if config.prior_selection == "validation" else samples
-        encoder = build_network(modality, samples, networks, config, "prior")
-        phase = _phase(
-            modality,
-            _Classifier(encoder, start.weight).to(device),
-            _move(samples.labelled(), device),
-            _move(judged_on.labelled(), device),
-            config,
-        )
-        file = None if checkpoints is None else checkpoints / f"prior-{modality}.safetensors"
-        outcome = run(phase, file, progress)
-        priors[modality] = Prior(
+
+    def learn(modalities: list[str]) -> dict[str, Outcome]:
+        phases = [
+            prior_phase(
+                modality,
+                train[modality],
+                validation.get(modality),
+                classes,
+                config,
+                networks,
+                parallel.batches,
+            )
+            for modality in modalities
+        ]
+        outcomes = run_phases(phases, checkpoints, progress, log)
+        # Of what was trained only W is needed further on.
+        return {
+            modality: replace(outcome, state={"weight": outcome.state["weight"]})
+            for modality, outcome in zip(modalities, outcomes, strict=True)
+        }
+
+    costs = {
+        name: len(part.targets) * setting(config.prior_epochs, name) for name, part in train.items()
+    }
+    outcomes = spread(costs, learn, parallel.modalities)
+    priors = {
+        modality: Prior(
             outcome.state["weight"].cpu(), classes=classes, modality=modality, score=outcome.best
         )
-        history += outcome.history
-    return priors, history
+        for modality, outcome in outcomes.items()
+    }
+    return priors, [record for outcome in outcomes.values() for record in outcome.history]
 
 
-def _move(samples: Samples, device: torch.device) -> Samples:
-    return Samples(samples.features.to(device), samples.targets.to(device))
-
-
-def _phase(
-    modality: str, module: _Classifier, samples: Samples, judged_on: Samples, config: Config
+def prior_phase(
+    modality: str,
+    samples: Modality,
+    validation: Modality | None,
+    classes: tuple[int, ...],
+    config: Config,
+    networks: Networks,
+    ranks: Ranks | None = None,
 ) -> Phase:
-    def loss(features: Tensor, targets: Tensor, q: float, generator: torch.Generator) -> Tensor:
-        out = functional.prior_similarity(
-            module.encoder(features), module.weight, targets, q=q, temperature=config.temperature
-        )
-        assert out.loss is not None
-        # The released loss is (1 − s^0)/0 in its first epoch: NaN, but with a gradient of zero.
-        return out.loss * 0.0 if config.paper_compat and q == 0.0 else out.loss
+    """The training of one modality's encoder together with its W."""
+    device = pick_device(config.device)
+    start = Prior.orthogonal(config.dim, len(classes), seed=stream_seed(config.seed, "prior"))
+    encoder = build_network(modality, samples, networks, config, "prior")
+    module = _Classifier(encoder, start.weight).to(device)
+    network = wrapped_like(networks.get(modality), encoder)
+    source = judged_on = make_source(samples.labelled(), device, ranks)
+    if config.prior_selection == "validation":
+        assert validation is not None
+        judged_on = make_source(validation.labelled(), device, ranks)
 
-    def judge(q: float) -> dict[str, float]:
-        embeddings = apply_in_chunks(module.encoder, judged_on.features)
-        out = functional.prior_similarity(
-            embeddings, module.weight.detach(), judged_on.targets, temperature=config.temperature
-        )
-        assert out.score is not None
-        return {"score": float(out.score)}
+    def loss(x: Tensor, y: Tensor, q: Tensor, permutation: Tensor | None) -> Loss:
+        found = functional.prior_similarity(
+            x, module.weight, y, q=q, temperature=config.temperature
+        ).loss
+        assert found is not None
+        if ranks is not None:
+            found = ranks.mean(found, is_labelled(y).sum())
+        # The released loss is (1 − s^0)/0 in its first epoch: NaN, but with a gradient of zero.
+        return Loss(found * (q > 0) if config.paper_compat else found, {"J_L": found})
+
+    def judge(q: float, embed: Embed) -> dict[str, float]:
+        # A mean of the chunks' means, each with its number of rows: no embedding is kept.
+        total, count = torch.zeros((), dtype=torch.float64, device=device), 0
+        for x, y in embed(judged_on):
+            score = functional.prior_similarity(
+                x, module.weight.detach(), y, temperature=config.temperature
+            ).score
+            assert score is not None
+            total += score * len(x)
+            count += len(x)
+        score = total / count
+        if ranks is not None:
+            score = ranks.mean(score, ranks.size(judged_on.count))
+        return {"score": float(score)}
 
     return Phase(
         name="prior",
         modality=modality,
+        network=network,
         module=module,
-        samples=samples,
+        source=source,
         loss=loss,
         judge=judge,
         criterion="score",
@@ -155,6 +207,9 @@ def _phase(
         seed=stream_seed(config.seed, "prior", modality),
         drop_last=config.paper_compat,
         settings=config.to_dict(),
-        inputs=judged_on,
+        precision=config.precision,
+        inputs=() if judged_on is source else (judged_on,),
         keep_last=config.paper_compat,
+        average=averaging(network),
+        ranks=ranks,
     )

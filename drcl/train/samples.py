@@ -1,32 +1,63 @@
-"""A user's arrays, checked and brought to tensors."""
+"""A user's samples, checked and brought to tensors, or to rows that are read when needed."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from drcl.arrays import as_tensor
 from drcl.labels import encode_labels
 from drcl.train.checkpoint import check_name
 from drcl.train.config import Config
+from drcl.train.datasets import Loadable, LoadedSamples, is_loadable, read_labels
+from drcl.train.mapped import MappedRows, is_mapped
 
-Arrays = tuple[npt.ArrayLike, npt.ArrayLike]
+Labelled: TypeAlias = tuple[npt.ArrayLike | Loadable, npt.ArrayLike]
+Data: TypeAlias = Labelled | Loadable
+
+# What is looked at in one go: large enough to be fast, small beside any set worth the care.
+CHUNK_BYTES = 2**25
 
 
 class Samples(NamedTuple):
     """One modality: features (N, d) float32 and targets, ids (N,) int64 or rows (N, C) float32."""
 
-    features: Tensor
+    features: Tensor | MappedRows
     targets: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """The features' shape, (N, …)."""
+        return self.features.shape
 
     def labelled(self) -> Samples:
         """The samples with a label; the others have no part in any loss."""
-        known = self.targets >= 0 if self.targets.ndim == 1 else self.targets.sum(dim=1) > 0
-        return self if bool(known.all()) else Samples(self.features[known], self.targets[known])
+        known = is_labelled(self.targets)
+        if bool(known.all()):
+            return self
+        if isinstance(self.features, MappedRows):
+            return Samples(self.features.select(known), self.targets[known])
+        return Samples(self.features[known], self.targets[known])
+
+
+Modality: TypeAlias = Samples | LoadedSamples
+
+
+def is_labelled(targets: Tensor) -> Tensor:
+    """Which rows have a label (N,)."""
+    return targets >= 0 if targets.ndim == 1 else targets.sum(dim=1) > 0
+
+
+def in_chunks(features: Tensor | MappedRows) -> Iterator[Tensor]:
+    """All rows in order, :data:`CHUNK_BYTES` of them at a time."""
+    rows = max(1, CHUNK_BYTES // (4 * max(1, features.shape[1:].numel())))
+    for start in range(0, len(features), rows):
+        yield features[start : start + rows]
 
 
 class Standardizer(NamedTuple):
@@ -36,55 +67,89 @@ class Standardizer(NamedTuple):
     std: Tensor
 
     @classmethod
-    def fit(cls, features: Tensor) -> Standardizer:
-        exact = features.double()
-        std = exact.std(dim=0, correction=0)
-        return cls(
-            exact.mean(dim=0).float(), torch.where(std > 0, std, torch.ones_like(std)).float()
-        )
+    def fit(cls, features: Tensor | MappedRows) -> Standardizer:
+        # Chunks are merged through their means and squared deviations: one pass, nothing cancels.
+        count = 0
+        mean = squares = torch.zeros(features.shape[1:], dtype=torch.float64)
+        for chunk in in_chunks(features):
+            exact = chunk.double()
+            own = exact.mean(dim=0)
+            shift, share = own - mean, len(exact) / (count + len(exact))
+            mean = mean + shift * share
+            squares = squares + (exact - own).square_().sum(dim=0) + shift.square() * share * count
+            count += len(exact)
+        std = (squares / count).sqrt()
+        return cls(mean.float(), torch.where(std > 0, std, torch.ones_like(std)).float())
 
     def __call__(self, features: Tensor) -> Tensor:
         return (features - self.mean.to(features)) / self.std.to(features)
 
 
-def fit_standardizers(samples: Mapping[str, Samples], config: Config) -> dict[str, Standardizer]:
+def fit_standardizers(samples: Mapping[str, Modality], config: Config) -> dict[str, Standardizer]:
     """A standardizer per modality if the settings ask for it, else none."""
     if not config.standardize:
         return {}
-    return {name: Standardizer.fit(part.features) for name, part in samples.items()}
+    found = {}
+    for name, part in samples.items():
+        if isinstance(part, LoadedSamples):
+            raise ValueError(
+                f"standardize: {name} comes from a {type(part.data).__name__}, which has to "
+                "standardize its samples itself"
+            )
+        found[name] = Standardizer.fit(part.features)
+    return found
 
 
 def standardize(
-    samples: Mapping[str, Samples], standardizers: Mapping[str, Standardizer]
-) -> dict[str, Samples]:
+    samples: Mapping[str, Modality], standardizers: Mapping[str, Standardizer]
+) -> dict[str, Modality]:
     """The samples with standardized features, where there is a standardizer."""
     return {
-        name: Samples(standardizers[name](part.features), part.targets)
-        if name in standardizers
+        name: Samples(_standardized(part.features, standardizers[name]), part.targets)
+        if name in standardizers and isinstance(part, Samples)
         else part
         for name, part in samples.items()
     }
 
 
-def check_features(features: npt.ArrayLike, name: str) -> Tensor:
-    """Features (N, …) as a finite float32 tensor; the error names the first bad row."""
-    tensor = features.detach() if isinstance(features, Tensor) else _from_numpy(features, name)
-    if tensor.ndim < 2 or 0 in tensor.shape:
+def _standardized(features: Tensor | MappedRows, standardizer: Standardizer) -> Tensor | MappedRows:
+    if isinstance(features, MappedRows):
+        return features.transformed(standardizer.__call__)
+    return standardizer(features)
+
+
+def check_features(features: npt.ArrayLike | Tensor, name: str) -> Tensor | MappedRows:
+    """Features (N, …) as a finite float32 tensor; the error names the first bad row.
+
+    A memory-mapped array is looked through once, and stays where it is. A float32 array is not
+    copied.
+    """
+    rows = MappedRows(features) if is_mapped(features) else _to_tensor(features, name)
+    if rows.ndim < 2 or 0 in rows.shape:
         raise ValueError(
-            f"{name}: expected a non-empty array (N, d), got shape {tuple(tensor.shape)}"
+            f"{name}: expected a non-empty array (N, d), got shape {tuple(rows.shape)}"
         )
-    if tensor.is_complex() or tensor.dtype == torch.bool:
-        raise ValueError(f"{name}: expected real numbers, got {tensor.dtype}")
-    tensor = tensor.float()
-    finite = tensor.flatten(1).isfinite().all(dim=1)
-    if not bool(finite.all()):
-        row = int((~finite).nonzero()[0])
-        raise ValueError(f"{name}: row {row} holds NaN or infinite values (as float32)")
-    return tensor.contiguous()
+    if isinstance(rows, MappedRows):
+        if rows.array.dtype.kind not in "iuf":
+            raise ValueError(f"{name}: expected real numbers, got {rows.array.dtype}")
+    elif rows.is_complex() or rows.dtype == torch.bool:
+        raise ValueError(f"{name}: expected real numbers, got {rows.dtype}")
+    else:
+        rows = rows.float().contiguous()
+    seen = 0
+    for chunk in in_chunks(rows):
+        finite = chunk.isfinite().flatten(1).all(dim=1)
+        if not bool(finite.all()):
+            row = seen + int((~finite).nonzero()[0])
+            raise ValueError(f"{name}: row {row} holds NaN or infinite values (as float32)")
+        seen += len(chunk)
+    return rows
 
 
-def _from_numpy(features: npt.ArrayLike, name: str) -> Tensor:
+def _to_tensor(features: npt.ArrayLike, name: str) -> Tensor:
     """Any real array (other byte orders, reversed, read-only) as a tensor; float32 unless bool."""
+    if isinstance(features, Tensor):
+        return features.detach()
     try:
         array = np.asarray(features)
     except ValueError as error:
@@ -93,21 +158,31 @@ def _from_numpy(features: npt.ArrayLike, name: str) -> Tensor:
         raise ValueError(f"{name}: expected real numbers, got dtype {array.dtype}")
     if array.dtype.kind in "iuf":
         with np.errstate(over="ignore"):  # too large for float32 becomes infinite, refused later
-            array = np.require(array, np.float32, ["C", "W"])
-    return torch.from_numpy(array)
+            array = array.astype(np.float32, order="C", copy=False)
+    return as_tensor(array)
 
 
-def prepare(data: Mapping[str, Arrays], classes: Sequence[int], split: str) -> dict[str, Samples]:
+def with_labels(data: Mapping[str, Data], split: str) -> dict[str, Labelled]:
+    """Every modality as (features, labels); a Dataset or DataLoader is passed over for them."""
+    return {
+        name: (one, read_labels(one, f"{split} {name}")) if is_loadable(one) else one
+        for name, one in data.items()
+    }
+
+
+def prepare(data: Mapping[str, Data], classes: Sequence[int], split: str) -> dict[str, Modality]:
     """Checked samples of every modality; errors name the split and the modality."""
-    prepared = {}
-    for modality, (features, labels) in data.items():
+    prepared: dict[str, Modality] = {}
+    for modality, (features, labels) in with_labels(data, split).items():
         where = f"{split} {check_name(modality)}"
-        x = check_features(features, f"{where} features")
         y = torch.from_numpy(encode_labels(np.asarray(labels), classes, f"{where} labels"))
-        if len(x) != len(y):
-            raise ValueError(f"{where}: {len(x)} rows of features but {len(y)} labels")
-        samples = Samples(x, y)
-        if len(samples.labelled().features) == 0:
-            raise ValueError(f"{where}: all {len(x)} samples are unlabelled")
-        prepared[modality] = samples
+        if is_loadable(features):
+            prepared[modality] = LoadedSamples(features, tuple(classes), where, y)
+        else:
+            x = check_features(features, f"{where} features")
+            if len(x) != len(y):
+                raise ValueError(f"{where}: {len(x)} rows of features but {len(y)} labels")
+            prepared[modality] = Samples(x, y)
+        if not bool(is_labelled(y).any()):
+            raise ValueError(f"{where}: all {len(y)} samples are unlabelled")
     return prepared

@@ -1,0 +1,135 @@
+"""Commands on several processes: joining those that torchrun started, or starting them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+import torch
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from drcl.cli.errors import REFUSALS, Interrupted
+
+if TYPE_CHECKING:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+
+def is_worker() -> bool:
+    """Whether a launcher (torchrun or :func:`launch`) started this process beside others."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def is_restarted() -> bool:
+    """Whether this process stands for one that died in the middle of the run."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def processes_for(modalities: int, device: str) -> int:
+    """How many processes pay: one a modality, up to the GPUs or to the threads there are."""
+    on_gpu = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
+    if not on_gpu:
+        return min(modalities, torch.get_num_threads())
+    # A device that was named is the only one that is wanted.
+    return min(modalities, torch.cuda.device_count()) if device in ("auto", "cuda") else 1
+
+
+@contextmanager
+def worker() -> Iterator[int]:
+    """Join the processes that were started together; gives this one's rank.
+
+    An error is left to the launcher to show, so that of those that follow from one another only the
+    first is seen.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    try:
+        _meet()
+        yield dist.get_rank()
+        dist.destroy_process_group()
+    except (click.exceptions.Exit, Interrupted):
+        raise
+    except KeyboardInterrupt:
+        if int(os.environ["RANK"]) == 0:
+            raise
+        raise click.exceptions.Exit(Interrupted.exit_code) from None  # the first one speaks for all
+    except Exception as error:
+        if "TORCHELASTIC_ERROR_FILE" not in os.environ:
+            raise
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        refused = isinstance(error, REFUSALS) and not isinstance(error, click.ClickException)
+        get_error_handler().record_exception(click.ClickException(str(error)) if refused else error)
+        raise click.exceptions.Exit(1) from None
+
+
+def _meet() -> None:
+    """``dist.init_process_group()``, also after a restart.
+
+    On one machine torchrun keeps its store over restarts, and with it the addresses of processes
+    that are gone (PyTorch issue 135712), so every restart gets names of its own. Across machines
+    they count restarts differently: there TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 has to be set.
+    """
+    store, rank, world = next(iter(rendezvous("env://")))
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
+    dist.init_process_group(store=store, rank=rank, world_size=world)
+
+
+def launch(arguments: Sequence[str], processes: int) -> None:
+    """Run ``drcl`` with these arguments in several processes, the threads divided among them.
+
+    Ctrl-C reaches all of them. If one fails, the others are ended and its error is raised.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.disable(logging.CRITICAL)  # the launcher's own account of what is said here
+    # Ctrl-C ends and saves an epoch first, which may take its time (in seconds).
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "120")
+    os.environ["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // processes))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id="drcl",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "drcl", *arguments)
+    except SignalException as received:
+        # The first process has said how to go on.
+        if received.sigval == signal.SIGINT:
+            raise click.exceptions.Exit(Interrupted.exit_code) from None
+        raise click.ClickException(f"ended by {received.sigval.name}") from None
+    except ChildFailedError as failed:
+        raise click.ClickException(_first_error(failed)) from None
+
+
+def _first_error(failed: ChildFailedError) -> str:
+    """What went wrong first, in the words of the process or, if it was killed, of the system."""
+    killed = [
+        f for f in failed.failures.values() if f.exitcode < 0 and f.exitcode != -signal.SIGTERM
+    ]
+    if killed:
+        return (
+            f"process {killed[0].local_rank} was killed ({killed[0].signal_name()}); "
+            "continue with --resume"
+        )
+    rank, failure = failed.get_first_failure()
+    if not isinstance(failure.message, dict):
+        return f"process {rank} ended with exit code {failure.exitcode}"
+    kind, _, message = failure.message["message"].partition(": ")
+    if kind == click.ClickException.__name__:
+        return message
+    return f"process {rank} failed\n{failure.message['extraInfo']['py_callstack']}"

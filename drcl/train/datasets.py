@@ -1,0 +1,96 @@
+"""Samples that a user's ``Dataset`` or ``DataLoader`` yields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from drcl.labels import encode_labels
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+Loadable: TypeAlias = Dataset[Any] | DataLoader[Any]
+
+
+class LoadedSamples(NamedTuple):
+    """What :func:`drcl.train.samples.prepare` makes of a Dataset or DataLoader.
+
+    ``targets`` are those of one pass over it.
+    """
+
+    data: Loadable
+    classes: tuple[int, ...]
+    name: str
+    targets: Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        """The features' shape, (N, …), as the first batch has it."""
+        with torch.random.fork_rng(devices=[]):
+            features, _ = next(read_pairs(in_order(self.data, 1), self.name))
+        return torch.Size((len(self.targets), *features.shape[1:]))
+
+    def batches(self, loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Features as they come and labels as targets."""
+        for features, labels in read_pairs(loader, self.name):
+            codes = encode_labels(np.asarray(labels), self.classes, f"{self.name} labels")
+            yield features, torch.from_numpy(codes)
+
+    def labelled(self) -> LoadedSamples:
+        """Itself: rows without a label have no part in any loss."""
+        return self
+
+
+def is_loadable(data: object) -> TypeIs[Loadable]:
+    """Whether this is a Dataset or DataLoader and not a pair of arrays."""
+    return isinstance(data, (Dataset, DataLoader))
+
+
+def in_order(data: Loadable, size: int) -> DataLoader[Any]:
+    """A loader of all samples in order; a user's own loader is taken as it is."""
+    return data if isinstance(data, DataLoader) else DataLoader(data, batch_size=size)
+
+
+def shuffled(
+    data: Loadable, count: int, size: int, generator: torch.Generator, drop_last: bool
+) -> DataLoader[Any]:
+    """A loader in a random order; a DataLoader, or a dataset without an index, has its own."""
+    if isinstance(data, (DataLoader, IterableDataset)):
+        return in_order(data, size)
+    order = torch.randperm(count, generator=generator, device=generator.device).tolist()
+    cut = [order[start : start + size] for start in range(0, count, size)]
+    if drop_last and len(cut) > 1 and len(cut[-1]) < size:
+        cut.pop()
+    return DataLoader(data, batch_sampler=cut)
+
+
+def read_pairs(loader: DataLoader[Any], name: str) -> Iterator[tuple[Tensor, Any]]:
+    """The (features, labels) of every batch; anything else is a ValueError that names ``name``."""
+    for batch in loader:
+        if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+            raise ValueError(
+                f"{name}: expected a Dataset or DataLoader of (features, labels), got batches of "
+                f"{type(batch).__name__}"
+            )
+        features, labels = batch
+        if not isinstance(features, Tensor):
+            raise ValueError(
+                f"{name}: expected features that collate to a tensor, got {type(features).__name__}"
+            )
+        yield features, labels
+
+
+def read_labels(data: Loadable, name: str) -> npt.NDArray[Any]:
+    """All labels, from one pass over the samples."""
+    with torch.random.fork_rng(devices=[]):
+        labels = [np.asarray(part) for _, part in read_pairs(in_order(data, 1024), name)]
+    if not labels:
+        raise ValueError(f"{name}: yields no samples")
+    return np.concatenate(labels)

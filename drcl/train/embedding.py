@@ -1,0 +1,93 @@
+"""A network's output for many rows, for evaluation: in chunks, without autograd."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from drcl.train.perceptron import Perceptron
+
+if TYPE_CHECKING:
+    from drcl.train.source import Source
+    from drcl.train.step import Pass
+
+
+def chunk_rows(device: torch.device) -> int:
+    """Rows of one forward pass: enough for full speed, few enough for a CPU's cache."""
+    return 1024 if device.type == "cpu" else 4096
+
+
+def apply_in_chunks(network: nn.Module, features: Tensor) -> Tensor:
+    """The network's output for all rows, in evaluation mode, without autograd, chunk by chunk."""
+    with evaluating(network), torch.inference_mode():
+        parts = features.split(chunk_rows(features.device))
+        return torch.cat([network(part) for part in parts])
+
+
+def embed(
+    network: nn.Module, source: Source, passes: Pass, precision: str, rows: slice = slice(None)
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Embeddings (float32 or wider) and targets of some ``rows``, as ``passes`` would compute them.
+
+    They come chunk by chunk.
+    """
+    with evaluating(network):
+        for features, targets in source.chunks(chunk_rows(source.device), rows):
+            if isinstance(passes, Perceptron):
+                yield passes.forward(features), targets
+            else:
+                with products_in(precision, source.device):
+                    embeddings = network(features)
+                yield at_least_float32(embeddings), targets
+
+
+def collect(chunks: Iterator[tuple[Tensor, Tensor]], count: int) -> tuple[Tensor, Tensor]:
+    """All of :func:`embed`'s embeddings and targets, at most ``count`` rows, each in one tensor."""
+    targets: list[Tensor] = []
+    embeddings, filled = torch.empty(0), 0
+    for part, own in chunks:
+        if not targets:
+            embeddings = part.new_empty(count, part.shape[1])
+        embeddings[filled : filled + len(part)] = part
+        targets.append(own)
+        filled += len(part)
+    return embeddings[:filled], torch.cat(targets)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """float16 and bfloat16 as float32; float64 stays."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+@contextlib.contextmanager
+def evaluating(network: nn.Module) -> Iterator[None]:
+    """The network in evaluation mode, and afterwards in the mode it was in."""
+    training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(training)
+
+
+@contextlib.contextmanager
+def products_in(precision: str, device: torch.device) -> Iterator[None]:
+    """Matrix products in ``"float32"``, ``"tf32"`` (on a GPU that has it) or ``"bf16"``."""
+    if precision == "bf16":
+        # A captured graph has to cast the weights anew in every replay: no cache.
+        with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
+            yield
+    elif device.type == "cuda":
+        products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+        before = products.allow_tf32, convolutions.allow_tf32
+        products.allow_tf32 = convolutions.allow_tf32 = precision == "tf32"
+        try:
+            yield
+        finally:
+            products.allow_tf32, convolutions.allow_tf32 = before
+    else:
+        yield

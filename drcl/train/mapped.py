@@ -1,0 +1,96 @@
+"""Features that stay on their disk: rows of a memory-mapped array, read when they are needed."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
+
+Transform: TypeAlias = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class MappedRows:
+    """Rows (N, …) of a memory-mapped array as float32, a few at a time and never copied whole.
+
+    Args:
+        array: a NumPy array over an ``np.memmap``, of any real dtype.
+        index: the rows that count, in their order; None for all.
+        transform: applied to rows as they are read, a standardizer for example.
+    """
+
+    array: npt.NDArray[Any]
+    index: npt.NDArray[np.int64] | None = None
+    transform: Transform | None = None
+
+    def __len__(self) -> int:
+        return len(self.array if self.index is None else self.index)
+
+    @property
+    def shape(self) -> torch.Size:
+        """(N, …), as of a tensor."""
+        return torch.Size((len(self), *self.array.shape[1:]))
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions, as of a tensor."""
+        return self.array.ndim
+
+    def __getitem__(self, rows: slice | Tensor) -> Tensor:
+        """Some rows, as a float32 tensor of its own."""
+        chosen = rows if isinstance(rows, slice) else rows.numpy()
+        if self.index is not None:
+            chosen = self.index[chosen]
+        with np.errstate(over="ignore"):  # too large for float32 becomes infinite, refused later
+            values = self.array[chosen].astype(np.float32, copy=isinstance(chosen, slice))
+        self._release()
+        tensor = torch.from_numpy(np.ascontiguousarray(values))
+        return tensor if self.transform is None else self.transform(tensor)
+
+    def select(self, mask: Tensor) -> MappedRows:
+        """Only the rows where ``mask`` (N,) is True; nothing is read."""
+        rows = mask.nonzero()[:, 0].numpy()
+        return replace(self, index=rows if self.index is None else self.index[rows])
+
+    def transformed(self, transform: Transform) -> MappedRows:
+        """The same rows, with ``transform`` applied as they are read."""
+        return replace(self, transform=transform)
+
+    def _release(self) -> None:
+        # Pages that were read count as this process's memory until the system wants them back,
+        # which on a large machine is never. They stay in the system's cache.
+        mapping = find_mapping(self.array)
+        if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def is_mapped(features: Any) -> TypeGuard[npt.NDArray[Any]]:
+    """Whether an array is, or looks into, a file that NumPy has mapped."""
+    return isinstance(features, np.ndarray) and any(
+        isinstance(base, np.memmap) for base in _bases(features)
+    )
+
+
+def find_mapping(array: npt.NDArray[Any]) -> mmap.mmap | None:
+    """The mapping below an array, unless it is a private one: that holds changes of its own."""
+    bases = _bases(array)
+    if any(isinstance(base, np.memmap) and base.mode == "c" for base in bases):
+        return None
+    return next((base for base in bases if isinstance(base, mmap.mmap)), None)
+
+
+def _bases(array: Any) -> list[Any]:
+    found = []
+    while array is not None:
+        found.append(array)
+        array = getattr(array, "base", None)
+    return found

@@ -1,0 +1,186 @@
+"""One optimisation step: forward, loss, backward, update; on a GPU captured as one CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from drcl.encoder import Encoder
+from drcl.train.clock import Clock
+from drcl.train.embedding import at_least_float32, products_in
+from drcl.train.perceptron import Perceptron, suits
+from drcl.train.ranks import Ranks
+from drcl.train.source import Batch, Source
+
+# Steps that are run before one is captured: libraries choose their kernels in them.
+WARM_UP = 3
+
+
+class Loss(NamedTuple):
+    """What is minimised, and the parts it is made of: scalars."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+# (embeddings, targets, q, permutation for the mixing or None)
+LossFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None], Loss]
+
+
+class Pass(Protocol):
+    """A network's way forward and back; the embeddings of the last ``forward`` are its start."""
+
+    embeddings: Tensor
+
+    def forward(self, features: Tensor) -> Tensor: ...  # pragma: no cover
+
+    def backward(self, gradient: Tensor) -> None: ...  # pragma: no cover
+
+
+class Step:
+    """One optimisation step of ``module``, whose embeddings come from ``network``.
+
+    Args:
+        network: features → embeddings (B, D): ``module``, a part of it, or a wrapper around one.
+        module: all that is trained; what lies outside ``network`` gets its gradient by the loss.
+        average: called with a list of tensors to average over processes, if there are several.
+        ranks: the processes that have a slice of every batch each, if there are several.
+
+    A call returns (2 + P,) numbers without waiting for the device: the loss, its ``parts``, and the
+    sum of the embeddings, which is finite if they are.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        module: nn.Module,
+        source: Source,
+        loss: LossFunction,
+        lr: float,
+        precision: str,
+        average: Callable[[list[Tensor]], None] | None,
+        ranks: Ranks | None,
+        clock: Clock,
+    ) -> None:
+        self.source, self.loss, self.clock = source, loss, clock
+        self.average, self.ranks, self.module = average, ranks, module
+        on_gpu = source.device.type == "cuda"
+        self.optimizer = torch.optim.Adam(
+            module.parameters(), lr=lr, betas=(0.5, 0.999), fused=True, capturable=on_gpu
+        )
+        self.passes: Pass = (
+            Perceptron(network)
+            if isinstance(network, Encoder) and suits(network) and precision != "bf16"
+            else AutogradPass(network, precision)
+        )
+        inside = set(network.parameters())
+        self.outside = [p for p in module.parameters() if p not in inside]
+        # The rows of a batch whose forward pass is already made: see :meth:`Training.embed`.
+        self.ahead: Tensor | None = None
+        self.parts: tuple[str, ...] = ()
+        self.q = torch.zeros((), dtype=torch.float64, device=source.device)
+
+    def __call__(self, batch: Batch, permutation: Tensor | None) -> Tensor:
+        self.clock.enter("data")
+        features, targets = self.source.load(*batch.parts)
+        if self.ranks is not None:
+            targets = self.ranks.targets(targets, batch.rows)
+        self.clock.enter("encoder")
+        ahead, self.ahead = self.ahead, None
+        if ahead is not None and torch.equal(ahead, batch.parts[0]):
+            embeddings = self.passes.embeddings
+        else:
+            embeddings = self.passes.forward(features)
+        self.clock.enter("loss")
+        # The loss starts a graph of its own, so that the way back through the network is a step by
+        # itself, in its own precision.
+        leaf = at_least_float32(embeddings.detach()).requires_grad_()
+        for parameter in self.outside:
+            parameter.grad = None
+        loss = self.loss(leaf, targets, self.q, permutation)
+        self.parts = tuple(loss.parts)
+        loss.total.backward()
+        if self.average is not None and self.outside:
+            self.average([p.grad for p in self.outside if p.grad is not None])
+        self.clock.enter("encoder")
+        assert leaf.grad is not None
+        self.passes.backward(leaf.grad)
+        if self.ranks is not None:
+            self.ranks.sum_gradients(self.module.parameters())
+        self.clock.enter("optimizer")
+        self.optimizer.step()
+        self.clock.enter("loss")
+        with torch.no_grad():
+            return torch.stack([loss.total, *loss.parts.values(), leaf.sum()]).detach()
+
+
+class AutogradPass:
+    """Any network, by autograd, under the precision asked for."""
+
+    def __init__(self, network: nn.Module, precision: str) -> None:
+        self.network, self.precision = network, precision
+        self.embeddings = torch.empty(0)
+
+    def forward(self, features: Tensor) -> Tensor:
+        with products_in(self.precision, features.device):
+            self.embeddings = self.network(features)
+        return self.embeddings
+
+    def backward(self, gradient: Tensor) -> None:
+        for parameter in self.network.parameters():
+            parameter.grad = None
+        with products_in(self.precision, gradient.device):
+            self.embeddings.backward(gradient.to(self.embeddings.dtype))
+        self.embeddings = torch.empty(0)
+
+
+class CapturedStep:
+    """A :class:`Step` whose batches of ``size`` rows are replayed as one CUDA graph.
+
+    The first few run as they are, and so does a last batch that is smaller.
+    """
+
+    def __init__(self, step: Step, size: int) -> None:
+        self.step, self.size = step, size
+        self._seen = 0
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, batch: Batch, permutation: Tensor | None) -> Tensor:
+        if batch.rows != self.size or self._seen < WARM_UP:
+            self._seen += batch.rows == self.size
+            return self.step(batch, permutation)
+        inputs = [*batch.parts, *([] if permutation is None else [permutation])]
+        if self._graph is None:
+            self._capture(batch, permutation)
+        assert self._graph is not None
+        self.step.clock.enter("data")
+        for static, tensor in zip(self._inputs, inputs, strict=True):
+            static.copy_(tensor)
+        self.step.clock.enter("replay")
+        self._graph.replay()
+        self.step.clock.enter("data")
+        return self._numbers.clone()
+
+    def _capture(self, batch: Batch, permutation: Tensor | None) -> None:
+        batch = Batch(tuple(part.clone() for part in batch.parts), batch.rows)
+        permutation = None if permutation is None else permutation.clone()
+        self._inputs = [*batch.parts, *([] if permutation is None else [permutation])]
+        graph = torch.cuda.CUDAGraph()
+        # Other threads may be reading batches into pinned memory meanwhile.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self._numbers = self.step(batch, permutation)
+            self.step.clock.enter("")
+        self._graph = graph
+
+
+def make_step(step: Step, network: nn.Module, size: int) -> Step | CapturedStep:
+    """Captured for the package's own encoder on a GPU; what a user's network does is not known.
+
+    Steps that talk to other processes run as they are: what they send depends on the batch.
+    """
+    if step.source.device.type == "cuda" and type(network) is Encoder and step.ranks is None:
+        return CapturedStep(step, min(size, step.source.count))
+    return step

@@ -1,0 +1,325 @@
+"""Where samples come from: memory, a mapped file, a user's Dataset or DataLoader."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from drcl import DRCL, Config
+from drcl.metrics import mean_average_precision
+from drcl.train import samples as samples_module
+from drcl.train.mapped import MappedRows, is_mapped
+from drcl.train.prior_learning import select_prior
+from drcl.train.samples import Samples, Standardizer, check_features
+from drcl.train.source import Resident, Streamed, make_source
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def mapped(tmp_path):
+    """A function that puts an array into a file and maps it."""
+
+    def put(array, mode="r"):
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.npy"
+        np.save(path, array)
+        return np.load(path, mmap_mode=mode)
+
+    return put
+
+
+def fit(train, validation=None, networks=None, **settings):
+    model = DRCL(networks=networks, **{**tiny.SETTINGS, **settings})
+    return model.fit(train, validation, progress=False)
+
+
+def assert_same(a, b):
+    assert torch.equal(a.prior.weight, b.prior.weight)
+    for name in a.modalities:
+        ours, theirs = (model.encoders[name].state_dict() for model in (a, b))
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert [r["loss"] for r in a.history] == [r["loss"] for r in b.history]
+
+
+# --- mapped files
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", ">f4", "f2", "u2", "i8"])
+def test_rows_of_a_mapped_array(mapped, dtype):
+    array = np.arange(40).reshape(10, 4).astype(dtype)
+    rows = check_features(mapped(array), "x")
+    assert isinstance(rows, MappedRows) and rows.shape == (10, 4) and rows.ndim == 2
+    expected = torch.from_numpy(array.astype(np.float32))
+    assert torch.equal(rows[2:5], expected[2:5]) and rows[2:5].dtype == torch.float32
+    order = torch.tensor([7, 0, 7])
+    assert torch.equal(rows[order], expected[order])
+    mask = torch.arange(10) % 3 == 1
+    chosen = rows.select(mask)
+    assert len(chosen) == 3 and torch.equal(chosen[0:9], expected[mask])
+    again = chosen.select(torch.tensor([False, True, True])).transformed(lambda x: x + 1)
+    assert torch.equal(again[torch.tensor([1, 0])], expected[[7, 4]] + 1)
+
+
+def test_what_counts_as_mapped(mapped):
+    array = mapped(np.zeros((6, 3)))
+    assert is_mapped(array) and is_mapped(array[::2]) and is_mapped(np.asarray(array))
+    assert not is_mapped(np.array(array)) and not is_mapped(torch.zeros(2, 2))
+
+
+def test_changes_to_a_private_mapping_are_not_lost(mapped):
+    array = mapped(np.zeros((5000, 3), dtype=np.float32), mode="c")
+    array[4000] = 7
+    rows = check_features(array, "x")
+    assert rows[4000:4001].tolist() == [[7, 7, 7]] and (array[4000] == 7).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
+def test_bad_rows_of_a_mapped_array_are_named(mapped, monkeypatch, bad):
+    monkeypatch.setattr(samples_module, "CHUNK_BYTES", 64)
+    array = np.zeros((40, 3))
+    array[23, 1] = bad
+    for features in (array, mapped(array)):
+        with pytest.raises(ValueError, match="x: row 23 holds NaN or infinite"):
+            check_features(features, "x")
+    with pytest.raises(ValueError, match="x: expected real numbers"):
+        check_features(mapped(array > 0), "x")
+    with pytest.raises(ValueError, match=r"x: expected a non-empty array.*\(40,\)"):
+        check_features(mapped(array[:, 0]), "x")
+
+
+def test_a_float32_array_is_not_copied():
+    array = np.ones((4, 3), dtype=np.float32)
+    array.flags.writeable = False
+    assert check_features(array, "x").data_ptr() == array.ctypes.data
+
+
+def test_a_standardizer_in_chunks(monkeypatch):
+    x = np.random.default_rng(0).normal(3, 5, size=(1000, 7)).astype(np.float32)
+    x[:, 3] = 0.1
+    monkeypatch.setattr(samples_module, "CHUNK_BYTES", 7 * 4 * 33)
+    found = Standardizer.fit(torch.from_numpy(x))
+    np.testing.assert_allclose(found.mean, x.mean(axis=0, dtype=np.float64), rtol=1e-6)
+    wanted = x.std(axis=0, dtype=np.float64)
+    wanted[3] = 1.0
+    np.testing.assert_allclose(found.std, wanted, rtol=1e-6)
+
+
+def unlabelled(labels):
+    return np.where(np.arange(len(labels)) % 5 == 0, -1, labels)
+
+
+@pytest.mark.parametrize("settings", [{}, {"standardize": True}, {"paper_compat": True}], ids=str)
+@pytest.mark.parametrize("code", [lambda y: y, unlabelled], ids=["", "unlabelled"])
+def test_mapped_features_train_to_the_same_bits(mapped, settings, code):
+    def model(of):
+        train, validation = (
+            {name: (of(x), code(y)) for name, (x, y) in tiny.split(seed=seed).items()}
+            for seed in (0, 3)
+        )
+        return fit(train, validation, **settings)
+
+    ours, theirs = model(mapped), model(lambda x: x)
+    assert_same(ours, theirs)
+    for name, (x, _) in tiny.split(seed=7).items():
+        assert torch.equal(ours.encode(name, mapped(x)), theirs.encode(name, x))
+
+
+def test_mapped_pictures(mapped):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 16))
+    x = np.random.default_rng(0).normal(size=(40, 1, 4, 4)).astype(np.float32)
+    y = np.arange(40) % 4
+    assert_same(
+        fit({"image": (mapped(x), y)}, networks={"image": network}),
+        fit({"image": (x, y)}, networks={"image": network}),
+    )
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
+def test_features_larger_than_what_is_kept_in_memory(tmp_path):
+    # 1.2 GB in a sparse file; what a training adds to the process has to stay far below.
+    script = f"""
+        import re, numpy as np
+        from drcl import DRCL
+        def peak():
+            return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+        x = np.memmap({str(tmp_path / "x")!r}, dtype=np.float32, mode="w+", shape=(150_000, 2048))
+        x[::1000] = 1.0
+        x.flush()
+        x = np.memmap({str(tmp_path / "x")!r}, dtype=np.float32, mode="r", shape=(150_000, 2048))
+        y = np.arange(150_000) % 4
+        DRCL(dim=16, hidden=(8,), epochs=1, prior_epochs=1, device="cpu").fit(
+            {{"a": (x[:2000], y[:2000])}}, progress=False)
+        before = peak()
+        model = DRCL(dim=16, hidden=(8,), epochs=1, prior_epochs=1, standardize=True, device="cpu")
+        model.fit({{"a": (x, y)}}, checkpoints={str(tmp_path / "c")!r}, progress=False)
+        print(peak() - before)
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 300, done.stdout
+
+
+# --- sources
+
+
+def test_a_stream_yields_what_memory_holds(mapped):
+    x, y = tiny.samples("image", 37)
+    resident = make_source(Samples(torch.from_numpy(x), torch.from_numpy(y)), CPU)
+    streamed = make_source(Samples(MappedRows(mapped(x)), torch.from_numpy(y)), CPU)
+    assert isinstance(resident, Resident) and isinstance(streamed, Streamed)
+    for drop_last in (False, True):
+        passes = [
+            [
+                (batch.rows, *source.load(*batch.parts))
+                for batch in source.epoch(8, torch.Generator().manual_seed(1), drop_last)
+            ]
+            for source in (resident, streamed)
+        ]
+        assert len(passes[0]) == len(passes[1]) == (4 if drop_last else 5)
+        for (n, a, b), (m, c, d) in zip(*passes, strict=True):
+            assert n == m == len(a) and torch.equal(a, c) and torch.equal(b, d)
+    for one, other in zip(resident.chunks(10), streamed.chunks(10), strict=True):
+        assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+    contents = [torch.cat([c.flatten() for c in s.content()]) for s in (resident, streamed)]
+    assert torch.equal(*contents)
+
+
+def test_a_stream_that_fails_or_is_left(mapped):
+    x, y = tiny.samples("image", 64)
+
+    def fail(rows):
+        raise OSError("the disk is gone")
+
+    generator = torch.Generator()
+    broken = Streamed(Samples(MappedRows(mapped(x), transform=fail), torch.from_numpy(y)), CPU)
+    with pytest.raises(OSError, match="the disk is gone"):
+        list(broken.epoch(8, generator, False))
+    source = Streamed(Samples(MappedRows(mapped(x)), torch.from_numpy(y)), CPU)
+    batches = source.epoch(8, generator, False)
+    next(batches)
+    batches.close()  # returns: no thread is waited for that waits itself
+
+
+# --- datasets and loaders
+
+
+def dataset(features, labels):
+    return TensorDataset(torch.from_numpy(features), torch.from_numpy(labels))
+
+
+def test_a_dataset_trains_to_the_same_bits_as_its_arrays():
+    train, validation = tiny.split(), tiny.split(seed=3)
+
+    def of(split):
+        return {name: dataset(*arrays) for name, arrays in split.items()}
+
+    ours = fit(of(train), of(validation), prior_selection="validation")
+    theirs = fit(train, validation, prior_selection="validation")
+    assert_same(ours, theirs)
+    test = tiny.split(seed=7)
+    assert torch.equal(
+        ours.encode("image", of(test)["image"]), theirs.encode("image", test["image"][0])
+    )
+    assert ours.evaluate(of(test)) == theirs.evaluate(test)
+    weight = select_prior(of(train), config=Config(**tiny.SETTINGS), progress=False).weight
+    assert weight.shape == ours.prior.weight.shape
+
+
+def test_a_loader_keeps_its_own_batches_and_repeats_under_a_seed():
+    sizes = []
+
+    class Spy(nn.Linear):
+        def forward(self, x):
+            if self.training:
+                sizes.append(len(x))
+            return super().forward(x)
+
+    network = Spy(8, 16)
+
+    def run(seed):
+        loader = DataLoader(dataset(*tiny.samples("image", 40)), batch_size=12, shuffle=True)
+        torch.manual_seed(seed)
+        state = torch.random.get_rng_state()
+        model = fit({"image": loader}, networks={"image": network})
+        model.encode("image", loader)
+        assert torch.equal(torch.random.get_rng_state(), state)
+        return model
+
+    first = run(1)
+    assert sizes == [12, 12, 12, 4] * (5 + 6)
+    assert_same(run(2), first)
+
+
+class Stream(IterableDataset):
+    """Three samples in ten have no label."""
+
+    def __iter__(self):
+        x, y = tiny.samples("image", 40)
+        yield from zip(x, np.where(np.arange(40) % 10 < 3, -1, y), strict=True)
+
+
+def test_a_dataset_without_an_index():
+    x, _ = next(iter(DataLoader(Stream(), batch_size=40)))
+    model = fit({"image": Stream()}, {"image": Stream()})
+    assert model.encode("image", Stream()).shape == (40, 16)
+    assert torch.equal(model.encode("image", Stream()), model.encode("image", x))
+    values = [record["validation_map"] for record in model.history if record["phase"] == "encoder"]
+    x, y = tiny.samples("image", 40)
+    known = np.arange(40) % 10 >= 3
+    best = model.encode("image", x[known])  # an unlabelled row counts nowhere
+    wanted = mean_average_precision(best, best, y[known], y[known], exclude_self=True)
+    assert max(values) == pytest.approx(wanted, rel=1e-5)
+
+
+class Words(Dataset):
+    """Token ids, which must stay integers."""
+
+    def __len__(self):
+        return 32
+
+    def __getitem__(self, index):
+        return torch.tensor([index % 4, 4 + index % 3, 9]), index % 4
+
+
+def test_a_dataset_of_token_ids():
+    network = nn.Sequential(nn.EmbeddingBag(10, 8), nn.Linear(8, 16))
+    model = fit({"text": Words()}, networks={"text": network}, epochs=30, prior_epochs=10)
+    assert model.history[-1]["loss"] < model.history[10]["loss"]
+    assert model.encode("text", Words()).shape == (32, 16)
+
+
+class Mapping(Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        return {"x": torch.zeros(3), "y": 0}
+
+
+def test_datasets_that_do_not_fit_are_refused_by_name():
+    x, y = tiny.samples("image", 40)
+    with pytest.raises(ValueError, match=r"train image: expected .* of \(features, labels\).*dict"):
+        fit({"image": Mapping()})
+    with pytest.raises(ValueError, match="train image: all 40 samples are unlabelled"):
+        fit({"image": dataset(x, y * 0 - 1), "text": tiny.samples("text", 30)})
+    with pytest.raises(ValueError, match=r"standardize: image comes from a TensorDataset"):
+        fit({"image": dataset(x, y)}, standardize=True)
+    with pytest.raises(ValueError, match=r"validation image labels.*row 0"):
+        fit({"image": (x, y)}, {"image": dataset(x, y + 9)})
+    with pytest.raises(ValueError, match="train image: yields no samples"):
+        fit({"image": dataset(x[:0], y[:0])})

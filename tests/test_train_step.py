@@ -1,0 +1,366 @@
+"""One step, and a training in flight: passes, precision, time, saving, stopping."""
+
+from __future__ import annotations
+
+import io
+import math
+import signal
+
+import pytest
+import tiny
+import torch
+from torch import nn
+from torch.distributed import destroy_process_group, init_process_group
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from drcl import DRCL, Config, Prior
+from drcl.encoder import Encoder, normalize
+from drcl.losses import ReversibleConsistencyLoss
+from drcl.train import loop
+from drcl.train.checkpoint import read_tensors
+from drcl.train.clock import SECTIONS
+from drcl.train.consistency import encoder_phase
+from drcl.train.perceptron import Perceptron, suits
+from drcl.train.samples import prepare
+
+CLASSES = (0, 1, 2, 3)
+
+
+def phase(modality="image", **settings):
+    config = Config(**{**tiny.SETTINGS, **settings})
+    samples = prepare(tiny.split(), CLASSES, "train")
+    network = Encoder(tiny.WIDTHS[modality], dim=16, hidden=(24,))
+    prior = Prior.orthogonal(16, 4)
+    return encoder_phase(modality, network, samples[modality], None, prior, config)
+
+
+def fit(networks=None, train=None, **settings):
+    model = DRCL(networks=networks, **{**tiny.SETTINGS, **settings})
+    return model.fit(train or tiny.split(image=40), progress=False)
+
+
+def weights(model, name="image"):
+    return torch.cat([value.flatten() for value in model.encoders[name].state_dict().values()])
+
+
+# --- the encoder's passes without autograd
+
+
+@pytest.mark.parametrize("hidden", [(), (24,), (24, 20), (8, 30, 9)])
+def test_a_perceptron_computes_what_autograd_does(hidden):
+    torch.manual_seed(0)
+    network = Encoder(7, dim=16, hidden=hidden)
+    literal = Encoder(7, dim=16, hidden=hidden).double()
+    literal.load_state_dict(network.state_dict())
+    passes = Perceptron(network)
+    for rows in (12, 5, 31, 12):  # the buffers follow
+        x, gradient = torch.randn(rows, 7), torch.randn(rows, 16)
+        x[1] = 0 if not hidden else x[1]
+        out = passes.forward(x)
+        expected = literal(x.double())
+        torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-6)
+        passes.backward(gradient)
+        literal.zero_grad()
+        expected.backward(gradient.double())
+        for ours, theirs in zip(network.parameters(), literal.parameters(), strict=True):
+            assert ours.grad is not None and theirs.grad is not None
+            scale = theirs.grad.abs().max()
+            assert (ours.grad - theirs.grad).abs().max() < 1e-5 * scale
+
+
+def test_a_row_whose_units_are_all_off():
+    network = Encoder(3, dim=4, hidden=(5,))
+    with torch.no_grad():
+        network.layers[0].weight.fill_(1.0)
+        network.layers[0].bias.zero_()
+    x = torch.tensor([[1.0, 2.0, 3.0], [-1.0, -2.0, -3.0]])
+    passes = Perceptron(network)
+    out = passes.forward(x)
+    assert (out[1] == 0).all() and out[0].norm() == pytest.approx(1)
+    passes.backward(torch.ones(2, 4))
+    ours = [p.grad.clone() for p in network.parameters()]
+    network.zero_grad()
+    network(x).backward(torch.ones(2, 4))
+    for one, parameter in zip(ours, network.parameters(), strict=True):
+        torch.testing.assert_close(one, parameter.grad, rtol=1e-5, atol=1e-6)
+        assert one.isfinite().all()
+
+
+def test_only_the_encoder_as_it_was_built_is_passed_through_by_hand():
+    class Own(Encoder):
+        pass
+
+    assert suits(Encoder(3, dim=4, hidden=(5,)))
+    frozen = Encoder(3, dim=4, hidden=(5,))
+    frozen.layers[0].weight.requires_grad_(False)
+    for network in (
+        Own(3, dim=4, hidden=(5,)),
+        frozen,
+        Encoder(3, dim=4).double(),
+        nn.Linear(3, 4),
+    ):
+        assert not suits(network)
+
+
+def test_autograd_trains_to_the_same_numbers(monkeypatch):
+    ours = fit()
+    monkeypatch.setattr("drcl.train.step.suits", lambda network: False)
+    theirs = fit()
+    torch.testing.assert_close(weights(ours), weights(theirs), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(ours.prior.weight, theirs.prior.weight, rtol=1e-3, atol=1e-5)
+
+
+def test_a_frozen_layer_stays(tmp_path):
+    network = Encoder(8, dim=16, hidden=(24,))
+    network.layers[0].weight.requires_grad_(False)
+    before = network.layers[0].weight.clone()
+    model = DRCL(networks={"image": network}, **tiny.SETTINGS)
+    for _ in range(2):  # the second time from the checkpoints
+        model.fit(tiny.split(image=40), checkpoints=tmp_path, progress=False)
+        assert torch.equal(model.encoders["image"].layers[0].weight, before)
+        assert not torch.equal(model.encoders["image"].layers[2].weight, network.layers[2].weight)
+
+
+# --- one forward pass for the score and the next step
+
+
+def test_scoring_shares_a_forward_pass_with_the_next_epoch(monkeypatch):
+    rows = []
+    real = Perceptron.forward
+
+    def forward(passes, features):
+        rows.append(len(features))
+        return real(passes, features)
+
+    monkeypatch.setattr(Perceptron, "forward", forward)
+    shared = fit(epochs=1)
+    # 40 rows in batches of 16: 5 epochs train and score them all; four times the score's last 16
+    # rows are the first 16 of the next epoch. Then one epoch of encoder training.
+    assert sum(rows) == 5 * (40 + 40) - 4 * 16 + 40
+    rows.clear()
+    monkeypatch.setattr(loop.Training, "_reaches_ahead", lambda *_: False)
+    alone = fit(epochs=1)
+    assert sum(rows) == 5 * (40 + 40) + 40
+    assert torch.equal(shared.prior.weight, alone.prior.weight)
+    scores = [[r["score"] for r in m.history if "score" in r] for m in (shared, alone)]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-6)
+
+
+# --- precision
+
+
+def test_bfloat16_products_keep_float32_weights():
+    plain, narrow = fit(epochs=20), fit(epochs=20, precision="bf16")
+    assert all(p.dtype == torch.float32 for p in narrow.encoders["image"].parameters())
+    assert not torch.equal(weights(plain), weights(narrow))
+    assert narrow.history[-1]["loss"] == pytest.approx(plain.history[-1]["loss"], rel=0.03)
+    x = tiny.split(seed=7)["image"][0]
+    assert narrow.encode("image", x).norm(dim=1).sub(1).abs().max() < 1e-5
+    assert torch.equal(weights(fit(epochs=20, precision="bf16")), weights(narrow))
+
+
+def test_bfloat16_reaches_a_users_network():
+    seen = []
+
+    class Spy(nn.Linear):
+        def forward(self, x):
+            out = super().forward(x)
+            seen.append((self.training, out.dtype))
+            return out
+
+    model = fit({"image": Spy(8, 16)}, precision="bf16")
+    # In steps and scores; the last look at the output, after training, is in full precision.
+    assert set(seen[:-1]) == {(True, torch.bfloat16), (False, torch.bfloat16)}
+    assert model.encoders["image"].weight.dtype == torch.float32
+
+
+def test_tf32_is_float32_where_there_is_none():
+    assert torch.equal(weights(fit(precision="tf32")), weights(fit()))
+
+
+def test_under_autocast_the_embeddings_have_unit_length():
+    network = Encoder(8, dim=16, hidden=(24,))
+    with torch.autocast("cpu", torch.bfloat16):
+        out = network(torch.randn(5, 8))
+    assert out.dtype == torch.float32 and torch.allclose(out.norm(dim=1), torch.ones(5))
+
+
+# --- networks in DistributedDataParallel
+
+
+def test_a_network_in_distributed_data_parallel(tmp_path):
+    init_process_group(
+        "gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1
+    )
+    try:
+        inner = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 16))
+        wrapped = fit({"image": DistributedDataParallel(inner)})
+        plain = fit({"image": inner})
+    finally:
+        destroy_process_group()
+    torch.testing.assert_close(weights(wrapped), weights(plain))
+    torch.testing.assert_close(wrapped.prior.weight, plain.prior.weight)
+    loaded = DRCL.load(wrapped.save(tmp_path / "m"), networks={"image": inner})
+    assert torch.equal(weights(loaded), weights(wrapped))
+
+
+# --- what is not finite
+
+
+@pytest.mark.parametrize("name", ["label", "consistency", "recasting"])
+def test_the_part_that_is_not_finite_is_named(monkeypatch, name):
+    real = ReversibleConsistencyLoss.parts
+    calls = []
+
+    def parts(*arguments, **options):
+        calls.append(1)
+        found = real(*arguments, **options)
+        if len(calls) < 5:
+            return found
+        return found._replace(**{name: found.label * math.inf, "total": found.total * math.inf})
+
+    monkeypatch.setattr(ReversibleConsistencyLoss, "parts", parts)
+    symbol = {"label": "J_L", "consistency": "J_D", "recasting": "J_MSE"}[name]
+    with pytest.raises(
+        loop.NonFiniteLoss,
+        match=f"encoder image: loss is inf in epoch 1, batch 1 of 3: not finite is {symbol} ",
+    ):
+        loop.run(phase(), progress=False)
+
+
+def test_a_non_finite_loss_leaves_the_last_good_checkpoint(monkeypatch, tmp_path):
+    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", math.inf)
+    broken = phase()
+    file = tmp_path / "encoder-image.safetensors"
+    real = loop.Training.begin_epoch
+
+    def begin_epoch(training):
+        if training.epoch == 3:
+            training.phase.module.layers[0].weight.data.fill_(math.nan)
+        real(training)
+
+    monkeypatch.setattr(loop.Training, "begin_epoch", begin_epoch)
+    with pytest.raises(loop.NonFiniteLoss, match=r"epoch 3, batch 0 .* the network's output"):
+        loop.run(broken, file, progress=False)
+    tensors, about = read_tensors(file)
+    assert about["epoch"] == 3 and all(
+        t.isfinite().all() for t in tensors.values() if t.is_floating_point()
+    )
+
+
+# --- time, progress, log
+
+
+def test_time_by_section():
+    began = []
+    outcome = loop.run(phase(epochs=3), progress=False, log=began.append)
+    assert [record["epoch"] for record in began] == [0, 1, 2] and began == outcome.history
+    for record in outcome.history:
+        assert set(record["time"]) == set(SECTIONS)
+        assert 0 < sum(record["time"].values()) <= record["seconds"]
+        assert record["time"]["encoder"] > 0 and record["time"]["loss"] > 0
+        assert set(record["parts"]) == {"J_L", "J_D", "J_MSE"}
+        total = record["parts"]["J_L"] + 0.1 * (record["parts"]["J_D"] + record["parts"]["J_MSE"])
+        assert record["loss"] == pytest.approx(total, rel=1e-5)
+
+
+def test_the_bar_tells_loss_score_speed_and_time_left(monkeypatch):
+    screen = io.StringIO()
+
+    def bar(**options):
+        return tqdm(**{**options, "disable": False, "file": screen, "ncols": 200, "mininterval": 0})
+
+    monkeypatch.setattr(loop, "tqdm", bar)
+    fit()
+    lines = screen.getvalue().split("\r")
+    prior = [line for line in lines if line.startswith("prior image")][-1]
+    for part in ("100%", "200/200", "samples/s", "epoch=5/5", "loss=", "score="):
+        assert part in prior
+    assert "encoder image" in lines[-1]
+
+
+# --- saving and stopping
+
+
+def test_saving_takes_about_a_hundredth_of_the_time(monkeypatch, tmp_path):
+    now = [0.0]
+    saved = []
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(loop, "BYTES_PER_SECOND", 1e30)
+    real = loop.Training.begin_epoch
+
+    def begin_epoch(training):
+        now[0] += 10.0
+        real(training)
+
+    def write(path, content):
+        now[0] += 1.0
+        saved.append(now[0])
+
+    monkeypatch.setattr(loop.Training, "begin_epoch", begin_epoch)
+    monkeypatch.setattr(loop, "write_bytes", write)
+    outcome = loop.run(phase(epochs=100), tmp_path / "x", progress=False)
+    # At once, as nothing is known of its cost; then every 100 s; and at the end.
+    assert len(saved) == 1 + 9 + 1 and saved[0] == 11.0
+    cost = sum(record["time"]["checkpoint"] for record in outcome.history)
+    assert cost == pytest.approx(len(saved)) and cost < 0.011 * now[0]
+
+
+def test_the_first_save_waits_for_what_it_is_likely_to_cost(monkeypatch, tmp_path):
+    monkeypatch.setattr(loop, "BYTES_PER_SECOND", 1.0)
+    written = []
+    monkeypatch.setattr(loop, "write_bytes", lambda path, content: written.append(path))
+    loop.run(phase(epochs=4), tmp_path / "x", progress=False)
+    assert len(written) == 1
+
+
+@pytest.mark.parametrize("where", ["begin_epoch", "end_epoch"])
+def test_ctrl_c_ends_the_epoch_and_saves(monkeypatch, tmp_path, where):
+    whole = fit()
+    real = getattr(loop.Training, where)
+
+    def method(training):
+        if training.phase.name == "encoder" and training.epoch == 2:
+            signal.raise_signal(signal.SIGINT)
+        real(training)
+
+    def run():
+        model = DRCL(**tiny.SETTINGS)
+        return model.fit(tiny.split(image=40), checkpoints=tmp_path, progress=False)
+
+    monkeypatch.setattr(loop.Training, where, method)
+    handler = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert signal.getsignal(signal.SIGINT) is handler
+    monkeypatch.setattr(loop.Training, where, real)
+    assert read_tensors(tmp_path / "encoder-image.safetensors")[1]["epoch"] == 3
+    assert torch.equal(weights(run()), weights(whole))
+
+
+def test_a_second_ctrl_c_stops_at_once(monkeypatch, tmp_path):
+    real = loop.Training.begin_epoch
+
+    def begin_epoch(training):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        real(training)
+
+    monkeypatch.setattr(loop.Training, "begin_epoch", begin_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(phase(), tmp_path / "x.safetensors", progress=False)
+    assert not (tmp_path / "x.safetensors").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_without_a_checkpoint_ctrl_c_is_left_alone(monkeypatch):
+    monkeypatch.setattr(loop.Training, "begin_epoch", lambda _: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(loop.Training, "end_epoch", lambda _: pytest.fail("not at once"))
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(phase(), progress=False)
+
+
+def test_normalize_of_extreme_rows():
+    rows = normalize(torch.tensor([[3e38, 4e-1], [1e-40, 0.0]]))
+    assert torch.allclose(rows.norm(dim=1), torch.ones(2))
