@@ -1,6 +1,6 @@
 """mAP from embeddings: ours beside what retrieval code does elsewhere, on a CPU.
 
-    python -m benchmarks.ranking [--sizes first nus narrow top large] [--rounds 5] [--out results.json]
+    python -m benchmarks.ranking [--sizes first nus ...] [--rounds 5] [--out results.json]
 
 Every round runs all contenders one after the other, so that a busy machine slows all of them alike;
 medians over the rounds are reported. One of the slow contenders whose estimated time is over

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,40 +16,49 @@ _TILE = 2**21  # entries looked at together
 
 
 def equal_rows(
-    rows: Callable[[Tensor], Tensor], columns: Callable[[Tensor], Tensor], width: int
+    between: Callable[[int, int], Tensor], at: Callable[[Tensor], Tensor], count: int, width: int
 ) -> tuple[Tensor, Tensor]:
-    """Rows of a matrix (N, width) that repeat an earlier one, and the first row equal to each.
+    """Rows of a matrix (count, width) that repeat an earlier one, and the first row equal to each.
 
-    ``rows`` and ``columns`` give those at some positions. Returns two of (n,) int64.
+    ``between`` gives the rows from a start to a stop, ``at`` those at some positions. Returns two
+    of (n,) int64.
 
     >>> x = torch.tensor([[1.0], [2.0], [1.0]])
-    >>> equal_rows(lambda at: x[at], lambda at: x[:, at], 1)
+    >>> equal_rows(lambda start, stop: x[start:stop], lambda items: x[items], 3, 1)
     (tensor([2]), tensor([0]))
     """
     step = max(1, _TILE // width)
     # Equal rows are equal in a few columns: mostly that leaves nothing to look at in full.
     few = torch.linspace(0, width - 1, min(8, width)).long().unique()
-    group, sizes = _groups(_hash(columns(few)).cpu())
-    candidates = (sizes[group] > 1).nonzero()[:, 0]
+    hashes = torch.empty(count, dtype=torch.int64)
+    for start in range(0, count, step):
+        tile = between(start, min(start + step, count))
+        hashes[start : start + step] = _hash(tile[:, few.to(tile.device)])
+    candidates = _repeated(hashes)
     if len(candidates) == 0:
         return candidates, candidates
-    hashes = [_hash(rows(part)).cpu() for part in candidates.split(step)]
-    group, sizes = _groups(torch.cat(hashes))
-    first = torch.full((len(sizes),), int(candidates[-1]))
+    found = torch.cat([_hash(at(part)).cpu() for part in candidates.split(step)])
+    values, group = found.unique(return_inverse=True)
+    first = torch.full((len(values),), int(candidates[-1]))
     first = first.scatter_reduce(0, group, candidates, "amin")[group]
     copies = first != candidates
     candidates, first = candidates[copies], first[copies]
     same = [  # two different rows have one hash with a chance of 2⁻⁶⁴
-        (rows(a) == rows(b)).all(dim=1).cpu()
+        (at(a) == at(b)).all(dim=1).cpu()
         for a, b in zip(candidates.split(step), first.split(step), strict=True)
     ]
     kept = torch.cat(same)
     return candidates[kept], first[kept]
 
 
-def _groups(hashes: Tensor) -> tuple[Tensor, Tensor]:
-    _, group, sizes = hashes.unique(return_inverse=True, return_counts=True)
-    return group, sizes
+def _repeated(hashes: Tensor) -> Tensor:
+    """Positions of the values that occur more than once, rising."""
+    ordered = np.sort(hashes.numpy())
+    values = torch.from_numpy(ordered[1:][ordered[1:] == ordered[:-1]])
+    if len(values) == 0:
+        return values
+    place = torch.searchsorted(values, hashes).clamp_(max=len(values) - 1)
+    return (values[place] == hashes).nonzero()[:, 0]
 
 
 def _hash(rows: Tensor) -> Tensor:

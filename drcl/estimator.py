@@ -307,7 +307,7 @@ class DRCL:
         found, items = self.encode(source, queries), self.encode(target, gallery)
         parts = []
         copies, firsts = equal_rows(
-            items.__getitem__, lambda columns: items[:, columns], items.shape[1]
+            lambda start, stop: items[start:stop], items.__getitem__, *items.shape
         )
         for block in found.split(max(1, 2**24 // len(items))):
             scores = block @ items.T

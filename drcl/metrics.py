@@ -11,7 +11,7 @@ entries are refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from drcl import functional
 from drcl.arrays import as_tensor
 from drcl.dispatch import choose
 from drcl.eager import sharded_ranking
-from drcl.ops.average_precision import DIVISORS, Columns, Request
+from drcl.ops.average_precision import DIVISORS, Columns, Relevance, Request
 from drcl.ops.average_precision import average_precision as rank_block
 from drcl.relevance import (
     Callback,
@@ -32,6 +32,7 @@ from drcl.relevance import (
     Pairs,
     check_same_form,
     from_callback,
+    places,
     shared_labels,
 )
 from drcl.similarity import METRICS, Array, Rows, Scorer, Source, product_precision
@@ -137,12 +138,22 @@ def retrieval_metrics(
         query_groups, gallery_groups: integers (Q,), (N,); a query ranks its own group's items only.
         ndcg: whether nDCG is wanted.
         levels: number of recall levels (0, or at least 2) for the precision–recall points.
-        precision: ``"highest"``, or ``"high"``: TF32 products where a GPU has them. That rounds the
-            embeddings to 10 bits: scores move by about 1e-3 of their size, mAP by about 1e-4.
-        memory: bytes that may be used beside inputs and results.
+        precision: ``"highest"``, or ``"high"``: TF32 products where a GPU, or an x86 processor with
+            AMX in half precision, has them; elsewhere it changes no bit. TF32 rounds the embeddings
+            to 10 bits, which moves cosines by 1e-5, at most 7e-5 (D = 512 and 2048). That moved mAP
+            by less than 3e-5 where a query's cosines had a standard deviation above 4e-3 (mAP@50 by
+            1e-4 among near copies of other classes), by 1e-4 at 5e-4 and by 1e-2 at 5e-5: centre
+            embeddings that share most of their direction.
+        memory: bytes that may be used, not counting the inputs, the results of 8·(3 + 4K) bytes a
+            query for K cut-offs, and C·N/8 bytes for the bits of multi-hot labels. One query at a
+            time is the least, so a gallery of N items needs about 70·N bytes, or
+            160·N without the compiled library.
         progress: show a progress bar.
-        process_group: ranks that each hold a piece of the gallery and its labels, and all queries;
-            scores of relevant items and counts travel, and every rank returns the whole's measures.
+        process_group: ranks that each hold all queries, what belongs to them, and a piece of the
+            gallery with its labels and groups; relevance is that of a rank's own piece, its items
+            counted from 0. The pieces follow one another in the order of the ranks. Scores of
+            relevant items and counts travel, and every rank returns the whole gallery's measures,
+            bit for bit the same.
 
     Raises ValueError for shapes that do not fit, NaN, and options that are not known.
 
@@ -160,12 +171,6 @@ def retrieval_metrics(
         raise ValueError(f"levels: expected 0 or at least 2, got {levels}")
     if levels and ties == "average":
         raise ValueError('ties: precision–recall points are defined for ties="index" only')
-    whole = relevance is None and query_groups is None and not exclude_self and ties == "index"
-    if process_group is not None and not whole:
-        raise ValueError(
-            "process_group: goes with labels and ties by index, not with relevance, groups, "
-            'exclude_self or ties="average"'
-        )
     if memory < 2**20:
         raise ValueError(f"memory: expected at least {2**20} bytes, got {memory}")
     task = _Task(
@@ -177,19 +182,20 @@ def retrieval_metrics(
         query_groups,
         gallery_groups,
         exclude_self,
+        process_group,
     )
     table = torch.full((len(task.query), 3 + 4 * len(ks)), float("nan"), dtype=torch.float64)
     curves = torch.zeros(2, levels, dtype=torch.float64)
     with product_precision(precision), _bar(progress, len(task.queries)) as bar:
         for rows, items in task.parts():
-            if len(items) == 0:  # a group without items
+            size = sum(task.everywhere(len(items)))
+            if size == 0:  # a group without items
                 table[rows] = 0.0
                 continue
-            size = _sum(len(items), process_group)
-            request, places = _request(ks, size, divisor, ties, levels, ndcg)
-            for part, found in _rank(task, rows, items, request, metric, memory, process_group):
+            request, order = _request(ks, size, divisor, ties, levels, ndcg)
+            for part, found in _rank(task, rows, items, request, metric, memory):
                 measures = found[:, 3 : 3 + 4 * len(request.cutoffs)]
-                table[part] = torch.cat([found[:, :3], measures[:, places]], dim=1)
+                table[part] = torch.cat([found[:, :3], measures[:, order]], dim=1)
                 if levels:
                     columns = Columns.split(found, request)
                     curves += torch.stack([columns.interpolated.sum(0), columns.raw.sum(0)])
@@ -217,54 +223,57 @@ def retrieval_metrics(
 
 
 def _rank(
-    task: _Task,
-    rows: Tensor,
-    items: Tensor,
-    request: Request,
-    metric: str,
-    memory: int,
-    group: ProcessGroup | None,
+    task: _Task, rows: Tensor, items: Tensor, request: Request, metric: str, memory: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Blocks of these queries, and the op's table for them, on the CPU."""
-    device = task.query.device
+    device, group = task.query.device, task.process_group
     backend = choose("average_precision", device) if group is None else "torch"
+    # Places, lists and lengths of a large gallery's items leave less for the scores.
+    memory = max(memory - 32 * len(items), memory // 4)
     scorer = Scorer(
         task.query,
         task.gallery,
         None if len(items) == len(task.gallery) else items,
         metric,
         # A sort needs the order, the relevance and sums in float64 beside the scores.
-        memory if backend == "native" else memory // 16,
+        memory if backend == "native" else memory // 24,
     )
     if request.discounts is not None:
         request = replace(request, discounts=request.discounts.to(device))
-    find = task.relevance(rows, items)
-    size = scorer.rows_per_block
+    most, find = task.relevance(rows, items)
+    size, dtype = scorer.rows_per_block, scorer.dtype
     if group is not None:
-        ranked, size = _sum(len(items), group), _least(size, group)
+        size, dtype = _agreed(task, size, dtype, len(items), most, memory)
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
         scores, relevant = scorer.block(part), find(start, part).to(device)
+        left_out = _own(part - task.offset, items, device) if task.exclude_self else None
         if group is not None:
-            yield (
-                part,
-                sharded_ranking.rank(
-                    scores, relevant, request, scorer.scale, scorer.bias, ranked, group
-                ).cpu(),
+            found = sharded_ranking.rank(
+                scores.to(dtype), relevant, request, scorer.scale, scorer.bias, left_out, group
             )
-            continue
-        yield (
-            part,
-            rank_block(
+        else:
+            found = rank_block(
                 scores,
                 relevant,
                 request,
                 scale=scorer.scale,
                 bias=scorer.bias,
-                left_out=_own(part, items, device) if task.exclude_self else None,
+                left_out=left_out,
                 backend=backend,
-            ).cpu(),
-        )
+            )
+        yield part, found.cpu()
+
+
+def _agreed(
+    task: _Task, size: int, dtype: torch.dtype, items: int, most: int, memory: int
+) -> tuple[int, torch.dtype]:
+    """The rows of a block that every rank has memory for, and the widest dtype of its scores."""
+    per_query = sharded_ranking.BYTES_PER_ITEM * items
+    per_query += sharded_ranking.BYTES_PER_THRESHOLD * max(task.everywhere(most)) * task.world
+    sizes = task.everywhere(min(size, max(1, memory // 2 // max(per_query, 1))))
+    double = torch.float64.itemsize in task.everywhere(dtype.itemsize)
+    return min(sizes), torch.float64 if double else dtype
 
 
 def average_precision(
@@ -430,13 +439,24 @@ class _Task:
         query_groups: Labels | None,
         gallery_groups: Labels | None,
         exclude_self: bool,
+        process_group: ProcessGroup | None,
     ) -> None:
         self.query, self.gallery, self.exclude_self = query, gallery, exclude_self
+        self.process_group = process_group
         if query.width != gallery.width:
             raise ValueError(f"query and gallery: widths differ, {query.width} and {gallery.width}")
-        if exclude_self and len(query) != len(gallery):
+        pieces = self.everywhere(len(gallery))
+        self.world, self.offset = len(pieces), 0
+        if process_group is not None:
+            self.offset = sum(pieces[: torch.distributed.get_rank(process_group)])
+            if len(set(self.everywhere(len(query)))) > 1:
+                raise ValueError(
+                    "query: with process_group every rank takes all queries, got "
+                    f"{self.everywhere(len(query))}"
+                )
+        if exclude_self and len(query) != sum(pieces):
             raise ValueError(
-                f"exclude_self: needs one set, got {len(query)} queries and {len(gallery)} items"
+                f"exclude_self: needs one set, got {len(query)} queries and {sum(pieces)} items"
             )
         self.queries, self.items = torch.arange(len(query)), torch.arange(len(gallery))
         self._pairs: Pairs | None = None
@@ -456,7 +476,7 @@ class _Task:
             check_same_form(self._query, self._gallery)
             self.queries = self._query.labelled.nonzero()[:, 0]
             self.items = self._gallery.labelled.nonzero()[:, 0]
-            if len(self.items) == 0:
+            if sum(self.everywhere(len(self.items))) == 0:
                 raise ValueError("gallery_labels: every gallery item is unlabelled (−1)")
         if (query_groups is None) != (gallery_groups is None):
             raise ValueError("query_groups and gallery_groups: expected both or neither")
@@ -466,6 +486,10 @@ class _Task:
                 _groups(query_groups, len(query), "query_groups"),
                 _groups(gallery_groups, len(gallery), "gallery_groups"),
             )
+
+    def everywhere(self, value: int) -> list[int]:
+        """The value on every rank; alone, that of this process."""
+        return sharded_ranking.everywhere(value, self.query.device, self.process_group)
 
     def parts(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Queries and the gallery items that they rank, both rising."""
@@ -477,16 +501,18 @@ class _Task:
         for group in own.unique():
             yield self.queries[own == group], self.items[gallery_groups[self.items] == group]
 
-    def relevance(self, rows: Tensor, columns: Tensor) -> Any:
-        """A function from the start of a block of these queries, and its rows, to its relevance."""
+    def relevance(
+        self, rows: Tensor, columns: Tensor
+    ) -> tuple[int, Callable[[int, Tensor], Relevance]]:
+        """The most relevant items of a query; each block's relevance from its start and rows."""
         if self._callback is not None:
             callback, count = self._callback, len(self.gallery)
-            return lambda start, part: from_callback(callback, part, columns, count)
+            return len(columns), lambda start, part: from_callback(callback, part, columns, count)
         if self._pairs is not None:
             whole = self._pairs.relevance(rows, columns)
         else:
             whole = shared_labels(self._query, rows, self._gallery, columns)
-        return lambda start, part: whole.queries(start, start + len(part))
+        return whole.most, lambda start, part: whole.queries(start, start + len(part))
 
 
 def _request(
@@ -499,30 +525,15 @@ def _request(
     discounts = None
     if ndcg:
         discounts = 1 / torch.arange(2, n + 2, dtype=torch.float64).log2()
-    places = [
+    order = [
         measure * len(cutoffs) + cutoffs.index(cutoff) for measure in range(4) for cutoff in wanted
     ]
-    return Request(cutoffs, depth, divisor, ties == "average", levels, discounts), places
-
-
-def _sum(value: int, group: ProcessGroup | None) -> int:
-    if group is None:
-        return value
-    total = torch.tensor(value)
-    torch.distributed.all_reduce(total, group=group)
-    return int(total)
-
-
-def _least(value: int, group: ProcessGroup) -> int:
-    least = torch.tensor(value)
-    torch.distributed.all_reduce(least, op=torch.distributed.ReduceOp.MIN, group=group)
-    return int(least)
+    return Request(cutoffs, depth, divisor, ties == "average", levels, discounts), order
 
 
 def _own(rows: Tensor, columns: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Each query's own place in the gallery as the op's ``left_out``."""
-    place = torch.searchsorted(columns, rows).clamp(max=len(columns) - 1)
-    present = columns[place] == rows
+    """Each query's own place among the columns as the op's ``left_out``."""
+    place, present = places(columns, rows)
     offsets = torch.cat([torch.zeros(1, dtype=torch.int64), present.long().cumsum(0)])
     return offsets.to(device), place[present].to(device)
 

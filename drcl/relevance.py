@@ -59,14 +59,14 @@ def shared_labels(query: Known, rows: Tensor, gallery: Known, columns: Tensor) -
     """An item is relevant if it has the query's class or, multi-hot, shares a label with it."""
     if query.multi_hot:
         return _shared_bits(query.values, rows, gallery.values, columns)
-    ids = gallery.values[columns]
-    classes, inverse, counts = ids.unique(return_inverse=True, return_counts=True)
-    items = inverse.argsort(stable=True).int()
+    ids, order = gallery.values[columns].sort(stable=True)
+    items = order.int()
+    del order  # of a large gallery these take more than all else
+    classes, counts = ids.unique_consecutive(return_counts=True)
     wanted = query.values[rows]
-    place = torch.searchsorted(classes, wanted).clamp(max=len(classes) - 1)
-    found = classes[place] == wanted
+    place, found = places(classes, wanted)
     return Relevance(
-        most=int(counts.max()),
+        most=_most(counts),
         member_offsets=_offsets(found.long()),
         members=place[found],
         offsets=_offsets(counts),
@@ -85,7 +85,7 @@ def _shared_bits(query: Tensor, rows: Tensor, gallery: Tensor, columns: Tensor) 
     for part in rows.split(_CHUNK):
         hot = (query[part.to(query.device)] > 0).cpu()
         counts.append(hot.sum(dim=1))
-        members.append(hot.nonzero()[:, 1])
+        members.append(hot.nonzero(as_tuple=True)[1])
     return Relevance(
         most=len(columns),
         member_offsets=_offsets(torch.cat(counts)),
@@ -135,7 +135,7 @@ class Pairs:
         kept = (rows[position] == self.rows) & (to_column[self.columns] >= 0)
         counts = torch.bincount(position[kept], minlength=len(rows))
         return Relevance(
-            most=int(counts.max()),
+            most=_most(counts),
             member_offsets=torch.arange(len(rows) + 1),
             members=torch.arange(len(rows)),
             offsets=_offsets(counts),
@@ -157,13 +157,25 @@ def from_callback(callback: Callback, rows: Tensor, columns: Tensor, items: int)
     places = found.nonzero()
     counts = found.sum(dim=1)
     return Relevance(
-        most=int(counts.max()),
+        most=_most(counts),
         member_offsets=torch.arange(len(rows) + 1),
         members=torch.arange(len(rows)),
         offsets=_offsets(counts),
         items=places[:, 1].int(),
         gains=matrix[found].int(),
     )
+
+
+def places(rising: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Where wanted values are among rising ones, and whether they are there at all."""
+    place = torch.searchsorted(rising, wanted)
+    if len(rising) == 0:
+        return place, torch.zeros_like(place, dtype=torch.bool)
+    return place, rising[place.clamp(max=len(rising) - 1)] == wanted
+
+
+def _most(counts: Tensor) -> int:
+    return int(counts.max()) if len(counts) else 0
 
 
 def _offsets(counts: Tensor) -> Tensor:

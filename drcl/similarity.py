@@ -19,9 +19,9 @@ Array: TypeAlias = Tensor | npt.NDArray[np.generic]
 Rows: TypeAlias = Array | Iterable[Array]
 
 METRICS = ("cosine", "dot", "euclidean")
-# Rows of queries in a block at most: a product reads, and its library repacks, the whole gallery, and
-# this many rows make little of that. Fixed, like all about a block's shape, so that results repeat
-# bit for bit.
+# Rows of queries in a block at most: a product reads, and its library repacks, the whole gallery,
+# and this many rows make little of that. Fixed, like all about a block's shape, so that results
+# repeat bit for bit.
 _MOST_ROWS = 1024
 _TILE_BYTES = 16 * 2**20
 
@@ -64,11 +64,6 @@ class Source:
             parts.append(self.pieces[p][max(start - offset, 0) : stop - offset].to(dtype))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
-    def columns(self, kept: Tensor | None, columns: Tensor) -> Tensor:
-        """A few columns (N, m) of the kept rows."""
-        found = torch.cat([piece[:, columns.to(self.device)] for piece in self.pieces])
-        return found if kept is None else found[kept.to(self.device)]
-
     def at(self, positions: Tensor, dtype: torch.dtype) -> Tensor:
         if len(self.pieces) == 1:
             return self.pieces[0][positions.to(self.device)].to(dtype)
@@ -82,7 +77,7 @@ class Source:
     def norms(self, kept: Tensor | None, count: int, dtype: torch.dtype) -> Tensor:
         """Euclidean lengths (count,) in float64; rows with NaN or infinite entries are refused."""
         step = max(1, _TILE_BYTES // (8 * self.width))
-        found = []
+        found = torch.empty(count, dtype=torch.float64, device=self.device)
         for start in range(0, count, step):
             rows = self.rows(kept, start, min(start + step, count), dtype)
             norms = torch.linalg.vector_norm(rows, dim=1).double()
@@ -96,8 +91,8 @@ class Source:
                     raise ValueError(f"{self.name}: row {row} holds NaN or infinite values")
                 largest = wide.abs().amax(dim=1, keepdim=True).clamp(min=1e-300)
                 norms[odd] = torch.linalg.vector_norm(wide / largest, dim=1) * largest[:, 0]
-            found.append(norms)
-        return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64)
+            found[start : start + step] = norms
+        return found
 
 
 class Scorer:
@@ -125,8 +120,9 @@ class Scorer:
         self._limit = 1e150 if self.dtype == torch.float64 else 1e15
         self.scale = self.bias = None
         if metric == "cosine":
-            inverse = torch.where(lengths > 0, 1 / lengths.clamp(min=1e-300), 0.0)
+            inverse = lengths.reciprocal().masked_fill_(lengths == 0, 0.0)
             self.scale = inverse.to(self.dtype).to(self.device)
+            del inverse
         elif metric == "euclidean":
             self.bias = (-0.5 * lengths.square()).to(self.dtype).to(self.device)
         size = self.dtype.itemsize
@@ -134,12 +130,14 @@ class Scorer:
         if whole is None and self.count * gallery.width * size <= memory // 4:
             whole = gallery.rows(kept, 0, self.count, self.dtype)
         self._whole = None if whole is None else whole.to(self.device)
-        self._tile = max(1, _TILE_BYTES // (size * gallery.width))
+        self._tile = max(1, min(_TILE_BYTES, memory // 8) // (size * gallery.width))
         self.rows_per_block = max(1, min(_MOST_ROWS, memory // 2 // (size * max(self.count, 1))))
         self._buffer = torch.empty(0, dtype=self.dtype, device=self.device)
+        del lengths  # a large gallery's vectors are a good part of a small budget
         self._copies, self._firsts = equal_rows(
+            lambda start, stop: gallery.rows(kept, start, stop, gallery.dtype),
             lambda items: gallery.at(items if kept is None else kept[items], gallery.dtype),
-            lambda columns: gallery.columns(kept, columns),
+            self.count,
             gallery.width,
         )
 
@@ -164,6 +162,7 @@ class Scorer:
                 stop = min(start + self._tile, self.count)
                 tile = self.gallery.rows(self.kept, start, stop, self.dtype).to(self.device)
                 torch.mm(x, tile.T, out=scores[:, start:stop])
+                del tile  # before the next one is made
         for copies, firsts in zip(self._copies.split(4096), self._firsts.split(4096), strict=True):
             scores[:, copies] = scores[:, firsts]
         return scores

@@ -27,11 +27,7 @@ def rank(
     if bool(values.isnan().any()):
         raise ValueError(f"scores: row {int(values.isnan().any(dim=1).nonzero()[0])} holds NaN")
     gains = gain_matrix(relevance, scores)
-    kept = torch.ones_like(scores, dtype=torch.bool)
-    if left_out is not None:
-        offsets, columns = left_out
-        rows = torch.arange(len(scores), device=scores.device).repeat_interleave(offsets.diff())
-        kept[rows, columns[int(offsets[0]) : int(offsets[-1])]] = False
+    kept = kept_items(left_out, scores)
     if request.average_ties:
         rows_out = [
             _expected(v[m], g[m], request) for v, g, m in zip(values, gains, kept, strict=True)
@@ -68,6 +64,16 @@ def gain_matrix(relevance: Relevance, scores: Tensor) -> Tensor:
     if relevance.gains is not None:
         values = relevance.gains[entries]
     return gains.index_put_((rows, relevance.items[entries].long()), values, accumulate=True)
+
+
+def kept_items(left_out: tuple[Tensor, Tensor] | None, scores: Tensor) -> Tensor:
+    """Whether each query's ranking holds each item, (Q, N) bool."""
+    kept = torch.ones_like(scores, dtype=torch.bool)
+    if left_out is not None:
+        offsets, columns = left_out
+        rows = torch.arange(len(scores), device=scores.device).repeat_interleave(offsets.diff())
+        kept[rows, columns[int(offsets[0]) : int(offsets[-1])]] = False
+    return kept
 
 
 def _sorted(values: Tensor, gains: Tensor, kept: Tensor, request: Request) -> Tensor:
@@ -145,14 +151,8 @@ def _literal(values: Tensor, gains: Tensor, request: Request) -> Tensor:
 
 
 def _expected(values: Tensor, gains: Tensor, request: Request) -> Tensor:
-    """Expectations over the orders of tied items; the formulas are those of the compiled op.
-
-    A place of a group of n tied items with r relevant ones holds a relevant one with probability
-    r/n, and then (r−1)/(n−1) of the places before it do. When the divisor counts the hits inside
-    the cut-off, the number x of the group's hits there is hypergeometric.
-    """
+    """Expectations over the orders of tied items, from the scores and gains (N,) of a ranking."""
     values, gains = values.cpu().double(), gains.cpu().double()
-    n = len(values)
     _, inverse, size = values.unique(return_inverse=True, return_counts=True)
     inverse = len(size) - 1 - inverse  # rising values, falling ranks
     size = size.flip(0)
@@ -164,12 +164,26 @@ def _expected(values: Tensor, gains: Tensor, request: Request) -> Tensor:
         for t, s, r, g in zip(above, size, hits, gain, strict=True)
         if r > 0
     ]
-    relevant = int(hits.sum())
+    return expected_measures(groups, gains, len(values), request)
+
+
+def expected_measures(
+    groups: list[tuple[int, int, int, float]], gains: Tensor, ranked: int, request: Request
+) -> Tensor:
+    """A row of the op's table from the groups of tied items; the formulas are the compiled op's.
+
+    A group that starts after t ranks and has s items, r of them relevant with gains of g together,
+    is (t, s, r, g); only those with relevant items are given, best first. ``gains`` are those of
+    all relevant items. A place of a group holds a relevant item with probability r/s, and then
+    (r−1)/(s−1) of the places before it do. When the divisor counts the hits inside the cut-off,
+    the number x of the group's hits there is hypergeometric.
+    """
+    relevant = sum(r for _, _, r, _ in groups)
     first, reciprocal = _expected_first(groups, request.depth)
     row = [float(relevant), first, reciprocal]
     columns: list[list[float]] = [[], [], [], []]
     for cutoff in request.cutoffs:
-        k = min(cutoff, n)
+        k = min(cutoff, ranked)
         total, found, inside, dcg, ap = 0.0, 0, 0.0, 0.0, None
         for t, s, r, g in groups:
             if t >= k:
@@ -189,7 +203,7 @@ def _expected(values: Tensor, gains: Tensor, request: Request) -> Tensor:
         ideal = 0.0
         if request.discounts is not None:
             best = gains.sort(descending=True).values[:k]
-            ideal = float((best * request.discounts[:k].cpu()).sum())
+            ideal = float((best * request.discounts[: len(best)].cpu()).sum())
         columns[3].append(dcg / ideal if ideal > 0 else 0.0)
     row += [value for column in columns for value in column]
     return torch.tensor(row + [0.0] * (2 * request.levels), dtype=torch.float64)

@@ -1,9 +1,9 @@
 """Ranking over a gallery in pieces, one on each rank: only thresholds and counts travel.
 
 Every rank sends the scores of its relevant items. All of them, sorted, are the thresholds; each
-rank counts its own irrelevant items before each threshold, and the sums of the counts give the
-ranks. The pieces follow one another in the order of the ranks: ties go to the lower rank, then to
-the lower index.
+rank counts its own items before each threshold, and the sums of the counts give the ranks. The
+pieces follow one another in the order of the ranks: ties go to the lower rank, then to the lower
+index.
 """
 
 from __future__ import annotations
@@ -13,8 +13,19 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from drcl.eager.average_precision import gain_matrix
+from drcl.eager.average_precision import expected_measures, gain_matrix, kept_items
 from drcl.ops.average_precision import Relevance, Request
+
+# Bytes that one query of a block takes at most, for each item of this rank's piece (its relevance
+# and a sort) and for each threshold (sums along the ranks in float64).
+BYTES_PER_ITEM, BYTES_PER_THRESHOLD = 96, 160
+
+
+def everywhere(value: int, device: torch.device, group: ProcessGroup | None) -> list[int]:
+    """The value on every rank; only this process' without a group."""
+    if group is None:
+        return [value]
+    return [int(part) for part in _gather(torch.tensor(value, device=device), group)]
 
 
 def rank(
@@ -23,78 +34,106 @@ def rank(
     request: Request,
     scale: Tensor | None,
     bias: Tensor | None,
-    ranked: int,
+    left_out: tuple[Tensor, Tensor] | None,
     group: ProcessGroup,
 ) -> Tensor:
     """The op's table (see :class:`drcl.ops.average_precision.Columns`), the same on every rank.
 
-    ``scores`` (Q, n) are this rank's piece of the gallery, ``ranked`` the items of all pieces.
+    ``scores`` (Q, n) are this rank's piece of the gallery, in one dtype on all ranks.
     """
     values = scores if scale is None else scores * scale
     values = values if bias is None else values + bias
-    gains = gain_matrix(relevance, scores)
-    # This rank's ranking: its relevant items first in `own`, and what is before each of them.
-    order = values.sort(dim=1, descending=True, stable=True)
-    gain = gains.gather(1, order.indices)
-    hit = gain > 0
-    width = _largest(int(hit.sum(dim=1).max()), scores.device, group)
-    front = (~hit).to(torch.int8).sort(dim=1, stable=True).indices[:, :width]
-    before = (~hit).cumsum(dim=1).gather(1, front)  # irrelevant items ahead, ties by index
-    own = torch.where(hit.gather(1, front), order.values.gather(1, front), -torch.inf)
-    own_gain = gain.gather(1, front) * hit.gather(1, front)
-    before = _padded(before, width, 0)
-    thresholds = torch.cat(_gather(_padded(own, width, -torch.inf), group), dim=1)
-    thresholds_gain = torch.cat(_gather(_padded(own_gain, width, 0), group), dim=1)
+    gains, kept = gain_matrix(relevance, scores), kept_items(left_out, scores)
+    ranked = kept.sum(dim=1)
+    dist.all_reduce(ranked, group=group)
+    # Rising keys are falling scores. What is left out goes to the end, and is never counted.
+    keys, order = torch.where(kept, -values, torch.inf).sort(dim=1, stable=True)
+    kept, gains = kept.gather(1, order), gains.gather(1, order)
+    hit = kept & (gains > 0)
+    del values, order
+    own, own_gains, own_places = _own_thresholds(keys, gains, hit, group)
+    thresholds, gains = (torch.cat(_gather(t, group), dim=1) for t in (own, own_gains))
+    better = torch.searchsorted(keys, thresholds, out_int32=True)
+    not_worse = torch.searchsorted(keys, thresholds, right=True, out_int32=True)
+    # The padding goes last; equal scores stay in the order of the pieces, and of the items in each.
+    thresholds, order = thresholds.sort(dim=1, stable=True)
+    gains = gains.gather(1, order)
+    if request.average_ties:
+        counts = torch.stack([_count(kept, better), _count(kept, not_worse)])
+        counts = counts.gather(2, order.expand(2, -1, -1))
+        dist.all_reduce(counts, group=group)
+        return _expected(thresholds, gains, counts, ranked, request, group)
     world, me = dist.get_world_size(group), dist.get_rank(group)
-    # Irrelevant scores rising, as searchsorted wants them; the relevant ones are put out of reach.
-    irrelevant = torch.where(gains > 0, -torch.inf, values).sort(dim=1).values
-    n = values.shape[1]
-    above = n - torch.searchsorted(irrelevant, thresholds, right=True)
-    not_below = n - torch.searchsorted(irrelevant, thresholds, right=False)
-    owner = torch.arange(world, device=scores.device).repeat_interleave(width)
-    counts = torch.where(owner > me, not_below, above)
-    counts[:, me * width : (me + 1) * width] = before
-    counts = counts.contiguous()
+    owner = torch.arange(world, device=scores.device).repeat_interleave(own.shape[1])
+    places = torch.where(
+        owner > me, not_worse, better
+    )  # of equal items an earlier piece's go first
+    places[:, owner == me] = own_places
+    counts = _count(kept & ~hit, places).gather(1, order)
     dist.all_reduce(counts, group=group)
-    # What has gain 0 is padding. It goes to the end, the rest in ranking order: the pieces, and the
-    # items within them, already stand in the order that breaks ties.
-    real = thresholds_gain > 0
-    key = torch.where(real, thresholds, -torch.inf)
-    first = (~real).to(torch.int8).sort(dim=1, stable=True).indices
-    best = key.gather(1, first).sort(dim=1, descending=True, stable=True).indices
-    place = first.gather(1, best)
-    real, counts, thresholds_gain = (t.gather(1, place) for t in (real, counts, thresholds_gain))
     ranks = counts + torch.arange(1, counts.shape[1] + 1, device=counts.device)
-    return table_of_ranks(ranks, thresholds_gain, real, ranked, request)
+    return _table(ranks, gains, ranked, request)
 
 
-def table_of_ranks(
-    ranks: Tensor, gains: Tensor, real: Tensor, ranked: int, request: Request
-) -> Tensor:
-    """The op's table from the ranks (Q, R) of the relevant items, rising, then padding."""
+def _own_thresholds(
+    keys: Tensor, gains: Tensor, hit: Tensor, group: ProcessGroup
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys, gains and places of this rank's relevant items, in order, as wide as any rank's are.
+
+    The padding has the key NaN and the gain 0.
+    """
+    most = everywhere(int(hit.sum(dim=1).max()), keys.device, group)
+    shape = len(keys), max(1, *most)
+    rows, places = hit.nonzero(as_tuple=True)
+    slots = hit.cumsum(dim=1, dtype=torch.int32)[rows, places].long() - 1
+    own = keys.new_full(shape, torch.nan)
+    own_gains, own_places = gains.new_zeros(shape), gains.new_zeros(shape)
+    own[rows, slots] = keys[rows, places]
+    own_gains[rows, slots] = gains[rows, places]
+    own_places[rows, slots] = places.int()
+    return own, own_gains, own_places
+
+
+def _count(counted: Tensor, places: Tensor) -> Tensor:
+    """How many of (Q, n) are true before each place (Q, T)."""
+    before = torch.zeros(len(counted), counted.shape[1] + 1, dtype=torch.int32).to(counted.device)
+    torch.cumsum(counted, dim=1, dtype=torch.int32, out=before[:, 1:])
+    return before.gather(1, places.long()).long()
+
+
+def _table(ranks: Tensor, gains: Tensor, ranked: Tensor, request: Request) -> Tensor:
+    """The op's table from the ranks (Q, T) of the relevant items, rising, then padding of gain 0.
+
+    Sums run along the ranks one by one: their bits do not depend on threads or padding.
+    """
+    real = gains > 0
     relevant = real.sum(dim=1)
     number = torch.arange(1, ranks.shape[1] + 1, device=ranks.device, dtype=torch.float64)
     precision = torch.where(real, number / ranks, 0.0)
     first = torch.where((relevant > 0) & (ranks[:, 0] <= request.depth), ranks[:, 0], 0).double()
     reciprocal = torch.where(first > 0, 1 / first.clamp(min=1), 0.0)
+    sums = _sums(precision)
+    if request.discounts is not None:
+        discounts = request.discounts[(ranks - 1).clamp(max=len(request.discounts) - 1)]
+        dcg = _sums(gains * discounts)
+        # no query has more relevant items than there are items: what lies beyond is padding
+        best = gains.sort(dim=1, descending=True).values[:, : len(request.discounts)]
+        ideal = _sums(best * request.discounts[: best.shape[1]])
     columns: list[list[Tensor]] = [[], [], [], []]
     for cutoff in request.cutoffs:
-        k = min(cutoff, ranked)
-        inside = real & (ranks <= k)
-        hits = inside.sum(dim=1).double()
-        by = {"hits": hits, "min": relevant.clamp(max=k), "relevant": relevant}[request.divisor]
-        columns[0].append((precision * inside).sum(dim=1) / by.clamp(min=1))
-        columns[1].append(hits / relevant.clamp(min=1))
-        columns[2].append(hits / k)
-        ndcg = torch.zeros_like(reciprocal)
+        k = ranked.clamp(max=cutoff)
+        hits = (real & (ranks <= k[:, None])).sum(dim=1)
+        by = {"hits": hits, "min": torch.minimum(relevant, k), "relevant": relevant}
+        ap = _at(sums, hits) / by[request.divisor].clamp(min=1)
+        recall, precise = (hits.double() / n.clamp(min=1) for n in (relevant, k))
+        ndcg = torch.zeros_like(ap)
         if request.discounts is not None:
-            dcg = (gains * inside * request.discounts[(ranks - 1).clamp(max=ranked - 1)]).sum(dim=1)
-            ordered = gains.sort(dim=1, descending=True).values[:, :k]
-            ideal = (ordered * request.discounts[: ordered.shape[1]]).sum(dim=1)
-            ndcg = dcg / torch.where(ideal > 0, ideal, 1.0)
-        columns[3].append(ndcg)
-    parts = [relevant.double(), first, reciprocal, *(c for group in columns for c in group)]
-    result = torch.stack(parts, dim=1)
+            best_dcg = _at(ideal, torch.minimum(relevant, k))
+            ndcg = _at(dcg, hits) / torch.where(best_dcg > 0, best_dcg, 1.0)
+        for column, part in zip(columns, (ap, recall, precise, ndcg), strict=True):
+            column.append(part)
+    head = [relevant.double(), first, reciprocal]
+    result = torch.stack([*head, *(part for column in columns for part in column)], dim=1)
     if request.levels:
         steps = torch.arange(request.levels, device=ranks.device)
         needed = (steps * relevant[:, None] + request.levels - 2) // (request.levels - 1)
@@ -104,14 +143,43 @@ def table_of_ranks(
     return result
 
 
-def _padded(tensor: Tensor, width: int, fill: float) -> Tensor:
-    return torch.nn.functional.pad(tensor, (0, width - tensor.shape[1]), value=fill).contiguous()
+def _sums(values: Tensor) -> Tensor:
+    """Column t (of T + 1) is the sum of the first t of (Q, T)."""
+    return torch.nn.functional.pad(values.cumsum(dim=1), (1, 0))
 
 
-def _largest(value: int, device: torch.device, group: ProcessGroup) -> int:
-    largest = torch.tensor(max(value, 1), device=device)
-    dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
-    return int(largest)
+def _at(sums: Tensor, counts: Tensor) -> Tensor:
+    return sums.gather(1, counts[:, None])[:, 0]
+
+
+def _expected(
+    thresholds: Tensor,
+    gains: Tensor,
+    counts: Tensor,
+    ranked: Tensor,
+    request: Request,
+    group: ProcessGroup,
+) -> Tensor:
+    """The op's table averaged over the orders of ties; the ranks share the queries out.
+
+    ``counts`` (2, Q, T) are the items that score higher than each threshold, and not lower.
+    """
+    width = 3 + 4 * len(request.cutoffs)
+    table = torch.zeros(len(gains), width, dtype=torch.float64, device=gains.device)
+    for query in range(dist.get_rank(group), len(gains), dist.get_world_size(group)):
+        real = int((gains[query] > 0).sum())
+        gain = gains[query, :real].double()
+        _, tied, sizes = thresholds[query, :real].unique_consecutive(
+            return_inverse=True, return_counts=True
+        )
+        last = sizes.cumsum(0) - 1
+        above, not_below = counts[:, query, last]
+        gain_sums = gain.new_zeros(len(sizes)).index_add_(0, tied, gain)
+        columns = (above, not_below - above, sizes, gain_sums)
+        groups = list(zip(*(column.tolist() for column in columns), strict=True))
+        table[query] = expected_measures(groups, gain.cpu(), int(ranked[query]), request)
+    dist.all_reduce(table, group=group)
+    return table
 
 
 def _gather(tensor: Tensor, group: ProcessGroup) -> list[Tensor]:

@@ -1,0 +1,186 @@
+"""A gallery in pieces over ranks against one process that holds all of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from drcl.metrics import retrieval_metrics
+
+ITEMS = 100
+# Where the pieces begin and end: uneven, one of them a single item.
+PIECES = {2: (0, 61, 100), 4: (0, 11, 12, 60, 100)}
+
+
+def _random(*shape: int, seed: int) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _rows(count: int, seed: int, ties: bool) -> Tensor:
+    """Whole numbers, whose products tie often, also across the pieces; or real ones."""
+    return _random(count, 3, seed=seed).mul(5).floor() - 2 if ties else _random(count, 6, seed=seed)
+
+
+def _two_sets(ties: bool) -> dict[str, Any]:
+    return {
+        "query": _rows(40, 0, ties),
+        "gallery": _rows(ITEMS, 1, ties),
+        "metric": "dot" if ties else "cosine",
+        "ks": (5, None, 300),
+        "ndcg": True,
+    }
+
+
+def _labels(*unlabelled: int) -> dict[str, Any]:
+    query, gallery = ((_random(n, seed=n) * 5).long() for n in (40, ITEMS))
+    gallery[:11] = 2  # a piece without most classes
+    gallery[list(unlabelled)] = query[3] = -1
+    return {"query_labels": query, "gallery_labels": gallery}
+
+
+def _gains() -> Tensor:
+    """Grades of 0 to 3; nothing is relevant in the last pieces, and all of a row is."""
+    gains = (_random(40, ITEMS, seed=5) * 4).long() * (_random(40, ITEMS, seed=6) < 0.3)
+    gains[:, 60:] = 0
+    gains[7] = 1
+    return gains
+
+
+# One query group without items, and one whose items are all in one piece.
+GROUPS = {"query_groups": torch.arange(40) % 5, "gallery_groups": torch.arange(ITEMS) % 3}
+GROUPS["gallery_groups"][11] = 3
+
+
+def _one_set(ties: bool) -> dict[str, Any]:
+    x, labels = _rows(ITEMS, 1, ties), (_random(ITEMS, seed=8) * 5).long()
+    labels[[5, 70]] = -1
+    sets = {"query": x, "gallery": x, "query_labels": labels, "gallery_labels": labels}
+    return {**_two_sets(ties), **sets, "exclude_self": True}
+
+
+def _groups_of_one_set() -> dict[str, Any]:
+    groups = torch.arange(ITEMS) % 7
+    groups[99] = 50  # alone: it ranks nothing
+    return {"query_groups": groups, "gallery_groups": groups}
+
+
+def _far() -> dict[str, Any]:
+    """Rows so long that their products leave float32: the piece that has them takes float64."""
+    query, gallery = _rows(40, 0, True).float(), _rows(ITEMS, 1, True).float()
+    gallery[-30:] *= 2.0**55
+    return {**_two_sets(True), **_labels(), "query": query, "gallery": gallery}
+
+
+def _multi() -> dict[str, Any]:
+    return {
+        "query_labels": _random(40, 70, seed=3) < 0.05,
+        "gallery_labels": _random(ITEMS, 70, seed=4) < 0.05,
+    }
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "labels": {**_two_sets(True), **_labels(50), "levels": 6},
+    "real scores": {**_two_sets(False), **_labels(), "levels": 6},
+    "euclidean": {**_two_sets(False), **_labels(), "metric": "euclidean"},
+    "a piece without labels": {**_two_sets(True), **_labels(*range(12)), "no_relevant": "skip"},
+    "multi-label": {**_two_sets(True), **_multi()},
+    "top": {**_two_sets(True), **_labels(), "ks": (3, 7), "divisor": "min"},
+    "small blocks": {**_two_sets(True), **_labels(), "memory": 2**20},
+    "two dtypes": _far(),
+    "pairs": {**_two_sets(True), "relevance": "pairs"},
+    "sparse": {**_two_sets(False), "relevance": "sparse"},
+    "function": {**_two_sets(True), "relevance": "function", "divisor": "relevant"},
+    "groups": {**_two_sets(True), **_labels(), **GROUPS},
+    "groups of pairs": {**_two_sets(True), "relevance": "pairs", **GROUPS},
+    "one set": {**_one_set(True), "levels": 5},
+    "one set, real scores": _one_set(False),
+    "one set in groups": {**_one_set(True), **_groups_of_one_set()},
+    "averaged ties": {**_two_sets(True), **_labels(), "ties": "average"},
+    "averaged ties by min": {**_two_sets(True), **_labels(), "ties": "average", "divisor": "min"},
+    "averaged ties of grades": {**_two_sets(True), "relevance": "function", "ties": "average"},
+    "averaged ties in groups": {
+        **_one_set(True),
+        **_groups_of_one_set(),
+        "ties": "average",
+        "ks": (4,),
+    },
+}
+
+
+def _evaluate(case: str, mine: slice, **options: Any) -> list[Tensor]:
+    """Everything that is found with this piece of the gallery."""
+    arguments = dict(CASES[case])
+    for name in ("gallery", "gallery_labels", "gallery_groups"):
+        if name in arguments:
+            arguments[name] = arguments[name][mine]
+    gains = _gains()[:, mine]
+    if arguments.get("relevance") == "pairs":
+        arguments["relevance"] = torch.cat([gains.nonzero(), gains[gains > 0][:, None]], dim=1)
+    elif arguments.get("relevance") == "sparse":
+        import scipy.sparse
+
+        arguments["relevance"] = scipy.sparse.coo_matrix(gains.numpy())
+    elif arguments.get("relevance") == "function":
+        arguments["relevance"] = lambda rows: gains[rows]
+    found = retrieval_metrics(**arguments, **options)
+    curves = [found.interpolated, found.raw] if found.interpolated else []
+    return [*list(vars(found).values())[1:8], *(curve.precision for curve in curves)]
+
+
+def _rank(rank: int, world: int, folder: str) -> None:
+    torch.set_num_threads(1 + rank % 2)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world
+    )
+    mine = slice(*PIECES[world][rank : rank + 2])
+    group = torch.distributed.group.WORLD
+    found = {case: _evaluate(case, mine, process_group=group) for case in CASES}
+    torch.save(found, f"{folder}/{rank}.pt")
+    messages = []
+    x, ids = torch.ones(4, 2), torch.arange(4)
+    for arguments in (
+        {"query": x[: 3 + rank % 2], "query_labels": ids[: 3 + rank % 2]},
+        {"exclude_self": True},
+        {"gallery_labels": -torch.ones(4)},
+    ):
+        whole = {"query": x, "gallery": x, "query_labels": ids, "gallery_labels": ids}
+        try:
+            retrieval_metrics(**{**whole, **arguments}, process_group=group)  # type: ignore[arg-type]
+        except ValueError as error:
+            messages.append(str(error))
+    Path(folder, f"{rank}.txt").write_text("\n".join(messages))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module", params=PIECES)
+def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what every rank found; the processes are started once for all cases."""
+    pytest.importorskip("scipy.sparse")
+    world, folder = request.param, tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(_rank, (world, str(folder)), nprocs=world)
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_pieces_are_one_gallery(ranks: Path, case: str) -> None:
+    expected = _evaluate(case, slice(0, ITEMS))
+    found = [torch.load(file, weights_only=True)[case] for file in sorted(ranks.glob("*.pt"))]
+    assert bool(expected[0].nansum() > 0)
+    for values in found:
+        for ours, whole in zip(values, expected, strict=True):
+            torch.testing.assert_close(ours, whole, rtol=1e-12, atol=1e-12, equal_nan=True)
+        for ours, first in zip(values, found[0], strict=True):  # bit for bit, NaN like NaN
+            assert torch.equal(ours.view(torch.int64), first.view(torch.int64))
+
+
+def test_refusals_are_the_same_on_every_rank(ranks: Path) -> None:
+    files = list(ranks.glob("*.txt"))
+    for file in files:
+        queries, one_set, labels = file.read_text().splitlines()
+        assert "query: with process_group every rank takes all queries, got [3, 4" in queries
+        assert f"needs one set, got 4 queries and {4 * len(files)} items" in one_set
+        assert "every gallery item is unlabelled" in labels
