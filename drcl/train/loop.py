@@ -118,7 +118,8 @@ def train(
     """
     files = [None if checkpoints is None else checkpoints / phase.file for phase in phases]
     pairs = list(zip(phases, files, strict=True))
-    if len(phases) > 1 and all(phase.source.device.type == "cuda" for phase in phases):
+    # Even one: a step is captured best from a stream that is not the default one.
+    if phases and all(phase.source.device.type == "cuda" for phase in phases):
         return run_together(pairs, progress, log)
     return [run(phase, file, progress, log) for phase, file in pairs]
 
