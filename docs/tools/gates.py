@@ -61,7 +61,7 @@ def cuda_kernels() -> list[dict[str, Any]]:
                 flags=re.S,
             )
             for mangled, spills, registers, shared in found:
-                name = re.search(r"\d+(\w+_kernel)I([fd])E", mangled)
+                name = re.search(r"\d([a-z][a-z_]*_kernel)I([fd])E", mangled)
                 assert name is not None, mangled
                 kind = {"f": "float32 scores", "d": "float64 scores"}[name[2]]
                 rows.append(
