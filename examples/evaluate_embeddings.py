@@ -3,8 +3,8 @@
     python examples/evaluate_embeddings.py                      embeddings that are made up
     python examples/evaluate_embeddings.py A A_LABELS B B_LABELS
 
-Each argument is ``file`` or ``file:key`` (.npy, .npz, .mat, .h5, .parquet, .safetensors), for example
-``wiki_0.mat:test_fea wiki_0.mat:test_lab wiki_1.mat:test_fea wiki_1.mat:test_lab``.
+Each argument is ``file`` or ``file:key`` (.npy, .npz, .mat, .h5, .parquet, .safetensors), for
+example ``wiki_0.mat:test_fea wiki_0.mat:test_lab wiki_1.mat:test_fea wiki_1.mat:test_lab``.
 """
 
 from __future__ import annotations

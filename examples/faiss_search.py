@@ -2,9 +2,9 @@
 
     python examples/faiss_search.py [RUN SOURCE TARGET]
 
-RUN is a folder that ``drcl train`` wrote; without one a small model is trained on digits. Embeddings
-have unit length, so the inner product is the cosine, and any FAISS index for inner products will do.
-The exact one is compared with ``DRCL.search``, an approximate one with the exact.
+RUN is a folder that ``drcl train`` wrote; without one a small model is trained on digits.
+Embeddings have unit length, so the inner product is the cosine, and any FAISS index for inner
+products will do. The exact one is compared with ``DRCL.search``, an approximate one with the exact.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ def main(arguments: list[str]) -> None:
     recall = np.mean([len(set(a) & set(b)) / K for a, b in zip(found, items, strict=True)])
     labels, own = test[target].labels, test[source].labels
     precision = (labels[found] == own[:, None]).mean()
-    print(f"approximate (HNSW): recall of the exact {K} {recall:.3f}, precision@{K} {precision:.3f}")
+    print(
+        f"approximate (HNSW): recall of the exact {K} {recall:.3f}, precision@{K} {precision:.3f}"
+    )
 
 
 if __name__ == "__main__":

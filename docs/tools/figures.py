@@ -47,7 +47,7 @@ def literal_matrices() -> int:
 
 
 def linear_memory(measured: Sequence[tuple[str, int, float]]) -> str:
-    """Where the bytes go: stacked, with the literal form and measured peaks (form, B, MB) beside."""
+    """Where the bytes go, beside the literal form; ``measured`` peaks are (form, B, MB)."""
     with _canvas(8.6, 3.5) as (figure, svg):
         left, right = figure.subplots(1, 2)
         shown = [b for b in BATCHES if b <= 8192]
@@ -88,7 +88,10 @@ def stage_work(b: int, d: int = WIDTH, k: int = CLASSES) -> dict[str, tuple[floa
         large = {
             "differences": (b * b * d + 10.0 * b * b * k, 4.0 * b * d + 8.0 * b * b),
             "combine": (4.0 * b * b, 8.0 * b * b),
-            "gradient": (2.0 * b * b * d + 2.0 * b * d * k + 4.0 * b * b * k, 20.0 * b * d + 8.0 * b * b),
+            "gradient": (
+                2.0 * b * b * d + 2.0 * b * d * k + 4.0 * b * b * k,
+                20.0 * b * d + 8.0 * b * b,
+            ),
         }
     else:
         large = {

@@ -2,8 +2,8 @@
 
     python docs/tools/gates.py
 
-No GPU is needed. To be run after a kernel or one of its configurations has changed: a test compares the
-kernels and configurations in the file with those in the sources. Takes some minutes.
+No GPU is needed. To be run after a kernel or one of its configurations has changed: a test compares
+the kernels and configurations in the file with those in the sources. Takes some minutes.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def cuda_kernels() -> list[dict[str, Any]]:
                 ]
                 said = subprocess.run(command, check=True, capture_output=True, text=True).stderr
             found = re.findall(
-                r"Compiling entry function '(\w+)'.*?(\d+) bytes spill stores.*?Used (\d+) registers"
-                r"(?:.*?(\d+) bytes smem)?",
+                r"Compiling entry function '(\w+)'.*?(\d+) bytes spill stores"
+                r".*?Used (\d+) registers(?:.*?(\d+) bytes smem)?",
                 said,
                 flags=re.S,
             )
@@ -83,7 +83,9 @@ def main() -> None:
 
     rows = triton_kernels() + cuda_kernels()
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
-    TABLE.write_text(f'{{"triton": "{triton.__version__}", "rows": [\n{lines}\n]}}\n', encoding="utf-8")
+    TABLE.write_text(
+        f'{{"triton": "{triton.__version__}", "rows": [\n{lines}\n]}}\n', encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":

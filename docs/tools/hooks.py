@@ -1,8 +1,7 @@
 """What the pages leave to be filled in when the site is built: mkdocs calls the functions ``on_…``.
 
-A line ``{{ name arguments }}`` of a page becomes what the function ``name`` below returns; inside a
-line only words and numbers may come back. Tables and figures come from ``benchmarks/results``, from the
-README and from the code, so none of their numbers is typed.
+``{{ name arguments }}`` in a page becomes what the function ``name`` below returns. Tables and
+figures come from ``benchmarks/results``, the README and the code, so no number in them is typed.
 """
 
 from __future__ import annotations
@@ -110,7 +109,7 @@ def memory() -> str:
 
 
 def measured(op: str) -> str:
-    """Every contender at every workload of an op: time, against ours, share of the floor, memory."""
+    """Every contender at every workload of an op: time, over ours, share of the floor, memory."""
     rows = [row for row in suite() if row["op"] == op]
     if not rows:
         return NOT_MEASURED
@@ -164,7 +163,9 @@ def gates(*kernels: str) -> str:
     for (kernel, label), rows in cases.items():
         registers = " / ".join(str(rows[a]["registers"]) for a in archs)
         shared = " / ".join(f"{rows[a]['shared'] / 1024:.3g}" for a in archs)
-        core = ".".join(rows[90]["tensor_core"].split(".")[:1] + rows[90]["tensor_core"].split(".")[-2:])
+        core = ".".join(
+            rows[90]["tensor_core"].split(".")[:1] + rows[90]["tensor_core"].split(".")[-2:]
+        )
         core = f"`{core.strip('.')}`" if rows[90]["tensor_core"] else "–"
         lines.append(f"| `{kernel}` | {label or '–'} | {registers} | {shared} | {core} |")
     spills = sum(row["spills"] for rows in cases.values() for row in rows.values())
@@ -177,7 +178,12 @@ def intensity() -> str:
     lines = ["| stage | B | operations | bytes | operations per byte |", "|---|---|---|---|---|"]
     for batch in (1024, 8192):
         for stage, (operations, size) in figures.stage_work(batch).items():
-            cells = [f"`{stage}`", f"{batch:,}", f"{operations / 1e9:.3g} G", f"{size / 1e6:.3g} MB"]
+            cells = [
+                f"`{stage}`",
+                f"{batch:,}",
+                f"{operations / 1e9:.3g} G",
+                f"{size / 1e6:.3g} MB",
+            ]
             lines.append("| " + " | ".join([*cells, f"{operations / size:.3g}"]) + " |")
     return "\n".join(lines)
 
