@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 DEMO   := $(BIN)/drcl train digits --out runs/digits-demo --overwrite
 TRITON := triton==3.9.0
 
-.PHONY: demo test docs lint wheel install clean
+.PHONY: demo test bench docs lint wheel install clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -15,6 +15,12 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# Measures everything on this machine, then rewrites the README's table and the plots from the results.
+bench: $(VENV)/.installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[full,test,lint,bench]'
+	$(BIN)/drcl bench --out benchmarks/results
+	$(BIN)/python -m drcl.benchmarks.publish
 
 # The site, in build/site.
 docs: $(VENV)/.docs

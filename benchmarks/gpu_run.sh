@@ -12,7 +12,6 @@ PYTHON="${PYTHON:-python3}"
 OUT="${OUT:-build/gpu_run}"
 RESULTS="${RESULTS:-benchmarks/results}"
 STEPS=(build tests sanitizer loss ops ranking training trace)
-mkdir -p "$OUT"
 export PYTHON OUT RESULTS PYTHONPATH="$PWD" PYTHONUNBUFFERED=1
 
 build() {
@@ -45,6 +44,7 @@ for step in "$@"; do
 done
 "$PYTHON" -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "gpu_run: no CUDA device here; nothing run")' || exit 2
 
+mkdir -p "$OUT"
 failed=()
 [ $# -gt 0 ] && STEPS=("$@")
 for step in "${STEPS[@]}"; do

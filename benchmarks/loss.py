@@ -20,6 +20,7 @@ from drcl.benchmarks.registry import (
     Problem,
     Sizes,
     Work,
+    backend_names,
     no_compiler,
     our_backends,
 )
@@ -120,8 +121,9 @@ def build(sizes: Sizes, device: torch.device) -> Problem:
 
     inverse = torch.linalg.pinv(prior.weight.double())
     contenders = our_backends("reversible_consistency", device, step(ours, features))
-    if device.type == "cuda":
-        contenders["drcl in a CUDA graph"] = Contender(graphed(ours, features))
+    contenders["drcl in a CUDA graph"] = (
+        Contender(graphed(ours, features)) if device.type == "cuda" else "on a GPU only"
+    )
     contenders["literal"] = Contender(step(dense, features))
     contenders["literal, torch.compile"] = no_compiler(device) or Contender(
         step(torch.compile(dense, dynamic=False), features)
@@ -133,9 +135,18 @@ def build(sizes: Sizes, device: torch.device) -> Problem:
     return Problem(contenders, oracle, work(b, d, c), tolerance=2e-3 if tf32 else 1e-5)
 
 
+NAMES = (
+    *backend_names("reversible_consistency"),
+    "drcl in a CUDA graph",
+    "literal",
+    "literal, torch.compile",
+)
+
+
 def entry(b: int, d: int, c: int, note: str, **options: bool | str) -> Entry:
     # B above D stays above D: the two sides are different code.
-    return Entry("loss", {"B": b, "D": d, "C": c}, build, {"B": max(4096, 2 * d)}, note, **options)  # type: ignore[arg-type]
+    sizes, gate = {"B": b, "D": d, "C": c}, {"B": max(4096, 2 * d)}
+    return Entry("loss", sizes, build, NAMES, gate, note, **options)  # type: ignore[arg-type]
 
 
 ENTRIES = [

@@ -15,7 +15,8 @@ from drcl.benchmarks.registry import Contender, Entry, Problem, Work, Wrong
 from drcl.benchmarks.results import Row
 from drcl.benchmarks.timing import Others, in_turns, seconds_of
 
-FEWEST, MOST = 3, 50  # rounds
+FEWEST, MOST = 3, 50  # calls that are timed
+PRODUCT, COPY = "a product", "a copy"
 PROBE_PRODUCT = 4e9  # multiplications at most in the product that measures a rate
 PROBE_BYTES = (2**23, 2**29)  # that the copy moves that measures a bandwidth
 
@@ -31,7 +32,7 @@ def measure(
 ) -> list[Row]:
     """Rows of all contenders of an entry. ``limit``: seconds that the rounds may take together.
 
-    At least three rounds are run. Without ``memory`` that figure stays empty.
+    At least three calls each are timed. Without ``memory`` that figure stays empty.
     """
     rows, _ = timed(entry, device, limit)
     for row in rows.values():
@@ -118,14 +119,16 @@ def in_rounds(
     calls: dict[str, Any] = {name: contender.run for name, contender in running.items()}
     for call in calls.values():
         call()  # compilers, allocators and caches
-    once = sum(seconds_of(call, device) for call in calls.values())
-    rounds = min(MOST, max(FEWEST, int(limit / once)))
-    product, operations = product_probe(work, device)
-    copy, moved = copy_probe(work, device)
+    calls[PRODUCT], operations = product_probe(work, device)
+    calls[COPY], moved = copy_probe(work, device)
+    counts = {
+        name: min(MOST, max(FEWEST, int(limit / len(calls) / seconds_of(call, device))))
+        for name, call in calls.items()
+    }
     with Others() as others:
-        seconds = in_turns(calls | {"": product, " ": copy}, rounds, device)
-    flops = operations / statistics.median(seconds.pop(""))
-    bandwidth = moved / statistics.median(seconds.pop(" "))
+        seconds = in_turns(calls, counts, device)
+    flops = operations / statistics.median(seconds.pop(PRODUCT))
+    bandwidth = moved / statistics.median(seconds.pop(COPY))
     floor = work.seconds(flops, bandwidth)
     times = {name: [s / running[name].share for s in found] for name, found in seconds.items()}
     ours = statistics.median(next(times[name] for name in times if rows[name].ours))
@@ -133,7 +136,7 @@ def in_rounds(
         row = rows[name]
         p20, p50, p80 = quantiles(found)
         row.p20_ms, row.p50_ms, row.p80_ms = p20 * 1e3, p50 * 1e3, p80 * 1e3
-        row.rounds, row.share = rounds, running[name].share
+        row.rounds, row.share = len(found), running[name].share
         row.ratio, row.floor_ms, row.floor_share = p50 / ours, floor * 1e3, floor / p50
         row.gemm_GFLOPs, row.copy_GBps = flops / 1e9, bandwidth / 1e9
         row.others = round(others.share, 3)

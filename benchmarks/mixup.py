@@ -17,6 +17,7 @@ from drcl.benchmarks.registry import (
     Problem,
     Sizes,
     Work,
+    backend_names,
     no_compiler,
     our_backends,
 )
@@ -68,8 +69,11 @@ def build(sizes: Sizes, device: torch.device) -> Problem:
     return Problem(contenders, oracle, Work(6 * b * d, 6 * b * d * 4, (b, d, d)))
 
 
+NAMES = (*backend_names("mixup"), "literal", "literal, torch.compile")
+
+
 def entry(b: int, d: int, note: str, quick: bool = False) -> Entry:
-    return Entry("mixup", {"B": b, "D": d, "C": 10}, build, note=note, quick=quick)
+    return Entry("mixup", {"B": b, "D": d, "C": 10}, build, NAMES, note=note, quick=quick)
 
 
 ENTRIES = [

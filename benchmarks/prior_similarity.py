@@ -17,6 +17,7 @@ from drcl.benchmarks.registry import (
     Problem,
     Sizes,
     Work,
+    backend_names,
     no_compiler,
     our_backends,
 )
@@ -73,8 +74,11 @@ def build(sizes: Sizes, device: torch.device) -> Problem:
     return Problem(contenders, oracle, least, tolerance=2e-3 if tf32 else 1e-5)
 
 
+NAMES = (*backend_names("prior_similarity"), "literal", "literal, torch.compile")
+
+
 def entry(b: int, d: int, c: int, note: str, quick: bool = False) -> Entry:
-    return Entry("prior_similarity", {"B": b, "D": d, "C": c}, build, note=note, quick=quick)
+    return Entry("prior_similarity", {"B": b, "D": d, "C": c}, build, NAMES, note=note, quick=quick)
 
 
 ENTRIES = [

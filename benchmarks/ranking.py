@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from drcl import metrics, reference
+from drcl.benchmarks.ranking_peers import PEERS
 from drcl.benchmarks.registry import (
     Contender,
     Entry,
@@ -19,6 +20,7 @@ from drcl.benchmarks.registry import (
     Problem,
     Sizes,
     Work,
+    backend_names,
     our_backends,
 )
 
@@ -83,8 +85,6 @@ def make(size: Size) -> Data:
 
 
 def build(sizes: Sizes, device: torch.device) -> Problem:
-    from drcl.benchmarks.ranking_peers import PEERS
-
     q, n, d = sizes["Q"], sizes["N"], sizes["D"]
     data = make(Size(q, n, d, sizes["C"], sizes.get("k"))).to(device)
 
@@ -112,12 +112,15 @@ def outcome(run: Callable[[Data], float], data: Data) -> Callable[[], Outcome]:
     return lambda: (torch.tensor(run(data), dtype=torch.float64),)
 
 
+NAMES = (*backend_names("average_precision"), *PEERS)
+
+
 def entry(
     q: int, n: int, d: int, c: int, note: str, k: int | None = None, **options: bool
 ) -> Entry:
     sizes = {"Q": q, "N": n, "D": d, "C": c} | ({} if k is None else {"k": k})
     # Few queries for the literal oracle, but whole galleries: ties and near-ties are theirs.
-    return Entry("map", sizes, build, {"Q": 16}, note, **options)
+    return Entry("map", sizes, build, NAMES, {"Q": 16}, note, **options)
 
 
 ENTRIES = [

@@ -82,6 +82,7 @@ class Problem:
 class Entry:
     """One workload: the family that builds it, its sizes, and who takes part.
 
+    ``contenders`` are the names that ``build`` gives, known before anything is built.
     ``gate`` caps sizes for the correctness gate, whose oracle is slow; the branch an
     implementation takes must be the same. ``note`` says where the sizes come from.
     """
@@ -89,6 +90,7 @@ class Entry:
     op: str
     sizes: Sizes
     build: Callable[[Sizes, torch.device], Problem]
+    contenders: tuple[str, ...]
     gate: Sizes = field(default_factory=dict)
     note: str = ""
     quick: bool = False
@@ -134,10 +136,19 @@ def select(found: Sequence[Entry], only: Sequence[str] = (), quick: bool = False
     return chosen
 
 
+def backend_names(family: str) -> tuple[str, ...]:
+    """Our contenders for an op family, the preferred one first.
+
+    >>> backend_names("average_precision")
+    ('drcl native', 'drcl torch')
+    """
+    return tuple(OURS + name for name in FAMILIES[family] if name != "reference")
+
+
 def our_backends(
     family: str, device: torch.device, run: Callable[[], Any]
 ) -> dict[str, Contender | str]:
-    """``run`` under every fast backend of an op family, the preferred one first."""
+    """``run`` under every fast backend of an op family, by :func:`backend_names`."""
     reasons = {b.name: "" if b.available else b.reason for b in probe_backends()}
     if device.type == "cpu":
         reasons["triton"] = "kernels for a GPU"
@@ -149,11 +160,11 @@ def our_backends(
 
         return call
 
-    return {
-        OURS + name: reasons[name] or Contender(under(name))
-        for name in FAMILIES[family]
-        if name != "reference"
-    }
+    found: dict[str, Contender | str] = {}
+    for name in backend_names(family):
+        backend = name.removeprefix(OURS)
+        found[name] = reasons[backend] or Contender(under(backend))
+    return found
 
 
 def missing(module: str, name: str = "") -> str:

@@ -22,19 +22,21 @@ FLUSH_BYTES = 256 * 2**20  # more than any L2
 
 
 def in_turns(
-    calls: Mapping[str, Callable[[], Any]], rounds: int, device: torch.device
+    calls: Mapping[str, Callable[[], Any]], counts: Mapping[str, int], device: torch.device
 ) -> dict[str, list[float]]:
-    """Seconds of each call in each round: all take their turn in every round.
+    """Seconds of each call, as often as its count says, in rounds in which all take turns.
 
-    Noise so hits all of them alike. Every round begins with another one: none runs always behind
-    the same neighbour, with what that leaves in the caches.
+    Noise so hits all of them alike. Who has fewer calls than there are rounds takes part in some,
+    evenly spread. Every round begins with another one: none runs always behind the same neighbour,
+    with what that leaves in the caches.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    names = list(calls)
+    names, rounds = list(calls), max(counts.values())
     for round_ in range(rounds):
         turn = round_ % len(names)
         for name in names[turn:] + names[:turn]:
-            seconds[name].append(seconds_of(calls[name], device))
+            if (round_ + 1) * counts[name] // rounds > round_ * counts[name] // rounds:
+                seconds[name].append(seconds_of(calls[name], device))
     return seconds
 
 

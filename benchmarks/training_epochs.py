@@ -19,6 +19,7 @@ from drcl.benchmarks.registry import OURS, Contender, Entry, Outcome, Problem, S
 
 EPOCHS = 2
 VALIDATION = 512
+NAMES = (OURS + "loop", "literal loop")
 PHASES = {"prior learning": "SPL", "consistency": "RSC"}
 
 
@@ -48,10 +49,8 @@ def build(sizes: Sizes, device: torch.device, phase: str) -> Problem:
     def last_epoch(loop: Callable[[str], dict[str, Any]]) -> Contender:
         return Contender(lambda: float(loop(phase)["epoch"]))
 
-    contenders: dict[str, Contender | str] = {
-        OURS + "loop": last_epoch(contest.ours),
-        "literal loop": last_epoch(contest.released),
-    }
+    loops = (last_epoch(contest.ours), last_epoch(contest.released))
+    contenders: dict[str, Contender | str] = dict(zip(NAMES, loops, strict=True))
     judged = sizes["N"] if phase == "SPL" else VALIDATION
     return Problem(contenders, oracle, work(widths, sizes["B"], sizes["N"], judged))
 
@@ -72,7 +71,7 @@ def entry(phase: str, sizes: Sizes, note: str, quick: bool = False) -> Entry:
     def built(at: Sizes, device: torch.device) -> Problem:
         return build(at, device, PHASES[phase])
 
-    return Entry(f"training, {phase}", sizes, built, note=note, quick=quick)
+    return Entry(f"training, {phase}", sizes, built, NAMES, note=note, quick=quick)
 
 
 SMALL = {"B": 512, "N": 2048, "d": 300, "hidden": 512, "D": 512}

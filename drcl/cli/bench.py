@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from drcl.benchmarks.results import Row
 
 QUICK, FULL = 1.5, 20.0  # seconds for the rounds of a workload
+PAIRS = 5.0  # seconds for the calls of one of our contenders at two revisions
 
 
 @click.command()
@@ -80,7 +81,7 @@ def bench(
     if listing:
         click.echo(columns([[entry.name, entry.note] for entry in chosen], left=2))
     elif revision is not None:
-        _compare(chosen, revision, target, QUICK if quick else FULL, threshold)
+        _compare(chosen, revision, target, threshold)
     else:
         _measure(chosen, target, QUICK if quick else FULL, out)
 
@@ -129,15 +130,13 @@ def table(rows: list[Row]) -> str:
     if measured is not None:
         left_out.append(
             f"floor {measured.floor_ms:.3g} ms at {measured.gemm_GFLOPs:.0f} Gflop/s and "
-            f"{measured.copy_GBps:.1f} GB/s; {measured.rounds} rounds; other processes had "
-            f"{measured.others:.0%} of the machine"
+            f"{measured.copy_GBps:.1f} GB/s; {measured.rounds} calls of ours; other "
+            f"processes had {measured.others:.0%} of the machine"
         )
     return "\n".join(line for line in [text, *left_out] if line)
 
 
-def _compare(
-    chosen: list[Entry], revision: str, device: torch.device, limit: float, threshold: float
-) -> None:
+def _compare(chosen: list[Entry], revision: str, device: torch.device, threshold: float) -> None:
     from drcl.benchmarks.compare import compare, sides
 
     def tell(verdict: Verdict) -> None:
@@ -150,7 +149,7 @@ def _compare(
 
     with contextlib.ExitStack() as stack:
         before, now = stack.enter_context(sides(revision, device))
-        verdicts = compare(chosen, before, now, limit=limit, threshold=threshold, tell=tell)
+        verdicts = compare(chosen, before, now, limit=PAIRS, threshold=threshold, tell=tell)
     worse = sum(verdict.regression for verdict in verdicts)
     if worse:
         raise click.ClickException(f"{worse} of {len(verdicts)} are worse than at {revision}")
