@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -158,19 +158,26 @@ def gates(*kernels: str) -> str:
     if missing:
         raise ValueError(f"no kernels {missing} in compile_gates.json")
     archs = (80, 90, 100)
+    cases = dict(sorted(cases.items(), key=lambda case: kernels.index(case[0][0])))
     lines = ["| kernel | configuration | registers | shared memory, KiB | tensor cores (sm_90) |"]
     lines += ["|---|---|---|---|---|"]
     for (kernel, label), rows in cases.items():
-        registers = " / ".join(str(rows[a]["registers"]) for a in archs)
-        shared = " / ".join(f"{rows[a]['shared'] / 1024:.3g}" for a in archs)
+        registers = once(str(rows[a]["registers"]) for a in archs)
+        shared = once(f"{rows[a]['shared'] / 1024:.3g}" for a in archs)
         core = ".".join(
             rows[90]["tensor_core"].split(".")[:1] + rows[90]["tensor_core"].split(".")[-2:]
         )
         core = f"`{core.strip('.')}`" if rows[90]["tensor_core"] else "–"
         lines.append(f"| `{kernel}` | {label or '–'} | {registers} | {shared} | {core} |")
     spills = sum(row["spills"] for rows in cases.values() for row in rows.values())
-    lines += ["", f"sm_80 / sm_90 / sm_100, Triton {table['triton']} or nvcc; {spills} spills."]
+    lines += ["", f"sm_80 / sm_90 / sm_100, one number where all are the same; {spills} spills."]
     return "\n".join(lines)
+
+
+def once(values: Iterable[str]) -> str:
+    """Values side by side, or the one that all of them are."""
+    found = list(values)
+    return found[0] if len(set(found)) == 1 else " / ".join(found)
 
 
 def intensity() -> str:
