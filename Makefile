@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 DEMO   := $(BIN)/drcl train digits --out runs/digits-demo --overwrite
 TRITON := triton==3.9.0
 
-.PHONY: demo test lint wheel clean
+.PHONY: demo test bench docs lint wheel install clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -15,6 +15,19 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# Measures everything on this machine, then rewrites the README's table and the plots from the results.
+bench: $(VENV)/.installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[full,test,lint,bench]'
+	$(BIN)/drcl bench --out benchmarks/results
+	$(BIN)/python -m drcl.benchmarks.publish
+
+# The site, in build/site.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+# Everything set up, nothing run.
+install: $(VENV)/.installed
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -36,6 +49,10 @@ $(VENV)/.torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch setuptools ninja build
 	$(BIN)/python -c "import triton" 2>/dev/null || $(BIN)/pip install --quiet $(TRITON)
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[full,test,lint,docs]'
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py $(shell find csrc -type f)

@@ -166,8 +166,11 @@ setup(
     packages=[
         *find_packages(include=["drcl", "drcl.*"]),
         *(f"drcl.{package}" for package in find_packages(include=["kernels", "kernels.*"])),
+        "drcl.benchmarks",
     ],
-    package_dir={"drcl": "drcl", "drcl.kernels": "kernels"},
+    package_dir={"drcl": "drcl", "drcl.kernels": "kernels", "drcl.benchmarks": "benchmarks"},
+    # the suite is installed, what it measured on our machines is not
+    exclude_package_data={"drcl.benchmarks": ["results/*/*", "*.md", "*.sh"]},
     ext_modules=ext_modules,
     cmdclass=commands,
 )

@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
-# Everything that needs a chip, unattended: build, tests, sanitizer, ceilings, benchmarks, a trace.
+# Everything that needs a chip, unattended: build, tests, sanitizer, the suite, a trace.
 #
 #   benchmarks/gpu_run.sh [STEP...]     all steps, or those named, each under ten minutes
 #
-# Logs go to $OUT (default build/gpu_run), results to benchmarks/results/<device>/. A step that fails is
+# Logs go to $OUT (default build/gpu_run), results to $RESULTS (default benchmarks/results), into a
+# folder for the device. What is written there was measured here, after its gate. A step that fails is
 # reported at the end and does not stop the others; what needs a correct build says so by failing too.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON="${PYTHON:-python3}"
 OUT="${OUT:-build/gpu_run}"
-mkdir -p "$OUT"
-export PYTHON OUT PYTHONPATH="$PWD" PYTHONUNBUFFERED=1
+RESULTS="${RESULTS:-benchmarks/results}"
+STEPS=(build tests sanitizer loss ops ranking training trace)
+export PYTHON OUT RESULTS PYTHONPATH="$PWD" PYTHONUNBUFFERED=1
 
 build() {
     DRCL_BUILD_CUDA=auto "$PYTHON" setup.py build_ext --inplace && "$PYTHON" -m drcl info
@@ -23,23 +25,32 @@ sanitizer() {
     for tool in memcheck racecheck initcheck synccheck; do
         echo "== $tool"
         timeout 140 compute-sanitizer --tool "$tool" --error-exitcode 9 \
-            "$PYTHON" benchmarks/loss_gpu.py sanitize || status=1
+            "$PYTHON" -m drcl.benchmarks.gpu_checks sanitize || status=1
     done
     return "$status"
 }
-ceilings() { "$PYTHON" benchmarks/loss_gpu.py ceilings; }
-loss() { "$PYTHON" benchmarks/loss_gpu.py speed large; }
-trace() { "$PYTHON" benchmarks/loss_gpu.py trace "$OUT"; }
+bench() { "$PYTHON" -m drcl bench --device cuda --out "$RESULTS" "$@"; }
+loss() { bench --only "loss "; }
+ops() { bench --only prior_similarity --only mixup; }
+ranking() { bench --only "map "; }
+training() { bench --only "training, "; }
+trace() { "$PYTHON" -m drcl.benchmarks.gpu_checks trace "$OUT"; }
 
-"$PYTHON" -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "gpu_run: no CUDA device here")' || exit 2
+for step in "$@"; do
+    if [[ " ${STEPS[*]} " != *" $step "* ]]; then
+        echo "gpu_run: no step '$step'; there are: ${STEPS[*]}" >&2
+        exit 2
+    fi
+done
+"$PYTHON" -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "gpu_run: no CUDA device here; nothing run")' || exit 2
 
+mkdir -p "$OUT"
 failed=()
-for step in "${@:-build}" $([ $# -eq 0 ] && echo tests sanitizer ceilings loss trace); do
+[ $# -gt 0 ] && STEPS=("$@")
+for step in "${STEPS[@]}"; do
     echo "=== $step"
     started=$SECONDS
-    if ! timeout 580 bash -c "$(declare -f "$step"); $step" > >(tee "$OUT/$step.log") 2>&1; then
-        failed+=("$step")
-    fi
+    timeout 580 bash -c "$(declare -f bench "$step"); $step" > >(tee "$OUT/$step.log") 2>&1 || failed+=("$step")
     echo "=== $step: $((SECONDS - started)) s"
 done
 echo "failed: ${failed[*]:-none}"

@@ -1,10 +1,12 @@
-"""Timing and memory, measured so that two forms can be compared on a noisy machine."""
+"""Timing and memory, measured so that contenders can be compared on a noisy machine."""
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import json
+import os
 import platform
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
@@ -12,52 +14,93 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 import drcl
 
 RESULTS = Path(__file__).parent / "results"
+FLUSH_BYTES = 256 * 2**20  # more than any L2
 
 
-def medians(
-    contestants: Mapping[str, Callable[[], Any]], repeats: int, label: str = ""
-) -> dict[str, float]:
-    """Median seconds of each contestant, called in turn, so that noise hits all of them alike.
+def in_turns(
+    calls: Mapping[str, Callable[[], Any]], counts: Mapping[str, int], device: torch.device
+) -> dict[str, list[float]]:
+    """Seconds of each call, as often as its count says, in rounds in which all take turns.
 
-    One round before the timed ones warms up caches, allocators and compilers.
+    Noise so hits all of them alike. Who has fewer calls than there are rounds takes part in some,
+    evenly spread. Every round begins with another one: none runs always behind the same neighbour,
+    with what that leaves in the caches.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    for round_ in tqdm(range(repeats + 1), desc=label, leave=False, disable=None):
-        for name, call in contestants.items():
-            _synchronize()
-            start = time.perf_counter()
-            call()
-            _synchronize()
-            if round_ > 0:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    names, rounds = list(calls), max(counts.values())
+    for round_ in range(rounds):
+        turn = round_ % len(names)
+        for name in names[turn:] + names[:turn]:
+            if (round_ + 1) * counts[name] // rounds > round_ * counts[name] // rounds:
+                seconds[name].append(seconds_of(calls[name], device))
+    return seconds
 
 
-def _synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
+def seconds_of(call: Callable[[], Any], device: torch.device) -> float:
+    """Of one call, which returns them itself if it returns a float.
+
+    On a GPU by events, after its L2 was overwritten, so that inputs are read from memory.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        if device.type == "cuda":
+            return _gpu_seconds(call, device)
+        start = time.perf_counter()
+        own = call()
+        return own if isinstance(own, float) else time.perf_counter() - start
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _gpu_seconds(call: Callable[[], Any], device: torch.device) -> float:
+    torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device).zero_()
+    start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    own = call()
+    stop.record()
+    torch.cuda.synchronize()
+    return own if isinstance(own, float) else start.elapsed_time(stop) / 1e3
 
 
 class PeakMemory:
-    """Peak resident memory of a ``with`` block beyond what was resident at its start, in bytes.
+    """Peak memory of a ``with`` block beyond what was in use at its start, in bytes.
 
-    Linux only: the kernel's own high-water mark, reset at the start.
+    On a CPU the operating system's count (Linux): the high-water mark of resident memory, reset at
+    the start, after what the C library keeps of freed blocks was given back. On a GPU the
+    allocator's.
     """
 
     bytes: int = 0
 
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.gpu = device is not None and device.type == "cuda"
+
     def __enter__(self) -> PeakMemory:
+        gc.collect()
+        if self.gpu:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            self._before = torch.cuda.memory_allocated()
+            return self
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
+        if trim is not None:
+            trim(0)
         Path("/proc/self/clear_refs").write_text("5")
         self._before = _status("VmRSS")
         return self
 
     def __exit__(self, *unused: object) -> None:
-        self.bytes = _status("VmHWM") - self._before
+        if self.gpu:
+            torch.cuda.synchronize()
+            self.bytes = torch.cuda.max_memory_allocated() - self._before
+        else:
+            self.bytes = _status("VmHWM") - self._before
 
 
 def _status(field: str) -> int:
@@ -67,11 +110,55 @@ def _status(field: str) -> int:
     raise RuntimeError(f"/proc/self/status has no {field}")
 
 
+class Others:
+    """The share of the machine that other processes took during a ``with`` block, in [0, 1].
+
+    What a figure is worth: 0 is a quiet machine. NaN where /proc/stat is missing.
+    """
+
+    share: float = float("nan")
+
+    def __enter__(self) -> Others:
+        self._before = _jiffies(), _own_seconds()
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        before, now = self._before[0], _jiffies()
+        if before is None or now is None:
+            return
+        busy, total = now[0] - before[0], now[1] - before[1]
+        own = (_own_seconds() - self._before[1]) * os.sysconf("SC_CLK_TCK")
+        self.share = max(0.0, busy - own) / max(1, total)
+
+
+def _jiffies() -> tuple[int, int] | None:
+    """Busy and all clock ticks of all cores since boot."""
+    try:
+        ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+    except OSError:
+        return None
+    return sum(ticks) - ticks[3] - ticks[4], sum(ticks)  # but for idle and waiting for I/O
+
+
+def _own_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
 def device_name() -> str:
     """The folder of results: the GPU's name, or the processor's."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name().lower().replace("nvidia ", "").replace(" ", "-")
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
+    return processor_name()
+
+
+def processor_name() -> str:
+    """The processor's name, fit for a folder."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
         if line.startswith("model name"):
             name = line.split(":", 1)[1].split("@")[0]
             return "-".join(name.lower().replace("(r)", "").replace("(tm)", "").split())
@@ -79,7 +166,10 @@ def device_name() -> str:
 
 
 def write_results(name: str, rows: list[dict[str, Any]]) -> Path:
-    """Write rows with what they were measured on to ``results/<device>/<name>.json``."""
+    """Write rows of a study of its own, with what they were measured on, as JSON.
+
+    To ``results/<device>/<name>.json``; the suite's own rows are kept by :mod:`results`.
+    """
     path = RESULTS / device_name() / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     about = {

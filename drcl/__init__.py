@@ -1,8 +1,8 @@
 """Deep Reversible Consistency Learning for cross-modal retrieval."""
 
-from drcl import _kernels_shim
+from drcl import _checkout_shim
 
-_kernels_shim.install()
+_checkout_shim.install()
 
 from drcl import functional, losses, metrics  # noqa: E402 (the kernels must be findable first)
 from drcl._version import __version__  # noqa: E402

@@ -10,6 +10,7 @@ import click
 from drcl._version import __version__
 from drcl.cli.ablate import ablate
 from drcl.cli.add_modality import add_modality
+from drcl.cli.bench import bench
 from drcl.cli.errors import REFUSALS, Interrupted
 from drcl.cli.info import info
 from drcl.cli.retrieve import encode, evaluate, report, search
@@ -39,5 +40,5 @@ def main() -> None:
     """
 
 
-for command in (train, evaluate, encode, search, add_modality, report, ablate, info):
+for command in (train, evaluate, encode, search, add_modality, report, ablate, bench, info):
     main.add_command(command)

@@ -1,0 +1,183 @@
+"""One entry measured: the gate first, then all in turns, then memory."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import statistics
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from drcl.benchmarks.registry import Contender, Entry, Problem, Work, Wrong
+from drcl.benchmarks.results import Row
+from drcl.benchmarks.timing import Others, in_turns, seconds_of
+
+FEWEST, MOST = 3, 50  # calls that are timed
+PRODUCT, COPY = "a product", "a copy"
+PROBE_PRODUCT = 4e9  # multiplications at most in the product that measures a rate
+PROBE_BYTES = (2**23, 2**29)  # that the copy moves that measures a bandwidth
+
+
+class Memory(Protocol):
+    """Who tells a contender's peak bytes: a process of its own."""
+
+    def peak(self, entry: Entry, contender: str) -> float: ...
+
+
+def measure(
+    entry: Entry, device: torch.device, limit: float, memory: Memory | None = None
+) -> list[Row]:
+    """Rows of all contenders of an entry. ``limit``: seconds that the rounds may take together.
+
+    At least three calls each are timed. Without ``memory`` that figure stays empty.
+    """
+    rows, _ = timed(entry, device, limit)
+    for row in rows.values():
+        if memory is not None and row.status == "measured":
+            row.memory_MB = max(0.0, memory.peak(entry, row.contender)) / 1e6
+    return list(rows.values())
+
+
+def timed(
+    entry: Entry, device: torch.device, limit: float
+) -> tuple[dict[str, Row], dict[str, list[float]]]:
+    """Rows by contender, and the seconds of every round of those that ran."""
+    torch.compiler.reset()  # a compiled function otherwise remembers the sizes before
+    with product_precision(entry.precision):
+        problem = entry.build(entry.sizes, device)
+        rows = {
+            name: Row(entry.op, dict(entry.sizes), entry.note, name, precision=entry.precision)
+            for name in problem.contenders
+        }
+        running = {}
+        for name, contender in problem.contenders.items():
+            if isinstance(contender, Contender):
+                running[name] = contender
+            else:
+                rows[name].status, rows[name].reason = "skipped", contender
+        for name, problem_found in gate(entry, problem, running, device).items():
+            rows[name].status, rows[name].reason = "wrong", problem_found
+        wrong = [row.contender for row in rows.values() if row.ours and row.status == "wrong"]
+        for row in rows.values():  # no gate, no number, and none to compare with
+            if wrong and row.status == "measured":
+                row.status, row.reason = "skipped", f"{', '.join(wrong)}: wrong"
+        running = {name: c for name, c in running.items() if rows[name].status == "measured"}
+        times = in_rounds(problem.work, running, rows, device, limit) if running else {}
+    return rows, times
+
+
+def gate(
+    entry: Entry, problem: Problem, running: Mapping[str, Contender], device: torch.device
+) -> dict[str, str]:
+    """Who computes something else than the oracle, and how far off it is."""
+    small = problem
+    if entry.gate_sizes() != dict(entry.sizes):
+        small = entry.build(entry.gate_sizes(), device)
+    try:
+        expected = small.oracle()
+    except Wrong as wrong:
+        return dict.fromkeys(running, str(wrong))
+    found = {}
+    for name in running:
+        contender = small.contenders[name]
+        if not expected or isinstance(contender, str):
+            continue
+        error = distance(contender.run(), expected)
+        if not error <= small.tolerance:
+            sizes = " ".join(f"{key}={value}" for key, value in entry.gate_sizes().items())
+            found[name] = f"off by {error:.1e} at {sizes}, allowed {small.tolerance:.0e}"
+    return found
+
+
+def distance(outcome: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float:
+    """The largest relative error in norm; infinite where something is not finite or has no match.
+
+    >>> distance((torch.tensor([3.0, 4.0]),), (torch.tensor([3.0, 5.0]),)) < 0.2
+    True
+    """
+    if [each.shape for each in outcome] != [each.shape for each in expected]:
+        return math.inf
+    worst = 0.0
+    for ours, exact in zip(outcome, expected, strict=True):
+        error = (ours.double() - exact.to(ours.device).double()).norm()
+        share = float(error / exact.double().norm().clamp(min=1e-300).to(error.device))
+        worst = max(worst, share if math.isfinite(share) else math.inf)
+    return worst
+
+
+def in_rounds(
+    work: Work,
+    running: Mapping[str, Contender],
+    rows: Mapping[str, Row],
+    device: torch.device,
+    limit: float,
+) -> dict[str, list[float]]:
+    """Times everybody in turns, with a product and a copy among them, and fills the rows."""
+    calls: dict[str, Any] = {name: contender.run for name, contender in running.items()}
+    for call in calls.values():
+        call()  # compilers, allocators and caches
+    calls[PRODUCT], operations = product_probe(work, device)
+    calls[COPY], moved = copy_probe(work, device)
+    counts = {
+        name: min(MOST, max(FEWEST, int(limit / len(calls) / seconds_of(call, device))))
+        for name, call in calls.items()
+    }
+    with Others() as others:
+        seconds = in_turns(calls, counts, device)
+    flops = operations / statistics.median(seconds.pop(PRODUCT))
+    bandwidth = moved / statistics.median(seconds.pop(COPY))
+    floor = work.seconds(flops, bandwidth)
+    times = {name: [s / running[name].share for s in found] for name, found in seconds.items()}
+    ours = statistics.median(next(times[name] for name in times if rows[name].ours))
+    for name, found in times.items():
+        row = rows[name]
+        p20, p50, p80 = quantiles(found)
+        row.p20_ms, row.p50_ms, row.p80_ms = p20 * 1e3, p50 * 1e3, p80 * 1e3
+        row.rounds, row.share = len(found), running[name].share
+        row.ratio, row.floor_ms, row.floor_share = p50 / ours, floor * 1e3, floor / p50
+        row.gemm_GFLOPs, row.copy_GBps = flops / 1e9, bandwidth / 1e9
+        row.others = round(others.share, 3)
+    return times
+
+
+def quantiles(values: list[float]) -> tuple[float, float, float]:
+    """The 20th, 50th and 80th percentile.
+
+    >>> quantiles([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    (2.0, 3.5, 5.0)
+    """
+    twentieth, *_, eightieth = statistics.quantiles(values, n=5, method="inclusive")
+    return twentieth, statistics.median(values), eightieth
+
+
+def product_probe(work: Work, device: torch.device) -> tuple[Any, float]:
+    """A matrix product of the workload's shape, into memory that is ready; and its operations."""
+    m, k, n = work.product
+    while m * k * n > PROBE_PRODUCT and max(m, n) > 1:
+        m, n = (m // 2, n) if m >= n else (m, n // 2)
+    a, b = torch.randn(m, k, device=device), torch.randn(k, n, device=device)
+    out = torch.zeros(m, n, device=device)
+    torch.mm(a, b, out=out)
+    return lambda: torch.mm(a, b, out=out), 2 * m * k * n
+
+
+def copy_probe(work: Work, device: torch.device) -> tuple[Any, float]:
+    """A copy that moves as many bytes as the workload has to: the caches help both alike."""
+    moved = int(min(max(work.bytes, PROBE_BYTES[0]), PROBE_BYTES[1]))
+    source = torch.zeros(moved // 2, dtype=torch.uint8, device=device)
+    target = torch.ones_like(source)
+    return lambda: target.copy_(source), 2 * len(source)
+
+
+@contextlib.contextmanager
+def product_precision(name: str) -> Iterator[None]:
+    """PyTorch's float32 product precision within a block."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,91 @@
+"""Prior similarity with its loss and score, forward and backward, beside the literal form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from drcl import functional
+from drcl.benchmarks.loss import Q, batch
+from drcl.benchmarks.registry import (
+    Contender,
+    Entry,
+    Outcome,
+    Problem,
+    Sizes,
+    Work,
+    backend_names,
+    no_compiler,
+    our_backends,
+)
+
+Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+def literal(rows: Tensor) -> Loss:
+    """Mean ``(1 − s^q)/q`` and the mean of s, the probability of the true class."""
+
+    def loss(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        log_s = ((x @ weight).log_softmax(dim=1) * rows).sum(dim=1)
+        return -torch.expm1(Q * log_s).mean() / Q, log_s.detach().exp().mean()
+
+    return loss
+
+
+def step(loss: Loss, features: Tensor, weight: Tensor) -> Callable[[], Outcome]:
+    """Value, score, and the gradients by features and prior."""
+
+    def run() -> Outcome:
+        value, score = loss(features, weight)
+        return value.detach(), score, *torch.autograd.grad(value, (features, weight))
+
+    return run
+
+
+def build(sizes: Sizes, device: torch.device) -> Problem:
+    b, d, c = sizes["B"], sizes["D"], sizes["C"]
+    features, ids, prior = batch(b, d, c)
+    features = features.detach().to(device).requires_grad_()
+    weight = prior.weight.to(device).requires_grad_()
+    ids = ids.to(device)
+    rows = nnf.one_hot(ids, c).float()
+    dense = literal(rows)
+
+    def ours(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        found = functional.prior_similarity(x, w, ids, q=Q)
+        assert found.loss is not None and found.score is not None
+        return found.loss, found.score
+
+    def oracle() -> Outcome:
+        x, w = (leaf.detach().double().requires_grad_() for leaf in (features, weight))
+        return step(literal(rows.double()), x, w)()
+
+    contenders = our_backends("prior_similarity", device, step(ours, features, weight))
+    contenders["literal"] = Contender(step(dense, features, weight))
+    contenders["literal, torch.compile"] = no_compiler(device) or Contender(
+        step(torch.compile(dense, dynamic=False), features, weight)
+    )
+    # XW, its two gradients; X read for both of its products, its gradient written
+    least = Work(6 * b * d * c, (3 * b * d + 3 * d * c) * 4, (b, d, d))
+    tf32 = device.type == "cuda" and torch.get_float32_matmul_precision() == "high"
+    return Problem(contenders, oracle, least, tolerance=2e-3 if tf32 else 1e-5)
+
+
+NAMES = (*backend_names("prior_similarity"), "literal", "literal, torch.compile")
+
+
+def entry(b: int, d: int, c: int, note: str, quick: bool = False) -> Entry:
+    return Entry("prior_similarity", {"B": b, "D": d, "C": c}, build, NAMES, note=note, quick=quick)
+
+
+ENTRIES = [
+    entry(1024, 2048, 10, "Wikipedia, NUS-WIDE", quick=True),
+    entry(1024, 2048, 20, "XMedia"),
+    entry(1024, 2048, 100, "INRIA-Websearch"),
+    entry(1024, 2048, 200, "XMediaNet"),
+    entry(8192, 2048, 10, "sweep over B"),
+    entry(65536, 512, 10, "sweep over B"),
+]

@@ -1,0 +1,239 @@
+"""What the pages leave to be filled in when the site is built: mkdocs calls the functions ``on_…``.
+
+``{{ name arguments }}`` in a page becomes what the function ``name`` below returns. Tables and
+figures come from ``benchmarks/results``, the README and the code, so no number in them is typed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import figures  # mkdocs puts the folder of a hook on the path
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+Row = dict[str, Any]
+NOT_MEASURED = "*Not measured yet.*"
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    drawn = {"linear_memory": figures.linear_memory(peaks())}
+    if rows := our_cpu_rows():
+        drawn["roofline_cpu"] = figures.roofline(rows)
+    for name, svg in drawn.items():
+        files.append(File.generated(config, f"figures/{name}.svg", content=svg))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **unused: Any) -> str:
+    def fill(match: re.Match[str]) -> str:
+        name, *arguments = match[1].split()
+        if name not in FILLERS:
+            raise PluginError(f"{page.file.src_uri}: {{{{ {name} }}}} is none of {sorted(FILLERS)}")
+        try:
+            return FILLERS[name](*arguments)
+        except (KeyError, ValueError, TypeError) as error:
+            raise PluginError(f"{page.file.src_uri}: {match[0]}: {error}") from error
+
+    return re.sub(r"\{\{ (\w+[^}]*?) \}\}", fill, markdown)
+
+
+def readme(*heading: str) -> str:
+    """A section of the README, without its heading."""
+    title = " ".join(heading)
+    sections = re.split(r"^## ", (ROOT / "README.md").read_text(encoding="utf-8"), flags=re.M)
+    found = [body for name, _, body in (s.partition("\n") for s in sections) if name == title]
+    if not found:
+        raise ValueError(f"the README has no section {title!r}")
+    # its links and pictures are given from the root of the checkout
+    return re.sub(r"!?\[([^]]*)\]\((?!https?:)[^)]*\)", r"*\1*", found[0]).strip()
+
+
+@cache
+def suite() -> tuple[Row, ...]:
+    """What the suite measured, on every device."""
+    return tuple(
+        row
+        for path in sorted(RESULTS.glob("*/suite.json"))
+        for row in json.loads(path.read_text(encoding="utf-8"))
+        if row["status"] == "measured"
+    )
+
+
+def is_ours(row: Row) -> bool:
+    return bool(row["contender"].startswith("drcl "))
+
+
+def our_cpu_rows() -> list[Row]:
+    """The ops on a CPU, those that have a floor."""
+    cpu = {"drcl torch", "drcl native"}
+    ops = ("reversible_consistency", "prior_similarity", "mixup", "average_precision")
+    rows = [r for r in suite() if r["contender"] in cpu and r["op"] in ops and r["floor_share"]]
+    return [r for r in rows if r["contender"] == "drcl native" or r["op"] != "average_precision"]
+
+
+def peaks() -> list[tuple[str, int, float]]:
+    """Peak memory of the loss: form, B, MB, at the width and the classes of the figure."""
+    at = {"D": figures.WIDTH, "C": figures.CLASSES}
+    return [
+        ("ours" if is_ours(row) else "literal", row["sizes"]["B"], row["memory_MB"])
+        for row in suite()
+        if row["op"] == "reversible_consistency"
+        and {name: row["sizes"][name] for name in at} == at
+        and row["contender"] in ("drcl torch", "literal")
+        and row["memory_MB"] is not None
+    ]
+
+
+def memory() -> str:
+    """Table of peak memory, ours and the literal form's."""
+    found: dict[int, dict[str, float]] = {}
+    for form, batch, mb in peaks():
+        found.setdefault(batch, {})[form] = mb
+    if not found:
+        return NOT_MEASURED
+    lines = ["| batch | linear form | literal form | F alone |", "|---|---|---|---|"]
+    for batch, forms in sorted(found.items()):
+        f = figures.linear_bytes(batch)["F"] / figures.MB
+        shown = [f"{forms[form]:,.0f} MB" if form in forms else "–" for form in ("ours", "literal")]
+        lines.append(f"| {batch:,} | {shown[0]} | {shown[1]} | {f:,.0f} MB |")
+    return "\n".join(lines)
+
+
+def measured(op: str) -> str:
+    """Every contender at every workload of an op: time, over ours, share of the floor, memory."""
+    rows = [row for row in suite() if row["op"] == op]
+    if not rows:
+        return NOT_MEASURED
+    lines = []
+    for device in dict.fromkeys(row["device"] for row in rows):
+        here = [row for row in rows if row["device"] == device]
+        dates = sorted({row["date"] for row in here})
+        threads = ", ".join(str(n) for n in sorted({row["threads"] for row in here}))
+        lines += [f"On {device}, {threads} threads, {dates[-1]}; medians:", ""]
+        lines += ["| workload | | time | over ours | share of the floor | extra memory |"]
+        lines += ["|---|---|---|---|---|---|"]
+        last = ""
+        for row in here:
+            workload = " ".join(f"{name}={value:,}" for name, value in row["sizes"].items())
+            memory_used = "–" if row["memory_MB"] is None else f"{row['memory_MB']:,.0f} MB"
+            share = "–" if row["floor_share"] is None else f"{row['floor_share']:.0%}"
+            ratio = "–" if row["ratio"] is None else f"{row['ratio']:.2f}×"
+            cells = ["" if workload == last else workload, row["contender"], time_of(row)]
+            lines.append("| " + " | ".join([*cells, ratio, share, memory_used]) + " |")
+            last = workload
+        lines.append("")
+    return "\n".join(lines)
+
+
+def time_of(row: Row) -> str:
+    ms = row["p50_ms"]
+    text = f"{ms:.3g} ms" if ms < 1000 else f"{ms / 1e3:.3g} s"
+    return text if row["share"] == 1 else f"{text} (from {row['share']:.0%} of it)"
+
+
+def roofline() -> str:
+    """The figure, where something was measured."""
+    if not our_cpu_rows():
+        return NOT_MEASURED
+    return "![Measured rates of the ops under the measured ceilings](../figures/roofline_cpu.svg)"
+
+
+def gates(*kernels: str) -> str:
+    """Registers, shared memory and tensor-core instructions, as the assembler reports them."""
+    table = json.loads((Path(__file__).with_name("compile_gates.json")).read_text("utf-8"))
+    cases: dict[tuple[str, str], dict[int, Row]] = {}
+    for row in table["rows"]:
+        if row["kernel"] in kernels:
+            cases.setdefault((row["kernel"], row["label"]), {})[row["arch"]] = row
+    missing = sorted(set(kernels) - {kernel for kernel, _ in cases})
+    if missing:
+        raise ValueError(f"no kernels {missing} in compile_gates.json")
+    archs = (80, 90, 100)
+    cases = dict(sorted(cases.items(), key=lambda case: kernels.index(case[0][0])))
+    lines = ["| kernel | configuration | registers | shared memory, KiB | tensor cores (sm_90) |"]
+    lines += ["|---|---|---|---|---|"]
+    for (kernel, label), rows in cases.items():
+        registers = once(str(rows[a]["registers"]) for a in archs)
+        shared = once(f"{rows[a]['shared'] / 1024:.3g}" for a in archs)
+        core = ".".join(
+            rows[90]["tensor_core"].split(".")[:1] + rows[90]["tensor_core"].split(".")[-2:]
+        )
+        core = f"`{core.strip('.')}`" if rows[90]["tensor_core"] else "–"
+        lines.append(f"| `{kernel}` | {label or '–'} | {registers} | {shared} | {core} |")
+    spills = sum(row["spills"] for rows in cases.values() for row in rows.values())
+    lines += ["", f"sm_80 / sm_90 / sm_100, one number where all are the same; {spills} spills."]
+    return "\n".join(lines)
+
+
+def once(values: Iterable[str]) -> str:
+    """Values side by side, or the one that all of them are."""
+    found = list(values)
+    return found[0] if len(set(found)) == 1 else " / ".join(found)
+
+
+def intensity() -> str:
+    """Operations per byte of every stage of the loss."""
+    lines = ["| stage | B | operations | bytes | operations per byte |", "|---|---|---|---|---|"]
+    for batch in (1024, 8192):
+        for stage, (operations, size) in figures.stage_work(batch).items():
+            cells = [
+                f"`{stage}`",
+                f"{batch:,}",
+                f"{operations / 1e9:.3g} G",
+                f"{size / 1e6:.3g} MB",
+            ]
+            lines.append("| " + " | ".join([*cells, f"{operations / size:.3g}"]) + " |")
+    return "\n".join(lines)
+
+
+def literal_matrices() -> str:
+    return str(figures.literal_matrices())
+
+
+def backends(family: str) -> str:
+    """The backends of an op family, in the order in which they are tried."""
+    from drcl.dispatch import FAMILIES
+
+    return ", ".join(f"`{name}`" for name in FAMILIES[family])
+
+
+def newcomer() -> str:
+    """How long the three ways in took from a fresh clone."""
+    path = Path(__file__).with_name("newcomer.json")
+    if not path.is_file():
+        return NOT_MEASURED
+    timed = json.loads(path.read_text(encoding="utf-8"))
+    lines = ["| from a fresh clone to | seconds |", "|---|---|"]
+    lines += [f"| {name} | {seconds:.0f} |" for name, seconds in timed["seconds"].items()]
+    return "\n".join([*lines, "", f"{timed['about']}, {timed['date']}."])
+
+
+def commands() -> str:
+    """The help of every command."""
+    import click
+
+    from drcl.cli import main
+
+    parts = []
+    for name, command in main.commands.items():
+        context = click.Context(command, info_name=f"drcl {name}", terminal_width=88)
+        parts.append(f"## drcl {name}\n\n```text\n{command.get_help(context)}\n```")
+    return "\n\n".join(parts)
+
+
+FILLERS: dict[str, Callable[..., str]] = {
+    function.__name__: function
+    for function in (
+        *(backends, commands, gates, intensity, literal_matrices, measured, memory, newcomer),
+        *(readme, roofline),
+    )
+}

@@ -1,0 +1,73 @@
+"""A FAISS index from a run: search where the gallery is too large, or the service is not Python.
+
+    python examples/faiss_search.py [RUN SOURCE TARGET]
+
+RUN is a folder that ``drcl train`` wrote; without one a small model is trained on digits.
+Embeddings have unit length, so the inner product is the cosine, and any FAISS index for inner
+products will do. The exact one is compared with ``DRCL.search``, an approximate one with the exact.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+try:
+    import faiss
+except ImportError:
+    sys.exit("this example needs faiss: pip install faiss-cpu")
+
+import numpy as np
+
+import drcl
+from drcl.data import Labelled, load
+from drcl.run import open_run
+
+K = 10
+
+
+def model_and_data(arguments: list[str]) -> tuple[drcl.DRCL, dict[str, Labelled], str, str]:
+    """A run that there is, or a quick one."""
+    if arguments:
+        run, source, target = arguments
+        return drcl.DRCL.load(run), open_run(Path(run)).load_data(None).test, source, target
+    data = load("digits")
+    model = drcl.DRCL(dim=32, hidden=(64,), epochs=8, prior_epochs=4, lr=2e-3, batch_size=128)
+    model.fit(data.train, data.validation, progress=False)
+    return model, data.test, "pixels", "strokes"
+
+
+def main(arguments: list[str]) -> None:
+    if len(arguments) not in (0, 3):
+        sys.exit(__doc__)
+    model, test, source, target = model_and_data(arguments)
+    queries = model.encode(source, test[source].features).numpy()
+    gallery = model.encode(target, test[target].features).numpy()
+
+    index = faiss.IndexFlatIP(gallery.shape[1])
+    index.add(gallery)
+    with tempfile.TemporaryDirectory() as folder:
+        file = str(Path(folder, f"{target}.faiss"))  # what a service would load
+        faiss.write_index(index, file)
+        scores, items = faiss.read_index(file).search(queries, K)
+
+    exact = model.search(source, test[source].features, target, test[target].features, k=K)
+    error = float(np.abs(scores - exact.scores.numpy()).max())
+    same = float((items == exact.indices.numpy()).mean())
+    print(f"{index.ntotal} items, {len(queries)} queries: the same items {same:.4f}, ", end="")
+    print(f"cosines within {error:.1e}")  # where cosines are equal, FAISS has no fixed order
+
+    fast = faiss.IndexHNSWFlat(gallery.shape[1], 16, faiss.METRIC_INNER_PRODUCT)
+    fast.add(gallery)
+    _, found = fast.search(queries, K)
+    recall = np.mean([len(set(a) & set(b)) / K for a, b in zip(found, items, strict=True)])
+    labels, own = test[target].labels, test[source].labels
+    precision = (labels[found] == own[:, None]).mean()
+    print(
+        f"approximate (HNSW): recall of the exact {K} {recall:.3f}, precision@{K} {precision:.3f}"
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

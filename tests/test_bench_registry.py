@@ -1,0 +1,173 @@
+"""The benchmark registry, and its gate: what is wrong gets no number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from drcl import reference
+from drcl.benchmarks import measure, registry
+from drcl.benchmarks.registry import Contender, Entry, Problem, entries, select
+from drcl.data.synthetic import SHAPES
+from drcl.eager import reversible_consistency as eager
+
+CPU = torch.device("cpu")
+TINY = {"B": 12, "D": 8, "C": 3, "Q": 9, "N": 30, "k": 4}
+
+
+def tiny(entry: Entry) -> Entry:
+    return replace(entry, sizes={name: TINY[name] for name in entry.sizes}, gate={})
+
+
+def one_of_each() -> list[Entry]:
+    """The first entry of every op and set of sizes that runs in milliseconds."""
+    found = {}
+    for entry in entries(CPU):
+        if not entry.op.startswith("training"):
+            found.setdefault((entry.op, tuple(entry.sizes)), tiny(entry))
+    return list(found.values())
+
+
+@pytest.fixture(autouse=True)
+def _uncompiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Compiling takes longer than all else here."""
+    for family in ("loss", "prior_similarity", "mixup"):
+        monkeypatch.setattr(f"drcl.benchmarks.{family}.no_compiler", lambda device: "a test")
+    return
+
+
+def test_names_are_unique_on_every_device() -> None:
+    for device in ("cpu", "cuda"):
+        names = [entry.name for entry in entries(torch.device(device))]
+        assert len(set(names)) == len(names)
+
+
+def test_all_families_and_sets_are_there() -> None:
+    found = entries(CPU)
+    assert {entry.op for entry in found} >= {"loss", "prior_similarity", "mixup", "map"}
+    for shape in SHAPES.values():
+        test_rows = shape.modalities["image"][3]
+        assert any(
+            entry.op == "map" and entry.sizes["Q"] == entry.sizes["N"] == test_rows
+            for entry in found
+        )
+        assert any(
+            entry.op == "loss" and entry.sizes["C"] == shape.classes and entry.sizes["B"] == 1024
+            for entry in found
+        )
+
+
+def test_gpu_entries_stay_off_the_cpu() -> None:
+    on_cpu = {entry.name for entry in entries(CPU)}
+    only_gpu = {entry.name for entry in entries(torch.device("cuda"))} - on_cpu
+    assert any("B=1048576" in name for name in only_gpu)
+    assert any(name.endswith("tf32") for name in only_gpu)
+
+
+def test_select() -> None:
+    found = entries(CPU)
+    quick = select(found, quick=True)
+    assert 0 < len(quick) < len(found)
+    assert {entry.op for entry in select(found, ["mixup", "map Q=462"])} == {"mixup", "map"}
+    assert select(found, ["NUS-WIDE test"])[0].sizes["N"] == 23661
+    with pytest.raises(ValueError, match=r"nothing matches 'no such'; there are\n  loss B=1024"):
+        select(found, ["no such"])
+
+
+@pytest.mark.parametrize("entry", one_of_each(), ids=lambda entry: entry.name)
+def test_everybody_computes_the_same(entry: Entry) -> None:
+    problem = entry.build(entry.sizes, CPU)
+    assert tuple(problem.contenders) == entry.contenders
+    rows = {row.contender: row for row in measure.measure(entry, CPU, limit=0.0)}
+    assert not [row.reason for row in rows.values() if row.status == "wrong"]
+    ours = [row for row in rows.values() if row.ours and row.status == "measured"]
+    assert ours[0].ratio == 1.0
+    for row in rows.values():
+        if row.status == "skipped":
+            assert row.reason and row.p50_ms is None
+            continue
+        assert row.rounds >= measure.FEWEST
+        assert 0 < row.p20_ms <= row.p50_ms <= row.p80_ms
+        assert row.floor_share == pytest.approx(row.floor_ms / row.p50_ms)
+
+
+def test_planted_wrong_gradient_gets_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = eager.gradient
+
+    def wrong(*arguments: object) -> torch.Tensor:
+        return right(*arguments) * 1.001  # type: ignore[arg-type]
+
+    entry = next(entry for entry in one_of_each() if entry.op == "loss")
+    monkeypatch.setattr(eager, "gradient", wrong)
+    rows = {row.contender: row for row in measure.measure(entry, CPU, limit=0.0)}
+    assert rows["drcl torch"].status == "wrong"
+    assert "off by 1.0e-03" in rows["drcl torch"].reason
+    assert all(row.p50_ms is None and row.ratio is None for row in rows.values())
+    assert rows["literal"].status == "skipped"
+
+
+def test_wrong_peer_gets_no_number_and_ours_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    from drcl.benchmarks import ranking_peers
+
+    peer = replace(ranking_peers.PEERS["torch argsort"], run=lambda data: 0.5)
+    monkeypatch.setitem(ranking_peers.PEERS, "torch argsort", peer)
+    entry = next(entry for entry in one_of_each() if entry.op == "map")
+    rows = {row.contender: row for row in measure.measure(entry, CPU, limit=0.0)}
+    assert rows["torch argsort"].status == "wrong" and rows["torch argsort"].p50_ms is None
+    assert rows["drcl torch"].p50_ms is not None
+
+
+def test_missing_peer_is_a_skip_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    from drcl.benchmarks import ranking_peers
+
+    peer = replace(ranking_peers.PEERS["ranx"], module="no_such_module", package="ranx")
+    monkeypatch.setitem(ranking_peers.PEERS, "ranx", peer)
+    entry = next(entry for entry in one_of_each() if entry.op == "map")
+    rows = {row.contender: row for row in measure.measure(entry, CPU, limit=0.0)}
+    assert rows["ranx"].status == "skipped"
+    assert rows["ranx"].reason == "ranx is not installed (pip install drcl[bench])"
+
+
+def test_no_compiler_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "/nonexistent/c++ -O3")
+    assert registry.no_compiler(CPU) == "no C++ compiler (/nonexistent/c++) for torch.compile"
+
+
+def test_distance() -> None:
+    exact = (torch.tensor([3.0, 4.0]),)
+    assert measure.distance((torch.tensor([3.0, 4.5]),), exact) == pytest.approx(0.1)
+    assert measure.distance((torch.tensor([3.0, torch.nan]),), exact) == float("inf")
+    assert measure.distance((torch.tensor([3.0]),), exact) == float("inf")
+
+
+def test_part_of_a_workload_is_scaled_up() -> None:
+    def build(sizes: object, device: torch.device) -> Problem:
+        contenders = {"drcl torch": Contender(lambda: 2.0), "peer": Contender(lambda: 1.0, 0.25)}
+        return Problem(contenders, tuple, registry.Work(1.0, 1.0, (1, 1, 1)))
+
+    entry = Entry("op", {"B": 1}, build, ("drcl torch", "peer"))
+    ours, peer = measure.measure(entry, CPU, limit=0.0)
+    assert (ours.p50_ms, peer.p50_ms, peer.ratio) == (2000.0, 4000.0, 2.0)
+
+
+def test_floor_of_the_loss_counts_what_is_left_outside_the_prior() -> None:
+    from drcl.benchmarks.loss import work
+
+    assert work(100, 50, 10).operations == 3 * 100 * 50 * 50 + 4 * 100 * 50 * 10
+    assert work(100, 50, 50).operations == 4 * 100 * 50 * 50  # classes span everything
+    assert registry.Work(1e9, 1e9, (1, 1, 1)).seconds(flops=1e9, bandwidth=1e8) == 10.0
+
+
+def test_literal_is_the_reference() -> None:
+    from drcl.benchmarks.loss import Q, batch, literal
+
+    features, ids, prior = batch(7, 6, 3)
+    rows = torch.eye(3)[ids]
+    ours = literal(rows.double(), prior.weight.double(), torch.linalg.pinv(prior.weight.double()))
+    total = reference.reversible_consistency(
+        features.double(), rows.double(), prior.weight.double(), q=Q
+    )[0]
+    torch.testing.assert_close(ours(features.double()), total)

@@ -1,0 +1,166 @@
+"""Timing and memory of the benchmarks, what is kept of them, and what is made of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from drcl.benchmarks import publish, results, timing
+from drcl.benchmarks.registry import entries
+from drcl.benchmarks.results import Row
+
+ROOT = Path(__file__).resolve().parents[1]
+CPU = torch.device("cpu")
+
+
+def row(contender: str, b: int = 1024, **values: object) -> Row:
+    sizes = {"B": b, "D": 2048, "C": 10}
+    figures = {"p20_ms": 1.0, "p50_ms": 60.0, "p80_ms": 3.0, "floor_share": 0.5, "memory_MB": 23.4}
+    about = {"device": "a-chip", "threads": 2, "date": "2026-01-02", "versions": "drcl 1, torch 2"}
+    return Row("loss", sizes, "", contender, **{"ratio": 1.0, **figures, **about, **values})
+
+
+def test_all_take_turns_and_slow_ones_fewer() -> None:
+    order: list[str] = []
+    calls = {name: (lambda name=name: order.append(name)) for name in "abc"}
+    found = timing.in_turns(calls, {"a": 6, "b": 6, "c": 2}, CPU)
+    assert {name: len(values) for name, values in found.items()} == {"a": 6, "b": 6, "c": 2}
+    assert order == list("abbacababbacab")
+
+
+def test_time_of_a_call_and_of_one_that_measures_itself() -> None:
+    assert timing.seconds_of(lambda: time.sleep(0.02), CPU) >= 0.02
+    assert timing.seconds_of(lambda: 12.5, CPU) == 12.5
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").is_file(), reason="needs Linux's /proc")
+def test_peak_memory_is_the_system_s_count() -> None:
+    with timing.PeakMemory() as used:
+        block = torch.ones(2**24)  # 64 MiB, gone again before the end
+        del block
+    assert 0.98 * 2**26 < used.bytes < 1.3 * 2**26
+    with timing.PeakMemory() as used:
+        pass
+    assert used.bytes < 2**22
+
+
+def test_others_is_a_share() -> None:
+    with timing.Others() as others:
+        sum(range(10**6))
+    assert 0.0 <= others.share <= 1.0
+
+
+def test_rows_of_a_workload_are_replaced_and_others_stay(tmp_path: Path) -> None:
+    results.keep([row("drcl torch"), row("literal", ratio=3.0)], tmp_path)
+    results.keep([row("drcl torch", b=64)], tmp_path)
+    folder = results.keep([row("drcl torch", p50_ms=50.0)], tmp_path)
+    assert folder == tmp_path / "a-chip"
+    kept = results.read(folder)
+    assert [(r.contender, r.sizes["B"], r.p50_ms) for r in kept] == [
+        ("drcl torch", 64, 60.0),
+        ("drcl torch", 1024, 50.0),
+    ]
+    table = list(csv.DictReader(io.StringIO((folder / "suite.csv").read_text())))
+    assert [line["B"] for line in table] == ["64", "1024"]
+    assert table[1]["p50_ms"] == "50.0" and table[1]["versions"] == "drcl 1, torch 2"
+    assert len(json.loads((folder / "suite.json").read_text())) == 2
+    assert sorted(path.name for path in folder.iterdir()) == ["suite.csv", "suite.json"]
+
+
+def test_rows_say_what_they_were_measured_on() -> None:
+    (signed,) = results.signed([replace(row("drcl torch"), device="", versions="")], CPU)
+    assert signed.device == timing.processor_name()
+    assert signed.threads == torch.get_num_threads()
+    assert f"torch {torch.__version__}" in signed.versions
+    assert len(signed.date) == 10
+
+
+def test_table_is_made_of_rows() -> None:
+    rows = [
+        row("drcl torch"),
+        row("literal", ratio=3.44),
+        row("literal, torch.compile", status="skipped", p50_ms=None, ratio=None),
+        row("drcl torch", b=4096, p50_ms=1353.0, memory_MB=None),
+        row("drcl torch", b=77),  # not one of those shown
+    ]
+    assert publish.table(rows).splitlines()[2:] == [
+        "| loss, batch 1,024 | 60.0 ms | 50% | 23.4 MB | literal 3.4× |",
+        "| loss, batch 4,096 | 1.4 s | 50% | – MB | – |",
+    ]
+
+
+def test_what_the_readme_shows_is_in_the_registry() -> None:
+    known = [(entry.op, dict(entry.sizes)) for entry in entries(CPU)]
+    for op, sizes, _ in publish.SHOWN:
+        assert (op, sizes) in known
+
+
+def test_plot_is_the_same_from_the_same_rows(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    rows = [row(name, b=b, floor_ms=9.0) for b in (64, 128) for name in ("drcl torch", "literal")]
+    for name in ("one.svg", "two.svg"):
+        publish.plot(rows, tmp_path / name)
+    assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()
+    assert len((tmp_path / "one.svg").read_text()) > 5000
+
+
+def test_markers_are_needed_once() -> None:
+    text = f"a {publish.BEGIN} old {publish.END} b"
+    assert publish.with_section(text, "new\n") == f"a {publish.BEGIN}\nnew\n{publish.END} b"
+    with pytest.raises(ValueError, match=r"README.md: expected .* once"):
+        publish.with_section("no markers", "new")
+
+
+def test_readme_shows_what_the_results_say() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert publish.with_section(readme, publish.sections()) == readme, (
+        "README.md differs from the stored results: run python -m drcl.benchmarks.publish"
+    )
+
+
+def test_stored_rows_are_complete() -> None:
+    names = {entry.name for entry in entries(CPU)} | {
+        entry.name for entry in entries(torch.device("cuda"))
+    }
+    for path in (ROOT / "benchmarks" / "results").glob("*/suite.json"):
+        for stored in results.read(path.parent):
+            assert stored.device == path.parent.name
+            assert stored.date and stored.versions and stored.threads
+            assert (stored.p50_ms is not None) == (stored.status == "measured")
+            tf32 = " tf32" if stored.precision == "high" else ""
+            training = stored.op.startswith("training")
+            assert training or f"{stored.op} {stored.workload}{tf32}" in names
+
+
+def gpu_run(out: Path, *steps: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", str(ROOT / "benchmarks" / "gpu_run.sh"), *steps],
+        capture_output=True,
+        text=True,
+        env={"PATH": "/usr/bin:/bin", "PYTHON": "false", "OUT": str(out)},
+    )
+
+
+def test_gpu_run_without_a_gpu_does_nothing(tmp_path: Path) -> None:
+    assert gpu_run(tmp_path / "out").returncode == 2
+    assert not (tmp_path / "out").exists()
+    unknown = gpu_run(tmp_path / "out", "polish")
+    assert unknown.returncode == 2
+    assert "no step 'polish'; there are: build tests sanitizer" in unknown.stderr
+
+
+def test_pending_list_names_steps_that_exist() -> None:
+    script = (ROOT / "benchmarks" / "gpu_run.sh").read_text()
+    steps = script.split("STEPS=(")[1].split(")")[0].split()
+    pending = (ROOT / "benchmarks" / "PENDING_GPU.md").read_text()
+    for step in steps:
+        assert f"\n{step}() {{" in script
+        assert f"*{step}*" in pending, f"{step} is in no line of PENDING_GPU.md"

@@ -1,0 +1,238 @@
+"""The pages in docs/: their Python and their commands run, and their facts hold."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import shlex
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from drcl import Prior
+from drcl.cli import main
+from drcl.ops.reversible_consistency import reversible_consistency
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = {str(path.relative_to(DOCS)): path.read_text("utf-8") for path in DOCS.rglob("*.md")}
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.S | re.M)
+BLOCKS = {page: FENCE.findall(text) for page, text in PAGES.items()}
+PARALLEL = find_spec("drcl.train.parallel") is not None
+# What a training is cut down to here; each setting is one that the command has anyway.
+SHORTER = ["--dim", "16", "--hidden", "32", "--epochs", "2", "--prior-epochs", "2"]
+
+
+@pytest.fixture
+def tools(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """docs/tools, as mkdocs imports it."""
+    pytest.importorskip("mkdocs", reason="the site's tools are not installed (extra 'docs')")
+    monkeypatch.syspath_prepend(str(DOCS / "tools"))
+    return importlib.import_module
+
+
+def commands(page: str) -> list[str]:
+    lines = [line for kind, code in BLOCKS[page] if kind == "bash" for line in code.splitlines()]
+    return [line.split("#")[0].strip() for line in lines if line.split("#")[0].strip()]
+
+
+def test_blocks_are_of_a_kind_that_is_looked_at():
+    kinds = {kind for blocks in BLOCKS.values() for kind, _ in blocks}
+    assert kinds <= {"python", "bash", "toml"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", [page for page, blocks in BLOCKS.items() if any(kind != "bash" for kind, _ in blocks)]
+)
+def test_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
+    """In one folder and one namespace, as a reader would go along; then its drcl commands."""
+    if page == "scaling.md" and not PARALLEL:
+        pytest.skip("drcl.train.parallel is not part of this build")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {"__name__": page}
+    for kind, code in BLOCKS[page]:
+        if kind == "toml":
+            name = re.search(r'^name = "(\w+)"', code, flags=re.M)
+            assert name is not None
+            Path(f"{name[1]}.toml").write_text(code, encoding="utf-8")
+        elif kind == "python":
+            exec(compile(code, page, "exec"), names)
+    for line in commands(page):
+        words = shlex.split(line)
+        shorter = SHORTER if "train" in words or "add-modality" in words else []
+        if words[0] == "torchrun" or "--parallel" in words:
+            module = ["torch.distributed.run" if words[0] == "torchrun" else "drcl"]
+            command = [sys.executable, "-m", *module, *words[1:], *SHORTER]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+            assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        elif words[0] == "drcl":
+            if words[1] == "add-modality":  # the prior's settings are those of the run
+                shorter = ["--hidden", "32", "--epochs", "2"]
+            result = CliRunner().invoke(main, [*words[1:], *shorter], catch_exceptions=False)
+            assert result.exit_code == 0, f"{line}\n{result.output}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)])
+def test_commands_run_here_or_in_ci(page):
+    """Those that another test runs, or CI; a command of a new kind has to be given its place."""
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    ci = "".join(path.read_text("utf-8") for path in (ROOT / ".ci").iterdir() if path.is_file())
+    examples = (ROOT / "tests" / "test_examples_and_notebooks.py").read_text("utf-8")
+    for line in commands(page):
+        words = shlex.split(line)
+        if words[0] in ("drcl", "torchrun"):
+            runs = any(kind != "bash" for kind, _ in BLOCKS[page]) or words[1:] == ["info"]
+            assert runs, f"{page}: nothing runs {line!r}"
+        elif words[0] == "make":
+            assert re.search(rf"^{words[1]}:", makefile, flags=re.M), line
+            assert re.search(rf"\bmake {words[1]}\b", ci), f"CI does not run {line!r}"
+        elif words[0].endswith("python") and words[1].startswith("examples/"):
+            assert (ROOT / words[1]).is_file(), line
+            assert Path(words[1]).name in examples or "own_networks" in words[1], line
+        elif words[:2] == ["python", "benchmarks/compile_gates.py"]:
+            assert "compile_gates.py" in (ROOT / "tests/test_kernel_compilation.py").read_text()
+        else:
+            pytest.fail(f"{page}: {line!r} is run by nobody")
+
+
+def test_files_that_pages_name_exist():
+    pattern = r"`((?:drcl|kernels|csrc|benchmarks|tests|examples|docs|\.ci)/[\w/.-]+\.\w+)`"
+    for page, text in PAGES.items():
+        for name in re.findall(pattern, text):
+            waiting = name == "examples/own_networks.py" and not PARALLEL
+            waiting = waiting or (name == "tests/test_other_evaluators.py" and not PARALLEL)
+            assert waiting or (ROOT / name).is_file(), f"{page}: {name}"
+
+
+def source_files(*kinds: str) -> list[Path]:
+    folders = ("drcl", "kernels", "csrc", "benchmarks", "tests", ".ci")
+    found = [path for name in folders for path in (ROOT / name).rglob("*") if path.is_file()]
+    found += [ROOT / "setup.py", ROOT / "Makefile", ROOT / ".ci" / "run"]
+    return [path for path in found if path.suffix in kinds]
+
+
+def variables_of_the_code() -> set[str]:
+    """Every DRCL_… that is read or set outside C++ macros."""
+    name = re.compile(r"\bDRCL_[A-Z_]+\b")
+    c_files = source_files(".cpp", ".h", ".inc", ".cu")
+    c_code = "".join(path.read_text("utf-8") for path in c_files)
+    macros = {m for line in re.findall(r"^#.*", c_code, flags=re.M) for m in name.findall(line)}
+    found = set(re.findall(r'getenv\("(DRCL_[A-Z_]+)"', c_code))
+    for path in source_files(".py", ".sh", ""):
+        if path.name != Path(__file__).name:
+            found |= set(name.findall(path.read_text("utf-8", errors="ignore")))
+    return found - macros
+
+
+def test_every_variable_is_in_the_table_and_the_other_way_round():
+    rows = re.findall(r"^\| `(DRCL_[A-Z_]+)", PAGES["environment.md"], flags=re.M)
+    assert len(rows) == len(set(rows))
+    assert variables_of_the_code() == set(rows)
+
+
+def test_measured_numbers_in_prose_are_those_of_the_code():
+    """Tables are made from results; a time in a sentence stands beside the code it is of."""
+    code = "\n".join(path.read_text("utf-8", errors="ignore") for path in source_files(".py"))
+    for page, text in PAGES.items():
+        prose = FENCE.sub("", text)
+        for figure in re.findall(r"\b\d[\d.,]* (?:ms|MB|GB|GFLOP/s|TFLOP/s|GB/s|TB/s)\b", prose):
+            assert figure in code, f"{page}: {figure}"
+        assert not re.search(r"\b\d[\d.,]* ?(?:x|×|%|times) (?:faster|slower|less)", prose), page
+
+
+def test_every_page_is_in_the_navigation_and_has_one_title():
+    navigation = (ROOT / "mkdocs.yml").read_text("utf-8")
+    for page, text in PAGES.items():
+        assert page in navigation, page
+        titles = re.findall(r"^# .*", FENCE.sub("", text), flags=re.M)
+        assert len(titles) == 1, f"{page}: {titles}"
+
+
+def test_what_pages_leave_open_is_filled_in(tools):
+    fillers = tools("hooks").FILLERS
+    for page, text in PAGES.items():
+        for call in re.findall(r"\{\{ (.*?) \}\}", text):
+            name, *arguments = call.split()
+            assert fillers[name](*arguments).strip(), f"{page}: {call}"
+
+
+def test_an_unknown_filler_stops_the_build(tools):
+    from types import SimpleNamespace
+
+    from mkdocs.exceptions import PluginError
+
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="page.md"))
+    fill = tools("hooks").on_page_markdown
+    assert fill("a {{ backends mixup }} b", page) == "a `triton`, `torch`, `reference` b"
+    for text in ("{{ weather }}", "{{ readme No such section }}", "{{ gates no_kernel }}"):
+        with pytest.raises(PluginError, match=r"page\.md"):
+            fill(text, page)
+
+
+@pytest.mark.parametrize("batch", [20, 64, 150])
+@pytest.mark.parametrize("classes", [5, 48])
+def test_the_bytes_of_the_figure_are_those_of_the_op(tools, batch, classes):
+    """Beside the tensors that the op leaves for the way back, by what the figure calls them."""
+    width = 48
+    prior = Prior(torch.randn(width, classes))
+    features, ids = torch.randn(batch, width), torch.arange(batch) % classes
+    arguments = (prior.basis, prior.recast_coordinates, prior.weight_coordinates)
+    out = reversible_consistency(
+        features, ids, None, torch.tensor(0.5), *arguments, 0.1, 0.1, 1.0, 1.0, 1.0, "", "torch"
+    )
+    _, outside, coordinates, label_gradient, _, _, inner, cross, gram = out
+    expected = tools("figures").linear_bytes(batch, width, classes)
+    assert outside.nbytes == expected["F"]
+    assert coordinates.nbytes + label_gradient.nbytes == expected["coordinates"]
+    if classes < width:
+        assert gram.nbytes == expected["M and Z, or FᵀF"]
+        assert inner.nbytes + cross.nbytes == expected["class sums"]
+
+
+def test_figures_are_drawn_and_repeat(tools):
+    figures = tools("figures")
+    measured = [("ours", 1024, 20.0), ("literal", 1024, 130.0)]
+    first = figures.linear_memory(measured)
+    assert first == figures.linear_memory(measured) and "measured peak" in first
+    assert "measured" not in figures.linear_memory([])
+    row = {"op": "mixup", "sizes": {"B": 64, "D": 8, "C": 10}, "p50_ms": 1.0}
+    assert "mixup" in figures.roofline([{**row, "gemm_GFLOPs": 100.0, "copy_GBps": 10.0}])
+
+
+def test_literal_form_holds_as_many_matrices_as_its_page_says(tools):
+    """More than its three similarities alone, and not more than all that its lines make."""
+    assert 3 < tools("figures").literal_matrices() <= 12
+
+
+def test_compile_table_is_of_the_kernels_and_configurations_that_there_are(monkeypatch):
+    pytest.importorskip("triton", reason="Triton is not installed")
+    if find_spec("drcl_kernels") is not None:
+        pytest.skip("the kernels were imported under their other name already")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    gates = importlib.import_module("compile_gates")
+    table = json.loads((DOCS / "tools" / "compile_gates.json").read_text("utf-8"))
+    expected = {(case.kernel, case.label) for case in gates.cases()} | {
+        ("rank_kernel", "float32 scores"),
+        ("rank_kernel", "float64 scores"),
+    }
+    for arch in (80, 90, 100):
+        rows = [row for row in table["rows"] if row["arch"] == arch]
+        assert {(row["kernel"], row["label"]) for row in rows} == expected
+        assert all(row["spills"] == 0 and row["registers"] > 0 for row in rows)
+
+
+def test_docstrings_become_markdown(tools):
+    pytest.importorskip("griffe", reason="the site's tools are not installed (extra 'docs')")
+    convert = tools("docstrings").as_markdown
+    assert convert("See :class:`drcl.Prior`.") == "See `drcl.Prior`."
+    text = "One.\n\n    >>> 1 + 1\n    2\n\nTwo."
+    assert convert(text) == "One.\n\n    ```pycon\n    >>> 1 + 1\n    2\n    ```\n\nTwo."
+    assert convert(">>> 1\n1") == "```pycon\n>>> 1\n1\n```"
