@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import math
 import os
 import statistics
@@ -21,6 +22,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process per core
@@ -202,21 +204,30 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--epochs", type=int, help="of both phases, instead of the preset's")
+    parser.add_argument("--keep", type=Path, help="file that results are added to, and taken from")
     parser.add_argument("--out", action="store_true", help="write results/<device>/quality.json")
     options = parser.parse_args()
     short = options.epochs
     changes = {} if short is None else {"epochs": short, "prior_epochs": short}
     jobs = [
         (name, seed, form)
-        for name in options.sets
         for seed in range(options.seeds)
+        for name in options.sets
         for form in FORMS
     ]
-    rows = []
+    rows: list[dict[str, Any]] = []
+    if options.keep and options.keep.exists():
+        rows = [json.loads(line) for line in options.keep.read_text().splitlines()]
+        jobs = [
+            job for job in jobs if job not in {(r["dataset"], r["seed"], r["form"]) for r in rows}
+        ]
     with ProcessPoolExecutor(options.processes, get_context("spawn")) as pool:
         for done in as_completed([pool.submit(reach, *job, changes) for job in jobs]):
             rows.append(done.result())
             print(rows[-1], flush=True)
+            if options.keep:
+                with options.keep.open("a") as file:
+                    file.write(json.dumps(rows[-1]) + "\n")
     summary = [row for name in options.sets for row in compare(rows, name)]
     for row in summary:
         print({k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()})

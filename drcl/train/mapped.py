@@ -50,9 +50,14 @@ class MappedRows:
         chosen = rows if isinstance(rows, slice) else rows.numpy()
         if self.index is not None:
             chosen = self.index[chosen]
+        in_order = isinstance(chosen, slice)
+        # Reading ahead of a row here and a row there, the system would read many times the rows.
+        self._advise("MADV_NORMAL" if in_order else "MADV_RANDOM")
         with np.errstate(over="ignore"):  # too large for float32 becomes infinite, refused later
-            values = self.array[chosen].astype(np.float32, copy=isinstance(chosen, slice))
-        self._release()
+            values = self.array[chosen].astype(np.float32, copy=in_order)
+        # Pages that were read count as this process's memory until the system wants them back,
+        # which on a large machine is never. They stay in the system's cache.
+        self._advise("MADV_DONTNEED")
         tensor = torch.from_numpy(np.ascontiguousarray(values))
         return tensor if self.transform is None else self.transform(tensor)
 
@@ -65,12 +70,11 @@ class MappedRows:
         """The same rows, with ``transform`` applied as they are read."""
         return replace(self, transform=transform)
 
-    def _release(self) -> None:
-        # Pages that were read count as this process's memory until the system wants them back,
-        # which on a large machine is never. They stay in the system's cache.
+    def _advise(self, advice: str) -> None:
+        """Tell the system how the mapping is used, where it can be told."""
         mapping = find_mapping(self.array)
-        if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
-            mapping.madvise(mmap.MADV_DONTNEED)
+        if mapping is not None and hasattr(mmap, advice):
+            mapping.madvise(getattr(mmap, advice))
 
 
 def is_mapped(features: Any) -> TypeGuard[npt.NDArray[Any]]:
