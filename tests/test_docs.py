@@ -164,6 +164,16 @@ def test_what_pages_leave_open_is_filled_in(tools):
             assert fillers[name](*arguments).strip(), f"{page}: {call}"
 
 
+def test_tables_of_measurements_are_of_workloads_that_the_suite_has(tools):
+    registry = pytest.importorskip("drcl.benchmarks.registry", reason="the suite is not installed")
+    entries = registry.entries(torch.device("cpu"))
+    for page, text in PAGES.items():
+        for op in re.findall(r"\{\{ measured (\w+) \}\}", text):
+            sizes = next(dict(entry.sizes) for entry in entries if entry.op == op)
+            operations, size = tools("figures").least_work(op, sizes)
+            assert operations > 0 and size > 0, page
+
+
 def test_an_unknown_filler_stops_the_build(tools):
     from types import SimpleNamespace
 

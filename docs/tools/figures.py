@@ -107,10 +107,10 @@ def least_work(op: str, sizes: dict[str, int]) -> tuple[float, float]:
     b, d, c = (sizes.get(name, 0) for name in "BDC")
     q, n = sizes.get("Q", 0), sizes.get("N", 0)
     return {
-        "reversible_consistency": (3.0 * b * d * min(b, d) + 4.0 * b * d * c, 20.0 * b * d),
+        "loss": (3.0 * b * d * min(b, d) + 4.0 * b * d * c, 20.0 * b * d),
         "prior_similarity": (6.0 * b * d * c, 12.0 * b * d + 12.0 * d * c),
         "mixup": (6.0 * b * d, 24.0 * b * d),
-        "average_precision": (2.0 * q * n * d, 4.0 * (q + n) * d),
+        "map": (2.0 * q * n * d, 4.0 * (q + n) * d),
     }[op]
 
 

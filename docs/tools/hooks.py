@@ -75,9 +75,9 @@ def is_ours(row: Row) -> bool:
 def our_cpu_rows() -> list[Row]:
     """The ops on a CPU, those that have a floor."""
     cpu = {"drcl torch", "drcl native"}
-    ops = ("reversible_consistency", "prior_similarity", "mixup", "average_precision")
+    ops = ("loss", "prior_similarity", "mixup", "map")
     rows = [r for r in suite() if r["contender"] in cpu and r["op"] in ops and r["floor_share"]]
-    return [r for r in rows if r["contender"] == "drcl native" or r["op"] != "average_precision"]
+    return [r for r in rows if r["contender"] == "drcl native" or r["op"] != "map"]
 
 
 def peaks() -> list[tuple[str, int, float]]:
@@ -86,7 +86,7 @@ def peaks() -> list[tuple[str, int, float]]:
     return [
         ("ours" if is_ours(row) else "literal", row["sizes"]["B"], row["memory_MB"])
         for row in suite()
-        if row["op"] == "reversible_consistency"
+        if row["op"] == "loss"
         and {name: row["sizes"][name] for name in at} == at
         and row["contender"] in ("drcl torch", "literal")
         and row["memory_MB"] is not None
