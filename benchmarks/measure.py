@@ -16,6 +16,7 @@ from drcl.benchmarks.results import Row
 from drcl.benchmarks.timing import Others, in_turns, seconds_of
 
 FEWEST, MOST = 3, 50  # calls that are timed
+BRIEF, FEWEST_BRIEF = 0.3, 9  # seconds of a call of which more are timed in any case
 PRODUCT, COPY = "a product", "a copy"
 PROBE_PRODUCT = 4e9  # multiplications at most in the product that measures a rate
 PROBE_BYTES = (2**23, 2**29)  # that the copy moves that measures a bandwidth
@@ -117,14 +118,13 @@ def in_rounds(
 ) -> dict[str, list[float]]:
     """Times everybody in turns, with a product and a copy among them, and fills the rows."""
     calls: dict[str, Any] = {name: contender.run for name, contender in running.items()}
-    for call in calls.values():
-        call()  # compilers, allocators and caches
     calls[PRODUCT], operations = product_probe(work, device)
     calls[COPY], moved = copy_probe(work, device)
-    counts = {
-        name: min(MOST, max(FEWEST, int(limit / len(calls) / seconds_of(call, device))))
-        for name, call in calls.items()
-    }
+    counts = {}
+    for name, call in calls.items():
+        once = warm_seconds(call, device, limit)
+        fewest = FEWEST_BRIEF if once < BRIEF else FEWEST
+        counts[name] = min(MOST, max(fewest, int(limit / len(calls) / once)))
     with Others() as others:
         seconds = in_turns(calls, counts, device)
     flops = operations / statistics.median(seconds.pop(PRODUCT))
@@ -141,6 +141,12 @@ def in_rounds(
         row.gemm_GFLOPs, row.copy_GBps = flops / 1e9, bandwidth / 1e9
         row.others = round(others.share, 3)
     return times
+
+
+def warm_seconds(call: Any, device: torch.device, limit: float) -> float:
+    """Of a second call, when allocators and caches are ready; of the first if that took long."""
+    first = seconds_of(call, device)
+    return seconds_of(call, device) if first < limit else first
 
 
 def quantiles(values: list[float]) -> tuple[float, float, float]:

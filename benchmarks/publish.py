@@ -22,8 +22,8 @@ SHOWN: tuple[tuple[str, dict[str, int], str], ...] = (
     ("loss", {"B": 131072, "D": 512, "C": 10}, "loss, batch 131,072, D = 512"),
     ("prior_similarity", {"B": 1024, "D": 2048, "C": 10}, "prior similarity, batch 1,024"),
     ("mixup", {"B": 1024, "D": 2048, "C": 10}, "mixup, batch 1,024"),
-    ("map", {"Q": 1000, "N": 20000, "D": 512, "C": 50}, "mAP@all, 1,000 × 20,000"),
-    ("map", {"Q": 1000, "N": 20000, "D": 512, "C": 50, "k": 50}, "mAP@50, 1,000 × 20,000"),
+    ("map", {"Q": 500, "N": 20000, "D": 512, "C": 50}, "mAP@all, 500 × 20,000"),
+    ("map", {"Q": 500, "N": 20000, "D": 512, "C": 50, "k": 50}, "mAP@50, 500 × 20,000"),
     ("map", {"Q": 23661, "N": 23661, "D": 2048, "C": 10}, "mAP@all, 23,661 × 23,661"),
 )
 
@@ -39,7 +39,7 @@ def table(rows: Sequence[Row]) -> str:
         ours = next((row for row in found if row.ours and row.ratio == 1.0), None)
         if ours is None:
             continue
-        others = ", ".join(f"{r.contender} {figure(r.ratio)}×" for r in found if not r.ours)
+        others = "; ".join(f"{r.contender} {figure(r.ratio)}×" for r in found if not r.ours)
         lines.append(
             f"| {title} | {milliseconds(ours.p50_ms)} | {share(ours.floor_share)} | "
             f"{figure(ours.memory_MB)} MB | {others or '–'} |"

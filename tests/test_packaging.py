@@ -15,8 +15,13 @@ import pytest
 from drcl._version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = {"drcl": ROOT / "drcl", "drcl/kernels": ROOT / "kernels"}  # place in a wheel -> source
-NOT_SHIPPED = ("__pycache__", ".so", ".pyc")
+PACKAGES = {  # place in a wheel -> source
+    "drcl": ROOT / "drcl",
+    "drcl/kernels": ROOT / "kernels",
+    "drcl/benchmarks": ROOT / "benchmarks",
+}
+# built files, and of the benchmarks what was measured on our machines
+NOT_SHIPPED = ("__pycache__", ".so", ".pyc", "/benchmarks/results/", ".md", ".sh")
 HEAVY = ("h5py", "jinja2", "matplotlib", "pyarrow", "scipy", "sklearn", "triton")
 
 
@@ -128,7 +133,7 @@ def test_source_distribution_holds_what_a_build_needs(source: Path, tmp_path: Pa
         held = {name.partition("/")[2] for name in archive.getnames()}
     wanted = [
         file.relative_to(source)
-        for folder in ("csrc", "drcl", "kernels", "tests")
+        for folder in ("benchmarks", "csrc", "drcl", "kernels", "tests")
         for file in (source / folder).rglob("*")
         if file.is_file() and "__pycache__" not in file.parts
     ]
