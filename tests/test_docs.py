@@ -25,7 +25,6 @@ DOCS = ROOT / "docs"
 PAGES = {str(path.relative_to(DOCS)): path.read_text("utf-8") for path in DOCS.rglob("*.md")}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.S | re.M)
 BLOCKS = {page: FENCE.findall(text) for page, text in PAGES.items()}
-PARALLEL = find_spec("drcl.train.parallel") is not None
 # What a training is cut down to here; each setting is one that the command has anyway.
 SHORTER = ["--dim", "16", "--hidden", "32", "--epochs", "2", "--prior-epochs", "2"]
 
@@ -54,8 +53,6 @@ def test_blocks_are_of_a_kind_that_is_looked_at():
 )
 def test_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     """In one folder and one namespace, as a reader would go along; then its drcl commands."""
-    if page == "scaling.md" and not PARALLEL:
-        pytest.skip("drcl.train.parallel is not part of this build")
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": page}
     for kind, code in BLOCKS[page]:
@@ -107,9 +104,7 @@ def test_files_that_pages_name_exist():
     pattern = r"`((?:drcl|kernels|csrc|benchmarks|tests|examples|docs|\.ci)/[\w/.-]+\.\w+)`"
     for page, text in PAGES.items():
         for name in re.findall(pattern, text):
-            waiting = name == "examples/own_networks.py" and not PARALLEL
-            waiting = waiting or (name == "tests/test_other_evaluators.py" and not PARALLEL)
-            assert waiting or (ROOT / name).is_file(), f"{page}: {name}"
+            assert (ROOT / name).is_file(), f"{page}: {name}"
 
 
 def source_files(*kinds: str) -> list[Path]:
