@@ -1,7 +1,7 @@
 """An epoch of training against the released loop and against the floor of the machine.
 
-    python benchmarks/training.py --out                    batches of 1024, both phases
-    python benchmarks/training.py --batch 8192 --rows 8192 --epochs 2 --out
+    python -m drcl.benchmarks.training --out                    batches of 1024, both phases
+    python -m drcl.benchmarks.training --batch 8192 --rows 8192 --epochs 2 --out
 
 Three contestants take turns. *Released*: ``released_loop.py``. *Ours*: the package's own training
 with its default settings. *Floor*: the encoder's products alone (forward, weight gradients, input
@@ -26,15 +26,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import released_loop
 import torch
 import torch.nn.functional as nnf
-from released_loop import Part
-from timing import write_results
 from torch import Tensor
 from tqdm import tqdm
 
 from drcl import DRCL, Config, Prior, functional
+from drcl.benchmarks import released_loop
+from drcl.benchmarks.released_loop import Part
+from drcl.benchmarks.timing import write_results
 from drcl.train.loop import stream_seed
 from drcl.train.prior_learning import learn_priors
 from drcl.train.samples import Samples
