@@ -138,16 +138,16 @@ def retrieval_metrics(
         query_groups, gallery_groups: integers (Q,), (N,); a query ranks its own group's items only.
         ndcg: whether nDCG is wanted.
         levels: number of recall levels (0, or at least 2) for the precision–recall points.
-        precision: ``"highest"``, or ``"high"``: TF32 products where a GPU, or an x86 processor with
-            AMX in half precision, has them; elsewhere it changes no bit. TF32 rounds the embeddings
+        precision: ``"highest"``, or ``"high"``: TF32 products where a GPU has them; on an x86
+            processor with AVX-512 it changed no bit. TF32, emulated, rounds the embeddings
             to 10 bits, which moves cosines by 1e-5, at most 7e-5 (D = 512 and 2048). That moved mAP
             by less than 3e-5 where a query's cosines had a standard deviation above 4e-3 (mAP@50 by
             1e-4 among near copies of other classes), by 1e-4 at 5e-4 and by 1e-2 at 5e-5: centre
             embeddings that share most of their direction.
         memory: bytes that may be used, not counting the inputs, the results of 8·(3 + 4K) bytes a
             query for K cut-offs, and C·N/8 bytes for the bits of multi-hot labels. One query at a
-            time is the least, so a gallery of N items needs about 70·N bytes, or
-            160·N without the compiled library.
+            time is the least, so a gallery of N items needs about 70·N bytes, or 160·N without the
+            compiled library.
         progress: show a progress bar.
         process_group: ranks that each hold all queries, what belongs to them, and a piece of the
             gallery with its labels and groups; relevance is that of a rank's own piece, its items
