@@ -37,7 +37,7 @@ def shares_of_bound(b: int, d: int, c: int, distance: float | None) -> dict[str,
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # more classes than dimensions
         prior = Prior(torch.randn(d, c) / d**0.5 * 2.9)
-    options = {"q": 0.5, "alpha": 1.0, "beta": 0.1, "eta": 0.0 if distance else 1.0}
+    options: dict[str, Any] = {"q": 0.5, "alpha": 1.0, "beta": 0.1, "eta": 0.0 if distance else 1.0}
     exact_inverse = torch.linalg.pinv(prior.weight.double())
     for _ in range(12 if b <= 7 else 1):
         ids = torch.randint(0, c, (b,))
