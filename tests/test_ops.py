@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import datetime
 from pathlib import Path
 
 import pytest
 import torch
 import torch.multiprocessing as mp
 import torch.nn.functional as nnf
+from gloo import process_group
 from torch.library import opcheck
 
 from drcl import Prior, functional, reference
@@ -240,32 +240,25 @@ def test_float32_is_as_exact_as_the_literal_form(b, d, c, distance):
 # --- ranks
 
 
-def on_rank(rank: int, size: int, rendezvous: str, results: str) -> None:
+def on_rank(rank: int, size: int, results: str) -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group(
-        "gloo",
-        init_method=f"file://{rendezvous}",
-        rank=rank,
-        world_size=size,
-        timeout=datetime.timedelta(seconds=60),
-    )
-    torch.manual_seed(0)
-    features, targets, prior = batch(31, 12, 4)
-    targets[3] = -1
-    rows = slice(rank * 31 // size, (rank + 1) * 31 // size)
-    leaf = features[rows].clone().requires_grad_()
-    loss = functional.reversible_consistency_loss(
-        leaf, targets[rows], prior, q=0.4, process_group=torch.distributed.group.WORLD
-    )
-    loss.total.backward()
-    torch.save([torch.stack(loss).detach(), leaf.grad], f"{results}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    with process_group(rank, size, results):
+        torch.manual_seed(0)
+        features, targets, prior = batch(31, 12, 4)
+        targets[3] = -1
+        rows = slice(rank * 31 // size, (rank + 1) * 31 // size)
+        leaf = features[rows].clone().requires_grad_()
+        loss = functional.reversible_consistency_loss(
+            leaf, targets[rows], prior, q=0.4, process_group=torch.distributed.group.WORLD
+        )
+        loss.total.backward()
+        torch.save([torch.stack(loss).detach(), leaf.grad], f"{results}/{rank}.pt")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 4])
 def test_ranks_have_the_loss_and_gradient_of_the_whole_batch(size, tmp_path: Path):
-    mp.spawn(on_rank, (size, str(tmp_path / "rendezvous"), str(tmp_path)), nprocs=size)
+    mp.spawn(on_rank, (size, str(tmp_path)), nprocs=size)
     torch.manual_seed(0)
     features, targets, prior = batch(31, 12, 4)
     targets[3] = -1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import signal
 import subprocess
@@ -15,9 +14,9 @@ import numpy as np
 import pytest
 import tiny
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 from click.testing import CliRunner
+from gloo import process_group
 from torch import Tensor, nn
 
 from drcl import DRCL, Prior
@@ -82,16 +81,9 @@ def numbers(model: DRCL) -> dict[str, Tensor]:
 
 def on_rank(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/rendezvous",
-        rank=rank,
-        world_size=world,
-        timeout=datetime.timedelta(seconds=60),
-    )
-    for run in RUNS:
-        torch.save(numbers(fitted(run, Path(folder), True)), f"{folder}/{rank} {run}.pt")
-    dist.destroy_process_group()
+    with process_group(rank, world, folder):
+        for run in RUNS:
+            torch.save(numbers(fitted(run, Path(folder), True)), f"{folder}/{rank} {run}.pt")
 
 
 @pytest.fixture(scope="module", params=[2, 4])

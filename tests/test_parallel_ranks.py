@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import datetime
 import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
+from gloo import process_group
 from torch import Tensor, nn
 
 from drcl import functional
@@ -133,16 +132,9 @@ def only_here(ranks: Ranks) -> Tensor:
 
 def on_rank(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/rendezvous",
-        rank=rank,
-        world_size=world,
-        timeout=datetime.timedelta(seconds=60),
-    )
-    ranks = Ranks.of()
-    torch.save([*everything(ranks), only_here(ranks)], f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+    with process_group(rank, world, folder):
+        ranks = Ranks.of()
+        torch.save([*everything(ranks), only_here(ranks)], f"{folder}/{rank}.pt")
 
 
 @pytest.fixture(scope="module", params=[2, 4])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from gloo import process_group
 from torch import Tensor
 
 from drcl.metrics import retrieval_metrics
@@ -133,27 +134,24 @@ def _evaluate(case: str, mine: slice, **options: Any) -> list[Tensor]:
 
 def _rank(rank: int, world: int, folder: str) -> None:
     torch.set_num_threads(1 + rank % 2)
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world
-    )
-    mine = slice(*PIECES[world][rank : rank + 2])
-    group = torch.distributed.group.WORLD
-    found = {case: _evaluate(case, mine, process_group=group) for case in CASES}
-    torch.save(found, f"{folder}/{rank}.pt")
-    messages = []
-    x, ids = torch.ones(4, 2), torch.arange(4)
-    for arguments in (
-        {"query": x[: 3 + rank % 2], "query_labels": ids[: 3 + rank % 2]},
-        {"exclude_self": True},
-        {"gallery_labels": -torch.ones(4)},
-    ):
-        whole = {"query": x, "gallery": x, "query_labels": ids, "gallery_labels": ids}
-        try:
-            retrieval_metrics(**{**whole, **arguments}, process_group=group)  # type: ignore[arg-type]
-        except ValueError as error:
-            messages.append(str(error))
-    Path(folder, f"{rank}.txt").write_text("\n".join(messages))
-    torch.distributed.destroy_process_group()
+    with process_group(rank, world, folder):
+        mine = slice(*PIECES[world][rank : rank + 2])
+        group = torch.distributed.group.WORLD
+        found = {case: _evaluate(case, mine, process_group=group) for case in CASES}
+        torch.save(found, f"{folder}/{rank}.pt")
+        messages = []
+        x, ids = torch.ones(4, 2), torch.arange(4)
+        for arguments in (
+            {"query": x[: 3 + rank % 2], "query_labels": ids[: 3 + rank % 2]},
+            {"exclude_self": True},
+            {"gallery_labels": -torch.ones(4)},
+        ):
+            whole = {"query": x, "gallery": x, "query_labels": ids, "gallery_labels": ids}
+            try:
+                retrieval_metrics(**{**whole, **arguments}, process_group=group)  # type: ignore[arg-type]
+            except ValueError as error:
+                messages.append(str(error))
+        Path(folder, f"{rank}.txt").write_text("\n".join(messages))
 
 
 @pytest.fixture(scope="module", params=PIECES)

@@ -9,8 +9,8 @@ import signal
 import pytest
 import tiny
 import torch
+from gloo import process_group
 from torch import nn
-from torch.distributed import destroy_process_group, init_process_group
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -190,15 +190,10 @@ def test_under_autocast_the_embeddings_have_unit_length():
 
 
 def test_a_network_in_distributed_data_parallel(tmp_path):
-    init_process_group(
-        "gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1
-    )
-    try:
+    with process_group(0, 1, tmp_path):
         inner = nn.Sequential(nn.Linear(8, 24), nn.ReLU(), nn.Linear(24, 16))
         wrapped = fit({"image": DistributedDataParallel(inner)})
         plain = fit({"image": inner})
-    finally:
-        destroy_process_group()
     torch.testing.assert_close(weights(wrapped), weights(plain))
     torch.testing.assert_close(wrapped.prior.weight, plain.prior.weight)
     loaded = DRCL.load(wrapped.save(tmp_path / "m"), networks={"image": inner})
