@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 DEMO   := $(BIN)/drcl train digits --out runs/digits-demo --overwrite
 TRITON := triton==3.9.0
 
-.PHONY: demo test bench docs lint wheel install clean
+.PHONY: demo test test-long bench docs lint wheel install clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -15,6 +15,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# What takes hours: every fuzz target with many cases, sanitizers, long runs.
+test-long: $(VENV)/.installed
+	DRCL_FUZZ_CASES=100000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m long
 
 # Measures everything on this machine, then rewrites the README's table and the plots from the results.
 bench: $(VENV)/.installed
