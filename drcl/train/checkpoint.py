@@ -66,8 +66,13 @@ def write_json(path: Path, value: Any) -> None:
 
 def pack(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> bytes:
     """Tensors and JSON values as the content of a safetensors file, with a checksum of them all."""
-    # Cloned because the format refuses tensors that share memory, which tied weights do.
-    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    plain, taken = {}, set()
+    for name, value in tensors.items():
+        plain[name] = value.detach().cpu().contiguous()
+        memory = plain[name].untyped_storage().data_ptr()
+        if memory in taken:  # as of tied weights: the format refuses tensors that share memory
+            plain[name] = plain[name].clone()
+        taken.add(memory)
     text = json.dumps(metadata)
     # One entry: the format writes several in random order, and equal content must give equal bytes.
     return save(plain, metadata={"crc32 json": f"{_checksum(plain, text)} {text}"})

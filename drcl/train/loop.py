@@ -30,10 +30,10 @@ from drcl.train.ranks import Ranks
 from drcl.train.source import Resident, Source, batches
 from drcl.train.step import LossFunction, Step, make_step
 
-# The share of a training's time that its checkpoints may take, and what the first is taken to cost
-# before one has been measured.
+# The share of a training's time that its checkpoints may take, and the speed of saving before it has
+# been measured.
 CHECKPOINT_SHARE = 0.01
-BYTES_PER_SECOND = 5e8
+BYTES_PER_SECOND = 2e8
 
 Embed = Callable[[Source], Iterator[tuple[Tensor, Tensor]]]
 Record = dict[str, Any]
@@ -214,9 +214,10 @@ class Training:
         self._fingerprint = "" if checkpoint is None else fingerprint(phase)
         if checkpoint is not None and checkpoint.exists():
             self._restore(checkpoint)
-        # The parameters, those that are kept, and two moments.
-        self._cost = 4 * sum(v.nbytes for v in self.outcome.state.values()) / BYTES_PER_SECOND
-        self._saved = time.monotonic()
+        self._bytes = sum(value.nbytes for value in self.outcome.state.values())
+        self._rate = BYTES_PER_SECOND
+        self._saving = 0.0  # seconds, of those since the start
+        self._started = time.monotonic()
         self._losses = torch.empty(0)
         self._bar = tqdm(
             desc=f"{phase.name} {phase.modality}",
@@ -305,8 +306,18 @@ class Training:
         self._bar.update(self.epoch * phase.source.count - self._bar.n)
         if self.log is not None and self._leads:
             self.log(record)
-        if self.done or self._cost <= CHECKPOINT_SHARE * (time.monotonic() - self._saved):
+        if self._worth_saving():
             self.save()
+
+    def _worth_saving(self) -> bool:
+        """Whether all saving so far, with one more, stays within its share of the time.
+
+        So a killed run has lost at most the time that pays for the next checkpoint.
+        """
+        # The parameters and those that are kept, and two moments; in the end what is kept.
+        size = self._bytes * (1 if self.done else 4)
+        elapsed = time.monotonic() - self._started
+        return self._saving + size / self._rate <= CHECKPOINT_SHARE * elapsed
 
     def agree(self, stopped: bool) -> bool:
         """Whether any of the processes with this training was asked to stop; then all do."""
@@ -374,11 +385,14 @@ class Training:
         if self.checkpoint is None or not self._leads:
             return
         began = time.monotonic()
-        tensors = {f"module.{k}": v for k, v in self.phase.module.state_dict().items()}
-        tensors |= {f"kept.{k}": v for k, v in self.outcome.state.items()}
-        for index, moments in self.step.optimizer.state_dict()["state"].items():
-            tensors |= {f"adam.{index}.{k}": v for k, v in moments.items()}
-        tensors["generator"] = self.generator.get_state()
+        tensors = {}
+        if self.done or not self.outcome.history[-1]["kept"]:
+            tensors |= {f"kept.{k}": v for k, v in self.outcome.state.items()}
+        if not self.done:
+            tensors |= {f"module.{k}": v for k, v in self.phase.module.state_dict().items()}
+            for index, moments in self.step.optimizer.state_dict()["state"].items():
+                tensors |= {f"adam.{index}.{k}": v for k, v in moments.items()}
+            tensors["generator"] = self.generator.get_state()
         metadata = {
             "inputs": self._fingerprint,
             "epoch": self.epoch,
@@ -386,10 +400,10 @@ class Training:
             "history": self.outcome.history,
         }
         write_bytes(self.checkpoint, pack(tensors, metadata))
-        self._saved = time.monotonic()
-        self._cost = self._saved - began
-        if self.outcome.history:
-            self.outcome.history[-1]["time"]["checkpoint"] += round(self._cost, 6)
+        seconds = time.monotonic() - began
+        self._saving += seconds
+        self._rate = sum(value.nbytes for value in tensors.values()) / seconds
+        self.outcome.history[-1]["time"]["checkpoint"] += round(seconds, 6)
 
     def _restore(self, path: Path) -> None:
         tensors, metadata = read_tensors(path)
@@ -403,6 +417,12 @@ class Training:
             found = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
             return {k: v.to(self.phase.source.device) for k, v in found.items()}
 
+        kept = part("kept.") or part("module.")
+        self.outcome = Outcome(kept, metadata["best"], metadata["history"])
+        self.epoch = metadata["epoch"]
+        if self.done:
+            self.phase.module.load_state_dict(kept)
+            return
         self.phase.module.load_state_dict(part("module."))
         state = self.step.optimizer.state_dict()
         moments = {index: part(f"adam.{index}.") for index in state["param_groups"][0]["params"]}
@@ -410,8 +430,6 @@ class Training:
         state["state"] = {index: found for index, found in moments.items() if found}
         self.step.optimizer.load_state_dict(state)
         self.generator.set_state(tensors["generator"])
-        self.outcome = Outcome(part("kept."), metadata["best"], metadata["history"])
-        self.epoch = metadata["epoch"]
 
     def _read_losses(self) -> tuple[float, dict[str, float]]:
         """The epoch's mean loss and parts; the one place where the host waits for the steps."""
