@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from drcl import metrics
 from drcl.duplicates import equal_rows
@@ -273,8 +274,15 @@ class DRCL:
         *,
         ks: Sequence[int] = (50,),
         no_relevant: str = "zero",
+        process_group: ProcessGroup | None = None,
     ) -> dict[str, dict[str, float]]:
-        """mAP@all and mAP@k of every ordered pair; see :func:`metrics.retrieval_report`."""
+        """mAP@all and mAP@k of every ordered pair, ranked on the device of the training.
+
+        Args:
+            test: modality -> (features, labels) or Dataset or DataLoader.
+            ks, no_relevant, process_group: as in :func:`metrics.retrieval_report`.
+        """
+        device = pick_device(self.config.device)
         embeddings = {}
         for name, data in test.items():
             labels: npt.ArrayLike
@@ -283,8 +291,10 @@ class DRCL:
             else:
                 rows, labels = self.encode(name, data[0]), data[1]
             codes = encode_labels(np.asarray(labels), self.classes, f"test {name} labels")
-            embeddings[name] = rows, codes
-        return metrics.retrieval_report(embeddings, ks=ks, no_relevant=no_relevant)
+            embeddings[name] = rows.to(device), codes
+        return metrics.retrieval_report(
+            embeddings, ks=ks, no_relevant=no_relevant, process_group=process_group
+        )
 
     def search(
         self,

@@ -387,6 +387,7 @@ def retrieval_report(
     *,
     ks: Sequence[int] = (50,),
     no_relevant: str = "zero",
+    process_group: ProcessGroup | None = None,
     **options: Any,
 ) -> dict[str, dict[str, float]]:
     """mAP@all and mAP@k of every ordered pair of modalities, and their mean.
@@ -395,6 +396,8 @@ def retrieval_report(
         embeddings: modality name -> (embeddings (N, D), labels); at least two modalities.
         ks: the cut-offs beside "all".
         no_relevant, options: as in :func:`retrieval_metrics`.
+        process_group: ranks that all hold all embeddings; each ranks a share of the queries, and
+            all return the same report.
 
     Returns ``{"mAP@all": {"image->text": …, "text->image": …, "mean": …}, "mAP@50": {…}}``.
 
@@ -410,7 +413,8 @@ def retrieval_report(
         for target, (gallery, gallery_labels) in embeddings.items():
             if source == target:
                 continue
-            summary = retrieval_metrics(
+            found = _divided(
+                process_group,
                 query,
                 gallery,
                 query_labels,
@@ -418,12 +422,38 @@ def retrieval_report(
                 ks=(None, *ks),
                 no_relevant=no_relevant,
                 **options,
-            ).summary()
+            )
+            summary = found.summary()
             for name in names:
                 report[name][f"{source}->{target}"] = summary[name]
     for values in report.values():
         values["mean"] = sum(values.values()) / len(values)
     return report
+
+
+def _divided(
+    group: ProcessGroup | None,
+    query: Array,
+    gallery: Array,
+    query_labels: Array,
+    *rest: Any,
+    **options: Any,
+) -> RetrievalMetrics:
+    """:func:`retrieval_metrics`, of which every rank finds those of its share of the queries."""
+    if group is None:
+        return retrieval_metrics(query, gallery, query_labels, *rest, **options)
+    world, me = torch.distributed.get_world_size(group), torch.distributed.get_rank(group)
+    start, stop = (len(query) * rank // world for rank in (me, me + 1))
+    # Of fewer queries than ranks some get none; they rank one that is not counted.
+    own = slice(start, stop) if start < stop else slice(0, 1)
+    found = retrieval_metrics(query[own], gallery, query_labels[own], *rest, **options)
+    device = as_tensor(query).device
+    whole: dict[str, Any] = {
+        name: sharded_ranking.gather_rows(value[: stop - start].to(device), group).cpu()
+        for name, value in vars(found).items()
+        if isinstance(value, Tensor)
+    }
+    return replace(found, **whole)
 
 
 class _Task:

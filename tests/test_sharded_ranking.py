@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from gloo import process_group
 from torch import Tensor
 
-from drcl.metrics import retrieval_metrics
+from drcl.metrics import retrieval_metrics, retrieval_report
 
 ITEMS = 100
 # Where the pieces begin and end: uneven, one of them a single item.
@@ -112,6 +113,13 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+# Queries of two modalities, of one of them fewer than there are ranks, some without a label.
+REPORT = {
+    "image": (_rows(3, 11, False), torch.tensor([2, -1, 1])),
+    "text": (_rows(41, 12, False), (_random(41, seed=13) * 5).long() - 1),
+}
+
+
 def _evaluate(case: str, mine: slice, **options: Any) -> list[Tensor]:
     """Everything that is found with this piece of the gallery."""
     arguments = dict(CASES[case])
@@ -139,6 +147,9 @@ def _rank(rank: int, world: int, folder: str) -> None:
         group = torch.distributed.group.WORLD
         found = {case: _evaluate(case, mine, process_group=group) for case in CASES}
         torch.save(found, f"{folder}/{rank}.pt")
+        Path(folder, f"{rank}.json").write_text(
+            json.dumps(retrieval_report(REPORT, process_group=group))
+        )
         messages = []
         x, ids = torch.ones(4, 2), torch.arange(4)
         for arguments in (
@@ -173,6 +184,16 @@ def test_pieces_are_one_gallery(ranks: Path, case: str) -> None:
             torch.testing.assert_close(ours, whole, rtol=1e-12, atol=1e-12, equal_nan=True)
         for ours, first in zip(values, found[0], strict=True):  # bit for bit, NaN like NaN
             assert torch.equal(ours.view(torch.int64), first.view(torch.int64))
+
+
+def test_a_report_shares_out_the_queries(ranks: Path) -> None:
+    expected, files = retrieval_report(REPORT), list(ranks.glob("*.json"))
+    assert len(files) in PIECES
+    for file in files:
+        found = json.loads(file.read_text())
+        assert list(found) == list(expected)
+        for name, pairs in expected.items():
+            assert found[name] == pytest.approx(pairs, rel=1e-12)
 
 
 def test_refusals_are_the_same_on_every_rank(ranks: Path) -> None:

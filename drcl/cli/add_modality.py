@@ -91,7 +91,8 @@ def add_modality(
     loaded = record.load_data(data)
     split = evaluation_split(loaded)
     embeddings = embed(model, loaded.splits[split]) if split else {}
-    metrics = measure(embeddings, loaded.splits[split]) if split else None
+    device = model.config.device
+    metrics = measure(embeddings, loaded.splits[split], device=device) if split else None
     record = update_run(run, record, model, metrics)
     finish(run, record, model, loaded, split, embeddings, metrics, report)
 

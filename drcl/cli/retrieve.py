@@ -47,7 +47,8 @@ def evaluate(
     record, model = open_run(run), DRCL.load(run)
     loaded = record.load_data(data)
     split = _chosen(loaded, split)
-    metrics = measure(embed(model, loaded.splits[split]), loaded.splits[split], ks)
+    samples = loaded.splits[split]
+    metrics = measure(embed(model, samples), samples, ks, device=model.config.device)
     click.echo(f"{split} split, rows are queries and columns galleries\n")
     click.echo(map_table(metrics))
     if out is not None:
@@ -142,7 +143,7 @@ def report(run: Path, data: str | None) -> None:
     loaded = record.load_data(data)
     split = _chosen(loaded, None)
     embeddings = embed(model, loaded.splits[split])
-    metrics = measure(embeddings, loaded.splits[split])
+    metrics = measure(embeddings, loaded.splits[split], device=model.config.device)
     show_report(run, record, model, loaded, split, embeddings, metrics)
 
 

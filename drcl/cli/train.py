@@ -121,11 +121,16 @@ def _train(
             parallel=parallel,
             log_dir=log_dir,
         )
-        if rank > 0:
-            return
         split = evaluation_split(loaded)
         embeddings = embed(model, loaded.splits[split]) if split else {}
-        metrics = measure(embeddings, loaded.splits[split]) if split else None
+        metrics = None
+        if split is not None:
+            group = dist.group.WORLD if parallel is not None else None
+            metrics = measure(
+                embeddings, loaded.splits[split], device=config.device, process_group=group
+            )
+        if rank > 0:
+            return
         run = finish_run(out, run, model, metrics)
     except KeyboardInterrupt:
         if rank > 0:

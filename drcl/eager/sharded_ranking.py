@@ -28,6 +28,15 @@ def everywhere(value: int, device: torch.device, group: ProcessGroup | None) -> 
     return [int(part) for part in _gather(torch.tensor(value, device=device), group)]
 
 
+def gather_rows(rows: Tensor, group: ProcessGroup) -> Tensor:
+    """The rows of all ranks, one rank's after the other's, on every rank."""
+    counts = everywhere(len(rows), rows.device, group)
+    padded = rows.new_zeros(max(counts), *rows.shape[1:])
+    padded[: len(rows)] = rows
+    parts = _gather(padded, group)
+    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
+
 def rank(
     scores: Tensor,
     relevance: Relevance,

@@ -7,11 +7,14 @@ from itertools import permutations
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import torch
+from torch.distributed import ProcessGroup
 
 from drcl.data.dataset import CrossModalDataset, Split, labelled_rows
 from drcl.estimator import DRCL
 from drcl.metrics import precision_recall_curve, retrieval_report
 from drcl.run.record import Run
+from drcl.train.networks import pick_device
 
 if TYPE_CHECKING:
     from drcl.report import ReportData
@@ -37,10 +40,24 @@ def embed(model: DRCL, split: Split) -> dict[str, np.ndarray]:
     }
 
 
-def measure(embeddings: Mapping[str, np.ndarray], split: Split, ks: Sequence[int] = KS) -> Metrics:
-    """mAP of every ordered pair, as :func:`drcl.metrics.retrieval_report` returns it."""
+def measure(
+    embeddings: Mapping[str, np.ndarray],
+    split: Split,
+    ks: Sequence[int] = KS,
+    *,
+    device: str = "cpu",
+    process_group: ProcessGroup | None = None,
+) -> Metrics:
+    """mAP of every ordered pair, as :func:`drcl.metrics.retrieval_report` returns it.
+
+    ``device`` is that of :class:`drcl.Config`.
+    """
+    place = pick_device(device)
+    rows = {name: torch.from_numpy(part).to(place) for name, part in embeddings.items()}
     return retrieval_report(
-        {name: (rows, split[name].labels) for name, rows in embeddings.items()}, ks=ks
+        {name: (part, split[name].labels) for name, part in rows.items()},
+        ks=ks,
+        process_group=process_group,
     )
 
 

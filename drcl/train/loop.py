@@ -30,8 +30,8 @@ from drcl.train.ranks import Ranks
 from drcl.train.source import Resident, Source, batches
 from drcl.train.step import LossFunction, Step, make_step
 
-# The share of a training's time that its checkpoints may take, and the speed of saving before it has
-# been measured.
+# The share of a training's time that its checkpoints may take, and the speed of saving as long as
+# none has been measured.
 CHECKPOINT_SHARE = 0.01
 BYTES_PER_SECOND = 2e8
 
@@ -385,7 +385,7 @@ class Training:
         if self.checkpoint is None or not self._leads:
             return
         began = time.monotonic()
-        tensors = {}
+        tensors: dict[str, Tensor] = {}
         if self.done or not self.outcome.history[-1]["kept"]:
             tensors |= {f"kept.{k}": v for k, v in self.outcome.state.items()}
         if not self.done:

@@ -25,6 +25,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
+from drcl.eager.sharded_ranking import gather_rows
 from drcl.eager.targets import target_rows
 from drcl.metrics import average_precision
 
@@ -145,13 +146,7 @@ class Ranks:
 
     def gather(self, rows: Tensor, count: int) -> Tensor:
         """All ``count`` rows, on every rank, from those of every rank's :meth:`share`."""
-        size = self.size(count)
-        padded = rows.new_zeros(-(-count // self.world), *rows.shape[1:])
-        padded[:size] = rows[:size]
-        parts = [torch.empty_like(padded) for _ in range(self.world)]
-        dist.all_gather(parts, padded, group=self.group)
-        shares = [self.share_of(rank, count) for rank in range(self.world)]
-        return torch.cat([part[: s.stop - s.start] for part, s in zip(parts, shares, strict=True)])
+        return gather_rows(rows[: self.size(count)], self.group)
 
     def mean_average_precision(self, embeddings: Tensor, targets: Tensor) -> float:
         """mAP of all rows (N, D) against each other, every rank ranking its share of the queries.
