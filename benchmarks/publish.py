@@ -1,6 +1,6 @@
 """Tables and plots from the stored results, and nothing else: no figure is ever typed.
 
-python -m drcl.benchmarks.publish      rewrites the README's table and results/<device>/*.svg
+python -m drcl.benchmarks.publish      rewrites the README's tables and results/<device>/*.svg
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from drcl.benchmarks import quality_tables
 from drcl.benchmarks.results import NAME, Row, read, replace_file
 from drcl.benchmarks.timing import RESULTS
 
@@ -145,12 +146,18 @@ def found_ours(sweep: dict[str, list[Row]]) -> list[Row]:
     return next(found for found in sweep.values() if found[0].ours and found[0].ratio == 1.0)
 
 
-def with_section(readme: str, text: str) -> str:
-    """The README with new text between its markers."""
-    pattern = f"{re.escape(BEGIN)}.*?{re.escape(END)}"
+def with_section(readme: str, text: str, begin: str = BEGIN, end: str = END) -> str:
+    """The README with new text between two markers."""
+    pattern = f"{re.escape(begin)}.*?{re.escape(end)}"
     if len(re.findall(pattern, readme, flags=re.S)) != 1:
-        raise ValueError(f"README.md: expected {BEGIN} … {END} once")
-    return re.sub(pattern, lambda _: f"{BEGIN}\n{text}{END}", readme, flags=re.S)
+        raise ValueError(f"README.md: expected {begin} … {end} once")
+    return re.sub(pattern, lambda _: f"{begin}\n{text}{end}", readme, flags=re.S)
+
+
+def published(readme: str) -> str:
+    """The README with all that is generated made anew."""
+    readme = with_section(readme, sections())
+    return with_section(readme, quality_tables.tables(), quality_tables.BEGIN, quality_tables.END)
 
 
 def sections(root: Path = RESULTS) -> str:
@@ -166,7 +173,7 @@ def main() -> None:
             plot(rows, path.parent / "loss.svg")
             print(path.parent / "loss.svg")
     readme = ROOT / "README.md"
-    replace_file(readme, with_section(readme.read_text(), sections()))
+    replace_file(readme, published(readme.read_text()))
     print(readme)
 
 

@@ -44,5 +44,5 @@ def prior_similarity_backward(
         total = total + grad_logits
     total = total / temperature
     by_features = (total @ weight.T).to(features.dtype) if needs_features else features.new_empty(0)
-    by_weight = features.to(weight.dtype).T @ total if needs_weight else weight.new_empty(0)
+    by_weight = project(features.to(weight.dtype).T, total) if needs_weight else weight.new_empty(0)
     return by_features, by_weight
