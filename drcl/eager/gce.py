@@ -23,6 +23,17 @@ def gce_rows(logits: Tensor, targets: Tensor, q: Tensor) -> tuple[Tensor, Tensor
     return _losses(log_s, q) * labelled, slope[:, None] * (p - posterior), p, log_s
 
 
+def gce_ids(logits: Tensor, ids: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """:func:`gce_rows` for ids (B,), −1 unlabelled: the posterior is the class, nothing to sum."""
+    labelled, classes = (ids >= 0).to(logits.dtype), ids.clamp(min=0)[:, None]
+    log_p = logits.log_softmax(dim=1)
+    log_s = log_p.gather(1, classes)[:, 0] * labelled
+    p = log_p.exp_()
+    slope = (q.to(logits.dtype) * log_s).exp() * labelled
+    gradient = (slope[:, None] * p).scatter_add_(1, classes, -slope[:, None])
+    return _losses(log_s, q) * labelled, gradient, p, log_s
+
+
 def gce(logits: Tensor, targets: Tensor, q: Tensor) -> Tensor:
     """The mean of :func:`gce_rows`' losses over labelled rows, differentiable by autograd."""
     labelled = is_labelled(targets)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from drcl.eager.gce import gce_rows
-from drcl.eager.products import project
-from drcl.eager.targets import target_rows
+from drcl.eager.gce import gce_ids, gce_rows, is_labelled
+from drcl.eager.products import project, project_transposed
 
 
 def prior_similarity(
     features: Tensor, weight: Tensor, targets: Tensor, q: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Logits, probabilities, loss, score and d(loss)/d(logits), in the weight's dtype."""
-    rows = target_rows(targets, weight.shape[1], weight.dtype)
     logits = project(features.to(weight.dtype), weight) / temperature
-    losses, gradient, p, log_s = gce_rows(logits, rows, q)
-    labelled = (rows.sum(dim=1) > 0).to(p.dtype)
+    if targets.ndim == 1:
+        losses, gradient, p, log_s = gce_ids(logits, targets, q)
+        labelled = (targets >= 0).to(p.dtype)
+    else:
+        rows = targets.to(weight.dtype)
+        losses, gradient, p, log_s = gce_rows(logits, rows, q)
+        labelled = is_labelled(rows)
     count = labelled.sum().clamp(min=1)
     score = (log_s.exp() * labelled).sum() / count
     return logits, p, losses.sum() / count, score, gradient / count
@@ -44,5 +47,9 @@ def prior_similarity_backward(
         total = total + grad_logits
     total = total / temperature
     by_features = (total @ weight.T).to(features.dtype) if needs_features else features.new_empty(0)
-    by_weight = project(features.to(weight.dtype).T, total) if needs_weight else weight.new_empty(0)
+    by_weight = (
+        project_transposed(features.to(weight.dtype), total)
+        if needs_weight
+        else weight.new_empty(0)
+    )
     return by_features, by_weight
