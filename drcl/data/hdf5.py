@@ -22,6 +22,8 @@ __all__ = ["is_hdf5", "read_hdf5"]
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 HEAP = b"GCOL\x01"
 
+DEPTH = 100
+
 CHUNKS = 2**20
 """So many chunks, or as many as the file has bytes. One that was never written takes no room in the
 file but is looked for all the same."""
@@ -39,14 +41,7 @@ def read_hdf5(
 ) -> np.ndarray | list[np.ndarray | str]:
     """The dataset that ``choose`` picks among the paths; a list for a MATLAB cell array."""
     with h5py.File(path, "r") as file:
-        keys: list[str] = []
-
-        def note(name: str, item: Any) -> None:
-            if isinstance(item, h5py.Dataset) and not name.startswith("#refs#"):
-                keys.append(name)
-
-        file.visititems(note)
-        dataset = file[choose(keys)]
+        dataset = file[choose(_datasets(file, h5py))]
         if not matlab:
             return np.asarray(_values(path, dataset, h5py))
         if dataset.dtype != h5py.ref_dtype:
@@ -56,6 +51,30 @@ def read_hdf5(
         cells = [file[reference] for reference in dataset[()].reshape(-1)]
         allow(path, (sum(cell.size * cell.dtype.itemsize for cell in cells),), 1)
         return [_matlab_value(path, cell, h5py) for cell in cells]
+
+
+def _datasets(file: Any, h5py: Any) -> list[str]:
+    """Paths of the datasets, save what MATLAB's cells refer to.
+
+    The library's own visit calls itself for a group in a group: some 16 000 overflow the stack.
+    """
+    found: list[str] = []
+    waiting, seen = [((), file)], set()
+    while waiting:
+        parents, group = waiting.pop()
+        for name in group:
+            place = (*parents, name)
+            if name == "#refs#" or not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                continue
+            item = group[name]
+            if isinstance(item, h5py.Dataset):
+                found.append("/".join(place))
+            elif isinstance(item, h5py.Group) and item.id not in seen:
+                if len(place) > DEPTH:
+                    raise Refused(f"groups in groups, more than {DEPTH} deep")
+                seen.add(item.id)
+                waiting.append((place, item))
+    return found
 
 
 def _values(path: Path, dataset: Any, h5py: Any) -> np.ndarray:
