@@ -13,10 +13,19 @@ import tiny
 import torch
 
 from drcl import DRCL, Config
-from drcl.run import AddedModality, Run, open_run
+from drcl.run import AddedModality, Run, open_run, start_run
 from drcl.run.record import write_record
 from drcl.train.checkpoint import pack, read_json, read_tensors, seal, unseal
 
+RUN = Run(
+    "wikipedia",
+    "/data",
+    ("owl", "eel"),
+    json.loads(json.dumps(Config(lr={"image": 1e-3}).to_dict())),
+    {"torch": "2"},
+    {"prior": 1.5},
+    {"song": AddedModality(("s.npy", "l.npy"), None, ("s.npz:x", "s.npz:y"))},
+)
 WEIGHT = torch.arange(6, dtype=torch.float32).reshape(2, 3)
 
 
@@ -33,11 +42,8 @@ def folder(trained, tmp_path) -> Path:
 
 @pytest.fixture
 def record(tmp_path) -> Path:
-    added = {"song": AddedModality(("s.npy", "l.npy"), None, ("s.npz:x", "s.npz:y"))}
-    settings = json.loads(json.dumps(Config(lr={"image": 1e-3}).to_dict()))
-    run = Run("wikipedia", "/data", ("owl", "eel"), settings, {"torch": "2"}, {"prior": 1.5}, added)
-    write_record(tmp_path / "run.json", run)
-    assert open_run(tmp_path) == run
+    write_record(tmp_path / "run.json", RUN)
+    assert open_run(tmp_path) == RUN
     return tmp_path / "run.json"
 
 
@@ -151,6 +157,20 @@ def test_forged_run_json(record, change):
     forge(record, change)
     with pytest.raises(ValueError, match=r"run\.json: damaged"):
         open_run(record.parent)
+
+
+@pytest.mark.parametrize("name", ["report", "encoders", "checkpoints"])
+def test_a_run_removes_nothing_through_a_link(record, name):
+    """A report is removed before a new one is written: not where a stranger's link leads."""
+    mine = record.parent / "pictures"
+    mine.mkdir()
+    (mine / "holiday.png").write_bytes(b"mine")
+    (record.parent / name).symlink_to(mine)
+    with pytest.raises(ValueError, match=rf"{name}: a symbolic link"):
+        open_run(record.parent)
+    with pytest.raises(ValueError, match=rf"{name}: a symbolic link"):
+        start_run(record.parent, RUN, overwrite=True)
+    assert (mine / "holiday.png").read_bytes() == b"mine"
 
 
 def networks(config) -> dict:

@@ -59,7 +59,8 @@ def _datasets(file: Any, h5py: Any) -> list[str]:
     The library's own visit calls itself for a group in a group: some 16 000 overflow the stack.
     """
     found: list[str] = []
-    waiting, seen = [((), file)], set()
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), file)]
+    seen = set()
     while waiting:
         parents, group = waiting.pop()
         for name in group:
