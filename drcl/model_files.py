@@ -1,23 +1,35 @@
 """A trained model as files: ``config.json``, the prior, and one file per encoder.
 
 ``config.json`` names every other file together with the digest in its name, and is replaced last,
-in one step: whoever reads the folder finds one whole model, the old or the new.
+in one step: whoever reads the folder finds one whole model, the old or the new. It holds a checksum
+of its own entries: no file of the folder is used before it is known to be what was written.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from drcl.encoder import Encoder
 from drcl.prior import Prior
-from drcl.train.checkpoint import check_name, pack, read_tensors, write_bytes, write_json
+from drcl.train.checkpoint import (
+    check_name,
+    pack,
+    read_json,
+    read_tensors,
+    seal,
+    unseal,
+    write_bytes,
+    write_json,
+)
 from drcl.train.config import Config
 from drcl.train.samples import Standardizer
 
@@ -66,7 +78,7 @@ def write_model(folder: Path, model: DRCL) -> Path:
         "encoders": entries,
         "history": history_file,
     }
-    write_json(folder / "config.json", config)
+    write_json(folder / "config.json", seal(config))
     kept = {history_file, config["prior"]["file"], *(entry["file"] for entry in entries.values())}
     digest = "[0-9a-f]" * 16  # anything else in the folder is not ours to remove
     for pattern in ("prior.{}.safetensors", "encoders/*.{}.safetensors", "history.{}.json"):
@@ -81,40 +93,51 @@ def read_model(folder: Path, networks: Mapping[str, nn.Module]) -> StoredModel:
     path = folder / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"{folder}: holds no model (no config.json)")
-    try:
-        config = json.loads(path.read_text())
-        found = config["format"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a model's config.json ({error!r})") from error
-    if found != FORMAT:
+    config = read_json(path)
+    if (found := config.get("format")) != FORMAT:
         raise ValueError(f"{path}: model format {found!r}, this version reads format {FORMAT}")
     try:
-        return _read(folder, config, networks)
-    except (KeyError, TypeError, AttributeError) as error:
+        return _read(folder, unseal(config, path), networks)
+    except (KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{path}: incomplete or damaged ({error!r})") from error
 
 
 def _read(folder: Path, config: dict[str, Any], networks: Mapping[str, nn.Module]) -> StoredModel:
-    about = config["prior"]
-    prior = Prior(
-        _load(folder, about["file"])["weight"],
-        classes=tuple(about["classes"]),
-        modality=about["modality"],
-        score=about["score"],
-    )
+    path, about = folder / "config.json", config["prior"]
+    weight = _load(folder, about["file"])["weight"]
+    with _naming(path):
+        settings = Config.from_dict(config["settings"])
+        prior = Prior(
+            weight,
+            classes=tuple(about["classes"]),
+            modality=about["modality"],
+            score=about["score"],
+        )
     encoders: dict[str, nn.Module] = {}
     standardizers = {}
     for name, entry in config["encoders"].items():
         tensors = _load(folder, entry["file"])
-        encoders[name] = _rebuild(name, entry["network"], networks)
+        with _naming(path):
+            encoders[check_name(name)] = _rebuild(name, entry["network"], networks)
         _load_parameters(encoders[name], _part(tensors, "network."), folder / entry["file"])
         stored = _part(tensors, "standardizer.")
         if stored:
             standardizers[name] = Standardizer(**stored)
-    history = json.loads(_verified(folder, config["history"]))
-    return StoredModel(
-        Config.from_dict(config["settings"]), prior, encoders, standardizers, history
-    )
+    content = _verified(folder, config["history"])
+    with _naming(folder / config["history"]):
+        history = json.loads(content)
+    if not isinstance(history, list) or not all(isinstance(epoch, dict) for epoch in history):
+        raise ValueError(f"{folder / config['history']}: expected a list with a record per epoch")
+    return StoredModel(settings, prior, encoders, standardizers, history)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """What a part of the model refuses was said by this file."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -131,7 +154,9 @@ def _store(folder: Path, stem: str, tensors: dict[str, Tensor]) -> str:
 def _verified(folder: Path, name: str) -> bytes:
     """A file's content, checked against the digest in its name."""
     path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
+    with _naming(folder / "config.json"):  # of a name that no file can have
+        inside = path.resolve().is_relative_to(folder.resolve())
+    if not inside:
         raise ValueError(f"{folder / 'config.json'}: names a file outside the folder, {name!r}")
     try:
         content = path.read_bytes()
@@ -162,7 +187,8 @@ def _describe(network: nn.Module) -> dict[str, Any]:
 
 def _rebuild(name: str, about: dict[str, Any], networks: Mapping[str, nn.Module]) -> nn.Module:
     if about["kind"] == "encoder":
-        return Encoder(about["in_features"], dim=about["dim"], hidden=about["hidden"])
+        with torch.device("meta"):  # no memory for shapes that the stored parameters do not have
+            return Encoder(about["in_features"], dim=about["dim"], hidden=about["hidden"])
     if name not in networks:
         raise ValueError(
             f"networks: modality {name!r} was trained with a network of your own "
@@ -172,8 +198,11 @@ def _rebuild(name: str, about: dict[str, Any], networks: Mapping[str, nn.Module]
 
 
 def _load_parameters(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    own = isinstance(network, Encoder)
+    if own:
+        state = {key: value.to(torch.float32, copy=True) for key, value in state.items()}
     try:
-        network.load_state_dict(state)
+        network.load_state_dict(state, assign=own)
     except RuntimeError as error:
         raise ValueError(f"{path}: does not fit the network ({error})") from error
     network.eval()

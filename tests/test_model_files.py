@@ -42,7 +42,8 @@ def edit(folder, change):
     path = folder / "config.json"
     config = json.loads(path.read_text())
     change(config)
-    path.write_text(json.dumps(config))
+    del config["crc32"]
+    path.write_text(json.dumps(checkpoint.seal(config)))
 
 
 def test_round_trip(trained, folder):

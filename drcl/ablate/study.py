@@ -23,7 +23,15 @@ from drcl.ablate.variants import VARIANTS, Metrics, Variant, learn_all_priors, t
 from drcl.baselines import cca, semantic_matching
 from drcl.data import CrossModalDataset
 from drcl.prior import Prior
-from drcl.train.checkpoint import pack, read_tensors, write_bytes, write_json
+from drcl.train.checkpoint import (
+    pack,
+    read_json,
+    read_tensors,
+    seal,
+    unseal,
+    write_bytes,
+    write_json,
+)
 from drcl.train.config import Config
 
 BASELINES = {"CCA": cca, "semantic matching (logistic regression)": semantic_matching}
@@ -109,7 +117,7 @@ class Study:
         elif self.folder.exists() and any(self.folder.iterdir()):
             raise ValueError(f"{self.folder}: is not empty and holds no ablation")
         else:
-            write_json(path, identity)
+            write_json(path, seal(identity))
 
     def read(self, seed: int, variant: Variant) -> Metrics | None:
         """The stored result, or None."""
@@ -124,7 +132,7 @@ class Study:
         """Train one variant with one seed and store what it reaches."""
         config = replace(self.config, seed=seed)
         metrics = train_variant(variant, self.data, config, self.priors(seed))
-        write_json(self._path(seed, variant), metrics)
+        write_json(self._path(seed, variant), seal(metrics))
 
     def priors(self, seed: int) -> dict[str, Prior]:
         """The learned prior of every modality; learned once and stored."""
@@ -149,7 +157,7 @@ class Study:
                 else:
                     found["metrics"][name] = baseline.metrics
                     found["chosen"][name] = baseline.chosen
-            write_json(path, found)
+            write_json(path, seal(found))
         stored = _read_json(path)
         return stored["metrics"], stored["skipped"], stored["chosen"]
 
@@ -170,9 +178,9 @@ def _read_prior(path: Path) -> Prior:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return unseal(read_json(path), path)
     except ValueError as error:
-        raise ValueError(f"{path}: damaged ({error}); remove it and --resume") from error
+        raise ValueError(f"{error}; remove it and --resume") from error
 
 
 def _differing(stored: Any, ours: dict[str, Any]) -> str:

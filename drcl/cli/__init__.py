@@ -11,7 +11,7 @@ from drcl._version import __version__
 from drcl.cli.ablate import ablate
 from drcl.cli.add_modality import add_modality
 from drcl.cli.bench import bench
-from drcl.cli.errors import REFUSALS, Interrupted
+from drcl.cli.errors import REFUSALS, Interrupted, printable
 from drcl.cli.info import info
 from drcl.cli.retrieve import encode, evaluate, report, search
 from drcl.cli.train import train
@@ -26,7 +26,7 @@ class _Commands(click.Group):
         except REFUSALS as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # `drcl evaluate … | head` is no fault; click ends it quietly
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(printable(str(error))) from error
         except KeyboardInterrupt:
             raise Interrupted("interrupted") from None
 

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import IO, Any
 
 import click
 
+from drcl.data.dataset import UNPRINTED
+
 # What the library raises for bad input, missing files and diverging runs: no traceback is needed.
-REFUSALS = (ValueError, OSError, FloatingPointError, ImportError)
+REFUSALS = (ValueError, OSError, FloatingPointError, ImportError, MemoryError)
+
+
+def printable(text: str) -> str:
+    r"""A message with its control characters spelled out: a name in it may come from a stranger's
+    file, and would act on the terminal.
+
+    >>> printable("no array '\x1b[2J'")
+    "no array '\\x1b[2J'"
+    """
+    return "".join(
+        letter.encode("unicode_escape").decode()
+        if unicodedata.category(letter) in UNPRINTED and letter != "\n"
+        else letter
+        for letter in text
+    )
 
 
 class Interrupted(click.ClickException):

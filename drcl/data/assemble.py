@@ -120,6 +120,8 @@ def _read(source: Source, read: Reader, where: str) -> tuple[np.ndarray, np.ndar
         raise ValueError(f"{where}: features have shape {features.shape}, not (samples, width)")
     if features.dtype.kind not in "biuf":
         raise ValueError(f"{where}: features are {features.dtype}: expected numbers")
+    if not features.size:  # before its rows, which cost no bytes in a file, are counted
+        raise ValueError(f"{where}: empty modality, features have shape {features.shape}")
     count = len(features)
     if source.labels is None:
         labels = np.full(count, -1, np.int64)

@@ -51,7 +51,8 @@ def tidy_labels(raw: np.ndarray, rows: int, where: str) -> np.ndarray:
         if len(bad):
             raise ValueError(f"{where}: multi-hot label row {bad[0]} holds other values than 0, 1")
         return raw.astype(np.uint8)
-    bad = np.flatnonzero(~np.isfinite(raw) | (raw != np.floor(raw)))
+    outside = np.abs(raw.astype(np.float64)) >= 2.0**63  # would turn into some other int64
+    bad = np.flatnonzero(~np.isfinite(raw) | (raw != np.floor(raw)) | outside)
     if len(bad):
         raise ValueError(
             f"{where}: label {raw[bad[0]]} in row {bad[0]} is not a whole number "

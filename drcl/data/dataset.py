@@ -6,6 +6,7 @@ with each other, and one modality may have ten times the samples of another.
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -28,6 +29,9 @@ class Labelled(NamedTuple):
 
 
 Split = dict[str, Labelled]
+
+UNPRINTED = ("Cc", "Cs")
+"""Unicode's control characters and half pairs: in a name they would act on the terminal."""
 
 
 def is_multi_hot(labels: np.ndarray) -> bool:
@@ -101,11 +105,11 @@ class CrossModalDataset:
         """Refuse contents that would only fail later, and far from their cause.
 
         Raises:
-            ValueError: no class or a class named twice; no training modality; a modality with no
-                sample, or unknown to ``train``, or of another width there; features that are not
-                2-D or not finite (the first bad row is named); features and labels of different
-                lengths; a label outside the classes; class ids in one place and multi-hot rows in
-                another; pictures that are not one per test row.
+            ValueError: no class or a class named twice; a name with control characters; no training
+                modality; a modality with no sample, or unknown to ``train``, or of another width
+                there; features that are not 2-D or not finite (the first bad row is named);
+                features and labels of different lengths; a label outside the classes; class ids in
+                one place and multi-hot rows in another; pictures that are not one per test row.
             TypeError: an array of another dtype than :class:`Labelled` names.
         """
         if not self.classes:
@@ -113,6 +117,13 @@ class CrossModalDataset:
         if len(set(self.classes)) != len(self.classes):
             twice = sorted({c for c in self.classes if self.classes.count(c) > 1})
             raise ValueError(f"{self.name}: classes named twice: {', '.join(map(repr, twice))}")
+        for name in (
+            self.name,
+            *self.classes,
+            *(m for split in self.splits.values() for m in split),
+        ):
+            if any(unicodedata.category(letter) in UNPRINTED for letter in name):
+                raise ValueError(f"{name!r}: expected a name without control characters")
         if not self.train:
             raise ValueError(f"{self.name}: the training split holds no modality")
 

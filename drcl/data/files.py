@@ -16,29 +16,31 @@ Nothing is ever unpickled. Keys, where a file holds several arrays:
 MATLAB stores arrays column by column. A v7.3 file is HDF5, which shows them transposed; they are
 turned back, so both versions of one file read the same. A plain ``.h5`` file is left as it is.
 
-A truncated file of any format is refused. A v5 ``.mat`` file altered in its middle has no checksum
-to tell, and SciPy's reader may crash on it: read such files from people you trust.
+A truncated file of any format is refused, and so is one that asks for far more memory than it takes
+(:mod:`drcl.data.limits`).
 """
 
 from __future__ import annotations
 
-import fnmatch
 import importlib
+import math
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
+
+from drcl.data.hdf5 import is_hdf5, read_hdf5
+from drcl.data.limits import Refused, allow, string_array
+from drcl.data.matlab5 import read_matlab5
+from drcl.data.parquet import read_parquet
 
 __all__ = ["Variable", "pick", "read_array", "read_variable"]
 
 Variable = np.ndarray | list[np.ndarray]
 """What a key names: an array, or the arrays of a MATLAB cell array."""
-
-
-class _Refused(ValueError):
-    """A clear answer of our own, as opposed to whatever a library raises on damaged bytes."""
 
 
 def read_array(path: str | Path, key: str | None = None) -> np.ndarray:
@@ -54,8 +56,10 @@ def read_array(path: str | Path, key: str | None = None) -> np.ndarray:
     Raises:
         FileNotFoundError: no such file.
         ImportError: the format needs a library that is not installed.
+        MemoryError: the array is honestly larger than memory.
         ValueError: unknown ending, damaged or truncated file, no such key (the keys there are
-            listed), contents that are no array of numbers or strings.
+            listed), contents that are no array of numbers or strings, or larger than
+            :func:`drcl.data.limits.allow` lets a file of its size be.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -98,9 +102,11 @@ def read_variable(path: Path, key: str | None) -> Variable:
         raise ValueError(f"{path}: unknown file ending; expected one of {', '.join(_READERS)}")
     try:
         found = reader(path, key)
-    except (ImportError, MemoryError):
+    except ImportError:
         raise
-    except _Refused as error:
+    except MemoryError as error:
+        raise MemoryError(f"{path} needs more memory than there is ({error})") from error
+    except Refused as error:
         raise ValueError(f"{path}: {error}") from None
     except Exception as error:  # every library has its own way to fail on damaged bytes
         raise ValueError(
@@ -128,117 +134,75 @@ def _choose(key: str | None, keys: list[str]) -> str:
         return keys[0]
     available = ", ".join(sorted(keys)) or "nothing"
     if key is None:
-        raise _Refused(f"name one of its arrays; it holds {available}")
+        raise Refused(f"name one of its arrays; it holds {available}")
     if key not in keys:
-        raise _Refused(f"no array {key!r}; it holds {available}")
+        raise Refused(f"no array {key!r}; it holds {available}")
     return key
 
 
 def _read_npy(path: Path, key: str | None) -> np.ndarray:
     if key is not None:
-        raise _Refused(f"an .npy file holds one array and takes no key, but {key!r} was given")
+        raise Refused(f"an .npy file holds one array and takes no key, but {key!r} was given")
     with path.open("rb") as file:
-        array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
-        return array
+        return _npy(file, path.stat().st_size)
 
 
 def _read_npz(path: Path, key: str | None) -> np.ndarray:
-    with np.load(path, allow_pickle=False) as archive:
-        array: np.ndarray = archive[_choose(key, list(archive.files))]
-        return array
+    with zipfile.ZipFile(path) as archive:
+        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+        member = members[_choose(key, list(members))]
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise Refused(f"{member.filename!r} is compressed in a way that NumPy does not write")
+        allow(path, (member.file_size,), 1)
+        with archive.open(member) as file:
+            return _npy(file, member.file_size)
+
+
+def _npy(file: IO[bytes], size: int) -> np.ndarray:
+    """The array in an .npy file of ``size`` bytes, which must be as large as it says it is."""
+    version = np.lib.format.read_magic(file)
+    headers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in headers:
+        raise Refused(f".npy version {version}: expected 1.0 or 2.0")
+    shape, _, dtype = headers[version](file)
+    # An element of no bytes still counts: empty strings, say, are turned into others later.
+    wanted = math.prod(shape) * max(dtype.itemsize, 1)
+    if min(shape, default=0) < 0 or wanted > size - file.tell():
+        raise ValueError(f"its header says {dtype} {shape}, {wanted} bytes")
+    file.seek(0)
+    array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
+    if isinstance(file, zipfile.ZipExtFile) and file.read(1):  # reading to the end checks the CRC
+        raise ValueError("more bytes than its header says")
+    return array
 
 
 def _read_mat(path: Path, key: str | None) -> Variable:
-    with path.open("rb") as file:
-        head = file.read(520)
-    if _HDF5 in (head[:8], head[512:]):  # MATLAB puts 512 bytes of its own before the HDF5 file
+    if is_hdf5(path):
         return _read_hdf5(path, key, matlab=True)
-    scipy_io = _library("scipy.io")
-    key = _choose(key, [name for name, _, _ in scipy_io.whosmat(path)])
-    found = scipy_io.loadmat(path, variable_names=[key])[key]
-    if _library("scipy.sparse").issparse(found):
-        found = found.toarray()
-    if found.dtype != object:
-        return np.asarray(found)
-    cells = [np.asarray(cell) for cell in found.reshape(-1, order="F")]
-    return _join_strings([str(c.item()) if c.dtype.kind == "U" and c.size else c for c in cells])
-
-
-_HDF5 = b"\x89HDF\r\n\x1a\n"
+    found = read_matlab5(path, lambda names: _choose(key, names))
+    return _join_strings(path, found) if isinstance(found, list) else found
 
 
 def _read_hdf5(path: Path, key: str | None, matlab: bool = False) -> Variable:
-    h5py = _library("h5py")
-    with h5py.File(path, "r") as file:
-        keys: list[str] = []
-
-        def note(name: str, item: Any) -> None:
-            if isinstance(item, h5py.Dataset) and not name.startswith("#refs#"):
-                keys.append(name)
-
-        file.visititems(note)
-        dataset = file[_choose(key.strip("/") if key else None, keys)]
-        if not matlab:
-            return np.asarray(_hdf5_values(dataset, h5py))
-        if dataset.dtype == h5py.ref_dtype:
-            # Transposed like every MATLAB array, so C order here is MATLAB's own cell order.
-            return _join_strings([_matlab_value(file[r], h5py) for r in dataset[()].reshape(-1)])
-        return np.atleast_1d(_matlab_value(dataset, h5py))
+    key = key.strip("/") if key else None
+    found = read_hdf5(path, lambda names: _choose(key, names), _library("h5py"), matlab)
+    return _join_strings(path, found) if isinstance(found, list) else found
 
 
-def _hdf5_values(dataset: Any, h5py: Any) -> Any:
-    if h5py.check_string_dtype(dataset.dtype):
-        return np.asarray(dataset.asstr()[()], dtype=str)
-    return dataset[()]
-
-
-def _matlab_value(dataset: Any, h5py: Any) -> Any:
-    """An array in MATLAB's own orientation, or a str for characters."""
-    if dataset.attrs.get("MATLAB_empty", 0):
-        return np.empty(tuple(int(size) for size in dataset[()]))
-    values = _hdf5_values(dataset, h5py)
-    if dataset.attrs.get("MATLAB_class", b"") == b"char":
-        return "".join(map(chr, np.ravel(values)))
-    return np.asarray(values).T
-
-
-def _join_strings(cells: list[Any]) -> Variable:
+def _join_strings(path: Path, cells: list[np.ndarray | str]) -> Variable:
     """A cell array of strings is one array of strings; any other stays a list of arrays."""
-    if cells and all(isinstance(cell, str) for cell in cells):
-        return np.array(cells)
+    strings = [cell for cell in cells if isinstance(cell, str)]
+    if strings and len(strings) == len(cells):
+        return string_array(path, strings)
     return [np.asarray(cell) for cell in cells]
 
 
 def _read_parquet(path: Path, key: str | None) -> np.ndarray:
-    parquet = _library("pyarrow.parquet")
-    names = list(parquet.read_schema(path).names)
-    columns: list[str] = []
-    for pattern in _choose(None, names).split(",") if key is None else key.split(","):
-        pattern = pattern.strip()
-        matches = [pattern] if pattern in names else fnmatch.filter(names, pattern)
-        if not matches:
-            raise _Refused(f"no column {pattern!r}; it holds {', '.join(names)}")
-        columns += matches
-    table = parquet.read_table(path, columns=columns)
-    arrays = [_parquet_column(table.column(column), column) for column in columns]
-    return arrays[0] if len(arrays) == 1 else np.column_stack(arrays)
-
-
-def _parquet_column(column: Any, name: str) -> np.ndarray:
-    types = _library("pyarrow").types
-    values = column.combine_chunks()
-    if types.is_string(column.type) or types.is_large_string(column.type):
-        return np.array(["" if value is None else value for value in values.to_pylist()])
-    if not types.is_nested(column.type):
-        return np.asarray(values.to_numpy(zero_copy_only=False))
-    if values.null_count:
-        raise _Refused(f"column {name!r} has rows without a list")
-    rows = len(values)
-    flat = values.flatten().to_numpy(zero_copy_only=False)
-    widths = np.unique(_library("pyarrow.compute").list_value_length(values).to_numpy(False))
-    if len(widths) > 1:
-        raise _Refused(f"column {name!r} holds lists of {widths[0]} to {widths[-1]} values")
-    return np.asarray(flat).reshape(rows, -1)
+    _library("pyarrow.compute")
+    return read_parquet(path, key, _library("pyarrow"), _library("pyarrow.parquet"))
 
 
 def _read_safetensors(path: Path, key: str | None) -> np.ndarray:

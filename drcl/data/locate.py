@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["data_root", "find_file"]
+__all__ = ["data_root", "find_file", "read_text"]
 
 
 def data_root(root: str | Path | None = None) -> Path:
@@ -48,3 +48,11 @@ the environment's DRCL_DATA, else it is ./data)
         f"Where to put it: {tried[0].as_posix()} (the data folder {root.as_posix()} comes from "
         "root=, else from the environment's DRCL_DATA, else it is ./data)"
     )
+
+
+def read_text(path: Path) -> str:
+    """The text in a file; a ValueError that names it where it holds none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: expected text in UTF-8 ({error.reason})") from error

@@ -84,11 +84,12 @@ def load_manifest(path: str | Path) -> CrossModalDataset:
         raise FileNotFoundError(f"no such manifest: {path}")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # both TOMLDecodeError and UnicodeDecodeError are ValueErrors
+    # Both TOMLDecodeError and UnicodeDecodeError are ValueErrors.
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a TOML file: {error}") from error
     try:
         return _load(table, path)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"manifest {path}: {error}") from error
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from drcl.data.assemble import ArrayAt, Source, assemble
 from drcl.data.classes import ClassList
 from drcl.data.dataset import CrossModalDataset
-from drcl.data.locate import find_file
+from drcl.data.locate import find_file, read_text
 
 __all__ = ["wikipedia"]
 
@@ -53,7 +53,7 @@ def wikipedia(root: Path) -> CrossModalDataset:
     categories = features.with_name("categories.list")
     classes = None
     if categories.is_file():
-        names = categories.read_text(encoding="utf-8").split()
+        names = read_text(categories).split()
         classes = ClassList.from_table(dict(enumerate(names, start=1)))
     return assemble("wikipedia", sources, classes)
 
@@ -64,12 +64,12 @@ def _find(root: Path, name: str) -> Path:
 
 def _read_list(path: Path) -> np.ndarray:
     labels = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         try:
-            labels.append(int(line.split("\t")[2]))
-        except (IndexError, ValueError):
+            labels.append(np.int64(int(line.split("\t")[2])))
+        except (IndexError, ValueError, OverflowError):
             raise ValueError(
-                f"{path}, line {number}: {line!r}: expected text, image and label number, "
+                f"{path}, line {number}: {line[:80]!r}: expected text, image and label number, "
                 "separated by tabs"
             ) from None
     return np.array(labels, np.int64)

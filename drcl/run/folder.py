@@ -21,8 +21,9 @@ def open_run(folder: Path) -> Run:
 
     Raises:
         FileNotFoundError: there is none; if a run was interrupted there, the error says so.
-        ValueError: it is damaged or of another version's format.
+        ValueError: it is damaged or of another version's format, or a folder in it is a link.
     """
+    _check_own(folder)
     path = folder / "run.json"
     if path.is_file():
         return read_record(path)
@@ -44,8 +45,10 @@ def start_run(folder: Path, run: Run, *, resume: bool = False, overwrite: bool =
 
     Raises:
         RunExists: the directory holds a run and neither ``resume`` nor ``overwrite`` applies.
-        ValueError: it holds something that is no run; or the interrupted run has other settings.
+        ValueError: it holds something that is no run; the interrupted run has other settings; a
+            folder in it is a link.
     """
+    _check_own(folder)
     checkpoints = folder / "checkpoints"
     waiting = interrupted(folder)
     if waiting is not None and resume:
@@ -107,6 +110,15 @@ def seconds_by_phase(history: list[dict[str, Any]]) -> dict[str, float]:
     for record in history:
         total[record["phase"]] = total.get(record["phase"], 0.0) + record["seconds"]
     return {phase: round(seconds, 3) for phase, seconds in total.items()}
+
+
+def _check_own(folder: Path) -> None:
+    """Refuse a link where a run's files are written and removed: it may lead to files of yours."""
+    for name in ("checkpoints", "encoders", "report"):
+        if (folder / name).is_symlink():
+            raise ValueError(
+                f"{folder / name}: a symbolic link, expected a folder of the run's own"
+            )
 
 
 def _write_metrics(folder: Path, metrics: Metrics | None) -> None:

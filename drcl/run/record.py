@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import metadata
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from drcl._version import __version__
 from drcl.data import CrossModalDataset, load
 from drcl.run.files import AddedModality, read_added
-from drcl.train.checkpoint import write_json
+from drcl.train.checkpoint import check_name, read_json, seal, unseal, write_json
 from drcl.train.config import Config
 
 FORMAT = 1
@@ -94,27 +94,56 @@ class Run:
 
 def write_record(path: Path, run: Run) -> None:
     """Write a run as JSON, in one step."""
-    write_json(path, {"format": FORMAT, **asdict(run)})
+    write_json(path, seal({"format": FORMAT, **asdict(run)}))
 
 
 def read_record(path: Path) -> Run:
     """The inverse of :func:`write_record`; a damaged file, or one of another version's format, is
     a ValueError."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        found = values.pop("format")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: not a run.json ({error!r})") from error
-    if found != FORMAT:
+    values = read_json(path)
+    if (found := values.get("format")) != FORMAT:
         raise ValueError(f"{path}: run format {found!r}, this version reads format {FORMAT}")
+    values = unseal(values, path)
+    del values["format"]
     names = {field.name for field in fields(Run)}
     if set(values) != names:
         raise ValueError(f"{path}: damaged, expected the entries {sorted(names)}")
-    added = {
-        name: AddedModality(**{k: v and tuple(v) for k, v in entry.items()})
-        for name, entry in values.pop("added").items()
-    }
+    for name, good in _KINDS.items():
+        if not good(values[name]):
+            raise ValueError(f"{path}: damaged, {name} is not what this package writes there")
+    try:
+        Config.from_dict(values["settings"])
+        added = {
+            check_name(name): AddedModality(**{k: v and tuple(v) for k, v in entry.items()})
+            for name, entry in values.pop("added").items()
+        }
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: damaged ({error})") from error
     return Run(**{**values, "classes": tuple(values["classes"]), "added": added})
+
+
+def _are(value: Any, kind: type, one: type | tuple[type, ...]) -> bool:
+    """Whether this is a list or dict with such values."""
+    entries = value.values() if isinstance(value, dict) else value
+    return isinstance(value, kind) and all(isinstance(entry, one) for entry in entries)
+
+
+_KINDS: dict[str, Callable[[Any], bool]] = {
+    "dataset": lambda value: isinstance(value, str),
+    "root": lambda value: value is None or isinstance(value, str),
+    "classes": lambda value: _are(value, list, str),
+    "settings": lambda value: isinstance(value, dict),
+    "versions": lambda value: _are(value, dict, str),
+    "seconds": lambda value: _are(value, dict, (int, float)),
+    "added": lambda value: (
+        _are(value, dict, dict)
+        and all(
+            files is None or (_are(files, list, str) and len(files) == 2)
+            for entry in value.values()
+            for files in entry.values()
+        )
+    ),
+}
 
 
 def spell(settings: Mapping[str, Any]) -> str:

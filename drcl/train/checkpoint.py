@@ -64,6 +64,43 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
+def seal(value: dict[str, Any]) -> dict[str, Any]:
+    """A JSON object with an entry ``crc32`` of all its others; :func:`unseal` checks it."""
+    return {**value, "crc32": f"{zlib.crc32(json.dumps(value).encode()):08x}"}
+
+
+def unseal(value: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The inverse of :func:`seal`; a checksum that is missing or does not match is a ValueError.
+
+    >>> unseal(seal({"epoch": 7}), Path("run.json"))
+    {'epoch': 7}
+    """
+    plain = {name: entry for name, entry in value.items() if name != "crc32"}
+    if seal(plain) != value:
+        raise ValueError(f"{path}: damaged, its content does not match its checksum")
+    return plain
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file; anything else in it is a ValueError that names the file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        json.dumps(value)  # nested deeper than this can write is none of ours either
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{path}: damaged, not a {path.name} ({type(error).__name__}: {error})"
+        ) from error
+    if not isinstance(value, dict):
+        raise ValueError(
+            f"{path}: damaged, not a {path.name} ({type(value).__name__}, expected an object)"
+        )
+    return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
 def pack(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> bytes:
     """Tensors and JSON values as the content of a safetensors file, with a checksum of them all."""
     plain, taken = {}, set()

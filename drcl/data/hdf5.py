@@ -1,0 +1,135 @@
+"""HDF5 files, and MATLAB's v7.3 files, which are HDF5.
+
+A dataset may say that its values lie in another file (external storage, a virtual dataset): such
+are refused, for a stranger's file must not read yours. Links to other files are not followed.
+"""
+
+from __future__ import annotations
+
+import math
+import mmap
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from drcl.data.limits import OBJECT, Refused, allow, string_array
+
+__all__ = ["is_hdf5", "read_hdf5"]
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+HEAP = b"GCOL\x01"
+
+DEPTH = 100
+
+CHUNKS = 2**20
+"""So many chunks, or as many as the file has bytes. One that was never written takes no room in the
+file but is looked for all the same."""
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether a file begins as HDF5 does, or has 512 bytes of MATLAB's own before it."""
+    with path.open("rb") as file:
+        head = file.read(520)
+    return SIGNATURE in (head[:8], head[512:])
+
+
+def read_hdf5(
+    path: Path, choose: Callable[[list[str]], str], h5py: Any, matlab: bool = False
+) -> np.ndarray | list[np.ndarray | str]:
+    """The dataset that ``choose`` picks among the paths; a list for a MATLAB cell array."""
+    with h5py.File(path, "r") as file:
+        dataset = file[choose(_datasets(file, h5py))]
+        if not matlab:
+            return np.asarray(_values(path, dataset, h5py))
+        if dataset.dtype != h5py.ref_dtype:
+            return np.atleast_1d(_matlab_value(path, dataset, h5py))
+        # Transposed like every MATLAB array, so C order here is MATLAB's own cell order.
+        _check(path, dataset, OBJECT)
+        cells = [file[reference] for reference in dataset[()].reshape(-1)]
+        allow(path, (sum(cell.size * cell.dtype.itemsize for cell in cells),), 1)
+        return [_matlab_value(path, cell, h5py) for cell in cells]
+
+
+def _datasets(file: Any, h5py: Any) -> list[str]:
+    """Paths of the datasets, save what MATLAB's cells refer to.
+
+    The library's own visit calls itself for a group in a group: some 16 000 overflow the stack.
+    """
+    found: list[str] = []
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), file)]
+    seen = set()
+    while waiting:
+        parents, group = waiting.pop()
+        for name in group:
+            place = (*parents, name)
+            if name == "#refs#" or not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                continue
+            item = group[name]
+            if isinstance(item, h5py.Dataset):
+                found.append("/".join(place))
+            elif isinstance(item, h5py.Group) and item.id not in seen:
+                if len(place) > DEPTH:
+                    raise Refused(f"groups in groups, more than {DEPTH} deep")
+                seen.add(item.id)
+                waiting.append((place, item))
+    return found
+
+
+def _values(path: Path, dataset: Any, h5py: Any) -> np.ndarray:
+    string = h5py.check_string_dtype(dataset.dtype)
+    if string is None and dataset.dtype.kind not in "biuf":
+        raise Refused(f"{dataset.name!r} is {dataset.dtype}: expected numbers or strings")
+    _check(path, dataset, dataset.dtype.itemsize if string is None else OBJECT)
+    if string is None:
+        return np.asarray(dataset[()])
+    if string.length is None:
+        _check_heaps(path)
+    found = np.asarray(dataset.asstr()[()])
+    return string_array(path, found.reshape(-1).tolist()).reshape(found.shape)
+
+
+def _check(path: Path, dataset: Any, itemsize: int) -> None:
+    if dataset.external or dataset.is_virtual:
+        raise Refused(f"{dataset.name!r} keeps its values in other files, which are not read")
+    shape, chunks = dataset.shape or (), dataset.chunks or ()
+    allow(path, shape, itemsize)
+    allow(path, chunks, itemsize)  # a chunk may be declared larger than the dataset
+    pieces = math.prod(-(-size // piece) for size, piece in zip(shape, chunks, strict=False))
+    if pieces > max(CHUNKS, path.stat().st_size):
+        raise Refused(f"{dataset.name!r} of shape {shape} is cut into {pieces} chunks {chunks}")
+
+
+def _check_heaps(path: Path) -> None:
+    """Refuse heaps of variable-length strings on which the HDF5 library never ends.
+
+    A heap is a chain of objects, each with its size. Where an object of number 0, which stands for
+    what is free at the end, has size 0, the library looks at it again and again.
+    """
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        start = content.find(HEAP)
+        while start >= 0:
+            (size,) = struct.unpack_from("<Q", content, start + 8)
+            at, end = start + 16, min(start + size, len(content))
+            while at + 16 <= end:
+                index, taken = struct.unpack_from("<H6xQ", content, at)
+                step = 16 + taken + -taken % 8 if index else taken
+                if not 16 <= step <= end - at:
+                    raise ValueError(f"a heap of strings with an object of {taken} bytes")
+                at += step
+            start = content.find(HEAP, start + 1)
+
+
+def _matlab_value(path: Path, dataset: Any, h5py: Any) -> Any:
+    """An array in MATLAB's own orientation, or a str for characters."""
+    values = _values(path, dataset, h5py)
+    if dataset.attrs.get("MATLAB_empty", 0):
+        shape = tuple(map(int, values))
+        if 0 not in shape:
+            raise Refused(f"{dataset.name!r} is said to be empty and of shape {shape}")
+        return np.empty(shape)
+    if dataset.attrs.get("MATLAB_class", b"") == b"char":
+        return "".join(map(chr, np.ravel(values)))
+    return values.T

@@ -1,0 +1,55 @@
+"""How much memory a file may ask for.
+
+Compressed formats, and those that store only what is not empty, let some bytes declare an array
+larger than any memory. Deflate, the most used compression, reaches 1032 to 1; what goes far beyond
+that is no data set. Nothing is allocated before :func:`allow` has seen its size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["OBJECT", "Refused", "allow", "string_array"]
+
+FLOOR = 2**30
+RATIO = 1000
+
+OBJECT = 256
+"""Bytes that a small array or string takes as a Python object, about."""
+
+
+class Refused(ValueError):
+    """A clear answer of our own, as opposed to whatever a library raises on damaged bytes."""
+
+
+def allow(path: Path, shape: Iterable[int], itemsize: int) -> None:
+    """Refuse an array that takes more than 1 GiB and more than 1000 times its file's size.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     allow(Path(file.name), (1000, 1000), 4)
+    ...     allow(Path(file.name), (10**9, 1000), 4)
+    Traceback (most recent call last):
+    ...
+    drcl.data.limits.Refused: an array of (1000000000, 1000) would take 3726 GiB, \
+and the file holds 0 bytes: at most 1 GiB or 1000 times the file is read; store it uncompressed
+    """
+    shape = tuple(int(size) for size in shape)
+    wanted = math.prod(shape) * max(itemsize, 1)
+    stored = path.stat().st_size
+    if min(shape, default=0) < 0 or wanted > max(FLOOR, RATIO * stored):
+        raise Refused(
+            f"an array of {shape} would take {-(-wanted // 2**30)} GiB, and the file holds "
+            f"{stored} bytes: at most 1 GiB or {RATIO} times the file is read; store it "
+            "uncompressed"
+        )
+
+
+def string_array(path: Path, strings: list[str]) -> np.ndarray:
+    """Strings as an array, in which each takes the room of the longest."""
+    allow(path, (len(strings), max(map(len, strings), default=0)), 4)
+    return np.array(strings, dtype=str)

@@ -1,0 +1,241 @@
+"""MATLAB files of version 5 (``save -v6`` and ``-v7``): numbers, text, sparse matrices, cells.
+
+The format is MathWorks' *MAT-File Format*, level 5: elements of a type, a size and a payload, of
+which a matrix holds others. It has no checksum, and SciPy's compiled reader trusts its types and
+indices: a few altered bytes crash the process. Here every size is checked against what holds it,
+and every type and index against what may stand there.
+
+Arrays come as stored, like SciPy's: MATLAB keeps whole doubles in the smallest integer type.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from drcl.data.limits import OBJECT, Refused, allow
+
+__all__ = ["read_matlab5"]
+
+Cell = np.ndarray | str
+
+INTEGERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 12: "i8", 13: "u8"}
+NUMBERS = {**INTEGERS, 7: "f4", 9: "f8"}
+CODECS = {1: "latin-1", 2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
+MATRIX, COMPRESSED = 14, 15
+CELL, CHAR, SPARSE = 1, 4, 5
+NUMERIC = range(6, 16)
+COMPLEX = 0x0800
+
+NAME_WITHIN = 2**16
+"""A variable's name stands within its first bytes, so listing the names needs no more of it."""
+
+
+class Place(NamedTuple):
+    """Where a variable's element lies in the file: its type, and the payload's start and size."""
+
+    kind: int
+    start: int
+    size: int
+
+
+def read_matlab5(
+    path: Path, choose: Callable[[list[str]], str]
+) -> np.ndarray | list[np.ndarray | str]:
+    """The variable that ``choose`` picks among the names; a list for a cell array.
+
+    Raises:
+        Refused: what the variable holds is none of the kinds above.
+        ValueError: the file is damaged.
+    """
+    with path.open("rb") as file:
+        order = _byte_order(file.read(128))
+        places = {}
+        for place in _places(file, order):
+            name = _header(_elements(_content(path, file, place, order, NAME_WITHIN), order), order)
+            places[name.name] = place
+        places.pop("", None)  # what MATLAB keeps for objects
+        place = places[choose(list(places))]
+        return _read_matrix(path, _content(path, file, place, order), order)
+
+
+class Header(NamedTuple):
+    """What every matrix begins with."""
+
+    kind: int
+    flags: int
+    shape: tuple[int, ...]
+    name: str
+
+
+def _byte_order(head: bytes) -> str:
+    order = {b"IM": "<", b"MI": ">"}.get(head[126:128])
+    if order is None or struct.unpack(f"{order}H", head[124:126])[0] != 0x0100:
+        raise ValueError("no MATLAB file of version 5 or 7.3")
+    return order
+
+
+def _places(file: BinaryIO, order: str) -> Iterator[Place]:
+    end = file.seek(0, os.SEEK_END)
+    start = 128
+    while start < end:
+        file.seek(start)
+        kind, size = struct.unpack(f"{order}II", file.read(8))
+        start += 8
+        if kind not in (MATRIX, COMPRESSED) or size > end - start:
+            raise ValueError(f"{size} bytes of type {kind} at byte {start}")
+        yield Place(kind, start, size)
+        start += size
+
+
+def _content(
+    path: Path, file: BinaryIO, place: Place, order: str, most: int | None = None
+) -> memoryview:
+    """What a matrix element holds; its beginning, up to ``most`` bytes, where these are given."""
+    file.seek(place.start)
+    stored = file.read(place.size if most is None else min(place.size, most))
+    if place.kind == MATRIX:
+        return memoryview(stored)
+    inflater = zlib.decompressobj()
+    kind, size = struct.unpack(f"{order}II", inflater.decompress(stored, 8))
+    if kind != MATRIX or not size:
+        raise ValueError(f"a compressed element of type {kind} and {size} bytes")
+    allow(path, (size,), 1)
+    wanted = size if most is None else min(size, most)
+    content = inflater.decompress(inflater.unconsumed_tail, wanted)
+    if most is None:
+        # Reaching the end compares the checksum of the compressed data.
+        rest = inflater.decompress(inflater.unconsumed_tail, 1)
+        if len(content) != size or rest or not inflater.eof:
+            raise ValueError(f"expected {size} bytes of a compressed variable")
+    return memoryview(content)
+
+
+def _elements(content: memoryview, order: str) -> Iterator[tuple[int, memoryview]]:
+    """Type and payload of the elements that follow each other in ``content``."""
+    at = 0
+    while at < len(content):
+        kind, size = struct.unpack_from(f"{order}II", content, at)
+        start = at + 8
+        if kind >> 16:  # a small element: size and type share four bytes, the payload has four
+            kind, size, start = kind & 0xFFFF, kind >> 16, at + 4
+            at += 8
+        else:
+            at = start + size + -size % 8
+        if start + size > len(content) or (start % 8 and size > 4):
+            raise ValueError(f"{size} bytes of type {kind} at {start}")
+        yield kind, content[start : start + size]
+
+
+def _numbers(elements: Iterator[tuple[int, memoryview]], order: str) -> np.ndarray:
+    kind, payload = next(elements, (0, memoryview(b"")))
+    if kind not in NUMBERS:
+        raise ValueError(f"an element of type {kind} where numbers were expected")
+    return np.frombuffer(payload, order + NUMBERS[kind])
+
+
+def _header(elements: Iterator[tuple[int, memoryview]], order: str) -> Header:
+    flags = _numbers(elements, order)
+    shape = tuple(map(int, _numbers(elements, order)))
+    _, name = next(elements, (0, None))
+    if flags.dtype != np.dtype(f"{order}u4") or len(flags) != 2 or name is None:
+        raise ValueError("no matrix where one was expected")
+    if len(shape) < 2 or min(shape) < 0:
+        raise ValueError(f"a matrix of shape {shape}")
+    return Header(int(flags[0]) & 0xFF, int(flags[0]), shape, bytes(name).decode("latin-1"))
+
+
+def _read_matrix(path: Path, content: memoryview, order: str) -> np.ndarray | list[Cell]:
+    elements = _elements(content, order)
+    header = _header(elements, order)
+    if header.kind != CELL:
+        return _read_array(path, header, elements, order)
+    count = math.prod(header.shape)
+    allow(path, (count,), OBJECT)
+    cells = [_read_cell(path, kind, cell, order) for kind, cell in elements]
+    if len(cells) != count:
+        raise ValueError(f"{len(cells)} cells in a cell array of shape {header.shape}")
+    return cells
+
+
+def _read_cell(path: Path, kind: int, content: memoryview, order: str) -> Cell:
+    if kind != MATRIX:
+        raise ValueError(f"an element of type {kind} where a cell was expected")
+    if not content:  # a cell that nothing was put in
+        return np.empty((0, 0))
+    elements = _elements(content, order)
+    header = _header(elements, order)
+    if header.kind == CELL:
+        raise Refused("a cell array in a cell array: expected arrays or strings in its cells")
+    array = _read_array(path, header, elements, order)
+    return str(array[0]) if header.kind == CHAR and len(array) == 1 else array
+
+
+def _read_array(
+    path: Path, header: Header, elements: Iterator[tuple[int, memoryview]], order: str
+) -> np.ndarray:
+    if header.kind == CHAR:
+        return _read_text(path, header.shape, elements, order)
+    if header.kind not in (SPARSE, *NUMERIC) or header.flags & COMPLEX:
+        raise Refused(
+            f"{header.name!r} is a struct, an object or complex: expected an array of numbers, "
+            "text or a cell array"
+        )
+    if header.kind == SPARSE:
+        return _read_sparse(path, header.shape, elements, order)
+    values = _numbers(elements, order)
+    if len(values) != math.prod(header.shape):
+        raise ValueError(f"{len(values)} numbers in an array of shape {header.shape}")
+    return _native(values).reshape(header.shape, order="F")
+
+
+def _read_text(
+    path: Path, shape: tuple[int, ...], elements: Iterator[tuple[int, memoryview]], order: str
+) -> np.ndarray:
+    """The rows of a character matrix as an array of strings."""
+    kind, payload = next(elements, (16, memoryview(b"")))
+    if kind not in CODECS or len(shape) != 2:
+        raise ValueError(f"text of shape {shape} in an element of type {kind}")
+    codec = CODECS[kind]
+    if codec in ("utf-16", "utf-32"):
+        codec += {"<": "-le", ">": "-be"}[order]
+    allow(path, (len(payload),), 16)  # at most while the letters lie apart
+    text = bytes(payload).decode(codec)
+    if shape[0] == 1:
+        return np.array([text])
+    if len(text) != math.prod(shape):
+        raise ValueError(f"{len(text)} letters in text of shape {shape}")
+    return np.array(["".join(row) for row in np.array(list(text)).reshape(shape, order="F")], str)
+
+
+def _read_sparse(
+    path: Path, shape: tuple[int, ...], elements: Iterator[tuple[int, memoryview]], order: str
+) -> np.ndarray:
+    """A compressed-column matrix, as a dense one."""
+    rows, starts, values = (_numbers(elements, order) for _ in range(3))
+    starts = starts.astype(np.int64)
+    if len(shape) != 2 or len(starts) != shape[1] + 1 or rows.dtype.kind not in "iu":
+        raise ValueError(f"{len(starts)} column starts in a sparse matrix of shape {shape}")
+    counts, stored = np.diff(starts), int(starts[-1])
+    rows, values = rows[:stored], values[:stored]
+    ascending = starts[0] == 0 and (counts >= 0).all()
+    if not ascending or len(rows) != stored or len(values) != stored:
+        raise ValueError("the columns of a sparse matrix lie outside its values")
+    if stored and not (rows.min() >= 0 and rows.max() < shape[0]):
+        raise ValueError(f"a row outside a sparse matrix of shape {shape}")
+    allow(path, shape, values.dtype.itemsize)
+    dense = np.zeros(shape, values.dtype.newbyteorder("="), order="F")
+    dense[rows, np.repeat(np.arange(shape[1]), counts)] = values
+    return dense
+
+
+def _native(values: np.ndarray) -> np.ndarray:
+    """A copy of its own in this machine's byte order."""
+    return values.astype(values.dtype.newbyteorder("="))
