@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from drcl.benchmarks.results import NAME, Row, read, replace_file
+from drcl.benchmarks.results import NAME, Row, read
 from drcl.benchmarks.timing import RESULTS
+from drcl.train.checkpoint import write_bytes
 
 ROOT = RESULTS.parents[1]
 BEGIN, END = "<!-- benchmarks: begin, generated -->", "<!-- benchmarks: end -->"
@@ -166,7 +167,7 @@ def main() -> None:
             plot(rows, path.parent / "loss.svg")
             print(path.parent / "loss.svg")
     readme = ROOT / "README.md"
-    replace_file(readme, with_section(readme.read_text(), sections()))
+    write_bytes(readme, with_section(readme.read_text(), sections()).encode())
     print(readme)
 
 

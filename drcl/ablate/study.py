@@ -23,7 +23,7 @@ from drcl.ablate.variants import VARIANTS, Metrics, Variant, learn_all_priors, t
 from drcl.baselines import cca, semantic_matching
 from drcl.data import CrossModalDataset
 from drcl.prior import Prior
-from drcl.train.checkpoint import pack, read_tensors, write_bytes, write_json
+from drcl.train.checkpoint import is_empty, pack, read_tensors, write_bytes, write_json
 from drcl.train.config import Config
 
 BASELINES = {"CCA": cca, "semantic matching (logistic regression)": semantic_matching}
@@ -106,7 +106,7 @@ class Study:
             if stored != identity:
                 differing = _differing(stored, identity)
                 raise ValueError(f"{self.folder}: its results are of other settings ({differing})")
-        elif self.folder.exists() and any(self.folder.iterdir()):
+        elif self.folder.exists() and not is_empty(self.folder):
             raise ValueError(f"{self.folder}: is not empty and holds no ablation")
         else:
             write_json(path, identity)

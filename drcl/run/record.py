@@ -15,7 +15,7 @@ import torch
 from drcl._version import __version__
 from drcl.data import CrossModalDataset, load
 from drcl.run.files import AddedModality, read_added
-from drcl.train.checkpoint import write_json
+from drcl.train.checkpoint import to_json
 from drcl.train.config import Config
 
 FORMAT = 1
@@ -92,13 +92,13 @@ class Run:
         )
 
 
-def write_record(path: Path, run: Run) -> None:
-    """Write a run as JSON, in one step."""
-    write_json(path, {"format": FORMAT, **asdict(run)})
+def record_content(run: Run) -> bytes:
+    """What :func:`read_record` reads."""
+    return to_json({"format": FORMAT, **asdict(run)})
 
 
 def read_record(path: Path) -> Run:
-    """The inverse of :func:`write_record`; a damaged file, or one of another version's format, is
+    """The inverse of :func:`record_content`; a damaged file, or one of another version's format, is
     a ValueError."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
