@@ -57,7 +57,7 @@ def staged(files: Mapping[Path, bytes]) -> Iterator[Callable[[], None]]:
     with contextlib.ExitStack() as open_files:
         temporary: dict[Path, Path] = {}
         for path, content in files.items():
-            with _naming(path):
+            with naming(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _sweep(path.parent)
                 descriptor, temporary[path] = _open_temporary(path)
@@ -71,7 +71,7 @@ def staged(files: Mapping[Path, bytes]) -> Iterator[Callable[[], None]]:
 
         def replace() -> None:
             for path in files:
-                with _naming(path):
+                with naming(path):
                     os.replace(temporary[path], path)
             for folder in {path.parent for path in files}:
                 _sync_folder(folder)
@@ -80,7 +80,7 @@ def staged(files: Mapping[Path, bytes]) -> Iterator[Callable[[], None]]:
 
 
 @contextlib.contextmanager
-def _naming(path: Path) -> Iterator[None]:
+def naming(path: Path) -> Iterator[None]:
     """An OSError of the system's, with the file's name in it."""
     try:
         yield
