@@ -6,8 +6,9 @@ from typing import IO, Any
 
 import click
 
-# What the library raises for bad input, missing files and diverging runs: no traceback is needed.
-REFUSALS = (ValueError, OSError, FloatingPointError, ImportError)
+# What the library raises for bad input, missing files, diverging runs and where memory ends: no
+# traceback is needed.
+REFUSALS = (ValueError, OSError, FloatingPointError, ImportError, MemoryError)
 
 
 class Interrupted(click.ClickException):
