@@ -347,7 +347,7 @@ def test_a_log_that_cannot_be_written_ends_the_training(small_disk, capfd):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     reader = EventAccumulator(str(small_disk / "prior-text")).Reload()
-    assert len(reader.Scalars("loss")) > 100
+    assert len(reader.Scalars("loss")) > 10
 
 
 # --- folders that cannot be written

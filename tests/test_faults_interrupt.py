@@ -7,13 +7,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from faults import content, partials
 
 from drcl import DRCL
+from drcl.cli import main
 from drcl.train.checkpoint import read_tensors
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,7 +56,7 @@ def start(folder: Path, *options: str) -> subprocess.Popen[str]:
     )
 
 
-def until(condition, limit: float = 60.0) -> None:
+def until(condition: Callable[[], bool], limit: float = 60.0) -> None:
     ends = time.monotonic() + limit
     while not condition():
         assert time.monotonic() < ends, "nothing happened for a minute"
@@ -124,7 +127,8 @@ def test_once_ends_the_epoch_and_twice_stops_at_once(tmp_path, processes):
     assert len(found) == processes and set(found.values()) == {2} and not partials(tmp_path)
 
     if processes == 1:
-        with start(tmp_path, "--resume") as process:
-            assert process.wait(timeout=60) == 0
+        arguments = ["train", *RUN, "--out", str(tmp_path / "run"), "--resume"]
+        done = CliRunner().invoke(main, arguments)
+        assert done.exit_code == 0, done.output
         model = DRCL.load(tmp_path / "run")
         assert len(model.history) == 2 * 4 and torch.isfinite(model.prior.weight).all()
