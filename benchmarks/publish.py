@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from drcl.benchmarks import quality_tables
-from drcl.benchmarks.results import NAME, Row, read, replace_file
+from drcl.benchmarks.results import NAME, Row, read
 from drcl.benchmarks.timing import RESULTS
+from drcl.train.checkpoint import write_bytes
 
 ROOT = RESULTS.parents[1]
 BEGIN, END = "<!-- benchmarks: begin, generated -->", "<!-- benchmarks: end -->"
@@ -173,7 +174,7 @@ def main() -> None:
             plot(rows, path.parent / "loss.svg")
             print(path.parent / "loss.svg")
     readme = ROOT / "README.md"
-    replace_file(readme, published(readme.read_text()))
+    write_bytes(readme, published(readme.read_text()).encode())
     print(readme)
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import platform
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
@@ -20,6 +18,7 @@ import torch
 import drcl
 from drcl.benchmarks.registry import OURS
 from drcl.benchmarks.timing import processor_name
+from drcl.train.checkpoint import write_together
 
 NAME = "suite"
 LIBRARIES = ("faiss-cpu", "pytorch-metric-learning", "ranx", "scikit-learn", "torchmetrics")
@@ -112,13 +111,12 @@ def keep(rows: Sequence[Row], root: Path) -> Path:
     Rows of the same workloads that are there already are replaced, all others stay.
     """
     folder = root / rows[0].device
-    folder.mkdir(parents=True, exist_ok=True)
     new = {row.entry for row in rows}
     everything = [row for row in read(folder) if row.entry not in new] + list(rows)
     everything.sort(key=lambda row: (row.op, str(row.precision), list(row.sizes.values())))
     text = ",\n".join(json.dumps(rounded(asdict(row)), ensure_ascii=False) for row in everything)
-    replace_file(folder / f"{NAME}.json", f"[\n{text}\n]\n")
-    replace_file(folder / f"{NAME}.csv", as_csv(everything))
+    files = {"json": f"[\n{text}\n]\n", "csv": as_csv(everything)}
+    write_together({folder / f"{NAME}.{kind}": value.encode() for kind, value in files.items()})
     return folder
 
 
@@ -138,13 +136,3 @@ def as_csv(rows: Sequence[Row]) -> str:
         values = rounded(asdict(row))
         writer.writerow({**values.pop("sizes"), **values})
     return text.getvalue()
-
-
-def replace_file(path: Path, text: str) -> None:
-    """Written beside and moved into place: never half a file."""
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, suffix=path.suffix, delete=False, encoding="utf-8"
-    ) as file:
-        file.write(text)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)

@@ -17,6 +17,7 @@ from drcl import metrics
 from drcl.duplicates import equal_rows
 from drcl.encoder import normalize
 from drcl.labels import encode_labels, find_classes
+from drcl.memory import in_pieces
 from drcl.model_files import read_model, write_model
 from drcl.prior import Prior
 from drcl.train.config import Config
@@ -172,11 +173,12 @@ class DRCL:
                 f"parallel: networks {wrapped} are in DistributedDataParallel; with parallel give "
                 "the modules inside"
             )
-        samples = prepare(pairs, classes, "train")
-        held_out = prepare(validation, classes, "validation")
-        standardizers = fit_standardizers(samples, self.config)
-        samples = standardize(samples, standardizers)
-        held_out = standardize(held_out, standardizers)
+        with team.together():
+            samples = prepare(pairs, classes, "train")
+            held_out = prepare(validation, classes, "validation")
+            standardizers = fit_standardizers(samples, self.config)
+            samples = standardize(samples, standardizers)
+            held_out = standardize(held_out, standardizers)
         folder = None if checkpoints is None else Path(checkpoints)
         history: list[dict[str, Any]] = []
         with tensorboard(log_dir) as log:
@@ -315,18 +317,18 @@ class DRCL:
         if k < 1:
             raise ValueError(f"k: expected an integer >= 1, got {k}")
         found, items = self.encode(source, queries), self.encode(target, gallery)
-        parts = []
         copies, firsts = equal_rows(
             lambda start, stop: items[start:stop], items.__getitem__, *items.shape
         )
-        for block in found.split(max(1, 2**24 // len(items))):
-            scores = block @ items.T
+
+        def nearest(start: int, stop: int) -> tuple[Tensor, Tensor]:
+            scores = found[start:stop] @ items.T
             scores[:, copies] = scores[:, firsts]
-            parts.append(scores.sort(dim=1, descending=True, stable=True))
-        return SearchResult(
-            torch.cat([part.values[:, :k] for part in parts]),
-            torch.cat([part.indices[:, :k] for part in parts]),
-        )
+            ranked = scores.sort(dim=1, descending=True, stable=True)
+            return ranked.values[:, :k].clone(), ranked.indices[:, :k].clone()
+
+        parts = list(in_pieces(nearest, len(found), max(1, 2**24 // len(items))))
+        return SearchResult(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
     def save(self, folder: str | Path) -> Path:
         """Write prior, encoders and settings as safetensors and JSON; returns the folder.

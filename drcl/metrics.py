@@ -20,9 +20,11 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from drcl import functional
+from drcl.agreement import everywhere, gather_rows, together
 from drcl.arrays import as_tensor
 from drcl.dispatch import choose
 from drcl.eager import sharded_ranking
+from drcl.memory import in_pieces
 from drcl.ops.average_precision import DIVISORS, Columns, Relevance, Request
 from drcl.ops.average_precision import average_precision as rank_block
 from drcl.relevance import (
@@ -147,7 +149,7 @@ def retrieval_metrics(
         memory: bytes that may be used, not counting the inputs, the results of 8·(3 + 4K) bytes a
             query for K cut-offs, and C·N/8 bytes for the bits of multi-hot labels. One query at a
             time is the least, so a gallery of N items needs about 70·N bytes, or 160·N without the
-            compiled library.
+            compiled library. Where less is to be had, fewer queries are ranked at a time.
         progress: show a progress bar.
         process_group: ranks that each hold all queries, what belongs to them, and a piece of the
             gallery with its labels and groups; relevance is that of a rank's own piece, its items
@@ -155,7 +157,8 @@ def retrieval_metrics(
             relevant items and counts travel, and every rank returns the whole gallery's measures,
             bit for bit the same.
 
-    Raises ValueError for shapes that do not fit, NaN, and options that are not known.
+    Raises ValueError for shapes that do not fit, NaN, and options that are not known; MemoryError
+    where not even one query at a time can be ranked.
 
     >>> x, labels = torch.eye(3), torch.tensor([0, 1, 0])
     >>> retrieval_metrics(x, x, labels, labels, ks=(1, None)).summary()["mAP@1"]
@@ -174,8 +177,8 @@ def retrieval_metrics(
     if memory < 2**20:
         raise ValueError(f"memory: expected at least {2**20} bytes, got {memory}")
     task = _Task(
-        Source(query, "query"),
-        Source(gallery, "gallery"),
+        query,
+        gallery,
         query_labels,
         gallery_labels,
         relevance,
@@ -198,7 +201,9 @@ def retrieval_metrics(
                 table[part] = torch.cat([found[:, :3], measures[:, order]], dim=1)
                 if levels:
                     columns = Columns.split(found, request)
-                    curves += torch.stack([columns.interpolated.sum(0), columns.raw.sum(0)])
+                    points = torch.stack([columns.interpolated, columns.raw], dim=1)
+                    # One by one: the sum does not depend on where the blocks end.
+                    curves = torch.cat([curves[None], points]).cumsum(dim=0)[-1]
                 bar.update(len(part))
     with_relevant = int((table[:, 0] > 0).sum())
     if no_relevant == "skip":
@@ -230,39 +235,49 @@ def _rank(
     backend = choose("average_precision", device) if group is None else "torch"
     # Places, lists and lengths of a large gallery's items leave less for the scores.
     memory = max(memory - 32 * len(items), memory // 4)
-    scorer = Scorer(
-        task.query,
-        task.gallery,
-        None if len(items) == len(task.gallery) else items,
-        metric,
-        # A sort needs the order, the relevance and sums in float64 beside the scores.
-        memory if backend == "native" else memory // 24,
-    )
+    with together(group):
+        scorer = Scorer(
+            task.query,
+            task.gallery,
+            None if len(items) == len(task.gallery) else items,
+            metric,
+            # A sort needs the order, the relevance and sums in float64 beside the scores.
+            memory if backend == "native" else memory // 24,
+        )
+        most, find = task.relevance(rows, items)
     if request.discounts is not None:
         request = replace(request, discounts=request.discounts.to(device))
-    most, find = task.relevance(rows, items)
     size, dtype = scorer.rows_per_block, scorer.dtype
     if group is not None:
         size, dtype = _agreed(task, size, dtype, len(items), most, memory)
-    for start in range(0, len(rows), size):
-        part = rows[start : start + size]
-        scores, relevant = scorer.block(part), find(start, part).to(device)
-        left_out = _own(part - task.offset, items, device) if task.exclude_self else None
+
+    def ranked(start: int, stop: int) -> tuple[Tensor, Tensor]:
+        part = rows[start:stop]
+        with together(group):
+            scores, relevant = scorer.block(part), find(start, part).to(device)
+            left_out = _own(part - task.offset, items, device) if task.exclude_self else None
+            if group is not None:
+                piece = sharded_ranking.sort_piece(
+                    scores.to(dtype), relevant, scorer.scale, scorer.bias, left_out
+                )
         if group is not None:
-            found = sharded_ranking.rank(
-                scores.to(dtype), relevant, request, scorer.scale, scorer.bias, left_out, group
-            )
-        else:
-            found = rank_block(
-                scores,
-                relevant,
-                request,
-                scale=scorer.scale,
-                bias=scorer.bias,
-                left_out=left_out,
-                backend=backend,
-            )
-        yield part, found.cpu()
+            return part, sharded_ranking.rank(piece, request, group).cpu()
+        found = rank_block(
+            scores,
+            relevant,
+            request,
+            scale=scorer.scale,
+            bias=scorer.bias,
+            left_out=left_out,
+            backend=backend,
+        )
+        return part, found.cpu()
+
+    if group is None:
+        yield from in_pieces(ranked, len(rows), size)
+    else:  # the size of a block is agreed on
+        for start in range(0, len(rows), size):
+            yield ranked(start, min(start + size, len(rows)))
 
 
 def _agreed(
@@ -446,10 +461,11 @@ def _divided(
     start, stop = (len(query) * rank // world for rank in (me, me + 1))
     # Of fewer queries than ranks some get none; they rank one that is not counted.
     own = slice(start, stop) if start < stop else slice(0, 1)
-    found = retrieval_metrics(query[own], gallery, query_labels[own], *rest, **options)
+    with together(group):
+        found = retrieval_metrics(query[own], gallery, query_labels[own], *rest, **options)
     device = as_tensor(query).device
     whole: dict[str, Any] = {
-        name: sharded_ranking.gather_rows(value[: stop - start].to(device), group).cpu()
+        name: gather_rows(value[: stop - start].to(device), group).cpu()
         for name, value in vars(found).items()
         if isinstance(value, Tensor)
     }
@@ -461,8 +477,8 @@ class _Task:
 
     def __init__(
         self,
-        query: Source,
-        gallery: Source,
+        query: Array,
+        gallery: Rows,
         query_labels: Labels | None,
         gallery_labels: Labels | None,
         relevance: Any,
@@ -471,23 +487,38 @@ class _Task:
         exclude_self: bool,
         process_group: ProcessGroup | None,
     ) -> None:
-        self.query, self.gallery, self.exclude_self = query, gallery, exclude_self
-        self.process_group = process_group
-        if query.width != gallery.width:
-            raise ValueError(f"query and gallery: widths differ, {query.width} and {gallery.width}")
-        pieces = self.everywhere(len(gallery))
+        self.exclude_self, self.process_group = exclude_self, process_group
+        with together(process_group):
+            self.query, self.gallery = Source(query, "query"), Source(gallery, "gallery")
+            self._check(query_labels, gallery_labels, relevance, query_groups, gallery_groups)
+        count, pieces = len(self.query), self.everywhere(len(self.gallery))
         self.world, self.offset = len(pieces), 0
         if process_group is not None:
             self.offset = sum(pieces[: torch.distributed.get_rank(process_group)])
-            if len(set(self.everywhere(len(query)))) > 1:
+            counts = self.everywhere(count)
+            if len(set(counts)) > 1:
                 raise ValueError(
-                    "query: with process_group every rank takes all queries, got "
-                    f"{self.everywhere(len(query))}"
+                    f"query: with process_group every rank takes all queries, got {counts}"
                 )
-        if exclude_self and len(query) != sum(pieces):
+        if exclude_self and count != sum(pieces):
             raise ValueError(
-                f"exclude_self: needs one set, got {len(query)} queries and {sum(pieces)} items"
+                f"exclude_self: needs one set, got {count} queries and {sum(pieces)} items"
             )
+        if sum(self.everywhere(len(self.items))) == 0:
+            raise ValueError("gallery_labels: every gallery item is unlabelled (−1)")
+
+    def _check(
+        self,
+        query_labels: Labels | None,
+        gallery_labels: Labels | None,
+        relevance: Any,
+        query_groups: Labels | None,
+        gallery_groups: Labels | None,
+    ) -> None:
+        """What this process can tell alone."""
+        query, gallery = self.query, self.gallery
+        if query.width != gallery.width:
+            raise ValueError(f"query and gallery: widths differ, {query.width} and {gallery.width}")
         self.queries, self.items = torch.arange(len(query)), torch.arange(len(gallery))
         self._pairs: Pairs | None = None
         self._callback: Callback | None = None
@@ -506,8 +537,6 @@ class _Task:
             check_same_form(self._query, self._gallery)
             self.queries = self._query.labelled.nonzero()[:, 0]
             self.items = self._gallery.labelled.nonzero()[:, 0]
-            if sum(self.everywhere(len(self.items))) == 0:
-                raise ValueError("gallery_labels: every gallery item is unlabelled (−1)")
         if (query_groups is None) != (gallery_groups is None):
             raise ValueError("query_groups and gallery_groups: expected both or neither")
         self._groups = None
@@ -519,7 +548,7 @@ class _Task:
 
     def everywhere(self, value: int) -> list[int]:
         """The value on every rank; alone, that of this process."""
-        return sharded_ranking.everywhere(value, self.query.device, self.process_group)
+        return everywhere(value, self.process_group)
 
     def parts(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Queries and the gallery items that they rank, both rising."""

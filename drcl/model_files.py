@@ -26,9 +26,9 @@ from drcl.train.checkpoint import (
     read_json,
     read_tensors,
     seal,
+    to_json,
     unseal,
     write_bytes,
-    write_json,
 )
 from drcl.train.config import Config
 from drcl.train.samples import Standardizer
@@ -51,6 +51,14 @@ class StoredModel(NamedTuple):
 
 def write_model(folder: Path, model: DRCL) -> Path:
     """Write the files, then the ``config.json`` that points to them, then remove stale ones."""
+    config = write_parts(folder, model)
+    write_bytes(folder / "config.json", config)
+    drop_stale_parts(folder, config)
+    return folder
+
+
+def write_parts(folder: Path, model: DRCL) -> bytes:
+    """Write all but ``config.json`` beside the files of an older model; returns its content."""
     folder.mkdir(parents=True, exist_ok=True)
     prior = model.prior
     entries: dict[str, dict[str, Any]] = {}
@@ -78,14 +86,19 @@ def write_model(folder: Path, model: DRCL) -> Path:
         "encoders": entries,
         "history": history_file,
     }
-    write_json(folder / "config.json", seal(config))
-    kept = {history_file, config["prior"]["file"], *(entry["file"] for entry in entries.values())}
+    return to_json(seal(config))
+
+
+def drop_stale_parts(folder: Path, content: bytes) -> None:
+    """Remove the parts of a model that this content of ``config.json`` does not name."""
+    config = json.loads(content)
+    kept = {config["history"], config["prior"]["file"]}
+    kept |= {entry["file"] for entry in config["encoders"].values()}
     digest = "[0-9a-f]" * 16  # anything else in the folder is not ours to remove
     for pattern in ("prior.{}.safetensors", "encoders/*.{}.safetensors", "history.{}.json"):
         for file in folder.glob(pattern.format(digest)):
             if file.relative_to(folder).as_posix() not in kept:
                 file.unlink()
-    return folder
 
 
 def read_model(folder: Path, networks: Mapping[str, nn.Module]) -> StoredModel:

@@ -152,7 +152,8 @@ class Scorer:
                 row = int(rows[int(odd.nonzero()[0, 0])])
                 raise ValueError(f"query: row {row} has length {float(norms.max()):.1e}: too far")
             x = x / torch.where(norms > 0, norms, 1.0)[:, None].to(self.dtype)
-        if len(self._buffer) < len(rows):
+        if not len(rows) <= len(self._buffer) < 2 * len(rows):  # also when blocks have shrunk
+            self._buffer = x.new_empty(0)  # before the next one is made
             self._buffer = x.new_empty(len(rows), self.count)
         scores = self._buffer[: len(rows)]
         if self._whole is not None:

@@ -14,8 +14,8 @@ import torch
 
 from drcl import DRCL, Config
 from drcl.run import AddedModality, Run, open_run, start_run
-from drcl.run.record import write_record
-from drcl.train.checkpoint import pack, read_json, read_tensors, seal, unseal
+from drcl.run.record import record_content
+from drcl.train.checkpoint import pack, read_json, read_tensors, seal, unseal, write_bytes
 
 RUN = Run(
     "wikipedia",
@@ -42,7 +42,7 @@ def folder(trained, tmp_path) -> Path:
 
 @pytest.fixture
 def record(tmp_path) -> Path:
-    write_record(tmp_path / "run.json", RUN)
+    write_bytes(tmp_path / "run.json", record_content(RUN))
     assert open_run(tmp_path) == RUN
     return tmp_path / "run.json"
 

@@ -24,6 +24,7 @@ from drcl.baselines import cca, semantic_matching
 from drcl.data import CrossModalDataset
 from drcl.prior import Prior
 from drcl.train.checkpoint import (
+    is_empty,
     pack,
     read_json,
     read_tensors,
@@ -114,7 +115,7 @@ class Study:
             if stored != identity:
                 differing = _differing(stored, identity)
                 raise ValueError(f"{self.folder}: its results are of other settings ({differing})")
-        elif self.folder.exists() and any(self.folder.iterdir()):
+        elif self.folder.exists() and not is_empty(self.folder):
             raise ValueError(f"{self.folder}: is not empty and holds no ablation")
         else:
             write_json(path, seal(identity))

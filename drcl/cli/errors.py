@@ -9,7 +9,8 @@ import click
 
 from drcl.data.dataset import UNPRINTED
 
-# What the library raises for bad input, missing files and diverging runs: no traceback is needed.
+# What the library raises for bad input, missing files, diverging runs and where memory ends: no
+# traceback is needed.
 REFUSALS = (ValueError, OSError, FloatingPointError, ImportError, MemoryError)
 
 

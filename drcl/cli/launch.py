@@ -18,7 +18,7 @@ from torch.distributed.rendezvous import rendezvous
 from drcl.cli.errors import REFUSALS, Interrupted
 
 if TYPE_CHECKING:
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 
 def is_worker() -> bool:
@@ -108,12 +108,20 @@ def launch(arguments: Sequence[str], processes: int) -> None:
     try:
         elastic_launch(config, sys.executable)("-m", "drcl", *arguments)
     except SignalException as received:
-        # The first process has said how to go on.
         if received.sigval == signal.SIGINT:
+            if isinstance(received.__context__, SignalException):  # a second one, and all is ended
+                raise Interrupted("interrupted; the same command with --resume goes on") from None
+            # The first process has said how to go on.
             raise click.exceptions.Exit(Interrupted.exit_code) from None
         raise click.ClickException(f"ended by {received.sigval.name}") from None
     except ChildFailedError as failed:
         raise click.ClickException(_first_error(failed)) from None
+
+
+def _kind(failure: ProcessFailure) -> str:
+    """The name of the exception that ended the process, if it left word."""
+    message = failure.message
+    return message["message"].partition(": ")[0] if isinstance(message, dict) else ""
 
 
 def _first_error(failed: ChildFailedError) -> str:
@@ -126,10 +134,14 @@ def _first_error(failed: ChildFailedError) -> str:
             f"process {killed[0].local_rank} was killed ({killed[0].signal_name()}); "
             "continue with --resume"
         )
+    # A rank that only heard of another's error may have ended before that one.
+    heard = [rank for rank, failure in failed.failures.items() if _kind(failure) == "RankFailed"]
+    if len(heard) < len(failed.failures):
+        for rank in heard:
+            del failed.failures[rank]
     rank, failure = failed.get_first_failure()
     if not isinstance(failure.message, dict):
         return f"process {rank} ended with exit code {failure.exitcode}"
-    kind, _, message = failure.message["message"].partition(": ")
-    if kind == click.ClickException.__name__:
-        return message
+    if _kind(failure) == click.ClickException.__name__:
+        return str(failure.message["message"].partition(": ")[2])
     return f"process {rank} failed\n{failure.message['extraInfo']['py_callstack']}"

@@ -8,11 +8,14 @@ index.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+from drcl.agreement import everywhere, gather
 from drcl.eager.average_precision import expected_measures, gain_matrix, kept_items
 from drcl.ops.average_precision import Relevance, Request
 
@@ -21,47 +24,46 @@ from drcl.ops.average_precision import Relevance, Request
 BYTES_PER_ITEM, BYTES_PER_THRESHOLD = 96, 160
 
 
-def everywhere(value: int, device: torch.device, group: ProcessGroup | None) -> list[int]:
-    """The value on every rank; only this process' without a group."""
-    if group is None:
-        return [value]
-    return [int(part) for part in _gather(torch.tensor(value, device=device), group)]
+class Piece(NamedTuple):
+    """A rank's items (Q, n) by rising ``keys``, which are falling scores; what is left out, last.
+
+    ``kept`` is False for what is left out, ``hit`` True for relevant items with their ``gains``.
+    """
+
+    keys: Tensor
+    kept: Tensor
+    gains: Tensor
+    hit: Tensor
 
 
-def gather_rows(rows: Tensor, group: ProcessGroup) -> Tensor:
-    """The rows of all ranks, one rank's after the other's, on every rank."""
-    counts = everywhere(len(rows), rows.device, group)
-    padded = rows.new_zeros(max(counts), *rows.shape[1:])
-    padded[: len(rows)] = rows
-    parts = _gather(padded, group)
-    return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
-
-
-def rank(
+def sort_piece(
     scores: Tensor,
     relevance: Relevance,
-    request: Request,
     scale: Tensor | None,
     bias: Tensor | None,
     left_out: tuple[Tensor, Tensor] | None,
-    group: ProcessGroup,
-) -> Tensor:
-    """The op's table (see :class:`drcl.ops.average_precision.Columns`), the same on every rank.
-
-    ``scores`` (Q, n) are this rank's piece of the gallery, in one dtype on all ranks.
-    """
+) -> Piece:
+    """What a rank can do alone; ``scores`` (Q, n) are its piece of the gallery."""
     values = scores if scale is None else scores * scale
     values = values if bias is None else values + bias
+    if bool(values.isnan().any()):
+        raise ValueError(f"scores: row {int(values.isnan().any(dim=1).nonzero()[0])} holds NaN")
     gains, kept = gain_matrix(relevance, scores), kept_items(left_out, scores)
-    ranked = kept.sum(dim=1)
-    dist.all_reduce(ranked, group=group)
-    # Rising keys are falling scores. What is left out goes to the end, and is never counted.
     keys, order = torch.where(kept, -values, torch.inf).sort(dim=1, stable=True)
     kept, gains = kept.gather(1, order), gains.gather(1, order)
-    hit = kept & (gains > 0)
-    del values, order
+    return Piece(keys, kept, gains, kept & (gains > 0))
+
+
+def rank(piece: Piece, request: Request, group: ProcessGroup) -> Tensor:
+    """The op's table (see :class:`drcl.ops.average_precision.Columns`), the same on every rank.
+
+    All ranks have the same queries and one dtype of keys.
+    """
+    keys, kept, gains, hit = piece
+    ranked = kept.sum(dim=1)
+    dist.all_reduce(ranked, group=group)
     own, own_gains, own_places = _own_thresholds(keys, gains, hit, group)
-    thresholds, gains = (torch.cat(_gather(t, group), dim=1) for t in (own, own_gains))
+    thresholds, gains = (torch.cat(gather(t, group), dim=1) for t in (own, own_gains))
     better = torch.searchsorted(keys, thresholds, out_int32=True)
     not_worse = torch.searchsorted(keys, thresholds, right=True, out_int32=True)
     # The padding goes last; equal scores stay in the order of the pieces, and of the items in each.
@@ -73,7 +75,7 @@ def rank(
         dist.all_reduce(counts, group=group)
         return _expected(thresholds, gains, counts, ranked, request, group)
     world, me = dist.get_world_size(group), dist.get_rank(group)
-    owner = torch.arange(world, device=scores.device).repeat_interleave(own.shape[1])
+    owner = torch.arange(world, device=keys.device).repeat_interleave(own.shape[1])
     places = torch.where(
         owner > me, not_worse, better
     )  # of equal items an earlier piece's go first
@@ -91,7 +93,7 @@ def _own_thresholds(
 
     The padding has the key NaN and the gain 0.
     """
-    most = everywhere(int(hit.sum(dim=1).max()), keys.device, group)
+    most = everywhere(int(hit.sum(dim=1).max()), group)
     shape = len(keys), max(1, *most)
     rows, places = hit.nonzero(as_tuple=True)
     slots = hit.cumsum(dim=1, dtype=torch.int32)[rows, places].long() - 1
@@ -189,9 +191,3 @@ def _expected(
         table[query] = expected_measures(groups, gain.cpu(), int(ranked[query]), request)
     dist.all_reduce(table, group=group)
     return table
-
-
-def _gather(tensor: Tensor, group: ProcessGroup) -> list[Tensor]:
-    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(parts, tensor, group=group)
-    return parts

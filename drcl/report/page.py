@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from drcl.report.projection import draw_projection
 from drcl.report.retrieval import SEED, TOP, Example, choose_examples, draw_retrieval
 from drcl.report.style import Panel
 from drcl.report.training import draw_training
+from drcl.train.checkpoint import write_together
 
 FIGURES = (
     "map_matrix.png",
@@ -63,7 +63,7 @@ def write_report(data: ReportData, directory: Path) -> Path:
     page = _render(data, panels, examples)
     files = {name: panel.png for name, panel in panels.items()} | {"report.html": page.encode()}
     directory = Path(directory)
-    _replace_all(directory, files)
+    write_together({directory / name: content for name, content in files.items()})
     for name in set(FIGURES) - set(files):
         (directory / name).unlink(missing_ok=True)
     return directory / "report.html"
@@ -103,20 +103,6 @@ def _figure(panel: Panel) -> dict[str, Any]:
         "alt": panel.alt,
         "caption": panel.caption,
     }
-
-
-def _replace_all(directory: Path, files: dict[str, bytes]) -> None:
-    """Writes every file under a temporary name, then renames them in order."""
-    directory.mkdir(parents=True, exist_ok=True)
-    temporary = {name: directory / f".{name}.{os.getpid()}.tmp" for name in files}
-    try:
-        for name, content in files.items():
-            temporary[name].write_bytes(content)
-        for name, path in temporary.items():
-            os.replace(path, directory / name)
-    finally:
-        for path in temporary.values():
-            path.unlink(missing_ok=True)
 
 
 def _require_libraries() -> None:

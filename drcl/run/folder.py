@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from drcl.estimator import DRCL
+from drcl.model_files import drop_stale_parts, write_parts
 from drcl.run.evaluation import Metrics
-from drcl.run.record import Run, read_record, write_record
-from drcl.train.checkpoint import write_json
+from drcl.run.record import Run, read_record, record_content
+from drcl.train.checkpoint import is_empty, staged, to_json, write_bytes
 
 
 class RunExists(ValueError):
@@ -49,7 +51,7 @@ def start_run(folder: Path, run: Run, *, resume: bool = False, overwrite: bool =
             folder in it is a link.
     """
     _check_own(folder)
-    checkpoints = folder / "checkpoints"
+    checkpoints = _checkpoints(folder)
     waiting = interrupted(folder)
     if waiting is not None and resume:
         _check_same(waiting, run, folder)
@@ -64,39 +66,51 @@ def start_run(folder: Path, run: Run, *, resume: bool = False, overwrite: bool =
                 f"{folder}: holds an interrupted run; continue it with --resume, or --overwrite it"
             )
     known = (folder / "run.json").is_file() or waiting is not None
-    if folder.exists() and not known and any(folder.iterdir()):
+    if folder.exists() and not known and not _is_fresh(folder):
         raise ValueError(f"{folder}: is not empty and holds no run; choose another directory")
-    _clear(checkpoints)
-    write_record(_pending(folder), run)
+    _drop_checkpoints(folder)
+    write_bytes(_pending(folder), record_content(run))
     return checkpoints
 
 
 def finish_run(folder: Path, run: Run, model: DRCL, metrics: Metrics | None) -> Run:
     """Write model, metrics and ``run.json``, then drop the checkpoints.
 
-    No metrics means that there is nothing to measure on. A report of the model that was there
-    before is removed. Returns the run with its seconds.
+    No metrics means that there is nothing to measure on. All is written before anything of an older
+    run is replaced, and a report of that one removed. While files are replaced there is no
+    ``run.json``, and whoever is killed then has an interrupted run. Returns the run with its
+    seconds.
     """
     run = replace(run, seconds=seconds_by_phase(model.history))
-    _drop_report(folder)
-    model.save(folder)
-    _write_metrics(folder, metrics)
-    write_record(folder / "run.json", run)
-    _clear(folder / "checkpoints")
+    config = write_parts(folder, model)
+    files = {"config.json": config, **_content(metrics), "run.json": record_content(run)}
+    with staged({folder / name: content for name, content in files.items()}) as put_in_place:
+        (folder / "run.json").unlink(missing_ok=True)
+        _drop_report(folder)
+        if metrics is None:
+            (folder / "metrics.json").unlink(missing_ok=True)
+        put_in_place()
+    drop_stale_parts(folder, config)
+    _pending(folder).unlink(missing_ok=True)
+    _drop_checkpoints(folder)
+    if _checkpoints(folder).is_dir() and is_empty(_checkpoints(folder)):
+        shutil.rmtree(_checkpoints(folder))
     return run
 
 
 def update_run(folder: Path, run: Run, model: DRCL, metrics: Metrics | None) -> Run:
-    """Write a finished run to which a modality was added, as :func:`finish_run` does.
+    """Write a finished run to which a modality was added, all before anything is replaced.
 
     ``run.json`` comes first: a modality that it names and the model lacks is passed over, and can
-    be added again.
+    be added again. The metrics come last: those of the other modalities hold all the while.
     """
     run = replace(run, seconds=seconds_by_phase(model.history))
-    _drop_report(folder)
-    write_record(folder / "run.json", run)
-    model.save(folder)
-    _write_metrics(folder, metrics)
+    config = write_parts(folder, model)
+    files = {"run.json": record_content(run), "config.json": config, **_content(metrics)}
+    with staged({folder / name: content for name, content in files.items()}) as put_in_place:
+        _drop_report(folder)
+        put_in_place()
+    drop_stale_parts(folder, config)
     return run
 
 
@@ -121,11 +135,8 @@ def _check_own(folder: Path) -> None:
             )
 
 
-def _write_metrics(folder: Path, metrics: Metrics | None) -> None:
-    if metrics is None:
-        (folder / "metrics.json").unlink(missing_ok=True)
-    else:
-        write_json(folder / "metrics.json", metrics)
+def _content(metrics: Metrics | None) -> dict[str, bytes]:
+    return {} if metrics is None else {"metrics.json": to_json(metrics)}
 
 
 def _drop_report(folder: Path) -> None:
@@ -134,17 +145,27 @@ def _drop_report(folder: Path) -> None:
             file.unlink()
 
 
+def _checkpoints(folder: Path) -> Path:
+    return folder / "checkpoints"
+
+
 def _pending(folder: Path) -> Path:
-    return folder / "checkpoints" / "run.json"
+    return _checkpoints(folder) / "run.json"
 
 
-def _clear(checkpoints: Path) -> None:
+def _is_fresh(folder: Path) -> bool:
+    """Whether nothing is there, or what a run leaves that is killed as it starts."""
+    return is_empty(folder) or (
+        [entry.name for entry in folder.iterdir()] == ["checkpoints"]
+        and _checkpoints(folder).is_dir()
+        and is_empty(_checkpoints(folder))
+    )
+
+
+def _drop_checkpoints(folder: Path) -> None:
     """Remove what training left, and nothing that is not its own."""
-    _pending(checkpoints.parent).unlink(missing_ok=True)
-    for file in checkpoints.glob("*.safetensors"):
+    for file in _checkpoints(folder).glob("*.safetensors"):
         file.unlink()
-    if checkpoints.is_dir() and not any(checkpoints.iterdir()):
-        checkpoints.rmdir()
 
 
 def _check_same(waiting: Run, run: Run, folder: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from drcl._version import __version__
 from drcl.data import CrossModalDataset, load
 from drcl.run.files import AddedModality, read_added
-from drcl.train.checkpoint import check_name, read_json, seal, unseal, write_json
+from drcl.train.checkpoint import check_name, read_json, seal, to_json, unseal
 from drcl.train.config import Config
 
 FORMAT = 1
@@ -92,13 +92,13 @@ class Run:
         )
 
 
-def write_record(path: Path, run: Run) -> None:
-    """Write a run as JSON, in one step."""
-    write_json(path, seal({"format": FORMAT, **asdict(run)}))
+def record_content(run: Run) -> bytes:
+    """What :func:`read_record` reads."""
+    return to_json(seal({"format": FORMAT, **asdict(run)}))
 
 
 def read_record(path: Path) -> Run:
-    """The inverse of :func:`write_record`; a damaged file, or one of another version's format, is
+    """The inverse of :func:`record_content`; a damaged file, or one of another version's format, is
     a ValueError."""
     values = read_json(path)
     if (found := values.get("format")) != FORMAT:

@@ -10,6 +10,7 @@ import os
 import re
 import tempfile
 import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,31 +38,71 @@ def write_bytes(path: Path, content: bytes) -> None:
     What a killed process left half-written in the folder is removed first. Raises OSError that
     names the file if it cannot be written (the disk is full, say), with its old content intact.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(path.parent)
-    temporary: Path | None = None
+    write_together({path: content})
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """:func:`write_bytes` of several files: all are written before the first one is replaced."""
+    with staged(files) as replace:
+        replace()
+
+
+@contextlib.contextmanager
+def staged(files: Mapping[Path, bytes]) -> Iterator[Callable[[], None]]:
+    """:func:`write_together` in two steps, for what has to happen in between.
+
+    Within, the files lie beside their places, and a disk that is full has said so; the function
+    that is yielded puts them into their places, in order.
+    """
+    with contextlib.ExitStack() as open_files:
+        temporary: dict[Path, Path] = {}
+        for path, content in files.items():
+            with naming(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _sweep(path.parent)
+                descriptor, temporary[path] = _open_temporary(path)
+                open_files.callback(os.close, descriptor)
+                open_files.callback(temporary[path].unlink, missing_ok=True)
+                rest = memoryview(content)
+                while rest:
+                    rest = rest[os.write(descriptor, rest) :]
+                os.fsync(descriptor)
+                os.chmod(temporary[path], 0o644)
+
+        def replace() -> None:
+            for path in files:
+                with naming(path):
+                    os.replace(temporary[path], path)
+            for folder in {path.parent for path in files}:
+                _sync_folder(folder)
+
+        yield replace
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError of the system's, with the file's name in it."""
     try:
-        descriptor, temporary = _open_temporary(path)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-    except BaseException as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            reason = error.strerror or str(error)
-            message = f"{path}: cannot be written ({reason}); what it held before is intact"
-            raise OSError(error.errno, message) from error
-        raise
-    _sync_folder(path.parent)
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        message = f"{path}: cannot be written ({reason}); what it held before is intact"
+        raise OSError(error.errno, message) from error
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing, or only what a killed process left half-written."""
+    return all(_is_partial(entry) for entry in folder.iterdir())
 
 
 def write_json(path: Path, value: Any) -> None:
     """:func:`write_bytes` of indented JSON."""
-    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+    write_bytes(path, to_json(value))
+
+
+def to_json(value: Any) -> bytes:
+    """Indented JSON, as the content of a file."""
+    return (json.dumps(value, indent=2) + "\n").encode()
 
 
 def seal(value: dict[str, Any]) -> dict[str, Any]:
@@ -168,11 +209,15 @@ def _open_temporary(path: Path) -> tuple[int, Path]:
 
 def _sweep(folder: Path) -> None:
     """Remove the half-written files that no living process holds."""
-    for stray in folder.glob(f".*{_PARTIAL}"):
+    for stray in filter(_is_partial, folder.iterdir()):
         # Gone already, held by its writer, or on a file system without locks: not ours to remove.
         with contextlib.suppress(OSError), stray.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             stray.unlink()
+
+
+def _is_partial(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(_PARTIAL)
 
 
 def _sync_folder(folder: Path) -> None:

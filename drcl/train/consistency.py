@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -154,7 +155,8 @@ def _judge(
         # The released validation loss is NaN at q = 0, and no epoch is kept for it: there is none.
         if validation is None or (config.paper_compat and q == 0.0):
             return {}
-        embeddings, targets = collect(embed(validation), validation.count)
+        with nullcontext() if ranks is None else ranks.together():
+            embeddings, targets = collect(embed(validation), validation.count)
         labels = targets if ranks is None else ranks.targets(targets, validation.count)
         criterion.eval()
         loss = float(criterion(embeddings, labels, q=q if config.paper_compat else 1.0))

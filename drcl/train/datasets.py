@@ -72,8 +72,11 @@ def shuffled(
 
 
 def read_pairs(loader: DataLoader[Any], name: str) -> Iterator[tuple[Tensor, Any]]:
-    """The (features, labels) of every batch; anything else is a ValueError that names ``name``."""
-    for batch in loader:
+    """The (features, labels) of every batch; anything else is a ValueError that names ``name``.
+
+    So does the RuntimeError of a worker process that was lost.
+    """
+    for batch in _named(loader, name):
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise ValueError(
                 f"{name}: expected a Dataset or DataLoader of (features, labels), got batches of "
@@ -85,6 +88,15 @@ def read_pairs(loader: DataLoader[Any], name: str) -> Iterator[tuple[Tensor, Any
                 f"{name}: expected features that collate to a tensor, got {type(features).__name__}"
             )
         yield features, labels
+
+
+def _named(loader: DataLoader[Any], name: str) -> Iterator[Any]:
+    try:
+        yield from loader
+    except (RuntimeError, ConnectionError, EOFError) as error:  # which one is a matter of moments
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
+            raise
+        raise RuntimeError(f"{name}: a worker of its DataLoader was lost ({error})") from error
 
 
 def read_labels(data: Loadable, name: str) -> npt.NDArray[Any]:

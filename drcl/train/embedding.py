@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from drcl.memory import in_pieces
 from drcl.train.perceptron import Perceptron
 
 if TYPE_CHECKING:
@@ -22,10 +24,17 @@ def chunk_rows(device: torch.device) -> int:
 
 
 def apply_in_chunks(network: nn.Module, features: Tensor) -> Tensor:
-    """The network's output for all rows, in evaluation mode, without autograd, chunk by chunk."""
+    """The network's output for all rows, in evaluation mode, without autograd, chunk by chunk.
+
+    Where memory ends the chunks are smaller.
+    """
     with evaluating(network), torch.inference_mode():
-        parts = features.split(chunk_rows(features.device))
-        return torch.cat([network(part) for part in parts])
+        parts = in_pieces(
+            lambda start, stop: network(features[start:stop]),
+            len(features),
+            chunk_rows(features.device),
+        )
+        return torch.cat(list(parts))
 
 
 def embed(
@@ -33,16 +42,26 @@ def embed(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Embeddings (float32 or wider) and targets of some ``rows``, as ``passes`` would compute them.
 
-    They come chunk by chunk.
+    They come chunk by chunk, in smaller ones where memory ends.
     """
+
+    def forward(features: Tensor) -> Tensor:
+        if isinstance(passes, Perceptron):
+            return passes.forward(features)
+        with products_in(precision, source.device):
+            embeddings = network(features)
+        return at_least_float32(embeddings)
+
     with evaluating(network):
         for features, targets in source.chunks(chunk_rows(source.device), rows):
-            if isinstance(passes, Perceptron):
-                yield passes.forward(features), targets
-            else:
-                with products_in(precision, source.device):
-                    embeddings = network(features)
-                yield at_least_float32(embeddings), targets
+            work = partial(_of_rows, forward, features, targets)
+            yield from in_pieces(work, len(features), len(features))
+
+
+def _of_rows(
+    forward: Callable[[Tensor], Tensor], features: Tensor, targets: Tensor, start: int, stop: int
+) -> tuple[Tensor, Tensor]:
+    return forward(features[start:stop]), targets[start:stop]
 
 
 def collect(chunks: Iterator[tuple[Tensor, Tensor]], count: int) -> tuple[Tensor, Tensor]:

@@ -22,12 +22,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from drcl.memory import first_line, is_out_of_memory
 from drcl.train.checkpoint import pack, read_tensors, write_bytes
 from drcl.train.clock import Clock
 from drcl.train.embedding import chunk_rows, embed
 from drcl.train.perceptron import Perceptron
 from drcl.train.ranks import Ranks
-from drcl.train.source import Resident, Source, batches
+from drcl.train.source import Batch, Resident, Source, batches
 from drcl.train.step import LossFunction, Step, make_step
 
 # The share of a training's time that its checkpoints may take, and the speed of saving as long as
@@ -211,9 +212,12 @@ class Training:
         self.generator = torch.Generator(device).manual_seed(phase.seed)
         self.epoch = 0
         self.outcome = Outcome(copy_state(phase.module), None, [])
-        self._fingerprint = "" if checkpoint is None else fingerprint(phase)
-        if checkpoint is not None and checkpoint.exists():
-            self._restore(checkpoint)
+        self._fingerprint = ""
+        if checkpoint is not None:
+            with self._together():
+                self._fingerprint = fingerprint(phase)
+                if checkpoint.exists():
+                    self._restore(checkpoint)
         self._bytes = sum(value.nbytes for value in self.outcome.state.values())
         self._rate = BYTES_PER_SECOND
         self._saving = 0.0  # seconds, of those since the start
@@ -242,7 +246,22 @@ class Training:
         return self.epoch >= self.phase.epochs
 
     def begin_epoch(self) -> None:
-        """One pass over the samples, enqueued."""
+        """One pass over the samples, enqueued.
+
+        Raises MemoryError where a step does not fit, with a batch size that does.
+        """
+        try:
+            self._enqueue_epoch()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = first_line(error)
+        else:
+            return
+        # Here nothing holds on to what the step had made.
+        raise MemoryError(self._too_large(reason))
+
+    def _enqueue_epoch(self) -> None:
         phase, source = self.phase, self.phase.source
         self._began = time.perf_counter()
         phase.network.train()
@@ -250,7 +269,8 @@ class Training:
         losses, self._rows = [], 0
         with self._seeded(str(self.epoch)):
             self.clock.enter("data")
-            for batch in source.epoch(phase.batch_size, self.generator, phase.drop_last):
+            read = source.epoch(phase.batch_size, self.generator, phase.drop_last)
+            while (batch := self._next(read)) is not None:
                 permutation = (
                     torch.randperm(batch.rows, generator=self.generator, device=source.device)
                     if phase.mixes
@@ -263,6 +283,34 @@ class Training:
                     self._bar.update(batch.rows)
             self._losses = torch.stack(losses)
             self.clock.enter("")
+
+    def _next(self, read: Iterator[Batch]) -> Batch | None:
+        with self._together():
+            return next(read, None)
+
+    def _too_large(self, reason: str) -> str:
+        """What to say of a step that did not fit: the largest half, quarter, … that does."""
+        phase, source = self.phase, self.phase.source
+        size = min(phase.batch_size, source.count)
+        about = (
+            f"{phase.name} {phase.modality}: out of memory on {source.device} with batch_size "
+            f"{size} ({reason})"
+        )
+        if phase.ranks is not None:
+            return f"{about}; try half of it, or more processes"
+        self.step.passes.embeddings = torch.empty(0)  # and with them the graph of what failed
+        while size > 1:
+            size //= 2
+            try:
+                batch = next(iter(source.epoch(size, self.generator, False)))
+                order = torch.arange(batch.rows, device=source.device) if phase.mixes else None
+                self.step(batch, order)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            else:
+                return f"{about}; {batch.rows} fits"
+        return f"{about}; not even one row fits: take a smaller network"
 
     def end_epoch(self) -> None:
         """Read, judge, record, and save if it is time to."""
@@ -304,10 +352,11 @@ class Training:
             refresh=False,
         )
         self._bar.update(self.epoch * phase.source.count - self._bar.n)
-        if self.log is not None and self._leads:
-            self.log(record)
-        if self._worth_saving():
-            self.save()
+        with self._together():
+            if self.log is not None and self._leads:
+                self.log(record)
+            if self._worth_saving():
+                self.save()
 
     def _worth_saving(self) -> bool:
         """Whether all saving so far, with one more, stays within its share of the time.
@@ -338,6 +387,10 @@ class Training:
         ranks = self.phase.ranks
         rows = slice(None) if ranks is None else ranks.rows(source.count)
         yield from embed(network, source, self.step.passes, self.phase.precision, rows)
+
+    def _together(self) -> contextlib.AbstractContextManager[None]:
+        ranks = self.phase.ranks
+        return contextlib.nullcontext() if ranks is None else ranks.together()
 
     @contextlib.contextmanager
     def _seeded(self, *names: str) -> Iterator[None]:

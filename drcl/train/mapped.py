@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from drcl.train.pages import SHORTER, read_rows
 
 if TYPE_CHECKING:
     from typing import TypeGuard
@@ -46,15 +49,20 @@ class MappedRows:
         return self.array.ndim
 
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
-        """Some rows, as a float32 tensor of its own."""
+        """Some rows, as a float32 tensor of its own; OSError if the file has them no more."""
         chosen = rows if isinstance(rows, slice) else rows.numpy()
         if self.index is not None:
             chosen = self.index[chosen]
         in_order = isinstance(chosen, slice)
         # Reading ahead of a row here and a row there, the system would read many times the rows.
         self._advise("MADV_NORMAL" if in_order else "MADV_RANDOM")
+        try:
+            self._check_size()
+            read = read_rows(self.array, chosen)
+        except OSError as error:
+            raise OSError(error.errno, f"{self._file()}: {error.strerror}") from error
         with np.errstate(over="ignore"):  # too large for float32 becomes infinite, refused later
-            values = self.array[chosen].astype(np.float32, copy=in_order)
+            values = read.astype(np.float32, copy=False)
         # Pages that were read count as this process's memory until the system wants them back,
         # which on a large machine is never. They stay in the system's cache.
         self._advise("MADV_DONTNEED")
@@ -69,6 +77,18 @@ class MappedRows:
     def transformed(self, transform: Transform) -> MappedRows:
         """The same rows, with ``transform`` applied as they are read."""
         return replace(self, transform=transform)
+
+    def _check_size(self) -> None:
+        """Of a page that the file still has a part of, the rest would be read as zeros."""
+        mapping, file = find_mapping(self.array), self._memmaps()[-1]
+        if mapping is not None and mapping.size() < file.offset + file.nbytes:
+            raise OSError(errno.EIO, SHORTER)
+
+    def _memmaps(self) -> list[np.memmap[Any, Any]]:
+        return [base for base in _bases(self.array) if isinstance(base, np.memmap)]
+
+    def _file(self) -> str:
+        return str(next(filter(None, (base.filename for base in self._memmaps())), "features"))
 
     def _advise(self, advice: str) -> None:
         """Tell the system how the mapping is used, where it can be told."""

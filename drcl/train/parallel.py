@@ -19,14 +19,17 @@ import datetime
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Literal, NamedTuple
 
 import torch
 import torch.distributed as dist
 from safetensors.torch import load, save
+from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
+from drcl.agreement import RankFailed, together
 from drcl.train.loop import Outcome
 from drcl.train.ranks import Ranks
 
@@ -54,6 +57,11 @@ class Parallel(NamedTuple):
         if ranks.world == 1:
             return ALONE
         return cls(modalities=ranks) if mode == "modality" else cls(batches=ranks)
+
+    def together(self) -> AbstractContextManager[None]:
+        """What fails in one of the processes within fails in all."""
+        ranks = self.modalities or self.batches
+        return together(None if ranks is None else ranks.group)
 
 
 ALONE = Parallel()
@@ -92,12 +100,35 @@ def spread(
     group = dist.new_group(members, backend="gloo", timeout=CONNECTING)
     _set_pg_timeout(TRAINING, group)
     owner = assign(costs, ranks.world)
-    own = train([modality for modality in costs if owner[modality] == ranks.rank])
+    try:
+        own = train([modality for modality in costs if owner[modality] == ranks.rank])
+    except Exception:
+        _tell(True, group)  # and no waiting for the others, who may train for long
+        raise
+    failed = _wait(*_tell(False, group))
+    if any(failed):
+        raise RankFailed(
+            f"rank {failed.index(1)} could not train its modalities; its error says why"
+        )
     trained = {}
     for modality in costs:
         trained[modality] = _from_owner(own.get(modality), owner[modality], group)
     dist.destroy_process_group(group)
     return trained
+
+
+def _tell(failed: bool, group: ProcessGroup) -> tuple[dist.Work, list[Tensor]]:
+    """Lets the others know whether the own training failed, and is told the same of theirs."""
+    flags = [torch.tensor(0) for _ in range(dist.get_world_size(group))]
+    return dist.all_gather(flags, torch.tensor(int(failed)), group=group, async_op=True), flags
+
+
+def _wait(exchange: dist.Work, tensors: list[Tensor]) -> list[int]:
+    """The numbers that arrive."""
+    while not exchange.is_completed():  # in Python, where Ctrl-C is heard
+        time.sleep(0.02)
+    exchange.wait()
+    return [int(tensor) for tensor in tensors]
 
 
 def _from_owner(own: Outcome | None, owner: int, group: ProcessGroup) -> Outcome:
@@ -112,11 +143,7 @@ def _from_owner(own: Outcome | None, owner: int, group: ProcessGroup) -> Outcome
 def _broadcast(content: bytes, owner: int, group: ProcessGroup) -> bytes:
     """The owner's bytes, on every rank."""
     length = torch.tensor(len(content))
-    waiting = dist.broadcast(length, group=group, group_src=owner, async_op=True)
-    # In Python, where Ctrl-C is heard.
-    while not waiting.is_completed():
-        time.sleep(0.02)
-    waiting.wait()
+    dist.broadcast(length, group=group, group_src=owner)
     if len(content) > 0:
         buffer = torch.frombuffer(bytearray(content), dtype=torch.uint8)
     else:

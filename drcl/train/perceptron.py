@@ -46,8 +46,9 @@ class Perceptron:
         """Embeddings (B, D) of rows (B, d), for :meth:`backward` to start from."""
         rows = len(features)
         if not self._outputs or len(self._outputs[0]) < rows:
-            self._outputs = [torch.empty(rows, layer.out_features) for layer in self.layers]
-            self._gradients = [torch.empty_like(output) for output in self._outputs[:-1]]
+            outputs = [torch.empty(rows, layer.out_features) for layer in self.layers]
+            gradients = [torch.empty_like(output) for output in outputs[:-1]]
+            self._outputs, self._gradients = outputs, gradients  # both, or none where memory ends
         self._inputs = [features]
         *hidden, last = zip(self.layers, self._outputs, strict=True)
         for layer, output in hidden:

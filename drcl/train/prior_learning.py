@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -179,13 +180,14 @@ def prior_phase(
     def judge(q: float, embed: Embed) -> dict[str, float]:
         # A mean of the chunks' means, each with its number of rows: no embedding is kept.
         total, count = torch.zeros((), dtype=torch.float64, device=device), 0
-        for x, y in embed(judged_on):
-            score = functional.prior_similarity(
-                x, module.weight.detach(), y, temperature=config.temperature
-            ).score
-            assert score is not None
-            total += score * len(x)
-            count += len(x)
+        with nullcontext() if ranks is None else ranks.together():
+            for x, y in embed(judged_on):
+                score = functional.prior_similarity(
+                    x, module.weight.detach(), y, temperature=config.temperature
+                ).score
+                assert score is not None
+                total += score * len(x)
+                count += len(x)
         score = total / count
         if ranks is not None:
             score = ranks.mean(score, ranks.size(judged_on.count))

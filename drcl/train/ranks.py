@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -25,7 +26,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from drcl.eager.sharded_ranking import gather_rows
+from drcl.agreement import gather_rows, together
 from drcl.eager.targets import target_rows
 from drcl.metrics import average_precision
 
@@ -143,6 +144,10 @@ class Ranks:
         flags = torch.tensor(int(flag), device=device)
         dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.group)
         return bool(flags)
+
+    def together(self) -> AbstractContextManager[None]:
+        """What fails on one rank within fails on all; see :func:`drcl.agreement.together`."""
+        return together(self.group)
 
     def gather(self, rows: Tensor, count: int) -> Tensor:
         """All ``count`` rows, on every rank, from those of every rank's :meth:`share`."""

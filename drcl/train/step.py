@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NamedTuple, Protocol
 
 import torch
@@ -85,15 +86,16 @@ class Step:
 
     def __call__(self, batch: Batch, permutation: Tensor | None) -> Tensor:
         self.clock.enter("data")
-        features, targets = self.source.load(*batch.parts)
-        if self.ranks is not None:
-            targets = self.ranks.targets(targets, batch.rows)
-        self.clock.enter("encoder")
-        ahead, self.ahead = self.ahead, None
-        if ahead is not None and torch.equal(ahead, batch.parts[0]):
-            embeddings = self.passes.embeddings
-        else:
-            embeddings = self.passes.forward(features)
+        with nullcontext() if self.ranks is None else self.ranks.together():
+            features, targets = self.source.load(*batch.parts)
+            if self.ranks is not None:
+                targets = self.ranks.targets(targets, batch.rows)
+            self.clock.enter("encoder")
+            ahead, self.ahead = self.ahead, None
+            if ahead is not None and torch.equal(ahead, batch.parts[0]):
+                embeddings = self.passes.embeddings
+            else:
+                embeddings = self.passes.forward(features)
         self.clock.enter("loss")
         # The loss starts a graph of its own, so that the way back through the network is a step by
         # itself, in its own precision.

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from drcl.train.checkpoint import naming
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -24,7 +27,8 @@ def tensorboard(folder: str | Path | None) -> Iterator[Log | None]:
     ``samples per second`` and ``seconds/…`` by section, against the epoch. A training that was
     interrupted goes on in the same curves.
 
-    Raises ImportError, before anything is trained, if the package tensorboard is missing.
+    Raises ImportError, before anything is trained, if the package tensorboard is missing, and
+    OSError where the log cannot be written.
 
     >>> with tensorboard(None) as log:
     ...     print(log)
@@ -41,20 +45,36 @@ def tensorboard(folder: str | Path | None) -> Iterator[Log | None]:
             "install 'drcl[log]'"
         ) from error
     writers: dict[str, SummaryWriter] = {}
+    show = threading.excepthook
+
+    def show_others(thrown: threading.ExceptHookArgs) -> None:
+        # A writer's thread tells of its error here, and raises it once more from the next call.
+        if not isinstance(thrown.exc_value, OSError) or "tensorboard" not in str(
+            type(thrown.thread)
+        ):
+            show(thrown)
 
     def log(record: dict[str, Any]) -> None:
         run, epoch = f"{record['phase']}-{record['modality']}", record["epoch"]
-        if run not in writers:
-            # Epochs that an interrupted training logged but did not save are trained once more.
-            writers[run] = SummaryWriter(str(Path(folder) / run), purge_step=epoch, flush_secs=10)
-        for name, value in _scalars(record).items():
-            writers[run].add_scalar(name, value, epoch)
+        with naming(Path(folder)):
+            if run not in writers:
+                # Epochs that an interrupted training logged but did not save are trained once more.
+                writers[run] = SummaryWriter(
+                    str(Path(folder) / run), purge_step=epoch, flush_secs=10
+                )
+            for name, value in _scalars(record).items():
+                writers[run].add_scalar(name, value, epoch)
 
+    threading.excepthook = show_others
     try:
         yield log
     finally:
-        for writer in writers.values():
-            writer.close()
+        try:
+            with naming(Path(folder)):
+                for writer in writers.values():
+                    writer.close()
+        finally:
+            threading.excepthook = show
 
 
 def _scalars(record: dict[str, Any]) -> dict[str, float]:

@@ -163,25 +163,12 @@ def config() -> Iterator[bytes]:
 def run() -> Iterator[bytes]:
     from drcl import Config
     from drcl.run import AddedModality, Run
-    from drcl.run.record import write_record
+    from drcl.run.record import record_content
 
     added = {"song": AddedModality(("song.npy", "label.npy"), None, ("a.npz:x", "a.npz:y"))}
     settings = json.loads(json.dumps(Config(lr={"image": 1e-3}).to_dict()))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "run.json")
-        write_record(
-            path,
-            Run(
-                "birds.toml",
-                "data",
-                ("owl", "eel"),
-                settings,
-                {"torch": "2"},
-                {"prior": 1.5},
-                added,
-            ),
-        )
-        yield path.read_bytes()
+    entries = ("birds.toml", "data", ("owl", "eel"), settings, {"torch": "2"}, {"prior": 1.5})
+    yield record_content(Run(*entries, added))
 
 
 SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {

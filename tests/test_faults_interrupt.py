@@ -1,0 +1,134 @@
+"""Ctrl-C by real signals: once ends the epoch and saves, twice stops at once; exit code 130."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from faults import content, partials
+
+from drcl import DRCL
+from drcl.cli import main
+from drcl.train.checkpoint import read_tensors
+
+ROOT = Path(__file__).resolve().parents[1]
+RUN = ["synthetic", "--dim=16", "--hidden=24", "--epochs=4", "--prior=orthogonal", "--device=cpu"]
+RUN += ["--batch-size=512", "--no-report", "--no-progress"]
+
+# Imported by every Python process that has this folder on its path. The second epoch lasts until a
+# file tells it to end, and says in another that it has begun.
+SLOW = """
+import os, pathlib, sys, time
+folder = pathlib.Path(__file__).parent
+if "RANK" in os.environ or "--parallel=modality" not in sys.orig_argv:
+    from drcl.train import loop
+    real = loop.Training.begin_epoch
+    def begin_epoch(training):
+        real(training)
+        if training.epoch == 1:
+            (folder / f"begun-{os.getpid()}").touch()
+            while not (folder / "go on").exists():
+                time.sleep(0.01)
+    loop.Training.begin_epoch = begin_epoch
+"""
+
+
+def start(folder: Path, *options: str) -> subprocess.Popen[str]:
+    """``drcl train`` in a process group of its own, as in a terminal."""
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(SLOW)
+    paths = [str(folder), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.Popen(
+        [sys.executable, "-m", "drcl", "train", *RUN, "--out", str(folder / "run"), *options],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "2"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def until(condition: Callable[[], bool], limit: float = 60.0) -> None:
+    ends = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < ends, "nothing happened for a minute"
+        time.sleep(0.02)
+
+
+def begun(folder: Path) -> list[int]:
+    return [int(file.name.split("-")[1]) for file in folder.glob("begun-*")]
+
+
+def ctrl_c(process: subprocess.Popen[str]) -> None:
+    os.killpg(process.pid, signal.SIGINT)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def epochs(folder: Path) -> dict[str, int]:
+    """What the checkpoints hold; each is read and checked as a whole."""
+    files = (folder / "run" / "checkpoints").glob("*.safetensors")
+    return {file.stem: read_tensors(file)[1]["epoch"] for file in files}
+
+
+def heard(process: subprocess.Popen[str], times: int) -> str:
+    """What it says until so many processes have heard of the first Ctrl-C."""
+    assert process.stderr is not None
+    said = ""
+    while said.count("Ctrl-C again stops at once") < times:
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    return said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.long)])
+def test_once_ends_the_epoch_and_twice_stops_at_once(tmp_path, processes):
+    options = ["--parallel=modality"] if processes > 1 else []
+    with start(tmp_path, *options) as process:
+        assert process.stderr is not None
+        until(lambda: len(begun(tmp_path)) == processes)
+        ctrl_c(process)
+        heard(process, processes)
+        assert process.poll() is None  # the epoch goes on
+        before = content(tmp_path / "run")
+        ctrl_c(process)
+        assert process.wait(timeout=30) == 130
+        said = process.stderr.read()
+        assert "interrupted; " in said and "--resume" in said and "Traceback" not in said
+    until(lambda: not any(map(is_running, begun(tmp_path))), 10.0)
+    assert content(tmp_path / "run") == before and not partials(tmp_path)
+
+    for file in tmp_path.glob("begun-*"):
+        file.unlink()
+    with start(tmp_path, "--resume", *options) as process:
+        assert process.stderr is not None
+        until(lambda: len(begun(tmp_path)) == processes)
+        ctrl_c(process)
+        heard(process, processes)
+        (tmp_path / "go on").touch()
+        assert process.wait(timeout=60) == 130
+        assert "interrupted; continue with: drcl train" in process.stderr.read()
+    found = epochs(tmp_path)
+    assert len(found) == processes and set(found.values()) == {2} and not partials(tmp_path)
+
+    if processes == 1:
+        arguments = ["train", *RUN, "--out", str(tmp_path / "run"), "--resume"]
+        done = CliRunner().invoke(main, arguments)
+        assert done.exit_code == 0, done.output
+        model = DRCL.load(tmp_path / "run")
+        assert len(model.history) == 2 * 4 and torch.isfinite(model.prior.weight).all()
