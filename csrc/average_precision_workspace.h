@@ -27,10 +27,11 @@ struct Layout {
       Workspace<T> first;
       int64_t second;
     } slice{};
-    int64_t at = 0;
+    const auto begin = reinterpret_cast<uintptr_t>(base);  // a number: null has no bytes behind it
+    uintptr_t at = begin;
     const auto take = [&](auto*& pointer, int64_t count) {
-      pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(base + at);
-      at += count * static_cast<int64_t>(sizeof(*pointer));
+      pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(at);
+      at += static_cast<uintptr_t>(count) * sizeof(*pointer);
     };
     Workspace<T>& w = slice.first;
     take(w.partial, threads + 1);
@@ -46,7 +47,7 @@ struct Layout {
     take(w.relevant, words);
     take(w.left_out, words);
     take(w.found, 3);
-    slice.second = at;
+    slice.second = static_cast<int64_t>(at - begin);
     return slice;
   }
 };
