@@ -198,7 +198,7 @@ DRCL_HD inline void rank_query(const Inputs<T>& in, const Request& want, const W
   each([&](int64_t t, int64_t threads) {
     for (int64_t i = t; i < in.n; i += threads) {
       const T score = score_of(in, query, i);
-      if (score != score) add(w.found + 2, 1);  // also of what is left out, as on a CPU
+      if (score != score && !has(w.left_out, i)) add(w.found + 2, 1);
       if (found == 0 || !(score >= w.score[found - 1])) continue;
       const int32_t item = static_cast<int32_t>(i);
       const int32_t g = place(w, found, score, item, !in.average_ties);

@@ -16,7 +16,8 @@ struct Layout {
   static Layout of(int64_t n, int64_t most, int64_t threads, int64_t cutoffs, bool ties) {
     const int64_t capacity = power_of_two(most < n ? most : n);
     Layout layout{capacity, ties ? capacity : 0, (n + 31) / 32, threads, cutoffs, 0};
-    layout.bytes = (layout.template slice<T>(nullptr).second + 255) / 256 * 256;
+    char start;  // any address but null, which nothing may be added to
+    layout.bytes = (layout.template slice<T>(&start).second + 255) / 256 * 256;
     return layout;
   }
 
@@ -27,11 +28,10 @@ struct Layout {
       Workspace<T> first;
       int64_t second;
     } slice{};
-    const auto begin = reinterpret_cast<uintptr_t>(base);  // a number: null has no bytes behind it
-    uintptr_t at = begin;
+    int64_t at = 0;
     const auto take = [&](auto*& pointer, int64_t count) {
-      pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(at);
-      at += static_cast<uintptr_t>(count) * sizeof(*pointer);
+      pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(base + at);
+      at += count * static_cast<int64_t>(sizeof(*pointer));
     };
     Workspace<T>& w = slice.first;
     take(w.partial, threads + 1);
@@ -47,7 +47,7 @@ struct Layout {
     take(w.relevant, words);
     take(w.left_out, words);
     take(w.found, 3);
-    slice.second = static_cast<int64_t>(at - begin);
+    slice.second = at;
     return slice;
   }
 };
