@@ -2,8 +2,8 @@
 //
 // The work is a sequence of phases with a barrier after each. A phase is a function of the thread's index;
 // within a phase threads write disjoint places, or add to one atomically. `each` runs a phase: on a GPU
-// every thread of a block runs it once and waits, on a CPU a loop runs it for every index in any order,
-// so that all of this is tested where there is no GPU.
+// every thread of a block runs it once and waits, on a CPU a loop runs it for every index in any order, or
+// real threads meet at a barrier, so that all of this is tested where there is no GPU.
 //
 //   mark      a bit for every relevant item, none for those left out
 //   gather    their scores: the thresholds, in any order
@@ -43,7 +43,7 @@ struct Workspace {
   int64_t* partial;                       // (threads + 1,)
   TieGroup* groups;                       // (capacity,) with averaged ties
   double* ideal;                          // (K,)
-  int32_t* found;                         // (3,) thresholds, items left out, and whether a score is NaN
+  int32_t* found;                         // (3,) how many thresholds, items left out, scores that are NaN
 };
 
 template <class T>
@@ -51,9 +51,7 @@ DRCL_HD inline T add(T* place, T value) {
 #if defined(__CUDA_ARCH__)
   return atomicAdd(place, value);
 #else
-  const T before = *place;
-  *place += value;
-  return before;
+  return __atomic_fetch_add(place, value, __ATOMIC_RELAXED);
 #endif
 }
 
@@ -62,9 +60,7 @@ DRCL_HD inline uint32_t set_bit(uint32_t* words, int64_t i) {
 #if defined(__CUDA_ARCH__)
   return atomicOr(words + (i >> 5), bit) & bit;
 #else
-  const uint32_t before = words[i >> 5] & bit;
-  words[i >> 5] |= bit;
-  return before;
+  return __atomic_fetch_or(words + (i >> 5), bit, __ATOMIC_RELAXED) & bit;
 #endif
 }
 
@@ -202,7 +198,7 @@ DRCL_HD inline void rank_query(const Inputs<T>& in, const Request& want, const W
   each([&](int64_t t, int64_t threads) {
     for (int64_t i = t; i < in.n; i += threads) {
       const T score = score_of(in, query, i);
-      if (score != score && !has(w.left_out, i)) w.found[2] = 1;  // whichever thread is last
+      if (score != score && !has(w.left_out, i)) add(w.found + 2, 1);
       if (found == 0 || !(score >= w.score[found - 1])) continue;
       const int32_t item = static_cast<int32_t>(i);
       const int32_t g = place(w, found, score, item, !in.average_ties);

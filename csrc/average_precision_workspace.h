@@ -16,7 +16,8 @@ struct Layout {
   static Layout of(int64_t n, int64_t most, int64_t threads, int64_t cutoffs, bool ties) {
     const int64_t capacity = power_of_two(most < n ? most : n);
     Layout layout{capacity, ties ? capacity : 0, (n + 31) / 32, threads, cutoffs, 0};
-    layout.bytes = (layout.template slice<T>(nullptr).second + 255) / 256 * 256;
+    char start;  // any address but null, which nothing may be added to
+    layout.bytes = (layout.template slice<T>(&start).second + 255) / 256 * 256;
     return layout;
   }
 

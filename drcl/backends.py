@@ -6,6 +6,7 @@ import functools
 import importlib
 import os
 import platform
+import threading
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
@@ -80,6 +81,10 @@ def _ops_library() -> Path:
     return Path(__file__).with_name("_ops.so")
 
 
+# Loading changes, for its time, how the whole process opens libraries: one thread after the other.
+_loading = threading.Lock()
+
+
 @functools.cache
 def _load_ops() -> str:
     """Register the compiled ops under ``torch.ops.drcl``; the reason when that cannot be done."""
@@ -90,7 +95,8 @@ def _load_ops() -> str:
     if extension is None:
         return problem
     try:
-        extension.load_ops(str(library))
+        with _loading:
+            extension.load_ops(str(library))
     except OSError as error:
         return f"{library.name} does not load ({error})"
     return ""

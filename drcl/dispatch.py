@@ -28,6 +28,8 @@ _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("forced", d
 def use_backend(name: str) -> Iterator[None]:
     """Force a backend inside a ``with`` block, over the environment variable ``DRCL_BACKEND``.
 
+    For this thread alone: others, also those started inside the block, keep their own choice.
+
     Raises ValueError for an unknown name and RuntimeError, with the reason, for one that this
     machine cannot run. An op family without that backend takes its usual one.
 
@@ -45,6 +47,8 @@ def use_backend(name: str) -> Iterator[None]:
 
 def choose(family: str, device: torch.device) -> str:
     """The backend for one call: the forced one, else the first that fits the device."""
+    global _used
+    _used = True
     names = FAMILIES[family]
     forced = _forced.get() or _from_environment()
     if forced in names:
@@ -62,6 +66,16 @@ def _fits(name: str, family: str, device: torch.device) -> bool:
         )
     return True
 
+
+def _after_fork() -> None:
+    # The child has none of OpenMP's threads, yet waits for them, for ever, in the first operation
+    # that torch divides among threads. With one thread there is nothing to wait for.
+    if _used:
+        torch.set_num_threads(1)
+
+
+_used = False  # whether this process has called an op
+os.register_at_fork(after_in_child=_after_fork)
 
 # A traced graph keeps the choice of when it was traced: torch.compiler.assume_constant_result
 # without its import of the whole compiler.

@@ -18,7 +18,6 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -464,15 +463,16 @@ class Ranker {
 template <class T>
 void rank_block(const Tensor& scores, const Gallery<T>& gallery, const Request& want, double* out) {
   const T* data = static_cast<const T*>(scores.const_data_ptr());
-  const int64_t stride = scores.stride(0);
-  std::atomic<int64_t> nan{-1};
-  torch::stable::parallel_for(0, scores.size(0), 1, [&](int64_t begin, int64_t end) {
+  const int64_t queries = scores.size(0), stride = scores.stride(0), width = want.width();
+  torch::stable::parallel_for(0, queries, 1, [&](int64_t begin, int64_t end) {
     Ranker<T> ranker(gallery, want);
     for (int64_t q = begin; q < end; ++q) {
-      if (!ranker.rank(q, data + q * stride, out + q * want.width())) nan = q;
+      if (!ranker.rank(q, data + q * stride, out + q * width)) out[q * width] = NAN;
     }
   });
-  STD_TORCH_CHECK(nan < 0, "scores: row ", nan.load(), " holds NaN");
+  for (int64_t q = 0; q < queries; ++q) {  // the first of them, whichever thread met one first
+    STD_TORCH_CHECK(!std::isnan(out[q * width]), "scores: row ", q, " holds NaN");
+  }
 }
 
 template <class T>

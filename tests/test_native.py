@@ -1,0 +1,235 @@
+"""The C++ core under sanitizers: tests/native builds it without torch, draws calls and compares
+them with an oracle of its own, in every instruction set of this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.cpp_extension import include_paths, library_paths
+
+from drcl.backends import probe_native
+
+TESTS = Path(__file__).resolve().parent
+CSRC = TESTS.parent / "csrc"
+CASES = int(os.environ.get("DRCL_FUZZ_CASES", "25"))
+CAPABILITIES = ("default", "avx2", "avx512")  # what the machine does not have falls back
+MEMORY = ("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")
+VECTORS = (
+    "-D_GLIBCXX_SANITIZE_VECTOR"  # in every file or in none: the linker keeps one of each function
+)
+# The rounding that is shipped; the AVX-512 headers of GCC 12 warn about themselves.
+COMMON = ("-std=c++20", "-g1", "-ffp-contract=off", "-Wno-maybe-uninitialized", "-pthread")
+
+
+def compiler_with(name: str, *flags: str, source: str = "int main() { return 0; }") -> str:
+    """The compiler's path; the test is skipped where it or what the flags need is missing."""
+    compiler = shutil.which(name)
+    if compiler is None:
+        pytest.skip(f"{name} was not found")
+    trial = subprocess.run(
+        [compiler, *flags, "-x", "c++", "-", "-o", os.devnull],
+        input=source,
+        capture_output=True,
+        text=True,
+    )
+    if trial.returncode != 0:
+        pytest.skip(f"{name} does not build with {' '.join(flags)}")
+    return compiler
+
+
+def compile_with(*command: object) -> None:
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def build(
+    folder: Path, compiler: str, core: tuple[str, ...], driver: tuple[str, ...] | None = None
+) -> Path:
+    """The driver's path; ``core`` and ``driver`` (by default the same) are flags for each."""
+    headers = folder / "headers"
+    for source in [*CSRC.glob("*.h"), *CSRC.glob("cpu/*.cpp")]:
+        for name in re.findall(r"#include <(torch/[^>]+)>", source.read_text()):
+            header = headers / name
+            header.parent.mkdir(parents=True, exist_ok=True)
+            header.write_text('#include "stand_in.h"\n')
+    includes = [f"-I{path}" for path in (CSRC, TESTS / "native", headers)]
+    includes.append("-D_GLIBCXX_ASSERTIONS")
+    objects = []
+    for source in [*sorted(CSRC.glob("cpu/*.cpp")), TESTS / "native" / "driver.cpp"]:
+        flags = core if driver is None or source.parent.name == "cpu" else driver
+        objects.append(folder / f"{source.stem}.o")
+        compile_with(compiler, *COMMON, *includes, *flags, "-c", source, "-o", objects[-1])
+    compile_with(compiler, *COMMON, *core, *objects, "-o", folder / "driver")
+    return folder / "driver"
+
+
+def drive(
+    driver: Path, cases: int, *plant: str, capability: str = "", limit: float = 7200
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [driver, str(cases), "1", *plant],
+        env={**os.environ, "DRCL_CPU_CAPABILITY": capability},
+        capture_output=True,
+        text=True,
+        timeout=limit,
+    )
+
+
+def assert_clean_with_the_same_bits(driver: Path, cases: int) -> None:
+    printed = set()
+    for capability in CAPABILITIES:
+        run = drive(driver, cases, capability=capability)
+        assert run.returncode == 0, run.stderr
+        printed.add(run.stdout)
+    assert len(printed) == 1 and f"{cases} cases" in printed.pop()
+
+
+def test_memory_and_undefined_behaviour(tmp_path: Path) -> None:
+    """The short form, unoptimised, which compiles in a third of the time."""
+    compiler = compiler_with("g++", *MEMORY)
+    driver = build(
+        tmp_path, compiler, ("-O0", VECTORS, *MEMORY), ("-O0", VECTORS, "-fsanitize=address")
+    )
+    assert_clean_with_the_same_bits(driver, 8 * CASES)
+    planted = drive(driver, 100, "overrun")
+    assert planted.returncode != 0 and "heap-buffer-overflow" in planted.stderr
+    planted = drive(driver, 100, "misaligned")
+    assert planted.returncode != 0 and "misaligned address" in planted.stderr
+    planted = drive(driver, 100, "wrong")
+    assert planted.returncode != 0 and "expected" in planted.stderr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("level", ["-O1", "-O3"])
+@pytest.mark.parametrize("name", ["g++", "clang++"])
+def test_memory_and_undefined_behaviour_of_optimised_code(
+    name: str, level: str, tmp_path: Path
+) -> None:
+    compiler = compiler_with(name, *MEMORY)
+    assert_clean_with_the_same_bits(build(tmp_path, compiler, (level, VECTORS, *MEMORY)), CASES)
+
+
+@pytest.mark.long
+def test_shipped_flags(tmp_path: Path) -> None:
+    """Without sanitizers, optimised as shipped: the fastest way through many cases."""
+    driver = build(tmp_path, compiler_with("g++"), ("-O3",))
+    assert_clean_with_the_same_bits(driver, 10 * CASES)
+
+
+@pytest.mark.long
+def test_races(tmp_path: Path) -> None:
+    """Also the GPU's phases, run by real threads with a barrier after each: none races another."""
+    driver = build(
+        tmp_path, compiler_with("g++", "-fsanitize=thread"), ("-O1", "-fsanitize=thread")
+    )
+    run = drive(driver, CASES)
+    assert run.returncode == 0 and "WARNING" not in run.stderr, run.stderr
+    planted = drive(driver, 100, "race")
+    assert planted.returncode != 0 and "data race" in planted.stderr
+
+
+FUZZER = "-fsanitize=fuzzer,address,undefined"
+EMPTY_TARGET = 'extern "C" int LLVMFuzzerTestOneInput(const char*, unsigned long) { return 0; }'
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_fuzzer(capability: str, tmp_path: Path) -> None:
+    """Coverage-guided: the fuzzer looks for bytes that reach new code."""
+    compiler = compiler_with("clang++", FUZZER, source=EMPTY_TARGET)
+    # without VECTORS: libFuzzer brings functions of std::vector of its own
+    flags = ("-O1", FUZZER, "-fno-sanitize-recover=all", "-DDRCL_FUZZER")
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    run = subprocess.run(
+        [
+            build(tmp_path, compiler, flags),
+            *(f"-runs={CASES}", "-max_len=256", "-seed=1", "-print_final_stats=1"),
+            f"-artifact_prefix={tmp_path}/",
+            corpus,
+        ],
+        env={**os.environ, "DRCL_CPU_CAPABILITY": capability},
+        capture_output=True,
+        text=True,
+        timeout=7200,
+    )
+    assert run.returncode == 0, run.stderr[-5000:]
+    assert "stat::number_of_executed_units" in run.stderr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_the_ops_inside_torch(capability: str, tmp_path: Path) -> None:
+    """The library of ops itself, built with sanitizers, under the ranking's own tests."""
+    native = probe_native()
+    if not native.available:
+        pytest.skip(f"native: {native.reason}")
+    compiler = compiler_with("g++", *MEMORY)
+    library = tmp_path / "_ops.so"
+    sources = [CSRC / "ops.cpp", *sorted(CSRC.glob("cpu/*.cpp"))]
+    torch_flags = [
+        *(f"-I{path}" for path in (CSRC, *include_paths())),
+        *(f"-L{path}" for path in library_paths()),
+        *("-DTORCH_TARGET_VERSION=0x020a000000000000", "-shared", "-fPIC", "-fvisibility=hidden"),
+    ]
+    compile_with(
+        *(compiler, *COMMON, "-O1", *MEMORY, *torch_flags, *sources),
+        *("-o", library, "-ltorch", "-ltorch_cpu"),
+    )
+    runtime = subprocess.run(
+        [compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    code = (
+        "import sys, pytest; from pathlib import Path; from drcl import backends; "
+        "backends._ops_library = lambda: Path(sys.argv[1]); "
+        "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', sys.argv[2], '-k', "
+        "'not every_instruction_set']))"  # its own processes would load the usual library
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, library, TESTS / "test_average_precision.py"],
+        env={
+            **os.environ,
+            "LD_PRELOAD": runtime,
+            "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
+            "DRCL_CPU_CAPABILITY": capability,
+        },
+        capture_output=True,
+        text=True,
+        timeout=7200,
+    )
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-5000:]
+    assert " skipped" not in run.stdout, run.stdout[-3000:]  # for want of the library
+
+
+@pytest.mark.parametrize("op", ["average_precision", "average_precision_phases"])
+def test_nan_is_refused_alike(op: str) -> None:
+    """The first row that holds NaN is named, however many threads there are."""
+    native = probe_native()
+    if not native.available:
+        pytest.skip(f"native: {native.reason}")
+    scores = torch.zeros(64, 5)
+    scores[10:, 2] = torch.nan
+    q = torch.arange(65)
+    items = torch.zeros(64, dtype=torch.int32)
+    run = getattr(torch.ops.drcl, op)
+    more = (4,) if op.endswith("phases") else ()
+    arguments = (scores, None, None, None, None, q, q[:-1], q, items, None, None)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        if more:
+            table = run(*arguments, 1, [5], 5, 0, False, 0, None, *more)
+            assert table[:, 0].isnan().tolist() == [False] * 10 + [True] * 54
+            return
+        for _ in range(20):
+            with pytest.raises(RuntimeError, match="row 10 holds NaN"):
+                run(*arguments, 1, [5], 5, 0, False, 0, None)
+    finally:
+        torch.set_num_threads(threads)

@@ -1,0 +1,73 @@
+"""Ops called from many threads, after a fork, in DataLoader workers and in spawned processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from drcl import backends
+
+LIMIT = 300  # seconds, many times what a scenario takes: whatever needs more waits for ever
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        "threads",
+        "fork",
+        "fork loader",
+        pytest.param("spawn loader", marks=pytest.mark.long),
+        pytest.param("spawn", marks=pytest.mark.long),
+    ],
+)
+def test_every_op_gives_the_same_bits(scenario: str) -> None:
+    script = Path(__file__).with_name("thread_scenarios.py")
+    with subprocess.Popen(
+        [sys.executable, script, scenario],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # with its workers, which may be what hangs
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            pytest.fail(f"{scenario}: not done after {LIMIT} s")
+    assert process.returncode == 0, output
+
+
+def test_threads_load_the_ops_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Torch sets the process's flags for opening libraries while it loads one, and sets them back:
+    two that overlap would leave them changed."""
+    inside, most = [], []
+
+    def load_ops(library: str) -> None:
+        inside.append(library)
+        most.append(len(inside))
+        time.sleep(0.02)
+        inside.pop()
+
+    (tmp_path / "_ops.so").touch()
+    monkeypatch.setattr(backends, "_ops_library", lambda: tmp_path / "_ops.so")
+    monkeypatch.setattr(
+        backends, "import_extension", lambda: (SimpleNamespace(load_ops=load_ops), "")
+    )
+    load = backends._load_ops.__wrapped__  # not what is remembered of the first time
+    together = threading.Barrier(8)
+    with ThreadPoolExecutor(8) as pool:
+        reasons = list(pool.map(lambda _: (together.wait(), load())[1], range(8)))
+    assert reasons == [""] * 8 and max(most) == 1
