@@ -36,8 +36,10 @@ def is_labelled(targets: Tensor) -> Tensor:
 
 
 def _joint(log_p: Tensor, targets: Tensor, labelled: Tensor) -> Tensor:
+    # A logit of −∞ is p = 0. Its logarithm is held finite: the loss is 1/q then, no gradient NaN.
+    finite = log_p.clamp(min=torch.finfo(log_p.dtype).min / 2)
     # An unlabelled row gets all ones: s = 1 and posterior = p, so loss and gradient vanish.
-    return log_p + torch.where(labelled[:, None] > 0, targets, 1.0).log()
+    return finite + torch.where(labelled[:, None] > 0, targets, 1.0).log()
 
 
 def _losses(log_s: Tensor, q: Tensor) -> Tensor:

@@ -14,13 +14,16 @@ def prior_similarity(
     features: Tensor, weight: Tensor, targets: Tensor, q: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Logits, probabilities, loss, score and d(loss)/d(logits), in the weight's dtype."""
-    rows = target_rows(targets, weight.shape[1], weight.dtype)
+    # sums over the rows may leave the range of half precision where their mean does not
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    rows = target_rows(targets, weight.shape[1], wide)
     logits = project(features.to(weight.dtype), weight) / temperature
-    losses, gradient, p, log_s = gce_rows(logits, rows, q)
+    losses, gradient, p, log_s = gce_rows(logits.to(wide), rows, q)
     labelled = (rows.sum(dim=1) > 0).to(p.dtype)
     count = labelled.sum().clamp(min=1)
     score = (log_s.exp() * labelled).sum() / count
-    return logits, p, losses.sum() / count, score, gradient / count
+    found = (p, losses.sum() / count, score, gradient / count)
+    return logits, *(value.to(weight.dtype) for value in found)
 
 
 def prior_similarity_backward(
