@@ -22,8 +22,9 @@ def prior_similarity(
     labelled = (rows.sum(dim=1) > 0).to(p.dtype)
     count = labelled.sum().clamp(min=1)
     score = (log_s.exp() * labelled).sum() / count
-    found = (p, losses.sum() / count, score, gradient / count)
-    return logits, *(value.to(weight.dtype) for value in found)
+    loss, gradient = losses.sum() / count, gradient / count
+    dtype = weight.dtype
+    return logits, p.to(dtype), loss.to(dtype), score.to(dtype), gradient.to(dtype)
 
 
 def prior_similarity_backward(
