@@ -65,6 +65,7 @@ def cuda_architectures() -> str:
 def extensions() -> list[Extension]:
     """What to compile here: nothing without torch or a C++ compiler."""
     try:
+        import torch
         from torch.utils.cpp_extension import CppExtension, CUDAExtension, include_paths
     except ImportError as error:
         missing(
@@ -87,7 +88,12 @@ def extensions() -> list[Extension]:
             "drcl._C",
             ["csrc/bindings.cpp"],
             include_dirs=include_paths(),  # torch brings pybind11
-            define_macros=[("DRCL_CUDA_ARCH_LIST", f'"{architectures}"')],
+            # what `drcl info` says of the build
+            define_macros=[
+                ("DRCL_CUDA_ARCH_LIST", f'"{architectures}"'),
+                ("DRCL_FLAGS", f'"{" ".join([*common, STABLE_ABI])}"'),
+                ("DRCL_TORCH", f'"{torch.__version__}"'),
+            ],
             extra_compile_args=common,
             language="c++",
         )

@@ -10,6 +10,10 @@
 #ifndef DRCL_CUDA_ARCH_LIST
 #define DRCL_CUDA_ARCH_LIST ""  // no CUDA code was compiled
 #endif
+#ifndef DRCL_FLAGS
+#define DRCL_FLAGS "unknown"
+#define DRCL_TORCH "unknown"
+#endif
 
 namespace py = pybind11;
 
@@ -51,6 +55,8 @@ PYBIND11_MODULE(_C, m) {
   m.attr("compiler") = compiler();
   m.attr("cxx_standard") = static_cast<long>(__cplusplus) / 100 % 100;
   m.attr("cuda_arch_list") = DRCL_CUDA_ARCH_LIST;
+  m.attr("flags") = DRCL_FLAGS;
+  m.attr("torch") = DRCL_TORCH;
   m.def("cpu_capability", &cpu_capability,
         "The instruction set this CPU can run: 'avx512', 'avx2' or 'default'.");
   m.def("load_ops", &load_ops, py::arg("library"),

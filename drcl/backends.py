@@ -6,6 +6,7 @@ import functools
 import importlib
 import os
 import platform
+import re
 import threading
 from dataclasses import dataclass
 from importlib import metadata, util
@@ -20,6 +21,16 @@ from drcl._version import __version__
 REBUILD = (
     "to get it, install torch, setuptools, ninja and a C++ compiler, then run "
     "pip install --no-build-isolation on the source"
+)
+# What a bug report should say beside the versions of torch, Triton and NumPy.
+LIBRARIES = (
+    *("safetensors", "tqdm", "click", "scipy", "scikit-learn", "h5py", "pyarrow", "matplotlib"),
+    *("jinja2", "tensorboard"),
+)
+# Other projects' variables that change what is computed, where, or how fast.
+VARIABLES = (
+    *("ATEN_CPU_CAPABILITY", "CUBLAS_WORKSPACE_CONFIG", "CUDA_VISIBLE_DEVICES", "LD_PRELOAD"),
+    *("MKL_NUM_THREADS", "NVIDIA_TF32_OVERRIDE", "OMP_NUM_THREADS", "TRITON_INTERPRET"),
 )
 
 
@@ -59,12 +70,13 @@ def probe_triton() -> Backend:
 
 
 def probe_native() -> Backend:
-    """Compiled ops: they need ``drcl._C`` and the library of ops that it loads."""
-    extension, problem = import_extension()
-    problem = problem or _load_ops()
-    if extension is None or problem:
+    """Compiled ops: the library of ops, one file for every Python and every torch from 2.10 on."""
+    problem = _load_ops()
+    if problem:
         return Backend("native", False, problem)
-    return Backend("native", True, f"compiled with {extension.compiler}")
+    extension, _ = import_extension()
+    made = "compiled" if extension is None else f"compiled with {extension.compiler}"
+    return Backend("native", True, made)
 
 
 def import_extension() -> tuple[ModuleType | None, str]:
@@ -89,14 +101,14 @@ _loading = threading.Lock()
 def _load_ops() -> str:
     """Register the compiled ops under ``torch.ops.drcl``; the reason when that cannot be done."""
     library = _ops_library()
-    if not library.is_file():
-        return "this build has no compiled ops"
     extension, problem = import_extension()
-    if extension is None:
-        return problem
+    if not library.is_file():
+        return problem or "this build has no compiled ops"
+    # drcl._C is of one Python, the library of ops of none: it must not be lost with the other.
+    load = torch.ops.load_library if extension is None else extension.load_ops
     try:
         with _loading:
-            extension.load_ops(str(library))
+            load(str(library))
     except OSError as error:
         return f"{library.name} does not load ({error})"
     return ""
@@ -105,11 +117,15 @@ def _load_ops() -> str:
 def build_info() -> dict[str, Any]:
     """Versions, compiled part, processor and devices, in values that JSON can hold.
 
-    Keys: ``drcl``, ``python``, ``platform``, ``torch``, ``triton`` (None when absent), ``numpy``,
-    ``extension`` (``built``, ``reason`` when not, else ``compiler``, ``cxx_standard``,
-    ``cuda_arch_list``), ``cpu_capability`` (``"default"``, ``"avx2"`` or ``"avx512"``),
-    ``threads``, ``cuda`` (``available``, ``version`` that torch is built for or None,
-    ``devices``), ``backends`` (name → ``available``, ``reason``).
+    Keys: ``drcl``, ``location``, ``python``, ``platform`` (with kernel and C library), ``torch``,
+    ``triton`` (None when absent), ``numpy``, ``libraries`` (the others that are installed, name →
+    version), ``extension`` (``built``, ``reason`` when not, else ``compiler``, ``cxx_standard``,
+    ``flags``, ``torch`` that it was compiled against, ``cuda_arch_list``), ``processor``,
+    ``cores``, ``cpu_capability`` (``"default"``, ``"avx2"`` or
+    ``"avx512"``), ``threads``, ``cuda`` (``available``, ``version`` that torch is built for or
+    None, ``driver`` or None, ``devices``: ``name``, ``capability``, ``memory`` in bytes),
+    ``environment`` (those set of the variables that matter), ``backends`` (name → ``available``,
+    ``reason``).
 
     >>> build_info()["backends"]["reference"]["available"]
     True
@@ -123,24 +139,37 @@ def build_info() -> dict[str, Any]:
             "built": True,
             "compiler": extension.compiler,
             "cxx_standard": extension.cxx_standard,
+            # a checkout may lie beside an extension that was built before these were there
+            "flags": getattr(extension, "flags", "unknown"),
+            "torch": getattr(extension, "torch", "unknown"),
             "cuda_arch_list": extension.cuda_arch_list if _ops_library().is_file() else "",
         }
         capability = extension.cpu_capability()
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else range(0)
+    versions = {name: _version(name) for name in LIBRARIES}
     return {
         "drcl": __version__,
+        "location": str(Path(__file__).parent),
         "python": platform.python_version(),
-        "platform": f"{platform.system()} {platform.machine()}",
+        "platform": platform.platform(),
         "torch": torch.__version__,
         "triton": _version("triton"),
         "numpy": _version("numpy"),
+        "libraries": {name: version for name, version in versions.items() if version},
         "extension": compiled,
+        "processor": _first("/proc/cpuinfo", r"model name\s*: (.*)") or platform.machine(),
+        "cores": os.cpu_count(),
         "cpu_capability": capability,
         "threads": torch.get_num_threads(),
         "cuda": {
             "available": torch.cuda.is_available(),
             "version": torch.version.cuda,
-            "devices": [torch.cuda.get_device_name(device) for device in devices],
+            "driver": _first("/proc/driver/nvidia/version", r"Kernel Module\D*([\d.]+)"),
+            "devices": _devices(),
+        },
+        "environment": {
+            name: value
+            for name, value in sorted(os.environ.items())
+            if name in VARIABLES or name.startswith("DRCL_")
         },
         "backends": {
             backend.name: {"available": backend.available, "reason": backend.reason}
@@ -162,22 +191,32 @@ def format_info() -> str:
     compiled, cuda = info["extension"], info["cuda"]
     extension = (
         f"drcl._C by {compiled['compiler']}, C++{compiled['cxx_standard']}, "
-        f"CUDA code for {compiled['cuda_arch_list'] or 'no architecture'}"
+        f"against torch {compiled['torch']}, "
+        f"CUDA code for {compiled['cuda_arch_list'] or 'no architecture'}; {compiled['flags']}"
         if compiled["built"]
         else compiled["reason"]
     )
-    if cuda["version"] is None:
-        devices = "torch is built without CUDA"
-    else:
-        devices = f"{cuda['version']}: {', '.join(cuda['devices']) or 'no device'}"
+    devices = ", ".join(
+        f"{device['name']} (sm_{device['capability']}, {device['memory'] / 2**30:.0f} GiB)"
+        for device in cuda["devices"]
+    )
+    version = f"{cuda['version']}: {devices or 'no device'}"
+    without = "torch is built without CUDA"
+    libraries = (f"{name} {version}" for name, version in info["libraries"].items())
+    settings = (f"{name}={value}" for name, value in info["environment"].items())
     facts = {
+        "in": info["location"],
         "python": f"{info['python']} on {info['platform']}",
         "torch": info["torch"],
         "triton": info["triton"] or "not installed",
         "numpy": info["numpy"],
+        "libraries": ", ".join(libraries),
         "extension": extension,
-        "processor": f"{info['cpu_capability']}, {info['threads']} threads",
-        "CUDA": devices,
+        "processor": f"{info['processor']}: {info['cpu_capability']}, {info['cores']} cores, "
+        f"{info['threads']} threads",
+        "CUDA": without if cuda["version"] is None else version,
+        "driver": cuda["driver"] or "no NVIDIA driver",
+        "set": ", ".join(settings) or "no environment variable of ours",
     }
     lines = [f"drcl {info['drcl']}", *(f"  {name:<10} {fact}" for name, fact in facts.items())]
     lines.append("backends")
@@ -186,6 +225,25 @@ def format_info() -> str:
             f"  {name:<10} {'yes' if backend['available'] else 'no ':<4}{backend['reason']}"
         )
     return "\n".join(lines)
+
+
+def _devices() -> list[dict[str, Any]]:
+    if not torch.cuda.is_available():
+        return []
+    found = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    return [
+        {"name": d.name, "capability": f"{d.major}{d.minor}", "memory": d.total_memory}
+        for d in found
+    ]
+
+
+def _first(file: str, pattern: str) -> str | None:
+    """What the pattern's group first matches in a file of the system; None where there is none."""
+    try:
+        match = re.search(pattern, Path(file).read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return None
+    return match[1].strip() if match else None
 
 
 def _version(package: str) -> str | None:

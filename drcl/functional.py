@@ -103,7 +103,8 @@ def prior_similarity(
         temperature: τ > 0.
 
     Returns logits and probabilities (B, C), ``loss`` = GCE, and ``score``, the mean probability of
-    the true class over labelled rows (no gradient). Source: paper, selective prior learning.
+    the true class over labelled rows (no gradient), in the prior's dtype. Logits beyond its range
+    are infinite, and what follows from them may be NaN. Source: paper, selective prior learning.
 
     >>> out = prior_similarity(torch.eye(3), torch.eye(3), torch.tensor([0, 1, 2]), q=1.0)
     >>> round(float(out.score), 4)
@@ -150,8 +151,10 @@ def generalized_cross_entropy(
         targets: ids (B,) or rows (B, C).
         q: in [0, 1], float or 0-d tensor. Value and gradient are finite and continuous to q = 0.
 
-    Returns a scalar, the mean over labelled rows (0 if there are none). Source: Zhang and Sabuncu,
-    Generalized Cross Entropy Loss, 2018, equation 6; used in the paper as J_L.
+    Returns a scalar, the mean over labelled rows (0 if there are none), in float32 for logits in
+    half precision. Logits may be −∞, which is p = 0: a row all of whose own classes are so costs
+    1/q with a finite gradient (at q = 0 as much as the dtype can say). Source: Zhang and
+    Sabuncu, Generalized Cross Entropy Loss, 2018, equation 6; used in the paper as J_L.
 
     >>> logits = torch.tensor([[0.0, 0.0]])
     >>> float(generalized_cross_entropy(logits, torch.tensor([0]), q=1.0))
@@ -159,6 +162,8 @@ def generalized_cross_entropy(
     """
     _check_features(logits, "logits")
     _check_q(q)
+    # sums over the rows may leave the range of half precision where their mean does not
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     rows = _target_rows(targets, logits, logits.shape[1])
     if choose("generalized_cross_entropy", logits.device) == "reference":
         return reference.generalized_cross_entropy(logits, rows, q)
@@ -196,8 +201,14 @@ def reversible_consistency_loss(
             that of the whole batch, and the gradient that of the rank's own rows (mixing stays
             within the rank). No features travel, only sums of C×C, C×D and D×D.
 
-    Returns :class:`ReversibleConsistency`; call ``.total.backward()``. The cosine with a zero row
-    is 0.
+    Returns :class:`ReversibleConsistency`, in float64 for float64 features and in float32 for all
+    others; call ``.total.backward()``. The cosine with a zero row is 0.
+
+    Range: rows may have any length that float32 holds. Squared errors are what they are: where
+    entries of X or R pass 1e19 in float32, ``recasting`` and with it ``total`` are infinite, while
+    their gradients stay finite. Logits XW/τ beyond float32 make ``label`` and ``total`` NaN.
+    Training stops with an error at either.
+
     Source: paper, reversible semantic consistency.
 
     >>> prior = Prior.orthogonal(dim=16, classes=4)
@@ -237,7 +248,7 @@ def reversible_consistency_loss(
                 beta=beta,
                 eta=eta,
                 temperature=temperature,
-                rtol=max(prior.weight.shape) * torch.finfo(prior.weight.dtype).eps,
+                rtol=prior.cutoff,
             )
         )
     # Below float32 the features are widened, never the sums narrowed.

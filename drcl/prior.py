@@ -23,6 +23,9 @@ class Prior(nn.Module):
         that span the columns of W; ``recast_coordinates`` PQ (C, K), so that ``P = (PQ) Qᵀ``;
         ``weight_coordinates`` QᵀW (K, C), so that ``W = Q (QᵀW)``; K = min(C, D).
 
+    Raises ValueError for a W that is not finite, zero everywhere, or so small that its inverse
+    leaves the dtype's range (float32: below about 1e-38).
+
     A rank-deficient W is usable through the pseudo-inverse, with a warning that names the rank:
     two or more classes then share a direction and cannot be told apart.
 
@@ -61,15 +64,21 @@ class Prior(nn.Module):
         exact = weight.detach().double()
         singular = torch.linalg.svdvals(exact)
         # W is known to its own dtype's resolution only: what lies below is rounding, not direction.
-        cutoff = max(exact.shape) * torch.finfo(weight.dtype).eps
-        self.rank = int((singular > cutoff * singular[0]).sum())
+        self.cutoff = _cutoff(weight)
+        self.rank = int((singular > self.cutoff * singular[0]).sum())
         if self.rank < weight.shape[1] <= weight.shape[0]:
             warnings.warn(
                 f"the prior has rank {self.rank} with {weight.shape[1]} classes: classes that "
                 "share a direction cannot be told apart (the pseudo-inverse is used)",
                 stacklevel=2,
             )
-        inverse = torch.linalg.pinv(exact, rtol=cutoff)
+        inverse = torch.linalg.pinv(exact, rtol=self.cutoff)
+        largest = float(inverse.abs().max())
+        if largest > torch.finfo(weight.dtype).max:
+            raise ValueError(
+                f"weight: its singular values go down to {float(singular[self.rank - 1]):.1e}, too "
+                f"small: the inverse, up to {largest:.1e}, overflows {weight.dtype}"
+            )
         # QR of W: for a full-rank W its Q spans the columns of P^T too, and W's own QR stays
         # accurate where P is badly scaled.
         basis = torch.linalg.qr(exact).Q
@@ -112,7 +121,8 @@ class Prior(nn.Module):
     @property
     def column_norm(self) -> Tensor:
         """Mean Euclidean norm of the class columns: how sharp ``softmax(XW)`` can be."""
-        return torch.linalg.vector_norm(self.weight, dim=0).mean()
+        norms = torch.linalg.vector_norm(self.weight, dim=0, dtype=torch.float64)
+        return norms.mean().to(self.weight.dtype)
 
     def metadata(self) -> dict[str, Any]:
         """What the prior was learned from, as plain JSON values."""
@@ -120,6 +130,16 @@ class Prior(nn.Module):
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, classes={len(self.classes)}, modality={self.modality!r}"
+
+
+def _cutoff(weight: Tensor) -> float:
+    """The share of the largest singular value below which one counts as zero."""
+    eps = torch.finfo(weight.dtype).eps
+    if weight.dtype.itemsize > 2:
+        return max(weight.shape) * eps
+    # In half precision that share would pass one. Rounding moves no singular value by more than
+    # eps/2 · ‖W‖_F, and ‖W‖_F is at most √rank of the largest.
+    return float(min(weight.shape) ** 0.5 * eps)
 
 
 def _check_norm(norm: float) -> None:

@@ -75,6 +75,12 @@ def root(x):
     return fast + tl.fma(-fast, fast, x) * (0.5 / tl.where(fast > 0.0, fast, 1.0))
 
 
+@triton.jit
+def unit_of(largest):
+    """A power of two that brings a row of this largest entry to where squares keep their range."""
+    return tl.where(largest > 1e15, 2.0**-64, tl.where(largest < 1e-15, 2.0**64, 1.0))
+
+
 @triton.jit(do_not_specialize=["batch"])
 def rows_kernel(
     features, targets, permutation, q_ptr, basis, table, weight,
@@ -104,12 +110,23 @@ def rows_kernel(
             features + other[:, None] * features_stride + d[None, :], mask=mask, other=0.0
         )
         x = lam * x + rest * partner.to(tl.float32)
-    n = tl.where(labelled, root(tl.sum(x * x, 1)), 0.0)
+    unit = unit_of(tl.max(tl.abs(x), 1))
+    scaled = x * unit[:, None]
+    n = tl.where(labelled, root(tl.sum(scaled * scaled, 1)) / unit, 0.0)
     safe_n = tl.where(n > 0.0, n, 1.0)
     x = divide(x, safe_n[:, None], (1.0 / safe_n)[:, None])
     x = tl.where(labelled[:, None], x, 0.0)
 
     c = tl.arange(0, BLOCK_C)
+    largest = tl.zeros([BLOCK_B], tl.float32)
+    for start in range(0, k_total, BLOCK_C):
+        some = start + c
+        value = recast_tile(
+            table, first[:, None], second[:, None], labelled[:, None] & (some < k_total)[None, :],
+            tl.where(some < k_total, some, 0)[None, :], known, k_total, lam, rest, IDS, MIXED,
+        )  # fmt: skip
+        largest = tl.maximum(largest, tl.max(tl.abs(value), 1))
+    unit = unit_of(largest)
     r = tl.zeros([BLOCK_B], tl.float32)
     for start in range(0, k_total, BLOCK_C):
         some = start + c
@@ -117,8 +134,9 @@ def rows_kernel(
             table, first[:, None], second[:, None], labelled[:, None] & (some < k_total)[None, :],
             tl.where(some < k_total, some, 0)[None, :], known, k_total, lam, rest, IDS, MIXED,
         )  # fmt: skip
+        value *= unit[:, None]
         r += tl.sum(value * value, 1)
-    r = root(r)
+    r = root(r) / unit
     safe_r = tl.where(r > 0.0, r, 1.0)
     inverse_r = 1.0 / safe_r
 
@@ -162,7 +180,7 @@ def rows_kernel(
     # convergence is far more exact than the projection, whose rounding is relative to 1 and not
     # to Δ.
     half = tl.where((n > 0.0) & (r > 0.0), 0.5 * (squared_delta + squared_f) - u_delta, 0.0)
-    error = n * n * squared_f
+    error = n * (n * squared_f)  # n² may be infinite
     tl.debug_barrier()  # U and Δ were written by other threads of this program
     for start in range(0, k_total, BLOCK_C):
         some = start + c

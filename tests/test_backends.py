@@ -6,6 +6,7 @@ import importlib
 import json
 import platform
 from importlib import util
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,8 @@ import torch
 
 from drcl import backends
 from drcl._version import __version__
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def _without(monkeypatch: pytest.MonkeyPatch, name: str, error: ImportError) -> None:
@@ -83,8 +86,68 @@ def test_extension_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         "reason": f"drcl._C is not built: {backends.REBUILD}",
     }
     assert info["cpu_capability"] == torch.backends.cpu.get_cpu_capability().lower()
-    assert not info["backends"]["native"]["available"]
     assert "drcl._C is not built" in backends.format_info()
+
+
+def test_ops_outlive_a_missing_extension(monkeypatch: pytest.MonkeyPatch) -> None:
+    """drcl._C is built for one Python, the library of ops for all."""
+    if not backends._ops_library().is_file():
+        pytest.skip("this build has no compiled ops")
+    _without(monkeypatch, "drcl._C", ModuleNotFoundError("No module named 'drcl._C'"))
+    backends._load_ops.cache_clear()
+    assert backends.probe_native() == backends.Backend("native", True, "compiled")
+
+
+def test_neither_extension_nor_ops(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _without(monkeypatch, "drcl._C", ModuleNotFoundError("No module named 'drcl._C'"))
+    monkeypatch.setattr(backends, "__file__", str(tmp_path / "backends.py"))
+    backends._load_ops.cache_clear()
+    try:
+        found = backends.probe_native()
+    finally:
+        backends._load_ops.cache_clear()
+    assert not found.available
+    assert "drcl._C is not built" in found.reason
+
+
+def test_a_bug_report_can_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What a maintainer asks for first, on a machine with two GPUs and settings of its own."""
+    card = SimpleNamespace(name="some card", major=9, minor=0, total_memory=141 * 2**30)
+    proc = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.82.07  Wed Aug 27 2025\n"
+    (tmp_path / "version").write_text(proc, encoding="utf-8")
+    read = backends._first
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "some card")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr(
+        backends,
+        "_first",
+        lambda file, pattern: read(
+            str(tmp_path / "version") if file.startswith("/proc/driver") else file, pattern
+        ),
+    )
+    monkeypatch.setenv("DRCL_CPU_CAPABILITY", "avx2")
+    monkeypatch.setenv("SOME_TOKEN", "secret")
+    info, text = json.loads(json.dumps(backends.build_info())), backends.format_info()
+    assert info["cuda"]["driver"] == "580.82.07"
+    wanted = (
+        *("DRCL_CPU_CAPABILITY=avx2", "13.0: some card (sm_90, 141 GiB), some card", "580.82.07"),
+        *(torch.__version__, platform.platform(), platform.python_version(), str(ROOT / "drcl")),
+        *(f"{torch.get_num_threads()} threads", f"safetensors {version('safetensors')}"),
+    )
+    for fact in wanted:
+        assert fact in text
+    assert "secret" not in text
+
+
+def test_the_extension_says_how_it_was_built() -> None:
+    extension = pytest.importorskip("drcl._C", reason="drcl._C is not built")
+    assert "-ffp-contract=off" in extension.flags  # products and sums round alike everywhere
+    assert "TORCH_TARGET_VERSION" in extension.flags
+    assert extension.flags in backends.format_info()
+    assert extension.torch.startswith("2.")
 
 
 def test_extension_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -217,6 +217,25 @@ def newcomer() -> str:
     return "\n".join([*lines, "", f"{timed['about']}, {timed['date']}."])
 
 
+def installs() -> str:
+    """Every Python and torch in which the package was installed and checked."""
+    path = Path(__file__).with_name("installs.json")
+    if not path.is_file():
+        return NOT_MEASURED
+    tried = json.loads(path.read_text(encoding="utf-8"))
+    lines = ["| Python | torch | NumPy | installed from | checks |", "|---|---|---|---|---|"]
+    for row in tried["rows"]:
+        asked = row["asked"]
+        cells = [row.get("python", asked["python"]), row.get("torch", asked["torch"])]
+        cells += [row.get("numpy", "–"), row.get("from", "–"), "pass" if row["passed"] else "fail"]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["", f"`_ops.so` of `{tried['wheel']}`, {tried['date']}, SHA-256 in every row:"]
+    lines += [f"`{tried['ops_sha256']}`."]
+    if tried["no_interpreter"]:
+        lines.append(f"No interpreter was at hand for {', '.join(tried['no_interpreter'])}.")
+    return "\n".join(lines)
+
+
 def commands() -> str:
     """The help of every command."""
     import click
@@ -233,7 +252,7 @@ def commands() -> str:
 FILLERS: dict[str, Callable[..., str]] = {
     function.__name__: function
     for function in (
-        *(backends, commands, gates, intensity, literal_matrices, measured, memory, newcomer),
-        *(readme, roofline),
+        *(backends, commands, gates, installs, intensity, literal_matrices, measured, memory),
+        *(newcomer, readme, roofline),
     )
 }

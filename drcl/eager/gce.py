@@ -27,7 +27,7 @@ def gce_ids(logits: Tensor, ids: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Ten
     """:func:`gce_rows` for ids (B,), −1 unlabelled: the posterior is the class, nothing to sum."""
     labelled, classes = (ids >= 0).to(logits.dtype), ids.clamp(min=0)[:, None]
     log_p = logits.log_softmax(dim=1)
-    log_s = log_p.gather(1, classes)[:, 0] * labelled
+    log_s = _finite(log_p.gather(1, classes)[:, 0]) * labelled
     p = log_p.exp_()
     slope = (q.to(logits.dtype) * log_s).exp() * labelled
     gradient = (slope[:, None] * p).scatter_add_(1, classes, -slope[:, None])
@@ -48,7 +48,12 @@ def is_labelled(targets: Tensor) -> Tensor:
 
 def _joint(log_p: Tensor, targets: Tensor, labelled: Tensor) -> Tensor:
     # An unlabelled row gets all ones: s = 1 and posterior = p, so loss and gradient vanish.
-    return log_p + torch.where(labelled[:, None] > 0, targets, 1.0).log()
+    return _finite(log_p) + torch.where(labelled[:, None] > 0, targets, 1.0).log()
+
+
+def _finite(log_p: Tensor) -> Tensor:
+    # A logit of −∞ is p = 0. Its logarithm is held finite: the loss is 1/q then, no gradient NaN.
+    return log_p.clamp(min=torch.finfo(log_p.dtype).min / 2)
 
 
 def _losses(log_s: Tensor, q: Tensor) -> Tensor:

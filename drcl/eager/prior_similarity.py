@@ -13,17 +13,21 @@ def prior_similarity(
     features: Tensor, weight: Tensor, targets: Tensor, q: Tensor, temperature: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Logits, probabilities, loss, score and d(loss)/d(logits), in the weight's dtype."""
+    # sums over the rows may leave the range of half precision where their mean does not
+    wide = torch.promote_types(weight.dtype, torch.float32)
     logits = project(features.to(weight.dtype), weight) / temperature
     if targets.ndim == 1:
-        losses, gradient, p, log_s = gce_ids(logits, targets, q)
-        labelled = (targets >= 0).to(p.dtype)
+        losses, gradient, p, log_s = gce_ids(logits.to(wide), targets, q)
+        labelled = (targets >= 0).to(wide)
     else:
-        rows = targets.to(weight.dtype)
-        losses, gradient, p, log_s = gce_rows(logits, rows, q)
+        rows = targets.to(wide)
+        losses, gradient, p, log_s = gce_rows(logits.to(wide), rows, q)
         labelled = is_labelled(rows)
     count = labelled.sum().clamp(min=1)
     score = (log_s.exp() * labelled).sum() / count
-    return logits, p, losses.sum() / count, score, gradient / count
+    loss, gradient = losses.sum() / count, gradient / count
+    dtype = weight.dtype
+    return logits, p.to(dtype), loss.to(dtype), score.to(dtype), gradient.to(dtype)
 
 
 def prior_similarity_backward(

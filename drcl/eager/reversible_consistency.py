@@ -77,7 +77,7 @@ def rows(
     mask = labelled.to(y.dtype)
     y = y * mask[:, None]
     recast = y @ recast_coordinates
-    r = torch.linalg.vector_norm(recast, dim=1)
+    r = lengths(recast)
     u = recast / safe(r)[:, None]
     outside = basis.new_empty(len(features), len(basis))
     # A block goes through all its steps before it leaves the cache.
@@ -93,7 +93,7 @@ def rows(
     half = 0.5 * (row_dot(delta, delta) + squared_f) - row_dot(u, delta)
     delta.addcmul_(u, (half * ((n > 0) & (r > 0)))[:, None])
     squares = (r - n)[:, None] * u + n[:, None] * delta
-    squared_error = squares.square().sum() + (n.square() * squared_f).sum()
+    squared_error = squares.square().sum() + (n * (n * squared_f)).sum()  # n² may be infinite
     logits = (n[:, None] * v) @ weight_coordinates / temperature
     losses, logit_gradient, _, _ = gce_rows(logits, y, q)
     return Rows(
@@ -119,7 +119,7 @@ def _rows_block(
     x = features[block].to(out.dtype)
     if permutation is not None:
         x = features[permutation[block]].to(out.dtype).lerp_(x, lam)
-    n = torch.linalg.vector_norm(x, dim=1) * mask
+    n = lengths(x) * mask
     # A division, not a product with 1/n: at D = 1 the unit rows are then exactly ±1.
     torch.div(x, safe(n)[:, None], out=out).mul_(mask[:, None])
     v = project(out, basis)
@@ -291,6 +291,11 @@ def blocks(inner: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tenso
 def is_by_rows(gram_matrix: Tensor) -> bool:
     """Whether the matrices are those of :func:`differences` (2, B, B), not of :func:`gram`."""
     return len(gram_matrix) == 2
+
+
+def lengths(rows: Tensor) -> Tensor:
+    """Euclidean lengths of rows; summed in float64, as squares may leave the range of float32."""
+    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).to(rows.dtype)
 
 
 def safe(norm: Tensor) -> Tensor:

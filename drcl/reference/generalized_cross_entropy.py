@@ -15,7 +15,8 @@ def generalized_cross_entropy(logits: Tensor, targets: Tensor, q: Tensor | float
     labelled = targets.sum(dim=1) > 0
     if not bool(labelled.any()):
         return logits.sum() * 0.0
-    log_p = logits[labelled].log_softmax(dim=1)
+    # a logit of −∞ is p = 0, which is held at a finite logarithm
+    log_p = logits[labelled].log_softmax(dim=1).clamp(min=torch.finfo(logits.dtype).min / 2)
     log_s = torch.logsumexp(log_p + targets[labelled].log(), dim=1)
     q = float(q)
     # Below the smallest normal number q·log s would vanish, and 0/q with it.

@@ -21,7 +21,8 @@ def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _unit_rows(x: Tensor) -> Tensor:
-    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    # the squares of float32 entries may leave its range
+    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float64).to(x.dtype)
     return x / torch.where(norm > 0, norm, torch.ones_like(norm))
 
 
