@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from drcl.checks import check_count, check_has_values, check_matrix, check_positive, check_seed
 
 
 class Prior(nn.Module):
@@ -24,7 +28,8 @@ class Prior(nn.Module):
         ``weight_coordinates`` QᵀW (K, C), so that ``W = Q (QᵀW)``; K = min(C, D).
 
     A rank-deficient W is usable through the pseudo-inverse, with a warning that names the rank:
-    two or more classes then share a direction and cannot be told apart.
+    two or more classes then share a direction and cannot be told apart. A W whose inverse leaves
+    the dtype's range is refused.
 
     Source: paper, selective prior learning and label recasting.
 
@@ -49,7 +54,7 @@ class Prior(nn.Module):
     ) -> None:
         super().__init__()
         _check_weight(weight)
-        self.classes = tuple(range(weight.shape[1])) if classes is None else tuple(classes)
+        self.classes = _whole(range(weight.shape[1]) if classes is None else classes)
         if len(self.classes) != weight.shape[1]:
             raise ValueError(
                 f"classes: {len(self.classes)} given, but weight has {weight.shape[1]} columns"
@@ -60,8 +65,7 @@ class Prior(nn.Module):
         self.score = score
         exact = weight.detach().double()
         singular = torch.linalg.svdvals(exact)
-        # W is known to its own dtype's resolution only: what lies below is rounding, not direction.
-        cutoff = max(exact.shape) * torch.finfo(weight.dtype).eps
+        cutoff = rank_cutoff(weight)
         self.rank = int((singular > cutoff * singular[0]).sum())
         if self.rank < weight.shape[1] <= weight.shape[0]:
             warnings.warn(
@@ -81,16 +85,25 @@ class Prior(nn.Module):
             "weight_coordinates": basis.T @ exact,
         }
         for name, value in buffers.items():
-            self.register_buffer(name, value.to(weight.dtype).contiguous())
+            kept = value.to(weight.dtype).contiguous()
+            if not bool(kept.isfinite().all()):
+                raise ValueError(
+                    f"weight: singular values {float(singular[-1]):.1e} to {float(singular[0]):.1e}"
+                    f" take the prior's {name} out of the range of {weight.dtype}"
+                )
+            self.register_buffer(name, kept)
 
     @classmethod
     def orthogonal(cls, dim: int, classes: int, *, seed: int = 0, norm: float = 1.0) -> Prior:
         """The first C columns of a random orthogonal D×D matrix, scaled to column norm ``norm``."""
-        if not 1 <= classes <= dim:
+        check_count("classes", classes)
+        check_count("dim", dim)
+        if classes > dim:
             raise ValueError(
                 f"an orthogonal prior needs 1 <= classes <= dim, got classes={classes}, dim={dim}"
             )
-        _check_norm(norm)
+        check_positive("norm", norm)
+        check_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         # Householder QR with the sign of R's diagonal fixed: the columns are Haar distributed.
         q, r = torch.linalg.qr(torch.randn(dim, classes, generator=generator, dtype=torch.float64))
@@ -103,16 +116,22 @@ class Prior(nn.Module):
 
     def scaled(self, norm: float) -> Prior:
         """The same directions with the mean column norm set to ``norm``."""
-        _check_norm(norm)
-        factor = norm / float(self.column_norm)
+        check_positive("norm", norm)
+        weight = self.weight.double()
+        factor = norm / torch.linalg.vector_norm(weight, dim=0).mean()
         return Prior(
-            self.weight * factor, classes=self.classes, modality=self.modality, score=self.score
+            (weight * factor).to(self.weight),
+            classes=self.classes,
+            modality=self.modality,
+            score=self.score,
         )
 
     @property
     def column_norm(self) -> Tensor:
         """Mean Euclidean norm of the class columns: how sharp ``softmax(XW)`` can be."""
-        return torch.linalg.vector_norm(self.weight, dim=0).mean()
+        # In float64: squares of very small or large entries leave a narrower dtype's range.
+        norms = torch.linalg.vector_norm(self.weight.double(), dim=0)
+        return norms.mean().to(self.weight.dtype)
 
     def metadata(self) -> dict[str, Any]:
         """What the prior was learned from, as plain JSON values."""
@@ -122,19 +141,26 @@ class Prior(nn.Module):
         return f"dim={self.dim}, classes={len(self.classes)}, modality={self.modality!r}"
 
 
-def _check_norm(norm: float) -> None:
-    if not 0.0 < norm < float("inf"):
-        raise ValueError(f"norm: expected a positive number, got {norm}")
+def rank_cutoff(weight: Tensor) -> float:
+    """The share of the largest singular value below which one counts as zero.
+
+    W is known to its own dtype's resolution only: rounding its entries moves singular values by up
+    to ``ε/2·‖W‖_F``, and ``‖W‖_F`` is at most √min(D, C) times the largest.
+    """
+    return float(torch.finfo(weight.dtype).eps * min(weight.shape) ** 0.5)
+
+
+def _whole(classes: Iterable[int]) -> tuple[int, ...]:
+    """Class labels as plain integers, of whatever integer type they were."""
+    try:
+        return tuple(operator.index(label) for label in classes)
+    except TypeError as error:
+        raise TypeError(f"classes: expected integers, got {classes!r}") from error
 
 
 def _check_weight(weight: Tensor) -> None:
-    if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.ndim != 2:
-        shape = tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
-        raise ValueError(f"weight: expected a floating-point tensor (D, C), got {shape}")
-    if 0 in weight.shape:
-        raise ValueError(
-            f"weight: needs at least one row and one column, got {tuple(weight.shape)}"
-        )
+    check_matrix("weight", weight, "(D, C)")
+    check_has_values("weight", weight)
     if not bool(torch.isfinite(weight).all()):
         raise ValueError("weight: holds NaN or infinite values")
     if not bool((weight != 0).any()):

@@ -17,9 +17,9 @@ def prior_similarity(
     rows = target_rows(targets, weight.shape[1], weight.dtype)
     logits = project(features.to(weight.dtype), weight) / temperature
     losses, gradient, p, log_s = gce_rows(logits, rows, q)
-    labelled = (rows.sum(dim=1) > 0).to(p.dtype)
-    count = labelled.sum().clamp(min=1)
-    score = (log_s.exp() * labelled).sum() / count
+    labelled = rows.sum(dim=1) > 0
+    count = labelled.to(p.dtype).sum().clamp(min=1)
+    score = torch.where(labelled, log_s.exp(), 0.0).sum() / count
     return logits, p, losses.sum() / count, score, gradient / count
 
 
