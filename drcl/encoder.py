@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from drcl.checks import check_count, check_tensor
+from drcl.checks import check_count, check_device, check_tensor
 
 
 def normalize(features: Tensor) -> Tensor:

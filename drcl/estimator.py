@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from drcl import metrics
+from drcl.checks import check_count
 from drcl.duplicates import equal_rows
 from drcl.encoder import normalize
 from drcl.labels import encode_labels, find_classes
@@ -31,6 +32,8 @@ from drcl.train.samples import (
     Modality,
     Standardizer,
     check_features,
+    check_pairs,
+    check_widths,
     fit_standardizers,
     in_chunks,
     prepare,
@@ -173,6 +176,7 @@ class DRCL:
             )
         samples = prepare(pairs, classes, "train")
         held_out = prepare(validation, classes, "validation")
+        check_widths(samples, held_out, self.networks)
         standardizers = fit_standardizers(samples, self.config)
         samples = standardize(samples, standardizers)
         held_out = standardize(held_out, standardizers)
@@ -216,7 +220,10 @@ class DRCL:
         if config.dim != self.prior.dim:
             raise ValueError(f"dim: {config.dim}, but the prior has dimension {self.prior.dim}")
         samples = prepare({name: train}, self.classes, "train")
-        held_out = prepare({name: validation} if validation else {}, self.classes, "validation")
+        held_out = prepare(
+            {} if validation is None else {name: validation}, self.classes, "validation"
+        )
+        check_widths(samples, held_out, self.networks if network is None else (name,))
         standardizers = fit_standardizers(samples, config)
         networks = {**self.networks, **({name: network} if network is not None else {})}
         encoders, history = self._train(
@@ -275,6 +282,7 @@ class DRCL:
         no_relevant: str = "zero",
     ) -> dict[str, dict[str, float]]:
         """mAP@all and mAP@k of every ordered pair; see :func:`metrics.retrieval_report`."""
+        check_pairs(test, "test")
         embeddings = {}
         for name, data in test.items():
             labels: npt.ArrayLike
@@ -302,8 +310,7 @@ class DRCL:
             target, gallery: the gallery's modality and features (N, d').
             k: how many; above N it means N.
         """
-        if k < 1:
-            raise ValueError(f"k: expected an integer >= 1, got {k}")
+        check_count("k", k)
         found, items = self.encode(source, queries), self.encode(target, gallery)
         parts = []
         copies, firsts = equal_rows(

@@ -113,7 +113,12 @@ class Pairs:
                 raise ValueError("relevance: expected whole numbers as gains, got others")
         else:
             table = as_tensor(pairs, "relevance")
-            if table.is_complex() or table.ndim != 2 or table.shape[1] not in (2, 3) or table.is_floating_point():
+            if (
+                table.is_complex()
+                or table.ndim != 2
+                or table.shape[1] not in (2, 3)
+                or table.is_floating_point()
+            ):
                 raise ValueError(
                     "relevance: expected integer pairs (P, 2) of query and item or (P, 3) with "
                     f"gains, got {table.dtype} of shape {tuple(table.shape)}"

@@ -25,7 +25,15 @@ from drcl.reference.average_precision import (
     tie_orders,
 )
 
-KINDS = ("normal", "small integers", "equal rows", "some zero rows", "unit rows", "zero", "denormal")
+KINDS = (
+    "normal",
+    "small integers",
+    "equal rows",
+    "some zero rows",
+    "unit rows",
+    "zero",
+    "denormal",
+)
 FORMS = ("labels", "rows", "pairs", "graded pairs", "sparse", "function")
 
 
@@ -157,7 +165,9 @@ def relevance(draw: Draw, form: str, gains: np.ndarray) -> Any:
     if form == "graded pairs":
         pairs = np.column_stack([pairs, gains[gains > 0]])
     pairs = draw.random.permutation(pairs)
-    return pairs if draw.choose("pairs in", "numpy", "torch") == "numpy" else torch.from_numpy(pairs)
+    return (
+        pairs if draw.choose("pairs in", "numpy", "torch") == "numpy" else torch.from_numpy(pairs)
+    )
 
 
 def similarity(case: Case) -> np.ndarray:
@@ -291,7 +301,7 @@ def faults_of(draw: Draw, case: Case) -> Faults:
         "query: on meta": lambda: x.to("meta"),
         "gallery: None": lambda: None,
         "gallery: ragged chunks": lambda: [torch.zeros(2, width), torch.zeros(2, width + 1)],
-        "gallery: no chunks": lambda: [],
+        "gallery: no chunks": list,
         "gallery: an empty iterator": lambda: iter(()),
         "gallery: complex": lambda: torch.zeros(items, width, dtype=torch.complex64),
         "gallery: on meta": lambda: torch.zeros(items, width, device="meta"),

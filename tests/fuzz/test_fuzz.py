@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator
 from types import ModuleType
 
+import fuzz_cli
 import fuzz_data
 import fuzz_encoder
 import fuzz_functional
@@ -29,6 +30,7 @@ from drcl import baselines, data, functional, losses, metrics, reference
 from drcl.cli import main
 
 TARGET_FILES = (
+    fuzz_cli,
     fuzz_data,
     fuzz_encoder,
     fuzz_functional,
@@ -65,9 +67,7 @@ def public_functions() -> Iterator[str]:
         for name in exported:
             item = getattr(module, name)
             own = getattr(item, "__module__", "").startswith(module.__name__)
-            if own and not name.startswith("_") and inspect.isroutine(item):
-                yield f"{module.__name__}.{name}"
-            elif own and inspect.isclass(item) and not name.startswith("_") and is_called(item):
+            if own and not name.startswith("_") and (inspect.isroutine(item) or is_called(item)):
                 yield f"{module.__name__}.{name}"
     yield from (f"drcl {name}" for name in main.commands)
 
@@ -83,8 +83,10 @@ def with_methods(name: str, item: object) -> Iterator[str]:
                 yield f"{name}.{method}"
 
 
-def is_called(item: type) -> bool:
-    """Whether users make such objects: not a result that a function returns."""
+def is_called(item: object) -> bool:
+    """Whether this is a class that users make objects of: not a result that a function returns."""
+    if not inspect.isclass(item):
+        return False
     return not issubclass(item, tuple) and item is not metrics.RetrievalMetrics
 
 
