@@ -77,7 +77,9 @@ class Encoder(nn.Module):
 
     def _check(self, features: Tensor) -> None:
         check_tensor("features", features)
-        weight = self.layers[-1].weight
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        weight = last.weight
         if features.shape[-1:] != (self.in_features,):
             raise ValueError(
                 f"features: expected rows of width {self.in_features}, got shape "

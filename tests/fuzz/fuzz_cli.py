@@ -245,15 +245,14 @@ def add_modality(draw: Draw) -> None:
         shutil.rmtree(run)
 
 
-@target("drcl report", few=1)
+@target("drcl report", few=0)
 def report(draw: Draw) -> None:
     fine, run = draw_run(draw)
-    page = run / "report" / "index.html"
     judge(draw, fine, "report", run)
-    assert page.exists() == fine
+    assert any((run / "report").glob("*.html")) == fine
 
 
-@target("drcl ablate", few=1)
+@target("drcl ablate", few=0)
 def ablate(draw: Draw) -> None:
     fault = draw.fault("a set", "seeds", "an option", "the folder")
     out, dataset = scratch() / "study", str(leaves() / "leaves.toml")
@@ -280,7 +279,7 @@ def bench(draw: Draw) -> None:
     """Naming the workloads, and what is refused; measuring them takes minutes."""
     threads = torch.get_num_threads()
     table = {
-        "--only": (("mixup", "average", ""), ()),
+        "--only": (("mixup", "map"), ()),
         "--threads": (("1",), ("0", "-2", "all")),
         "--threshold": (("0", "0.5"), ("-1", "x")),
         "--device": (("cpu",), ("tpu", "")),

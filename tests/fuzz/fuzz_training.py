@@ -140,7 +140,7 @@ def draw_training(
     return settings, arguments
 
 
-@target("drcl.DRCL.fit", few=4)
+@target("drcl.DRCL.fit", few=2)
 def fit(draw: Draw) -> None:
     def call(settings: dict[str, Any], given: dict[str, Any]) -> DRCL:
         return DRCL(**settings).fit(**given, progress=False)
@@ -165,7 +165,7 @@ def fit(draw: Draw) -> None:
             assert torch.equal(model.encode(name, x), again.encode(name, x))
 
 
-@target("drcl.select_prior", few=5)
+@target("drcl.select_prior", few=3)
 def prior_selection(draw: Draw) -> None:
     def call(settings: dict[str, Any], given: dict[str, Any]) -> Prior:
         return select_prior(**given, config=Config(**settings), progress=False)
