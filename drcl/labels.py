@@ -82,7 +82,8 @@ def _integers(array: npt.NDArray[Any], name: str = "labels") -> npt.NDArray[np.i
         (np.abs(array) < 2.0**63).all() and (array == array.round()).all()
     ):
         raise ValueError(
-            f"{name}: class ids must be whole numbers of 64 bits, got {array.dtype} with others"
+            f"{name}: class ids must be whole numbers of 64 bits, got {array.dtype} with fractions "
+            "or larger ones"
         )
     return array.astype(np.int64)
 
