@@ -153,7 +153,9 @@ def _cca_pair(
         with _quiet():
             model = CCA(n_components=count).fit(x, z)
         scores = {split: _project(model, rows[split], first, second) for split in rows}
-        scale = {m: values.std(axis=0) for m, values in scores["train"].items()}
+        deviations = {m: values.std(axis=0) for m, values in scores["train"].items()}
+        # A constant modality has scores without variance.
+        scale = {m: np.where(std > 0, std, 1.0) for m, std in deviations.items()}
         one, other = (scores["train"][m] / scale[m] for m in (first, second))
         correlation = np.clip((one * other).mean(axis=0), 0.0, 1.0)
         for power in POWERS:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from drcl.checks import check_count, check_device, check_tensor
+
 
 def normalize(features: Tensor) -> Tensor:
     """Rows scaled to unit Euclidean length; a zero row stays zero (no division by zero, no NaN).
@@ -50,10 +52,12 @@ class Encoder(nn.Module):
         self, in_features: int, *, dim: int = 2048, hidden: Sequence[int] = (4096, 4096)
     ) -> None:
         super().__init__()
-        if min((in_features, dim, *hidden)) < 1:
-            raise ValueError(
-                f"in_features, dim and hidden must be positive, got {in_features}, {dim}, {hidden}"
-            )
+        check_count("in_features", in_features)
+        check_count("dim", dim)
+        if not isinstance(hidden, Sequence) or isinstance(hidden, str):
+            raise ValueError(f"hidden: expected a sequence of widths, got {hidden!r}")
+        for size in hidden:
+            check_count("hidden", size)
         layers: list[nn.Module] = []
         width = in_features
         for size in hidden:
@@ -66,6 +70,24 @@ class Encoder(nn.Module):
         self.layers = nn.Sequential(*layers, last)
 
     def forward(self, features: Tensor) -> Tensor:
+        self._check(features)
         embeddings: Tensor = self.layers(features)
         # Under autocast the products are narrower than the features; a length of 1 is not.
         return normalize(embeddings.to(features.dtype))
+
+    def _check(self, features: Tensor) -> None:
+        check_tensor("features", features)
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        weight = last.weight
+        if features.shape[-1:] != (self.in_features,):
+            raise ValueError(
+                f"features: expected rows of width {self.in_features}, got shape "
+                f"{tuple(features.shape)}"
+            )
+        check_device("features", features, "the encoder's weights", weight)
+        casting = features.is_floating_point() and torch.is_autocast_enabled(features.device.type)
+        if features.dtype != weight.dtype and not casting:
+            raise ValueError(
+                f"features: are {features.dtype}, but the encoder's weights {weight.dtype}"
+            )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from drcl import metrics
+from drcl.checks import check_count
 from drcl.duplicates import equal_rows
 from drcl.encoder import normalize
 from drcl.labels import encode_labels, find_classes
@@ -33,6 +34,8 @@ from drcl.train.samples import (
     Modality,
     Standardizer,
     check_features,
+    check_pairs,
+    check_widths,
     fit_standardizers,
     in_chunks,
     prepare,
@@ -176,6 +179,7 @@ class DRCL:
         with team.together():
             samples = prepare(pairs, classes, "train")
             held_out = prepare(validation, classes, "validation")
+            check_widths(samples, held_out, self.networks)
             standardizers = fit_standardizers(samples, self.config)
             samples = standardize(samples, standardizers)
             held_out = standardize(held_out, standardizers)
@@ -219,7 +223,10 @@ class DRCL:
         if config.dim != self.prior.dim:
             raise ValueError(f"dim: {config.dim}, but the prior has dimension {self.prior.dim}")
         samples = prepare({name: train}, self.classes, "train")
-        held_out = prepare({name: validation} if validation else {}, self.classes, "validation")
+        held_out = prepare(
+            {} if validation is None else {name: validation}, self.classes, "validation"
+        )
+        check_widths(samples, held_out, self.networks if network is None else (name,))
         standardizers = fit_standardizers(samples, config)
         networks = {**self.networks, **({name: network} if network is not None else {})}
         encoders, history = self._train(
@@ -285,6 +292,7 @@ class DRCL:
             ks, no_relevant, process_group: as in :func:`metrics.retrieval_report`.
         """
         device = pick_device(self.config.device)
+        check_pairs(test, "test")
         embeddings = {}
         for name, data in test.items():
             labels: npt.ArrayLike
@@ -314,8 +322,7 @@ class DRCL:
             target, gallery: the gallery's modality and features (N, d').
             k: how many; above N it means N.
         """
-        if k < 1:
-            raise ValueError(f"k: expected an integer >= 1, got {k}")
+        check_count("k", k)
         found, items = self.encode(source, queries), self.encode(target, gallery)
         copies, firsts = equal_rows(
             lambda start, stop: items[start:stop], items.__getitem__, *items.shape

@@ -8,7 +8,6 @@ rows.
 
 from __future__ import annotations
 
-import operator
 from typing import NamedTuple
 
 import torch
@@ -16,10 +15,26 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from drcl import ops, reference
+from drcl.checks import (
+    check_count,
+    check_cutoff,
+    check_device,
+    check_has_values,
+    check_lam,
+    check_matrix,
+    check_option,
+    check_part_weights,
+    check_permutation,
+    check_positive,
+    check_prior,
+    check_q,
+    check_targets,
+    check_tensor,
+)
 from drcl.dispatch import choose
 from drcl.eager.gce import gce
 from drcl.eager.targets import target_rows
-from drcl.prior import Prior
+from drcl.prior import Prior, rank_cutoff
 
 
 class PriorSimilarity(NamedTuple):
@@ -67,12 +82,14 @@ def mixup(
     tensor([[0.9000, 0.1000],
             [0.1000, 0.9000]])
     """
-    _check_features(features)
+    check_matrix("features", features)
     check_lam(lam)
+    if classes is not None:
+        check_count("classes", classes)
     rows = _target_rows(targets, features, classes)
     if permutation is None:
         permutation = torch.randperm(len(features), generator=generator, device=features.device)
-    _check_permutation(permutation, features)
+    check_permutation(permutation, features)
     backend = choose("mixup", features.device)
     if backend == "reference":
         return reference.mixup(features, rows, permutation, lam)
@@ -110,16 +127,16 @@ def prior_similarity(
     >>> round(float(out.score), 4)
     0.5761
     """
-    _check_features(features)
+    check_matrix("features", features)
     weight = prior.weight if isinstance(prior, Prior) else prior
-    _check_weight(weight, features)
-    check_temperature(temperature)
-    _check_q(q)
+    check_prior(weight, features)
+    check_positive("temperature", temperature)
+    check_q(q)
     backend = choose("prior_similarity", features.device)
     if targets is None:
         logits = features.to(weight.dtype) @ weight / temperature
         return PriorSimilarity(logits, logits.softmax(dim=1), None, None)
-    _check_targets(targets, features, weight.shape[1])
+    check_targets(targets, features, weight.shape[1])
     if backend == "reference":
         return _reference_prior_similarity(features, weight, targets, q, temperature)
     logits, probabilities, loss, score, _ = ops.prior_similarity.prior_similarity(
@@ -160,14 +177,16 @@ def generalized_cross_entropy(
     >>> float(generalized_cross_entropy(logits, torch.tensor([0]), q=1.0))
     0.5
     """
-    _check_features(logits, "logits")
-    _check_q(q)
-    # sums over the rows may leave the range of half precision where their mean does not
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    rows = _target_rows(targets, logits, logits.shape[1])
+    check_matrix("logits", logits, "(B, C)")
+    check_q(q)
+    # The gap of two logits may be beyond half precision's range.
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    rows = _target_rows(targets, wide, logits.shape[1])
     if choose("generalized_cross_entropy", logits.device) == "reference":
-        return reference.generalized_cross_entropy(logits, rows, q)
-    return gce(logits, rows, _as_tensor(q, logits))
+        loss = reference.generalized_cross_entropy(wide, rows, q)
+    else:
+        loss = gce(wide, rows, _as_tensor(q, logits))
+    return loss.to(logits.dtype)
 
 
 def reversible_consistency_loss(
@@ -218,41 +237,43 @@ def reversible_consistency_loss(
     >>> float(loss.consistency) < 1e-10, float(loss.recasting) < 1e-10
     (True, True)
     """
-    _check_features(features)
+    check_matrix("features", features)
     check_lam(lam)
-    check_temperature(temperature)
-    _check_q(q)
+    check_positive("temperature", temperature)
+    check_part_weights(alpha=alpha, beta=beta, eta=eta)
+    check_q(q)
+    check_prior(prior.weight if isinstance(prior, Prior) else prior, features)
     prior = prior if isinstance(prior, Prior) else Prior(prior.detach())
-    _check_weight(prior.weight, features)
-    _check_targets(targets, features, prior.weight.shape[1])
+    check_targets(targets, features, prior.weight.shape[1])
     if lam == 1.0:
         permutation = None
     elif permutation is None:
         raise ValueError(f"permutation: needed to mix with lam={lam}, got None")
     else:
-        _check_permutation(permutation, features)
+        check_permutation(permutation, features)
+    # Below float32 the features are widened, never the sums narrowed.
+    dtype = torch.promote_types(features.dtype, torch.float32)
     backend = choose("reversible_consistency", features.device)
     if backend == "reference":
         if process_group is not None:
             raise ValueError("process_group: the reference backend computes one rank's batch only")
-        rows = target_rows(targets, prior.weight.shape[1], features.dtype)
+        # The rank of a prior is a matter of its own resolution.
+        wide = torch.promote_types(dtype, prior.weight.dtype)
+        features, rows = features.to(wide), target_rows(targets, prior.weight.shape[1], wide)
         if permutation is not None:
             features, rows = reference.mixup(features, rows, permutation, lam)
-        return ReversibleConsistency(
-            *reference.reversible_consistency(
-                features,
-                rows,
-                prior.weight.to(features.dtype),
-                q=q,
-                alpha=alpha,
-                beta=beta,
-                eta=eta,
-                temperature=temperature,
-                rtol=prior.cutoff,
-            )
+        found = reference.reversible_consistency(
+            features,
+            rows,
+            prior.weight.to(wide),
+            q=q,
+            alpha=alpha,
+            beta=beta,
+            eta=eta,
+            temperature=temperature,
+            rtol=rank_cutoff(prior.weight),
         )
-    # Below float32 the features are widened, never the sums narrowed.
-    dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
+        return ReversibleConsistency(*(part.to(dtype) for part in found))
     parts, *_ = ops.reversible_consistency.reversible_consistency(
         features,
         targets,
@@ -300,13 +321,15 @@ def average_precision(
     >>> average_precision(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[True, False, True]]))
     tensor([0.8333], dtype=torch.float64)
     """
-    if scores.ndim != 2 or scores.shape != relevant.shape:
+    check_matrix("scores", scores, "(Q, N)")
+    check_tensor("relevant", relevant)
+    if scores.shape != relevant.shape:
         raise ValueError(
             "scores and relevant: expected one shape (Q, N), got "
             f"{tuple(scores.shape)} and {tuple(relevant.shape)}"
         )
-    if 0 in scores.shape:
-        raise ValueError(f"scores: is empty, shape {tuple(scores.shape)}")
+    check_device("relevant", relevant, "scores", scores)
+    check_has_values("scores", scores)
     if relevant.dtype != torch.bool:
         raise TypeError(f"relevant: expected dtype bool, got {relevant.dtype}")
     check_cutoff(k)
@@ -315,7 +338,7 @@ def average_precision(
     check_option("ties", ties, ("index", "average"))
     if bool(scores.isnan().any()):
         raise ValueError(f"scores: row {int(scores.isnan().any(dim=1).nonzero()[0])} holds NaN")
-    n = scores.shape[1]
+    scores, n = scores.detach(), scores.shape[1]
     cutoff = n if k is None else min(k, n)
     request = ops.average_precision.Request(
         (cutoff,), cutoff, divisor, average_ties=ties == "average"
@@ -343,82 +366,6 @@ def _matrix_relevance(relevant: Tensor) -> ops.average_precision.Relevance:
     return ops.average_precision.Relevance(most, q, q[:-1], offsets, items)
 
 
-def check_option(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Refuse a word that is not one of the allowed ones."""
-    if value not in allowed:
-        raise ValueError(f"{name}: expected one of {allowed}, got {value!r}")
-
-
-def check_cutoff(k: int | None) -> None:
-    """Refuse a rank cut-off that is not a positive whole number."""
-    if k is None:
-        return
-    try:
-        good = not isinstance(k, bool) and operator.index(k) >= 1
-    except TypeError:
-        good = False
-    if not good:
-        raise ValueError(f"k: expected an integer >= 1 or None for the whole gallery, got {k!r}")
-
-
-def _check_features(features: Tensor, name: str = "features") -> None:
-    if features.ndim != 2 or not features.is_floating_point():
-        raise ValueError(
-            f"{name}: expected floating point (B, {'C' if name == 'logits' else 'D'}), got "
-            f"{features.dtype} of shape {tuple(features.shape)}"
-        )
-    if 0 in features.shape:
-        raise ValueError(f"{name}: is empty, shape {tuple(features.shape)}")
-
-
-def _check_weight(weight: Tensor, features: Tensor) -> None:
-    if weight.ndim != 2 or not weight.is_floating_point():
-        raise ValueError(
-            f"prior: expected floating point (D, C), got {weight.dtype} {tuple(weight.shape)}"
-        )
-    if weight.shape[0] != features.shape[1]:
-        raise ValueError(
-            f"features of width {features.shape[1]} do not fit a prior of shape "
-            f"{tuple(weight.shape)}: expected width {weight.shape[0]}"
-        )
-
-
-def check_lam(lam: float) -> None:
-    """Refuse a mixing weight outside [0, 1]."""
-    if not 0.0 <= lam <= 1.0:
-        raise ValueError(f"lam: expected a number in [0, 1], got {lam}")
-
-
-def _check_permutation(permutation: Tensor, features: Tensor) -> None:
-    if permutation.shape != features.shape[:1] or permutation.dtype != torch.int64:
-        raise ValueError(
-            f"permutation: expected int64 of shape ({len(features)},), got {permutation.dtype} of "
-            f"shape {tuple(permutation.shape)}"
-        )
-    if _can_look_at(permutation):
-        low, high = int(permutation.min()), int(permutation.max())
-        if low < 0 or high >= len(features) or int(permutation.bincount().max()) > 1:
-            raise ValueError(
-                f"permutation: expected every row 0..{len(features) - 1} once, got {low}..{high} "
-                "with repetitions or out of range"
-            )
-
-
-def check_temperature(temperature: float) -> None:
-    """Refuse a temperature that is not a positive finite number."""
-    if not 0.0 < temperature < float("inf"):
-        raise ValueError(f"temperature: expected a positive number, got {temperature}")
-
-
-def _check_q(q: Tensor | float) -> None:
-    if isinstance(q, Tensor):
-        # Its value stays on the device; only its form can be looked at.
-        if q.ndim != 0 or not q.is_floating_point():
-            raise ValueError(f"q: expected a 0-d float tensor, got {q.dtype} {tuple(q.shape)}")
-    elif not 0.0 <= q <= 1.0:
-        raise ValueError(f"q: expected a number in [0, 1], got {q}")
-
-
 def _as_tensor(q: Tensor | float, features: Tensor) -> Tensor:
     """q on the features' device; a tensor is passed on, so that a captured graph follows it."""
     if isinstance(q, Tensor):
@@ -426,38 +373,7 @@ def _as_tensor(q: Tensor | float, features: Tensor) -> Tensor:
     return torch.full((), q, dtype=torch.float64, device=features.device)
 
 
-def _check_targets(targets: Tensor, features: Tensor, classes: int | None) -> None:
-    if targets.ndim == 0 or len(targets) != len(features):
-        raise ValueError(
-            f"targets: shape {tuple(targets.shape)} for {len(features)} rows of features; expected "
-            f"({len(features)},) or ({len(features)}, {classes or 'C'})"
-        )
-    if targets.ndim == 2 and (classes is None or targets.shape[1] == classes):
-        if _can_look_at(targets) and not bool((targets >= 0).all() & targets.isfinite().all()):
-            raise ValueError("targets: rows must be finite and not negative")
-        return
-    if targets.ndim != 1 or targets.dtype != torch.int64:
-        raise ValueError(
-            f"targets: expected int64 ids (B,) or rows (B, {classes or 'C'}), got "
-            f"{targets.dtype} of shape {tuple(targets.shape)}"
-        )
-    if classes is None:
-        raise ValueError("classes: needed when targets are class ids")
-    if _can_look_at(targets):
-        low, high = int(targets.min()), int(targets.max())
-        if low < -1 or high >= classes:
-            raise ValueError(
-                f"targets: class ids must lie in 0..{classes - 1} (−1 for unlabelled), got "
-                f"{low}..{high}"
-            )
-
-
-def _can_look_at(tensor: Tensor) -> bool:
-    """Looking at values would stop a GPU and break a trace; there, a bad id makes the loss NaN."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
 def _target_rows(targets: Tensor, features: Tensor, classes: int | None) -> Tensor:
     """Checked targets as rows (B, C) in the features' dtype."""
-    _check_targets(targets, features, classes)
+    check_targets(targets, features, classes)
     return target_rows(targets, classes or targets.shape[1], features.dtype)

@@ -18,6 +18,9 @@ def find_classes(labels: Iterable[npt.ArrayLike]) -> tuple[int, ...]:
     (1, 3, 7)
     """
     arrays = [np.asarray(one) for one in labels]
+    for array in arrays:
+        if array.ndim not in (1, 2):
+            raise ValueError(f"labels: expected shape (N,) or (N, C), got {array.shape}")
     widths = {array.shape[1] for array in arrays if array.ndim == 2 and array.shape[1] != 1}
     if widths:
         if len(widths) > 1 or any(array.ndim == 1 or array.shape[1] == 1 for array in arrays):
@@ -76,10 +79,11 @@ def _integers(array: npt.NDArray[Any], name: str = "labels") -> npt.NDArray[np.i
     if array.dtype.kind not in "iufb":
         raise ValueError(f"{name}: expected integer class ids, got dtype {array.dtype}")
     if array.dtype.kind == "f" and not (
-        np.isfinite(array).all() and (array == array.round()).all()
+        (np.abs(array) < 2.0**63).all() and (array == array.round()).all()
     ):
         raise ValueError(
-            f"{name}: class ids must be whole numbers, got {array.dtype} with fractions"
+            f"{name}: class ids must be whole numbers of 64 bits, got {array.dtype} with fractions "
+            "or larger ones"
         )
     return array.astype(np.int64)
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from drcl import functional
+from drcl.checks import check_count, check_lam, check_part_weights, check_positive
 from drcl.prior import Prior
 
 
@@ -46,11 +47,9 @@ class ReversibleConsistencyLoss(nn.Module):
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("alpha", alpha), ("beta", beta), ("eta", eta)):
-            if not 0.0 <= value < float("inf"):
-                raise ValueError(f"{name}: expected a number >= 0, got {value}")
-        functional.check_temperature(temperature)
-        functional.check_lam(lam)
+        check_part_weights(alpha=alpha, beta=beta, eta=eta)
+        check_positive("temperature", temperature)
+        check_lam(lam)
         self.prior = prior if isinstance(prior, Prior) else Prior(prior)
         self.alpha, self.beta, self.eta = alpha, beta, eta
         self.temperature, self.lam = temperature, lam
@@ -119,9 +118,8 @@ class FeatureMixup(nn.Module):
 
     def __init__(self, classes: int, lam: float = 0.9) -> None:
         super().__init__()
-        if classes < 1:
-            raise ValueError(f"classes: expected an integer >= 1, got {classes}")
-        functional.check_lam(lam)
+        check_count("classes", classes)
+        check_lam(lam)
         self.classes, self.lam = classes, lam
 
     def forward(self, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from drcl import functional
 from drcl.agreement import everywhere, gather_rows, together
 from drcl.arrays import as_tensor
+from drcl.checks import check_cutoff, check_option
 from drcl.dispatch import choose
 from drcl.eager import sharded_ranking
 from drcl.memory import in_pieces
@@ -164,18 +165,20 @@ def retrieval_metrics(
     >>> retrieval_metrics(x, x, labels, labels, ks=(1, None)).summary()["mAP@1"]
     1.0
     """
+    if not isinstance(ks, Sequence) or isinstance(ks, str):
+        raise ValueError(f"ks: expected a sequence of cut-offs, got {ks!r}")
     for k in ks:
-        functional.check_cutoff(k)
-    functional.check_option("metric", metric, METRICS)
-    functional.check_option("divisor", divisor, DIVISORS)
-    functional.check_option("ties", ties, ("index", "average"))
-    functional.check_option("no_relevant", no_relevant, ("zero", "skip"))
-    if levels != 0 and levels < 2:
+        check_cutoff(k)
+    check_option("metric", metric, METRICS)
+    check_option("divisor", divisor, DIVISORS)
+    check_option("ties", ties, ("index", "average"))
+    check_option("no_relevant", no_relevant, ("zero", "skip"))
+    if not isinstance(levels, Integral) or levels < 0 or levels == 1:
         raise ValueError(f"levels: expected 0 or at least 2, got {levels}")
     if levels and ties == "average":
         raise ValueError('ties: precision–recall points are defined for ties="index" only')
-    if memory < 2**20:
-        raise ValueError(f"memory: expected at least {2**20} bytes, got {memory}")
+    if not isinstance(memory, Integral) or memory < 2**20:
+        raise ValueError(f"memory: expected at least {2**20} bytes, got {memory!r}")
     task = _Task(
         query,
         gallery,
@@ -358,8 +361,8 @@ def precision_recall_curve(
     >>> curve.precision.tolist()
     [1.0, 1.0, 1.0]
     """
-    if points < 2:
-        raise ValueError(f"points: expected at least 2, got {points}")
+    if not isinstance(points, Integral) or points < 2:
+        raise ValueError(f"points: expected at least 2, got {points!r}")
     found = retrieval_metrics(
         query, gallery, query_labels, gallery_labels, levels=points, **options
     )
@@ -598,7 +601,7 @@ def _own(rows: Tensor, columns: Tensor, device: torch.device) -> tuple[Tensor, T
 
 
 def _groups(groups: Labels, count: int, name: str) -> Tensor:
-    tensor = as_tensor(groups).cpu()
+    tensor = as_tensor(groups, name).cpu()
     if tensor.shape != (count,) or tensor.is_floating_point():
         raise ValueError(
             f"{name}: expected {count} integers, got {tensor.dtype} of shape {tuple(tensor.shape)}"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from drcl.checks import check_count, check_has_values, check_matrix, check_positive, check_seed
 
 
 class Prior(nn.Module):
@@ -23,11 +27,9 @@ class Prior(nn.Module):
         that span the columns of W; ``recast_coordinates`` PQ (C, K), so that ``P = (PQ) Qᵀ``;
         ``weight_coordinates`` QᵀW (K, C), so that ``W = Q (QᵀW)``; K = min(C, D).
 
-    Raises ValueError for a W that is not finite, zero everywhere, or so small that its inverse
-    leaves the dtype's range (float32: below about 1e-38).
-
     A rank-deficient W is usable through the pseudo-inverse, with a warning that names the rank:
-    two or more classes then share a direction and cannot be told apart.
+    two or more classes then share a direction and cannot be told apart. A W whose inverse leaves
+    the dtype's range is a ValueError (float32: singular values below about 1e-38).
 
     Source: paper, selective prior learning and label recasting.
 
@@ -52,7 +54,7 @@ class Prior(nn.Module):
     ) -> None:
         super().__init__()
         _check_weight(weight)
-        self.classes = tuple(range(weight.shape[1])) if classes is None else tuple(classes)
+        self.classes = _whole(range(weight.shape[1]) if classes is None else classes)
         if len(self.classes) != weight.shape[1]:
             raise ValueError(
                 f"classes: {len(self.classes)} given, but weight has {weight.shape[1]} columns"
@@ -63,22 +65,15 @@ class Prior(nn.Module):
         self.score = score
         exact = weight.detach().double()
         singular = torch.linalg.svdvals(exact)
-        # W is known to its own dtype's resolution only: what lies below is rounding, not direction.
-        self.cutoff = _cutoff(weight)
-        self.rank = int((singular > self.cutoff * singular[0]).sum())
+        cutoff = rank_cutoff(weight)
+        self.rank = int((singular > cutoff * singular[0]).sum())
         if self.rank < weight.shape[1] <= weight.shape[0]:
             warnings.warn(
                 f"the prior has rank {self.rank} with {weight.shape[1]} classes: classes that "
                 "share a direction cannot be told apart (the pseudo-inverse is used)",
                 stacklevel=2,
             )
-        inverse = torch.linalg.pinv(exact, rtol=self.cutoff)
-        largest = float(inverse.abs().max())
-        if largest > torch.finfo(weight.dtype).max:
-            raise ValueError(
-                f"weight: its singular values go down to {float(singular[self.rank - 1]):.1e}, too "
-                f"small: the inverse, up to {largest:.1e}, overflows {weight.dtype}"
-            )
+        inverse = torch.linalg.pinv(exact, rtol=cutoff)
         # QR of W: for a full-rank W its Q spans the columns of P^T too, and W's own QR stays
         # accurate where P is badly scaled.
         basis = torch.linalg.qr(exact).Q
@@ -90,16 +85,25 @@ class Prior(nn.Module):
             "weight_coordinates": basis.T @ exact,
         }
         for name, value in buffers.items():
-            self.register_buffer(name, value.to(weight.dtype).contiguous())
+            kept = value.to(weight.dtype).contiguous()
+            if not bool(kept.isfinite().all()):
+                raise ValueError(
+                    f"weight: singular values {float(singular[-1]):.1e} to {float(singular[0]):.1e}"
+                    f" take the prior's {name} out of the range of {weight.dtype}"
+                )
+            self.register_buffer(name, kept)
 
     @classmethod
     def orthogonal(cls, dim: int, classes: int, *, seed: int = 0, norm: float = 1.0) -> Prior:
         """The first C columns of a random orthogonal D×D matrix, scaled to column norm ``norm``."""
-        if not 1 <= classes <= dim:
+        check_count("classes", classes)
+        check_count("dim", dim)
+        if classes > dim:
             raise ValueError(
                 f"an orthogonal prior needs 1 <= classes <= dim, got classes={classes}, dim={dim}"
             )
-        _check_norm(norm)
+        check_positive("norm", norm)
+        check_seed(seed)
         generator = torch.Generator().manual_seed(seed)
         # Householder QR with the sign of R's diagonal fixed: the columns are Haar distributed.
         q, r = torch.linalg.qr(torch.randn(dim, classes, generator=generator, dtype=torch.float64))
@@ -112,10 +116,14 @@ class Prior(nn.Module):
 
     def scaled(self, norm: float) -> Prior:
         """The same directions with the mean column norm set to ``norm``."""
-        _check_norm(norm)
-        factor = norm / float(self.column_norm)
+        check_positive("norm", norm)
+        weight = self.weight.double()
+        factor = norm / torch.linalg.vector_norm(weight, dim=0).mean()
         return Prior(
-            self.weight * factor, classes=self.classes, modality=self.modality, score=self.score
+            (weight * factor).to(self.weight),
+            classes=self.classes,
+            modality=self.modality,
+            score=self.score,
         )
 
     @property
@@ -132,8 +140,11 @@ class Prior(nn.Module):
         return f"dim={self.dim}, classes={len(self.classes)}, modality={self.modality!r}"
 
 
-def _cutoff(weight: Tensor) -> float:
-    """The share of the largest singular value below which one counts as zero."""
+def rank_cutoff(weight: Tensor) -> float:
+    """The share of the largest singular value below which one counts as zero.
+
+    W is known to its own dtype's resolution only: what lies below is rounding, not direction.
+    """
     eps = torch.finfo(weight.dtype).eps
     if weight.dtype.itemsize > 2:
         return max(weight.shape) * eps
@@ -142,19 +153,17 @@ def _cutoff(weight: Tensor) -> float:
     return float(min(weight.shape) ** 0.5 * eps)
 
 
-def _check_norm(norm: float) -> None:
-    if not 0.0 < norm < float("inf"):
-        raise ValueError(f"norm: expected a positive number, got {norm}")
+def _whole(classes: Iterable[int]) -> tuple[int, ...]:
+    """Class labels as plain integers, of whatever integer type they were."""
+    try:
+        return tuple(operator.index(label) for label in classes)
+    except TypeError as error:
+        raise TypeError(f"classes: expected integers, got {classes!r}") from error
 
 
 def _check_weight(weight: Tensor) -> None:
-    if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.ndim != 2:
-        shape = tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
-        raise ValueError(f"weight: expected a floating-point tensor (D, C), got {shape}")
-    if 0 in weight.shape:
-        raise ValueError(
-            f"weight: needs at least one row and one column, got {tuple(weight.shape)}"
-        )
+    check_matrix("weight", weight, "(D, C)")
+    check_has_values("weight", weight)
     if not bool(torch.isfinite(weight).all()):
         raise ValueError("weight: holds NaN or infinite values")
     if not bool((weight != 0).any()):

@@ -24,11 +24,13 @@ class Known:
     """Labels of one side: which rows are labelled, and class ids (N,) or multi-hot rows (N, C)."""
 
     def __init__(self, labels: Labels, count: int, name: str) -> None:
-        tensor = as_tensor(labels)
-        if tensor.ndim not in (1, 2) or len(tensor) != count:
+        tensor = as_tensor(labels, name)
+        if tensor.ndim not in (1, 2) or len(tensor) != count or 0 in tensor.shape:
             raise ValueError(
                 f"{name}: expected {count} ids or rows, got shape {tuple(tensor.shape)}"
             )
+        if tensor.is_complex():
+            raise ValueError(f"{name}: expected real labels, got {tensor.dtype}")
         self.multi_hot = tensor.ndim == 2 and tensor.shape[1] > 1
         if self.multi_hot:
             for part in tensor.split(_CHUNK):
@@ -38,9 +40,9 @@ class Known:
             self.labelled = torch.ones(count, dtype=torch.bool)
             return
         ids = tensor.reshape(-1).cpu()
-        if ids.is_floating_point() and not bool((ids == ids.round()).all()):
+        if ids.is_floating_point() and not bool(((ids == ids.round()) & (ids.abs() < 2**63)).all()):
             raise ValueError(
-                f"{name}: class ids must be whole numbers, got {ids.dtype} with fractions"
+                f"{name}: class ids must be whole numbers of 64 bits, got {ids.dtype} with others"
             )
         self.values = ids.long()
         self.labelled = self.values >= 0
@@ -106,10 +108,17 @@ class Pairs:
                     f"got {matrix.shape}"
                 )
             rows, columns = torch.as_tensor(matrix.row).long(), torch.as_tensor(matrix.col).long()
-            gains = torch.as_tensor(matrix.data)
+            gains = as_tensor(matrix.data, "relevance").clone()
+            if gains.is_complex() or bool((gains != gains.round()).any()):
+                raise ValueError("relevance: expected whole numbers as gains, got others")
         else:
-            table = as_tensor(pairs)
-            if table.ndim != 2 or table.shape[1] not in (2, 3) or table.is_floating_point():
+            table = as_tensor(pairs, "relevance")
+            if (
+                table.is_complex()
+                or table.ndim != 2
+                or table.shape[1] not in (2, 3)
+                or table.is_floating_point()
+            ):
                 raise ValueError(
                     "relevance: expected integer pairs (P, 2) of query and item or (P, 3) with "
                     f"gains, got {table.dtype} of shape {tuple(table.shape)}"
@@ -119,6 +128,7 @@ class Pairs:
         for values, size, what in ((rows, queries, "query"), (columns, items, "item")):
             if len(values) and (int(values.min()) < 0 or int(values.max()) >= size):
                 raise ValueError(f"relevance: {what} positions must lie in 0..{size - 1}")
+        _check_gains(gains)
         rows, columns, gains = rows[gains > 0], columns[gains > 0], gains[gains > 0]
         order = (rows * items + columns).argsort()
         self.rows, self.columns = rows[order], columns[order]
@@ -146,13 +156,14 @@ class Pairs:
 
 def from_callback(callback: Callback, rows: Tensor, columns: Tensor, items: int) -> Relevance:
     """What the function says of these queries, for the gallery items that are ranked."""
-    matrix = as_tensor(callback(rows))
-    if matrix.shape != (len(rows), items) or matrix.is_floating_point():
+    matrix = as_tensor(callback(rows), "relevance")
+    if matrix.is_complex() or matrix.shape != (len(rows), items) or matrix.is_floating_point():
         raise ValueError(
             f"relevance: expected bool or integer gains of shape ({len(rows)}, {items}) from the "
             f"function, got {matrix.dtype} of shape {tuple(matrix.shape)}"
         )
     matrix = matrix.cpu()[:, columns]
+    _check_gains(matrix)
     found = matrix > 0
     places = found.nonzero()
     counts = found.sum(dim=1)
@@ -164,6 +175,11 @@ def from_callback(callback: Callback, rows: Tensor, columns: Tensor, items: int)
         items=places[:, 1].int(),
         gains=matrix[found].int(),
     )
+
+
+def _check_gains(gains: Tensor) -> None:
+    if gains.numel() and float(gains.max()) >= 2**31:
+        raise ValueError(f"relevance: gains must be below 2³¹, got {gains.max()}")
 
 
 def places(rising: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:

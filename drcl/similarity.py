@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from drcl.arrays import as_tensor
+from drcl.checks import check_option
 from drcl.duplicates import equal_rows
 
 Array: TypeAlias = Tensor | npt.NDArray[np.generic]
@@ -146,11 +147,14 @@ class Scorer:
         x = self.query.rows(rows, 0, len(rows), self.dtype)
         norms = self.query.norms(rows, len(rows), self.dtype)
         # A query's own length does not change its ranking, unless products leave the dtype's range.
-        odd = (norms > self._limit) | ((norms > 0) & (norms < 1 / self._limit))
-        if bool(odd.any()):
-            if self.metric == "euclidean":
-                row = int(rows[int(odd.nonzero()[0, 0])])
-                raise ValueError(f"query: row {row} has length {float(norms.max()):.1e}: too far")
+        far, near = norms > self._limit, (norms > 0) & (norms < 1 / self._limit)
+        if self.metric == "euclidean":
+            if bool(far.any()):
+                place = int(far.nonzero()[0, 0])
+                raise ValueError(
+                    f"query: row {int(rows[place])} has length {float(norms[place]):.1e}: too far"
+                )
+        elif bool((far | near).any()):
             x = x / torch.where(norms > 0, norms, 1.0)[:, None].to(self.dtype)
         if not len(rows) <= len(self._buffer) < 2 * len(rows):  # also when blocks have shrunk
             self._buffer = x.new_empty(0)  # before the next one is made
@@ -172,8 +176,7 @@ class Scorer:
 @contextlib.contextmanager
 def product_precision(precision: str) -> Iterator[None]:
     """float32 products as they are (``"highest"``) or TF32 where the device has it (``"high"``)."""
-    if precision not in ("highest", "high"):
-        raise ValueError(f'precision: expected "highest" or "high", got {precision!r}')
+    check_option("precision", precision, ("highest", "high"))
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:
@@ -184,14 +187,18 @@ def product_precision(precision: str) -> Iterator[None]:
 
 def _pieces(array: Rows, name: str) -> list[Tensor]:
     if isinstance(array, (Tensor, np.ndarray)):
-        pieces = [as_tensor(array)]
+        pieces = [as_tensor(array, name)]
     elif isinstance(array, Sequence):
-        pieces = [as_tensor(piece) for piece in array]
+        pieces = [as_tensor(piece, name) for piece in array]
         if pieces and pieces[0].ndim == 1:  # rows written as lists
             pieces = [torch.stack(pieces)]
-    else:
+    elif isinstance(array, Iterable):
         pieces = [_spooled(array, name)]
+    else:
+        raise TypeError(f"{name}: expected an array or chunks, got {type(array).__name__}")
     for piece in pieces:
+        if piece.is_complex():
+            raise ValueError(f"{name}: expected real numbers, got {piece.dtype}")
         if piece.ndim != 2 or piece.shape[1] == 0 or piece.shape[1:] != pieces[0].shape[1:]:
             raise ValueError(
                 f"{name}: expected (N, D) arrays of one width, got {tuple(piece.shape)}"
@@ -207,7 +214,8 @@ def _spooled(chunks: Iterable[Array], name: str) -> Tensor:
     with tempfile.TemporaryFile(prefix="drcl-gallery-") as file:
         count, width, dtype = 0, None, None
         for chunk in chunks:
-            tensor = as_tensor(chunk).cpu().contiguous()
+            # A copy in any case: bytes are read, and one row is contiguous whatever its strides.
+            tensor = as_tensor(chunk, name).cpu().clone(memory_format=torch.contiguous_format)
             if tensor.ndim != 2 or width not in (None, tensor.shape[1]):
                 raise ValueError(
                     f"{name}: expected chunks (n, {width or 'D'}), got {tuple(tensor.shape)}"

@@ -113,7 +113,7 @@ def test_more_classes_than_dimensions_is_no_warning():
     ids=["1-d", "3-d", "integer", "numpy", "no rows", "no columns", "zero", "nan", "inf"],
 )
 def test_bad_weights(weight):
-    with pytest.raises(ValueError, match="weight"):
+    with pytest.raises((ValueError, TypeError), match="weight"):
         Prior(weight)
 
 

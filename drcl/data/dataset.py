@@ -172,6 +172,8 @@ class CrossModalDataset:
 
 
 def _check_features(where: str, features: np.ndarray) -> None:
+    if not isinstance(features, np.ndarray):
+        raise TypeError(f"{where}: features are a {type(features).__name__}: expected an array")
     if features.ndim != 2:
         raise ValueError(f"{where}: features have shape {features.shape}, not (samples, width)")
     if features.dtype != np.float32:
@@ -189,6 +191,8 @@ def _check_features(where: str, features: np.ndarray) -> None:
 
 def _check_labels(where: str, samples: Labelled, classes: int) -> None:
     features, labels = samples
+    if not isinstance(labels, np.ndarray):
+        raise TypeError(f"{where}: labels are a {type(labels).__name__}: expected an array")
     if labels.ndim not in (1, 2):
         raise ValueError(f"{where}: labels have shape {labels.shape}: expected (N,) or (N, C)")
     if len(labels) != len(features):

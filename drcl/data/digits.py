@@ -10,6 +10,7 @@ import importlib
 
 import numpy as np
 
+from drcl.checks import check_count
 from drcl.data.dataset import CrossModalDataset, Labelled, Split
 from drcl.data.splits import stratified_holdout
 
@@ -46,6 +47,7 @@ def digits(seed: int = 0) -> CrossModalDataset:
     >>> {name: samples.features.shape[1] for name, samples in digits().train.items()}
     {'pixels': 64, 'spectrum': 40, 'strokes': 48}
     """
+    check_count("seed", seed, least=0)
     try:
         bunch = importlib.import_module("sklearn.datasets").load_digits()
     except ModuleNotFoundError as error:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from drcl.checks import check_count, check_positive
 from drcl.data.dataset import CrossModalDataset, Labelled, Split
 
 __all__ = ["SHAPES", "Shape", "synthetic"]
@@ -106,10 +107,10 @@ def synthetic(shape: str = "wikipedia", scale: float = 1.0, seed: int = 0) -> Cr
     test        3d             20   4700    100.0%
     test        video          20   4096    100.0%
     """
-    if shape not in SHAPES:
+    if not isinstance(shape, str) or shape not in SHAPES:
         raise ValueError(f"shape is {shape!r}: expected one of {', '.join(SHAPES)}")
-    if not scale > 0:
-        raise ValueError(f"scale is {scale}: expected a positive number")
+    check_positive("scale", scale)
+    check_count("seed", seed, least=0)
     classes, modalities = SHAPES[shape]
     random = np.random.default_rng(seed)
     centres = random.standard_normal((classes, LATENT), np.float32)

@@ -9,7 +9,7 @@ def gce_rows(logits: Tensor, targets: Tensor, q: Tensor) -> tuple[Tensor, Tensor
 
     Shapes: logits and targets (B, C), q 0-d. With ``log s = logsumexp(log p + log Y)`` the gradient
     by the logits is ``−s^q (posterior − p)``, where the posterior is ``Y p / s``: finite for
-    every q and every gap between logits. Unlabelled rows give zero.
+    every q and every gap between logits. Unlabelled rows give zero, whatever they hold.
 
     Returns losses (B,), logit gradients (B, C), probabilities p (B, C), and ``log s`` (B,).
     """
@@ -19,24 +19,27 @@ def gce_rows(logits: Tensor, targets: Tensor, q: Tensor) -> tuple[Tensor, Tensor
     log_s = joint.logsumexp(dim=1)
     posterior = joint.sub_(log_s[:, None]).exp_()
     p = log_p.exp_()
-    slope = (q.to(logits.dtype) * log_s).exp() * labelled
-    return _losses(log_s, q) * labelled, slope[:, None] * (p - posterior), p, log_s
+    absent = labelled == 0
+    gradient = (q.to(logits.dtype) * log_s).exp()[:, None] * (p - posterior)
+    gradient.masked_fill_(absent[:, None], 0.0)
+    return _losses(log_s, q).masked_fill_(absent, 0.0), gradient, p, log_s
 
 
 def gce_ids(logits: Tensor, ids: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """:func:`gce_rows` for ids (B,), −1 unlabelled: the posterior is the class, nothing to sum."""
-    labelled, classes = (ids >= 0).to(logits.dtype), ids.clamp(min=0)[:, None]
+    absent, classes = ids < 0, ids.clamp(min=0)[:, None]
     log_p = logits.log_softmax(dim=1)
-    log_s = _finite(log_p.gather(1, classes)[:, 0]) * labelled
+    log_s = _finite(log_p.gather(1, classes)[:, 0]).masked_fill_(absent, 0.0)
     p = log_p.exp_()
-    slope = (q.to(logits.dtype) * log_s).exp() * labelled
-    gradient = (slope[:, None] * p).scatter_add_(1, classes, -slope[:, None])
-    return _losses(log_s, q) * labelled, gradient, p, log_s
+    slope = (q.to(logits.dtype) * log_s).exp()[:, None]
+    gradient = (slope * p).scatter_add_(1, classes, -slope).masked_fill_(absent[:, None], 0.0)
+    return _losses(log_s, q).masked_fill_(absent, 0.0), gradient, p, log_s
 
 
 def gce(logits: Tensor, targets: Tensor, q: Tensor) -> Tensor:
     """The mean of :func:`gce_rows`' losses over labelled rows, differentiable by autograd."""
     labelled = is_labelled(targets)
+    logits = torch.where(labelled[:, None] > 0, logits, 0.0)
     log_s = _joint(logits.log_softmax(dim=1), targets, labelled).logsumexp(dim=1)
     return (_losses(log_s, q) * labelled).sum() / labelled.sum().clamp(min=1)
 

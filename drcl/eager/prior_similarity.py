@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from drcl.eager.gce import gce_ids, gce_rows, is_labelled
+from drcl.eager.gce import gce_ids, gce_rows
 from drcl.eager.products import project, project_transposed
 
 
@@ -18,13 +18,13 @@ def prior_similarity(
     logits = project(features.to(weight.dtype), weight) / temperature
     if targets.ndim == 1:
         losses, gradient, p, log_s = gce_ids(logits.to(wide), targets, q)
-        labelled = (targets >= 0).to(wide)
+        labelled = targets >= 0
     else:
         rows = targets.to(wide)
         losses, gradient, p, log_s = gce_rows(logits.to(wide), rows, q)
-        labelled = is_labelled(rows)
-    count = labelled.sum().clamp(min=1)
-    score = (log_s.exp() * labelled).sum() / count
+        labelled = rows.sum(dim=1) > 0
+    count = labelled.to(wide).sum().clamp(min=1)
+    score = torch.where(labelled, log_s.exp(), 0.0).sum() / count
     loss, gradient = losses.sum() / count, gradient / count
     dtype = weight.dtype
     return logits, p.to(dtype), loss.to(dtype), score.to(dtype), gradient.to(dtype)

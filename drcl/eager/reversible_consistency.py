@@ -82,7 +82,9 @@ def rows(
     outside = basis.new_empty(len(features), len(basis))
     # A block goes through all its steps before it leaves the cache.
     done = [
-        _rows_block(features, permutation, block, lam, mask[block], u[block], basis, outside[block])
+        _rows_block(
+            features, permutation, block, lam, ~labelled[block], u[block], basis, outside[block]
+        )
         for block in row_blocks(outside)
     ]
     n, v, delta, squared_f = (torch.cat(parts) for parts in zip(*done, strict=True))
@@ -110,18 +112,19 @@ def _rows_block(
     permutation: Tensor | None,
     block: slice,
     lam: float,
-    mask: Tensor,
+    absent: Tensor,
     u: Tensor,
     basis: Tensor,
     out: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Norms, V, Δ and |F|² of a block of rows; F goes to ``out``."""
+    """Norms, V, Δ and |F|² of a block of rows (zero where ``absent``); F goes to ``out``."""
     x = features[block].to(out.dtype)
     if permutation is not None:
         x = features[permutation[block]].to(out.dtype).lerp_(x, lam)
-    n = lengths(x) * mask
+    # Filled and not multiplied with 0: an unlabelled row may hold anything, NaN too.
+    n = lengths(x).masked_fill_(absent, 0.0)
     # A division, not a product with 1/n: at D = 1 the unit rows are then exactly ±1.
-    torch.div(x, safe(n)[:, None], out=out).mul_(mask[:, None])
+    torch.div(x, safe(n)[:, None], out=out).masked_fill_(absent[:, None], 0.0)
     v = project(out, basis)
     if basis.shape[0] == basis.shape[1]:
         return n, v, u - v, torch.zeros_like(n)

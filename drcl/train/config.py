@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -71,7 +71,7 @@ class Config:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if isinstance(self.hidden, (int, str)):
+        if not isinstance(self.hidden, Sequence) or isinstance(self.hidden, str):
             raise ValueError(f"hidden: expected a sequence of widths, got {self.hidden!r}")
         object.__setattr__(self, "hidden", tuple(self.hidden))
         for name in ("dim", "epochs", "prior_epochs", "batch_size", "hidden"):
@@ -90,6 +90,10 @@ class Config:
         for name in ("standardize", "paper_compat"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}: expected True or False, got {getattr(self, name)!r}")
+        if type(self.seed) is not int:
+            raise ValueError(f"seed: expected an integer, got {self.seed!r}")
+        if not isinstance(self.device, str):
+            raise ValueError(f'device: expected "auto" or a torch device, got {self.device!r}')
         if self.prior_norm is not None:
             _check_each("prior_norm", self.prior_norm, lambda v: 0 < v < float("inf"), "number > 0")
 
@@ -122,6 +126,8 @@ class Config:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Config:
         """The inverse of :meth:`to_dict`; an unknown setting is an error."""
+        if not isinstance(values, Mapping):
+            raise ValueError(f"config: expected a mapping of settings, got {values!r}")
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:

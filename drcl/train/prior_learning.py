@@ -23,6 +23,7 @@ from drcl.train.ranks import Ranks
 from drcl.train.samples import (
     Data,
     Modality,
+    check_widths,
     fit_standardizers,
     is_labelled,
     prepare,
@@ -80,9 +81,11 @@ def select_prior(
         raise ValueError(f"train: needs at least two classes, got {list(classes)}")
     samples = prepare(pairs, classes, "train")
     standardizers = fit_standardizers(samples, config)
+    held_out = prepare(validation or {}, classes, "validation")
+    check_widths(samples, held_out, networks or {})
     priors, _ = learn_priors(
         standardize(samples, standardizers),
-        standardize(prepare(validation or {}, classes, "validation"), standardizers),
+        standardize(held_out, standardizers),
         classes,
         config,
         networks=networks or {},

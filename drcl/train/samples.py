@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -164,10 +164,40 @@ def _to_tensor(features: npt.ArrayLike, name: str) -> Tensor:
 
 def with_labels(data: Mapping[str, Data], split: str) -> dict[str, Labelled]:
     """Every modality as (features, labels); a Dataset or DataLoader is passed over for them."""
+    check_pairs(data, split)
     return {
         name: (one, read_labels(one, f"{split} {name}")) if is_loadable(one) else one
         for name, one in data.items()
     }
+
+
+def check_pairs(data: Mapping[str, Data], split: str) -> None:
+    """Refuse what is no mapping of modalities to (features, labels), Datasets or DataLoaders."""
+    if not isinstance(data, Mapping):
+        raise TypeError(
+            f"{split}: expected a mapping from modality to (features, labels), got "
+            f"{type(data).__name__}"
+        )
+    for modality, one in data.items():
+        if not is_loadable(one) and not (isinstance(one, (tuple, list)) and len(one) == 2):
+            raise TypeError(
+                f"{split} {modality}: expected (features, labels), got {type(one).__name__}"
+            )
+
+
+def check_widths(
+    train: Mapping[str, Modality], validation: Mapping[str, Modality], networks: Container[str]
+) -> None:
+    """Refuse validation features of another width, but for networks that may take any."""
+    for modality, part in validation.items():
+        if modality in networks or not isinstance(part, Samples) or modality not in train:
+            continue
+        shape, expected = part.shape[1:], train[modality].shape[1:]
+        if shape != expected:
+            raise ValueError(
+                f"validation {modality} features: rows of shape {tuple(shape)}, expected "
+                f"{tuple(expected)} as in train"
+            )
 
 
 def prepare(data: Mapping[str, Data], classes: Sequence[int], split: str) -> dict[str, Modality]:

@@ -1,0 +1,303 @@
+"""Targets: the commands, called in this process with small data.
+
+A good command ends with status 0; one with a fault with 1 or 2 and one line that names what is
+wrong, never a traceback. A case takes some 50 ms where a model is trained or read. ``drcl report``
+draws pictures and ``drcl ablate`` trains a dozen models and two baselines: seconds a case, so that
+100,000 cases of these two take days.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from click.testing import CliRunner
+from fuzz_training import scratch
+from fuzzing import Draw, target
+
+from drcl.cli import main
+
+CLASSES = ("ash", "birch", "cedar")
+SMALL = (
+    *("--dim", "4", "--hidden", "3", "--epochs", "1", "--prior-epochs", "1"),
+    *("--batch-size", "8", "--device", "cpu", "--no-progress"),
+)
+# Of every option good values and bad ones; an option given twice counts once more.
+OPTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "--lam": (("1", "0.5"), ("2", "-1", "nan", "half", "")),
+    "--lr": (("1e-3", "photo=0.1", "scan=1e-4"), ("0", "-1", "inf", "photo=", "moon=1", "=")),
+    "--epochs": (("1", "photo=1"), ("0", "1.5", "photo=0", "x")),
+    "--batch-size": (("3", "100000"), ("0", "-4", "many")),
+    "--temperature": (("0.1",), ("0", "nan", "hot")),
+    "--alpha": (("0",), ("-1", "inf")),
+    "--seed": (("7", "-1"), ("0.5", "x")),
+    "--selection": (("last", "loss"), ("best", "")),
+    "--precision": (("bf16",), ("float8",)),
+    "--hidden": (("5", "2,2"), ("0", "a", ",", "3.5")),
+    "--device": (("cpu",), ("moon", "")),
+}
+OF_PRIOR: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "--dim": (("5",), ("0", "2", "1.5", "x")),
+    "--prior": (("orthogonal",), ("none",)),
+    "--prior-norm": (("2", "none"), ("0", "-1", "big")),
+    "--preset": (("none",), ("digit",)),
+}
+
+
+@functools.cache
+def leaves() -> Path:
+    """A manifest of two unpaired modalities, files of a third, and a finished run."""
+    folder = scratch() / "leaves"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {}
+    text = [f"classes = {json.dumps(CLASSES)}"]
+    for name, width in (("photo", 3), ("scan", 2), ("smell", 2)):
+        for split, rows in (("train", 7), ("validation", 4), ("test", 5)):
+            y = np.arange(rows) % 3
+            key = f"{name}_{split}"
+            arrays |= {f"{key}_x": random.normal(size=(rows, width)) + y[:, None], f"{key}_y": y}
+            if name != "smell":
+                text += [
+                    f"[{split}.{name}]",
+                    f'features = "leaves.npz:{key}_x"',
+                    f'labels = "leaves.npz:{key}_y"',
+                ]
+    np.savez(folder / "leaves.npz", **arrays)
+    (folder / "leaves.toml").write_text("\n".join(text))
+    result = call("train", folder / "leaves.toml", "--out", folder / "run", *SMALL, "--no-report")
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def call(*arguments: object):  # type: ignore[no-untyped-def]
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def judge(draw: Draw, good: bool, *arguments: object) -> str:
+    """Run a command, which must succeed or be refused as ``good`` says; what it printed."""
+    result = call(*arguments)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert "Traceback" not in result.output
+    if good:
+        assert result.exit_code == 0, (arguments, result.output)
+    else:
+        assert result.exit_code in (1, 2), (arguments, result.output)
+        assert "Error: " in result.output, result.output
+    return result.output
+
+
+def draw_options(
+    draw: Draw, table: dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
+) -> tuple[bool, list[str]]:
+    """Some options, one of them bad in one case of three."""
+    given: list[str] = []
+    for _ in range(draw.integer("options", 0, 2)):
+        option = draw.choose("option", *table)
+        if option not in given:
+            given += [option, draw.choose("value", *table[option][0])]
+    fault = draw.fault(*table)
+    if fault:
+        given += [fault, draw.choose("bad value", *table[fault][1])]
+    return not fault, given
+
+
+BAD_RUNS = ("nowhere", "leaves.npz", "", ".")
+
+
+def draw_run(draw: Draw) -> tuple[bool, Path]:
+    """The finished run, or something that is none."""
+    fault = draw.fault(*BAD_RUNS)
+    return not fault, leaves() / (fault or "run")
+
+
+@target("drcl train", few=4)
+def train(draw: Draw) -> None:
+    good, options = draw_options(draw, {**OPTIONS, **OF_PRIOR})
+    out = scratch() / "out"
+    dataset: object = leaves() / "leaves.toml"
+    fault = draw.fault("a set", "a manifest", "a folder", "no --out", "an unknown option", "data")
+    if fault == "a set":
+        dataset = draw.choose("set", "birds", "", "leaves.npz", "Digits")
+    elif fault == "a manifest":
+        dataset = leaves() / "missing.toml"
+    elif fault == "a folder":
+        out = leaves()
+    elif fault == "an unknown option":
+        options.append("--fast")
+    elif fault == "data":
+        dataset, options = "wikipedia", [*options, "--data", str(scratch())]
+    given = [dataset, *(() if fault == "no --out" else ("--out", out)), *SMALL, "--no-report"]
+    text = judge(draw, good and not fault, "train", *given, *options)
+    if good and not fault:
+        assert (out / "run.json").is_file() and "mAP@all" in text
+        judge(draw, False, "train", *given, *options)  # it is not replaced unasked
+        assert (out / "run.json").is_file()
+        shutil.rmtree(out)
+    elif out.name == "out":
+        assert not (out / "run.json").exists()
+        shutil.rmtree(out, ignore_errors=True)
+
+
+SPLITS = {"--split": (("test", "validation"), ("train", ""))}
+
+
+@target("drcl evaluate", few=5)
+def evaluate(draw: Draw) -> None:
+    fine, run = draw_run(draw)
+    table = {**SPLITS, "--k": (("1", "1000000"), ("0", "-1", "1.5", "all"))}
+    good, options = draw_options(draw, table)
+    out = scratch() / "metrics.json"
+    options += draw.choose("out", [], ["--out", str(out)])
+    text = judge(draw, fine and good, "evaluate", run, *options)
+    if fine and good:
+        assert "mAP@all" in text
+        if str(out) in options:
+            means = [values["mean"] for values in json.loads(out.read_text()).values()]
+            assert all(0 <= mean <= 1 for mean in means)
+
+
+@target("drcl encode", few=5)
+def encode(draw: Draw) -> None:
+    fine, run = draw_run(draw)
+    modality = draw.choose("modality", "photo", "photo", "scan", "moon", "")
+    suffix = draw.choose("suffix", ".npy", ".npz", ".safetensors", ".txt", "")
+    width = {"photo": 3, "scan": 2}.get(modality, 1)
+    kind = draw.choose("features", "good", "good", "good", "too wide", "NaN", "1-D", "none", "text")
+    x = draw.random.normal(size=(draw.integer("rows", 1, 4), width + (kind == "too wide")))
+    x = x * np.nan if kind == "NaN" else x[:, 0] if kind == "1-D" else x
+    file, out = scratch() / "features.npy", scratch() / f"embeddings{suffix}"
+    np.save(file, x)
+    if kind == "text":
+        file.write_text("1 2 3")
+    elif kind == "none":
+        file.unlink()
+    out.unlink(missing_ok=True)
+    known = modality in ("photo", "scan") and suffix in (".npy", ".npz", ".safetensors")
+    good = fine and known and kind == "good"
+    judge(draw, good, "encode", run, modality, file, "--out", out)
+    assert out.exists() == good
+    if good and suffix == ".npy":
+        found = np.load(out, allow_pickle=False)
+        assert found.shape == (len(x), 4) and found.dtype == np.float32
+
+
+@target("drcl search", few=5)
+def search(draw: Draw) -> None:
+    fine, run = draw_run(draw)
+    source = draw.choose("source", "photo", "scan", "photo", "moon")
+    other = draw.choose("target", "scan", "photo", "scan", "")
+    table = {
+        **SPLITS,
+        "--query": (("0", "3"), ("5", "99", "-1", "x")),
+        "--k": (("1", "99"), ("0", "few")),
+    }
+    good, options = draw_options(draw, table)
+    good = good and fine and source != "moon" and other != ""
+    text = judge(draw, good, "search", run, source, other, *options)
+    assert not good or "rank" in text
+
+
+@target("drcl add-modality", few=4)
+def add_modality(draw: Draw) -> None:
+    fine, run = draw_run(draw)
+    if fine:
+        run = scratch() / "copy"
+        shutil.copytree(leaves() / "run", run)
+    name = draw.choose("name", "smell", "smell", "photo", "a/b", "")
+    file = leaves() / "leaves.npz"
+    fault = draw.fault("no file", "no key", "no labels", "other labels")
+    features, labels = f"{file}:smell_train_x", f"{file}:smell_train_y"
+    if fault == "no file":
+        features = f"{file}x:smell_train_x"
+    elif fault == "no key":
+        labels = f"{file}:smell"
+    elif fault == "no labels":
+        labels = f"{file}:smell_train_x"
+    elif fault == "other labels":
+        labels = f"{file}:smell_test_y"
+    good, options = draw_options(
+        draw, {k: v for k, v in OPTIONS.items() if k not in ("--lr", "--epochs")}
+    )
+    options += draw.choose("test", [], ["--test", f"{file}:smell_test_x", f"{file}:smell_test_y"])
+    good = good and fine and not fault and name == "smell"
+    before = (run / "config.json").read_bytes() if fine else b""
+    judge(
+        draw,
+        good,
+        "add-modality",
+        run,
+        name,
+        features,
+        labels,
+        *options,
+        "--no-report",
+        "--no-progress",
+    )
+    if fine:
+        assert ((run / "config.json").read_bytes() == before) == (not good)
+        judge(draw, True, "evaluate", run)
+        shutil.rmtree(run)
+
+
+@target("drcl report", few=0)
+def report(draw: Draw) -> None:
+    fine, run = draw_run(draw)
+    judge(draw, fine, "report", run)
+    assert any((run / "report").glob("*.html")) == fine
+
+
+@target("drcl ablate", few=0)
+def ablate(draw: Draw) -> None:
+    fault = draw.fault("a set", "seeds", "an option", "the folder")
+    out, dataset = scratch() / "study", str(leaves() / "leaves.toml")
+    options = [*SMALL, "--seeds", "1"]
+    if fault == "a set":
+        dataset = "birds"
+    elif fault == "seeds":
+        options[-1] = draw.choose("seeds", "0", "-1", "two")
+    elif fault == "an option":
+        good, more = draw_options(draw, {"--prior": ((), ("learned",)), "--lam": OPTIONS["--lam"]})
+        if good:
+            return
+        options += more
+    elif fault == "the folder":
+        out = leaves() / "leaves.toml"
+    judge(draw, not fault, "ablate", dataset, "--out", out, *options)
+    if not fault:
+        assert (out / "table.json").is_file()
+        shutil.rmtree(out)
+
+
+@target("drcl bench")
+def bench(draw: Draw) -> None:
+    """Naming the workloads, and what is refused; measuring them takes minutes."""
+    threads = torch.get_num_threads()
+    table = {
+        "--only": (("mixup", "map"), ()),
+        "--threads": (("1",), ("0", "-2", "all")),
+        "--threshold": (("0", "0.5"), ("-1", "x")),
+        "--device": (("cpu",), ("tpu", "")),
+    }
+    given: list[str] = []
+    for option, (good, _) in table.items():
+        if draw.choose(option, False, True):
+            given += [option, draw.choose("value", *good)]
+    fault = draw.fault("--threads", "--threshold", "--device", "--fast")
+    if fault:
+        given.append(fault)
+        given += [draw.choose("bad value", *table[fault][1])] if fault in table else []
+    judge(draw, not fault, "bench", "--list", *given)
+    torch.set_num_threads(threads)
+
+
+@target("drcl info")
+def info(draw: Draw) -> None:
+    extra = draw.choose("arguments", [], ["--json"], ["now"], ["--help"])
+    text = judge(draw, extra in ([], ["--help"]), "info", *extra)
+    assert "backends" in text or extra

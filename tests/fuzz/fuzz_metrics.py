@@ -1,0 +1,515 @@
+"""Targets: :mod:`drcl.metrics`, against a loop over the ranks of float64 scores.
+
+Two scores closer than the rounding of a product may come in either order, in ours and in any other
+float32 ranking; a query with such a pair is held to what any order gives: values in [0, 1]. Scores
+that are equal for a reason, those of equal rows and of products of small integers, must tie.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from arrays import INTEGERS, laid_out, numpy_form, spoil, tensor, values
+from faults import Faults, of_count, of_word, refuses
+from fuzzing import Draw, array, refused, target
+
+from drcl import metrics, use_backend
+from drcl.reference.average_precision import (
+    precision_recall,
+    ranking,
+    ranking_measures,
+    tie_orders,
+)
+
+KINDS = (
+    "normal",
+    "small integers",
+    "equal rows",
+    "some zero rows",
+    "unit rows",
+    "zero",
+    "denormal",
+)
+FORMS = ("labels", "rows", "pairs", "graded pairs", "sparse", "function")
+
+
+class Case(NamedTuple):
+    """Arguments of :func:`drcl.metrics.retrieval_metrics`, and what they say."""
+
+    arguments: dict[str, Any]
+    gains: np.ndarray  # (Q, N)
+    queries: np.ndarray  # (Q,) bool: whether the query counts
+    ranked: np.ndarray  # (Q, N) bool: what the query ranks
+    x: np.ndarray
+    y: np.ndarray
+    exact: bool  # products are exact in every dtype
+
+
+def draw_rows(draw: Draw, label: str, rows: int, width: int, kind: str, numpy: bool) -> Any:
+    x = values(draw, label, rows, width, kind)
+    more = INTEGERS if kind == "small integers" else ()
+    if numpy:
+        dtype = draw.choose(f"{label} dtype", "f4", "f8", "f2", *(["i8", "i1"] if more else []))
+        return numpy_form(draw, label, x.astype(dtype))
+    if more and draw.choose(f"{label} integers", False, True):
+        dtype = draw.choose(f"{label} dtype", *more)
+        return laid_out(draw, label, torch.from_numpy(np.abs(x)).to(dtype))
+    return tensor(draw, label, x)
+
+
+def exact_values(rows: Any) -> np.ndarray:
+    return rows.astype(np.float64) if isinstance(rows, np.ndarray) else array(rows)
+
+
+def draw_case(draw: Draw) -> Case:
+    queries, items = draw.integer("Q", 1, 5), draw.choose("N", 5, 1, 2, 6, 9, 17)
+    width = draw.choose("D", 3, 1, 2, 8)
+    numpy = draw.choose("arrays", "torch", "numpy") == "numpy"
+    kind = draw.choose("kind", *KINDS)
+    arguments: dict[str, Any] = {
+        "ks": draw.choose("ks", (None,), (1,), (3, None), (2, 50, 2), ()),
+        "metric": draw.choose("metric", "cosine", "dot", "euclidean"),
+        "divisor": draw.choose("divisor", "hits", "min", "relevant"),
+        "no_relevant": draw.choose("no_relevant", "zero", "skip"),
+        "ndcg": draw.choose("ndcg", False, True),
+        "memory": draw.choose("memory", 2**28, 2**20),
+        "precision": draw.choose("precision", "highest", "high"),
+    }
+    if draw.choose("ties", "index", "average") == "average":
+        arguments["ties"], items = "average", min(items, 5)
+    else:
+        arguments["levels"] = draw.choose("levels", 0, 2, 11)
+    query = draw_rows(draw, "query", queries, width, kind, numpy)
+    own = draw.choose("exclude_self", False, True)
+    if own:
+        arguments["exclude_self"], gallery, items = True, query, queries
+    else:
+        gallery = draw_rows(draw, "gallery", items, width, kind, numpy)
+    x, y = exact_values(query), exact_values(gallery)
+    arguments["query"], arguments["gallery"] = query, in_some_form(draw, gallery)
+    counted, kept = np.ones(queries, bool), np.ones(items, bool)
+    form = draw.choose("relevance", *FORMS)
+    random = draw.random
+    if form in ("labels", "rows"):
+        gains, counted, kept = draw_labels(draw, form, arguments, queries, items, numpy)
+    else:
+        gains = random.integers(0, 4 if form != "pairs" else 2, size=(queries, items))
+        gains[random.random(gains.shape) < 0.5] = 0
+        arguments["relevance"] = relevance(draw, form, gains)
+    ranked = np.ones((queries, items), bool) & kept
+    if draw.choose("groups", False, True):
+        groups = random.integers(2, size=queries), random.integers(3, size=items)
+        arguments["query_groups"], arguments["gallery_groups"] = groups
+        ranked &= groups[0][:, None] == groups[1]
+    if own:
+        ranked &= ~np.eye(queries, dtype=bool)
+    # Of a Euclidean distance the squared lengths are rounded.
+    integer = kind == "zero" or (kind == "small integers" and arguments["metric"] == "dot")
+    return Case(arguments, gains, counted, ranked, x, y, integer)
+
+
+def in_some_form(draw: Draw, gallery: Any) -> Any:
+    """The same rows in one piece, in chunks, or from an iterator that gives them once."""
+    form = draw.choose("gallery in", "one", "chunks", "an iterator")
+    cut = len(gallery) // 2
+    parts = [gallery[:cut], gallery[cut:]]
+    if form == "an iterator":
+        return (part for part in parts)
+    return parts if form == "chunks" else gallery
+
+
+def draw_labels(
+    draw: Draw, form: str, arguments: dict[str, Any], queries: int, items: int, numpy: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Gains, which queries count, which items are ranked."""
+    random, classes = draw.random, draw.choose("classes", 3, 1, 2)
+    own = arguments.get("exclude_self", False)
+    if form == "rows":
+        classes = max(classes, 2)
+        one = (random.random((queries, classes)) < 0.4).astype(float)
+        other = one if own else (random.random((items, classes)) < 0.4).astype(float)
+        gains = (one @ other.T).astype(int)
+        counted, kept = np.ones(queries, bool), np.ones(items, bool)
+    else:
+        share = draw.choose("unlabelled", 0.0, 0.3)
+        one = np.where(random.random(queries) < share, -1, random.integers(classes, size=queries))
+        other = np.where(random.random(items) < share, -1, random.integers(classes, size=items))
+        other = one if own else other
+        gains = ((one[:, None] == other) & (one[:, None] >= 0)).astype(int)
+        counted, kept = one >= 0, other >= 0
+        if draw.choose("as a column", False, True):
+            one, other = one[:, None], other[:, None]
+    dtype = draw.choose("labels dtype", "i8", "f4", "i4", "i1", "f8")
+    found = one.astype(dtype), other.astype(dtype)
+    if not numpy:
+        found = torch.from_numpy(found[0]), torch.from_numpy(found[1])
+    arguments["query_labels"], arguments["gallery_labels"] = found
+    return gains, counted, kept
+
+
+def relevance(draw: Draw, form: str, gains: np.ndarray) -> Any:
+    if form == "function":
+        matrix = torch.from_numpy(gains)
+        matrix = matrix > 0 if gains.max(initial=0) < 2 else matrix
+        return lambda rows: matrix[rows]
+    if form == "sparse":
+        import scipy.sparse
+
+        kind = draw.choose("sparse", scipy.sparse.csr_matrix, scipy.sparse.coo_array)
+        return kind(gains)
+    pairs = np.argwhere(gains > 0)
+    if form == "graded pairs":
+        pairs = np.column_stack([pairs, gains[gains > 0]])
+    pairs = draw.random.permutation(pairs)
+    return (
+        pairs if draw.choose("pairs in", "numpy", "torch") == "numpy" else torch.from_numpy(pairs)
+    )
+
+
+def similarity(case: Case) -> np.ndarray:
+    metric, x, y = case.arguments["metric"], case.x, case.y
+    if metric == "dot":
+        return x @ y.T
+    if metric == "euclidean":
+        return x @ y.T - (y**2).sum(axis=1) / 2
+    return unit(x) @ unit(y).T
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    largest = np.abs(x).max(axis=1, keepdims=True)
+    x = x / np.where(largest > 0, largest, 1)
+    length = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / np.where(length > 0, length, 1)
+
+
+def is_clear(case: Case, scores: np.ndarray, ranked: np.ndarray) -> bool:
+    """Whether no two different items of a query are so close that rounding decides."""
+    if case.exact:
+        return True
+    order = np.argsort(-scores[ranked], kind="stable")
+    kept = np.flatnonzero(ranked)[order]
+    gaps = -np.diff(scores[kept])
+    same = (case.y[kept[1:]] == case.y[kept[:-1]]).all(axis=1)
+    size = np.abs(case.x).max() * np.abs(case.y).max() + np.abs(case.y).max() ** 2
+    near = 1e-5 * (1.0 if case.arguments["metric"] == "cosine" else size) * case.x.shape[1]
+    if case.arguments["precision"] == "high":
+        near *= 100
+    return bool((same | (gaps > near)).all())
+
+
+def exact_scores(case: Case) -> np.ndarray:
+    """Scores whose items of equal rows tie exactly, as they do in ours."""
+    scores = similarity(case)
+    rows, first = np.unique(case.y + 0.0, axis=0, return_inverse=True)
+    del rows
+    for group in np.unique(first):
+        members = np.flatnonzero(first.reshape(-1) == group)
+        scores[:, members] = scores[:, members[:1]]
+    return scores
+
+
+def expected(
+    case: Case, scores: np.ndarray, query: int
+) -> tuple[list[dict[str, float]], list[int], bool]:
+    """The measures at every cut-off, the gains in ranking order, and whether the order is clear."""
+    ranked = case.ranked[query]
+    own = torch.from_numpy(scores[query, ranked])
+    gains = torch.from_numpy(case.gains[query, ranked])
+    n, divisor = int(ranked.sum()), case.arguments["divisor"]
+    orders = [ranking(own, gains)]
+    if case.arguments.get("ties") == "average":
+        orders = list(tie_orders(own, gains))
+    found = []
+    for k in case.arguments["ks"]:
+        each = [ranking_measures(order, n if k is None else k, divisor) for order in orders]
+        found.append({name: float(np.mean([one[name] for one in each])) for name in each[0]})
+    return found, orders[0], is_clear(case, scores[query], ranked)
+
+
+def judge(case: Case, found: metrics.RetrievalMetrics) -> None:
+    scores = exact_scores(case)
+    ks = case.arguments["ks"]
+    finite_ks = [k for k in ks if k is not None]
+    whole = len(finite_ks) < len(ks) or not ks or case.arguments.get("levels", 0) > 0
+    tables = {
+        "average_precision": found.average_precision,
+        "recall": found.recall,
+        "precision": found.precision,
+    }
+    if case.arguments["ndcg"]:
+        assert found.ndcg is not None
+        tables["ndcg"] = found.ndcg
+    curves: list[tuple[list[float], list[float]]] = []
+    every_clear = True
+    for i in range(len(case.queries)):
+        relevant = int((case.gains[i, case.ranked[i]] > 0).sum())
+        left_out = relevant == 0 and case.arguments["no_relevant"] == "skip"
+        if not case.queries[i] or left_out:
+            assert all(bool(table[i].isnan().all()) for table in tables.values())
+            assert math.isnan(float(found.relevant[i]))
+            continue
+        wanted, order, clear = expected(case, scores, i)
+        every_clear &= clear
+        assert float(found.relevant[i]) == relevant
+        for column, measures in enumerate(wanted):
+            for name, table in tables.items():
+                value = float(table[i, column])
+                assert -1e-12 <= value <= 1 + 1e-12, (name, value)
+                if clear:
+                    exact = measures[name]
+                    assert math.isclose(value, exact, rel_tol=1e-11, abs_tol=1e-12), (
+                        f"query {i}, k = {ks[column]}, {name}: got {value}, expected {exact}"
+                    )
+        if clear and whole and case.arguments.get("ties") != "average":
+            first = next((rank for rank, gain in enumerate(order, 1) if gain > 0), 0)
+            assert float(found.first_rank[i]) == first
+            assert math.isclose(float(found.reciprocal_rank[i]), 1 / first if first else 0.0)
+        if relevant and case.arguments.get("levels"):
+            curves.append(precision_recall(order, case.arguments["levels"]))
+    if not case.arguments.get("levels"):
+        assert found.interpolated is None and found.raw is None
+        return
+    for place, curve in enumerate((found.interpolated, found.raw)):
+        if not curves:
+            assert curve is None
+        elif every_clear:
+            assert curve is not None
+            mean = np.mean([pair[place] for pair in curves], axis=0)
+            np.testing.assert_allclose(curve.precision.numpy(), mean, rtol=1e-11)
+
+
+def faults_of(draw: Draw, case: Case) -> Faults:
+    given, (queries, items) = case.arguments, case.gains.shape
+    x, width = torch.from_numpy(case.x).float(), case.x.shape[1]
+    bad, _ = spoil(draw, x[case.queries]) if case.queries.any() else (torch.full((1, 1), 0.0), 0)
+    faults: Faults = {
+        "query: None": lambda: None,
+        "query: a number": lambda: 3,
+        "query: words": lambda: np.array([["a"] * width] * queries),
+        "query: objects": lambda: np.array([[None] * width] * queries, dtype=object),
+        "query: 1-D": lambda: x[0],
+        "query: 3-D": lambda: x[None],
+        "query: no rows": lambda: x[:0],
+        "query: no columns": lambda: x[:, :0],
+        "query/widths: too wide": lambda: torch.zeros(queries, width + 1),
+        "query: complex": lambda: x.to(torch.complex64),
+        "query: sparse": x.to_sparse,
+        "query: on meta": lambda: x.to("meta"),
+        "gallery: None": lambda: None,
+        "gallery: ragged chunks": lambda: [torch.zeros(2, width), torch.zeros(2, width + 1)],
+        "gallery: no chunks": list,
+        "gallery: an empty iterator": lambda: iter(()),
+        "gallery: complex": lambda: torch.zeros(items, width, dtype=torch.complex64),
+        "gallery: on meta": lambda: torch.zeros(items, width, device="meta"),
+        **of_word("metric"),
+        **of_word("divisor"),
+        **of_word("ties"),
+        **of_word("no_relevant"),
+        **of_word("precision"),
+        **{f"levels: {v!r}": lambda v=v: v for v in (1, -1, 2.5, "3", None)},
+        **{f"memory: {v!r}": lambda v=v: v for v in (0, 2**20 - 1, -1, "1", None, math.nan)},
+        "ks/k: a number": lambda: 3,
+        "ks/k: zero": lambda: (0,),
+        "ks/k: half": lambda: (1.5,),
+        "ks/k: text": lambda: ("1",),
+        "query_groups/gallery_groups: too many": lambda: torch.zeros(queries + 1).long(),
+        "query_groups/gallery_groups: floats": lambda: torch.zeros(queries),
+    }
+    if (case.ranked.any(axis=1) & case.queries).all():
+        faults["query: NaN or infinite"] = lambda: bad
+        faults["gallery: NaN"] = lambda: torch.full((items, width), math.nan)
+        faults["gallery: infinite"] = lambda: torch.full((items, width), math.inf)
+    if "query_labels" in given:
+        labels = torch.zeros(items)
+        faults |= {
+            "gallery_labels: missing": lambda: None,
+            "gallery_labels: too few": lambda: labels[1:],
+            "gallery_labels: 0-D": lambda: torch.tensor(1),
+            "gallery_labels: 3-D": lambda: labels[:, None, None],
+            "gallery_labels: no columns": lambda: torch.zeros(items, 0),
+            "gallery_labels: fractions": lambda: labels + 0.5,
+            "gallery_labels: NaN": lambda: labels * math.nan,
+            "gallery_labels: infinite": lambda: labels + math.inf,
+            "gallery_labels: beyond 64 bits": lambda: labels + 1e30,
+            "gallery_labels: negative rows": lambda: -torch.ones(items, 2),
+            "gallery_labels: NaN rows": lambda: torch.full((items, 2), math.nan),
+            "gallery_labels: wide": lambda: torch.ones(items, 7),
+            "gallery_labels: complex": lambda: labels.to(torch.complex64),
+            "gallery_labels: words": lambda: np.array(["a"] * items),
+            "gallery_labels: on meta": lambda: labels.to("meta"),
+            "relevance: beside labels": lambda: torch.zeros(0, 2).long(),
+        }
+    else:
+        faults |= {
+            "relevance: floats": lambda: torch.zeros(1, 2),
+            "relevance: 1-D": lambda: torch.zeros(2).long(),
+            "relevance: four columns": lambda: torch.zeros(1, 4).long(),
+            "relevance: an item too far": lambda: torch.tensor([[0, items]]),
+            "relevance: a query too far": lambda: torch.tensor([[queries, 0]]),
+            "relevance: negative": lambda: torch.tensor([[-1, 0]]),
+            "relevance: twice": lambda: torch.tensor([[0, 0], [0, 0]]),
+            "relevance: a gain beyond 32 bits": lambda: torch.tensor([[0, 0, 2**31]]),
+            "relevance: words": lambda: np.array([["a", "b"]]),
+            "relevance: on meta": lambda: torch.zeros(1, 2, dtype=torch.int64, device="meta"),
+            "relevance: fractions": lambda: fractions(queries, items),
+            "relevance: a sparse matrix too small": lambda: fractions(queries + 1, items),
+            "relevance: a function of None": lambda: lambda rows: None,
+            "relevance: a function of floats": lambda: lambda rows: torch.zeros(len(rows), items),
+            "relevance: a function of too few": lambda: lambda rows: torch.zeros(1, 1).long(),
+        }
+        if not (case.ranked.any(axis=1) & case.queries).all():
+            del faults["relevance: a function of None"]
+            del faults["relevance: a function of floats"]
+            del faults["relevance: a function of too few"]
+    return faults
+
+
+def fractions(queries: int, items: int) -> Any:
+    import scipy.sparse
+
+    return scipy.sparse.csr_matrix(np.full((queries, items), 0.5))
+
+
+def draw_nothing_left(case: Case) -> bool:
+    """Whether no gallery item is labelled, which is refused."""
+    labels = case.arguments.get("gallery_labels")
+    return labels is not None and labels.ndim == 1 and bool((labels < 0).all())
+
+
+def measured(draw: Draw, call: Any) -> Iterator[tuple[Case, metrics.RetrievalMetrics]]:
+    """A case and its result, unless it was to be refused, which is checked."""
+    case = draw_case(draw)
+    with use_backend(draw.choose("backend", "native", "torch", "reference")):
+        if draw_nothing_left(case) or bool(
+            "gallery_labels" in case.arguments
+            and (exact_values(case.arguments["gallery_labels"]) < 0).all()
+        ):
+            with refused("gallery_labels"):
+                call(**case.arguments)
+            return
+        if refuses(draw, call, case.arguments, faults_of(draw, case)):
+            return
+        yield case, call(**case.arguments)
+
+
+@target("drcl.metrics.retrieval_metrics")
+def retrieval_metrics(draw: Draw) -> None:
+    for case, found in measured(draw, metrics.retrieval_metrics):
+        judge(case, found)
+        counted = ~found.reciprocal_rank.isnan()
+        if bool(counted.any()):
+            for name, mean in found.summary().items():
+                assert 0 <= mean <= 1 + 1e-12, name
+        else:
+            with refused("query_labels"):
+                found.summary()
+
+
+def plain_case(draw: Draw) -> tuple[dict[str, Any], metrics.RetrievalMetrics | None]:
+    """Arguments without those that the short functions set themselves, and all measures."""
+    case = draw_case(draw)
+    given = {k: v for k, v in case.arguments.items() if k not in ("ks", "levels", "ndcg")}
+    if not isinstance(given["gallery"], (torch.Tensor, np.ndarray, list)):
+        given["gallery"] = list(given["gallery"])  # it is read twice here
+    try:
+        return given, metrics.retrieval_metrics(**given, ks=(2, None))
+    except ValueError as error:
+        assert "gallery_labels" in str(error)
+        return given, None
+
+
+@target("drcl.metrics.average_precision")
+def average_precision(draw: Draw) -> None:
+    given, found = plain_case(draw)
+    if refuses(draw, metrics.average_precision, {**given, "k": 1}, of_count("k")) or found is None:
+        return
+    for column, k in enumerate((2, None)):
+        value = metrics.average_precision(**given, k=k)
+        torch.testing.assert_close(
+            value, found.average_precision[:, column], rtol=1e-12, atol=1e-13, equal_nan=True
+        )
+
+
+@target("drcl.metrics.mean_average_precision")
+def mean_average_precision(draw: Draw) -> None:
+    given, found = plain_case(draw)
+    call = metrics.mean_average_precision
+    if refuses(draw, call, {**given, "k": 1}, of_count("k")) or found is None:
+        return
+    value = found.average_precision[:, 1]
+    value = value[~value.isnan()]
+    if len(value) == 0:
+        with refused("query_labels"):
+            call(**given)
+        return
+    assert math.isclose(call(**given), float(value.mean()), rel_tol=1e-12, abs_tol=1e-13)
+
+
+@target("drcl.metrics.recall_at_k")
+def recall_at_k(draw: Draw) -> None:
+    given, found = plain_case(draw)
+    faults = {**of_count("k"), "k: None": lambda: None}
+    if refuses(draw, metrics.recall_at_k, {**given, "k": 1}, faults) or found is None:
+        return
+    recall = found.recall[found.relevant > 0, 0]
+    if len(recall) == 0:
+        with refused("query_labels"):
+            metrics.recall_at_k(**given, k=2)
+        return
+    value = metrics.recall_at_k(**given, k=2)
+    assert math.isclose(value, float(recall.mean()), rel_tol=1e-12, abs_tol=1e-13)
+
+
+@target("drcl.metrics.precision_recall_curve")
+def precision_recall_curve(draw: Draw) -> None:
+    given, found = plain_case(draw)
+    given.pop("ties", None)
+    bad = (1, 0, -3, 2.5, "3", None)
+    faults = {f"points/levels: {v!r}": lambda v=v: v for v in bad}
+    call = metrics.precision_recall_curve
+    if refuses(draw, call, {**given, "points": 5}, faults) or found is None:
+        return
+    if not bool((found.relevant > 0).any()):
+        with refused("query_labels"):
+            call(**given)
+        return
+    points = draw.integer("points", 2, 12)
+    smooth = call(**given, points=points).precision
+    raw = call(**given, points=points, interpolated=False).precision
+    assert len(smooth) == points and bool((smooth >= raw - 1e-12).all())
+    assert bool((smooth.diff() <= 1e-12).all()), "interpolated precision never rises"
+    assert bool(((raw >= 0) & (smooth <= 1 + 1e-12)).all())
+
+
+@target("drcl.metrics.retrieval_report")
+def retrieval_report(draw: Draw) -> None:
+    names = draw.choose("modalities", ("a", "b"), ("a", "b", "c"), ("a",), ())
+    width = draw.integer("D", 1, 4)
+    ks = draw.choose("ks", (50,), (), (1, 3))
+    embeddings = {}
+    for name in names:
+        rows = draw.integer(f"rows of {name}", 1, 6)
+        x = draw_rows(draw, name, rows, width, draw.choose("kind", *KINDS), numpy=False)
+        embeddings[name] = x, torch.from_numpy(draw.random.integers(-1, 3, size=rows))
+    if len(names) < 2:
+        with refused("embeddings"):
+            metrics.retrieval_report(embeddings, ks=ks)
+        return
+    if any(bool((labels < 0).all()) for _, labels in embeddings.values()):
+        with refused("gallery_labels", "query_labels"):
+            metrics.retrieval_report(embeddings, ks=ks)
+        return
+    report = metrics.retrieval_report(embeddings, ks=ks)
+    assert list(report) == ["mAP@all", *(f"mAP@{k}" for k in ks)]
+    for name, table in report.items():
+        k = None if name == "mAP@all" else int(name[4:])
+        pairs = {key: value for key, value in table.items() if key != "mean"}
+        assert math.isclose(table["mean"], float(np.mean(list(pairs.values()))), abs_tol=1e-13)
+        for key, value in pairs.items():
+            one, other = (embeddings[part] for part in key.split("->"))
+            alone = metrics.mean_average_precision(one[0], other[0], one[1], other[1], k=k)
+            assert math.isclose(value, alone, rel_tol=1e-12, abs_tol=1e-13)

@@ -1,0 +1,186 @@
+"""Targets: :class:`drcl.Prior` and :func:`drcl.use_backend`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from arrays import FLOATS, TAME, WILD, tensor, values
+from faults import of_matrix, of_positive, of_word, refuses
+from fuzz_functional import ROUNDINGS, eps
+from fuzzing import Draw, array, refused, target, within
+from torch import Tensor
+
+from drcl import Prior, functional, use_backend
+
+
+def draw_weight(draw: Draw, *kinds: str) -> Tensor:
+    """W (D, C), C also above D; not zero everywhere."""
+    width, classes = draw.choose("D", 3, 1, 2, 5, 9, 40, 300), draw.integer("C", 1, 7)
+    weight = tensor(draw, "weight", values(draw, "weight", width, classes, *kinds))
+    return weight if bool(weight.any()) else torch.ones_like(weight)
+
+
+@target("drcl.Prior")
+def prior(draw: Draw) -> None:
+    weight = draw_weight(draw, *TAME, *WILD)
+    classes = weight.shape[1]
+    arguments: dict[str, Any] = {
+        "weight": weight.requires_grad_(draw.choose("requires grad", False, True)),
+        "classes": draw.choose("classes", None, tuple(range(5, 5 + classes))),
+        "modality": draw.choose("modality", None, "text"),
+        "score": draw.choose("score", None, 0.25),
+    }
+    faults = {
+        **of_matrix("weight", weight.detach()),
+        "weight: NaN": lambda: torch.full_like(weight, math.nan),
+        "weight: infinite": lambda: torch.full_like(weight, math.inf),
+        "weight: zero": lambda: torch.zeros_like(weight),
+        "classes: one more": lambda: tuple(range(classes + 1)),
+        "classes: one twice": lambda: (0,) * classes if classes > 1 else (),
+        "classes: words": lambda: tuple("abcdefg"[:classes]),
+        "classes: halves": lambda: tuple(0.5 + i for i in range(classes)),
+    }
+    if refuses(draw, Prior, arguments, faults):
+        return
+    exact = array(weight)
+    singular = np.linalg.svd(exact, compute_uv=False)
+    dtype, unit = weight.dtype, eps(weight.dtype)
+    if 1 / singular[0] > torch.finfo(dtype).max / 4:
+        with refused("weight"):  # its inverse is no matrix of this dtype
+            Prior(**arguments)
+        return
+    try:
+        found = Prior(**arguments)
+    except ValueError as error:
+        # The inverse of a small singular value may be beyond the dtype too.
+        largest = torch.finfo(dtype).max
+        assert "weight" in str(error)
+        assert 1 / singular.min() > largest / 100 or singular[0] > largest / 4
+        return
+    buffers = found.weight, found.inverse, found.basis, found.recast_coordinates
+    for buffer in (*buffers, found.weight_coordinates):
+        assert buffer.dtype == dtype and bool(buffer.isfinite().all())
+        assert not buffer.requires_grad and buffer.is_contiguous()
+    w, inverse, q, recast = (array(buffer) for buffer in buffers)
+    assert np.array_equal(w, exact)
+    k = min(exact.shape)
+    within(q.T @ q, np.eye(k), (ROUNDINGS + len(w)) * unit, "QᵀQ")
+    scale = np.abs(exact).max()
+    within(q @ array(found.weight_coordinates) / scale, w / scale, ROUNDINGS * unit * k, "QQᵀW")
+    # P's own rounding is relative to its largest entries.
+    size = np.linalg.norm(inverse) + torch.finfo(dtype).tiny * inverse.size
+    within(recast @ q.T, inverse, ROUNDINGS * unit * size, "PQQᵀ")
+    if classes * 4 <= len(exact) and singular[-1] > singular[0] / 8:
+        # Well away from any cut-off, in every dtype: W⁺W = I.
+        assert found.rank == classes, found.rank
+        slack = ROUNDINGS * unit * size * np.linalg.norm(w)
+        within(inverse @ w, np.eye(classes), slack, "W⁺W")
+    norms = np.linalg.norm(exact / scale, axis=0).mean() * scale
+    if norms < torch.finfo(dtype).max / 2:
+        assert float(found.column_norm) == np.float64(norms) or math.isclose(
+            float(found.column_norm), norms, rel_tol=8 * unit, abs_tol=torch.finfo(dtype).tiny
+        )
+    given = arguments["classes"]
+    assert found.metadata() == {
+        "classes": list(range(classes) if given is None else given),
+        "modality": arguments["modality"],
+        "score": arguments["score"],
+    }
+
+
+@target("drcl.Prior.orthogonal")
+def orthogonal(draw: Draw) -> None:
+    width = draw.choose("D", 3, 1, 2, 9, 40)
+    arguments = {
+        "dim": width,
+        "classes": draw.integer("C", 1, min(width, 7)),
+        "seed": draw.choose("seed", 0, 1, 2**40),
+        "norm": draw.choose("norm", 1.0, 3, 1e-3, 1e10),
+    }
+    bad = (0, -1, 1.5, "3", None, math.nan)
+    faults = {
+        **{f"{n}: {v!r}": lambda v=v: v for n in ("dim", "classes") for v in bad},
+        "classes/dim: more than D": lambda: width + 1,
+        **{f"seed: {v!r}": lambda v=v: v for v in ("0", None, 0.5)},
+        **of_positive("norm"),
+    }
+    if refuses(draw, Prior.orthogonal, arguments, faults):
+        return
+    found = Prior.orthogonal(**arguments)
+    w = array(found.weight) / arguments["norm"]
+    within(w.T @ w, np.eye(arguments["classes"]), ROUNDINGS * eps(torch.float32), "WᵀW")
+    again = Prior.orthogonal(**{**arguments, "norm": 1.0})
+    assert torch.equal(Prior.orthogonal(**arguments).weight, found.weight)
+    within(found.weight / arguments["norm"], again.weight, 4 * eps(torch.float32), "directions")
+
+
+@target("drcl.Prior.scaled")
+def scaled(draw: Draw) -> None:
+    weight = draw_weight(draw, "normal", "small", "large", "equal rows", "huge")
+    if weight.dtype == torch.float16:
+        weight = weight.clamp(-1e3, 1e3)  # what W is multiplied with must be in range too
+    found = Prior(weight, classes=tuple(range(3, 3 + weight.shape[1])), modality="a", score=0.5)
+    if refuses(draw, found.scaled, {"norm": 1.0}, of_positive("norm")):
+        return
+    norm = draw.choose("norm", 1.0, 3, 0.1)
+    rescaled = found.scaled(norm)
+    assert rescaled.metadata() == found.metadata() and rescaled.weight.dtype == weight.dtype
+    unit = eps(weight.dtype)
+    within(rescaled.column_norm, norm, ROUNDINGS * unit * norm, "norm")
+    exact = array(weight)
+    exact *= norm / np.linalg.norm(exact, axis=0).mean()
+    rounding = (4 + len(exact)) * unit * np.abs(exact) + torch.finfo(weight.dtype).tiny
+    within(rescaled.weight, exact, rounding, "weight")
+
+
+@target("drcl.Prior.metadata")
+def metadata(draw: Draw) -> None:
+    import json
+
+    width = draw.integer("C", 1, 5)
+    kind = draw.choose("classes", int, np.int64, np.uint8, np.int32)
+    classes = tuple(kind(value) for value in draw.random.permutation(100)[:width])
+    found = Prior(torch.eye(6)[:, :width], classes=classes, modality="m").metadata()
+    assert json.loads(json.dumps(found)) == {
+        "classes": [int(label) for label in classes],
+        "modality": "m",
+        "score": None,
+    }
+
+
+@target("drcl.use_backend")
+def backend(draw: Draw) -> None:
+    """Backends may be nested and left by an exception; what was before is in force again."""
+    x = torch.from_numpy(draw.random.normal(size=(2, 3))).to(draw.choose("dtype", *FLOATS))
+    ids = torch.tensor([0, 1])
+
+    def enter(name: Any) -> None:
+        with use_backend(name):
+            raise AssertionError("entered")
+
+    before = functional.generalized_cross_entropy(x, ids)
+    if refuses(draw, enter, {"name": "torch"}, renamed(of_word("name"), "backend")):
+        assert torch.equal(functional.generalized_cross_entropy(x, ids), before)
+        return
+    names = [draw.choose("backend", "torch", "reference", "native") for _ in range(3)]
+
+    def nested(rest: list[str]) -> None:
+        if not rest:
+            raise KeyError("out")
+        with use_backend(rest[0]):
+            found = functional.generalized_cross_entropy(x, ids)
+            within(found, before, 8 * eps(x.dtype), "loss")
+            nested(rest[1:])
+
+    try:
+        nested(names)
+    except KeyError:
+        assert torch.equal(functional.generalized_cross_entropy(x, ids), before)
+
+
+def renamed(faults: dict[str, Any], also: str) -> dict[str, Any]:
+    """The same faults, whose errors may use another name for the argument."""
+    return {key.replace(":", f"/{also}:", 1): bad for key, bad in faults.items()}
