@@ -20,4 +20,4 @@ def test_the_table_and_the_tests_are_of_one_mind():
     named = {name for line in rows for name in re.findall(r"`(test_\w+)`", line)}
     faults = [file for file in TESTS.glob("test_faults_*.py") if file != Path(__file__)]
     assert names_in(*faults) <= named, sorted(names_in(*faults) - named)
-    assert named <= names_in(*TESTS.glob("test_*.py")), "the table names tests that are not there"
+    assert named <= names_in(*TESTS.rglob("test_*.py")), "the table names tests that are not there"
