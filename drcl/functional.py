@@ -186,7 +186,7 @@ def generalized_cross_entropy(
         loss = reference.generalized_cross_entropy(wide, rows, q)
     else:
         loss = gce(wide, rows, _as_tensor(q, logits))
-    return loss.to(logits.dtype)
+    return loss
 
 
 def reversible_consistency_loss(

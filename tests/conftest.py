@@ -22,6 +22,9 @@ TOLERANCES = {
     torch.bfloat16: {"rtol": 5e-2, "atol": 1e-2},
 }
 
+# Imports atheris, and runs under it alone.
+collect_ignore = ["fuzz_files/fuzz.py"]
+
 # Timings on a busy machine must not fail a property; CI repeats the same examples in every run.
 settings.register_profile("drcl", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("drcl")

@@ -13,7 +13,7 @@ def project(rows: Tensor, narrow: Tensor) -> Tensor:
     """``rows @ narrow`` (B, K) for rows (B, D) and a narrow (D, K).
 
     At B = 1024, D = 2048, K = 10 and two threads: 0.45 ms with the columns filled up, 0.92 ms as
-    ``(narrowᵀ rowsᵀ)ᵀ``, 1.43 ms as it stands.
+    ``(narrowᵀ rowsᵀ)ᵀ``, and 1.43 ms as it stands.
     """
     columns = narrow.shape[1]
     if rows.device.type != "cpu" or columns >= COLUMNS:

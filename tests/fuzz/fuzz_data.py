@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
-from faults import Faults, refuses
+from bad_arguments import Faults, refuses
 from fuzzing import Draw, refused, target
 
 from drcl import baselines, data

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from arrays import TAME, tensor, values
-from faults import Faults, of_count, of_matrix, refuses
+from bad_arguments import Faults, of_count, of_matrix, refuses
 from fuzz_functional import ROUNDINGS, eps
 from fuzzing import Draw, array, refused, target, within
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from arrays import TAME
-from faults import of_count, of_share, refuses
+from bad_arguments import of_count, of_share, refuses
 from fuzz_functional import consistency, cross_entropy, draw_batch, eps
 from fuzzing import Draw, target, within
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from arrays import INTEGERS, laid_out, numpy_form, spoil, tensor, values
-from faults import Faults, of_count, of_word, refuses
+from bad_arguments import Faults, of_count, of_word, refuses
 from fuzzing import Draw, array, refused, target
 
 from drcl import metrics, use_backend

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from arrays import FLOATS, TAME, WILD, tensor, values
-from faults import of_matrix, of_positive, of_word, refuses
+from bad_arguments import of_matrix, of_positive, of_word, refuses
 from fuzz_functional import ROUNDINGS, eps
 from fuzzing import Draw, array, refused, target, within
 from torch import Tensor

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from faults import Faults, refuses
+from bad_arguments import Faults, refuses
 from fuzzing import Draw, array, refused, target, within
 
 from drcl import DRCL, Config, Prior, select_prior
