@@ -16,8 +16,10 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-# What takes hours: every fuzz target with many cases, sanitizers, long runs.
+# What takes days if it is let: every fuzz target with many cases, sanitizers, long runs, all installs.
+# Atheris has no build for every Python; without it the tests that need it are skipped.
 test-long: $(VENV)/.installed
+	-$(BIN)/pip install --quiet atheris
 	DRCL_FUZZ_CASES=100000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m long
 
 # Measures everything on this machine, then rewrites the README's table and the plots from the results.
