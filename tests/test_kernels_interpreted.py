@@ -20,8 +20,16 @@ FILES = sorted(
 )
 
 
+# A minute of extremes, most of which the CPU's form has in common with the kernels'.
+LONG = "test_kernels_numerics"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    "file",
+    [pytest.param(f, marks=pytest.mark.long) if f.stem == LONG else f for f in FILES],
+    ids=lambda file: file.stem,
+)
 def test_kernels_under_the_interpreter(file):
     environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment.pop("PYTEST_XDIST_WORKER", None)
