@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,9 @@ settings.load_profile("drcl")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # What a script starts in the background ignores Ctrl-C, and so would all that tests start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores
         torch.set_num_threads(1)
 

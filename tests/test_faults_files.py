@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ from drcl.ablate import VARIANTS, ablate
 from drcl.cli import main
 from drcl.data import CrossModalDataset, Labelled
 from drcl.run import Run, finish_run, open_run, start_run, update_run
+from drcl.train import loop
 from drcl.train.tensorboard import tensorboard
 
 METRICS = {"mAP@all": {"image->text": 0.5, "text->image": 0.25, "mean": 0.375}}
@@ -286,7 +288,8 @@ def test_a_training_that_filled_the_disk_goes_on_from_its_last_checkpoint(tmp_pa
 
 
 @pytest.mark.parametrize("number", [0, 4, 9])
-def test_commands_name_the_file_and_the_reason(run, tmp_path, number):
+def test_commands_name_the_file_and_the_reason(run, tmp_path, monkeypatch, number):
+    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", math.inf)  # so many writes, however fast it is
     before = content(run)
     arguments = ["train", "synthetic", "--out", run, "--overwrite", "--no-report", *SMALL]
     with failing("write", number, no_space) as reached:
