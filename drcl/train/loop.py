@@ -304,7 +304,8 @@ class Training:
             try:
                 batch = next(iter(source.epoch(size, self.generator, False)))
                 order = torch.arange(batch.rows, device=source.device) if phase.mixes else None
-                self.step(batch, order)
+                for _ in range(2):  # a second one has to fit beside what the first keeps
+                    self.step(batch, order)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
