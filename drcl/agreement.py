@@ -30,6 +30,11 @@ def gather(tensor: Tensor, group: ProcessGroup) -> list[Tensor]:
     return parts
 
 
+def share(count: int, rank: int, world: int) -> slice:
+    """A rank's slice of ``count`` rows; slices differ by one row at most and may be empty."""
+    return slice(count * rank // world, count * (rank + 1) // world)
+
+
 def gather_rows(rows: Tensor, group: ProcessGroup) -> Tensor:
     """The rows of all ranks, one rank's after the other's, on every rank."""
     counts = everywhere(len(rows), group)

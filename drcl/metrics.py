@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from drcl.agreement import everywhere, gather_rows, together
+from drcl.agreement import everywhere, gather_rows, share, together
 from drcl.arrays import as_tensor
 from drcl.checks import check_cutoff, check_option
 from drcl.dispatch import choose
@@ -461,14 +461,15 @@ def _divided(
     if group is None:
         return retrieval_metrics(query, gallery, query_labels, *rest, **options)
     world, me = torch.distributed.get_world_size(group), torch.distributed.get_rank(group)
-    start, stop = (len(query) * rank // world for rank in (me, me + 1))
+    mine = share(len(query), me, world)
+    size = mine.stop - mine.start
     # Of fewer queries than ranks some get none; they rank one that is not counted.
-    own = slice(start, stop) if start < stop else slice(0, 1)
+    own = mine if size else slice(0, 1)
     with together(group):
         found = retrieval_metrics(query[own], gallery, query_labels[own], *rest, **options)
     device = as_tensor(query).device
     whole: dict[str, Any] = {
-        name: gather_rows(value[: stop - start].to(device), group).cpu()
+        name: gather_rows(value[:size].to(device), group).cpu()
         for name, value in vars(found).items()
         if isinstance(value, Tensor)
     }

@@ -26,7 +26,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from drcl.agreement import gather_rows, together
+from drcl.agreement import gather_rows, share, together
 from drcl.eager.targets import target_rows
 from drcl.metrics import average_precision
 
@@ -66,7 +66,7 @@ class Ranks:
 
     def share_of(self, rank: int, count: int) -> slice:
         """The slice of another rank."""
-        return slice(count * rank // self.world, count * (rank + 1) // self.world)
+        return share(count, rank, self.world)
 
     def rows(self, count: int) -> slice:
         """:meth:`share`, or row 0 where that is empty: every rank has to take part in every step.
