@@ -39,6 +39,7 @@ class Encoder(nn.Module):
         in_features: width of the input rows.
         dim: width D of the common space (the paper's 2048).
         hidden: widths of the hidden layers (the paper's 4096, 4096).
+        generator: what the weights are drawn with, on their device; None for torch's own.
 
     The last weight is drawn from U(−1/√in_features, 1/√in_features); the others as ``nn.Linear``
     does. Input (B, in_features), output (B, dim) in the input's dtype. Source: paper,
@@ -49,7 +50,12 @@ class Encoder(nn.Module):
     """
 
     def __init__(
-        self, in_features: int, *, dim: int = 2048, hidden: Sequence[int] = (4096, 4096)
+        self,
+        in_features: int,
+        *,
+        dim: int = 2048,
+        hidden: Sequence[int] = (4096, 4096),
+        generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         check_count("in_features", in_features)
@@ -61,11 +67,11 @@ class Encoder(nn.Module):
         layers: list[nn.Module] = []
         width = in_features
         for size in hidden:
-            layers += [nn.Linear(width, size), nn.ReLU()]
+            layers += [_linear(width, size, generator), nn.ReLU()]
             width = size
-        last = nn.Linear(width, dim, bias=False)
+        last = _linear(width, dim, generator, bias=False)
         bound = 1.0 / math.sqrt(in_features)
-        nn.init.uniform_(last.weight, -bound, bound)
+        nn.init.uniform_(last.weight, -bound, bound, generator=generator)
         self.in_features, self.dim, self.hidden = in_features, dim, tuple(hidden)
         self.layers = nn.Sequential(*layers, last)
 
@@ -91,3 +97,18 @@ class Encoder(nn.Module):
             raise ValueError(
                 f"features: are {features.dtype}, but the encoder's weights {weight.dtype}"
             )
+
+
+def _linear(
+    width: int, size: int, generator: torch.Generator | None, bias: bool = True
+) -> nn.Linear:
+    """``nn.Linear`` with the weights that it gives itself, but drawn by this generator alone.
+
+    Its own way is torch's global generator, which other threads may be drawing from or seeding.
+    """
+    layer = nn.Linear(width, size, bias=bias, device="meta")
+    layer.to_empty(device=torch.get_default_device())
+    bound = 1.0 / math.sqrt(width)
+    for parameter in layer.parameters():
+        nn.init.uniform_(parameter, -bound, bound, generator=generator)
+    return layer

@@ -15,6 +15,7 @@ from torch import Tensor
 from drcl.arrays import as_tensor
 from drcl.checks import check_option
 from drcl.duplicates import equal_rows
+from drcl.pages import check_size, is_mapped
 
 Array: TypeAlias = Tensor | npt.NDArray[np.generic]
 Rows: TypeAlias = Array | Iterable[Array]
@@ -32,6 +33,8 @@ class Source:
 
     def __init__(self, array: Rows, name: str) -> None:
         self.name = name
+        parts = array if isinstance(array, (list, tuple)) else [array]
+        self._mapped = [part for part in parts if is_mapped(part)]
         self.pieces = _pieces(array, name)
         self.starts = np.cumsum([0, *(len(piece) for piece in self.pieces)])
         self.dtype = _product_dtype([piece.dtype for piece in self.pieces])
@@ -51,6 +54,7 @@ class Source:
 
     def rows(self, kept: Tensor | None, start: int, stop: int, dtype: torch.dtype) -> Tensor:
         """Rows start..stop, counted among the kept ones (rising), in a dtype."""
+        self.check_files()
         if kept is not None:
             wanted = kept[start:stop]
             if len(wanted) == 0 or int(wanted[-1] - wanted[0]) != len(wanted) - 1:
@@ -66,6 +70,8 @@ class Source:
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def at(self, positions: Tensor, dtype: torch.dtype) -> Tensor:
+        """Rows at some positions, in a dtype."""
+        self.check_files()
         if len(self.pieces) == 1:
             return self.pieces[0][positions.to(self.device)].to(dtype)
         out = self.pieces[0].new_empty((len(positions), self.width), dtype=dtype)
@@ -74,6 +80,11 @@ class Source:
             inside = piece == p
             out[inside] = self.pieces[p][positions[inside] - int(self.starts[p])].to(dtype)
         return out
+
+    def check_files(self) -> None:
+        """Before rows are read: OSError if a file that they are mapped from has become shorter."""
+        for array in self._mapped:
+            check_size(array, self.name)
 
     def norms(self, kept: Tensor | None, count: int, dtype: torch.dtype) -> Tensor:
         """Euclidean lengths (count,) in float64; rows with NaN or infinite entries are refused."""
@@ -161,6 +172,7 @@ class Scorer:
             self._buffer = x.new_empty(len(rows), self.count)
         scores = self._buffer[: len(rows)]
         if self._whole is not None:
+            self.gallery.check_files()  # it may be the mapped rows themselves
             torch.mm(x, self._whole.T, out=scores)
         else:
             for start in range(0, self.count, self._tile):

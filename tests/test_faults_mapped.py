@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+import torch
 from faults import in_child
 
-from drcl import DRCL
-from drcl.train import pages
+from drcl import DRCL, metrics, pages
+from drcl.pages import read_rows
 from drcl.train.mapped import MappedRows
-from drcl.train.pages import read_rows
 
 ROWS = 4000
 
@@ -127,3 +127,27 @@ def test_rows_of_any_view_are_read_as_numpy_reads_them(tmp_path, monkeypatch, vi
         found = read_rows(array, rows)
         np.testing.assert_array_equal(found, array[rows])
         assert found.dtype == array.dtype and not np.shares_memory(found, mapped)
+
+
+@pytest.mark.parametrize("side", ["query", "gallery"])
+@pytest.mark.parametrize("fits", [True, False])
+def test_the_metrics_refuse_a_mapped_file_that_has_become_shorter(file, side, fits):
+    """Before anything is read, and in the middle: the second block of queries finds it shorter."""
+    features, labels = np.load(file, mmap_mode="r"), np.arange(ROWS) % 3
+    memory = 2**28 if fits else 2**20  # whether the gallery is read once or once a block
+    given = {"query": np.array(features), "gallery": np.array(features), side: features}
+    blocks = []
+
+    def relevance(rows: torch.Tensor) -> torch.Tensor:
+        if blocks:
+            os.truncate(file, 40_000)
+        blocks.append(len(rows))
+        return torch.from_numpy(labels)[rows][:, None] == torch.from_numpy(labels)
+
+    def measure() -> None:
+        for place in ("in the middle", "at the start"):
+            with pytest.raises(OSError, match=r"x\.npy: the mapped file has become shorter"):
+                metrics.retrieval_metrics(**given, relevance=relevance, memory=memory)
+            assert len(blocks) > 1, place
+
+    assert in_child(measure) == 0  # and not −SIGBUS

@@ -14,8 +14,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import tiny
+import torch
 
-from drcl import backends
+from drcl import DRCL, Encoder, backends
 
 LIMIT = 300  # seconds, many times what a scenario takes: whatever needs more waits for ever
 
@@ -71,3 +73,34 @@ def test_threads_load_the_ops_one_after_the_other(
     with ThreadPoolExecutor(8) as pool:
         reasons = list(pool.map(lambda _: (together.wait(), load())[1], range(8)))
     assert reasons == [""] * 8 and max(most) == 1
+
+
+def test_models_trained_in_threads_are_those_trained_alone() -> None:
+    """While others seed and draw from torch's global generator, which is one for the process."""
+    train = tiny.split()
+
+    def fit(seed: int) -> torch.Tensor:
+        model = DRCL(**{**tiny.SETTINGS, "seed": seed}).fit(train, progress=False)
+        return torch.cat([model.encode(name, train[name][0]) for name in train])
+
+    alone = [fit(seed) for seed in range(4)]
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            together = list(pool.map(fit, range(4)))
+    finally:
+        sys.setswitchinterval(0.005)
+    assert [torch.equal(*pair) for pair in zip(together, alone, strict=True)] == [True] * 4
+
+
+def test_an_encoder_draws_from_the_generator_it_is_given_alone() -> None:
+    before = torch.get_rng_state()
+    one, two = (
+        Encoder(3, dim=2, hidden=(4,), generator=torch.Generator().manual_seed(9)) for _ in range(2)
+    )
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(9)
+    default = Encoder(3, dim=2, hidden=(4,))
+    torch.set_rng_state(before)
+    for ours, again, same in zip(*(e.parameters() for e in (one, two, default)), strict=True):
+        assert torch.equal(ours, again) and torch.equal(ours, same)

@@ -16,8 +16,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from drcl import DRCL, Config
 from drcl.metrics import mean_average_precision
+from drcl.pages import is_mapped
 from drcl.train import samples as samples_module
-from drcl.train.mapped import MappedRows, is_mapped
+from drcl.train.mapped import MappedRows
 from drcl.train.prior_learning import select_prior
 from drcl.train.samples import Samples, Standardizer, check_features
 from drcl.train.source import Resident, Streamed, make_source

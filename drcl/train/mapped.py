@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import mmap
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from drcl.train.pages import SHORTER, read_rows
-
-if TYPE_CHECKING:
-    from typing import TypeGuard
+from drcl.pages import check_size, file_name, find_mapping, read_rows
 
 Transform: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -56,11 +52,12 @@ class MappedRows:
         in_order = isinstance(chosen, slice)
         # Reading ahead of a row here and a row there, the system would read many times the rows.
         self._advise("MADV_NORMAL" if in_order else "MADV_RANDOM")
+        check_size(self.array, "features")
         try:
-            self._check_size()
             read = read_rows(self.array, chosen)
         except OSError as error:
-            raise OSError(error.errno, f"{self._file()}: {error.strerror}") from error
+            file = file_name(self.array, "features")
+            raise OSError(error.errno, f"{file}: {error.strerror}") from error
         with np.errstate(over="ignore"):  # too large for float32 becomes infinite, refused later
             values = read.astype(np.float32, copy=False)
         # Pages that were read count as this process's memory until the system wants them back,
@@ -78,43 +75,8 @@ class MappedRows:
         """The same rows, with ``transform`` applied as they are read."""
         return replace(self, transform=transform)
 
-    def _check_size(self) -> None:
-        """Of a page that the file still has a part of, the rest would be read as zeros."""
-        mapping, file = find_mapping(self.array), self._memmaps()[-1]
-        if mapping is not None and mapping.size() < file.offset + file.nbytes:
-            raise OSError(errno.EIO, SHORTER)
-
-    def _memmaps(self) -> list[np.memmap[Any, Any]]:
-        return [base for base in _bases(self.array) if isinstance(base, np.memmap)]
-
-    def _file(self) -> str:
-        return str(next(filter(None, (base.filename for base in self._memmaps())), "features"))
-
     def _advise(self, advice: str) -> None:
         """Tell the system how the mapping is used, where it can be told."""
         mapping = find_mapping(self.array)
         if mapping is not None and hasattr(mmap, advice):
             mapping.madvise(getattr(mmap, advice))
-
-
-def is_mapped(features: Any) -> TypeGuard[npt.NDArray[Any]]:
-    """Whether an array is, or looks into, a file that NumPy has mapped."""
-    return isinstance(features, np.ndarray) and any(
-        isinstance(base, np.memmap) for base in _bases(features)
-    )
-
-
-def find_mapping(array: npt.NDArray[Any]) -> mmap.mmap | None:
-    """The mapping below an array, unless it is a private one: that holds changes of its own."""
-    bases = _bases(array)
-    if any(isinstance(base, np.memmap) and base.mode == "c" for base in bases):
-        return None
-    return next((base for base in bases if isinstance(base, mmap.mmap)), None)
-
-
-def _bases(array: Any) -> list[Any]:
-    found = []
-    while array is not None:
-        found.append(array)
-        array = getattr(array, "base", None)
-    return found

@@ -46,9 +46,9 @@ def build_network(
             f"{modality} features: the default encoder takes rows (N, d), got shape "
             f"{tuple(shape)}; pass a network for this modality"
         )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream_seed(config.seed, phase, modality, "weights"))
-        return Encoder(shape[1], dim=config.dim, hidden=config.hidden)
+    seed = stream_seed(config.seed, phase, modality, "weights")
+    generator = torch.Generator().manual_seed(seed)
+    return Encoder(shape[1], dim=config.dim, hidden=config.hidden, generator=generator)
 
 
 def unwrapped(network: nn.Module) -> nn.Module:

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from drcl.arrays import as_tensor
 from drcl.labels import encode_labels
+from drcl.pages import is_mapped
 from drcl.train.checkpoint import check_name
 from drcl.train.config import Config
 from drcl.train.datasets import Loadable, LoadedSamples, is_loadable, read_labels
-from drcl.train.mapped import MappedRows, is_mapped
+from drcl.train.mapped import MappedRows
 
 Labelled: TypeAlias = tuple[npt.ArrayLike | Loadable, npt.ArrayLike]
 Data: TypeAlias = Labelled | Loadable
