@@ -402,8 +402,14 @@ class Training:
         """
         device, ranks = self.phase.source.device, self.phase.ranks
         own = [str(ranks.rank)] if ranks is not None else []
+        seed = stream_seed(self.phase.seed, *names, *own)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(stream_seed(self.phase.seed, *names, *own))
+            # torch.manual_seed would note the seed for kinds of device that there may not even be,
+            # with a traceback each time, in a list that only grows.
+            torch.default_generator.manual_seed(seed)
+            if device.type == "cuda":
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(seed)
             yield
 
     def _reaches_ahead(self, source: Source) -> bool:

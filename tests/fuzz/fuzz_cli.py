@@ -50,7 +50,7 @@ OF_PRIOR: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 @functools.cache
 def leaves() -> Path:
-    """A manifest of two unpaired modalities, files of a third, and a finished run."""
+    """A manifest of two unpaired modalities, a file with a third beside them, a finished run."""
     folder = scratch() / "leaves"
     folder.mkdir()
     random = np.random.default_rng(0)
@@ -60,13 +60,13 @@ def leaves() -> Path:
         for split, rows in (("train", 7), ("validation", 4), ("test", 5)):
             y = np.arange(rows) % 3
             key = f"{name}_{split}"
-            arrays |= {f"{key}_x": random.normal(size=(rows, width)) + y[:, None], f"{key}_y": y}
+            x = random.normal(size=(rows, width)) + y[:, None]
+            arrays |= {f"{key}_x": x, f"{key}_y": y}
             if name != "smell":
-                text += [
-                    f"[{split}.{name}]",
-                    f'features = "leaves.npz:{key}_x"',
-                    f'labels = "leaves.npz:{key}_y"',
-                ]
+                np.save(folder / f"{key}_x.npy", x)
+                np.save(folder / f"{key}_y.npy", y)
+                text += [f"[{split}.{name}]"]
+                text += [f'features = "{key}_x.npy"', f'labels = "{key}_y.npy"']
     np.savez(folder / "leaves.npz", **arrays)
     (folder / "leaves.toml").write_text("\n".join(text))
     result = call("train", folder / "leaves.toml", "--out", folder / "run", *SMALL, "--no-report")
@@ -208,6 +208,7 @@ def add_modality(draw: Draw) -> None:
     fine, run = draw_run(draw)
     if fine:
         run = scratch() / "copy"
+        shutil.rmtree(run, ignore_errors=True)  # a case may have been broken off
         shutil.copytree(leaves() / "run", run)
     name = draw.choose("name", "smell", "smell", "photo", "a/b", "")
     file = leaves() / "leaves.npz"

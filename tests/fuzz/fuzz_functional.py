@@ -523,14 +523,44 @@ def average_precision(draw: Draw) -> None:
         exact[~relevant.any(dim=1).numpy()] = np.nan
     for found, backend in zip(results, RANKINGS, strict=True):
         np.testing.assert_allclose(found.numpy(), exact, rtol=1e-12, atol=1e-13, err_msg=backend)
-    doubled = functional.average_precision(
-        **{**arguments, "scores": scores.detach().double() / 2 + 1 if infinite else scores * 2}
-    )
-    if not infinite and bool((scores * 2).isfinite().all()):
-        # A strictly rising map of the scores changes nothing.
-        assert torch.equal(doubled, functional.average_precision(**arguments)) or bool(
-            doubled.isnan().any()
+    check_relations(draw, arguments, results[-1])
+
+
+def check_relations(draw: Draw, given: dict[str, Any], found: Tensor) -> None:
+    """What other scores say of the same rankings."""
+    scores, relevant = given["scores"].detach(), given["relevant"]
+    queries, items = scores.shape
+
+    def again(scores: Tensor, relevant: Tensor = relevant, **other: Any) -> Tensor:
+        return functional.average_precision(
+            **{**given, **other, "scores": scores, "relevant": relevant}
         )
+
+    order = torch.from_numpy(draw.random.permutation(queries))
+    assert_same(again(scores[order], relevant[order]), found[order])
+    if bool((scores * 2).isfinite().all()):
+        assert_same(again(scores * 2), found)  # any strictly rising map
+    if given["ties"] == "average" or all(len(row.unique()) == items for row in scores):
+        order = torch.from_numpy(draw.random.permutation(items))
+        assert_same(again(scores[:, order], relevant[:, order]), found)
+    # With every item followed by a copy of itself, the one relevant item at rank r, the j-th of
+    # these, becomes the relevant items 2j − 1 and 2j at the ranks 2r − 1 and 2r.
+    if given["ties"] == "index" and relevant.any():
+        twice = again(
+            scores.repeat_interleave(2, dim=1), relevant.repeat_interleave(2, dim=1), k=None
+        )
+        for row, hits, value in zip(scores, relevant, twice, strict=True):
+            ranks = (
+                hits[torch.sort(row, descending=True, stable=True).indices].nonzero()[:, 0] + 1.0
+            )
+            if len(ranks):
+                r, j = ranks.double(), torch.arange(1, len(ranks) + 1).double()
+                mean = ((2 * j - 1) / (2 * r - 1) + j / r).mean() / 2
+                assert_same(value, mean)
+
+
+def assert_same(ours: Tensor, theirs: Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-13, equal_nan=True)
 
 
 def literal_average_precision(
