@@ -6,6 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 DEMO   := $(BIN)/drcl train digits --out runs/digits-demo --overwrite
 TRITON := triton==3.9.0
+CASES  ?= 100000
 
 .PHONY: demo test test-long bench docs lint wheel install clean
 .DEFAULT_GOAL := test
@@ -16,11 +17,12 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-# What takes days if it is let: every fuzz target with many cases, sanitizers, long runs, all installs.
+# What takes days if it is let: every fuzz target with many cases (CASES=1000 for fewer), sanitizers,
+# long runs, all installs.
 # Atheris has no build for every Python; without it the tests that need it are skipped.
 test-long: $(VENV)/.installed
 	-$(BIN)/pip install --quiet atheris
-	DRCL_FUZZ_CASES=100000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m long
+	DRCL_FUZZ_CASES=$(CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m long
 
 # Measures everything on this machine, then rewrites the README's table and the plots from the results.
 bench: $(VENV)/.installed

@@ -6,6 +6,7 @@
 # Logs go to $OUT (default build/gpu_run), results to $RESULTS (default benchmarks/results), into a
 # folder for the device. What is written there was measured here, after its gate. A step that fails is
 # reported at the end and does not stop the others; what needs a correct build says so by failing too.
+# Without a CUDA device it builds, and ends with 2 at the first step that needs one.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON="${PYTHON:-python3}"
@@ -17,8 +18,8 @@ export PYTHON OUT RESULTS PYTHONPATH="$PWD" PYTHONUNBUFFERED=1
 build() {
     DRCL_BUILD_CUDA=auto "$PYTHON" setup.py build_ext --inplace && "$PYTHON" -m drcl info
 }
-tests() {
-    "$PYTHON" -m pytest tests -q -rs --ignore tests/test_packaging.py --ignore tests/test_kernels_interpreted.py
+tests() { # but for those that make distributions, or run the kernels without a GPU
+    "$PYTHON" -m pytest tests -q -rs -n 8 --ignore tests/test_packaging.py --ignore tests/test_kernels_interpreted.py
 }
 sanitizer() {
     local status=0
@@ -29,6 +30,7 @@ sanitizer() {
     done
     return "$status"
 }
+has_gpu() { "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; }
 bench() { "$PYTHON" -m drcl bench --device cuda --out "$RESULTS" "$@"; }
 loss() { bench --only "loss "; }
 ops() { bench --only prior_similarity --only mixup; }
@@ -42,12 +44,14 @@ for step in "$@"; do
         exit 2
     fi
 done
-"$PYTHON" -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else "gpu_run: no CUDA device here; nothing run")' || exit 2
-
 mkdir -p "$OUT"
 failed=()
 [ $# -gt 0 ] && STEPS=("$@")
 for step in "${STEPS[@]}"; do
+    if [ "$step" != build ] && ! has_gpu; then
+        echo "gpu_run: no CUDA device here; stopped before '$step'. failed: ${failed[*]:-none}" >&2
+        exit 2
+    fi
     echo "=== $step"
     started=$SECONDS
     timeout 580 bash -c "$(declare -f bench "$step"); $step" > >(tee "$OUT/$step.log") 2>&1 || failed+=("$step")

@@ -151,19 +151,30 @@ def test_stored_rows_are_complete() -> None:
             assert training or f"{stored.op} {stored.workload}{tf32}" in names
 
 
-def gpu_run(out: Path, *steps: str) -> subprocess.CompletedProcess[str]:
+def gpu_run(folder: Path, *steps: str) -> subprocess.CompletedProcess[str]:
+    """The script with a Python that notes what it is asked for, and knows no GPU."""
+    python = folder / "python"
+    python.write_text(
+        '#!/bin/sh\necho "$@" >> "$OUT.calls"\ncase "$*" in *is_available*) exit 1; esac'
+    )
+    python.chmod(0o755)
     return subprocess.run(
         ["bash", str(ROOT / "benchmarks" / "gpu_run.sh"), *steps],
         capture_output=True,
         text=True,
-        env={"PATH": "/usr/bin:/bin", "PYTHON": "false", "OUT": str(out)},
+        env={"PATH": "/usr/bin:/bin", "PYTHON": str(python), "OUT": str(folder / "out")},
     )
 
 
-def test_gpu_run_without_a_gpu_does_nothing(tmp_path: Path) -> None:
-    assert gpu_run(tmp_path / "out").returncode == 2
-    assert not (tmp_path / "out").exists()
-    unknown = gpu_run(tmp_path / "out", "polish")
+def test_gpu_run_goes_as_far_as_the_first_step_that_needs_a_gpu(tmp_path: Path) -> None:
+    ran = gpu_run(tmp_path)
+    assert ran.returncode == 2
+    assert "no CUDA device here; stopped before 'tests'. failed: none" in ran.stderr
+    build, info, *asked = (tmp_path / "out.calls").read_text().splitlines()
+    assert build == "setup.py build_ext --inplace" and info == "-m drcl info"
+    assert len(asked) == 1 and "is_available" in asked[0]
+    assert (tmp_path / "out" / "build.log").is_file()
+    unknown = gpu_run(tmp_path, "polish")
     assert unknown.returncode == 2
     assert "no step 'polish'; there are: build tests sanitizer" in unknown.stderr
 

@@ -29,7 +29,12 @@
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define DRCL_X86
+// GCC 12 finds its own undefined-by-intention registers uninitialised (GCC bug 105593).
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 #endif
 
 namespace drcl {
