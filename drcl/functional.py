@@ -121,7 +121,9 @@ def prior_similarity(
 
     Returns logits and probabilities (B, C), ``loss`` = GCE, and ``score``, the mean probability of
     the true class over labelled rows (no gradient), in the prior's dtype. Logits beyond its range
-    are infinite, and what follows from them may be NaN. Source: paper, selective prior learning.
+    are infinite, and what follows from them may be NaN. W's gradient sums over all rows: one with
+    NaN in its features makes it NaN even where it is unlabelled. Source: paper, selective prior
+    learning.
 
     >>> out = prior_similarity(torch.eye(3), torch.eye(3), torch.tensor([0, 1, 2]), q=1.0)
     >>> round(float(out.score), 4)

@@ -401,7 +401,7 @@ def recall_at_k(
 
 
 def retrieval_report(
-    embeddings: Mapping[str, tuple[Array, Array]],
+    embeddings: Mapping[str, tuple[Array, Labels]],
     *,
     ks: Sequence[int] = (50,),
     no_relevant: str = "zero",
@@ -453,7 +453,7 @@ def _divided(
     group: ProcessGroup | None,
     query: Array,
     gallery: Array,
-    query_labels: Array,
+    query_labels: Any,
     *rest: Any,
     **options: Any,
 ) -> RetrievalMetrics:

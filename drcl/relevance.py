@@ -13,7 +13,7 @@ from torch import Tensor
 from drcl.arrays import as_tensor
 from drcl.ops.average_precision import Relevance
 
-Labels: TypeAlias = Tensor | npt.NDArray[np.generic]
+Labels: TypeAlias = Tensor | npt.ArrayLike
 # Query positions (q,) int64 -> relevance (q, N): bool, or integer gains (relevant when positive).
 Callback: TypeAlias = Callable[[Tensor], Tensor]
 

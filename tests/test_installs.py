@@ -180,8 +180,10 @@ def test_type_information_ships(environment_of_its_own: Path, tmp_path: Path) ->
     """mypy --strict takes what is right from the installed package, and refuses what is not."""
     pytest.importorskip("mypy", reason="mypy is not installed")
     right = (
+        "import numpy as np\n"
         "import torch\n"
         "import drcl\n"
+        "from drcl.data import load\n"
         "from drcl.losses import ReversibleConsistencyLoss\n"
         "prior: drcl.Prior = drcl.Prior.orthogonal(dim=16, classes=4)\n"
         "loss = ReversibleConsistencyLoss(prior, lam=0.9)\n"
@@ -190,7 +192,16 @@ def test_type_information_ships(environment_of_its_own: Path, tmp_path: Path) ->
         "score: float = drcl.metrics.mean_average_precision(\n"
         "    torch.randn(4, 2), torch.randn(4, 2), [0, 1, 0, 1], [0, 1, 0, 1]\n"
         ")\n"
-        "model = drcl.DRCL(epochs=1)\n"
+        "model = drcl.DRCL(dim=16, epochs=1, lr={'image': 1e-3, 'text': 1e-4})\n"
+        "x, y = np.ones((6, 3), np.float32), np.arange(6) % 2\n"
+        "model.fit({'image': (x, y), 'text': (torch.ones(6, 2), [0, 1, 0, 1, 0, 1])})\n"
+        "embeddings: torch.Tensor = model.encode('image', x)\n"
+        "report = drcl.metrics.retrieval_report({'image': (embeddings, y), 'text': (x, [0] * 6)})\n"
+        "mean: float = report['mAP@all']['mean']\n"
+        "nearest: torch.Tensor = model.search('image', x, 'text', torch.ones(6, 2)).indices\n"
+        "data = load('digits')\n"
+        "digits = drcl.DRCL().fit(data.train, data.validation).evaluate(data.test)\n"
+        "chosen: drcl.Prior = drcl.select_prior(data.train, config=drcl.Config(dim=16))\n"
     )
     wrong = "import drcl\nnumber: int = drcl.Prior.orthogonal(dim=16, classes='4')\n"
     (tmp_path / "right.py").write_text(right, encoding="utf-8")
