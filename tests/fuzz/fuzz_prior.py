@@ -69,7 +69,9 @@ def prior(draw: Draw) -> None:
     k = min(exact.shape)
     within(q.T @ q, np.eye(k), (ROUNDINGS + len(w)) * unit, "QᵀQ")
     scale = np.abs(exact).max()
-    within(q @ array(found.weight_coordinates) / scale, w / scale, ROUNDINGS * unit * k, "QQᵀW")
+    # Coordinates are as large as a column of W is long.
+    slack = ROUNDINGS * unit * k * np.linalg.norm(w / scale, axis=0).max()
+    within(q @ array(found.weight_coordinates) / scale, w / scale, slack, "QQᵀW")
     # P's own rounding is relative to its largest entries.
     size = np.linalg.norm(inverse) + torch.finfo(dtype).tiny * inverse.size
     within(recast @ q.T, inverse, ROUNDINGS * unit * size, "PQQᵀ")
