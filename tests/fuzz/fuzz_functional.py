@@ -283,7 +283,7 @@ class Conditioning(NamedTuple):
 
 
 def conditioning(x: Tensor, y: Tensor, mixed: Tensor, w: Tensor, unit: float) -> Conditioning:
-    """Where the value is well defined, and by how much an error of one rounding grows.
+    """Where the value is well defined, and by how much an error of one rounding grows; y is mixed.
 
     Only directions of r = yP and of x enter J_D. r may cancel: its error is a rounding of |y||P|,
     not of |r|; so may a mixed row x. The rank of W is a matter of a cut-off at ``unit·√min(D, C)``:
@@ -407,7 +407,7 @@ def judge_consistency(
     x, y = reference.mixup(batch.x, batch.y, permutation, lam)
     unit = eps(weight.dtype)
     exact = reference.reversible_consistency(x, y, w, q=q, rtol=rank_cutoff(weight), **own)
-    state = conditioning(batch.x, batch.y, x, w, unit)
+    state = conditioning(batch.x, y, x, w, unit)
     lengths = batch.x.norm(dim=1)
     sizes = lengths[lengths > 0]
     if len(sizes) and (float(sizes.min()) < 1e-12 or float(sizes.max()) > 1e12):
@@ -448,7 +448,7 @@ def judge_gradient(
     unit = eps(weight.dtype)
     total = reference.reversible_consistency(x, y, w, q=q, rtol=rank_cutoff(weight), **own)[0]
     (expected,) = torch.autograd.grad(2 * total, leaf)
-    state = conditioning(batch.x, batch.y, x.detach(), w, unit)
+    state = conditioning(batch.x, y, x.detach(), w, unit)
     lengths = x.detach().norm(dim=1)
     sizes = lengths[(lengths > 0)]
     if not state.clear or not len(sizes):

@@ -361,12 +361,14 @@ def faults_of(draw: Draw, case: Case) -> Faults:
             "relevance: a sparse matrix too small": lambda: fractions(queries + 1, items),
             "relevance: a function of None": lambda: lambda rows: None,
             "relevance: a function of floats": lambda: lambda rows: torch.zeros(len(rows), items),
-            "relevance: a function of too few": lambda: lambda rows: torch.zeros(1, 1).long(),
+            "relevance: a function of too many": lambda: (
+                lambda rows: torch.zeros(len(rows), items + 1).long()
+            ),
         }
         if not (case.ranked.any(axis=1) & case.queries).all():
             del faults["relevance: a function of None"]
             del faults["relevance: a function of floats"]
-            del faults["relevance: a function of too few"]
+            del faults["relevance: a function of too many"]
     return faults
 
 
