@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from drcl.encoder import Encoder
+from drcl.encoder import Encoder, is_as_built
 from drcl.prior import Prior
 from drcl.train.checkpoint import (
     check_name,
@@ -188,7 +188,7 @@ def _load(folder: Path, name: str) -> dict[str, Tensor]:
 
 
 def _describe(network: nn.Module) -> dict[str, Any]:
-    if isinstance(network, Encoder):
+    if isinstance(network, Encoder) and is_as_built(network):
         return {
             "kind": "encoder",
             "in_features": network.in_features,
@@ -211,7 +211,7 @@ def _rebuild(name: str, about: dict[str, Any], networks: Mapping[str, nn.Module]
 
 
 def _load_parameters(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    own = isinstance(network, Encoder)
+    own = is_as_built(network)
     if own:
         state = {key: value.to(torch.float32, copy=True) for key, value in state.items()}
     try:

@@ -10,7 +10,7 @@ import tiny
 import torch
 from torch import nn
 
-from drcl import DRCL, Config, Prior, metrics, select_prior
+from drcl import DRCL, Config, Encoder, Prior, metrics, select_prior
 from drcl.train.loop import NonFiniteLoss, schedule_q
 
 
@@ -333,6 +333,32 @@ def test_tied_weights_can_be_saved(tmp_path):
     assert torch.equal(
         loaded.encode("image", TEST["image"][0]), model.encode("image", TEST["image"][0])
     )
+
+
+class _Squared(Encoder):
+    def forward(self, features):
+        return super().forward(features * features)
+
+
+def _with_other_layers():
+    network = Encoder(8, dim=16, hidden=(24,))
+    network.layers[1] = nn.Tanh()
+    return network
+
+
+@pytest.mark.parametrize("make", [lambda: _Squared(8, dim=16, hidden=(24,)), _with_other_layers])
+def test_an_encoder_that_was_changed_is_a_network_of_ones_own(make, tmp_path):
+    """It was trained with the layers it had been built with, and loaded as the plain encoder."""
+    network, data = make(), tiny.split()
+    model = fit(data, networks={"image": network})
+    wrapped = fit(data, networks={"image": nn.Sequential(network)})
+    image, _ = data["image"]
+    assert torch.equal(model.encode("image", image), wrapped.encode("image", image))
+    model.save(tmp_path)
+    with pytest.raises(ValueError, match="network of your own"):
+        DRCL.load(tmp_path)
+    loaded = DRCL.load(tmp_path, networks={"image": network})
+    assert torch.equal(loaded.encode("image", image), model.encode("image", image))
 
 
 def test_networks_for_unknown_modalities_are_refused():
