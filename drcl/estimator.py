@@ -329,7 +329,8 @@ class DRCL:
         )
 
         def nearest(start: int, stop: int) -> tuple[Tensor, Tensor]:
-            scores = found[start:stop] @ items.T
+            with torch.autocast("cpu", enabled=False):  # it would make ties of near cosines
+                scores = found[start:stop] @ items.T
             scores[:, copies] = scores[:, firsts]
             ranked = scores.sort(dim=1, descending=True, stable=True)
             return ranked.values[:, :k].clone(), ranked.indices[:, :k].clone()

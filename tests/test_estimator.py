@@ -92,6 +92,14 @@ def test_search():
         model.search("image", queries, "audio", gallery)
 
 
+def test_autocast_does_not_narrow_the_cosines_of_a_search():
+    model = fit()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model.search("image", TEST["image"][0], "text", TEST["text"][0], k=5)
+        image, text = (model.encode(name, TEST[name][0]) for name in ("image", "text"))
+    assert torch.equal(found.scores, (image @ text.T).sort(dim=1, descending=True).values[:, :5])
+
+
 def test_evaluate_is_the_report_of_the_embeddings():
     model = fit()
     embeddings = {name: (model.encode(name, x), y) for name, (x, y) in TEST.items()}
