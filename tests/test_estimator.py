@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from types import MappingProxyType
 
 import numpy as np
 import pytest
 import tiny
 import torch
 from torch import nn
+from torch.utils.data import IterableDataset
 
 from drcl import DRCL, Config, Encoder, Prior, metrics, select_prior
 from drcl.train.loop import NonFiniteLoss, schedule_q
@@ -554,6 +556,7 @@ def test_bad_data_is_refused_by_name(changes, message):
         ({"lr": {"image": 1e-3}}, "lr.*image.*text"),
         ({"epochs": {"image": 1, "text": 2, "audio": 3}}, "epochs.*audio"),
         ({"device": "warp"}, "device.*warp"),
+        ({"device": "\x1b[2J"}, r"device: expected .*, got '\\x1b\[2J'"),
     ],
 )
 def test_settings_are_checked_up_front(settings, message):
@@ -577,6 +580,46 @@ def test_other_ways_to_call_fit_wrongly():
         DRCL().encode("image", np.zeros((1, 2)))
     with pytest.raises(ValueError, match="image features: width 5, expected 8"):
         fit(epochs=1).encode("image", np.zeros((1, 5)))
+
+
+def test_a_mapping_of_settings_may_be_of_any_kind(tmp_path):
+    lr = {"image": 1e-3, "text": 1e-3}
+    config = Config(**tiny.SETTINGS | {"lr": MappingProxyType(lr)})
+    lr["image"] = -1.0
+    assert Config.from_dict(config.to_dict()) == config and config.lr["image"] == 1e-3
+
+
+def test_settings_of_an_added_modality_are_checked_by_name():
+    model = fit(epochs=1, prior_epochs=1)
+    with pytest.raises(ValueError, match=r"lr: given for \['image'\], .* \['audio'\]"):
+        model.add_modality("audio", tiny.samples("audio", 30), lr={"image": 1e-3}, progress=False)
+
+
+class _OnlyOnce(IterableDataset):
+    def __init__(self, rows, labels):
+        self.pairs = iter(list(zip(torch.from_numpy(rows), labels.tolist(), strict=True)))
+
+    def __iter__(self):
+        return self.pairs
+
+
+def test_a_dataset_that_can_be_read_only_once_is_named():
+    network = nn.Linear(8, 16)
+    with pytest.raises((ValueError), match=r"image: yields no samples"):
+        fit({"image": _OnlyOnce(*tiny.samples("image", 40))}, networks={"image": network})
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_training_where_gradients_are_switched_off(mode):
+    expected = fit(epochs=2, prior_epochs=2)
+    with mode():
+        found = fit(epochs=2, prior_epochs=2)
+        found.add_modality("audio", tiny.samples("audio", 30), progress=False)
+    expected.add_modality("audio", tiny.samples("audio", 30), progress=False)
+    assert all(same(states(found, name), states(expected, name)) for name in found.modalities)
+    with mode():
+        prior = select_prior(tiny.split(), config=expected.config, progress=False)
+    assert torch.equal(prior.weight, expected.prior.weight)
 
 
 def test_select_prior_checks_as_fit_does():

@@ -281,6 +281,11 @@ class Training:
                 self.clock.enter("data")
                 if source.device.type == "cpu":
                     self._bar.update(batch.rows)
+            if not losses:
+                raise ValueError(
+                    f"{phase.name} {phase.modality}: yields no samples in epoch {self.epoch}; a "
+                    "Dataset or DataLoader is read once an epoch, and once beforehand"
+                )
             self._losses = torch.stack(losses)
             self.clock.enter("")
 
