@@ -595,6 +595,8 @@ def _ending_the_epoch(active: bool) -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, remember)
     try:
         yield lambda: bool(asked)
+        if asked:  # when no epoch was left to look at it
+            raise KeyboardInterrupt
     finally:
         if mine:
             signal.signal(signal.SIGINT, signal.default_int_handler)
