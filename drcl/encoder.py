@@ -99,6 +99,18 @@ class Encoder(nn.Module):
             )
 
 
+def is_as_built(network: nn.Module) -> bool:
+    """Whether a network is an :class:`Encoder`, no subclass of it, with the layers it was given.
+
+    >>> is_as_built(Encoder(3, dim=2, hidden=(4,))), is_as_built(nn.Linear(3, 2))
+    (True, False)
+    """
+    if type(network) is not Encoder:
+        return False
+    kinds = [type(layer) for layer in network.layers]
+    return kinds == [nn.Linear, nn.ReLU] * len(network.hidden) + [nn.Linear]
+
+
 def _linear(
     width: int, size: int, generator: torch.Generator | None, bias: bool = True
 ) -> nn.Linear:

@@ -107,6 +107,7 @@ class DRCL:
         """The modalities with a trained encoder."""
         return tuple(self.encoders)
 
+    @torch.inference_mode(False)  # also where the caller has switched gradients off
     def fit(
         self,
         train: Mapping[str, Data],
@@ -198,6 +199,7 @@ class DRCL:
         self.standardizers, self.history = standardizers, history + records
         return self
 
+    @torch.inference_mode(False)  # also where the caller has switched gradients off
     def add_modality(
         self,
         name: str,
@@ -220,6 +222,7 @@ class DRCL:
         if name in self.encoders:
             raise ValueError(f"name: modality {name!r} exists already, next to {self.modalities}")
         config = dataclasses.replace(self.config.for_modality(name), **settings)
+        config.check_modalities([name])
         if config.dim != self.prior.dim:
             raise ValueError(f"dim: {config.dim}, but the prior has dimension {self.prior.dim}")
         samples = prepare({name: train}, self.classes, "train")
@@ -329,7 +332,8 @@ class DRCL:
         )
 
         def nearest(start: int, stop: int) -> tuple[Tensor, Tensor]:
-            scores = found[start:stop] @ items.T
+            with torch.autocast("cpu", enabled=False):  # it would make ties of near cosines
+                scores = found[start:stop] @ items.T
             scores[:, copies] = scores[:, firsts]
             ranked = scores.sort(dim=1, descending=True, stable=True)
             return ranked.values[:, :k].clone(), ranked.indices[:, :k].clone()

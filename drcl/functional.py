@@ -8,6 +8,7 @@ rows.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -135,12 +136,14 @@ def prior_similarity(
     check_positive("temperature", temperature)
     check_q(q)
     backend = choose("prior_similarity", features.device)
-    if targets is None:
-        logits = features.to(weight.dtype) @ weight / temperature
-        return PriorSimilarity(logits, logits.softmax(dim=1), None, None)
-    check_targets(targets, features, weight.shape[1])
-    if backend == "reference":
-        return _reference_prior_similarity(features, weight, targets, q, temperature)
+    if targets is not None:
+        check_targets(targets, features, weight.shape[1])
+    if targets is None or backend == "reference":
+        with _full_precision(features):
+            if targets is None:
+                logits = features.to(weight.dtype) @ weight / temperature
+                return PriorSimilarity(logits, logits.softmax(dim=1), None, None)
+            return _reference_prior_similarity(features, weight, targets, q, temperature)
     logits, probabilities, loss, score, _ = ops.prior_similarity.prior_similarity(
         features, weight, targets, _as_tensor(q, features), temperature, backend
     )
@@ -264,17 +267,18 @@ def reversible_consistency_loss(
         features, rows = features.to(wide), target_rows(targets, prior.weight.shape[1], wide)
         if permutation is not None:
             features, rows = reference.mixup(features, rows, permutation, lam)
-        found = reference.reversible_consistency(
-            features,
-            rows,
-            prior.weight.to(wide),
-            q=q,
-            alpha=alpha,
-            beta=beta,
-            eta=eta,
-            temperature=temperature,
-            rtol=rank_cutoff(prior.weight),
-        )
+        with _full_precision(features):
+            found = reference.reversible_consistency(
+                features,
+                rows,
+                prior.weight.to(wide),
+                q=q,
+                alpha=alpha,
+                beta=beta,
+                eta=eta,
+                temperature=temperature,
+                rtol=rank_cutoff(prior.weight),
+            )
         return ReversibleConsistency(*(part.to(dtype) for part in found))
     parts, *_ = ops.reversible_consistency.reversible_consistency(
         features,
@@ -366,6 +370,14 @@ def _matrix_relevance(relevant: Tensor) -> ops.average_precision.Relevance:
     items = relevant.nonzero()[:, 1].int()
     most = int(offsets.diff().max())
     return ops.average_precision.Relevance(most, q, q[:-1], offsets, items)
+
+
+def _full_precision(features: Tensor) -> AbstractContextManager[None]:
+    """Products in the dtype of their factors, as in the compiled ops: autocast narrows them."""
+    device = features.device.type
+    if not torch.amp.is_autocast_available(device):  # the meta device has none
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 def _as_tensor(q: Tensor | float, features: Tensor) -> Tensor:

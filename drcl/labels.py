@@ -78,9 +78,8 @@ def _integers(array: npt.NDArray[Any], name: str = "labels") -> npt.NDArray[np.i
         raise ValueError(f"{name}: expected shape (N,) or (N, C), got {array.shape}")
     if array.dtype.kind not in "iufb":
         raise ValueError(f"{name}: expected integer class ids, got dtype {array.dtype}")
-    if array.dtype.kind == "f" and not (
-        (np.abs(array) < 2.0**63).all() and (array == array.round()).all()
-    ):
+    whole = array.dtype.kind != "f" or (array == array.round()).all()
+    if array.dtype.kind in "uf" and not (whole and (np.abs(array) < 2.0**63).all()):
         raise ValueError(
             f"{name}: class ids must be whole numbers of 64 bits, got {array.dtype} with fractions "
             "or larger ones"

@@ -37,6 +37,7 @@ from drcl.relevance import (
     from_callback,
     places,
     shared_labels,
+    signed,
 )
 from drcl.similarity import METRICS, Array, Rows, Scorer, Source, product_precision
 
@@ -602,8 +603,8 @@ def _own(rows: Tensor, columns: Tensor, device: torch.device) -> tuple[Tensor, T
 
 
 def _groups(groups: Labels, count: int, name: str) -> Tensor:
-    tensor = as_tensor(groups, name).cpu()
-    if tensor.shape != (count,) or tensor.is_floating_point():
+    tensor = signed(as_tensor(groups, name).cpu(), name)
+    if tensor.shape != (count,) or tensor.is_floating_point() or tensor.is_complex():
         raise ValueError(
             f"{name}: expected {count} integers, got {tensor.dtype} of shape {tuple(tensor.shape)}"
         )

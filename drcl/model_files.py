@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from drcl.encoder import Encoder
+from drcl.encoder import Encoder, is_as_built
 from drcl.prior import Prior
 from drcl.train.checkpoint import (
+    check_history,
     check_name,
     pack,
     read_json,
@@ -136,11 +137,11 @@ def _read(folder: Path, config: dict[str, Any], networks: Mapping[str, nn.Module
         stored = _part(tensors, "standardizer.")
         if stored:
             standardizers[name] = Standardizer(**stored)
+        with _naming(folder / entry["file"]):
+            _check_fit(encoders[name], standardizers.get(name), prior)
     content = _verified(folder, config["history"])
     with _naming(folder / config["history"]):
-        history = json.loads(content)
-    if not isinstance(history, list) or not all(isinstance(epoch, dict) for epoch in history):
-        raise ValueError(f"{folder / config['history']}: expected a list with a record per epoch")
+        history = check_history(json.loads(content))
     return StoredModel(settings, prior, encoders, standardizers, history)
 
 
@@ -188,7 +189,7 @@ def _load(folder: Path, name: str) -> dict[str, Tensor]:
 
 
 def _describe(network: nn.Module) -> dict[str, Any]:
-    if isinstance(network, Encoder):
+    if isinstance(network, Encoder) and is_as_built(network):
         return {
             "kind": "encoder",
             "in_features": network.in_features,
@@ -210,8 +211,23 @@ def _rebuild(name: str, about: dict[str, Any], networks: Mapping[str, nn.Module]
     return copy.deepcopy(networks[name])
 
 
+def _check_fit(network: nn.Module, standardizer: Standardizer | None, prior: Prior) -> None:
+    """Refuse parts of several models: they would fail, or mislead, when they are used."""
+    if standardizer is not None and standardizer.mean.shape != standardizer.std.shape:
+        raise ValueError("the standardizer's mean and std differ in shape")
+    if not isinstance(network, Encoder) or not is_as_built(network):
+        return
+    if network.dim != prior.dim:
+        raise ValueError(f"an encoder of dim {network.dim} beside a prior of dim {prior.dim}")
+    if standardizer is not None and standardizer.mean.shape != (network.in_features,):
+        raise ValueError(
+            f"a standardizer of shape {tuple(standardizer.mean.shape)} before an encoder of "
+            f"{network.in_features} features"
+        )
+
+
 def _load_parameters(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    own = isinstance(network, Encoder)
+    own = is_as_built(network)
     if own:
         state = {key: value.to(torch.float32, copy=True) for key, value in state.items()}
     try:

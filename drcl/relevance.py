@@ -24,7 +24,7 @@ class Known:
     """Labels of one side: which rows are labelled, and class ids (N,) or multi-hot rows (N, C)."""
 
     def __init__(self, labels: Labels, count: int, name: str) -> None:
-        tensor = as_tensor(labels, name)
+        tensor = signed(as_tensor(labels, name), name)
         if tensor.ndim not in (1, 2) or len(tensor) != count or 0 in tensor.shape:
             raise ValueError(
                 f"{name}: expected {count} ids or rows, got shape {tuple(tensor.shape)}"
@@ -45,6 +45,10 @@ class Known:
                 f"{name}: class ids must be whole numbers of 64 bits, got {ids.dtype} with others"
             )
         self.values = ids.long()
+        if (lowest := int(self.values.min())) < -1:
+            raise ValueError(
+                f"{name}: class ids must be −1 (unlabelled), 0 or larger, got {lowest}"
+            )
         self.labelled = self.values >= 0
 
 
@@ -108,11 +112,11 @@ class Pairs:
                     f"got {matrix.shape}"
                 )
             rows, columns = torch.as_tensor(matrix.row).long(), torch.as_tensor(matrix.col).long()
-            gains = as_tensor(matrix.data, "relevance").clone()
+            gains = signed(as_tensor(matrix.data, "relevance"), "relevance").clone()
             if gains.is_complex() or bool((gains != gains.round()).any()):
                 raise ValueError("relevance: expected whole numbers as gains, got others")
         else:
-            table = as_tensor(pairs, "relevance")
+            table = signed(as_tensor(pairs, "relevance"), "relevance")
             if (
                 table.is_complex()
                 or table.ndim != 2
@@ -156,7 +160,7 @@ class Pairs:
 
 def from_callback(callback: Callback, rows: Tensor, columns: Tensor, items: int) -> Relevance:
     """What the function says of these queries, for the gallery items that are ranked."""
-    matrix = as_tensor(callback(rows), "relevance")
+    matrix = signed(as_tensor(callback(rows), "relevance"), "relevance")
     if matrix.is_complex() or matrix.shape != (len(rows), items) or matrix.is_floating_point():
         raise ValueError(
             f"relevance: expected bool or integer gains of shape ({len(rows)}, {items}) from the "
@@ -175,6 +179,19 @@ def from_callback(callback: Callback, rows: Tensor, columns: Tensor, items: int)
         items=places[:, 1].int(),
         gains=matrix[found].int(),
     )
+
+
+def signed(tensor: Tensor, name: str) -> Tensor:
+    """Unsigned integers of 16 bits or more as int64: torch can do little with them as they are.
+
+    Raises ValueError for larger ones, which would become others, −1 among them.
+    """
+    if tensor.dtype not in (torch.uint16, torch.uint32, torch.uint64):
+        return tensor
+    wide = tensor.long()
+    if bool((wide < 0).any()):
+        raise ValueError(f"{name}: expected whole numbers below 2⁶³, got {tensor.dtype} beyond")
+    return wide
 
 
 def _check_gains(gains: Tensor) -> None:

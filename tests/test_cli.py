@@ -266,12 +266,12 @@ class TestRunDirectory:
         self, leaves: Path, trained: Path, tmp_path: Path, interrupt: Any,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:  # fmt: skip
-        manifest, run = leaves / "leaves.toml", tmp_path / "run"
+        manifest, run = leaves / "leaves.toml", tmp_path / "my run"
         interrupt("scan")
         result = drcl_command("train", manifest, "--out", run, *SMALL)
         assert result.exit_code == 130
         last = result.output.splitlines()[-1]
-        assert last == f"interrupted; continue with: drcl train {manifest} --out {run} --resume"
+        assert last == f"interrupted; continue with: drcl train {manifest} --out '{run}' --resume"
         assert not (run / "run.json").exists()
         monkeypatch.undo()
 
@@ -453,6 +453,10 @@ class TestAddModality:
         assert "label 'oak' in row 0 is outside the 3 classes" in error
         error = refused("add-modality", run, *smell, "--lr", "taste=1")
         assert "none of the modalities ['smell']" in error
+        wide = f"{leaves}/leaves.npz:photo_test_x", f"{leaves}/leaves.npz:photo_test_y"
+        result = drcl_command("add-modality", run, *smell, "--test", *wide)
+        assert "test/smell: features are 6 wide, in train" in result.output
+        assert "settings:" not in result.output  # it is said before anything is trained
         interrupt("smell")
         result = drcl_command("add-modality", run, *smell, "--no-progress")
         assert result.exit_code == 130

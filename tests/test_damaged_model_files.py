@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from safetensors.torch import save
 
 from drcl import DRCL, Config
 from drcl.run import AddedModality, Run, open_run, start_run
@@ -203,6 +206,57 @@ def test_forged_config_json(folder, change):
     forge(folder / "config.json", change)
     with pytest.raises((ValueError, OSError), match=str(folder)):
         DRCL.load(folder)
+
+
+def _stored(folder, pattern: str, content: bytes, entry) -> None:
+    """Put other content in the place of a part of the model, as a stranger would."""
+    (old,) = folder.glob(pattern)
+    digest = hashlib.sha256(content).hexdigest()[:16]
+    new = old.with_name(f"{old.name.partition('.')[0]}.{digest}{old.suffix}")
+    new.write_bytes(content)
+    name = new.relative_to(folder).as_posix()
+    forge(folder / "config.json", lambda config: entry(config, name))
+
+
+@pytest.mark.parametrize(
+    "change", [{"phase": "\x1b[2J"}, {"modality": []}, {"epoch": "1"}, {"seconds": None}]
+)
+def test_forged_history(folder, change):
+    (path,) = folder.glob("history.*")
+    history = json.loads(path.read_text())
+    history[0] |= change
+    content = json.dumps(history).encode()
+    _stored(folder, "history.*", content, lambda config, name: config.update(history=name))
+    with pytest.raises(ValueError, match=r"history\..*: entry 0 is no record of an epoch"):
+        DRCL.load(folder)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"standardizer.mean": torch.zeros(3)},
+        {"standardizer.mean": torch.zeros(3), "standardizer.std": torch.ones(3)},
+    ],
+)
+def test_forged_standardizer(folder, change):
+    (path,) = (folder / "encoders").glob("image.*")
+    content = pack(read_tensors(path)[0] | change, {})
+    _stored(
+        folder,
+        "encoders/image.*",
+        content,
+        lambda config, name: config["encoders"]["image"].update(file=name),
+    )
+    with pytest.raises(ValueError, match=r"image\..*: (the|a) standardizer"):
+        DRCL.load(folder)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "[" * 100_000])
+def test_forged_metadata_of_a_checkpoint(tmp_path, text):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(save({}, metadata={"crc32 json": f"{zlib.crc32(text.encode()):08x} {text}"}))
+    with pytest.raises(ValueError, match=r"a\.safetensors: its metadata is"):
+        read_tensors(path)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -120,3 +122,12 @@ def test_holdout_of_rows_goes_by_the_first_class():
 def test_holdout_needs_a_share_between_0_and_1(share):
     with pytest.raises(ValueError, match="between 0 and 1"):
         stratified_holdout(np.array([0, 0]), share, seed=0)
+
+
+def test_holding_out_of_very_many_classes_is_no_matter_of_minutes():
+    """A pass over all rows for every class would take a thousand times as long."""
+    labels = np.random.default_rng(0).permutation(np.arange(200_000) // 2)
+    began = time.process_time()
+    kept, held = stratified_holdout(labels, 0.5, seed=0)
+    assert time.process_time() - began < 10
+    assert np.array_equal(np.sort(labels[kept]), np.arange(100_000)) and len(held) == 100_000

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from types import MappingProxyType
 
 import numpy as np
 import pytest
 import tiny
 import torch
 from torch import nn
+from torch.utils.data import IterableDataset
 
-from drcl import DRCL, Config, Prior, metrics, select_prior
+from drcl import DRCL, Config, Encoder, Prior, metrics, select_prior
 from drcl.train.loop import NonFiniteLoss, schedule_q
 
 
@@ -90,6 +92,14 @@ def test_search():
         model.search("image", queries, "text", gallery, k=0)
     with pytest.raises(ValueError, match=r"modality.*audio"):
         model.search("image", queries, "audio", gallery)
+
+
+def test_autocast_does_not_narrow_the_cosines_of_a_search():
+    model = fit()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model.search("image", TEST["image"][0], "text", TEST["text"][0], k=5)
+        image, text = (model.encode(name, TEST[name][0]) for name in ("image", "text"))
+    assert torch.equal(found.scores, (image @ text.T).sort(dim=1, descending=True).values[:, :5])
 
 
 def test_evaluate_is_the_report_of_the_embeddings():
@@ -335,6 +345,32 @@ def test_tied_weights_can_be_saved(tmp_path):
     )
 
 
+class _Squared(Encoder):
+    def forward(self, features):
+        return super().forward(features * features)
+
+
+def _with_other_layers():
+    network = Encoder(8, dim=16, hidden=(24,))
+    network.layers[1] = nn.Tanh()
+    return network
+
+
+@pytest.mark.parametrize("make", [lambda: _Squared(8, dim=16, hidden=(24,)), _with_other_layers])
+def test_an_encoder_that_was_changed_is_a_network_of_ones_own(make, tmp_path):
+    """It was trained with the layers it had been built with, and loaded as the plain encoder."""
+    network, data = make(), tiny.split()
+    model = fit(data, networks={"image": network})
+    wrapped = fit(data, networks={"image": nn.Sequential(network)})
+    image, _ = data["image"]
+    assert torch.equal(model.encode("image", image), wrapped.encode("image", image))
+    model.save(tmp_path)
+    with pytest.raises(ValueError, match="network of your own"):
+        DRCL.load(tmp_path)
+    loaded = DRCL.load(tmp_path, networks={"image": network})
+    assert torch.equal(loaded.encode("image", image), model.encode("image", image))
+
+
 def test_networks_for_unknown_modalities_are_refused():
     with pytest.raises(ValueError, match=r"networks.*imgae"):
         fit(networks={"imgae": nn.Linear(8, 16)})
@@ -520,6 +556,7 @@ def test_bad_data_is_refused_by_name(changes, message):
         ({"lr": {"image": 1e-3}}, "lr.*image.*text"),
         ({"epochs": {"image": 1, "text": 2, "audio": 3}}, "epochs.*audio"),
         ({"device": "warp"}, "device.*warp"),
+        ({"device": "\x1b[2J"}, r"device: expected .*, got '\\x1b\[2J'"),
     ],
 )
 def test_settings_are_checked_up_front(settings, message):
@@ -543,6 +580,46 @@ def test_other_ways_to_call_fit_wrongly():
         DRCL().encode("image", np.zeros((1, 2)))
     with pytest.raises(ValueError, match="image features: width 5, expected 8"):
         fit(epochs=1).encode("image", np.zeros((1, 5)))
+
+
+def test_a_mapping_of_settings_may_be_of_any_kind(tmp_path):
+    lr = {"image": 1e-3, "text": 1e-3}
+    config = Config(**tiny.SETTINGS | {"lr": MappingProxyType(lr)})
+    lr["image"] = -1.0
+    assert Config.from_dict(config.to_dict()) == config and config.lr["image"] == 1e-3
+
+
+def test_settings_of_an_added_modality_are_checked_by_name():
+    model = fit(epochs=1, prior_epochs=1)
+    with pytest.raises(ValueError, match=r"lr: given for \['image'\], .* \['audio'\]"):
+        model.add_modality("audio", tiny.samples("audio", 30), lr={"image": 1e-3}, progress=False)
+
+
+class _OnlyOnce(IterableDataset):
+    def __init__(self, rows, labels):
+        self.pairs = iter(list(zip(torch.from_numpy(rows), labels.tolist(), strict=True)))
+
+    def __iter__(self):
+        return self.pairs
+
+
+def test_a_dataset_that_can_be_read_only_once_is_named():
+    network = nn.Linear(8, 16)
+    with pytest.raises((ValueError), match=r"image: yields no samples"):
+        fit({"image": _OnlyOnce(*tiny.samples("image", 40))}, networks={"image": network})
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_training_where_gradients_are_switched_off(mode):
+    expected = fit(epochs=2, prior_epochs=2)
+    with mode():
+        found = fit(epochs=2, prior_epochs=2)
+        found.add_modality("audio", tiny.samples("audio", 30), progress=False)
+    expected.add_modality("audio", tiny.samples("audio", 30), progress=False)
+    assert all(same(states(found, name), states(expected, name)) for name in found.modalities)
+    with mode():
+        prior = select_prior(tiny.split(), config=expected.config, progress=False)
+    assert torch.equal(prior.weight, expected.prior.weight)
 
 
 def test_select_prior_checks_as_fit_does():

@@ -287,6 +287,21 @@ def test_autocast(backend):
     assert torch.isfinite(layer.weight.grad).all()
 
 
+def test_autocast_does_not_reach_into_the_functions(backend):
+    """It made bfloat16 of the literal formulas, and of logits without targets on any backend."""
+    x, y, w = make(dtype=torch.float32)
+
+    def everything():
+        parts = functional.reversible_consistency_loss(x, y, Prior(w))
+        scored = functional.prior_similarity(x, w, y)
+        return [*parts, *scored, functional.prior_similarity(x, w).logits]
+
+    plain = everything()
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = everything()
+    assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(plain, cast, strict=True))
+
+
 def test_float64_features_meet_a_float32_prior():
     x, y, w = make()
     exact = functional.reversible_consistency_loss(x, y, w.float().double())

@@ -67,6 +67,7 @@ def test_rows_stay_rows():
         ([0, 1, 9], "row 2 has label 9"),
         ([-2, 1], "row 0 has label -2"),
         ([0.5], "fractions"),
+        (np.array([2**64 - 1], np.uint64), "larger"),  # as int64 it is −1
         ([[1, 0]], "2 columns"),
         ([[1.0, np.nan, 0]], "finite"),
         ([[1.0, -1.0, 0]], "negative"),

@@ -448,3 +448,42 @@ def test_peak_memory_stays_under_the_budget(backend: str, queries: int) -> None:
     )
     for beyond in run.stdout.split():
         assert int(beyond) < 0
+
+
+# --- labels, pairs and groups of any integer type ----------------------------------------------
+
+
+def test_ids_below_minus_one_are_not_taken_for_unlabelled() -> None:
+    x, labels = torch.eye(3), torch.tensor([0, 1, 1])
+    with pytest.raises(ValueError, match=r"gallery_labels: class ids must be −1 .*, got -2"):
+        average_precision(x, x, labels, labels - 2 * (labels == 0))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.uint32, np.uint64])
+def test_unsigned_integers_mean_what_signed_ones_do(dtype: type) -> None:
+    x = torch.randn(6, 3)
+    rows = np.array([[1, 0], [0, 1], [1, 1]] * 2)
+    pairs = np.array([[0, 1, 2], [1, 0, 1], [5, 5, 3]])
+
+    def gains(part: Tensor) -> np.ndarray:
+        return (np.arange(6) % 3 * (part.numpy()[:, None] + 1)).astype(dtype)
+
+    for unsigned, signed in (
+        ({"query_labels": rows.astype(dtype), "gallery_labels": rows}, None),
+        ({"relevance": pairs.astype(dtype)}, {"relevance": pairs}),
+        ({"relevance": gains}, {"relevance": lambda part: gains(part).astype(np.int64)}),
+    ):
+        signed = signed or {"query_labels": rows, "gallery_labels": rows}
+        found = retrieval_metrics(x, x, **unsigned, ndcg=True)
+        expected = retrieval_metrics(x, x, **signed, ndcg=True)
+        assert found.ndcg is not None and expected.ndcg is not None
+        assert torch.equal(found.average_precision, expected.average_precision)
+        assert torch.equal(found.ndcg, expected.ndcg)
+
+
+def test_ids_beyond_int64_do_not_become_others() -> None:
+    x, ids = torch.eye(2), np.array([2**64 - 1, 3], np.uint64)
+    with pytest.raises(ValueError, match=r"query_labels: expected whole numbers below 2⁶³"):
+        average_precision(x, x, ids, ids)
+    with pytest.raises(ValueError, match=r"query_groups: expected 2 integers, got torch.complex"):
+        average_precision(x, x, [0, 1], [0, 1], query_groups=[0j, 1j], gallery_groups=[0, 1])

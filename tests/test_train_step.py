@@ -348,6 +348,25 @@ def test_ctrl_c_ends_the_epoch_and_saves(monkeypatch, tmp_path, where):
     assert torch.equal(weights(run()), weights(whole))
 
 
+def test_ctrl_c_where_no_epoch_is_left_is_not_forgotten(monkeypatch, tmp_path):
+    """As while the samples of a finished training are compared with those of its checkpoint."""
+    file = tmp_path / "x.safetensors"
+    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", math.inf)
+    torch.manual_seed(0)
+    loop.run(phase(epochs=2), file, progress=False)
+    torch.manual_seed(0)
+    real = loop.fingerprint
+
+    def fingerprint(phase):
+        signal.raise_signal(signal.SIGINT)
+        return real(phase)
+
+    monkeypatch.setattr(loop, "fingerprint", fingerprint)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(phase(epochs=2), file, progress=False)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_a_second_ctrl_c_stops_at_once(monkeypatch, tmp_path):
     real = loop.Training.begin_epoch
 

@@ -279,6 +279,38 @@ def test_a_truncated_checkpoint_is_refused_by_name(interrupted, size):
         model().fit(TRAIN, VALIDATION, checkpoints=interrupted, progress=False)
 
 
+def _in_history(**changes):
+    return lambda tensors, about: about["history"][0].update(changes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors, about: tensors.update({"adam.0.exp_avg": torch.zeros(1)}),
+        lambda tensors, about: tensors.pop("adam.0.step"),
+        lambda tensors, about: tensors.pop("module.layers.0.bias"),
+        lambda tensors, about: tensors.update({"kept.layers.0.bias": torch.zeros(5)}),
+        lambda tensors, about: tensors.update(generator=torch.zeros(5)),
+        lambda tensors, about: about.pop("history"),
+        lambda tensors, about: about.update(history=[7]),
+        lambda tensors, about: about.update(best="high"),
+        _in_history(phase="\x1b[2J"),
+        _in_history(modality=["text"]),
+        _in_history(seconds=0.0),
+        _in_history(loss=10**400),
+        _in_history(time={"data": 1.0}),
+    ],
+)
+def test_a_forged_checkpoint_is_refused_by_name(interrupted, change):
+    """The first of these made the optimizer's kernel reach into other memory."""
+    path = interrupted / "encoder-text.safetensors"
+    tensors, about = checkpoint.read_tensors(path)
+    change(tensors, about)
+    path.write_bytes(checkpoint.pack(tensors, about))
+    with pytest.raises(ValueError, match=r"encoder-text\.safetensors: incomplete or damaged"):
+        model().fit(TRAIN, VALIDATION, checkpoints=interrupted, progress=False)
+
+
 def test_a_foreign_checkpoint_is_refused_by_name(interrupted):
     save_file({"x": torch.zeros(3)}, interrupted / "encoder-text.safetensors")
     with pytest.raises(ValueError, match=r"encoder-text\.safetensors"):

@@ -18,7 +18,6 @@ from drcl.run import (
     evaluation_split,
     measure,
     open_run,
-    read_added,
     update_run,
 )
 from drcl.run.record import spell
@@ -69,7 +68,6 @@ def add_modality(
     settings are those of the run.
     """
     record, model = open_run(run), DRCL.load(run)
-    loaded = record.load_data(data)
     if name in model.modalities:
         raise ValueError(f"name: modality {name!r} exists already, next to {model.modalities}")
     added = AddedModality(
@@ -77,7 +75,10 @@ def add_modality(
         _absolute(*validation) if validation else None,
         _absolute(*test) if test else None,
     )
-    samples = read_added(added, loaded)
+    record = replace(record, added={**record.added, name: added})
+    # All rows are read and checked before anything is trained, those of the test, too.
+    loaded = record.load_data(data)
+    samples = {split: part[name] for split, part in loaded.splits.items() if name in part}
     config = merge(model.config.for_modality(name), given, [name])
     changes = {key: getattr(config, key) for key in config.to_dict() if key not in OF_THE_PRIOR}
     click.echo(f"settings: {spell(config.to_dict())}\n")
@@ -87,8 +88,6 @@ def add_modality(
         )
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; {run} is as it was before") from None
-    record = replace(record, added={**record.added, name: added})
-    loaded = record.load_data(data)
     split = evaluation_split(loaded)
     embeddings = embed(model, loaded.splits[split]) if split else {}
     device = model.config.device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -135,10 +136,12 @@ def _train(
     except KeyboardInterrupt:
         if rank > 0:
             raise
-        options = f" --data {data}" if data else ""
-        options += f" --parallel {parallel}" if parallel else ""
+        again = ["drcl", "train", dataset, "--out", str(out)]
+        again += ["--data", data] if data else []
+        again += ["--parallel", parallel] if parallel else []
+        again += ["--log-dir", log_dir] if log_dir else []
         raise Interrupted(
-            f"interrupted; continue with: drcl train {dataset} --out {out}{options} --resume"
+            f"interrupted; continue with: {shlex.join([*again, '--resume'])}"
         ) from None
     click.echo(f"{time_table(model.history)}\n")
     finish(out, run, model, loaded, split, embeddings, metrics, report)

@@ -35,11 +35,11 @@ def stratified_holdout(
     if not 0 < share < 1:
         raise ValueError(f"share is {share}: expected a number between 0 and 1")
     strata = labels.argmax(axis=1) if is_multi_hot(labels) else labels
-    rows = labelled_rows(labels)
+    rows = np.flatnonzero(labelled_rows(labels))
+    rows = rows[np.argsort(strata[rows], kind="stable")]
     random = np.random.default_rng(seed)
     held = np.zeros(len(labels), bool)
-    for stratum in np.unique(strata[rows]):
-        members = np.flatnonzero(rows & (strata == stratum))
+    for members in np.split(rows, np.flatnonzero(np.diff(strata[rows])) + 1):
         if len(members) > 1:
             count = min(max(1, round(share * len(members))), len(members) - 1)
             held[random.permutation(members)[:count]] = True

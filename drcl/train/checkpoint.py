@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import math
 import os
 import re
 import tempfile
@@ -19,7 +20,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from drcl.train.clock import SECTIONS
+
 _PARTIAL = ".drcl-partial"
+_RECORD = {"phase", "modality", "epoch", "loss", "parts", "samples", "seconds", "time"}
+_SCORES = ("score", "validation_loss", "validation_map")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}")
 
 
@@ -178,7 +183,54 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(
             f"{path}: damaged, its content does not match its checksum; remove it to do without it"
         )
-    return tensors, json.loads(text)
+    try:
+        metadata = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: its metadata is no JSON ({error})") from error
+    if not isinstance(metadata, dict):
+        raise ValueError(f"{path}: its metadata is {type(metadata).__name__}, expected an object")
+    return tensors, metadata
+
+
+def check_history(history: Any) -> list[dict[str, Any]]:
+    """Refuse what is no list of epochs' records as a training writes them, or acts on a terminal.
+
+    >>> check_history([{"phase": "prior"}])
+    Traceback (most recent call last):
+    ...
+    ValueError: history: entry 0 is no record of an epoch
+    """
+    if not isinstance(history, list):
+        raise ValueError("history: expected a list with a record per epoch")
+    for place, record in enumerate(history):
+        if not _is_record(record):
+            raise ValueError(f"history: entry {place} is no record of an epoch")
+    return history
+
+
+def _is_record(record: Any) -> bool:
+    if not isinstance(record, dict) or not set(record) >= _RECORD:
+        return False
+    names = (record["phase"], record["modality"])
+    numbers = [record[name] for name in ("epoch", "loss", "samples", "seconds")]
+    numbers += [record[name] for name in _SCORES if name in record]
+    for group in ("parts", "time"):
+        if not isinstance(record[group], dict):
+            return False
+        numbers += record[group].values()
+    return (
+        all(isinstance(name, str) and _SAFE_NAME.fullmatch(name) for name in names)
+        and all(map(is_number, numbers))
+        and set(record["time"]) == set(SECTIONS)
+        and record["seconds"] > 0
+    )
+
+
+def is_number(value: Any) -> bool:
+    """Whether this is a finite number, no larger than whoever reads it can take."""
+    if isinstance(value, int):
+        return abs(value) < 2**63
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _checksum(tensors: dict[str, Tensor], text: str) -> str:

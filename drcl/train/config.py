@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
@@ -74,6 +75,9 @@ class Config:
         if not isinstance(self.hidden, Sequence) or isinstance(self.hidden, str):
             raise ValueError(f"hidden: expected a sequence of widths, got {self.hidden!r}")
         object.__setattr__(self, "hidden", tuple(self.hidden))
+        for name in PER_MODALITY:  # of any kind, and not the caller's own, which may change
+            if isinstance(value := getattr(self, name), Mapping):
+                object.__setattr__(self, name, dict(value))
         for name in ("dim", "epochs", "prior_epochs", "batch_size", "hidden"):
             _check_each(
                 name, getattr(self, name), lambda v: type(v) is int and v >= 1, "integer >= 1"
@@ -92,7 +96,7 @@ class Config:
                 raise ValueError(f"{name}: expected True or False, got {getattr(self, name)!r}")
         if type(self.seed) is not int:
             raise ValueError(f"seed: expected an integer, got {self.seed!r}")
-        if not isinstance(self.device, str):
+        if not isinstance(self.device, str) or not re.fullmatch(r"[a-z]+(:\d+)?", self.device):
             raise ValueError(f'device: expected "auto" or a torch device, got {self.device!r}')
         if self.prior_norm is not None:
             _check_each("prior_norm", self.prior_norm, lambda v: 0 < v < float("inf"), "number > 0")

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from drcl.memory import first_line, is_out_of_memory
-from drcl.train.checkpoint import pack, read_tensors, write_bytes
+from drcl.train.checkpoint import check_history, is_number, pack, read_tensors, write_bytes
 from drcl.train.clock import Clock
 from drcl.train.embedding import chunk_rows, embed
 from drcl.train.perceptron import Perceptron
@@ -281,6 +281,11 @@ class Training:
                 self.clock.enter("data")
                 if source.device.type == "cpu":
                     self._bar.update(batch.rows)
+            if not losses:
+                raise ValueError(
+                    f"{phase.name} {phase.modality}: yields no samples in epoch {self.epoch}; a "
+                    "Dataset or DataLoader is read once an epoch, and once beforehand"
+                )
             self._losses = torch.stack(losses)
             self.clock.enter("")
 
@@ -473,21 +478,38 @@ class Training:
                 "continue with the same, or remove it to start anew"
             )
 
+        try:
+            self._take_up(tensors, metadata)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{path}: incomplete or damaged ({error!r})") from error
+
+    def _take_up(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
         def part(prefix: str) -> dict[str, Tensor]:
             found = {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
             return {k: v.to(self.phase.source.device) for k, v in found.items()}
 
-        kept = part("kept.") or part("module.")
-        self.outcome = Outcome(kept, metadata["best"], metadata["history"])
-        self.epoch = metadata["epoch"]
+        kept, history = part("kept.") or part("module."), check_history(metadata["history"])
+        self.phase.module.load_state_dict(kept)
+        if not ((best := metadata["best"]) is None or is_number(best)):
+            raise ValueError(f"best is {best!r}")
+        self.outcome = Outcome(kept, best, history)
+        self.epoch = len(history)
         if self.done:
-            self.phase.module.load_state_dict(kept)
             return
         self.phase.module.load_state_dict(part("module."))
-        state = self.step.optimizer.state_dict()
-        moments = {index: part(f"adam.{index}.") for index in state["param_groups"][0]["params"]}
-        # A parameter that never had a gradient has no moments.
-        state["state"] = {index: found for index, found in moments.items() if found}
+        state, parameters = self.step.optimizer.state_dict(), self.phase.module.parameters()
+        for index, parameter in enumerate(parameters):
+            # A parameter that never had a gradient has no moments.
+            if moments := part(f"adam.{index}."):
+                shapes = {name: moment.shape for name, moment in moments.items()}
+                # The optimizer's own kernel does not look, and would reach into other memory.
+                if shapes != {
+                    "step": (),
+                    "exp_avg": parameter.shape,
+                    "exp_avg_sq": parameter.shape,
+                }:
+                    raise ValueError(f"moments of shapes {shapes}")
+                state["state"][index] = moments
         self.step.optimizer.load_state_dict(state)
         self.generator.set_state(tensors["generator"])
 
@@ -573,6 +595,8 @@ def _ending_the_epoch(active: bool) -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, remember)
     try:
         yield lambda: bool(asked)
+        if asked:  # when no epoch was left to look at it
+            raise KeyboardInterrupt
     finally:
         if mine:
             signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -10,12 +10,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from drcl.encoder import Encoder, unit_rows
+from drcl.encoder import Encoder, is_as_built, unit_rows
 
 
 def suits(network: nn.Module) -> bool:
     """Whether :class:`Perceptron` computes what ``network`` does: the encoder as it was built."""
-    return type(network) is Encoder and all(
+    return is_as_built(network) and all(
         parameter.requires_grad
         and parameter.dtype == torch.float32
         and parameter.device.type == "cpu"

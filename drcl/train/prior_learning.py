@@ -45,6 +45,7 @@ class _Classifier(nn.Module):
         self.weight = nn.Parameter(weight.clone())
 
 
+@torch.inference_mode(False)  # also where the caller has switched gradients off
 def select_prior(
     train: Mapping[str, Data],
     validation: Mapping[str, Data] | None = None,

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from drcl.encoder import Encoder
+from drcl.encoder import Encoder, is_as_built
 from drcl.train.clock import Clock
 from drcl.train.embedding import at_least_float32, products_in
 from drcl.train.perceptron import Perceptron, suits
@@ -183,6 +183,6 @@ def make_step(step: Step, network: nn.Module, size: int) -> Step | CapturedStep:
 
     Steps that talk to other processes run as they are: what they send depends on the batch.
     """
-    if step.source.device.type == "cuda" and type(network) is Encoder and step.ranks is None:
+    if step.source.device.type == "cuda" and is_as_built(network) and step.ranks is None:
         return CapturedStep(step, min(size, step.source.count))
     return step
