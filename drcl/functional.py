@@ -4,6 +4,10 @@ Every function takes torch tensors on any device. Targets are class ids ``(B,)``
 unlabelled row, or float rows ``(B, C)``: one-hot, multi-hot or mixed; a row without positive mass
 is unlabelled. Unlabelled rows count nowhere: a loss over a batch equals the loss over its labelled
 rows.
+
+An argument of the wrong type, dtype, shape, device or range is a TypeError or ValueError that names
+it and what was expected. On a GPU and in compiled code the losses do not look at values, as that
+would wait for the device: there a class id beyond the classes makes the loss NaN.
 """
 
 from __future__ import annotations
@@ -231,7 +235,7 @@ def reversible_consistency_loss(
     Range: rows may have any length that float32 holds. Squared errors are what they are: where
     entries of X or R pass 1e19 in float32, ``recasting`` and with it ``total`` are infinite, while
     their gradients stay finite. Logits XW/τ beyond float32 make ``label`` and ``total`` NaN.
-    Training stops with an error at either.
+    :meth:`drcl.DRCL.fit` stops with an error at either.
 
     Source: paper, reversible semantic consistency.
 
@@ -239,7 +243,7 @@ def reversible_consistency_loss(
     >>> x = prior.inverse[torch.tensor([0, 1, 2, 3])].requires_grad_()
     >>> loss = reversible_consistency_loss(x, torch.tensor([0, 1, 2, 3]), prior)
     >>> loss.total.backward()
-    >>> float(loss.consistency) < 1e-10, float(loss.recasting) < 1e-10
+    >>> loss.consistency.item() < 1e-10, loss.recasting.item() < 1e-10
     (True, True)
     """
     check_matrix("features", features)

@@ -1,4 +1,8 @@
-"""The losses as modules, for use in any training loop."""
+"""The losses as modules, for use in any training loop.
+
+None of them has parameters. What does not fit is a TypeError or ValueError that names the argument,
+as in :mod:`drcl.functional`.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,10 @@ from drcl.prior import Prior
 class ReversibleConsistencyLoss(nn.Module):
     """The reversible consistency loss ``α·J_D + β·J_MSE + η·J_L`` against a frozen prior.
 
+    With ``R = Y W⁺`` and ``θ(A, B) = 2 cos(rows of A, rows of B)``:
+    ``J_D = mean((θ(R,R) − θ(X,X))²) + mean((θ(R,X) − θ(R,X)ᵀ)²)``, ``J_MSE = mean((R − X)²)``,
+    ``J_L = GCE(softmax(XW/τ), Y, q)``.
+
     Args:
         prior: a :class:`drcl.Prior` or W (D, C).
         alpha, beta, eta: weights of the parts; the paper's 0.1, 0.1, 1.
@@ -24,7 +32,7 @@ class ReversibleConsistencyLoss(nn.Module):
 
     Called as ``loss(features, targets, q=1.0)``: features (B, D), best with rows of unit length;
     targets ids (B,) int64 or rows (B, C); q in [0, 1], the paper's min(1, epoch/100). Returns a
-    scalar.
+    scalar, float64 for float64 features and float32 for all others, also under autocast.
     Source: paper, reversible semantic consistency; see
     :func:`functional.reversible_consistency_loss`.
 
@@ -66,7 +74,10 @@ class ReversibleConsistencyLoss(nn.Module):
         q: Tensor | float = 1.0,
         permutation: Tensor | None = None,
     ) -> functional.ReversibleConsistency:
-        """The loss and its parts; ``permutation`` fixes the mixing instead of drawing it."""
+        """The loss and its parts, named as in :class:`functional.ReversibleConsistency`.
+
+        ``permutation`` (B,) int64 fixes the mixing in training mode instead of drawing it.
+        """
         mixing = self.training and self.lam < 1.0
         if mixing and permutation is None:
             permutation = torch.randperm(len(features), device=features.device)
@@ -92,9 +103,11 @@ class ReversibleConsistencyLoss(nn.Module):
 
 
 class GeneralizedCrossEntropy(nn.Module):
-    """``loss(logits, targets, q=1.0)``: generalised cross-entropy, cross-entropy at q = 0.
+    """``loss(logits, targets, q=1.0)``: ``mean_i (1 − s_i^q)/q``, cross-entropy at q = 0.
 
-    See :func:`functional.generalized_cross_entropy`.
+    ``s_i`` is the probability of the true class, or ``Σ_c Y_ic softmax(logits)_ic`` for rows.
+    Logits (B, C), targets ids (B,) int64 or rows (B, C); see
+    :func:`functional.generalized_cross_entropy`.
 
     >>> float(GeneralizedCrossEntropy()(torch.zeros(1, 4), torch.tensor([2]), q=1.0))
     0.75
@@ -105,7 +118,10 @@ class GeneralizedCrossEntropy(nn.Module):
 
 
 class FeatureMixup(nn.Module):
-    """Feature augmentation in training mode: mixes rows and targets; see :func:`functional.mixup`.
+    """Feature augmentation, ``X ← λX + (1−λ)X[π]`` and ``Y ← λY + (1−λ)Y[π]``, π drawn anew.
+
+    Called as ``mix(features, targets)`` with features (B, D) and ids (B,) or rows (B, C); returns
+    both mixed, targets as rows. In evaluation mode nothing is mixed. See :func:`functional.mixup`.
 
     Args:
         classes: C, the width of the target rows it returns.

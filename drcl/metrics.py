@@ -166,10 +166,7 @@ def retrieval_metrics(
     >>> retrieval_metrics(x, x, labels, labels, ks=(1, None)).summary()["mAP@1"]
     1.0
     """
-    if not isinstance(ks, Sequence) or isinstance(ks, str):
-        raise ValueError(f"ks: expected a sequence of cut-offs, got {ks!r}")
-    for k in ks:
-        check_cutoff(k)
+    _check_cutoffs(ks)
     check_option("metric", metric, METRICS)
     check_option("divisor", divisor, DIVISORS)
     check_option("ties", ties, ("index", "average"))
@@ -229,6 +226,13 @@ def retrieval_metrics(
         interpolated=curve[0] if curve else None,
         raw=curve[1] if curve else None,
     )
+
+
+def _check_cutoffs(ks: Any) -> None:
+    if not isinstance(ks, Sequence) or isinstance(ks, str):
+        raise ValueError(f"ks: expected a sequence of cut-offs, got {ks!r}")
+    for k in ks:
+        check_cutoff(k)
 
 
 def _rank(
@@ -419,6 +423,8 @@ def retrieval_report(
             all return the same report.
 
     Returns ``{"mAP@all": {"image->text": …, "text->image": …, "mean": …}, "mAP@50": {…}}``.
+    Raises ValueError for fewer than two modalities, ``ks`` that are no cut-offs, and what
+    :func:`retrieval_metrics` refuses.
 
     >>> x = (torch.eye(3), torch.arange(3))
     >>> retrieval_report({"image": x, "text": x}, ks=())
@@ -426,6 +432,9 @@ def retrieval_report(
     """
     if len(embeddings) < 2:
         raise ValueError(f"embeddings: expected at least two modalities, got {list(embeddings)}")
+    _check_cutoffs(ks)
+    if None in ks:
+        raise ValueError(f"ks: expected cut-offs beside the whole gallery, got {ks!r}")
     names = ["mAP@all", *(f"mAP@{k}" for k in ks)]
     report: dict[str, dict[str, float]] = {name: {} for name in names}
     for source, (query, query_labels) in embeddings.items():

@@ -95,7 +95,16 @@ class Prior(nn.Module):
 
     @classmethod
     def orthogonal(cls, dim: int, classes: int, *, seed: int = 0, norm: float = 1.0) -> Prior:
-        """The first C columns of a random orthogonal D×D matrix, scaled to column norm ``norm``."""
+        """The first C columns of a random orthogonal D×D matrix, scaled to column norm ``norm``.
+
+        W is (dim, classes) float32, and ``WᵀW = norm² I``. The norm sets how sharp ``softmax(XW)``
+        can be; for rows of unit length about 3 is a good start. Raises ValueError for more classes
+        than dimensions.
+
+        >>> weight = Prior.orthogonal(dim=8, classes=3, norm=2.0).weight
+        >>> bool(torch.allclose(weight.T @ weight, 4 * torch.eye(3), atol=1e-5))
+        True
+        """
         check_count("classes", classes)
         check_count("dim", dim)
         if classes > dim:

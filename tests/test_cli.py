@@ -278,7 +278,7 @@ class TestRunDirectory:
         assert "this run was interrupted" in refused("report", run)
         assert "with --resume, or --overwrite" in refused("train", manifest, "--out", run, *SMALL)
         error = refused("train", manifest, "--out", run, *SMALL, "--resume", "--alpha", "0.5")
-        assert "cannot resume, the interrupted run has another alpha" in error
+        assert "cannot resume, the interrupted run differs in alpha; resume it" in error
 
         # The settings come from the interrupted run, and it ends as if nothing had happened.
         output = succeed("train", manifest, "--out", run, "--resume", "--no-progress")
@@ -492,6 +492,17 @@ class TestSettings:
             assert f"--{field.name.replace('_', '-')} " in output
         assert "[default: 4096,4096]" in output and "--no-paper-compat" in output
         assert all(f" {name}" in output for name in data_names())
+
+    def test_words_name_what_is_set(self) -> None:
+        words = attribute_help()
+        assert words["prior_epochs"].startswith("Epochs of prior learning")
+        assert words["lr"].startswith("Learning rate of the encoder training")
+
+    def test_add_modality_names_no_defaults_for_what_it_takes_from_the_run(self) -> None:
+        output = CliRunner().invoke(main, ["add-modality", "--help"], terminal_width=300).output
+        of_the_run = output.partition("--hidden")[2].partition("--data")[0]
+        assert "--epochs INTEGER" in of_the_run and "--lr FLOAT" in of_the_run
+        assert "[default" not in of_the_run and "MODALITY=" not in of_the_run
 
     def test_options_win_over_the_preset(self, monkeypatch: pytest.MonkeyPatch) -> None:
         preset = Config(dim=32, lr={"a": 0.1, "b": 0.2}, epochs=7, standardize=True, prior_norm=2.0)

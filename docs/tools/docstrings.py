@@ -8,13 +8,28 @@ from typing import Any
 from griffe import Extension, Object
 
 ROLE = re.compile(r":(?:class|func|meth|mod|data|attr):`([^`]+)`")
+# ``query, gallery: words`` among the arguments, and the lines that go on with it
+TOGETHER = re.compile(r"^( {4,})(\w+(?:, \w+)+): (.*(?:\n\1 .*)*)", flags=re.M)
+
+
+def one_by_one(text: str) -> str:
+    """Arguments that are described together described each: they have their own type and default.
+
+    Otherwise their row of the table would call them required.
+    """
+
+    def split(match: re.Match[str]) -> str:
+        indent, names, words = match.groups()
+        return "\n".join(f"{indent}{name}: {words}" for name in names.split(", "))
+
+    return TOGETHER.sub(split, text)
 
 
 def as_markdown(text: str) -> str:
     """The docstring with doctests fenced, and reStructuredText roles as plain code."""
     lines: list[str] = []
     inside = False
-    for line in ROLE.sub(r"`\1`", text).splitlines():
+    for line in one_by_one(ROLE.sub(r"`\1`", text)).splitlines():
         indent = line[: len(line) - len(line.lstrip())]
         if not inside and line.lstrip().startswith(">>>"):
             lines.append(f"{indent}```pycon")

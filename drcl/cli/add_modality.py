@@ -43,7 +43,7 @@ OF_THE_PRIOR = ("dim", "prior", "prior_epochs", "prior_lr", "prior_norm", "prior
     metavar="FEATURES[:KEY] LABELS[:KEY]",
     help="Rows to measure mAP on; without them the modality is trained and not measured.",
 )
-@config_options(without=OF_THE_PRIOR)
+@config_options(without=OF_THE_PRIOR, one_modality=True)
 @data_option
 @click.option("--report/--no-report", default=True, help="Write RUN/report.", show_default=True)
 @progress_option

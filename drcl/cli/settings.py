@@ -23,14 +23,15 @@ PRESET_OF = {
 }
 
 
-def config_options(*, without: Container[str] = ()) -> Callable[[F], F]:
+def config_options(*, without: Container[str] = (), one_modality: bool = False) -> Callable[[F], F]:
     """Add an option for every setting of :class:`Config`; one that is not given arrives as None,
-    or as () where it may be repeated."""
+    or as () where it may be repeated. For ``one_modality`` of a run the help names no defaults, as
+    they are the run's, and no other modality."""
 
     def decorate(function: F) -> F:
         for field in reversed(dataclasses.fields(Config)):
             if field.name not in without:
-                function = _option(field)(function)
+                function = _option(field, one_modality)(function)
         return function
 
     return decorate
@@ -83,28 +84,37 @@ def attribute_help() -> dict[str, str]:
 def _sentence(name: str, words: str) -> str:
     words = words.replace("`", "")
     if words.startswith("of "):
-        words = f"{name.replace('_', ' ')} {words}"
+        words = f"{_NOUNS.get(name, name)} {words}"
     # A Greek letter stays as it is: Λ is not λ.
     return words[0].upper() + words[1:] if words[:1].isascii() else words
 
 
-def _option(field: dataclasses.Field[Any]) -> Callable[[F], F]:
+# What is named in the docstring beside another setting.
+_NOUNS = {"lr": "learning rate", "prior_lr": "learning rate", "prior_epochs": "epochs"}
+
+
+def _option(field: dataclasses.Field[Any], one_modality: bool) -> Callable[[F], F]:
     name, default = field.name, field.default
     flag = f"--{name.replace('_', '-')}"
     kind = _param_type(name)
     if kind is bool:
         flag = f"{flag}/--no-{flag[2:]}"
-    words = attribute_help().get(name, "")
-    if name in PER_MODALITY:
-        words += " One value for all, or MODALITY=VALUE, repeated."
-    shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default).lower()
+    words, metavar = attribute_help().get(name, ""), None
+    if one_modality:
+        metavar = kind.number.name.upper() if name in PER_MODALITY else None
+    else:
+        if name in PER_MODALITY:
+            words += " One value for all, or MODALITY=VALUE, repeated."
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else str(default).lower()
+        words += f"  [default: {shown}]"
     return click.option(
         flag,
         name,
         type=kind,
         multiple=name in PER_MODALITY,
         default=None,
-        help=f"{words}  [default: {shown}]",
+        metavar=metavar,
+        help=words,
     )
 
 

@@ -35,8 +35,8 @@ def find_file(root: Path, names: Sequence[str], obtain: str) -> Path:
     ...
     FileNotFoundError: not found: nowhere/wiki/wiki.mat
     Where to get it: Ask for it.
-    Where to put it: nowhere/wiki/wiki.mat (the data folder nowhere comes from root=, else from \
-the environment's DRCL_DATA, else it is ./data)
+    Where to put it: nowhere/wiki/wiki.mat (the data folder is 'nowhere'; --data or root= names \
+another, or the environment's DRCL_DATA)
     """
     tried = [root / name for name in names]
     for path in tried:
@@ -45,8 +45,8 @@ the environment's DRCL_DATA, else it is ./data)
     raise FileNotFoundError(
         f"not found: {', nor '.join(path.as_posix() for path in tried)}\n"
         f"Where to get it: {obtain}\n"
-        f"Where to put it: {tried[0].as_posix()} (the data folder {root.as_posix()} comes from "
-        "root=, else from the environment's DRCL_DATA, else it is ./data)"
+        f"Where to put it: {tried[0].as_posix()} (the data folder is {root.as_posix()!r}; "
+        "--data or root= names another, or the environment's DRCL_DATA)"
     )
 
 

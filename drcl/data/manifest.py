@@ -153,10 +153,13 @@ def _classes(value: Any) -> ClassList | None:
         raise ValueError(f"classes has labels {list(value)!r}: expected whole numbers") from None
 
 
+_WORDS = {str: "a string", int: "a whole number", float: "a number between 0 and 1"}
+
+
 def _setting(table: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:
     value = table.get(key, default)
     if type(value) is not kind:
-        raise ValueError(f"{key} is {value!r}: expected {kind.__name__}")
+        raise ValueError(f"{key} is {value!r}: expected {_WORDS[kind]}")
     return value
 
 

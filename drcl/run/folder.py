@@ -175,6 +175,6 @@ def _check_same(waiting: Run, run: Run, folder: Path) -> None:
         differing.insert(0, "dataset")
     if differing:
         raise ValueError(
-            f"{folder}: cannot resume, the interrupted run has another {', '.join(differing)}; "
-            "leave these options out, or --overwrite it"
+            f"{folder}: cannot resume, the interrupted run differs in {', '.join(differing)}; "
+            "resume it as it was started (settings are kept, leave them out), or --overwrite it"
         )
