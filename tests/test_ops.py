@@ -9,10 +9,13 @@ import torch
 import torch.multiprocessing as mp
 import torch.nn.functional as nnf
 from gloo import process_group
+from torch import nn
 from torch.library import opcheck
+from torch.nn.parallel import DistributedDataParallel
 
 from drcl import Prior, functional, reference
 from drcl.dispatch import use_backend
+from drcl.losses import ReversibleConsistencyLoss
 from drcl.ops.mixup import mixup
 from drcl.ops.prior_similarity import prior_similarity
 from drcl.ops.reversible_consistency import reversible_consistency
@@ -252,7 +255,18 @@ def on_rank(rank: int, size: int, results: str) -> None:
             leaf, targets[rows], prior, q=0.4, process_group=torch.distributed.group.WORLD
         )
         loss.total.backward()
-        torch.save([torch.stack(loss).detach(), leaf.grad], f"{results}/{rank}.pt")
+        # DistributedDataParallel averages what has to be summed
+        network = DistributedDataParallel(linear())
+        criterion = ReversibleConsistencyLoss(prior, process_group=torch.distributed.group.WORLD)
+        total = criterion(network(features[rows]), targets[rows], q=0.4)
+        (total * torch.distributed.group.WORLD.size()).backward()
+        by_weight = network.module.weight.grad
+        torch.save([torch.stack(loss).detach(), leaf.grad, by_weight], f"{results}/{rank}.pt")
+
+
+def linear() -> nn.Linear:
+    torch.manual_seed(1)
+    return nn.Linear(12, 12, bias=False).double()
 
 
 @pytest.mark.slow
@@ -266,9 +280,14 @@ def test_ranks_have_the_loss_and_gradient_of_the_whole_batch(size, tmp_path: Pat
     whole = functional.reversible_consistency_loss(features, targets, prior, q=0.4)
     whole.total.backward()
     parts = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(size)]
-    for loss, _ in parts:
+    network = linear()
+    functional.reversible_consistency_loss(
+        network(features.detach()), targets, prior, q=0.4
+    ).total.backward()
+    for loss, _, by_weight in parts:
         torch.testing.assert_close(loss, torch.stack(whole).detach(), rtol=1e-12, atol=1e-14)
-    gradient = torch.cat([gradient for _, gradient in parts])
+        torch.testing.assert_close(by_weight, network.weight.grad, rtol=1e-10, atol=1e-14)
+    gradient = torch.cat([gradient for _, gradient, _ in parts])
     torch.testing.assert_close(gradient, features.grad, rtol=1e-10, atol=1e-14)
 
 
