@@ -114,7 +114,19 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, allowed):
     assert [file.name for file in tmp_path.iterdir()] == ["state"]
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace", "chmod"])
+@pytest.mark.parametrize("umask, mode", [(0o077, 0o600), (0o002, 0o664)])
+def test_files_are_for_whom_the_umask_says(tmp_path, umask, mode):
+    path = tmp_path / "state"
+
+    def write():
+        os.umask(umask)
+        write_bytes(path, NEW)
+
+    assert exit_code(forked(write)) == 0
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+@pytest.mark.parametrize("call", ["open", "fsync", "replace"])
 def test_no_space_at_any_step(tmp_path, monkeypatch, call):
     path = tmp_path / "state"
     write_bytes(path, OLD)

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-import tempfile
+import secrets
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -72,7 +72,6 @@ def staged(files: Mapping[Path, bytes]) -> Iterator[Callable[[], None]]:
                 while rest:
                     rest = rest[os.write(descriptor, rest) :]
                 os.fsync(descriptor)
-                os.chmod(temporary[path], 0o644)
 
         def replace() -> None:
             for path in files:
@@ -249,13 +248,13 @@ def _checksum(tensors: dict[str, Tensor], text: str) -> str:
 def _open_temporary(path: Path) -> tuple[int, Path]:
     """A new file beside ``path``, locked for as long as it is open: so a sweep lets it live."""
     while True:
-        descriptor, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.", suffix=_PARTIAL
-        )
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_PARTIAL}")
+        # For whom any new file of this user would be: the umask says.
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         with contextlib.suppress(OSError):  # some file systems have no locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.fstat(descriptor).st_nlink:
-            return descriptor, Path(name)
+            return descriptor, temporary
         os.close(descriptor)  # swept by another process before it was locked
 
 
