@@ -268,7 +268,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _is_partial(path: Path) -> bool:
-    return path.name.startswith(".") and path.name.endswith(_PARTIAL)
+    return path.name.startswith(".") and path.name.endswith(_PARTIAL) and path.is_file()
 
 
 def _sync_folder(folder: Path) -> None:
