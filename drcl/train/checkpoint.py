@@ -63,6 +63,9 @@ def staged(files: Mapping[Path, bytes]) -> Iterator[Callable[[], None]]:
         temporary: dict[Path, Path] = {}
         for path, content in files.items():
             with naming(path):
+                if path.exists() and not (path.is_file() or path.is_dir()):
+                    # Root could put a file in the place of /dev/null.
+                    raise OSError(errno.EINVAL, "it is a device or a pipe")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _sweep(path.parent)
                 descriptor, temporary[path] = _open_temporary(path)
