@@ -105,7 +105,7 @@ def drop_stale_parts(folder: Path, content: bytes) -> None:
 def read_model(folder: Path, networks: Mapping[str, nn.Module]) -> StoredModel:
     """Read and verify a model folder; every fault is a ValueError that names the file."""
     path = folder / "config.json"
-    if not path.exists():
+    if not path.is_file():  # a named pipe, say, would be waited for
         raise FileNotFoundError(f"{folder}: holds no model (no config.json)")
     config = read_json(path)
     if (found := config.get("format")) != FORMAT:
@@ -172,12 +172,11 @@ def _verified(folder: Path, name: str) -> bytes:
         inside = path.resolve().is_relative_to(folder.resolve())
     if not inside:
         raise ValueError(f"{folder / 'config.json'}: names a file outside the folder, {name!r}")
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError as error:
-        raise ValueError(f"{path}: missing, though config.json names it") from error
-    except IsADirectoryError as error:
-        raise ValueError(f"{path}: a folder where config.json names a file") from error
+    if not path.exists():
+        raise ValueError(f"{path}: missing, though config.json names it")
+    if not path.is_file():
+        raise ValueError(f"{path}: a folder, or the like, where config.json names a file")
+    content = path.read_bytes()
     if hashlib.sha256(content).hexdigest()[:16] not in name.split("."):
         raise ValueError(f"{path}: truncated or damaged, its content does not match its digest")
     return content

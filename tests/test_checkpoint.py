@@ -114,7 +114,29 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, allowed):
     assert [file.name for file in tmp_path.iterdir()] == ["state"]
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace", "chmod"])
+def test_a_device_or_a_pipe_is_not_replaced(tmp_path):
+    path, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(path)
+    link.symlink_to(path)
+    for target in (path, link):
+        with pytest.raises(OSError, match=f"{target.name}: cannot be written .it is a device or"):
+            write_bytes(target, NEW)
+    assert path.is_fifo() and link.is_symlink() and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("umask, mode", [(0o077, 0o600), (0o002, 0o664)])
+def test_files_are_for_whom_the_umask_says(tmp_path, umask, mode):
+    path = tmp_path / "state"
+
+    def write():
+        os.umask(umask)
+        write_bytes(path, NEW)
+
+    assert exit_code(forked(write)) == 0
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+@pytest.mark.parametrize("call", ["open", "fsync", "replace"])
 def test_no_space_at_any_step(tmp_path, monkeypatch, call):
     path = tmp_path / "state"
     write_bytes(path, OLD)

@@ -622,6 +622,17 @@ def test_training_where_gradients_are_switched_off(mode):
     assert torch.equal(prior.weight, expected.prior.weight)
 
 
+def test_training_under_another_default_dtype(tmp_path):
+    torch.set_default_dtype(torch.float64)
+    try:
+        model = fit(epochs=2, prior_epochs=2)
+        loaded = DRCL.load(model.save(tmp_path))
+        found = [one.encode("image", TEST["image"][0]) for one in (model, loaded)]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(*found) and found[0].dtype == torch.float32
+
+
 def test_select_prior_checks_as_fit_does():
     config = Config(**tiny.SETTINGS)
     for train, message in (

@@ -7,6 +7,7 @@ word; no other file is read.
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import os
 import struct
@@ -17,13 +18,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 from click.testing import CliRunner
 from conftest import ROOT
+from faults import in_child
 
+from drcl import DRCL
 from drcl.cli import main
 from drcl.data import limits as sizes
 from drcl.data import load_manifest
 from drcl.data.files import read_array
+from drcl.train.checkpoint import write_bytes
 
 h5py = pytest.importorskip("h5py", reason="HDF5 and MATLAB v7.3 files need h5py")
 
@@ -186,6 +191,31 @@ def test_hdf5_reads_no_other_file(tmp_path):
         references[0, 0] = held.ref
         file.create_dataset("x", data=references)
     assert "in other files, which are not read" in refused(tmp_path / "a.mat", "x{1}")
+
+
+def test_named_pipes_are_not_waited_for(tmp_path):
+    data = tiny.split()
+    settings = tiny.SETTINGS | {"epochs": 1, "prior_epochs": 1}
+    folder = DRCL(**settings).fit(data, progress=False).save(tmp_path / "model")
+    (part,) = folder.glob("prior.*")
+    pipes = [
+        (part, lambda: DRCL.load(folder)),
+        (folder / "config.json", lambda: DRCL.load(folder)),
+        (tmp_path / ".x.drcl-partial", lambda: write_bytes(tmp_path / "a", b"content")),
+        (tmp_path / "c" / "prior-image.safetensors", lambda: DRCL(**settings).fit(
+            data, checkpoints=tmp_path / "c", progress=False
+        )),
+    ]  # fmt: skip
+    for path, work in pipes:
+        path.unlink(missing_ok=True)
+        path.parent.mkdir(exist_ok=True)
+        os.mkfifo(path)
+
+        def quietly(work=work):
+            with contextlib.suppress(ValueError, OSError):
+                work()
+
+        assert in_child(quietly, limit=20.0) == 0, path
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-import tempfile
+import secrets
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -63,6 +63,9 @@ def staged(files: Mapping[Path, bytes]) -> Iterator[Callable[[], None]]:
         temporary: dict[Path, Path] = {}
         for path, content in files.items():
             with naming(path):
+                if path.exists() and not (path.is_file() or path.is_dir()):
+                    # Root could put a file in the place of /dev/null.
+                    raise OSError(errno.EINVAL, "it is a device or a pipe")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 _sweep(path.parent)
                 descriptor, temporary[path] = _open_temporary(path)
@@ -72,7 +75,6 @@ def staged(files: Mapping[Path, bytes]) -> Iterator[Callable[[], None]]:
                 while rest:
                     rest = rest[os.write(descriptor, rest) :]
                 os.fsync(descriptor)
-                os.chmod(temporary[path], 0o644)
 
         def replace() -> None:
             for path in files:
@@ -249,13 +251,13 @@ def _checksum(tensors: dict[str, Tensor], text: str) -> str:
 def _open_temporary(path: Path) -> tuple[int, Path]:
     """A new file beside ``path``, locked for as long as it is open: so a sweep lets it live."""
     while True:
-        descriptor, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.", suffix=_PARTIAL
-        )
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_PARTIAL}")
+        # For whom any new file of this user would be: the umask says.
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         with contextlib.suppress(OSError):  # some file systems have no locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.fstat(descriptor).st_nlink:
-            return descriptor, Path(name)
+            return descriptor, temporary
         os.close(descriptor)  # swept by another process before it was locked
 
 
@@ -269,7 +271,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _is_partial(path: Path) -> bool:
-    return path.name.startswith(".") and path.name.endswith(_PARTIAL)
+    return path.name.startswith(".") and path.name.endswith(_PARTIAL) and path.is_file()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -216,7 +216,7 @@ class Training:
         if checkpoint is not None:
             with self._together():
                 self._fingerprint = fingerprint(phase)
-                if checkpoint.exists():
+                if checkpoint.is_file():
                     self._restore(checkpoint)
         self._bytes = sum(value.nbytes for value in self.outcome.state.values())
         self._rate = BYTES_PER_SECOND

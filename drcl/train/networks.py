@@ -48,7 +48,8 @@ def build_network(
         )
     seed = stream_seed(config.seed, phase, modality, "weights")
     generator = torch.Generator().manual_seed(seed)
-    return Encoder(shape[1], dim=config.dim, hidden=config.hidden, generator=generator)
+    # Like the features, whatever torch's default dtype is.
+    return Encoder(shape[1], dim=config.dim, hidden=config.hidden, generator=generator).float()
 
 
 def unwrapped(network: nn.Module) -> nn.Module:

@@ -46,7 +46,7 @@ class Perceptron:
         """Embeddings (B, D) of rows (B, d), for :meth:`backward` to start from."""
         rows = len(features)
         if not self._outputs or len(self._outputs[0]) < rows:
-            outputs = [torch.empty(rows, layer.out_features) for layer in self.layers]
+            outputs = [layer.weight.new_empty(rows, layer.out_features) for layer in self.layers]
             gradients = [torch.empty_like(output) for output in outputs[:-1]]
             self._outputs, self._gradients = outputs, gradients  # both, or none where memory ends
         self._inputs = [features]
