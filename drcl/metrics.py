@@ -51,9 +51,11 @@ class PrecisionRecall(NamedTuple):
     precision: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RetrievalMetrics:
     """What :func:`retrieval_metrics` returns; float64, NaN for the queries that do not count.
+
+    Printed, it is its :meth:`summary` and not its tables.
 
     ``average_precision``, ``recall``, ``precision`` and ``ndcg`` (None unless asked for) are
     (Q, K), a column for each of ``ks``. ``relevant``, ``first_rank`` (0: none within the ranks
@@ -71,6 +73,12 @@ class RetrievalMetrics:
     reciprocal_rank: Tensor
     interpolated: PrecisionRecall | None
     raw: PrecisionRecall | None
+
+    def __repr__(self) -> str:
+        counted = int((~self.reciprocal_rank.isnan()).sum())
+        means = self.summary().items() if counted else ()
+        numbers = "".join(f", {name} {mean:.4f}" for name, mean in means)
+        return f"RetrievalMetrics({counted} of {len(self.reciprocal_rank)} queries{numbers})"
 
     def summary(self) -> dict[str, float]:
         """Means over the queries that count: ``{"mAP@all": …, "recall@10": …, …, "MRR": …}``.
@@ -163,8 +171,11 @@ def retrieval_metrics(
     where not even one query at a time can be ranked.
 
     >>> x, labels = torch.eye(3), torch.tensor([0, 1, 0])
-    >>> retrieval_metrics(x, x, labels, labels, ks=(1, None)).summary()["mAP@1"]
-    1.0
+    >>> found = retrieval_metrics(x, x, labels, labels, ks=(1,))
+    >>> found
+    RetrievalMetrics(3 of 3 queries, mAP@1 1.0000, recall@1 0.6667, precision@1 1.0000, MRR 1.0000)
+    >>> found.summary()["recall@1"]
+    0.6666666666666666
     """
     _check_cutoffs(ks)
     check_option("metric", metric, METRICS)
