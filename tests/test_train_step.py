@@ -21,6 +21,7 @@ from drcl.train import loop
 from drcl.train.checkpoint import read_tensors
 from drcl.train.clock import SECTIONS
 from drcl.train.consistency import encoder_phase
+from drcl.train.embedding import products_in
 from drcl.train.perceptron import Perceptron, suits
 from drcl.train.samples import prepare
 
@@ -177,6 +178,19 @@ def test_bfloat16_reaches_a_users_network():
 
 def test_tf32_is_float32_where_there_is_none():
     assert torch.equal(weights(fit(precision="tf32")), weights(fit()))
+
+
+@pytest.mark.parametrize("user", ["highest", "high", "medium"])
+def test_products_on_a_gpu_leave_the_users_precision(user):
+    torch.set_float32_matmul_precision(user)
+    try:
+        with products_in("tf32", torch.device("cuda")):
+            assert torch.get_float32_matmul_precision() == "high"
+        with products_in("float32", torch.device("cuda")):
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == user
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_under_autocast_the_embeddings_have_unit_length():
