@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import signal
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -24,6 +26,8 @@ from drcl.train.consistency import encoder_phase
 from drcl.train.embedding import products_in
 from drcl.train.perceptron import Perceptron, suits
 from drcl.train.samples import prepare
+from drcl.train.source import Batch
+from drcl.train.step import CapturedStep
 
 CLASSES = (0, 1, 2, 3)
 
@@ -198,6 +202,28 @@ def test_under_autocast_the_embeddings_have_unit_length():
     with torch.autocast("cpu", torch.bfloat16):
         out = network(torch.randn(5, 8))
     assert out.dtype == torch.float32 and torch.allclose(out.norm(dim=1), torch.ones(5))
+
+
+# --- captured steps
+
+
+def test_a_step_is_captured_in_a_stream_of_its_own_device(monkeypatch):
+    """PyTorch's default stream for captures stays on the device of the first one."""
+    captured = []
+
+    @contextlib.contextmanager
+    def graph(graph, stream=None, **options):
+        captured.append(stream)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"a stream of {device}")
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    training = loop.Training(phase(), progress=False)
+    training.step.source.device = torch.device("cuda:1")
+    rows = torch.arange(16)
+    CapturedStep(training.step, 16)._capture(Batch((rows,), 16), rows.flip(0))
+    assert captured == ["a stream of cuda:1"]
 
 
 # --- networks in DistributedDataParallel
