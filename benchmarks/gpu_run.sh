@@ -26,7 +26,7 @@ tests() { # of the device alone
     "$PYTHON" -m pytest -q -rs -n 8 tests/test_gpu.py tests/test_kernels_{mixup,prior_similarity,reversible_consistency}.py
 }
 suite() { # but for what makes distributions, or compiles or interprets the kernels without a GPU
-    "$PYTHON" -m pytest tests -q -rs -n 8 --ignore=tests/test_{packaging,kernels_interpreted,kernel_compilation,cuda_source}.py
+    "$PYTHON" -m pytest tests -q -rs -n 8 --ignore=tests/test_{packaging,kernels_interpreted,kernel_compilation,kernel_launches,cuda_source}.py
 }
 sanitizer() { # every tensor an allocation of its own: inside a shared one nothing is out of bounds
     local status=0

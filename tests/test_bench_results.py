@@ -201,4 +201,4 @@ def test_gpu_run_names_tests_that_are_there() -> None:
     files = []
     for before, names, after in re.findall(r"tests/(\w+)(?:\{([\w,]+)\})?(\.py)", script):
         files += [before + name + after for name in names.split(",")]
-    assert len(files) == 8 and all((ROOT / "tests" / file).is_file() for file in files)
+    assert len(files) == 9 and all((ROOT / "tests" / file).is_file() for file in files)
