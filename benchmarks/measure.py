@@ -14,6 +14,7 @@ from torch import Tensor
 from drcl.benchmarks.registry import Contender, Entry, Problem, Work, Wrong
 from drcl.benchmarks.results import Row
 from drcl.benchmarks.timing import Others, in_turns, seconds_of
+from drcl.memory import first_line
 
 FEWEST, MOST = 3, 50  # calls that are timed
 BRIEF, FEWEST_BRIEF = 0.3, 9  # seconds of a call of which more are timed in any case
@@ -33,12 +34,16 @@ def measure(
 ) -> list[Row]:
     """Rows of all contenders of an entry. ``limit``: seconds that the rounds may take together.
 
-    At least three calls each are timed. Without ``memory`` that figure stays empty.
+    At least three calls each are timed. Without ``memory``, or where it fails, that figure stays
+    empty.
     """
     rows, _ = timed(entry, device, limit)
     for row in rows.values():
         if memory is not None and row.status == "measured":
-            row.memory_MB = max(0.0, memory.peak(entry, row.contender)) / 1e6
+            try:
+                row.memory_MB = max(0.0, memory.peak(entry, row.contender)) / 1e6
+            except RuntimeError as failure:
+                row.reason = f"memory: {first_line(failure)}"
     return list(rows.values())
 
 
@@ -73,7 +78,7 @@ def timed(
 def gate(
     entry: Entry, problem: Problem, running: Mapping[str, Contender], device: torch.device
 ) -> dict[str, str]:
-    """Who computes something else than the oracle, and how far off it is."""
+    """Who computes something else than the oracle and how far off it is, or fails, and how."""
     small = problem
     if entry.gate_sizes() != dict(entry.sizes):
         small = entry.build(entry.gate_sizes(), device)
@@ -86,7 +91,11 @@ def gate(
         contender = small.contenders[name]
         if not expected or isinstance(contender, str):
             continue
-        error = distance(contender.run(), expected)
+        try:
+            error = distance(contender.run(), expected)
+        except Exception as failure:  # any: the others are measured all the same
+            found[name] = f"{type(failure).__name__}: {first_line(failure)}"
+            continue
         if not error <= small.tolerance:
             sizes = " ".join(f"{key}={value}" for key, value in entry.gate_sizes().items())
             found[name] = f"off by {error:.1e} at {sizes}, allowed {small.tolerance:.0e}"

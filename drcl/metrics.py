@@ -273,7 +273,7 @@ def _rank(
     def ranked(start: int, stop: int) -> tuple[Tensor, Tensor]:
         part = rows[start:stop]
         with together(group):
-            scores, relevant = scorer.block(part), find(start, part).to(device)
+            scores, relevant = scorer.block(part), find(start, part)
             left_out = _own(part - task.offset, items, device) if task.exclude_self else None
             if group is not None:
                 piece = sharded_ranking.sort_piece(
@@ -588,14 +588,20 @@ class _Task:
     def relevance(
         self, rows: Tensor, columns: Tensor
     ) -> tuple[int, Callable[[int, Tensor], Relevance]]:
-        """The most relevant items of a query; each block's relevance from its start and rows."""
+        """The most relevant items of a query; each block's relevance from its start and rows.
+
+        It is on the queries' device.
+        """
         if self._callback is not None:
             callback, count = self._callback, len(self.gallery)
-            return len(columns), lambda start, part: from_callback(callback, part, columns, count)
+            return len(columns), lambda start, part: from_callback(
+                callback, part, columns, count
+            ).to(self.query.device)
         if self._pairs is not None:
             whole = self._pairs.relevance(rows, columns)
         else:
             whole = shared_labels(self._query, rows, self._gallery, columns)
+        whole = whole.to(self.query.device)  # once, and not with every block
         return whole.most, lambda start, part: whole.queries(start, start + len(part))
 
 

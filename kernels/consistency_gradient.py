@@ -188,8 +188,9 @@ def coefficients_kernel(
 def projection_of(projection, dots, row, in_batch, batch, parts, sign):
     """The part of a row's gradient by x̂ along x̂, now with ⟨T, F⟩."""
     dot = tl.zeros_like(row).to(tl.float32)
-    for part in range(parts):
-        dot += tl.load(dots + part * batch.to(tl.int64) + row, mask=in_batch, other=0.0)
+    if dots is not None:  # without F there are none, and a loop over none would be compiled
+        for part in range(parts):
+            dot += tl.load(dots + part * batch.to(tl.int64) + row, mask=in_batch, other=0.0)
     return tl.load(projection + row, mask=in_batch, other=0.0) + sign * dot
 
 

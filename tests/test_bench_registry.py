@@ -11,6 +11,7 @@ import torch
 from drcl import reference
 from drcl.benchmarks import measure, registry
 from drcl.benchmarks.registry import Contender, Entry, Problem, entries, select
+from drcl.benchmarks.worker import Failed
 from drcl.data.synthetic import SHAPES
 from drcl.eager import reversible_consistency as eager
 
@@ -118,6 +119,27 @@ def test_wrong_peer_gets_no_number_and_ours_does(monkeypatch: pytest.MonkeyPatch
     rows = {row.contender: row for row in measure.measure(entry, CPU, limit=0.0)}
     assert rows["torch argsort"].status == "wrong" and rows["torch argsort"].p50_ms is None
     assert rows["drcl torch"].p50_ms is not None
+
+
+def test_a_peer_that_fails_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    from drcl.benchmarks import ranking_peers
+
+    class NoMemory:
+        def peak(self, entry: Entry, contender: str) -> float:
+            raise Failed("OutOfMemoryError: CUDA out of memory\nTried to allocate")
+
+    def fails(data: object) -> float:
+        raise NotImplementedError("not on this device")
+
+    peer = replace(ranking_peers.PEERS["torch argsort"], run=fails)
+    monkeypatch.setitem(ranking_peers.PEERS, "torch argsort", peer)
+    entry = next(entry for entry in one_of_each() if entry.op == "map")
+    rows = {row.contender: row for row in measure.measure(entry, CPU, 0.0, NoMemory())}
+    failed, ours = rows["torch argsort"], rows["drcl torch"]
+    assert failed.status == "wrong" and failed.p50_ms is None
+    assert failed.reason == "NotImplementedError: not on this device"
+    assert ours.p50_ms is not None and ours.memory_MB is None
+    assert ours.reason == "memory: OutOfMemoryError: CUDA out of memory"
 
 
 def test_missing_peer_is_a_skip_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:

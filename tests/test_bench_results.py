@@ -170,13 +170,13 @@ def test_gpu_run_goes_as_far_as_the_first_step_that_needs_a_gpu(tmp_path: Path) 
     ran = gpu_run(tmp_path)
     assert ran.returncode == 2
     assert "no CUDA device here; stopped before 'tests'. failed: none" in ran.stderr
-    build, info, *asked = (tmp_path / "out.calls").read_text().splitlines()
+    first, build, info, *asked = (tmp_path / "out.calls").read_text().splitlines()
     assert build == "setup.py build_ext --inplace" and info == "-m drcl info"
-    assert len(asked) == 1 and "is_available" in asked[0]
+    assert len(asked) == 1 and "is_available" in first and "is_available" in asked[0]
     assert (tmp_path / "out" / "build.log").is_file()
     unknown = gpu_run(tmp_path, "polish")
     assert unknown.returncode == 2
-    assert "no step 'polish'; there are: build tests sanitizer" in unknown.stderr
+    assert "no step 'polish'; there are: build tests loss" in unknown.stderr
 
 
 def test_pending_list_names_steps_that_exist() -> None:
@@ -186,3 +186,19 @@ def test_pending_list_names_steps_that_exist() -> None:
     for step in steps:
         assert f"\n{step}() {{" in script
         assert f"*{step}*" in pending, f"{step} is in no line of PENDING_GPU.md"
+
+
+def test_gpu_run_measures_every_workload_in_one_step() -> None:
+    script = (ROOT / "benchmarks" / "gpu_run.sh").read_text()
+    texts = [quoted or word for quoted, word in re.findall(r'--only (?:"([^"]+)"|(\w+))', script)]
+    for entry in entries(torch.device("cuda")):
+        matching = [text for text in texts if text in f"{entry.name} ({entry.note})"]
+        assert len(matching) == 1, (entry.name, matching)
+
+
+def test_gpu_run_names_tests_that_are_there() -> None:
+    script = (ROOT / "benchmarks" / "gpu_run.sh").read_text()
+    files = []
+    for before, names, after in re.findall(r"tests/(\w+)(?:\{([\w,]+)\})?(\.py)", script):
+        files += [before + name + after for name in names.split(",")]
+    assert len(files) == 9 and all((ROOT / "tests" / file).is_file() for file in files)

@@ -75,3 +75,11 @@ def test_exact_products_stay_off_the_tensor_cores(table):
     assert exact
     for row in exact:
         assert not row["tensor_core"] or ".f64." in row["tensor_core"], row
+
+
+@pytest.mark.slow
+def test_symmetric_products_leave_room_for_two_programs(table):
+    """Of sm_90's 64 Ki registers: copies of 4 bytes, which unknown sizes bring, take twice that."""
+    rows = [row for row in table if row["kernel"] == "symmetric_kernel" and row["arch"] == 90]
+    fast = [row for row in rows if row["label"].startswith(("tf32", "bf16"))]
+    assert len(fast) == 4 and all(row["registers"] * 8 * 32 * 2 <= 2**16 for row in fast), fast

@@ -25,6 +25,7 @@ from drcl.metrics import (
     retrieval_metrics,
     retrieval_report,
 )
+from drcl.ops.average_precision import Relevance
 from drcl.reference.average_precision import precision_recall, ranking, ranking_measures
 
 NATIVE = probe_native()
@@ -184,6 +185,20 @@ def test_backends_agree(backend: str) -> None:
             scores[i, others][None], (labels[others] == labels[i]).long()[None], 9, "min"
         )
         assert value[i] == pytest.approx(float(expected), abs=1e-12)
+
+
+def test_relevance_goes_to_the_device_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = []
+    real = Relevance.to
+
+    def to(relevance: Relevance, device: torch.device) -> Relevance:
+        moved.append(device)
+        return real(relevance, device)
+
+    monkeypatch.setattr(Relevance, "to", to)
+    x, labels = features(3000, dim=2), torch.arange(3000) % 7
+    average_precision(x, x, labels, labels, memory=2**20)  # blocks of 43 queries
+    assert len(moved) == 1
 
 
 def test_pairs_sparse_matrix_and_function_say_the_same() -> None:

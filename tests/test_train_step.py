@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import signal
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -21,8 +23,11 @@ from drcl.train import loop
 from drcl.train.checkpoint import read_tensors
 from drcl.train.clock import SECTIONS
 from drcl.train.consistency import encoder_phase
+from drcl.train.embedding import products_in
 from drcl.train.perceptron import Perceptron, suits
 from drcl.train.samples import prepare
+from drcl.train.source import Batch
+from drcl.train.step import CapturedStep
 
 CLASSES = (0, 1, 2, 3)
 
@@ -179,11 +184,46 @@ def test_tf32_is_float32_where_there_is_none():
     assert torch.equal(weights(fit(precision="tf32")), weights(fit()))
 
 
+@pytest.mark.parametrize("user", ["highest", "high", "medium"])
+def test_products_on_a_gpu_leave_the_users_precision(user):
+    torch.set_float32_matmul_precision(user)
+    try:
+        with products_in("tf32", torch.device("cuda")):
+            assert torch.get_float32_matmul_precision() == "high"
+        with products_in("float32", torch.device("cuda")):
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == user
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
 def test_under_autocast_the_embeddings_have_unit_length():
     network = Encoder(8, dim=16, hidden=(24,))
     with torch.autocast("cpu", torch.bfloat16):
         out = network(torch.randn(5, 8))
     assert out.dtype == torch.float32 and torch.allclose(out.norm(dim=1), torch.ones(5))
+
+
+# --- captured steps
+
+
+def test_a_step_is_captured_in_a_stream_of_its_own_device(monkeypatch):
+    """PyTorch's default stream for captures stays on the device of the first one."""
+    captured = []
+
+    @contextlib.contextmanager
+    def graph(graph, stream=None, **options):
+        captured.append(stream)
+        yield
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"a stream of {device}")
+    monkeypatch.setattr(torch.cuda, "graph", graph)
+    training = loop.Training(phase(), progress=False)
+    training.step.source.device = torch.device("cuda:1")
+    rows = torch.arange(16)
+    CapturedStep(training.step, 16)._capture(Batch((rows,), 16), rows.flip(0))
+    assert captured == ["a stream of cuda:1"]
 
 
 # --- networks in DistributedDataParallel

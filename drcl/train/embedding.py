@@ -101,12 +101,15 @@ def products_in(precision: str, device: torch.device) -> Iterator[None]:
         with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
             yield
     elif device.type == "cuda":
-        products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
-        before = products.allow_tf32, convolutions.allow_tf32
-        products.allow_tf32 = convolutions.allow_tf32 = precision == "tf32"
+        # Not through matmul.allow_tf32, which cannot tell "medium" from "high" afterwards.
+        convolutions, tf32 = torch.backends.cudnn, precision == "tf32"
+        before = torch.get_float32_matmul_precision(), convolutions.allow_tf32
+        torch.set_float32_matmul_precision("high" if tf32 else "highest")
+        convolutions.allow_tf32 = tf32
         try:
             yield
         finally:
-            products.allow_tf32, convolutions.allow_tf32 = before
+            torch.set_float32_matmul_precision(before[0])
+            convolutions.allow_tf32 = before[1]
     else:
         yield

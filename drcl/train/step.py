@@ -171,8 +171,10 @@ class CapturedStep:
         permutation = None if permutation is None else permutation.clone()
         self._inputs = [*batch.parts, *([] if permutation is None else [permutation])]
         graph = torch.cuda.CUDAGraph()
+        # Of this device: PyTorch's own is one for all captures, on the device of the first.
+        stream = torch.cuda.Stream(self.step.source.device)
         # Other threads may be reading batches into pinned memory meanwhile.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             self._numbers = self.step(batch, permutation)
             self.step.clock.enter("")
         self._graph = graph
