@@ -183,20 +183,24 @@ def test_the_ops_inside_torch(capability: str, tmp_path: Path) -> None:
         *(compiler, *COMMON, "-O1", *MEMORY, *torch_flags, *sources),
         *("-o", library, "-ltorch", "-ltorch_cpu"),
     )
-    runtime = subprocess.run(
-        [compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
-    ).stdout.strip()
+    # With libstdc++, which Python does not load: the sanitizer looks for its functions early.
+    runtime = [
+        subprocess.run(
+            [compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ("libasan.so", "libstdc++.so")
+    ]
     code = (
         "import sys, pytest; from pathlib import Path; from drcl import backends; "
         "backends._ops_library = lambda: Path(sys.argv[1]); "
-        "sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', sys.argv[2], '-k', "
+        "sys.exit(pytest.main(['-qs', '-p', 'no:cacheprovider', sys.argv[2], '-k', "
         "'not every_instruction_set']))"  # its own processes would load the usual library
     )
     run = subprocess.run(
         [sys.executable, "-c", code, library, TESTS / "test_average_precision.py"],
         env={
             **os.environ,
-            "LD_PRELOAD": runtime,
+            "LD_PRELOAD": " ".join(runtime),
             "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
             "DRCL_CPU_CAPABILITY": capability,
         },

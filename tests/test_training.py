@@ -343,3 +343,13 @@ def test_no_checkpoint_leaves_the_folder(tmp_path):
 def test_settings_are_immutable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().dim = 3  # type: ignore[misc]
+
+
+def test_training_seeds_without_torch_manual_seed(monkeypatch) -> None:
+    """That one keeps a traceback of every call for devices that are not there: two an epoch."""
+
+    def grows(seed: int) -> None:
+        raise AssertionError("torch.manual_seed was called")
+
+    monkeypatch.setattr(torch, "manual_seed", grows)
+    DRCL(**{**tiny.SETTINGS, "epochs": 2, "prior_epochs": 2}).fit(tiny.split(), progress=False)
