@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import copy
 import functools
+import json
 import math
 import shutil
 import tempfile
@@ -388,7 +389,8 @@ def load(draw: Draw) -> None:
         DRCL.load(str(folder) if draw.choose("path", "Path", "text") == "text" else folder)
     except (ValueError, FileNotFoundError) as error:
         assert folder.name in str(error) or file.name.split(".")[0] in str(error), error
-    else:
-        raise AssertionError(f"{file.name} was read after {damage} at byte {at}")
+    else:  # which is right where nothing that was meant has changed: a last line's end is cut
+        same = file.suffix == ".json" and json.loads(damaged) == json.loads(content)
+        assert same, f"{file.name} was read after {damage} at byte {at}"
     finally:
         file.write_bytes(content)
