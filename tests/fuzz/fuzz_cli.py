@@ -97,8 +97,9 @@ def draw_options(
 ) -> tuple[bool, list[str]]:
     """Some options, one of them bad in one case of three."""
     given: list[str] = []
+    known = [option for option, (values, _) in table.items() if values]
     for _ in range(draw.integer("options", 0, 2)):
-        option = draw.choose("option", *table)
+        option = draw.choose("option", *known)
         if option not in given:
             given += [option, draw.choose("value", *table[option][0])]
     fault = draw.fault(*table)
