@@ -48,7 +48,7 @@ def prior(draw: Draw) -> None:
     exact = array(weight)
     singular = np.linalg.svd(exact, compute_uv=False)
     dtype, unit = weight.dtype, eps(weight.dtype)
-    if 1 / singular[0] > torch.finfo(dtype).max / 4:
+    if 1 / singular[0] > torch.finfo(dtype).max * exact.size**0.5:
         with refused("weight"):  # its inverse is no matrix of this dtype
             Prior(**arguments)
         return
