@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +100,7 @@ class Encoder(nn.Module):
             )
 
 
-def is_as_built(network: nn.Module) -> bool:
+def is_as_built(network: nn.Module) -> TypeGuard[Encoder]:
     """Whether a network is an :class:`Encoder`, no subclass of it, with the layers it was given.
 
     >>> is_as_built(Encoder(3, dim=2, hidden=(4,))), is_as_built(nn.Linear(3, 2))

@@ -188,7 +188,7 @@ def _load(folder: Path, name: str) -> dict[str, Tensor]:
 
 
 def _describe(network: nn.Module) -> dict[str, Any]:
-    if isinstance(network, Encoder) and is_as_built(network):
+    if is_as_built(network):
         return {
             "kind": "encoder",
             "in_features": network.in_features,
@@ -214,7 +214,7 @@ def _check_fit(network: nn.Module, standardizer: Standardizer | None, prior: Pri
     """Refuse parts of several models: they would fail, or mislead, when they are used."""
     if standardizer is not None and standardizer.mean.shape != standardizer.std.shape:
         raise ValueError("the standardizer's mean and std differ in shape")
-    if not isinstance(network, Encoder) or not is_as_built(network):
+    if not is_as_built(network):
         return
     if network.dim != prior.dim:
         raise ValueError(f"an encoder of dim {network.dim} beside a prior of dim {prior.dim}")

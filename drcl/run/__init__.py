@@ -11,7 +11,7 @@ in the same directory stays whole until the new one takes its place.
 """
 
 from drcl.run.evaluation import embed, evaluation_split, measure, report_data
-from drcl.run.files import AddedModality, read_added, read_features
+from drcl.run.files import AddedModality, read_features
 from drcl.run.folder import (
     RunExists,
     finish_run,
@@ -32,7 +32,6 @@ __all__ = [
     "interrupted",
     "measure",
     "open_run",
-    "read_added",
     "read_features",
     "report_data",
     "start_run",
