@@ -1,8 +1,8 @@
 """Fuzzing of every public function, and the proof that none is left out.
 
 The normal suite runs a few cases of each; ``make test-long`` runs 100,000 of each, which takes
-minutes for an op or a measure and hours for what trains and for a command, on one core. Where a
-case takes seconds (``drcl report``, ``drcl ablate``, semantic matching) it runs a hundredth.
+minutes for an op or a measure and up to an hour for what trains and for a command, on one core.
+Where a case takes most of a second (``drcl report``, ``drcl ablate``) it runs a hundredth.
 ``DRCL_FUZZ_CASES`` sets the number. A target alone:
 ``pytest -m long -k functional.mixup tests/fuzz``.
 """
