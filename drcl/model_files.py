@@ -60,8 +60,8 @@ def write_model(folder: Path, model: DRCL) -> Path:
 
 def write_parts(folder: Path, model: DRCL) -> bytes:
     """Write all but ``config.json`` beside the files of an older model; returns its content."""
+    prior = model.prior  # of a model that is not fitted nothing is written
     folder.mkdir(parents=True, exist_ok=True)
-    prior = model.prior
     entries: dict[str, dict[str, Any]] = {}
     for name, encoder in model.encoders.items():
         tensors = {f"network.{key}": value for key, value in encoder.state_dict().items()}

@@ -564,7 +564,7 @@ def test_settings_are_checked_up_front(settings, message):
         fit(**settings)
 
 
-def test_other_ways_to_call_fit_wrongly():
+def test_other_ways_to_call_fit_wrongly(tmp_path):
     with pytest.raises(ValueError, match="train"):
         DRCL(**tiny.SETTINGS).fit({}, progress=False)
     with pytest.raises(ValueError, match=r"validation.*audio"):
@@ -573,9 +573,11 @@ def test_other_ways_to_call_fit_wrongly():
         fit(validation={"text": (TEST["text"][0], TEST["text"][1] + 50)})
     with pytest.raises(ValueError, match="a/b"):
         fit({"a/b": tiny.samples("image", 40)})
-    for call in (lambda m: m.prior, lambda m: m.classes, lambda m: m.save("nowhere")):
+    folder = tmp_path / "model"
+    for call in (lambda m: m.prior, lambda m: m.classes, lambda m: m.save(folder)):
         with pytest.raises(RuntimeError, match="fit"):
             call(DRCL())
+    assert not folder.exists()
     with pytest.raises(ValueError, match="modality"):
         DRCL().encode("image", np.zeros((1, 2)))
     with pytest.raises(ValueError, match="image features: width 5, expected 8"):
