@@ -400,15 +400,18 @@ def recall_at_k(
     """Share of a query's relevant items among the first k, mean over queries that have any.
 
     With one relevant item per query this is the Recall@k of image–text retrieval. Takes the options
-    of :func:`retrieval_metrics`.
+    of :func:`retrieval_metrics` but ``no_relevant``: recall without relevant items is not defined.
 
     >>> recall_at_k(torch.eye(3), torch.eye(3), torch.arange(3), torch.arange(3), k=1)
     1.0
     """
     if k is None:
         raise ValueError("k: expected an integer >= 1, got None")
-    options = {**options, "no_relevant": "skip"}
-    found = retrieval_metrics(query, gallery, query_labels, gallery_labels, ks=(k,), **options)
+    if "no_relevant" in options:
+        raise TypeError("no_relevant: recall_at_k always leaves out queries without relevant items")
+    found = retrieval_metrics(
+        query, gallery, query_labels, gallery_labels, ks=(k,), no_relevant="skip", **options
+    )
     recall = found.recall[:, 0]
     recall = recall[~recall.isnan()]
     if len(recall) == 0:

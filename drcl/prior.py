@@ -66,10 +66,10 @@ class Prior(nn.Module):
         exact = weight.detach().double()
         singular = torch.linalg.svdvals(exact)
         cutoff = rank_cutoff(weight)
-        self.rank = int((singular > cutoff * singular[0]).sum())
-        if self.rank < weight.shape[1] <= weight.shape[0]:
+        rank = int((singular > cutoff * singular[0]).sum())
+        if rank < weight.shape[1] <= weight.shape[0]:
             warnings.warn(
-                f"the prior has rank {self.rank} with {weight.shape[1]} classes: classes that "
+                f"the prior has rank {rank} with {weight.shape[1]} classes: classes that "
                 "share a direction cannot be told apart (the pseudo-inverse is used)",
                 stacklevel=2,
             )
@@ -122,6 +122,12 @@ class Prior(nn.Module):
     def dim(self) -> int:
         """Width D of the common space."""
         return self.weight.shape[0]
+
+    @property
+    def rank(self) -> int:
+        """How many directions W has, to its dtype's resolution."""
+        singular = torch.linalg.svdvals(self.weight.double())
+        return int((singular > rank_cutoff(self.weight) * singular[0]).sum())
 
     def scaled(self, norm: float) -> Prior:
         """The same directions with the mean column norm set to ``norm``."""

@@ -161,6 +161,14 @@ class TestStudy:
         with pytest.raises(ValueError, match=r"other settings \(samples .*'test': \{'a': \[20, 5"):
             fewer = replace(data, test=make_split(20, 2))
             ablate(fewer, CONFIG, tmp_path, resume=True, **options)
+        part = data.validation["b"]
+        for changed in (
+            part._replace(features=part.features + np.float32(1)),
+            part._replace(labels=part.labels[::-1].copy()),
+        ):
+            with pytest.raises(ValueError, match=r"other settings \(samples"):
+                other = replace(data, validation={**data.validation, "b": changed})
+                ablate(other, CONFIG, tmp_path, resume=True, **options)
         (tmp_path / "results" / "seed-0" / "full.json").write_text("{")
         with pytest.raises(ValueError, match=r"full.json: damaged"):
             ablate(data, CONFIG, tmp_path, resume=True, **options)

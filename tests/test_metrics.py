@@ -328,6 +328,10 @@ def test_non_finite_rows_are_refused_by_name(name, bad):
         (lambda x, y, lx, ly: mean_ap(x, y, lx, ly, exclude_self=True), "exclude_self"),
         (lambda x, y, lx, ly: metrics.recall_at_k(x, y, lx, ly, k=-1), "k"),
         (lambda x, y, lx, ly: metrics.recall_at_k(x, y, lx + 50, ly, k=1), "query_labels"),
+        (
+            lambda x, y, lx, ly: metrics.recall_at_k(x, y, lx, ly, k=1, no_relevant="zero"),
+            "no_relevant",
+        ),
         (lambda x, y, lx, ly: metrics.precision_recall_curve(x, y, lx, ly, points=1), "points"),
         (lambda x, y, lx, ly: metrics.precision_recall_curve(x, y, lx + 50, ly), "query_labels"),
         (lambda x, y, lx, ly: metrics.retrieval_report({"image": (x, lx)}), "embeddings"),

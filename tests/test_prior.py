@@ -91,6 +91,13 @@ def test_equal_columns_and_a_zero_column_warn():
         assert torch.isfinite(Prior(weight).inverse).all()
 
 
+def test_the_rank_is_that_of_the_weight_as_it_is_now():
+    prior, other = Prior.orthogonal(6, 3), Prior(torch.eye(6, 3))
+    other.weight[:, 2] = 0
+    prior.load_state_dict(other.state_dict())
+    assert prior.rank == 2
+
+
 def test_more_classes_than_dimensions_is_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -459,7 +459,8 @@ def mean_average_precision(draw: Draw) -> None:
 @target("drcl.metrics.recall_at_k")
 def recall_at_k(draw: Draw) -> None:
     given, found = plain_case(draw)
-    faults = {**of_count("k"), "k: None": lambda: None}
+    given.pop("no_relevant", None)  # not its choice
+    faults = {**of_count("k"), "k: None": lambda: None, "no_relevant: given": lambda: "skip"}
     if refuses(draw, metrics.recall_at_k, {**given, "k": 1}, faults) or found is None:
         return
     recall = found.recall[found.relevant > 0, 0]
