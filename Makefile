@@ -17,8 +17,8 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
-# What takes days if it is let: every fuzz target with many cases (CASES=1000 for fewer), sanitizers,
-# long runs, all installs.
+# What takes many hours: every fuzz target with many cases (CASES=1000 for fewer), sanitizers, long
+# runs, all installs.
 # Atheris has no build for every Python; without it the tests that need it are skipped.
 test-long: $(VENV)/.installed
 	-$(BIN)/pip install --quiet atheris

@@ -215,7 +215,9 @@ def _posteriors(data: CrossModalDataset, modality: str) -> dict[str, tuple[np.nd
                 # A class this modality never saw has probability zero in it.
                 full = np.zeros((len(x), len(classes)))
                 full[:, columns] = model.predict_proba(x)
-                return full
+                # Far outside of the training rows, one regression per class may leave nothing but
+                # tiny numbers; the cosine sees their direction alone.
+                return full / np.maximum(full.max(axis=1, keepdims=True), np.finfo(float).tiny)
 
             found[f"{scaling}, C = {penalty:g}"] = (
                 posterior(rows["validation"]),

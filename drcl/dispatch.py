@@ -21,6 +21,12 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "average_precision": ("native", "torch", "reference"),
 }
 
+
+
+class BackendUnavailable(RuntimeError):
+    """A backend was asked for that this machine cannot run; the message says why."""
+
+
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("forced", default=None)
 
 
@@ -30,8 +36,8 @@ def use_backend(name: str) -> Iterator[None]:
 
     For this thread alone: others, also those started inside the block, keep their own choice.
 
-    Raises ValueError for an unknown name and RuntimeError, with the reason, for one that this
-    machine cannot run. An op family without that backend takes its usual one.
+    Raises ValueError for an unknown name and BackendUnavailable, a RuntimeError, with the reason
+    for one that this machine cannot run. An op family without that backend takes its usual one.
 
     >>> with use_backend("reference"):
     ...     choose("mixup", torch.device("cpu"))
@@ -99,7 +105,7 @@ def _check(name: str, where: str) -> None:
     if name not in reasons:
         raise ValueError(f"{where}: expected one of {tuple(reasons)}, got {name!r}")
     if reasons[name] is not None:
-        raise RuntimeError(f"{where}: {name!r} cannot be used here: {reasons[name]}")
+        raise BackendUnavailable(f"{where}: {name!r} cannot be used here: {reasons[name]}")
 
 
 def _reasons() -> dict[str, str | None]:

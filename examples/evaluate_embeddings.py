@@ -4,7 +4,8 @@
     python examples/evaluate_embeddings.py A A_LABELS B B_LABELS
 
 Each argument is ``file`` or ``file:key`` (.npy, .npz, .mat, .h5, .parquet, .safetensors), for
-example ``wiki_0.mat:test_fea wiki_0.mat:test_lab wiki_1.mat:test_fea wiki_1.mat:test_lab``.
+example ``wiki_0.mat:test_fea wiki_0.mat:test_lab wiki_1.mat:test_fea wiki_1.mat:test_lab``. Labels
+are whole numbers, also as a column, or multi-hot rows.
 """
 
 from __future__ import annotations
@@ -39,7 +40,6 @@ def main(arguments: list[str]) -> None:
     if len(arguments) not in (0, 4):
         sys.exit(__doc__)
     a, a_labels, b, b_labels = map(read, arguments) if arguments else made_up()
-    a_labels, b_labels = a_labels.ravel(), b_labels.ravel()  # MATLAB stores them as a column
     for name, sides in (
         ("A -> B", (a, b, a_labels, b_labels)),
         ("B -> A", (b, a, b_labels, a_labels)),

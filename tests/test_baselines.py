@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import drcl.baselines
 from drcl.baselines import Baseline, cca, fit_scaling, semantic_matching
 from drcl.data import CrossModalDataset, Labelled, load
 
@@ -150,6 +151,21 @@ class TestSemanticMatching:
         train = {"a": paired.train["a"], "b": Labelled(b.features[seen], b.labels[seen])}
         values = semantic_matching(replace(paired, train=train)).metrics["mAP@all"]
         assert np.isfinite(list(values.values())).all()
+
+    def test_rows_far_outside_of_the_training_rows_are_ranked(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Of both classes the probability ends between 1e-150 and nothing there.
+        x = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
+        x = x[(x > 0).any(axis=1)]
+        near = Labelled(x, (x > 0).astype(np.uint8))
+        far = -np.geomspace(1, 1e4, 400, dtype=np.float32)[:, None].repeat(2, axis=1)
+        split = {"a": near, "b": near}
+        test = {"a": Labelled(far, np.ones((400, 2), np.uint8)), "b": near}
+        monkeypatch.setattr(drcl.baselines, "SCALINGS", ("none",))
+        data = CrossModalDataset("sides", ("right", "upper"), split, split, test)
+        values = semantic_matching(data).metrics["mAP@all"]
+        assert values == {"a->b": 1.0, "b->a": 1.0, "mean": 1.0}
 
     def test_unlabelled_rows_are_left_out(self, paired: CrossModalDataset) -> None:
         extended = {

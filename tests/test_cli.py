@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from safetensors.numpy import load_file
 
-from drcl import DRCL, Config
+from drcl import DRCL, Config, dispatch
 from drcl.cli import main, settings
 from drcl.cli.settings import attribute_help, merge, preset_for
 from drcl.cli.tables import map_table
@@ -536,6 +537,19 @@ def test_report_is_rebuilt(run: Path) -> None:
 def test_info_and_version() -> None:
     assert "reference" in succeed("info")
     assert succeed("--version").startswith("drcl, version ")
+
+
+@pytest.mark.parametrize(("backend", "said"), [("triton", "no chip"), ("fortran", "expected one")])
+def test_a_backend_that_cannot_be_used_is_said_in_one_line(
+    run: Path, monkeypatch: pytest.MonkeyPatch, backend: str, said: str
+) -> None:
+    dispatch.explain(torch.device("cpu"))  # the machine is looked at once
+    monkeypatch.setitem(dispatch._probed, "triton", "no chip")
+    monkeypatch.setenv("DRCL_BACKEND", backend)
+    for command in (["info"], ["evaluate", run]):
+        text = refused(*command)
+        assert text.startswith("DRCL_BACKEND: ") and said in text and text.count("\n") == 1
+    assert "linear-memory" in drcl_command("info").output  # what there is, is shown all the same
 
 
 def test_python_dash_m(tmp_path: Path) -> None:

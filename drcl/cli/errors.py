@@ -8,10 +8,14 @@ from typing import IO, Any
 import click
 
 from drcl.data.dataset import UNPRINTED
+from drcl.dispatch import BackendUnavailable
 
-# What the library raises for bad input, missing files, diverging runs and where memory ends: no
-# traceback is needed.
-REFUSALS = (ValueError, OSError, FloatingPointError, ImportError, MemoryError)
+# What the library raises for bad input, missing files, diverging runs, where memory ends and for a
+# backend that cannot run: no traceback is needed.
+REFUSALS = (
+    *(ValueError, OSError, FloatingPointError, ImportError, MemoryError),
+    BackendUnavailable,
+)
 
 
 def printable(text: str) -> str:

@@ -23,7 +23,8 @@ run_argument = click.argument(
 data_option = click.option(
     "--data",
     metavar="DIR|MANIFEST.toml",
-    help="Data folder, or manifest, where it is not the one of the training.",
+    help="Data folder, or manifest, where it is not the one of the training. Files of modalities "
+    "added later are read where they were.",
 )
 progress_option = click.option(
     "--progress/--no-progress", default=True, help="Show progress bars.", show_default=True
