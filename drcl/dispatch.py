@@ -22,7 +22,6 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 }
 
 
-
 class BackendUnavailable(RuntimeError):
     """A backend was asked for that this machine cannot run; the message says why."""
 
