@@ -140,8 +140,21 @@ class DRCL:
             log_dir: a folder for TensorBoard: losses, scores, speed and times of every epoch.
 
         Raises ValueError for non-finite features, lengths that differ, labels outside the classes,
-        fewer than two classes, per-modality settings that do not fit the modalities;
-        :class:`NonFiniteLoss` when training diverges.
+        fewer than two classes, more classes than ``dim``, a prior of another dimension, names that
+        are no file names (letters, digits, ``_.+-``, at most 64), per-modality settings that do not
+        fit the modalities; TypeError for what is no features and labels;
+        ``drcl.train.loop.NonFiniteLoss``, a FloatingPointError, when training diverges; MemoryError
+        with a batch size that would fit; OSError where a checkpoint cannot be written or a mapped
+        file has become shorter; RuntimeError where a loader's worker is lost, and, as
+        ``drcl.agreement.RankFailed``, where another process failed; ImportError for ``log_dir``
+        without TensorBoard. The model is then as it was before. Source: paper, selective prior
+        learning and reversible semantic consistency.
+
+        >>> y = torch.arange(40) % 4
+        >>> image = torch.eye(4)[y] + 0.1 * torch.randn(40, 4)
+        >>> model = DRCL(dim=8, hidden=(16,), epochs=2, prior_epochs=2)
+        >>> model.fit({"image": (image, y)}, {"image": (image, y)}, progress=False).modalities
+        ('image',)
         """
         if not train:
             raise ValueError("train: no modality given")
@@ -215,9 +228,21 @@ class DRCL:
 
         Args:
             name: of the new modality.
-            train, validation: (features, labels), with labels among :attr:`classes`.
+            train, validation: (features, labels) or Dataset or DataLoader, with labels among
+                :attr:`classes`.
             network, checkpoints, progress: as in :meth:`fit`.
-            settings: settings of :class:`Config` for this modality only.
+            settings: settings of :class:`Config` for this modality only. Where the model has a
+                value for each of its modalities (``lr={"image": …}``), the default is taken.
+
+        Raises RuntimeError before :meth:`fit`, ValueError for a name that exists or another
+        ``dim`` than the prior's, and what :meth:`fit` raises; the model is then as it was before.
+
+        >>> y = torch.arange(40) % 4
+        >>> prior = Prior.orthogonal(dim=8, classes=4)
+        >>> model = DRCL(dim=8, hidden=(16,), epochs=2)
+        >>> model = model.fit({"image": (torch.eye(4)[y], y)}, prior=prior, progress=False)
+        >>> model.add_modality("text", (torch.eye(6)[y], y), progress=False).modalities
+        ('image', 'text')
         """
         if name in self.encoders:
             raise ValueError(f"name: modality {name!r} exists already, next to {self.modalities}")
@@ -250,7 +275,20 @@ class DRCL:
     def encode(self, modality: str, features: npt.ArrayLike | Tensor | Loadable) -> Tensor:
         """Embeddings (N, dim) float32 on the CPU, rows of unit length.
 
-        ``features`` may also be a Dataset or DataLoader of (features, labels).
+        Args:
+            modality: one that was trained.
+            features: (N, d), finite, of any real dtype, converted to float32; or a Dataset or
+                DataLoader of (features, labels).
+
+        Raises ValueError for a modality that is not there, another width, NaN or infinite features
+        or none at all.
+
+        >>> y = torch.arange(40) % 4
+        >>> prior = Prior.orthogonal(dim=8, classes=4)
+        >>> model = DRCL(dim=8, hidden=(16,), epochs=2)
+        >>> model = model.fit({"image": (torch.eye(4)[y], y)}, prior=prior, progress=False)
+        >>> model.encode("image", torch.eye(4)).shape
+        torch.Size([4, 8])
         """
         if is_loadable(features):
             return self._encode_loaded(modality, features)[0]
@@ -293,6 +331,16 @@ class DRCL:
         Args:
             test: modality -> (features, labels) or Dataset or DataLoader.
             ks, no_relevant, process_group: as in :func:`metrics.retrieval_report`.
+
+        Returns measure -> pair of modalities, or ``"mean"`` -> value in [0, 1]. Raises what
+        :meth:`encode` and :func:`metrics.retrieval_report` raise, and ValueError for labels that
+        are not among :attr:`classes`. Source: the paper's evaluation, cosine ranking.
+
+        >>> y = torch.arange(40) % 4
+        >>> part = {"image": (torch.eye(4)[y], y), "text": (torch.eye(6)[y], y)}
+        >>> model = DRCL(dim=8, hidden=(16,), epochs=20, prior_epochs=5, lr=1e-2)
+        >>> model.fit(part, progress=False).evaluate(part, ks=())["mAP@all"]["mean"] > 0.9
+        True
         """
         device = pick_device(self.config.device)
         check_pairs(test, "test")
@@ -324,6 +372,16 @@ class DRCL:
             source, queries: the queries' modality and features (Q, d).
             target, gallery: the gallery's modality and features (N, d').
             k: how many; above N it means N.
+
+        Returns scores (Q, k) float32, from -1 to 1, highest first, and indices (Q, k) int64. Raises
+        what :meth:`encode` raises, and ValueError for k below 1.
+
+        >>> y = torch.arange(40) % 4
+        >>> part = {"image": (torch.eye(4)[y], y), "text": (torch.eye(6)[y], y)}
+        >>> model = DRCL(dim=8, hidden=(16,), epochs=20, prior_epochs=5, lr=1e-2)
+        >>> model = model.fit(part, progress=False)
+        >>> model.search("image", torch.eye(4), "text", torch.eye(6)[:4], k=1).indices.flatten()
+        tensor([0, 1, 2, 3])
         """
         check_count("k", k)
         found, items = self.encode(source, queries), self.encode(target, gallery)
@@ -346,13 +404,31 @@ class DRCL:
 
         Saving over an older model replaces it in one step: at any moment the folder holds one whole
         model. User-supplied networks are stored as parameters; give the modules again to
-        :meth:`load`.
+        :meth:`load`. Raises RuntimeError before :meth:`fit`, and OSError where the folder cannot be
+        written; what it held is then still there.
+
+        >>> import tempfile
+        >>> y = torch.arange(40) % 4
+        >>> prior = Prior.orthogonal(dim=8, classes=4)
+        >>> model = DRCL(dim=8, hidden=(16,), epochs=2)
+        >>> model = model.fit({"image": (torch.eye(4)[y], y)}, prior=prior, progress=False)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     DRCL.load(model.save(folder)).modalities
+        ('image',)
         """
         return write_model(Path(folder), self)
 
     @classmethod
     def load(cls, folder: str | Path, *, networks: Mapping[str, nn.Module] | None = None) -> DRCL:
-        """Read a model that :meth:`save` or ``drcl train`` wrote."""
+        """Read a model that :meth:`save` or ``drcl train`` wrote.
+
+        Args:
+            folder: of the model.
+            networks: the modules of modalities that were trained with networks of your own.
+
+        Raises OSError where a file is missing; ValueError, with the file's name, for a damaged or
+        foreign one and for networks that do not fit. An example is at :meth:`save`.
+        """
         stored = read_model(Path(folder), networks or {})
         model = cls(stored.config, networks=networks)
         model._prior, model.encoders = stored.prior, stored.encoders

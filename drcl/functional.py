@@ -3,7 +3,7 @@
 Every function takes torch tensors on any device. Targets are class ids ``(B,)`` int64, −1 for an
 unlabelled row, or float rows ``(B, C)``: one-hot, multi-hot or mixed; a row without positive mass
 is unlabelled. Unlabelled rows count nowhere: a loss over a batch equals the loss over its labelled
-rows.
+rows. With feature mixing a pair counts where both of its rows are labelled.
 
 An argument of the wrong type, dtype, shape, device or range is a TypeError or ValueError that names
 it and what was expected. On a GPU and in compiled code the losses do not look at values, as that
@@ -325,8 +325,9 @@ def average_precision(
         divisor: ``"hits"`` in the first k, ``"min"`` of k and R, or ``"relevant"``: all R.
         ties: by gallery ``"index"``, or the ``"average"`` over all orders of equal scores.
 
-    Returns (Q,) float64. The field's definition: the sum is divided by the hits found in the first
-    k.
+    Returns (Q,) float64. Raises ValueError for shapes or devices that differ, NaN, and options
+    that are not known; TypeError for relevance that is not bool. Source: the field's definition,
+    see the paper's evaluation: the sum is divided by the hits found in the first k.
 
     >>> average_precision(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[True, False, True]]))
     tensor([0.8333], dtype=torch.float64)

@@ -77,6 +77,12 @@ class ReversibleConsistencyLoss(nn.Module):
         """The loss and its parts, named as in :class:`functional.ReversibleConsistency`.
 
         ``permutation`` (B,) int64 fixes the mixing in training mode instead of drawing it.
+
+        >>> loss = ReversibleConsistencyLoss(Prior.orthogonal(dim=16, classes=4))
+        >>> parts = loss.parts(torch.eye(4, 16), torch.arange(4), q=0.5)
+        >>> whole = 0.1 * parts.consistency + 0.1 * parts.recasting + parts.label
+        >>> bool(torch.isclose(parts.total, whole))
+        True
         """
         mixing = self.training and self.lam < 1.0
         if mixing and permutation is None:
@@ -107,7 +113,8 @@ class GeneralizedCrossEntropy(nn.Module):
 
     ``s_i`` is the probability of the true class, or ``Σ_c Y_ic softmax(logits)_ic`` for rows.
     Logits (B, C), targets ids (B,) int64 or rows (B, C); see
-    :func:`functional.generalized_cross_entropy`.
+    :func:`functional.generalized_cross_entropy`. Source: paper, label loss; Zhang and Sabuncu,
+    *Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels* (2018).
 
     >>> float(GeneralizedCrossEntropy()(torch.zeros(1, 4), torch.tensor([2]), q=1.0))
     0.75
@@ -122,6 +129,7 @@ class FeatureMixup(nn.Module):
 
     Called as ``mix(features, targets)`` with features (B, D) and ids (B,) or rows (B, C); returns
     both mixed, targets as rows. In evaluation mode nothing is mixed. See :func:`functional.mixup`.
+    Source: paper, feature augmentation.
 
     Args:
         classes: C, the width of the target rows it returns.

@@ -132,8 +132,10 @@ def retrieval_metrics(
     the number of shared labels as the gain, and nDCG@k its share of the best possible.
 
     Args:
-        query, gallery: (Q, D) and (N, D) embeddings; the gallery may be chunks (n, D) of it.
-        query_labels, gallery_labels: ids (Q,), (N,) or multi-hot rows (Q, C), (N, C).
+        query, gallery: (Q, D) and (N, D) embeddings; the gallery may be chunks (n, D) of it. An
+            iterator's chunks are kept in a temporary file.
+        query_labels, gallery_labels: ids (Q,), (N,), also as a column, −1 where unlabelled; or
+            multi-hot rows (Q, C), (N, C) with C > 1.
         ks: cut-offs >= 1, None for the whole gallery; above N means N. Without None, ranks beyond
             the largest are not looked at (MRR is then cut there too), which is faster.
         relevance: instead of labels, pairs (P, 2) of query and item, (P, 3) with an integer gain, a
@@ -144,7 +146,7 @@ def retrieval_metrics(
         divisor: of AP@k: ``"hits"`` in the first k (the field's papers), ``"min"`` of R and k, or
             ``"relevant"``: R. All the same for the whole gallery.
         ties: equal scores are ranked by gallery ``"index"``, or every measure is the exact
-            ``"average"`` over all orders of equal scores.
+            ``"average"`` over all orders of equal scores; not together with ``levels``.
         no_relevant: a query with nothing relevant counts 0 (``"zero"``) or not (``"skip"``).
         exclude_self: query and gallery are the same set; query i does not find item i.
         query_groups, gallery_groups: integers (Q,), (N,); a query ranks its own group's items only.
@@ -156,9 +158,9 @@ def retrieval_metrics(
             by less than 3e-5 where a query's cosines had a standard deviation above 4e-3 (mAP@50 by
             1e-4 among near copies of other classes), by 1e-4 at 5e-4 and by 1e-2 at 5e-5: centre
             embeddings that share most of their direction.
-        memory: bytes that may be used, not counting the inputs, the results of 8·(3 + 4K) bytes a
-            query for K cut-offs, and C·N/8 bytes for the bits of multi-hot labels. One query at a
-            time is the least, so a gallery of N items needs about 70·N bytes, or 160·N without the
+        memory: bytes that may be used, 2²⁰ at least, not counting the inputs, the results of
+            8·(3 + 4K) bytes a query for K cut-offs, and C·N/8 bytes for the bits of multi-hot
+            labels. One query at a time is the least, so a gallery of N items needs about 70·N bytes, or 160·N without the
             compiled library. Where less is to be had, fewer queries are ranked at a time.
         progress: show a progress bar.
         process_group: ranks that each hold all queries, what belongs to them, and a piece of the
@@ -167,8 +169,10 @@ def retrieval_metrics(
             relevant items and counts travel, and every rank returns the whole gallery's measures,
             bit for bit the same.
 
-    Raises ValueError for shapes that do not fit, NaN, and options that are not known; MemoryError
-    where not even one query at a time can be ranked.
+    Raises ValueError for shapes that do not fit, NaN, and options that are not known or do not go
+    together; TypeError for arguments of the wrong kind; MemoryError where not even one query at a
+    time can be ranked; OSError where a mapped file has become shorter. Source: the paper's
+    evaluation for mAP; nDCG: Järvelin and Kekäläinen (2002), with linear gains.
 
     >>> x, labels = torch.eye(3), torch.tensor([0, 1, 0])
     >>> found = retrieval_metrics(x, x, labels, labels, ks=(1,))
@@ -370,7 +374,10 @@ def precision_recall_curve(
 
     Interpolated precision at recall r is the highest precision at any recall >= r; otherwise it is
     the precision at the rank where recall r is first reached. Queries with nothing relevant in the
-    gallery are left out. Takes the options of :func:`retrieval_metrics`.
+    gallery are left out. Takes the options of :func:`retrieval_metrics`, but no
+    ``ties="average"``, and raises what it raises; ValueError for fewer than two points and where no
+    query has a relevant item. Source: Manning, Raghavan and Schütze, *Introduction to Information
+    Retrieval* (2008), section 8.4.
 
     >>> curve = precision_recall_curve(
     ...     torch.eye(2), torch.eye(2), torch.arange(2), torch.arange(2), points=3)
@@ -401,6 +408,7 @@ def recall_at_k(
 
     With one relevant item per query this is the Recall@k of image–text retrieval. Takes the options
     of :func:`retrieval_metrics` but ``no_relevant``: recall without relevant items is not defined.
+    Raises what it raises, and ValueError where no query has a relevant item.
 
     >>> recall_at_k(torch.eye(3), torch.eye(3), torch.arange(3), torch.arange(3), k=1)
     1.0

@@ -130,7 +130,11 @@ class Prior(nn.Module):
         return int((singular > rank_cutoff(self.weight) * singular[0]).sum())
 
     def scaled(self, norm: float) -> Prior:
-        """The same directions with the mean column norm set to ``norm``."""
+        """The same directions with the mean column norm set to ``norm``, a number above 0.
+
+        >>> float(Prior.orthogonal(dim=8, classes=3).scaled(2.9).column_norm)
+        2.9...
+        """
         check_positive("norm", norm)
         weight = self.weight.double()
         factor = norm / torch.linalg.vector_norm(weight, dim=0).mean()

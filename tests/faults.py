@@ -155,9 +155,11 @@ def _dying(
 
 
 def refused(*arguments: Any) -> str:
-    """What a command says that ends with exit code 1; there is no traceback."""
+    """The one line that a command says which ends with exit code 1."""
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     assert result.exit_code == 1, result.output
     assert isinstance(result.exception, SystemExit), result.exception
     assert "Traceback" not in result.output
-    return result.output.split("Error: ")[-1]
+    line = result.output.split("Error: ")[-1]
+    assert line.count("\n") == 1, line
+    return line

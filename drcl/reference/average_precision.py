@@ -23,7 +23,10 @@ def average_precision(
     score, ties by gallery index. The divisor is the number of hits in the first k (``"hits"``),
     min(R, k) (``"min"``) or R (``"relevant"``) for R relevant items. A query whose gallery holds
     nothing relevant counts 0 (``"zero"``) or is NaN (``"skip"``); one with relevant items but none
-    in the first k counts 0.
+    in the first k counts 0. Source: the field's definition, see the paper's evaluation.
+
+    >>> average_precision(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[True, False, True]]))
+    tensor([0.8333], dtype=torch.float64)
     """
     values = []
     for row, hits in zip(scores, relevant, strict=True):

@@ -10,7 +10,10 @@ def generalized_cross_entropy(logits: Tensor, targets: Tensor, q: Tensor | float
 
     Shapes: logits and targets (B, C). The mean is over labelled rows; with none the value is 0.
     Formed from log s so that value and gradient are finite for every q in [0, 1] and every logit
-    gap.
+    gap. Source: paper, label loss.
+
+    >>> generalized_cross_entropy(torch.zeros(1, 4), torch.eye(4)[:1], q=1.0)
+    tensor(0.7500)
     """
     labelled = targets.sum(dim=1) > 0
     if not bool(labelled.any()):

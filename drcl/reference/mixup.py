@@ -10,7 +10,12 @@ def mixup(
 
     Shapes: features (B, D), targets (B, C), permutation (B,) int64. A row that mixes in an
     unlabelled row has no known target, so its target becomes zero (unlabelled). With λ = 1 nothing
-    is mixed in.
+    is mixed in. Source: paper, feature augmentation.
+
+    >>> import torch
+    >>> mixup(torch.tensor([[1.0], [3.0]]), torch.eye(2), torch.tensor([1, 0]), 0.5)[0]
+    tensor([[2.],
+            [2.]])
     """
     if lam == 1.0:
         return features, targets

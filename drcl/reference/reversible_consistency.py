@@ -10,13 +10,23 @@ from drcl.reference.prior_similarity import prior_similarity
 def recast(targets: Tensor, prior: Tensor, rtol: float | None = None) -> Tensor:
     """Labels in feature space, ``R = Y W⁺`` (B, D), through the prior's Moore–Penrose inverse.
 
-    ``rtol`` is the share of the largest singular value below which one counts as zero.
+    Shapes: targets (B, C), prior (D, C). ``rtol`` is the share of the largest singular value below
+    which one counts as zero. Source: paper, label recasting.
+
+    >>> recast(torch.tensor([[1.0, 0.0]]), 2.0 * torch.eye(2))
+    tensor([[0.5000, 0.0000]])
     """
     return targets @ torch.linalg.pinv(prior, rtol=rtol)
 
 
 def cosine_similarity(a: Tensor, b: Tensor) -> Tensor:
-    """``θ(A, B) = 2 cos(rows of A, rows of B)``; the cosine with a zero row is 0."""
+    """``θ(A, B) = 2 cos(rows of A, rows of B)``; the cosine with a zero row is 0.
+
+    Shapes: (A, D) and (B, D); the result is (A, B). Source: paper, reversible semantic consistency.
+
+    >>> cosine_similarity(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 2.0], [0.0, 0.0]]))
+    tensor([[1.6000, 0.0000]])
+    """
     return 2.0 * _unit_rows(a) @ _unit_rows(b).T
 
 
@@ -27,7 +37,13 @@ def _unit_rows(x: Tensor) -> Tensor:
 
 
 def similarity_consistency(recasting: Tensor, features: Tensor) -> Tensor:
-    """``J_D = mean((θ(R,R) − θ(X,X))²) + mean((θ(R,X) − θ(R,X)ᵀ)²)``."""
+    """``J_D = mean((θ(R,R) − θ(X,X))²) + mean((θ(R,X) − θ(R,X)ᵀ)²)``, both means over B².
+
+    Shapes: recasting R and features X (B, D). Source: paper, reversible semantic consistency.
+
+    >>> similarity_consistency(torch.eye(2), torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    tensor(4.)
+    """
     theta_rr = cosine_similarity(recasting, recasting)
     theta_xx = cosine_similarity(features, features)
     theta_rx = cosine_similarity(recasting, features)
@@ -35,7 +51,13 @@ def similarity_consistency(recasting: Tensor, features: Tensor) -> Tensor:
 
 
 def recasting_error(recasting: Tensor, features: Tensor) -> Tensor:
-    """``J_MSE = mean((R − X)²)`` over all B·D entries."""
+    """``J_MSE = mean((R − X)²)`` over all B·D entries.
+
+    Shapes: recasting R and features X (B, D). Source: paper, reversible semantic consistency.
+
+    >>> recasting_error(torch.tensor([[1.0, 2.0]]), torch.zeros(1, 2))
+    tensor(2.5000)
+    """
     return (recasting - features).square().mean()
 
 
@@ -54,7 +76,11 @@ def reversible_consistency(
     """``α·J_D + β·J_MSE + η·J_L`` and its parts: (total, J_L, J_D, J_MSE).
 
     Shapes: features (B, D), targets (B, C), prior (D, C). Unlabelled rows are taken out first. The
-    recasting is a constant: no gradient flows into the prior through it.
+    recasting is a constant: no gradient flows into the prior through it. Source: paper, reversible
+    semantic consistency.
+
+    >>> [float(part) for part in reversible_consistency(torch.eye(2), torch.eye(2), torch.eye(2))]
+    [0.2689..., 0.2689..., 0.0, 0.0]
     """
     labelled = targets.sum(dim=1) > 0
     if not bool(labelled.any()):

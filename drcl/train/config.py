@@ -18,7 +18,13 @@ class Config:
     """Settings of selective prior learning and reversible consistency training.
 
     ``epochs``, ``prior_epochs``, ``lr``, ``prior_lr`` and ``batch_size`` are one value for all
-    modalities or a mapping modality -> value. The defaults are the paper's.
+    modalities or a mapping modality -> value. The defaults are the paper's, but for ``selection``
+    (there it is ``"loss"``).
+
+    Raises ValueError for a setting of the wrong kind or out of its range, named.
+
+    >>> Config(dim=64, hidden=(128,), lr={"image": 1e-4, "text": 1e-3}).dim
+    64
 
     Attributes:
         dim: width D of the common space.
@@ -32,12 +38,15 @@ class Config:
         lam: λ of the feature augmentation; 1 switches it off.
         temperature: τ of ``softmax(XW/τ)`` in both phases; 1 as in the paper.
         prior: ``"learned"``, or ``"orthogonal"``: random orthogonal columns, no prior learning.
-        prior_norm: if given, the prior's mean column norm is set to this once it is chosen.
+        prior_norm: if given, a learned prior's mean column norm is set to this once it is chosen;
+            an orthogonal one has it from the start. A prior that is given to ``fit`` stays as it
+            is.
         prior_selection: which score picks the prior: of the ``"training"`` set (the paper's) or of
             the ``"validation"`` set.
         selection: which epoch's encoder is kept: best ``"map"`` (validation mAP within the
             modality), lowest validation ``"loss"`` at q = 1, or the ``"last"``.
-        standardize: features to zero mean and unit variance per column, stored with the model.
+        standardize: features to zero mean and unit variance per column, stored with the model; for
+            arrays, not for a Dataset or DataLoader.
         paper_compat: the released code's behaviour: the last W is the prior; the last partial
             batch is dropped; the label loss gives no gradient at q = 0; the kept encoder has the
             lowest validation loss at each epoch's own q.
