@@ -160,8 +160,9 @@ def retrieval_metrics(
             embeddings that share most of their direction.
         memory: bytes that may be used, 2²⁰ at least, not counting the inputs, the results of
             8·(3 + 4K) bytes a query for K cut-offs, and C·N/8 bytes for the bits of multi-hot
-            labels. One query at a time is the least, so a gallery of N items needs about 70·N bytes, or 160·N without the
-            compiled library. Where less is to be had, fewer queries are ranked at a time.
+            labels. One query at a time is the least, so a gallery of N items needs about 70·N
+            bytes, or 160·N without the compiled library. Where less is to be had, fewer queries are
+            ranked at a time.
         progress: show a progress bar.
         process_group: ranks that each hold all queries, what belongs to them, and a piece of the
             gallery with its labels and groups; relevance is that of a rank's own piece, its items
