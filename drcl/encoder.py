@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TypeGuard
 
 import torch
@@ -73,7 +74,8 @@ class Encoder(nn.Module):
         last = _linear(width, dim, generator, bias=False)
         bound = 1.0 / math.sqrt(in_features)
         nn.init.uniform_(last.weight, -bound, bound, generator=generator)
-        self.in_features, self.dim, self.hidden = in_features, dim, tuple(hidden)
+        self.in_features, self.dim = int(in_features), int(dim)
+        self.hidden = tuple(int(size) for size in hidden)
         self.layers = nn.Sequential(*layers, last)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -101,7 +103,7 @@ class Encoder(nn.Module):
 
 
 def is_as_built(network: nn.Module) -> TypeGuard[Encoder]:
-    """Whether a network is an :class:`Encoder`, no subclass of it, with the layers it was given.
+    """Whether a network is an :class:`Encoder`, no subclass of it, with layers as it makes them.
 
     >>> is_as_built(Encoder(3, dim=2, hidden=(4,))), is_as_built(nn.Linear(3, 2))
     (True, False)
@@ -109,7 +111,14 @@ def is_as_built(network: nn.Module) -> TypeGuard[Encoder]:
     if type(network) is not Encoder:
         return False
     kinds = [type(layer) for layer in network.layers]
-    return kinds == [nn.Linear, nn.ReLU] * len(network.hidden) + [nn.Linear]
+    if kinds != [nn.Linear, nn.ReLU] * len(network.hidden) + [nn.Linear]:
+        return False
+    shapes: list[tuple[int, ...]] = []
+    for below, width in pairwise((network.in_features, *network.hidden)):
+        shapes += [(width, below), (width,)]
+    shapes.append((network.dim, (network.in_features, *network.hidden)[-1]))
+    # Parameters that two layers share are listed once.
+    return [tuple(parameter.shape) for parameter in network.parameters()] == shapes
 
 
 def _linear(

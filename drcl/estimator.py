@@ -16,14 +16,14 @@ from torch.distributed import ProcessGroup
 from drcl import metrics
 from drcl.checks import check_count
 from drcl.duplicates import equal_rows
-from drcl.encoder import normalize
+from drcl.encoder import Encoder, normalize
 from drcl.labels import encode_labels, find_classes
 from drcl.memory import in_pieces
 from drcl.model_files import read_model, write_model
 from drcl.prior import Prior
 from drcl.train.config import Config
 from drcl.train.consistency import train_encoders
-from drcl.train.datasets import Loadable, in_order, is_loadable, read_pairs
+from drcl.train.datasets import Loadable, in_order, is_loadable, label_array, read_pairs
 from drcl.train.embedding import apply_in_chunks
 from drcl.train.loop import Log, stream_seed
 from drcl.train.networks import build_network, pick_device, unwrapped
@@ -165,7 +165,7 @@ class DRCL:
         self.config.check_modalities(train)
         pairs = with_labels(train, "train")
         classes = (
-            find_classes([np.asarray(labels) for _, labels in pairs.values()])
+            find_classes([label_array(labels, "train") for _, labels in pairs.values()])
             if prior is None
             else prior.classes
         )
@@ -294,9 +294,10 @@ class DRCL:
             return self._encode_loaded(modality, features)[0]
         network = self._encoder(modality)
         x = check_features(features, f"{modality} features")
-        width = getattr(network, "in_features", x.shape[1])
-        if x.shape[1] != width:
-            raise ValueError(f"{modality} features: width {x.shape[1]}, expected {width}")
+        if isinstance(network, (Encoder, nn.Linear)) and x.shape[1:] != (network.in_features,):
+            raise ValueError(
+                f"{modality} features: width {x.shape[1]}, expected {network.in_features}"
+            )
         device = pick_device(self.config.device)
         network.to(device)
         standardize = self.standardizers.get(modality, lambda part: part)
@@ -304,7 +305,7 @@ class DRCL:
             apply_in_chunks(network, standardize(part).to(device)).float().cpu()
             for part in in_chunks(x)
         ]
-        return normalize(torch.cat(chunks))
+        return _unit_rows(torch.cat(chunks), modality)
 
     def _encode_loaded(self, modality: str, data: Loadable) -> tuple[Tensor, npt.NDArray[Any]]:
         network, device = self._encoder(modality), pick_device(self.config.device)
@@ -313,10 +314,10 @@ class DRCL:
         with torch.random.fork_rng(devices=[]):  # a loader may draw from it
             for features, part in read_pairs(in_order(data, 1024), modality):
                 found.append(apply_in_chunks(network, features.to(device)).float().cpu())
-                labels.append(np.asarray(part))
+                labels.append(part)
         if not found:
             raise ValueError(f"{modality}: yields no samples")
-        return normalize(torch.cat(found)), np.concatenate(labels)
+        return _unit_rows(torch.cat(found), modality), np.concatenate(labels)
 
     def evaluate(
         self,
@@ -351,7 +352,8 @@ class DRCL:
                 rows, labels = self._encode_loaded(name, data)
             else:
                 rows, labels = self.encode(name, data[0]), data[1]
-            codes = encode_labels(np.asarray(labels), self.classes, f"test {name} labels")
+            where = f"test {name} labels"
+            codes = encode_labels(label_array(labels, where), self.classes, where)
             embeddings[name] = rows.to(device), codes
         return metrics.retrieval_report(
             embeddings, ks=ks, no_relevant=no_relevant, process_group=process_group
@@ -419,6 +421,7 @@ class DRCL:
         return write_model(Path(folder), self)
 
     @classmethod
+    @torch.inference_mode(False)  # a loaded model can be trained further
     def load(cls, folder: str | Path, *, networks: Mapping[str, nn.Module] | None = None) -> DRCL:
         """Read a model that :meth:`save` or ``drcl train`` wrote.
 
@@ -502,3 +505,12 @@ class DRCL:
         if modality not in self.encoders:
             raise ValueError(f"modality: {modality!r} is not one of {self.modalities}")
         return self.encoders[modality]
+
+
+def _unit_rows(embeddings: Tensor, modality: str) -> Tensor:
+    """Rows of unit length, all finite: a network may overflow where the features do not."""
+    finite = embeddings.isfinite().all(dim=1)
+    if not bool(finite.all()):
+        row = int((~finite).nonzero()[0])
+        raise ValueError(f"{modality} features: the embedding of row {row} is not finite")
+    return normalize(embeddings)

@@ -99,16 +99,21 @@ def read_rows(array: npt.NDArray[Any], rows: slice | npt.NDArray[np.int64]) -> n
 
 def _filled(out: npt.NDArray[Any], regions: npt.NDArray[np.int64]) -> bool:
     """Copy regions (address, bytes) one after the other; False where the system will not."""
-    place = out.ctypes.data
-    for start in range(0, len(regions), _MOST_REGIONS):
-        part = np.ascontiguousarray(regions[start : start + _MOST_REGIONS])
-        wanted = int(part[:, 1].sum())
-        target = np.array([place, wanted])
+    place, start = out.ctypes.data, 0
+    while start < len(regions):
+        part = regions[start : start + _MOST_REGIONS]
+        ends = part[:, 1].cumsum()
+        target = np.array([place, ends[-1]])
         assert _copy is not None
         copied = _copy(os.getpid(), target.ctypes.data, 1, part.ctypes.data, len(part), 0)
         if copied < 0 and ctypes.get_errno() in (errno.ENOSYS, errno.EPERM):
             return False
-        if copied != wanted:
+        if copied <= 0 < ends[-1]:
             raise OSError(errno.EIO, SHORTER)
-        place += wanted
+        # One call copies 2 GiB at most, and may end within a region.
+        whole = int(ends.searchsorted(copied, side="right"))
+        if whole < len(part):
+            begun = copied - (int(ends[whole - 1]) if whole else 0)
+            part[whole] += (begun, -begun)
+        place, start = place + copied, start + whole
     return True

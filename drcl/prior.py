@@ -44,6 +44,7 @@ class Prior(nn.Module):
     recast_coordinates: Tensor
     weight_coordinates: Tensor
 
+    @torch.inference_mode(False)  # its buffers are for training, wherever it was made
     def __init__(
         self,
         weight: Tensor,
@@ -63,7 +64,7 @@ class Prior(nn.Module):
             raise ValueError(f"classes: one column each, but some occur twice in {self.classes}")
         self.modality = modality
         self.score = score
-        exact = weight.detach().double()
+        exact = weight.detach().to(torch.float64, copy=True)
         singular = torch.linalg.svdvals(exact)
         cutoff = rank_cutoff(weight)
         rank = int((singular > cutoff * singular[0]).sum())
@@ -113,10 +114,12 @@ class Prior(nn.Module):
             )
         check_positive("norm", norm)
         check_seed(seed)
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator("cpu").manual_seed(seed)
         # Householder QR with the sign of R's diagonal fixed: the columns are Haar distributed.
-        q, r = torch.linalg.qr(torch.randn(dim, classes, generator=generator, dtype=torch.float64))
-        return cls((q * r.diagonal().sign() * norm).float())
+        drawn = torch.randn(dim, classes, generator=generator, dtype=torch.float64, device="cpu")
+        q, r = torch.linalg.qr(drawn)
+        weight = (q * r.diagonal().sign() * norm).float()
+        return cls(weight.to(torch.get_default_device()))
 
     @property
     def dim(self) -> int:

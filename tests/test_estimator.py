@@ -10,7 +10,7 @@ import pytest
 import tiny
 import torch
 from torch import nn
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, TensorDataset
 
 from drcl import DRCL, Config, Encoder, Prior, metrics, select_prior
 from drcl.train.loop import NonFiniteLoss, schedule_q
@@ -350,13 +350,30 @@ class _Squared(Encoder):
         return super().forward(features * features)
 
 
-def _with_other_layers():
-    network = Encoder(8, dim=16, hidden=(24,))
-    network.layers[1] = nn.Tanh()
+def _with_other_layers(**layers):
+    network = Encoder(8, dim=16, hidden=(24, 24, 24))
+    for place, layer in layers.items():
+        network.layers[int(place[1:])] = layer
     return network
 
 
-@pytest.mark.parametrize("make", [lambda: _Squared(8, dim=16, hidden=(24,)), _with_other_layers])
+def _with_tied_layers():
+    network = Encoder(8, dim=16, hidden=(24, 24, 24))
+    network.layers[4] = network.layers[2]
+    return network
+
+
+CHANGED = {
+    "subclass": lambda: _Squared(8, dim=16, hidden=(24,)),
+    "tanh": lambda: _with_other_layers(_1=nn.Tanh()),
+    "a bias at the end": lambda: _with_other_layers(_6=nn.Linear(24, 16)),
+    "no bias": lambda: _with_other_layers(_0=nn.Linear(8, 24, bias=False)),
+    "widths": lambda: _with_other_layers(_0=nn.Linear(8, 30), _2=nn.Linear(30, 24)),
+    "tied": _with_tied_layers,
+}
+
+
+@pytest.mark.parametrize("make", CHANGED.values(), ids=CHANGED)
 def test_an_encoder_that_was_changed_is_a_network_of_ones_own(make, tmp_path):
     """It was trained with the layers it had been built with, and loaded as the plain encoder."""
     network, data = make(), tiny.split()
@@ -369,6 +386,35 @@ def test_an_encoder_that_was_changed_is_a_network_of_ones_own(make, tmp_path):
         DRCL.load(tmp_path)
     loaded = DRCL.load(tmp_path, networks={"image": network})
     assert torch.equal(loaded.encode("image", image), model.encode("image", image))
+
+
+class _Stateful(nn.Linear):
+    def get_extra_state(self):
+        return {"steps": 0}
+
+    def set_extra_state(self, state):
+        pass
+
+
+class _Pair(nn.Linear):
+    def forward(self, features):
+        return super().forward(features), features
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        (nn.Identity(), "no parameter to train"),
+        (nn.Linear(8, 16).requires_grad_(False), "no parameter to train"),
+        (nn.LazyLinear(16), "without a shape"),
+        (_Stateful(8, 16), "_extra_state"),
+        (_Pair(8, 16), "one tensor"),
+    ],
+    ids=["nothing", "frozen", "lazy", "state", "pair"],
+)
+def test_networks_that_cannot_be_trained_are_refused(network, said):
+    with pytest.raises((ValueError, TypeError), match=f"networks: .*{said}"):
+        fit(networks={"image": network})
 
 
 def test_networks_for_unknown_modalities_are_refused():
@@ -675,3 +721,76 @@ def test_an_absurd_learning_rate_is_noticed(phase, validation, epochs):
     settings |= {"epochs": epochs, "prior_epochs": epochs, "batch_size": 4096}
     with pytest.raises(NonFiniteLoss, match=f"{phase} image"):
         fit(validation=validation, **settings)
+
+
+def test_what_inference_mode_made_can_be_trained_further(tmp_path):
+    with torch.inference_mode():
+        prior = Prior(torch.randn(16, 4, dtype=torch.float64).float())
+        orthogonal = Prior.orthogonal(16, 4)
+    fit(prior=prior)
+    model = fit(prior=orthogonal)
+    with torch.inference_mode():
+        loaded = DRCL.load(model.save(tmp_path))
+    loaded.add_modality("audio", tiny.samples("audio", 30), progress=False)
+    assert loaded.modalities == ("image", "text", "audio")
+
+
+def test_an_encoder_of_numpy_sizes_is_saved(tmp_path):
+    network = Encoder(np.int64(8), dim=np.int32(16), hidden=(np.int64(24),))
+    model = fit(networks={"image": network})
+    loaded = DRCL.load(model.save(tmp_path))
+    assert torch.equal(
+        loaded.encode("image", TEST["image"][0]), model.encode("image", TEST["image"][0])
+    )
+
+
+def test_features_may_be_of_any_shape_that_the_network_takes():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.in_features = 32  # its own name for something else
+            self.layer = nn.Linear(32, 16)
+
+        def forward(self, pictures):
+            return nn.functional.normalize(self.layer(pictures.flatten(1)))
+
+    pictures, labels = np.random.default_rng(0).normal(size=(40, 2, 4, 4)), np.arange(40) % 4
+    model = fit({"image": (pictures, labels)}, networks={"image": Net()})
+    assert model.encode("image", pictures).shape == (40, 16)
+
+
+def test_features_that_overflow_in_the_network_are_refused():
+    model = fit()
+    huge = np.full((3, 8), 3e38, np.float32)
+    huge[0] = 1
+    ones = np.zeros(3, np.int64)
+    for call in (
+        lambda: model.encode("image", huge),
+        lambda: model.search("image", huge, "text", TEST["text"][0]),
+        lambda: model.encode(
+            "image", TensorDataset(torch.from_numpy(huge), torch.from_numpy(ones))
+        ),
+    ):
+        with pytest.raises(
+            ValueError, match="image features: the embedding of row 1 is not finite"
+        ):
+            call()
+
+
+def test_the_released_codes_settings_train_in_one_epoch():
+    """Nothing is judged at q = 0 there; the untrained encoder was kept."""
+    settings = {"paper_compat": True, "epochs": 1, "prior": Prior.orthogonal(16, 4)}
+    judged, not_judged = fit(validation=tiny.split(seed=3), **settings), fit(**settings)
+    assert same(states(judged, "image"), states(not_judged, "image"))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_labels_may_be_tensors_of_any_kind(dtype):
+    features, ids = tiny.samples("image", 40)
+    rows = torch.eye(4, dtype=dtype)[torch.from_numpy(ids)]
+    plain = fit({"image": (features, rows.float().numpy())})
+    rows.requires_grad_()
+    model = fit({"image": (features, rows)})
+    assert same(states(model, "image"), states(plain, "image"))
+    with pytest.raises(TypeError, match=r"train.*complex"):
+        fit({"image": (features, rows.detach().to(torch.complex64))})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import os
 from pathlib import Path
@@ -127,6 +128,27 @@ def test_rows_of_any_view_are_read_as_numpy_reads_them(tmp_path, monkeypatch, vi
         found = read_rows(array, rows)
         np.testing.assert_array_equal(found, array[rows])
         assert found.dtype == array.dtype and not np.shares_memory(found, mapped)
+
+
+@needs_call
+@pytest.mark.parametrize("most", [24, 1000, 24 * 1500])
+def test_the_system_may_copy_less_in_one_call_than_was_asked_for(tmp_path, monkeypatch, most):
+    """At most 2 GiB on Linux, whatever is asked for."""
+    np.save(tmp_path / "x.npy", np.arange(3000 * 6).reshape(3000, 6).astype(np.float32))
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    real, calls = pages._copy, []
+
+    def copy(process, target, targets, *sources_and_flags):
+        place, size = np.ctypeslib.as_array((ctypes.c_int64 * 2).from_address(target))
+        calls.append(size)
+        less = np.array([place, min(size, most)])
+        return real(process, less.ctypes.data, targets, *sources_and_flags)
+
+    monkeypatch.setattr(pages, "_copy", copy)
+    some = np.random.default_rng(0).permutation(3000)[:500]
+    for rows in (slice(0, 3000), slice(7, 2000, 3), some):
+        np.testing.assert_array_equal(read_rows(mapped, rows), mapped[rows])
+    assert len(calls) > 3
 
 
 @pytest.mark.parametrize("side", ["query", "gallery"])

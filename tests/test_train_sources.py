@@ -103,6 +103,12 @@ def test_a_float32_array_is_not_copied():
     assert check_features(array, "x").data_ptr() == array.ctypes.data
 
 
+def test_a_column_whose_deviation_is_below_single_precision_counts_as_constant():
+    x = torch.zeros(100, 2)
+    x[0, 0] = 1e-45
+    assert Standardizer.fit(x).std.tolist() == [1.0, 1.0]
+
+
 def test_a_standardizer_in_chunks(monkeypatch):
     x = np.random.default_rng(0).normal(3, 5, size=(1000, 7)).astype(np.float32)
     x[:, 3] = 0.1
@@ -241,6 +247,12 @@ def test_a_dataset_trains_to_the_same_bits_as_its_arrays():
     assert weight.shape == ours.prior.weight.shape
 
 
+def test_a_dataset_in_double_precision_is_trained_in_single():
+    x, y = tiny.samples("image", 40)
+    double = TensorDataset(torch.from_numpy(x).double(), torch.from_numpy(y))
+    assert_same(fit({"image": dataset(x, y)}), fit({"image": double}))
+
+
 def test_a_loader_keeps_its_own_batches_and_repeats_under_a_seed():
     sizes = []
 
@@ -322,5 +334,9 @@ def test_datasets_that_do_not_fit_are_refused_by_name():
         fit({"image": dataset(x, y)}, standardize=True)
     with pytest.raises(ValueError, match=r"validation image labels.*row 0"):
         fit({"image": (x, y)}, {"image": dataset(x, y + 9)})
+    with pytest.raises(ValueError, match=r"validation image features: rows of shape \(7,\)"):
+        fit({"image": (x, y)}, {"image": dataset(x[:, :7], y)})
+    with pytest.raises(ValueError, match=r"train image: yields samples one by one"):
+        fit({"image": DataLoader(dataset(x, y), batch_size=None)})
     with pytest.raises(ValueError, match="train image: yields no samples"):
         fit({"image": dataset(x[:0], y[:0])})

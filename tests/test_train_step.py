@@ -407,6 +407,16 @@ def test_ctrl_c_where_no_epoch_is_left_is_not_forgotten(monkeypatch, tmp_path):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_ctrl_c_that_ends_the_reader_of_a_pipe_too_still_saves(monkeypatch):
+    def write(*_: object, **__: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(loop.tqdm, "write", write)
+    with pytest.raises(KeyboardInterrupt), loop._ending_the_epoch(True) as asked:
+        signal.raise_signal(signal.SIGINT)
+        assert asked()
+
+
 def test_a_second_ctrl_c_stops_at_once(monkeypatch, tmp_path):
     real = loop.Training.begin_epoch
 

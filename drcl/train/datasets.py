@@ -40,7 +40,7 @@ class LoadedSamples(NamedTuple):
     def batches(self, loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
         """Features as they come and labels as targets."""
         for features, labels in read_pairs(loader, self.name):
-            codes = encode_labels(np.asarray(labels), self.classes, f"{self.name} labels")
+            codes = encode_labels(labels, self.classes, f"{self.name} labels")
             yield features, torch.from_numpy(codes)
 
     def labelled(self) -> LoadedSamples:
@@ -71,7 +71,7 @@ def shuffled(
     return DataLoader(data, batch_sampler=cut)
 
 
-def read_pairs(loader: DataLoader[Any], name: str) -> Iterator[tuple[Tensor, Any]]:
+def read_pairs(loader: DataLoader[Any], name: str) -> Iterator[tuple[Tensor, npt.NDArray[Any]]]:
     """The (features, labels) of every batch; anything else is a ValueError that names ``name``.
 
     So does the RuntimeError of a worker process that was lost.
@@ -87,7 +87,24 @@ def read_pairs(loader: DataLoader[Any], name: str) -> Iterator[tuple[Tensor, Any
             raise ValueError(
                 f"{name}: expected features that collate to a tensor, got {type(features).__name__}"
             )
-        yield features, labels
+        found = label_array(labels, f"{name} labels")
+        if found.ndim == 0:
+            raise ValueError(
+                f"{name}: yields samples one by one; its DataLoader needs a batch_size"
+            )
+        # What NumPy's arrays collate to: like arrays, it is computed with in float32.
+        yield features.float() if features.dtype == torch.float64 else features, found
+
+
+def label_array(labels: Any, name: str) -> npt.NDArray[Any]:
+    """Labels, as a tensor of any device or anything NumPy understands, as an array."""
+    if isinstance(labels, Tensor):
+        labels = labels.detach().cpu()
+        labels = labels.float() if labels.dtype == torch.bfloat16 else labels
+    found = np.asarray(labels)
+    if found.dtype.kind == "c":
+        raise TypeError(f"{name}: expected class ids or rows of real numbers, got {found.dtype}")
+    return found
 
 
 def _named(loader: DataLoader[Any], name: str) -> Iterator[Any]:
@@ -102,7 +119,7 @@ def _named(loader: DataLoader[Any], name: str) -> Iterator[Any]:
 def read_labels(data: Loadable, name: str) -> npt.NDArray[Any]:
     """All labels, from one pass over the samples."""
     with torch.random.fork_rng(devices=[]):
-        labels = [np.asarray(part) for _, part in read_pairs(in_order(data, 1024), name)]
+        labels = [part for _, part in read_pairs(in_order(data, 1024), name)]
     if not labels:
         raise ValueError(f"{name}: yields no samples")
     return np.concatenate(labels)

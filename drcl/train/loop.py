@@ -541,7 +541,8 @@ class Training:
         )
         if better:
             self.outcome.best = value
-        kept = better or phase.keep_last or phase.criterion is None
+        # The last one counts too as long as none could be judged.
+        kept = better or phase.keep_last or self.outcome.best is None
         if kept:
             for name, tensor in phase.module.state_dict().items():
                 self.outcome.state[name].copy_(tensor)
@@ -584,7 +585,8 @@ def _ending_the_epoch(active: bool) -> Iterator[Callable[[], bool]]:
     def remember(signum: int, frame: FrameType | None) -> None:
         asked.append(signum)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        tqdm.write("ending the epoch, to save it; Ctrl-C again stops at once", file=sys.stderr)
+        with contextlib.suppress(OSError):  # Ctrl-C has ended whoever reads a pipe, too
+            tqdm.write("ending the epoch, to save it; Ctrl-C again stops at once", file=sys.stderr)
 
     mine = (
         active

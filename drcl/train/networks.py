@@ -39,7 +39,9 @@ def build_network(
     Of a module in DistributedDataParallel it is the module inside; see :func:`wrapped_like`.
     """
     if modality in networks:
-        return copy.deepcopy(unwrapped(networks[modality]))
+        network = unwrapped(networks[modality])
+        _check_network(network, modality)
+        return copy.deepcopy(network)
     shape = samples.shape
     if len(shape) != 2:
         raise ValueError(
@@ -50,6 +52,24 @@ def build_network(
     generator = torch.Generator().manual_seed(seed)
     # Like the features, whatever torch's default dtype is.
     return Encoder(shape[1], dim=config.dim, hidden=config.hidden, generator=generator).float()
+
+
+def _check_network(network: nn.Module, modality: str) -> None:
+    """Refuse what cannot be trained, or not be stored."""
+    parameters = list(network.parameters())
+    if any(nn.parameter.is_lazy(parameter) for parameter in parameters):
+        raise ValueError(
+            f"networks: that of {modality} has parameters without a shape yet; call it once on a "
+            "batch"
+        )
+    if not any(parameter.requires_grad for parameter in parameters):
+        raise ValueError(f"networks: that of {modality} has no parameter to train")
+    others = [name for name, part in network.state_dict().items() if not isinstance(part, Tensor)]
+    if others:
+        raise ValueError(
+            f"networks: that of {modality} keeps {others} in its state, which are no tensors and "
+            "cannot be stored"
+        )
 
 
 def unwrapped(network: nn.Module) -> nn.Module:

@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ from drcl import functional
 from drcl.labels import find_classes
 from drcl.prior import Prior
 from drcl.train.config import Config, setting
+from drcl.train.datasets import label_array
 from drcl.train.loop import Embed, Log, Outcome, Phase, Record, stream_seed
 from drcl.train.loop import train as run_phases
 from drcl.train.networks import averaging, build_network, pick_device, wrapped_like
@@ -77,7 +77,7 @@ def select_prior(
         raise ValueError("train: no modality given")
     config.check_modalities(train)
     pairs = with_labels(train, "train")
-    classes = find_classes([np.asarray(labels) for _, labels in pairs.values()])
+    classes = find_classes([label_array(labels, "train") for _, labels in pairs.values()])
     if len(classes) < 2:
         raise ValueError(f"train: needs at least two classes, got {list(classes)}")
     samples = prepare(pairs, classes, "train")

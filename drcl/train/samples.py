@@ -15,7 +15,7 @@ from drcl.labels import encode_labels
 from drcl.pages import is_mapped
 from drcl.train.checkpoint import check_name
 from drcl.train.config import Config
-from drcl.train.datasets import Loadable, LoadedSamples, is_loadable, read_labels
+from drcl.train.datasets import Loadable, LoadedSamples, is_loadable, label_array, read_labels
 from drcl.train.mapped import MappedRows
 
 Labelled: TypeAlias = tuple[npt.ArrayLike | Loadable, npt.ArrayLike]
@@ -79,8 +79,8 @@ class Standardizer(NamedTuple):
             mean = mean + shift * share
             squares = squares + (exact - own).square_().sum(dim=0) + shift.square() * share * count
             count += len(exact)
-        std = (squares / count).sqrt()
-        return cls(mean.float(), torch.where(std > 0, std, torch.ones_like(std)).float())
+        std = (squares / count).sqrt().float()
+        return cls(mean.float(), torch.where(std > 0, std, torch.ones_like(std)))
 
     def __call__(self, features: Tensor) -> Tensor:
         return (features - self.mean.to(features)) / self.std.to(features)
@@ -191,7 +191,7 @@ def check_widths(
 ) -> None:
     """Refuse validation features of another width, but for networks that may take any."""
     for modality, part in validation.items():
-        if modality in networks or not isinstance(part, Samples) or modality not in train:
+        if modality in networks or modality not in train:
             continue
         shape, expected = part.shape[1:], train[modality].shape[1:]
         if shape != expected:
@@ -206,7 +206,8 @@ def prepare(data: Mapping[str, Data], classes: Sequence[int], split: str) -> dic
     prepared: dict[str, Modality] = {}
     for modality, (features, labels) in with_labels(data, split).items():
         where = f"{split} {check_name(modality)}"
-        y = torch.from_numpy(encode_labels(np.asarray(labels), classes, f"{where} labels"))
+        codes = label_array(labels, f"{where} labels")
+        y = torch.from_numpy(encode_labels(codes, classes, f"{where} labels"))
         if is_loadable(features):
             prepared[modality] = LoadedSamples(features, tuple(classes), where, y)
         else:

@@ -128,8 +128,14 @@ class AutogradPass:
 
     def forward(self, features: Tensor) -> Tensor:
         with products_in(self.precision, features.device):
-            self.embeddings = self.network(features)
-        return self.embeddings
+            embeddings = self.network(features)
+        if not isinstance(embeddings, Tensor):
+            raise TypeError(
+                "networks: expected modules whose output is one tensor (B, dim), got "
+                f"{type(embeddings).__name__} from {type(self.network).__name__}"
+            )
+        self.embeddings = embeddings
+        return embeddings
 
     def backward(self, gradient: Tensor) -> None:
         for parameter in self.network.parameters():
