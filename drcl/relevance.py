@@ -113,7 +113,8 @@ class Pairs:
                 )
             rows, columns = torch.as_tensor(matrix.row).long(), torch.as_tensor(matrix.col).long()
             gains = signed(as_tensor(matrix.data, "relevance"), "relevance").clone()
-            if gains.is_complex() or bool((gains != gains.round()).any()):
+            whole = not gains.is_floating_point() or bool((gains == gains.round()).all())
+            if gains.is_complex() or not whole:
                 raise ValueError("relevance: expected whole numbers as gains, got others")
         else:
             table = signed(as_tensor(pairs, "relevance"), "relevance")

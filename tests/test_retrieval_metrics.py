@@ -210,16 +210,16 @@ def test_pairs_sparse_matrix_and_function_say_the_same() -> None:
     options = {"ks": (5, None), "ndcg": True}
     expected = retrieval_metrics(query, gallery, relevance=lambda rows: gains[rows], **options)
     found = [retrieval_metrics(query, gallery, relevance=shuffled, **options)]
-    if pytest.importorskip("scipy.sparse"):
-        import scipy.sparse
-
-        matrix = scipy.sparse.csr_matrix(gains.numpy())
-        found.append(retrieval_metrics(query, gallery, relevance=matrix, **options))
+    sparse = pytest.importorskip("scipy.sparse")
+    matrix = sparse.csr_matrix(gains.numpy())
+    found.append(retrieval_metrics(query, gallery, relevance=matrix, **options))
     for other in found:
         assert torch.equal(other.average_precision, expected.average_precision)
         assert torch.equal(other.ndcg, expected.ndcg)
-    plain = retrieval_metrics(query, gallery, relevance=pairs, **options)
-    assert torch.equal(plain.average_precision, expected.average_precision)
+    some = sparse.csr_matrix(gains.numpy() > 0)
+    for unweighted in (pairs, some):
+        plain = retrieval_metrics(query, gallery, relevance=unweighted, **options)
+        assert torch.equal(plain.average_precision, expected.average_precision)
     torch.testing.assert_close(
         expected.average_precision[:, 1], oracle_ap(similarity(query, gallery), gains)
     )

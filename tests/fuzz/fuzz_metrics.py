@@ -162,7 +162,8 @@ def relevance(draw: Draw, form: str, gains: np.ndarray) -> Any:
         import scipy.sparse
 
         kind = draw.choose("sparse", scipy.sparse.csr_matrix, scipy.sparse.coo_array)
-        return kind(gains)
+        dtypes = ("i8", "f4", "u1") if gains.max(initial=0) > 1 else ("i8", "f4", "u1", "?")
+        return kind(gains.astype(draw.choose("sparse dtype", *dtypes)))
     pairs = np.argwhere(gains > 0)
     if form == "graded pairs":
         pairs = np.column_stack([pairs, gains[gains > 0]])
