@@ -243,6 +243,33 @@ def test_any_memory_layout_of_numpy(turn):
     assert mean_ap(given, y, labels, ly) == expected
 
 
+def test_fields_of_a_record_array():
+    x, y, lx, ly = random_sets()
+    rows = np.zeros(len(x), dtype=[("label", "i1"), ("row", "f8", x.shape[1])])  # 65 bytes each
+    rows["label"], rows["row"] = lx, x
+    assert mean_ap(rows["row"], y, rows["label"], ly) == mean_ap(x, y, lx, ly)
+    wide = np.zeros(len(x), dtype=[("label", "i8"), ("odd", "i1")])
+    wide["label"] = lx
+    assert mean_ap(x, y, wide["label"], ly) == mean_ap(x, y, lx, ly)
+
+
+def test_long_doubles_are_taken_as_doubles():
+    x, y, lx, ly = random_sets()
+    long = np.longdouble
+    assert mean_ap(x.astype(long), y, lx.astype(long), ly) == mean_ap(x, y, lx, ly)
+
+
+def test_numbers_that_torch_has_no_dtype_for_are_refused_by_name():
+    x, y, lx, ly = random_sets()
+    with pytest.raises(TypeError, match="query: expected numbers, got dtype object"):
+        mean_ap(x.astype(object), y, lx, ly)
+    with pytest.raises(ValueError, match=r"gallery: expected real numbers, got torch\.complex128"):
+        mean_ap(x, y.astype(np.clongdouble), lx, ly)
+    float8 = pytest.importorskip("ml_dtypes").float8_e5m2  # of NumPy's kind "f"
+    with pytest.raises(TypeError, match="gallery: expected numbers, got dtype float8"):
+        mean_ap(x, y.astype(float8), lx, ly)
+
+
 @pytest.mark.parametrize("magnitude", [1e-25, 1e25])
 def test_float32_rows_of_any_magnitude(magnitude):
     x, y, lx, ly = (part.astype(np.float32) for part in random_sets())

@@ -54,7 +54,12 @@ def draw_rows(draw: Draw, label: str, rows: int, width: int, kind: str, numpy: b
     x = values(draw, label, rows, width, kind)
     more = INTEGERS if kind == "small integers" else ()
     if numpy:
-        dtype = draw.choose(f"{label} dtype", "f4", "f8", "f2", *(["i8", "i1"] if more else []))
+        numbers = "f4", "f8", "f2", "g", *(["i8", "i1"] if more else [])
+        dtype = draw.choose(f"{label} dtype", *numbers)
+        if draw.choose(f"{label} in records", False, True):
+            records = np.zeros(rows, dtype=[("label", "i1"), ("row", dtype, (width,))])
+            records["row"] = x
+            return records["row"]
         return numpy_form(draw, label, x.astype(dtype))
     if more and draw.choose(f"{label} integers", False, True):
         dtype = draw.choose(f"{label} dtype", *more)
