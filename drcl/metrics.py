@@ -203,8 +203,10 @@ def retrieval_metrics(
         exclude_self,
         process_group,
     )
-    table = torch.full((len(task.query), 3 + 4 * len(ks)), float("nan"), dtype=torch.float64)
-    curves = torch.zeros(2, levels, dtype=torch.float64)
+    # On the CPU, whatever torch's default device is.
+    shape = len(task.query), 3 + 4 * len(ks)
+    table = torch.full(shape, float("nan"), dtype=torch.float64, device="cpu")
+    curves = torch.zeros(2, levels, dtype=torch.float64, device="cpu")
     with product_precision(precision), _bar(progress, len(task.queries)) as bar:
         for rows, items in task.parts():
             size = sum(task.everywhere(len(items)))
@@ -227,7 +229,7 @@ def retrieval_metrics(
     head, *measured = table.split([3, *[len(ks)] * 4], dim=1)
     curve = []
     if levels and with_relevant:
-        recall = torch.linspace(0, 1, levels, dtype=torch.float64)
+        recall = torch.linspace(0, 1, levels, dtype=torch.float64, device="cpu")
         curve = [PrecisionRecall(recall, total / with_relevant) for total in curves]
     return RetrievalMetrics(
         ks=tuple(ks),
@@ -555,7 +557,8 @@ class _Task:
         query, gallery = self.query, self.gallery
         if query.width != gallery.width:
             raise ValueError(f"query and gallery: widths differ, {query.width} and {gallery.width}")
-        self.queries, self.items = torch.arange(len(query)), torch.arange(len(gallery))
+        self.queries = torch.arange(len(query), device="cpu")
+        self.items = torch.arange(len(gallery), device="cpu")
         self._pairs: Pairs | None = None
         self._callback: Callback | None = None
         if relevance is not None:
@@ -625,7 +628,7 @@ def _request(
     depth = n if levels or not ks or None in ks else max(wanted)
     discounts = None
     if ndcg:
-        discounts = 1 / torch.arange(2, n + 2, dtype=torch.float64).log2()
+        discounts = 1 / torch.arange(2, n + 2, dtype=torch.float64, device="cpu").log2()
     order = [
         measure * len(cutoffs) + cutoffs.index(cutoff) for measure in range(4) for cutoff in wanted
     ]
@@ -635,7 +638,7 @@ def _request(
 def _own(rows: Tensor, columns: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """Each query's own place among the columns as the op's ``left_out``."""
     place, present = places(columns, rows)
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), present.long().cumsum(0)])
+    offsets = torch.cat([place.new_zeros(1), present.long().cumsum(0)])
     return offsets.to(device), place[present].to(device)
 
 
