@@ -39,7 +39,7 @@ from drcl.relevance import (
     shared_labels,
     signed,
 )
-from drcl.similarity import METRICS, Array, Rows, Scorer, Source, product_precision
+from drcl.similarity import METRICS, PRECISIONS, Array, Rows, Scorer, Source
 
 MEMORY = 256 * 2**20
 
@@ -186,6 +186,7 @@ def retrieval_metrics(
     check_option("divisor", divisor, DIVISORS)
     check_option("ties", ties, ("index", "average"))
     check_option("no_relevant", no_relevant, ("zero", "skip"))
+    check_option("precision", precision, PRECISIONS)
     if not isinstance(levels, Integral) or levels < 0 or levels == 1:
         raise ValueError(f"levels: expected 0 or at least 2, got {levels}")
     if levels and ties == "average":
@@ -207,14 +208,14 @@ def retrieval_metrics(
     shape = len(task.query), 3 + 4 * len(ks)
     table = torch.full(shape, float("nan"), dtype=torch.float64, device="cpu")
     curves = torch.zeros(2, levels, dtype=torch.float64, device="cpu")
-    with product_precision(precision), _bar(progress, len(task.queries)) as bar:
+    with _bar(progress, len(task.queries)) as bar:
         for rows, items in task.parts():
             size = sum(task.everywhere(len(items)))
             if size == 0:  # a group without items
                 table[rows] = 0.0
                 continue
             request, order = _request(ks, size, divisor, ties, levels, ndcg)
-            for part, found in _rank(task, rows, items, request, metric, memory):
+            for part, found in _rank(task, rows, items, request, metric, precision, memory):
                 measures = found[:, 3 : 3 + 4 * len(request.cutoffs)]
                 table[part] = torch.cat([found[:, :3], measures[:, order]], dim=1)
                 if levels:
@@ -253,7 +254,13 @@ def _check_cutoffs(ks: Any) -> None:
 
 
 def _rank(
-    task: _Task, rows: Tensor, items: Tensor, request: Request, metric: str, memory: int
+    task: _Task,
+    rows: Tensor,
+    items: Tensor,
+    request: Request,
+    metric: str,
+    precision: str,
+    memory: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Blocks of these queries, and the op's table for them, on the CPU."""
     device, group = task.query.device, task.process_group
@@ -266,6 +273,7 @@ def _rank(
             task.gallery,
             None if len(items) == len(task.gallery) else items,
             metric,
+            precision,
             # A sort needs the order, the relevance and sums in float64 beside the scores.
             memory if backend == "native" else memory // 24,
         )
