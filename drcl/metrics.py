@@ -384,9 +384,9 @@ def precision_recall_curve(
 
     Interpolated precision at recall r is the highest precision at any recall >= r; otherwise it is
     the precision at the rank where recall r is first reached. Queries with nothing relevant in the
-    gallery are left out. Takes the options of :func:`retrieval_metrics`, but no
-    ``ties="average"``, and raises what it raises; ValueError for fewer than two points and where no
-    query has a relevant item. Source: Manning, Raghavan and Schütze, *Introduction to Information
+    gallery are left out. Takes the options of :func:`retrieval_metrics`, but neither
+    ``no_relevant`` nor ``ties="average"``, and raises what it raises; ValueError for fewer than two
+    points and where no query has a relevant item. Source: Manning, Raghavan and Schütze, *Introduction to Information
     Retrieval* (2008), section 8.4.
 
     >>> curve = precision_recall_curve(
@@ -396,6 +396,7 @@ def precision_recall_curve(
     """
     if not isinstance(points, Integral) or points < 2:
         raise ValueError(f"points: expected at least 2, got {points!r}")
+    _refuse_no_relevant(options, "precision_recall_curve")
     found = retrieval_metrics(
         query, gallery, query_labels, gallery_labels, levels=points, **options
     )
@@ -425,8 +426,7 @@ def recall_at_k(
     """
     if k is None:
         raise ValueError("k: expected an integer >= 1, got None")
-    if "no_relevant" in options:
-        raise TypeError("no_relevant: recall_at_k always leaves out queries without relevant items")
+    _refuse_no_relevant(options, "recall_at_k")
     found = retrieval_metrics(
         query, gallery, query_labels, gallery_labels, ks=(k,), no_relevant="skip", **options
     )
@@ -435,6 +435,11 @@ def recall_at_k(
     if len(recall) == 0:
         raise ValueError("query_labels: no query has a relevant item in the gallery")
     return float(recall.mean())
+
+
+def _refuse_no_relevant(options: Mapping[str, Any], name: str) -> None:
+    if "no_relevant" in options:
+        raise TypeError(f"no_relevant: {name} always leaves out queries without relevant items")
 
 
 def retrieval_report(
@@ -450,13 +455,14 @@ def retrieval_report(
     Args:
         embeddings: modality name -> (embeddings (N, D), labels); at least two modalities.
         ks: the cut-offs beside "all".
-        no_relevant, options: as in :func:`retrieval_metrics`.
+        no_relevant, options: as in :func:`retrieval_metrics`, but neither ``ndcg`` nor ``levels``:
+            the report is of mAP.
         process_group: ranks that all hold all embeddings; each ranks a share of the queries, and
             all return the same report.
 
     Returns ``{"mAP@all": {"image->text": …, "text->image": …, "mean": …}, "mAP@50": {…}}``.
     Raises ValueError for fewer than two modalities, ``ks`` that are no cut-offs, and what
-    :func:`retrieval_metrics` refuses.
+    :func:`retrieval_metrics` refuses; TypeError for an option that it does not take.
 
     >>> x = (torch.eye(3), torch.arange(3))
     >>> retrieval_report({"image": x, "text": x}, ks=())
@@ -467,6 +473,9 @@ def retrieval_report(
     _check_cutoffs(ks)
     if None in ks:
         raise ValueError(f"ks: expected cut-offs beside the whole gallery, got {ks!r}")
+    for option in ("ndcg", "levels"):
+        if option in options:
+            raise TypeError(f"{option}: retrieval_report returns mAP alone")
     names = ["mAP@all", *(f"mAP@{k}" for k in ks)]
     report: dict[str, dict[str, float]] = {name: {} for name in names}
     for source, (query, query_labels) in embeddings.items():

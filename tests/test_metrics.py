@@ -361,7 +361,19 @@ def test_non_finite_rows_are_refused_by_name(name, bad):
         ),
         (lambda x, y, lx, ly: metrics.precision_recall_curve(x, y, lx, ly, points=1), "points"),
         (lambda x, y, lx, ly: metrics.precision_recall_curve(x, y, lx + 50, ly), "query_labels"),
+        (
+            lambda x, y, lx, ly: metrics.precision_recall_curve(x, y, lx, ly, no_relevant="skip"),
+            "no_relevant",
+        ),
         (lambda x, y, lx, ly: metrics.retrieval_report({"image": (x, lx)}), "embeddings"),
+        (
+            lambda x, y, lx, ly: metrics.retrieval_report({"a": (x, lx), "b": (y, ly)}, ndcg=True),
+            "ndcg",
+        ),
+        (
+            lambda x, y, lx, ly: metrics.retrieval_report({"a": (x, lx), "b": (y, ly)}, levels=11),
+            "levels",
+        ),
         (lambda x, y, lx, ly: metrics.retrieval_report({"a": (x, lx), "b": (y, ly)}, ks=5), "ks"),
         (
             lambda x, y, lx, ly: metrics.retrieval_report(

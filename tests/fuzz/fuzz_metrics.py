@@ -482,8 +482,10 @@ def recall_at_k(draw: Draw) -> None:
 def precision_recall_curve(draw: Draw) -> None:
     given, found = plain_case(draw)
     given.pop("ties", None)
+    given.pop("no_relevant", None)  # not its choice
     bad = (1, 0, -3, 2.5, "3", None)
     faults = {f"points/levels: {v!r}": lambda v=v: v for v in bad}
+    faults["no_relevant: given"] = lambda: "skip"
     call = metrics.precision_recall_curve
     if refuses(draw, call, {**given, "points": 5}, faults) or found is None:
         return
@@ -516,6 +518,9 @@ def retrieval_report(draw: Draw) -> None:
     if any(bool((labels < 0).all()) for _, labels in embeddings.values()):
         with refused("gallery_labels", "query_labels"):
             metrics.retrieval_report(embeddings, ks=ks)
+        return
+    faults = {"ndcg: given": lambda: True, "levels: given": lambda: 11}
+    if refuses(draw, metrics.retrieval_report, {"embeddings": embeddings}, faults):
         return
     report = metrics.retrieval_report(embeddings, ks=ks)
     assert list(report) == ["mAP@all", *(f"mAP@{k}" for k in ks)]
