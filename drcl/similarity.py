@@ -248,6 +248,12 @@ def _pieces(array: Rows, name: str) -> list[Tensor]:
     elif isinstance(array, Sequence):
         pieces = [as_tensor(piece, name) for piece in array]
         if pieces and pieces[0].ndim == 1:  # rows written as lists
+            for row, piece in enumerate(pieces):
+                if piece.shape != pieces[0].shape:
+                    raise ValueError(
+                        f"{name}: expected rows of one length, got {tuple(pieces[0].shape)} and, "
+                        f"row {row}, {tuple(piece.shape)}"
+                    )
             pieces = [torch.stack(pieces)]
     elif isinstance(array, Iterable):
         pieces = [_spooled(array, name)]

@@ -265,6 +265,10 @@ def test_numbers_that_torch_has_no_dtype_for_are_refused_by_name():
         mean_ap(x.astype(object), y, lx, ly)
     with pytest.raises(ValueError, match=r"gallery: expected real numbers, got torch\.complex128"):
         mean_ap(x, y.astype(np.clongdouble), lx, ly)
+
+
+def test_a_dtype_of_another_library_is_refused_by_name():
+    x, y, lx, ly = random_sets()
     float8 = pytest.importorskip("ml_dtypes").float8_e5m2  # of NumPy's kind "f"
     with pytest.raises(TypeError, match="gallery: expected numbers, got dtype float8"):
         mean_ap(x, y.astype(float8), lx, ly)
@@ -341,6 +345,8 @@ def test_non_finite_rows_are_refused_by_name(name, bad):
         (lambda x, y, lx, ly: mean_ap(x[:, :3], y, lx, ly), "query and gallery"),
         (lambda x, y, lx, ly: mean_ap(x[0], y, lx, ly), "query"),
         (lambda x, y, lx, ly: mean_ap(x, y[:0], lx, ly[:0]), "gallery"),
+        (lambda x, y, lx, ly: mean_ap([*x[:-1], x[-1, :3]], y, lx, ly), "query"),
+        (lambda x, y, lx, ly: mean_ap(x, [*y[:-1].tolist(), [0.0]], lx, ly), "gallery"),
         (lambda x, y, lx, ly: mean_ap(x, y, lx[:3], ly), "query_labels"),
         (lambda x, y, lx, ly: mean_ap(x, y, lx, ly + 0.5), "gallery_labels"),
         (lambda x, y, lx, ly: mean_ap(x, y, lx - 5, ly), "query_labels"),

@@ -304,6 +304,7 @@ def faults_of(draw: Draw, case: Case) -> Faults:
         "query: no rows": lambda: x[:0],
         "query: no columns": lambda: x[:, :0],
         "query/widths: too wide": lambda: torch.zeros(queries, width + 1),
+        "query: ragged rows": lambda: [[0.0] * width, [0.0] * (width + 1)],
         "query: complex": lambda: x.to(torch.complex64),
         "query: sparse": x.to_sparse,
         "query: on meta": lambda: x.to("meta"),
