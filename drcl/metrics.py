@@ -2,11 +2,12 @@
 
 Embeddings may be torch tensors, NumPy arrays (also memory-mapped ones), or, for the gallery, a
 sequence or iterator of chunks; float16, bfloat16, float32 or float64. Labels are class ids (N,) or
-multi-hot rows (N, C). An item is relevant to a query of the same class or, multi-label, one that
-shares a label. Items labelled −1 (class ids) have unknown relevance: they are left out as queries
-and from the gallery. A multi-hot row without any label is relevant to nothing. Ties are ranked by
-gallery index unless told otherwise; the cosine with a zero row is 0; rows with NaN or infinite
-entries are refused.
+multi-hot rows (N, C). Class ids are whole numbers, 0 to 2⁶³ − 1 or −1, in any real dtype; others,
+also those below −1, are refused. An item is relevant to a query of the same class or, multi-label,
+one that shares a label. Items labelled −1 (class ids) have unknown relevance: they are left out as
+queries and from the gallery. A multi-hot row without any label is relevant to nothing. Ties are
+ranked by gallery index unless told otherwise; the cosine with a zero row is 0; rows with NaN or
+infinite entries are refused.
 """
 
 from __future__ import annotations
@@ -160,14 +161,15 @@ def retrieval_metrics(
             embeddings that share most of their direction.
         memory: bytes that may be used, 2²⁰ at least, not counting the inputs, the results of
             8·(3 + 4K) bytes a query for K cut-offs, and C·N/8 bytes for the bits of multi-hot
-            labels. One query at a time is the least, so a gallery of N items needs about 70·N bytes, or 160·N without the
-            compiled library. Where less is to be had, fewer queries are ranked at a time.
+            labels. One query at a time is the least, so a gallery of N items needs about 70·N
+            bytes, or 160·N without the compiled library. Where less is to be had, fewer queries are
+            ranked at a time.
         progress: show a progress bar.
         process_group: ranks that each hold all queries, what belongs to them, and a piece of the
             gallery with its labels and groups; relevance is that of a rank's own piece, its items
             counted from 0. The pieces follow one another in the order of the ranks. Scores of
             relevant items and counts travel, and every rank returns the whole gallery's measures,
-            bit for bit the same.
+            bit for bit the same. PyTorch ranks them, whatever backend is asked for.
 
     Raises ValueError for shapes that do not fit, NaN, and options that are not known or do not go
     together; TypeError for arguments of the wrong kind; MemoryError where not even one query at a
@@ -386,8 +388,8 @@ def precision_recall_curve(
     the precision at the rank where recall r is first reached. Queries with nothing relevant in the
     gallery are left out. Takes the options of :func:`retrieval_metrics`, but neither
     ``no_relevant`` nor ``ties="average"``, and raises what it raises; ValueError for fewer than two
-    points and where no query has a relevant item. Source: Manning, Raghavan and Schütze, *Introduction to Information
-    Retrieval* (2008), section 8.4.
+    points and where no query has a relevant item. Source: Manning, Raghavan and Schütze,
+    *Introduction to Information Retrieval* (2008), section 8.4.
 
     >>> curve = precision_recall_curve(
     ...     torch.eye(2), torch.eye(2), torch.arange(2), torch.arange(2), points=3)
