@@ -6,12 +6,19 @@ import warnings
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+_NUMBERS = "?" + np.typecodes["AllInteger"] + np.typecodes["AllFloat"]
+# torch has no long doubles.
+_NARROWER = {"g": np.dtype(np.float64), "G": np.dtype(np.complex128)}
+
 
 def as_tensor(array: Any, name: str = "array") -> Tensor:
-    """A tensor of any numbers NumPy understands; a memory-mapped array stays on its disk.
+    """A tensor of any numbers NumPy understands; long doubles as doubles.
+
+    A memory-mapped array that torch can read as it is stays on its disk.
 
     Raises TypeError or ValueError naming ``name`` for what is no array of numbers.
 
@@ -27,12 +34,18 @@ def as_tensor(array: Any, name: str = "array") -> Tensor:
         array = np.asarray(array)
     except ValueError as error:
         raise ValueError(f"{name}: rows of different lengths ({error})") from error
-    if array.dtype.kind not in "biufc":
+    if array.dtype.char not in _NUMBERS:  # by kind, another library's float8 may be a float too
         raise TypeError(f"{name}: expected numbers, got dtype {array.dtype}")
-    # torch reads neither foreign byte orders nor negative strides.
-    if not array.dtype.isnative or any(stride < 0 for stride in array.strides):
+    dtype = _NARROWER.get(array.dtype.char, array.dtype.newbyteorder("="))
+    # torch reads neither foreign byte orders nor strides that are negative or, as those of a record
+    # array's field, no multiple of an item.
+    if dtype.char != array.dtype.char or not array.dtype.isnative or _has_odd_strides(array):
         # A copy in any case: an array of one row counts as contiguous whatever its strides are.
-        array = np.array(array, array.dtype.newbyteorder("="), order="C")
+        array = np.array(array, dtype, order="C")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable.*")  # it is only read
         return torch.from_numpy(array)
+
+
+def _has_odd_strides(array: npt.NDArray[Any]) -> bool:
+    return any(stride < 0 or stride % array.itemsize for stride in array.strides)

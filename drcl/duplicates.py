@@ -29,8 +29,8 @@ def equal_rows(
     """
     step = max(1, _TILE // width)
     # Equal rows are equal in a few columns: mostly that leaves nothing to look at in full.
-    few = torch.linspace(0, width - 1, min(8, width)).long().unique()
-    hashes = torch.empty(count, dtype=torch.int64)
+    few = torch.linspace(0, width - 1, min(8, width), device="cpu").long().unique()
+    hashes = torch.empty(count, dtype=torch.int64, device="cpu")
     for start in range(0, count, step):
         tile = between(start, min(start + step, count))
         hashes[start : start + step] = _hash(tile[:, few.to(tile.device)])
@@ -39,7 +39,7 @@ def equal_rows(
         return candidates, candidates
     found = torch.cat([_hash(at(part)).cpu() for part in candidates.split(step)])
     values, group = found.unique(return_inverse=True)
-    first = torch.full((len(values),), int(candidates[-1]))
+    first = torch.full((len(values),), int(candidates[-1]), device="cpu")
     first = first.scatter_reduce(0, group, candidates, "amin")[group]
     copies = first != candidates
     candidates, first = candidates[copies], first[copies]
@@ -65,7 +65,8 @@ def _hash(rows: Tensor) -> Tensor:
     # Adding zero makes −0 and 0 the same bits. Wrapping integer sums do not depend on their order.
     rows = rows if rows.dtype == torch.float64 else rows.float()
     integers = torch.int32 if rows.dtype == torch.float32 else torch.int64
-    generator = torch.Generator().manual_seed(0)
-    factors = torch.randint(-(2**62), 2**62, (rows.shape[1],), generator=generator)
+    generator = torch.Generator("cpu").manual_seed(0)
+    shape = (rows.shape[1],)
+    factors = torch.randint(-(2**62), 2**62, shape, generator=generator, device="cpu")
     factors = (2 * factors + 1).to(rows.device)
     return ((rows + 0.0).contiguous().view(integers) * factors).sum(dim=1)

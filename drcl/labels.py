@@ -78,8 +78,11 @@ def _integers(array: npt.NDArray[Any], name: str = "labels") -> npt.NDArray[np.i
         raise ValueError(f"{name}: expected shape (N,) or (N, C), got {array.shape}")
     if array.dtype.kind not in "iufb":
         raise ValueError(f"{name}: expected integer class ids, got dtype {array.dtype}")
-    whole = array.dtype.kind != "f" or (array == array.round()).all()
-    if array.dtype.kind in "uf" and not (whole and (np.abs(array) < 2.0**63).all()):
+    if array.dtype.kind == "f":
+        fits = (array == array.round()).all() and (np.abs(array) < np.float64(2**63)).all()
+    else:  # as integers: the largest of 64 bits are none of float64
+        fits = array.dtype.kind != "u" or (array < 2**63).all()
+    if not fits:
         raise ValueError(
             f"{name}: class ids must be whole numbers of 64 bits, got {array.dtype} with fractions "
             "or larger ones"

@@ -2,11 +2,12 @@
 
 Embeddings may be torch tensors, NumPy arrays (also memory-mapped ones), or, for the gallery, a
 sequence or iterator of chunks; float16, bfloat16, float32 or float64. Labels are class ids (N,) or
-multi-hot rows (N, C). An item is relevant to a query of the same class or, multi-label, one that
-shares a label. Items labelled −1 (class ids) have unknown relevance: they are left out as queries
-and from the gallery. A multi-hot row without any label is relevant to nothing. Ties are ranked by
-gallery index unless told otherwise; the cosine with a zero row is 0; rows with NaN or infinite
-entries are refused.
+multi-hot rows (N, C). Class ids are whole numbers, 0 to 2⁶³ − 1 or −1, in any real dtype; others,
+also those below −1, are refused. An item is relevant to a query of the same class or, multi-label,
+one that shares a label. Items labelled −1 (class ids) have unknown relevance: they are left out as
+queries and from the gallery. A multi-hot row without any label is relevant to nothing. Ties are
+ranked by gallery index unless told otherwise; the cosine with a zero row is 0; rows with NaN or
+infinite entries are refused.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from drcl.relevance import (
     shared_labels,
     signed,
 )
-from drcl.similarity import METRICS, Array, Rows, Scorer, Source, product_precision
+from drcl.similarity import METRICS, PRECISIONS, Array, Rows, Scorer, Source
 
 MEMORY = 256 * 2**20
 
@@ -168,7 +169,7 @@ def retrieval_metrics(
             gallery with its labels and groups; relevance is that of a rank's own piece, its items
             counted from 0. The pieces follow one another in the order of the ranks. Scores of
             relevant items and counts travel, and every rank returns the whole gallery's measures,
-            bit for bit the same.
+            bit for bit the same. PyTorch ranks them, whatever backend is asked for.
 
     Raises ValueError for shapes that do not fit, NaN, and options that are not known or do not go
     together; TypeError for arguments of the wrong kind; MemoryError where not even one query at a
@@ -187,6 +188,7 @@ def retrieval_metrics(
     check_option("divisor", divisor, DIVISORS)
     check_option("ties", ties, ("index", "average"))
     check_option("no_relevant", no_relevant, ("zero", "skip"))
+    check_option("precision", precision, PRECISIONS)
     if not isinstance(levels, Integral) or levels < 0 or levels == 1:
         raise ValueError(f"levels: expected 0 or at least 2, got {levels}")
     if levels and ties == "average":
@@ -204,16 +206,18 @@ def retrieval_metrics(
         exclude_self,
         process_group,
     )
-    table = torch.full((len(task.query), 3 + 4 * len(ks)), float("nan"), dtype=torch.float64)
-    curves = torch.zeros(2, levels, dtype=torch.float64)
-    with product_precision(precision), _bar(progress, len(task.queries)) as bar:
+    # On the CPU, whatever torch's default device is.
+    shape = len(task.query), 3 + 4 * len(ks)
+    table = torch.full(shape, float("nan"), dtype=torch.float64, device="cpu")
+    curves = torch.zeros(2, levels, dtype=torch.float64, device="cpu")
+    with _bar(progress, len(task.queries)) as bar:
         for rows, items in task.parts():
             size = sum(task.everywhere(len(items)))
             if size == 0:  # a group without items
                 table[rows] = 0.0
                 continue
             request, order = _request(ks, size, divisor, ties, levels, ndcg)
-            for part, found in _rank(task, rows, items, request, metric, memory):
+            for part, found in _rank(task, rows, items, request, metric, precision, memory):
                 measures = found[:, 3 : 3 + 4 * len(request.cutoffs)]
                 table[part] = torch.cat([found[:, :3], measures[:, order]], dim=1)
                 if levels:
@@ -228,7 +232,7 @@ def retrieval_metrics(
     head, *measured = table.split([3, *[len(ks)] * 4], dim=1)
     curve = []
     if levels and with_relevant:
-        recall = torch.linspace(0, 1, levels, dtype=torch.float64)
+        recall = torch.linspace(0, 1, levels, dtype=torch.float64, device="cpu")
         curve = [PrecisionRecall(recall, total / with_relevant) for total in curves]
     return RetrievalMetrics(
         ks=tuple(ks),
@@ -252,7 +256,13 @@ def _check_cutoffs(ks: Any) -> None:
 
 
 def _rank(
-    task: _Task, rows: Tensor, items: Tensor, request: Request, metric: str, memory: int
+    task: _Task,
+    rows: Tensor,
+    items: Tensor,
+    request: Request,
+    metric: str,
+    precision: str,
+    memory: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Blocks of these queries, and the op's table for them, on the CPU."""
     device, group = task.query.device, task.process_group
@@ -265,6 +275,7 @@ def _rank(
             task.gallery,
             None if len(items) == len(task.gallery) else items,
             metric,
+            precision,
             # A sort needs the order, the relevance and sums in float64 beside the scores.
             memory if backend == "native" else memory // 24,
         )
@@ -375,10 +386,10 @@ def precision_recall_curve(
 
     Interpolated precision at recall r is the highest precision at any recall >= r; otherwise it is
     the precision at the rank where recall r is first reached. Queries with nothing relevant in the
-    gallery are left out. Takes the options of :func:`retrieval_metrics`, but no
-    ``ties="average"``, and raises what it raises; ValueError for fewer than two points and where no
-    query has a relevant item. Source: Manning, Raghavan and Schütze, *Introduction to Information
-    Retrieval* (2008), section 8.4.
+    gallery are left out. Takes the options of :func:`retrieval_metrics`, but neither
+    ``no_relevant`` nor ``ties="average"``, and raises what it raises; ValueError for fewer than two
+    points and where no query has a relevant item. Source: Manning, Raghavan and Schütze,
+    *Introduction to Information Retrieval* (2008), section 8.4.
 
     >>> curve = precision_recall_curve(
     ...     torch.eye(2), torch.eye(2), torch.arange(2), torch.arange(2), points=3)
@@ -387,6 +398,7 @@ def precision_recall_curve(
     """
     if not isinstance(points, Integral) or points < 2:
         raise ValueError(f"points: expected at least 2, got {points!r}")
+    _refuse_no_relevant(options, "precision_recall_curve")
     found = retrieval_metrics(
         query, gallery, query_labels, gallery_labels, levels=points, **options
     )
@@ -416,8 +428,7 @@ def recall_at_k(
     """
     if k is None:
         raise ValueError("k: expected an integer >= 1, got None")
-    if "no_relevant" in options:
-        raise TypeError("no_relevant: recall_at_k always leaves out queries without relevant items")
+    _refuse_no_relevant(options, "recall_at_k")
     found = retrieval_metrics(
         query, gallery, query_labels, gallery_labels, ks=(k,), no_relevant="skip", **options
     )
@@ -426,6 +437,11 @@ def recall_at_k(
     if len(recall) == 0:
         raise ValueError("query_labels: no query has a relevant item in the gallery")
     return float(recall.mean())
+
+
+def _refuse_no_relevant(options: Mapping[str, Any], name: str) -> None:
+    if "no_relevant" in options:
+        raise TypeError(f"no_relevant: {name} always leaves out queries without relevant items")
 
 
 def retrieval_report(
@@ -441,13 +457,14 @@ def retrieval_report(
     Args:
         embeddings: modality name -> (embeddings (N, D), labels); at least two modalities.
         ks: the cut-offs beside "all".
-        no_relevant, options: as in :func:`retrieval_metrics`.
+        no_relevant, options: as in :func:`retrieval_metrics`, but neither ``ndcg`` nor ``levels``:
+            the report is of mAP.
         process_group: ranks that all hold all embeddings; each ranks a share of the queries, and
             all return the same report.
 
     Returns ``{"mAP@all": {"image->text": …, "text->image": …, "mean": …}, "mAP@50": {…}}``.
     Raises ValueError for fewer than two modalities, ``ks`` that are no cut-offs, and what
-    :func:`retrieval_metrics` refuses.
+    :func:`retrieval_metrics` refuses; TypeError for an option that it does not take.
 
     >>> x = (torch.eye(3), torch.arange(3))
     >>> retrieval_report({"image": x, "text": x}, ks=())
@@ -458,6 +475,9 @@ def retrieval_report(
     _check_cutoffs(ks)
     if None in ks:
         raise ValueError(f"ks: expected cut-offs beside the whole gallery, got {ks!r}")
+    for option in ("ndcg", "levels"):
+        if option in options:
+            raise TypeError(f"{option}: retrieval_report returns mAP alone")
     names = ["mAP@all", *(f"mAP@{k}" for k in ks)]
     report: dict[str, dict[str, float]] = {name: {} for name in names}
     for source, (query, query_labels) in embeddings.items():
@@ -556,7 +576,8 @@ class _Task:
         query, gallery = self.query, self.gallery
         if query.width != gallery.width:
             raise ValueError(f"query and gallery: widths differ, {query.width} and {gallery.width}")
-        self.queries, self.items = torch.arange(len(query)), torch.arange(len(gallery))
+        self.queries = torch.arange(len(query), device="cpu")
+        self.items = torch.arange(len(gallery), device="cpu")
         self._pairs: Pairs | None = None
         self._callback: Callback | None = None
         if relevance is not None:
@@ -626,7 +647,7 @@ def _request(
     depth = n if levels or not ks or None in ks else max(wanted)
     discounts = None
     if ndcg:
-        discounts = 1 / torch.arange(2, n + 2, dtype=torch.float64).log2()
+        discounts = 1 / torch.arange(2, n + 2, dtype=torch.float64, device="cpu").log2()
     order = [
         measure * len(cutoffs) + cutoffs.index(cutoff) for measure in range(4) for cutoff in wanted
     ]
@@ -636,7 +657,7 @@ def _request(
 def _own(rows: Tensor, columns: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """Each query's own place among the columns as the op's ``left_out``."""
     place, present = places(columns, rows)
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), present.long().cumsum(0)])
+    offsets = torch.cat([place.new_zeros(1), present.long().cumsum(0)])
     return offsets.to(device), place[present].to(device)
 
 

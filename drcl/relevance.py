@@ -37,7 +37,7 @@ class Known:
                 if not bool((part >= 0).all() & part.isfinite().all()):
                     raise ValueError(f"{name}: multi-hot rows must be finite and not negative")
             self.values = tensor
-            self.labelled = torch.ones(count, dtype=torch.bool)
+            self.labelled = torch.ones(count, dtype=torch.bool, device="cpu")
             return
         ids = tensor.reshape(-1).cpu()
         if ids.is_floating_point() and not bool(((ids == ids.round()) & (ids.abs() < 2**63)).all()):
@@ -111,9 +111,10 @@ class Pairs:
                     f"relevance: expected a sparse matrix of shape ({queries}, {items}), "
                     f"got {matrix.shape}"
                 )
-            rows, columns = torch.as_tensor(matrix.row).long(), torch.as_tensor(matrix.col).long()
+            rows, columns = as_tensor(matrix.row).long(), as_tensor(matrix.col).long()
             gains = signed(as_tensor(matrix.data, "relevance"), "relevance").clone()
-            if gains.is_complex() or bool((gains != gains.round()).any()):
+            whole = not gains.is_floating_point() or bool((gains == gains.round()).all())
+            if gains.is_complex() or not whole:
                 raise ValueError("relevance: expected whole numbers as gains, got others")
         else:
             table = signed(as_tensor(pairs, "relevance"), "relevance")
@@ -128,7 +129,7 @@ class Pairs:
                     f"gains, got {table.dtype} of shape {tuple(table.shape)}"
                 )
             rows, columns = table[:, 0].long().cpu(), table[:, 1].long().cpu()
-            gains = table[:, 2].cpu() if table.shape[1] == 3 else torch.ones(len(table))
+            gains = table[:, 2].cpu() if table.shape[1] == 3 else torch.ones_like(rows)
         for values, size, what in ((rows, queries, "query"), (columns, items, "item")):
             if len(values) and (int(values.min()) < 0 or int(values.max()) >= size):
                 raise ValueError(f"relevance: {what} positions must lie in 0..{size - 1}")
@@ -143,15 +144,15 @@ class Pairs:
 
     def relevance(self, rows: Tensor, columns: Tensor) -> Relevance:
         """For these queries (rising) over these gallery items (rising)."""
-        to_column = torch.full((self.items,), -1)
-        to_column[columns] = torch.arange(len(columns))
+        to_column = torch.full((self.items,), -1, device="cpu")
+        to_column[columns] = torch.arange(len(columns), device="cpu")
         position = torch.searchsorted(rows, self.rows).clamp(max=len(rows) - 1)
         kept = (rows[position] == self.rows) & (to_column[self.columns] >= 0)
         counts = torch.bincount(position[kept], minlength=len(rows))
         return Relevance(
             most=_most(counts),
-            member_offsets=torch.arange(len(rows) + 1),
-            members=torch.arange(len(rows)),
+            member_offsets=torch.arange(len(rows) + 1, device="cpu"),
+            members=torch.arange(len(rows), device="cpu"),
             offsets=_offsets(counts),
             items=to_column[self.columns[kept]].int(),
             gains=self.gains[kept],
@@ -173,8 +174,8 @@ def from_callback(callback: Callback, rows: Tensor, columns: Tensor, items: int)
     counts = found.sum(dim=1)
     return Relevance(
         most=_most(counts),
-        member_offsets=torch.arange(len(rows) + 1),
-        members=torch.arange(len(rows)),
+        member_offsets=torch.arange(len(rows) + 1, device="cpu"),
+        members=torch.arange(len(rows), device="cpu"),
         offsets=_offsets(counts),
         items=places[:, 1].int(),
         gains=matrix[found].int(),
@@ -212,4 +213,4 @@ def _most(counts: Tensor) -> int:
 
 
 def _offsets(counts: Tensor) -> Tensor:
-    return torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)])
+    return torch.cat([counts.new_zeros(1, dtype=torch.int64), counts.cumsum(0)])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
@@ -13,7 +15,6 @@ import torch
 from torch import Tensor
 
 from drcl.arrays import as_tensor
-from drcl.checks import check_option
 from drcl.duplicates import equal_rows
 from drcl.pages import check_size, is_mapped
 
@@ -21,6 +22,7 @@ Array: TypeAlias = Tensor | npt.NDArray[np.generic]
 Rows: TypeAlias = Array | Iterable[Array]
 
 METRICS = ("cosine", "dot", "euclidean")
+PRECISIONS = ("highest", "high")
 # Rows of queries in a block at most: a product reads, and its library repacks, the whole gallery,
 # and this many rows make little of that. Fixed, like all about a block's shape, so that results
 # repeat bit for bit.
@@ -116,9 +118,16 @@ class Scorer:
     """
 
     def __init__(
-        self, query: Source, gallery: Source, kept: Tensor | None, metric: str, memory: int
+        self,
+        query: Source,
+        gallery: Source,
+        kept: Tensor | None,
+        metric: str,
+        precision: str,
+        memory: int,
     ) -> None:
         self.query, self.gallery, self.kept, self.metric = query, gallery, kept, metric
+        self.precision = precision
         self.count = len(gallery) if kept is None else len(kept)
         self.dtype = torch.promote_types(query.dtype, gallery.dtype)
         self.device = query.device
@@ -171,30 +180,66 @@ class Scorer:
             self._buffer = x.new_empty(0)  # before the next one is made
             self._buffer = x.new_empty(len(rows), self.count)
         scores = self._buffer[: len(rows)]
-        if self._whole is not None:
-            self.gallery.check_files()  # it may be the mapped rows themselves
-            torch.mm(x, self._whole.T, out=scores)
-        else:
-            for start in range(0, self.count, self._tile):
-                stop = min(start + self._tile, self.count)
-                tile = self.gallery.rows(self.kept, start, stop, self.dtype).to(self.device)
-                torch.mm(x, tile.T, out=scores[:, start:stop])
-                del tile  # before the next one is made
+        with product_precision(self.precision):
+            if self._whole is not None:
+                self.gallery.check_files()  # it may be the mapped rows themselves
+                torch.mm(x, self._whole.T, out=scores)
+            else:
+                for start in range(0, self.count, self._tile):
+                    stop = min(start + self._tile, self.count)
+                    tile = self.gallery.rows(self.kept, start, stop, self.dtype).to(self.device)
+                    torch.mm(x, tile.T, out=scores[:, start:stop])
+                    del tile  # before the next one is made
         for copies, firsts in zip(self._copies.split(4096), self._firsts.split(4096), strict=True):
             scores[:, copies] = scores[:, firsts]
         return scores
 
 
+class _Precision:
+    """Torch's precision of float32 products, which is one for the process, while it is ours."""
+
+    def __init__(self) -> None:
+        self.left = threading.Condition()
+        self.users = 0
+        self.wanted = ""
+        self.before: str | None = None  # the caller's, while there are users
+
+
 @contextlib.contextmanager
 def product_precision(precision: str) -> Iterator[None]:
-    """float32 products as they are (``"highest"``) or TF32 where the device has it (``"high"``)."""
-    check_option("precision", precision, ("highest", "high"))
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(precision)
+    """float32 products as they are (``"highest"``) or TF32 where the device has it (``"high"``).
+
+    Threads that want the other one wait. So this is for products alone: a thread that called back
+    into the user's code, or waited for another process, could have others wait for ever.
+    """
+    shared = _shared
+    with shared.left:
+        shared.left.wait_for(lambda: shared.users == 0 or shared.wanted == precision)
+        if shared.users == 0:
+            shared.wanted, shared.before = precision, torch.get_float32_matmul_precision()
+            torch.set_float32_matmul_precision(precision)
+        shared.users += 1
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        with shared.left:
+            shared.users -= 1
+            if shared.users == 0 and shared.before is not None:
+                torch.set_float32_matmul_precision(shared.before)
+                shared.before = None
+                shared.left.notify_all()
+
+
+def _after_fork() -> None:
+    # The threads that were at a product are not in the child, and would be waited for.
+    global _shared
+    if _shared.before is not None:
+        torch.set_float32_matmul_precision(_shared.before)
+    _shared = _Precision()
+
+
+_shared = _Precision()
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _pieces(array: Rows, name: str) -> list[Tensor]:
@@ -203,6 +248,12 @@ def _pieces(array: Rows, name: str) -> list[Tensor]:
     elif isinstance(array, Sequence):
         pieces = [as_tensor(piece, name) for piece in array]
         if pieces and pieces[0].ndim == 1:  # rows written as lists
+            for row, piece in enumerate(pieces):
+                if piece.shape != pieces[0].shape:
+                    raise ValueError(
+                        f"{name}: expected rows of one length, got {tuple(pieces[0].shape)} and, "
+                        f"row {row}, {tuple(piece.shape)}"
+                    )
             pieces = [torch.stack(pieces)]
     elif isinstance(array, Iterable):
         pieces = [_spooled(array, name)]

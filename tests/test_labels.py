@@ -17,6 +17,7 @@ from drcl.labels import encode_labels, find_classes
         ([[2.0, 1.0]], (1, 2)),
         ([[[4], [2]]], (2, 4)),
         ([np.array([1, 0], dtype=np.uint8), np.array([2**40])], (0, 1, 2**40)),
+        ([np.array([2**63 - 1, 3], dtype=np.uint64)], (3, 2**63 - 1)),
         ([np.array([True, False])], (0, 1)),
         ([[-1, -1]], ()),
         ([], ()),
@@ -55,6 +56,17 @@ def test_ids_become_positions():
     assert encode_labels([], classes).tolist() == []
 
 
+@pytest.mark.parametrize("dtype", [np.uint64, np.int64])
+def test_the_largest_ids_are_told_apart(dtype):
+    classes = (2**63 - 2, 2**63 - 1)
+    assert encode_labels(np.array(classes, dtype), classes).tolist() == [0, 1]
+
+
+@pytest.mark.filterwarnings("error")
+def test_ids_in_half_precision():
+    assert encode_labels(np.array([3, -1], np.float16), (1, 3)).tolist() == [1, -1]
+
+
 def test_rows_stay_rows():
     rows = np.array([[1, 0, 1], [0, 0, 0]], dtype=np.uint8)
     encoded = encode_labels(rows, (0, 1, 2))
@@ -68,6 +80,8 @@ def test_rows_stay_rows():
         ([-2, 1], "row 0 has label -2"),
         ([0.5], "fractions"),
         (np.array([2**64 - 1], np.uint64), "larger"),  # as int64 it is −1
+        (np.array([2**63], np.uint64), "larger"),
+        ([2.0**63], "larger"),
         ([[1, 0]], "2 columns"),
         ([[1.0, np.nan, 0]], "finite"),
         ([[1.0, -1.0, 0]], "negative"),

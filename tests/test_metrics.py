@@ -243,6 +243,37 @@ def test_any_memory_layout_of_numpy(turn):
     assert mean_ap(given, y, labels, ly) == expected
 
 
+def test_fields_of_a_record_array():
+    x, y, lx, ly = random_sets()
+    rows = np.zeros(len(x), dtype=[("label", "i1"), ("row", "f8", x.shape[1])])  # 65 bytes each
+    rows["label"], rows["row"] = lx, x
+    assert mean_ap(rows["row"], y, rows["label"], ly) == mean_ap(x, y, lx, ly)
+    wide = np.zeros(len(x), dtype=[("label", "i8"), ("odd", "i1")])
+    wide["label"] = lx
+    assert mean_ap(x, y, wide["label"], ly) == mean_ap(x, y, lx, ly)
+
+
+def test_long_doubles_are_taken_as_doubles():
+    x, y, lx, ly = random_sets()
+    long = np.longdouble
+    assert mean_ap(x.astype(long), y, lx.astype(long), ly) == mean_ap(x, y, lx, ly)
+
+
+def test_numbers_that_torch_has_no_dtype_for_are_refused_by_name():
+    x, y, lx, ly = random_sets()
+    with pytest.raises(TypeError, match="query: expected numbers, got dtype object"):
+        mean_ap(x.astype(object), y, lx, ly)
+    with pytest.raises(ValueError, match=r"gallery: expected real numbers, got torch\.complex128"):
+        mean_ap(x, y.astype(np.clongdouble), lx, ly)
+
+
+def test_a_dtype_of_another_library_is_refused_by_name():
+    x, y, lx, ly = random_sets()
+    float8 = pytest.importorskip("ml_dtypes").float8_e5m2  # of NumPy's kind "f"
+    with pytest.raises(TypeError, match="gallery: expected numbers, got dtype float8"):
+        mean_ap(x, y.astype(float8), lx, ly)
+
+
 @pytest.mark.parametrize("magnitude", [1e-25, 1e25])
 def test_float32_rows_of_any_magnitude(magnitude):
     x, y, lx, ly = (part.astype(np.float32) for part in random_sets())
@@ -314,6 +345,8 @@ def test_non_finite_rows_are_refused_by_name(name, bad):
         (lambda x, y, lx, ly: mean_ap(x[:, :3], y, lx, ly), "query and gallery"),
         (lambda x, y, lx, ly: mean_ap(x[0], y, lx, ly), "query"),
         (lambda x, y, lx, ly: mean_ap(x, y[:0], lx, ly[:0]), "gallery"),
+        (lambda x, y, lx, ly: mean_ap([*x[:-1], x[-1, :3]], y, lx, ly), "query"),
+        (lambda x, y, lx, ly: mean_ap(x, [*y[:-1].tolist(), [0.0]], lx, ly), "gallery"),
         (lambda x, y, lx, ly: mean_ap(x, y, lx[:3], ly), "query_labels"),
         (lambda x, y, lx, ly: mean_ap(x, y, lx, ly + 0.5), "gallery_labels"),
         (lambda x, y, lx, ly: mean_ap(x, y, lx - 5, ly), "query_labels"),
@@ -334,7 +367,19 @@ def test_non_finite_rows_are_refused_by_name(name, bad):
         ),
         (lambda x, y, lx, ly: metrics.precision_recall_curve(x, y, lx, ly, points=1), "points"),
         (lambda x, y, lx, ly: metrics.precision_recall_curve(x, y, lx + 50, ly), "query_labels"),
+        (
+            lambda x, y, lx, ly: metrics.precision_recall_curve(x, y, lx, ly, no_relevant="skip"),
+            "no_relevant",
+        ),
         (lambda x, y, lx, ly: metrics.retrieval_report({"image": (x, lx)}), "embeddings"),
+        (
+            lambda x, y, lx, ly: metrics.retrieval_report({"a": (x, lx), "b": (y, ly)}, ndcg=True),
+            "ndcg",
+        ),
+        (
+            lambda x, y, lx, ly: metrics.retrieval_report({"a": (x, lx), "b": (y, ly)}, levels=11),
+            "levels",
+        ),
         (lambda x, y, lx, ly: metrics.retrieval_report({"a": (x, lx), "b": (y, ly)}, ks=5), "ks"),
         (
             lambda x, y, lx, ly: metrics.retrieval_report(

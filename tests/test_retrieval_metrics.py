@@ -210,19 +210,47 @@ def test_pairs_sparse_matrix_and_function_say_the_same() -> None:
     options = {"ks": (5, None), "ndcg": True}
     expected = retrieval_metrics(query, gallery, relevance=lambda rows: gains[rows], **options)
     found = [retrieval_metrics(query, gallery, relevance=shuffled, **options)]
-    if pytest.importorskip("scipy.sparse"):
-        import scipy.sparse
-
-        matrix = scipy.sparse.csr_matrix(gains.numpy())
-        found.append(retrieval_metrics(query, gallery, relevance=matrix, **options))
+    sparse = pytest.importorskip("scipy.sparse")
+    matrix = sparse.csr_matrix(gains.numpy())
+    found.append(retrieval_metrics(query, gallery, relevance=matrix, **options))
     for other in found:
         assert torch.equal(other.average_precision, expected.average_precision)
         assert torch.equal(other.ndcg, expected.ndcg)
-    plain = retrieval_metrics(query, gallery, relevance=pairs, **options)
-    assert torch.equal(plain.average_precision, expected.average_precision)
+    some = sparse.csr_matrix(gains.numpy() > 0)
+    for unweighted in (pairs, some):
+        plain = retrieval_metrics(query, gallery, relevance=unweighted, **options)
+        assert torch.equal(plain.average_precision, expected.average_precision)
     torch.testing.assert_close(
         expected.average_precision[:, 1], oracle_ap(similarity(query, gallery), gains)
     )
+
+
+@pytest.mark.parametrize("backend", ["native", "torch"])
+def test_the_default_device_is_not_that_of_the_ranking(backend: str) -> None:
+    if backend == "native" and not NATIVE.available:
+        pytest.skip(f"native: {NATIVE.reason}")
+    sparse = pytest.importorskip("scipy.sparse")
+    random = np.random.default_rng(0)
+    x = np.repeat(random.normal(size=(20, 9)).astype(np.float32), 2, axis=0)  # with equal rows
+    ids, rows = random.integers(-1, 4, size=40), random.random((40, 5)) < 0.4
+    gains = random.integers(0, 3, size=(40, 40))
+    cases: list[dict[str, object]] = [
+        {"query_labels": ids, "gallery_labels": ids, "exclude_self": True},
+        {"query_labels": rows, "gallery_labels": rows, "metric": "euclidean"},
+        {"query_labels": ids, "gallery_labels": ids, "query_groups": ids, "gallery_groups": ids},
+        {"relevance": np.argwhere(gains)},
+        {"relevance": sparse.csr_matrix(gains)},
+        {"relevance": lambda part: gains[part]},
+    ]
+    with use_backend(backend):
+        for case in cases:
+            case = {"ks": (5, None), "ndcg": True, "levels": 5, **case}
+            expected = retrieval_metrics(x, x, **case)  # type: ignore[arg-type]
+            with torch.device("meta"):
+                found = retrieval_metrics(x, [x[:7], x[7:]], **case)  # type: ignore[arg-type]
+            assert found.summary() == expected.summary()
+            assert found.raw is not None and expected.raw is not None
+            assert torch.equal(found.raw.precision, expected.raw.precision)
 
 
 def test_recall_of_pairs() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,8 @@ import tiny
 import torch
 
 from drcl import DRCL, Encoder, backends
+from drcl.metrics import average_precision
+from drcl.similarity import product_precision
 
 LIMIT = 300  # seconds, many times what a scenario takes: whatever needs more waits for ever
 
@@ -73,6 +76,100 @@ def test_threads_load_the_ops_one_after_the_other(
     with ThreadPoolExecutor(8) as pool:
         reasons = list(pool.map(lambda _: (together.wait(), load())[1], range(8)))
     assert reasons == [""] * 8 and max(most) == 1
+
+
+@pytest.fixture
+def medium() -> Iterator[None]:
+    """The user's precision of products, which is none that a ranking asks for."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.usefixtures("medium")
+def test_threads_rank_in_the_precision_that_each_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, found, product = threading.local(), [], torch.mm
+
+    def mm(*arguments: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        for _ in range(2):
+            found.append((asked.precision, torch.get_float32_matmul_precision()))
+            time.sleep(0.005)
+        return product(*arguments, out=out)
+
+    def rank(precision: str) -> None:
+        asked.precision = precision
+        for _ in range(3):
+            average_precision(x, x, torch.arange(4), torch.arange(4), precision=precision)
+
+    x = torch.eye(4)
+    monkeypatch.setattr(torch, "mm", mm)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(rank, ["highest", "high"] * 4))
+    assert set(found) == {("highest", "highest"), ("high", "high")}
+    assert torch.get_float32_matmul_precision() == "medium"
+
+
+@pytest.mark.usefixtures("medium")
+def test_the_last_thread_at_a_product_restores_the_precision() -> None:
+    entered, left = threading.Event(), threading.Event()
+
+    def second() -> str:
+        with product_precision("highest"):
+            entered.set()
+            assert left.wait(LIMIT)
+            return torch.get_float32_matmul_precision()
+
+    with ThreadPoolExecutor(1) as pool:
+        with product_precision("highest"):
+            during = pool.submit(second)
+            assert entered.wait(LIMIT)
+        left.set()
+        assert during.result() == "highest"
+    assert torch.get_float32_matmul_precision() == "medium"
+
+
+@pytest.mark.usefixtures("medium")
+def test_a_relevance_function_may_rank_in_another_precision() -> None:
+    x, found = torch.eye(4), []
+
+    def relevance(rows: torch.Tensor) -> torch.Tensor:
+        found.append(torch.get_float32_matmul_precision())
+        average_precision(x, x, torch.arange(4), torch.arange(4), precision="high")
+        return torch.eye(4).bool()[rows]
+
+    def rank() -> None:
+        average_precision(x, x, relevance=relevance, precision="highest")
+        found.append(torch.get_float32_matmul_precision())
+
+    thread = threading.Thread(target=rank, daemon=True)
+    thread.start()
+    thread.join(LIMIT)
+    assert found == ["medium", "medium"]
+
+
+@pytest.mark.usefixtures("medium")
+def test_a_fork_does_not_wait_for_the_products_of_other_threads() -> None:
+    entered, forked = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with product_precision("high"):
+            entered.set()
+            assert forked.wait(LIMIT)
+
+    with ThreadPoolExecutor(1) as pool:
+        during = pool.submit(other)
+        assert entered.wait(LIMIT)
+        if (child := os.fork()) == 0:
+            signal.alarm(LIMIT)  # which ends it
+            before = torch.get_float32_matmul_precision()
+            with product_precision("highest"):
+                inside = torch.get_float32_matmul_precision()
+            after = torch.get_float32_matmul_precision()
+            os._exit(0 if (before, inside, after) == ("medium", "highest", "medium") else 1)
+        forked.set()
+        during.result()
+        assert os.waitpid(child, 0)[1] == 0
 
 
 def test_models_trained_in_threads_are_those_trained_alone() -> None:

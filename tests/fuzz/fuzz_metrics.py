@@ -54,7 +54,12 @@ def draw_rows(draw: Draw, label: str, rows: int, width: int, kind: str, numpy: b
     x = values(draw, label, rows, width, kind)
     more = INTEGERS if kind == "small integers" else ()
     if numpy:
-        dtype = draw.choose(f"{label} dtype", "f4", "f8", "f2", *(["i8", "i1"] if more else []))
+        numbers = "f4", "f8", "f2", "g", *(["i8", "i1"] if more else [])
+        dtype = draw.choose(f"{label} dtype", *numbers)
+        if draw.choose(f"{label} in records", False, True):
+            records = np.zeros(rows, dtype=[("label", "i1"), ("row", dtype, (width,))])
+            records["row"] = x
+            return records["row"]
         return numpy_form(draw, label, x.astype(dtype))
     if more and draw.choose(f"{label} integers", False, True):
         dtype = draw.choose(f"{label} dtype", *more)
@@ -162,7 +167,8 @@ def relevance(draw: Draw, form: str, gains: np.ndarray) -> Any:
         import scipy.sparse
 
         kind = draw.choose("sparse", scipy.sparse.csr_matrix, scipy.sparse.coo_array)
-        return kind(gains)
+        dtypes = ("i8", "f4", "u1") if gains.max(initial=0) > 1 else ("i8", "f4", "u1", "?")
+        return kind(gains.astype(draw.choose("sparse dtype", *dtypes)))
     pairs = np.argwhere(gains > 0)
     if form == "graded pairs":
         pairs = np.column_stack([pairs, gains[gains > 0]])
@@ -298,6 +304,7 @@ def faults_of(draw: Draw, case: Case) -> Faults:
         "query: no rows": lambda: x[:0],
         "query: no columns": lambda: x[:, :0],
         "query/widths: too wide": lambda: torch.zeros(queries, width + 1),
+        "query: ragged rows": lambda: [[0.0] * width, [0.0] * (width + 1)],
         "query: complex": lambda: x.to(torch.complex64),
         "query: sparse": x.to_sparse,
         "query: on meta": lambda: x.to("meta"),
@@ -476,8 +483,10 @@ def recall_at_k(draw: Draw) -> None:
 def precision_recall_curve(draw: Draw) -> None:
     given, found = plain_case(draw)
     given.pop("ties", None)
+    given.pop("no_relevant", None)  # not its choice
     bad = (1, 0, -3, 2.5, "3", None)
     faults = {f"points/levels: {v!r}": lambda v=v: v for v in bad}
+    faults["no_relevant: given"] = lambda: "skip"
     call = metrics.precision_recall_curve
     if refuses(draw, call, {**given, "points": 5}, faults) or found is None:
         return
@@ -510,6 +519,9 @@ def retrieval_report(draw: Draw) -> None:
     if any(bool((labels < 0).all()) for _, labels in embeddings.values()):
         with refused("gallery_labels", "query_labels"):
             metrics.retrieval_report(embeddings, ks=ks)
+        return
+    faults = {"ndcg: given": lambda: True, "levels: given": lambda: 11}
+    if refuses(draw, metrics.retrieval_report, {"embeddings": embeddings}, faults):
         return
     report = metrics.retrieval_report(embeddings, ks=ks)
     assert list(report) == ["mAP@all", *(f"mAP@{k}" for k in ks)]
