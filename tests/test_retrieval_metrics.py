@@ -225,7 +225,7 @@ def test_pairs_sparse_matrix_and_function_say_the_same() -> None:
     )
 
 
-@pytest.mark.parametrize("backend", ["native", "torch"])
+@pytest.mark.parametrize("backend", ["native", "torch", "reference"])
 def test_the_default_device_is_not_that_of_the_ranking(backend: str) -> None:
     if backend == "native" and not NATIVE.available:
         pytest.skip(f"native: {NATIVE.reason}")
@@ -244,13 +244,14 @@ def test_the_default_device_is_not_that_of_the_ranking(backend: str) -> None:
     ]
     with use_backend(backend):
         for case in cases:
-            case = {"ks": (5, None), "ndcg": True, "levels": 5, **case}
-            expected = retrieval_metrics(x, x, **case)  # type: ignore[arg-type]
-            with torch.device("meta"):
-                found = retrieval_metrics(x, [x[:7], x[7:]], **case)  # type: ignore[arg-type]
-            assert found.summary() == expected.summary()
-            assert found.raw is not None and expected.raw is not None
-            assert torch.equal(found.raw.precision, expected.raw.precision)
+            case = {"ks": (5, None), "ndcg": True, **case}
+            for more in ({"levels": 5}, {"ties": "average"}):
+                expected = retrieval_metrics(x, x, **case, **more)  # type: ignore[arg-type]
+                with torch.device("meta"):
+                    found = retrieval_metrics(x, [x[:7], x[7:]], **case, **more)  # type: ignore[arg-type]
+                assert found.summary() == expected.summary()
+                if found.raw is not None and expected.raw is not None:
+                    assert torch.equal(found.raw.precision, expected.raw.precision)
 
 
 def test_recall_of_pairs() -> None:

@@ -147,7 +147,7 @@ def _literal(values: Tensor, gains: Tensor, request: Request) -> Tensor:
     if request.levels:
         for curve in precision_recall(ranked, request.levels):
             row += curve
-    return torch.tensor(row, dtype=torch.float64)
+    return torch.tensor(row, dtype=torch.float64, device="cpu")
 
 
 def _expected(values: Tensor, gains: Tensor, request: Request) -> Tensor:
@@ -156,8 +156,8 @@ def _expected(values: Tensor, gains: Tensor, request: Request) -> Tensor:
     _, inverse, size = values.unique(return_inverse=True, return_counts=True)
     inverse = len(size) - 1 - inverse  # rising values, falling ranks
     size = size.flip(0)
-    hits = torch.zeros(len(size)).long().index_add_(0, inverse, (gains > 0).long())
-    gain = torch.zeros(len(size), dtype=torch.float64).index_add_(0, inverse, gains)
+    hits = gains.new_zeros(len(size), dtype=torch.int64).index_add_(0, inverse, (gains > 0).long())
+    gain = gains.new_zeros(len(size)).index_add_(0, inverse, gains)
     above = size.cumsum(0) - size
     groups = [
         (int(t), int(s), int(r), float(g))
@@ -206,7 +206,7 @@ def expected_measures(
             ideal = float((best * request.discounts[: len(best)].cpu()).sum())
         columns[3].append(dcg / ideal if ideal > 0 else 0.0)
     row += [value for column in columns for value in column]
-    return torch.tensor(row + [0.0] * (2 * request.levels), dtype=torch.float64)
+    return torch.tensor(row + [0.0] * (2 * request.levels), dtype=torch.float64, device="cpu")
 
 
 def _expected_first(groups: list[tuple[int, int, int, float]], depth: int) -> tuple[float, float]:
@@ -222,7 +222,7 @@ def _expected_first(groups: list[tuple[int, int, int, float]], depth: int) -> tu
 
 def _expected_sum(above: int, places: int, x: float, others: float, found: int) -> float:
     """Expected sum of precisions at the hits, x of them expected over the first `places`."""
-    i = torch.arange(1, places + 1, dtype=torch.float64)
+    i = torch.arange(1, places + 1, dtype=torch.float64, device="cpu")
     inverse = 1 / (above + i)
     return x / places * float(((found + 1) * inverse + others * (i - 1) * inverse).sum())
 
