@@ -146,7 +146,8 @@ class TestStudy:
         monkeypatch.setattr(drcl.ablate.study, "train_variant", interrupted)
         with pytest.raises(KeyboardInterrupt):
             ablate(data, CONFIG, tmp_path, seeds=1, variants=chosen, progress=False)
-        assert [path.name for path in (tmp_path / "results" / "seed-0").iterdir()] == ["full.json"]
+        (stored,) = (tmp_path / "results" / "seed-0").iterdir()
+        assert stored.match("full.*.json")
         monkeypatch.undo()
         ablate(data, CONFIG, tmp_path, seeds=1, variants=chosen, resume=True, progress=False)
         assert (tmp_path / "table.json").is_file()
@@ -169,13 +170,32 @@ class TestStudy:
             with pytest.raises(ValueError, match=r"other settings \(samples"):
                 other = replace(data, validation={**data.validation, "b": changed})
                 ablate(other, CONFIG, tmp_path, resume=True, **options)
-        (tmp_path / "results" / "seed-0" / "full.json").write_text("{")
-        with pytest.raises(ValueError, match=r"full.json: damaged"):
+        (stored,) = (tmp_path / "results" / "seed-0").iterdir()
+        stored.write_text("{")
+        with pytest.raises(ValueError, match=r"full\.\w{8}\.json: damaged"):
             ablate(data, CONFIG, tmp_path, resume=True, **options)
         with pytest.raises(ValueError, match="not empty and holds no ablation"):
             ablate(data, CONFIG, tmp_path / "results", **options)
         with pytest.raises(ValueError, match="seeds: expected an integer >= 1, got 0"):
             ablate(data, CONFIG, tmp_path / "new", seeds=0)
+
+    def test_every_variant_has_results_of_its_own(
+        self, data: CrossModalDataset, tmp_path: Path, trained: list[tuple[int, str]]
+    ) -> None:
+        def study(*variants: Variant) -> None:
+            options: Any = {"seeds": 1, "resume": True, "progress": False}
+            ablate(data, CONFIG, tmp_path, variants=variants, **options)
+
+        alpha, eta = (Variant(f"{letter} = 0", changes={name: 0.0}) for letter, name in (("α", "alpha"), ("η", "eta")))
+        study(alpha, eta)
+        assert [name for _, name in trained] == ["α = 0", "η = 0"]
+        study(alpha, eta)
+        assert len(trained) == 2
+        # What has only kept its name is trained anew.
+        study(alpha, Variant(eta.name, changes={"eta": 0.5}), Variant("full", prior="random"))
+        assert [name for _, name in trained[2:]] == ["η = 0", "full"]
+        with pytest.raises(ValueError, match="variants: 'α = 0' is given twice"):
+            study(alpha, eta, Variant("α = 0"))
 
     def test_files(self, data: CrossModalDataset, tmp_path: Path) -> None:
         table = ablate(data, CONFIG, tmp_path, seeds=2, progress=False)
