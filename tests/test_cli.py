@@ -21,8 +21,9 @@ from drcl import DRCL, Config, dispatch
 from drcl.cli import main, settings
 from drcl.cli.settings import attribute_help, merge, preset_for
 from drcl.cli.tables import map_table
-from drcl.data import load
+from drcl.data import CrossModalDataset, Labelled, load
 from drcl.data import names as data_names
+from drcl.run.files import AddedModality, read_added
 from drcl.train.loop import Training
 
 SMALL = [
@@ -254,6 +255,15 @@ class TestRunDirectory:
         assert DRCL.load(run).config.seed == 5
         assert not (run / "report" / "report.html").exists()  # it showed the model before
 
+    def test_what_the_user_keeps_beside_the_report_stays(self, leaves: Path, run: Path) -> None:
+        mine = {"notes.html": b"notes", "holiday.png": b"picture"}
+        for name, content in mine.items():
+            (run / "report" / name).write_bytes(content)
+        (run / "report" / "prints.png").mkdir()
+        arguments = ("train", leaves / "leaves.toml", "--out", run, *SMALL)
+        succeed(*arguments, "--overwrite", "--no-report")
+        assert snapshot(run / "report") == mine and (run / "report" / "prints.png").is_dir()
+
     def test_another_folder_is_left_alone(self, leaves: Path, tmp_path: Path) -> None:
         (tmp_path / "checkpoints").mkdir()
         (tmp_path / "checkpoints" / "mine.safetensors").write_bytes(b"precious")
@@ -482,6 +492,14 @@ class TestAddModality:
         np.save(tmp_path / "ids.npy", np.arange(20) % 2)
         error = refused("add-modality", run, "c", rows, tmp_path / "ids.npy")
         assert "label 0 in row 0 is outside the 2 classes" in error
+
+    def test_a_negative_number_is_a_name_like_any_other(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "a.npz", x=np.eye(4)[[0, 1, 2, 0]], y=[1, -5, 0, 1])
+        files = AddedModality((f"{tmp_path / 'a.npz'}:x", f"{tmp_path / 'a.npz'}:y"))
+        part = {"a": Labelled(np.eye(3, dtype=np.float32), np.arange(3))}
+        data = CrossModalDataset("signed", ("-5", "0", "1"), part, {}, {})
+        added = read_added(dataclasses.replace(files, test=files.train), data)
+        assert added["test"].labels.tolist() == [2, 0, 1, 2]
 
 
 class TestSettings:

@@ -9,6 +9,7 @@ from typing import Any
 
 from drcl.estimator import DRCL
 from drcl.model_files import drop_stale_parts, write_parts
+from drcl.report.page import FIGURES
 from drcl.run.evaluation import Metrics
 from drcl.run.record import Run, read_record, record_content
 from drcl.train.checkpoint import is_empty, staged, to_json, write_bytes
@@ -85,8 +86,8 @@ def finish_run(folder: Path, run: Run, model: DRCL, metrics: Metrics | None) -> 
     config = write_parts(folder, model)
     files = {"config.json": config, **_content(metrics), "run.json": record_content(run)}
     with staged({folder / name: content for name, content in files.items()}) as put_in_place:
-        (folder / "run.json").unlink(missing_ok=True)
         _drop_report(folder)
+        (folder / "run.json").unlink(missing_ok=True)
         if metrics is None:
             (folder / "metrics.json").unlink(missing_ok=True)
         put_in_place()
@@ -140,8 +141,9 @@ def _content(metrics: Metrics | None) -> dict[str, bytes]:
 
 
 def _drop_report(folder: Path) -> None:
-    for file in (folder / "report").glob("*"):
-        if file.suffix in (".html", ".png"):
+    """Remove what the report wrote; other files in its folder are the user's."""
+    for name in ("report.html", *FIGURES):
+        if (file := folder / "report" / name).is_file():
             file.unlink()
 
 
