@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -186,7 +187,10 @@ class TestStudy:
             options: Any = {"seeds": 1, "resume": True, "progress": False}
             ablate(data, CONFIG, tmp_path, variants=variants, **options)
 
-        alpha, eta = (Variant(f"{letter} = 0", changes={name: 0.0}) for letter, name in (("α", "alpha"), ("η", "eta")))
+        alpha, eta = (
+            Variant(f"{letter} = 0", changes={name: 0.0})
+            for letter, name in (("α", "alpha"), ("η", "eta"))
+        )
         study(alpha, eta)
         assert [name for _, name in trained] == ["α = 0", "η = 0"]
         study(alpha, eta)
@@ -254,6 +258,24 @@ class TestTable:
         assert table.verdict(other) == ""
         assert "one seed: no noise estimate" in format_table(table)
         assert "No difference" not in format_table(table)
+
+
+def test_a_manifest_s_name_leads_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = 'features = "x.npz:x"\nlabels = "x.npz:y"\n'
+    parts = "".join(f"[{split}.a]\n{rows}" for split in ("train", "validation", "test"))
+    (tmp_path / "m.toml").write_text(f'name = "x/../../../evil"\n{parts}')
+    np.savez(tmp_path / "x.npz", x=np.eye(4), y=[0, 1, 0, 1])
+
+    def stopped(data: CrossModalDataset, config: Config, folder: Path, **_: Any) -> None:
+        assert data.name == "x/../../../evil"
+        assert folder == Path("runs", "ablate-x-..-..-..-evil")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["drcl.cli.ablate"], "run_study", stopped)
+    result = CliRunner().invoke(main, ["ablate", str(tmp_path / "m.toml")])
+    assert result.exit_code == 130, result.output
 
 
 def test_command(tmp_path: Path) -> None:
