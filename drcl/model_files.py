@@ -61,6 +61,10 @@ def write_model(folder: Path, model: DRCL) -> Path:
 def write_parts(folder: Path, model: DRCL) -> bytes:
     """Write all but ``config.json`` beside the files of an older model; returns its content."""
     prior = model.prior  # of a model that is not fitted nothing is written
+    if (folder / "encoders").is_symlink():  # it may lead to another model's, which would be removed
+        raise OSError(
+            f"{folder / 'encoders'}: a symbolic link, expected a folder of the model's own"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     entries: dict[str, dict[str, Any]] = {}
     for name, encoder in model.encoders.items():

@@ -185,6 +185,8 @@ def change(*path, to):
         (change("settings", to={"dim": 16, "depth": 3}), "depth"),
         (change("settings", "dim", to="16"), "dim"),
         (change("settings", "hidden", to=5), "hidden"),
+        (change("settings", "lr", to=10**400), r"config\.json: lr: expected number > 0"),
+        (change("settings", "alpha", to=10**400), r"config\.json: alpha: expected number >= 0"),
     ],
 )
 def test_config_that_was_tampered_with(folder, edited, message):
@@ -201,6 +203,17 @@ def test_a_link_out_of_the_folder_is_not_followed(folder):
     file.symlink_to(target)
     with pytest.raises(ValueError, match="outside the folder"):
         DRCL.load(folder)
+
+
+def test_the_encoders_of_another_model_are_not_removed_through_a_link(trained, folder, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "encoders").symlink_to(folder / "encoders")
+    model = DRCL(**tiny.SETTINGS, seed=5).fit(tiny.split(), progress=False)
+    with pytest.raises(OSError, match=r"other/encoders: a symbolic link"):
+        model.save(other)
+    assert_loads(folder, embeddings(trained))
+    assert [file.name for file in other.iterdir()] == ["encoders"]
 
 
 def test_no_model_there(tmp_path):
