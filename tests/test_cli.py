@@ -502,6 +502,34 @@ class TestAddModality:
         assert added["test"].labels.tolist() == [2, 0, 1, 2]
 
 
+def test_a_run_of_a_device_that_is_not_here(
+    leaves: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = DRCL.load(run)
+    model.config = dataclasses.replace(model.config, device="cuda:99")
+    model.save(run)
+    before, file = snapshot(run), leaves / "leaves.npz"
+    smell = ("smell", f"{file}:smell_train_x", f"{file}:smell_train_y")
+    commands: list[tuple[object, ...]] = [
+        ("evaluate", run),
+        ("encode", run, "photo", f"{file}:photo_test_x", "--out", tmp_path / "e.npy"),
+        ("search", run, "photo", "scan"),
+        ("report", run),
+        ("add-modality", run, *smell, "--test", *smell[1:], "--epochs", "1", "--no-progress"),
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "begin_epoch", lambda _: pytest.fail("it was trained"))
+        for command in commands:
+            error = refused(*command)
+            assert "device: 'cuda:99' cannot be used here" in error and error.count("\n") == 1
+            assert "choose another with --device" in error
+    assert snapshot(run) == before
+    for command in commands:
+        succeed(*command, "--device", "cpu")
+    stored = DRCL.load(run)
+    assert stored.modalities == ("photo", "scan", "smell") and stored.config.device == "cuda:99"
+
+
 class TestSettings:
     def test_every_setting_is_an_option_with_its_default(self) -> None:
         output = CliRunner().invoke(main, ["train", "--help"], terminal_width=300).output

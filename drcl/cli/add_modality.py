@@ -10,7 +10,14 @@ import click
 
 from drcl.cli.errors import Interrupted
 from drcl.cli.settings import config_options, merge
-from drcl.cli.show import data_option, finish, progress_option, run_argument
+from drcl.cli.show import (
+    check_device,
+    data_option,
+    finish,
+    on_device,
+    progress_option,
+    run_argument,
+)
 from drcl.estimator import DRCL
 from drcl.run import (
     AddedModality,
@@ -75,11 +82,12 @@ def add_modality(
         _absolute(*validation) if validation else None,
         _absolute(*test) if test else None,
     )
+    config = merge(model.config.for_modality(name), given, [name])
+    check_device(config)
     record = replace(record, added={**record.added, name: added})
     # All rows are read and checked before anything is trained, those of the test, too.
     loaded = record.load_data(data)
     samples = {split: part[name] for split, part in loaded.splits.items() if name in part}
-    config = merge(model.config.for_modality(name), given, [name])
     changes = {key: getattr(config, key) for key in config.to_dict() if key not in OF_THE_PRIOR}
     click.echo(f"settings: {spell(config.to_dict())}\n")
     try:
@@ -89,9 +97,9 @@ def add_modality(
     except KeyboardInterrupt:
         raise Interrupted(f"interrupted; {run} is as it was before") from None
     split = evaluation_split(loaded)
-    embeddings = embed(model, loaded.splits[split]) if split else {}
-    device = model.config.device
-    metrics = measure(embeddings, loaded.splits[split], device=device) if split else None
+    # Measured where it was trained: the device of the run may not be here.
+    embeddings = embed(on_device(model, config.device), loaded.splits[split]) if split else {}
+    metrics = measure(embeddings, loaded.splits[split], device=config.device) if split else None
     record = update_run(run, record, model, metrics)
     finish(run, record, model, loaded, split, embeddings, metrics, report)
 
