@@ -170,6 +170,23 @@ def test_folder_and_file_are_synced_in_order(tmp_path, monkeypatch):
     assert steps[1:] == ["replace", str(tmp_path.resolve())]
 
 
+def test_a_name_as_long_as_the_system_takes(tmp_path):
+    path = tmp_path / ("n" * os.pathconf(tmp_path, "PC_NAME_MAX"))
+    write_bytes(path, NEW)
+    assert path.read_bytes() == NEW
+
+
+def test_folders_made_for_a_file_that_cannot_be_written_go_again(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setattr(checkpoint.os, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_bytes(tmp_path / "mine" / "a" / "b" / "state", NEW)
+    assert [file.name for file in tmp_path.rglob("*")] == ["mine"]
+
+
 @pytest.mark.parametrize("number, fatal", [(errno.EINVAL, False), (errno.EIO, True)])
 def test_a_folder_that_cannot_be_synced(tmp_path, monkeypatch, number, fatal):
     real = os.fsync

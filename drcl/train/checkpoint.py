@@ -66,7 +66,7 @@ def staged(files: Mapping[Path, bytes]) -> Iterator[Callable[[], None]]:
                 if path.exists() and not (path.is_file() or path.is_dir()):
                     # Root could put a file in the place of /dev/null.
                     raise OSError(errno.EINVAL, "it is a device or a pipe")
-                path.parent.mkdir(parents=True, exist_ok=True)
+                open_files.enter_context(_made(path.parent))
                 _sweep(path.parent)
                 descriptor, temporary[path] = _open_temporary(path)
                 open_files.callback(os.close, descriptor)
@@ -84,6 +84,20 @@ def staged(files: Mapping[Path, bytes]) -> Iterator[Callable[[], None]]:
                 _sync_folder(folder)
 
         yield replace
+
+
+@contextlib.contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """The folder and its parents; those made here go again if what follows fails in them."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for path in missing:
+            with contextlib.suppress(OSError):  # it holds something by now
+                path.rmdir()
+        raise
 
 
 @contextlib.contextmanager
@@ -251,7 +265,8 @@ def _checksum(tensors: dict[str, Tensor], text: str) -> str:
 def _open_temporary(path: Path) -> tuple[int, Path]:
     """A new file beside ``path``, locked for as long as it is open: so a sweep lets it live."""
     while True:
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_PARTIAL}")
+        # Short, whatever the file is called: a system bounds the length of a name.
+        temporary = path.with_name(f".{secrets.token_hex(8)}{_PARTIAL}")
         # For whom any new file of this user would be: the umask says.
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         with contextlib.suppress(OSError):  # some file systems have no locks
