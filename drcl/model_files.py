@@ -32,6 +32,7 @@ from drcl.train.checkpoint import (
     write_bytes,
 )
 from drcl.train.config import Config
+from drcl.train.networks import unwrapped
 from drcl.train.samples import Standardizer
 
 if TYPE_CHECKING:
@@ -65,8 +66,19 @@ def write_parts(folder: Path, model: DRCL) -> bytes:
         raise OSError(
             f"{folder / 'encoders'}: a symbolic link, expected a folder of the model's own"
         )
+    history = json.dumps(model.history).encode()
+    config: dict[str, Any] = {
+        "format": FORMAT,
+        "settings": model.config.to_dict(),
+        "prior": {"file": "", **prior.metadata()},
+        "encoders": {
+            check_name(name): {"file": "", "network": _describe(encoder)}
+            for name, encoder in model.encoders.items()
+        },
+        "history": f"history.{hashlib.sha256(history).hexdigest()[:16]}.json",
+    }
+    to_json(config)  # what is no JSON is refused before anything is written
     folder.mkdir(parents=True, exist_ok=True)
-    entries: dict[str, dict[str, Any]] = {}
     for name, encoder in model.encoders.items():
         tensors = {f"network.{key}": value for key, value in encoder.state_dict().items()}
         if name in model.standardizers:
@@ -74,23 +86,9 @@ def write_parts(folder: Path, model: DRCL) -> bytes:
                 f"standardizer.{key}": value
                 for key, value in model.standardizers[name]._asdict().items()
             }
-        entries[name] = {
-            "file": _store(folder, f"encoders/{check_name(name)}", tensors),
-            "network": _describe(encoder),
-        }
-    history = json.dumps(model.history).encode()
-    history_file = f"history.{hashlib.sha256(history).hexdigest()[:16]}.json"
-    write_bytes(folder / history_file, history)
-    config: dict[str, Any] = {
-        "format": FORMAT,
-        "settings": model.config.to_dict(),
-        "prior": {
-            "file": _store(folder, "prior", {"weight": prior.weight}),
-            **prior.metadata(),
-        },
-        "encoders": entries,
-        "history": history_file,
-    }
+        config["encoders"][name]["file"] = _store(folder, f"encoders/{name}", tensors)
+    write_bytes(folder / config["history"], history)
+    config["prior"]["file"] = _store(folder, "prior", {"weight": prior.weight})
     return to_json(seal(config))
 
 
@@ -211,7 +209,7 @@ def _rebuild(name: str, about: dict[str, Any], networks: Mapping[str, nn.Module]
             f"networks: modality {name!r} was trained with a network of your own "
             f"({about['kind']}); pass it as networks={{{name!r}: module}}"
         )
-    return copy.deepcopy(networks[name])
+    return copy.deepcopy(unwrapped(networks[name]))
 
 
 def _check_fit(network: nn.Module, standardizer: Standardizer | None, prior: Prior) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from gloo import process_group
 from torch import nn
 
 from drcl import DRCL
@@ -229,6 +230,29 @@ def test_nothing_is_unpickled(folder, monkeypatch):
     monkeypatch.setattr("pickle.load", refuse), monkeypatch.setattr("pickle.loads", refuse)
     monkeypatch.setattr(torch, "load", refuse)
     DRCL.load(folder)
+
+
+@pytest.mark.parametrize("part", ["history", "settings"])
+def test_what_is_no_json_is_refused_before_anything_is_written(trained, tmp_path, part):
+    model = copy.deepcopy(trained)
+    if part == "history":
+        model.history.append({"loss": torch.tensor(1.0)})
+    else:
+        object.__setattr__(model.config, "seed", torch.tensor(1))
+    with pytest.raises(TypeError, match="Tensor is not JSON serializable"):
+        model.save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_network_in_distributed_data_parallel_is_loaded_into(tmp_path):
+    network = nn.Linear(8, 16)
+    model = DRCL(networks={"image": network}, **tiny.SETTINGS)
+    model.fit(tiny.split(image=32), progress=False).save(tmp_path / "m")
+    with process_group(0, 1, tmp_path):
+        wrapped = nn.parallel.DistributedDataParallel(nn.Linear(8, 16))
+        loaded = DRCL.load(tmp_path / "m", networks={"image": wrapped})
+    x = np.ones((3, 8))
+    assert torch.equal(loaded.encode("image", x), model.encode("image", x))
 
 
 def test_buffers_of_ones_own_network_are_stored(tmp_path):
