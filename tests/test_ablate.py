@@ -22,6 +22,7 @@ from drcl.ablate.variants import Variant, _trainings, learn_all_priors, train_va
 from drcl.cli import main
 from drcl.cli.ablate import format_table
 from drcl.data import CrossModalDataset, Labelled
+from drcl.train.checkpoint import claimed
 
 CONFIG = Config(dim=16, hidden=(24,), epochs=3, prior_epochs=3, batch_size=16, lr=5e-3)
 
@@ -200,6 +201,11 @@ class TestStudy:
         assert [name for _, name in trained[2:]] == ["η = 0", "full"]
         with pytest.raises(ValueError, match="variants: 'α = 0' is given twice"):
             study(alpha, eta, Variant("α = 0"))
+
+    def test_one_writer(self, data: CrossModalDataset, tmp_path: Path) -> None:
+        with claimed(tmp_path), pytest.raises(BlockingIOError, match="by another process"):
+            ablate(data, CONFIG, tmp_path, progress=False)
+        assert not list(tmp_path.iterdir())
 
     def test_files(self, data: CrossModalDataset, tmp_path: Path) -> None:
         table = ablate(data, CONFIG, tmp_path, seeds=2, progress=False)

@@ -202,6 +202,44 @@ def test_a_folder_that_cannot_be_synced(tmp_path, monkeypatch, number, fatal):
     assert (tmp_path / "state").read_bytes() == b"new"
 
 
+def test_a_claimed_folder_has_one_writer_and_dies_with_it(tmp_path):
+    folder = tmp_path / "new" / "run"
+
+    def hold():
+        with checkpoint.claimed(folder):
+            (folder / "mine").touch()
+            time.sleep(60)
+
+    child = forked(hold)
+    while not (folder / "mine").exists():
+        time.sleep(0.01)
+    with (
+        pytest.raises(BlockingIOError, match=f"{folder}: is being written by another process"),
+        checkpoint.claimed(folder, patience=0.1),
+    ):
+        pytest.fail("two writers")
+    os.kill(child, signal.SIGKILL)
+    with checkpoint.claimed(folder, patience=10):
+        assert [file.name for file in folder.iterdir()] == ["mine"]
+        exit_code(child)
+
+
+def test_a_folder_made_for_what_fails_goes_again(tmp_path):
+    with pytest.raises(ValueError, match="refused"), checkpoint.claimed(tmp_path / "a" / "b"):
+        raise ValueError("refused")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EBADF, errno.ENOSYS])
+def test_where_there_are_no_locks_a_folder_is_anybody_s(tmp_path, monkeypatch, number):
+    def unsupported(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(checkpoint.fcntl, "flock", unsupported)
+    with checkpoint.claimed(tmp_path), checkpoint.claimed(tmp_path):
+        pass
+
+
 def content():
     tensors = {
         "weight": torch.randn(5, 3),

@@ -300,6 +300,31 @@ class TestRunDirectory:
         assert len(models) == 3
         assert all(ours[name] == theirs[name] for name in models)
 
+    @pytest.mark.parametrize("command", ["train", "add-modality"])
+    def test_a_run_has_one_writer(
+        self, leaves: Path, run: Path, command: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file, said, original = leaves / "leaves.npz", [], Training.begin_epoch
+        commands: dict[str, tuple[object, ...]] = {
+            "train": ("train", leaves / "leaves.toml", "--out", run, "--overwrite", *SMALL),
+            "add-modality": (
+                *("add-modality", run, "smell", f"{file}:smell_train_x", f"{file}:smell_train_y"),
+                *("--no-progress", "--no-report"),
+            ),
+        }
+
+        def begin_epoch(training: Training) -> None:
+            if not said:  # the first one has begun: now the others come
+                before = snapshot(run)
+                said.extend(refused(*arguments) for arguments in commands.values())
+                assert snapshot(run) == before
+            original(training)
+
+        monkeypatch.setattr(Training, "begin_epoch", begin_epoch)
+        succeed(*commands[command])
+        assert said == [f"{run}: is being written by another process\n"] * 2
+        succeed("evaluate", run)
+
     def test_an_interrupted_overwrite_leaves_the_old_run(
         self, leaves: Path, run: Path, interrupt: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:

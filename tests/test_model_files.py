@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import torch
 from gloo import process_group
 from torch import nn
 
-from drcl import DRCL
+from drcl import DRCL, model_files
 from drcl.train import checkpoint
 
 TEST = tiny.split(seed=7)
@@ -215,6 +217,43 @@ def test_the_encoders_of_another_model_are_not_removed_through_a_link(trained, f
         model.save(other)
     assert_loads(folder, embeddings(trained))
     assert [file.name for file in other.iterdir()] == ["encoders"]
+
+
+def test_a_second_writer_waits_and_is_refused_in_the_end(trained, folder, monkeypatch):
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    other = DRCL(**tiny.SETTINGS, seed=5).fit(tiny.split(), progress=False)
+    monkeypatch.setattr(model_files, "PATIENCE", 0.1)
+    with (
+        checkpoint.claimed(folder),
+        pytest.raises(BlockingIOError, match="model: is being written by another process"),
+    ):
+        other.save(folder)
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+    monkeypatch.setattr(model_files, "PATIENCE", 60.0)
+    with checkpoint.claimed(folder):
+        second = threading.Thread(target=other.save, args=[folder])
+        second.start()
+        time.sleep(0.1)
+        assert second.is_alive()
+    second.join()
+    assert_loads(folder, embeddings(other))
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_model_that_is_replaced_while_it_is_read_is_read_anew(
+    trained, folder, monkeypatch, times
+):
+    other = DRCL(**tiny.SETTINGS, seed=5).fit(tiny.split(), progress=False)
+    real, saves = model_files.unseal, []
+
+    def unseal(config, path):  # config.json has been read, and nothing else
+        if len(saves) < times:
+            saves.append((trained, other)[len(saves) % 2 == 0].save(folder))
+        return real(config, path)
+
+    monkeypatch.setattr(model_files, "unseal", unseal)
+    assert_loads(folder, embeddings(other))
+    assert len(saves) == times
 
 
 def test_no_model_there(tmp_path):

@@ -26,6 +26,7 @@ from drcl.baselines import cca, semantic_matching
 from drcl.data import CrossModalDataset, Labelled
 from drcl.prior import Prior
 from drcl.train.checkpoint import (
+    claimed,
     is_empty,
     pack,
     read_json,
@@ -66,6 +67,7 @@ def ablate(
     Raises:
         ValueError: the folder holds something else, or results of other settings; ``seeds`` < 1;
             two variants have one name.
+        BlockingIOError: another process writes in the folder.
         ImportError: scikit-learn or matplotlib is missing.
         NonFiniteLoss: a training diverged; what was finished before is stored.
     """
@@ -76,20 +78,21 @@ def ablate(
         raise ValueError(f"variants: {twice[0]!r} is given twice, expected names that differ")
     _require_libraries()
     config.check_modalities(data.modalities)
-    study = Study(folder, data, config)
-    study.open(resume)
-    found, skipped, chosen = study.baselines()
-    wanted = range(config.seed, config.seed + seeds)
-    missing = [(seed, v) for seed in wanted for v in variants if study.read(seed, v) is None]
-    bar = tqdm(missing, desc="ablate", unit="training", disable=None if progress else True)
-    for seed, variant in bar:
-        bar.set_postfix_str(f"seed {seed}, {variant.name}")
-        study.train(seed, variant)
-    rows = [Row(v.name, [study.results(seed, v) for seed in wanted], False) for v in variants]
-    rows += [Row(name, [metrics], True) for name, metrics in found.items()]
-    table = Table(data.name, list(wanted), rows, skipped, chosen)
-    write_table(table, folder)
-    return table
+    with claimed(folder):
+        study = Study(folder, data, config)
+        study.open(resume)
+        found, skipped, chosen = study.baselines()
+        wanted = range(config.seed, config.seed + seeds)
+        missing = [(seed, v) for seed in wanted for v in variants if study.read(seed, v) is None]
+        bar = tqdm(missing, desc="ablate", unit="training", disable=None if progress else True)
+        for seed, variant in bar:
+            bar.set_postfix_str(f"seed {seed}, {variant.name}")
+            study.train(seed, variant)
+        rows = [Row(v.name, [study.results(seed, v) for seed in wanted], False) for v in variants]
+        rows += [Row(name, [metrics], True) for name, metrics in found.items()]
+        table = Table(data.name, list(wanted), rows, skipped, chosen)
+        write_table(table, folder)
+        return table
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from drcl.cli.summary import time_table
 from drcl.data import load
 from drcl.estimator import DRCL
 from drcl.run import Run, embed, evaluation_split, finish_run, interrupted, measure, start_run
+from drcl.train.checkpoint import claimed
 from drcl.train.config import Config
 from drcl.train.parallel import MODES, Mode
 
@@ -106,42 +107,43 @@ def _train(
             launch(["train", *arguments], processes)
             return
         parallel = None
-    if rank == 0:
-        checkpoints = start_run(out, run, resume=resume, overwrite=overwrite)
-        click.echo(loaded.describe())
-        click.echo(f"\nsettings: {run.spelled()} (preset: {name})\n")
-    try:
-        if parallel is not None:
-            dist.barrier()
-            checkpoints = start_run(out, run, resume=True)
-        model.fit(
-            loaded.train,
-            loaded.validation,
-            checkpoints=checkpoints,
-            progress=progress,
-            parallel=parallel,
-            log_dir=log_dir,
-        )
-        split = evaluation_split(loaded)
-        embeddings = embed(model, loaded.splits[split]) if split else {}
-        metrics = None
-        if split is not None:
-            group = dist.group.WORLD if parallel is not None else None
-            metrics = measure(
-                embeddings, loaded.splits[split], device=config.device, process_group=group
+    with claimed(out) if rank == 0 else nullcontext():
+        if rank == 0:
+            checkpoints = start_run(out, run, resume=resume, overwrite=overwrite)
+            click.echo(loaded.describe())
+            click.echo(f"\nsettings: {run.spelled()} (preset: {name})\n")
+        try:
+            if parallel is not None:
+                dist.barrier()
+                checkpoints = start_run(out, run, resume=True)
+            model.fit(
+                loaded.train,
+                loaded.validation,
+                checkpoints=checkpoints,
+                progress=progress,
+                parallel=parallel,
+                log_dir=log_dir,
             )
-        if rank > 0:
-            return
-        run = finish_run(out, run, model, metrics)
-    except KeyboardInterrupt:
-        if rank > 0:
-            raise
-        again = ["drcl", "train", dataset, "--out", str(out)]
-        again += ["--data", data] if data else []
-        again += ["--parallel", parallel] if parallel else []
-        again += ["--log-dir", log_dir] if log_dir else []
-        raise Interrupted(
-            f"interrupted; continue with: {shlex.join([*again, '--resume'])}"
-        ) from None
-    click.echo(f"{time_table(model.history)}\n")
-    finish(out, run, model, loaded, split, embeddings, metrics, report)
+            split = evaluation_split(loaded)
+            embeddings = embed(model, loaded.splits[split]) if split else {}
+            metrics = None
+            if split is not None:
+                group = dist.group.WORLD if parallel is not None else None
+                metrics = measure(
+                    embeddings, loaded.splits[split], device=config.device, process_group=group
+                )
+            if rank > 0:
+                return
+            run = finish_run(out, run, model, metrics)
+        except KeyboardInterrupt:
+            if rank > 0:
+                raise
+            again = ["drcl", "train", dataset, "--out", str(out)]
+            again += ["--data", data] if data else []
+            again += ["--parallel", parallel] if parallel else []
+            again += ["--log-dir", log_dir] if log_dir else []
+            raise Interrupted(
+                f"interrupted; continue with: {shlex.join([*again, '--resume'])}"
+            ) from None
+        click.echo(f"{time_table(model.history)}\n")
+        finish(out, run, model, loaded, split, embeddings, metrics, report)

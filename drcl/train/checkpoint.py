@@ -10,6 +10,7 @@ import math
 import os
 import re
 import secrets
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -84,6 +85,37 @@ def staged(files: Mapping[Path, bytes]) -> Iterator[Callable[[], None]]:
                 _sync_folder(folder)
 
         yield replace
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, patience: float = 0.0) -> Iterator[None]:
+    """The folder, made if need be, with no other writer in it who claims it as well.
+
+    The lock is on the folder itself: it leaves no file, and the system lifts it where a process
+    dies. Who has claimed a folder must not claim it again within. Raises BlockingIOError if another
+    holds it for ``patience`` seconds.
+    """
+    with _made(folder):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            until = time.monotonic() + patience
+            while not _lock(descriptor):
+                if time.monotonic() >= until:
+                    raise BlockingIOError(f"{folder}: is being written by another process")
+                time.sleep(0.02)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether nobody else holds the lock; so it is on a file system that has none."""
+    with contextlib.suppress(OSError):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 @contextlib.contextmanager
