@@ -191,7 +191,16 @@ class TestTrain:
     ) -> None:
         error = refused("train", leaves / "leaves.toml", "--out", tmp_path / "run", *options)
         assert message in error
-        assert not (tmp_path / "run" / "run.json").exists()
+        assert not (tmp_path / "run").exists()
+
+    def test_what_cannot_be_trained_is_in_nobody_s_way(
+        self, leaves: Path, run: Path, tmp_path: Path
+    ) -> None:
+        train, before = ("train", leaves / "leaves.toml", "--no-report", "--out"), snapshot(run)
+        for folder, more in ((tmp_path / "new", ()), (run, ("--overwrite",))):
+            assert "dim: 2 is below" in refused(*train, folder, "--dim", "2", *more)
+            assert (snapshot(folder) if folder.exists() else {}) == (before if more else {})
+            succeed(*train, folder, *SMALL, *more)
 
     def test_bad_data(self, tmp_path: Path) -> None:
         assert "no data set 'birds'" in refused("train", "birds", "--out", tmp_path / "a")
@@ -290,6 +299,10 @@ class TestRunDirectory:
         assert "with --resume, or --overwrite" in refused("train", manifest, "--out", run, *SMALL)
         error = refused("train", manifest, "--out", run, *SMALL, "--resume", "--alpha", "0.5")
         assert "cannot resume, the interrupted run differs in alpha; resume it" in error
+        assert error.endswith("or --overwrite it\n")
+        both = ("--resume", "--overwrite", "--alpha", "0.5")
+        error = refused("train", manifest, "--out", run, *SMALL, *both)
+        assert error.endswith("or --overwrite it without --resume\n")
 
         # The settings come from the interrupted run, and it ends as if nothing had happened.
         output = succeed("train", manifest, "--out", run, "--resume", "--no-progress")

@@ -17,7 +17,16 @@ from drcl.cli.show import finish, progress_option
 from drcl.cli.summary import time_table
 from drcl.data import load
 from drcl.estimator import DRCL
-from drcl.run import Run, embed, evaluation_split, finish_run, interrupted, measure, start_run
+from drcl.run import (
+    Run,
+    embed,
+    evaluation_split,
+    finish_run,
+    interrupted,
+    measure,
+    start_run,
+    withdraw_run,
+)
 from drcl.train.checkpoint import claimed
 from drcl.train.config import Config
 from drcl.train.parallel import MODES, Mode
@@ -135,6 +144,12 @@ def _train(
             if rank > 0:
                 return
             run = finish_run(out, run, model, metrics)
+        except Exception as error:
+            # What cannot be trained so must not stand in the way of the command put right. Where
+            # the system is at fault the same one goes on; and other processes may still save.
+            if waiting is None and parallel is None and not isinstance(error, OSError):
+                withdraw_run(out)
+            raise
         except KeyboardInterrupt:
             if rank > 0:
                 raise

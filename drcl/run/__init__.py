@@ -20,6 +20,7 @@ from drcl.run.folder import (
     open_run,
     start_run,
     update_run,
+    withdraw_run,
 )
 from drcl.run.record import Run
 
@@ -37,4 +38,5 @@ __all__ = [
     "report_data",
     "start_run",
     "update_run",
+    "withdraw_run",
 ]

@@ -55,7 +55,7 @@ def start_run(folder: Path, run: Run, *, resume: bool = False, overwrite: bool =
     checkpoints = _checkpoints(folder)
     waiting = interrupted(folder)
     if waiting is not None and resume:
-        _check_same(waiting, run, folder)
+        _check_same(waiting, run, folder, overwrite)
         return checkpoints
     if not overwrite:
         if (folder / "run.json").is_file():
@@ -72,6 +72,16 @@ def start_run(folder: Path, run: Run, *, resume: bool = False, overwrite: bool =
     _drop_checkpoints(folder)
     write_bytes(_pending(folder), record_content(run))
     return checkpoints
+
+
+def withdraw_run(folder: Path) -> None:
+    """Undo :func:`start_run`, unless there is a checkpoint to go on from.
+
+    An older run that is finished stays as it is.
+    """
+    if not any(_checkpoints(folder).glob("*.safetensors")):
+        _pending(folder).unlink(missing_ok=True)
+        _drop_folder(folder)
 
 
 def finish_run(folder: Path, run: Run, model: DRCL, metrics: Metrics | None) -> Run:
@@ -94,8 +104,7 @@ def finish_run(folder: Path, run: Run, model: DRCL, metrics: Metrics | None) -> 
     drop_stale_parts(folder, config)
     _pending(folder).unlink(missing_ok=True)
     _drop_checkpoints(folder)
-    if _checkpoints(folder).is_dir() and is_empty(_checkpoints(folder)):
-        shutil.rmtree(_checkpoints(folder))
+    _drop_folder(folder)
     return run
 
 
@@ -170,13 +179,20 @@ def _drop_checkpoints(folder: Path) -> None:
         file.unlink()
 
 
-def _check_same(waiting: Run, run: Run, folder: Path) -> None:
+def _drop_folder(folder: Path) -> None:
+    """Remove the folder of the checkpoints if nothing is in it, or only what is half-written."""
+    if _checkpoints(folder).is_dir() and is_empty(_checkpoints(folder)):
+        shutil.rmtree(_checkpoints(folder))
+
+
+def _check_same(waiting: Run, run: Run, folder: Path, overwrite: bool) -> None:
     ours, theirs = run.settings, waiting.settings
     differing = [name for name in ours if ours[name] != theirs.get(name)]
     if (waiting.dataset, waiting.root) != (run.dataset, run.root):
         differing.insert(0, "dataset")
     if differing:
+        replace_it = "--overwrite it without --resume" if overwrite else "--overwrite it"
         raise ValueError(
             f"{folder}: cannot resume, the interrupted run differs in {', '.join(differing)}; "
-            "resume it as it was started (settings are kept, leave them out), or --overwrite it"
+            f"resume it as it was started (settings are kept, leave them out), or {replace_it}"
         )
