@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -634,6 +635,41 @@ def test_a_backend_that_cannot_be_used_is_said_in_one_line(
         text = refused(*command)
         assert text.startswith("DRCL_BACKEND: ") and said in text and text.count("\n") == 1
     assert "linear-memory" in drcl_command("info").output  # what there is, is shown all the same
+
+
+def test_memory_that_no_machine_has_is_said_in_one_line(leaves: Path, tmp_path: Path) -> None:
+    train = ("train", leaves / "leaves.toml", "--out", tmp_path / "run")
+    error = refused(*train, "--hidden", 10**14)  # more bytes than addresses
+    assert error.startswith("out of memory: ") and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_device_that_bench_has_not_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unavailable(*_: object, **__: object) -> None:
+        raise AssertionError("Torch not compiled with CUDA enabled")
+
+    pytest.importorskip("drcl.benchmarks.registry", reason="benchmarks need more libraries")
+    monkeypatch.setattr("drcl.train.networks.torch.empty", unavailable)
+    for listing in ([], ["--list"]):
+        error = refused("bench", "--device", "cuda", *listing)
+        assert error == (
+            "device: 'cuda' cannot be used here (Torch not compiled with CUDA enabled)\n"
+        )
+
+
+def test_ctrl_c_where_nobody_reads_what_is_said() -> None:
+    script = (
+        "from drcl import backends, cli\n"
+        "def interrupted(): raise KeyboardInterrupt\n"
+        "backends.format_info = interrupted\n"
+        "cli.main(['info'])"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        assert subprocess.run([sys.executable, "-c", script], stderr=writer).returncode == 130
+    finally:
+        os.close(writer)
 
 
 def test_python_dash_m(tmp_path: Path) -> None:
