@@ -5,6 +5,7 @@ Values are looked at only where that is free; see :func:`_can_look_at`.
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from numbers import Real
@@ -172,7 +173,11 @@ def check_option(name: str, value: Any, allowed: tuple[str, ...]) -> None:
 def _check_number(name: str, value: Any, expected: str, holds: Callable[[float], bool]) -> None:
     if not isinstance(value, Real):
         raise TypeError(f"{name}: expected {expected}, got {value!r}")
-    if not holds(float(value)):
+    try:
+        number = float(value)
+    except OverflowError:  # an integer that no float can hold
+        number = math.inf
+    if not holds(number):
         raise ValueError(f"{name}: expected {expected}, got {value}")
 
 

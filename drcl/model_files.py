@@ -23,6 +23,7 @@ from drcl.prior import Prior
 from drcl.train.checkpoint import (
     check_history,
     check_name,
+    claimed,
     pack,
     read_json,
     read_tensors,
@@ -32,12 +33,15 @@ from drcl.train.checkpoint import (
     write_bytes,
 )
 from drcl.train.config import Config
+from drcl.train.networks import unwrapped
 from drcl.train.samples import Standardizer
 
 if TYPE_CHECKING:
     from drcl.estimator import DRCL
 
 FORMAT = 1
+PATIENCE = 5.0  # seconds that a writer waits for another
+ATTEMPTS = 10  # of a reader whose model is replaced meanwhile
 
 
 class StoredModel(NamedTuple):
@@ -51,18 +55,40 @@ class StoredModel(NamedTuple):
 
 
 def write_model(folder: Path, model: DRCL) -> Path:
-    """Write the files, then the ``config.json`` that points to them, then remove stale ones."""
-    config = write_parts(folder, model)
-    write_bytes(folder / "config.json", config)
-    drop_stale_parts(folder, config)
+    """Write the files, then the ``config.json`` that points to them, then remove stale ones.
+
+    Two writers would remove each other's files: the second waits, and is refused in the end.
+    """
+    with claimed(folder, PATIENCE):
+        config = write_parts(folder, model)
+        write_bytes(folder / "config.json", config)
+        drop_stale_parts(folder, config)
     return folder
 
 
 def write_parts(folder: Path, model: DRCL) -> bytes:
-    """Write all but ``config.json`` beside the files of an older model; returns its content."""
+    """Write all but ``config.json`` beside the files of an older model; returns its content.
+
+    Whoever calls this has claimed the folder.
+    """
     prior = model.prior  # of a model that is not fitted nothing is written
+    if (folder / "encoders").is_symlink():  # it may lead to another model's, which would be removed
+        raise OSError(
+            f"{folder / 'encoders'}: a symbolic link, expected a folder of the model's own"
+        )
+    history = json.dumps(model.history).encode()
+    config: dict[str, Any] = {
+        "format": FORMAT,
+        "settings": model.config.to_dict(),
+        "prior": {"file": "", **prior.metadata()},
+        "encoders": {
+            check_name(name): {"file": "", "network": _describe(encoder)}
+            for name, encoder in model.encoders.items()
+        },
+        "history": f"history.{hashlib.sha256(history).hexdigest()[:16]}.json",
+    }
+    to_json(config)  # what is no JSON is refused before anything is written
     folder.mkdir(parents=True, exist_ok=True)
-    entries: dict[str, dict[str, Any]] = {}
     for name, encoder in model.encoders.items():
         tensors = {f"network.{key}": value for key, value in encoder.state_dict().items()}
         if name in model.standardizers:
@@ -70,23 +96,9 @@ def write_parts(folder: Path, model: DRCL) -> bytes:
                 f"standardizer.{key}": value
                 for key, value in model.standardizers[name]._asdict().items()
             }
-        entries[name] = {
-            "file": _store(folder, f"encoders/{check_name(name)}", tensors),
-            "network": _describe(encoder),
-        }
-    history = json.dumps(model.history).encode()
-    history_file = f"history.{hashlib.sha256(history).hexdigest()[:16]}.json"
-    write_bytes(folder / history_file, history)
-    config: dict[str, Any] = {
-        "format": FORMAT,
-        "settings": model.config.to_dict(),
-        "prior": {
-            "file": _store(folder, "prior", {"weight": prior.weight}),
-            **prior.metadata(),
-        },
-        "encoders": entries,
-        "history": history_file,
-    }
+        config["encoders"][name]["file"] = _store(folder, f"encoders/{name}", tensors)
+    write_bytes(folder / config["history"], history)
+    config["prior"]["file"] = _store(folder, "prior", {"weight": prior.weight})
     return to_json(seal(config))
 
 
@@ -103,11 +115,31 @@ def drop_stale_parts(folder: Path, content: bytes) -> None:
 
 
 def read_model(folder: Path, networks: Mapping[str, nn.Module]) -> StoredModel:
-    """Read and verify a model folder; every fault is a ValueError that names the file."""
+    """Read and verify a model folder; every fault is a ValueError that names the file.
+
+    A model that is replaced meanwhile is read anew, so that all files are those of one model.
+    """
     path = folder / "config.json"
     if not path.is_file():  # a named pipe, say, would be waited for
         raise FileNotFoundError(f"{folder}: holds no model (no config.json)")
-    config = read_json(path)
+    for _ in range(ATTEMPTS - 1):
+        config = read_json(path)
+        try:
+            return _read_named(folder, config, networks)
+        except _Missing:
+            if read_json(path) == config:
+                raise
+    return _read_named(folder, read_json(path), networks)
+
+
+class _Missing(ValueError):
+    """A file that ``config.json`` names is not there, or no longer."""
+
+
+def _read_named(
+    folder: Path, config: dict[str, Any], networks: Mapping[str, nn.Module]
+) -> StoredModel:
+    path = folder / "config.json"
     if (found := config.get("format")) != FORMAT:
         raise ValueError(f"{path}: model format {found!r}, this version reads format {FORMAT}")
     try:
@@ -172,19 +204,27 @@ def _verified(folder: Path, name: str) -> bytes:
         inside = path.resolve().is_relative_to(folder.resolve())
     if not inside:
         raise ValueError(f"{folder / 'config.json'}: names a file outside the folder, {name!r}")
-    if not path.exists():
-        raise ValueError(f"{path}: missing, though config.json names it")
-    if not path.is_file():
+    if path.exists() and not path.is_file():
         raise ValueError(f"{path}: a folder, or the like, where config.json names a file")
-    content = path.read_bytes()
+    with _present(path):
+        content = path.read_bytes()
     if hashlib.sha256(content).hexdigest()[:16] not in name.split("."):
         raise ValueError(f"{path}: truncated or damaged, its content does not match its digest")
     return content
 
 
+@contextlib.contextmanager
+def _present(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _Missing(f"{path}: missing, though config.json names it") from error
+
+
 def _load(folder: Path, name: str) -> dict[str, Tensor]:
     _verified(folder, name)
-    return read_tensors(folder / name)[0]
+    with _present(folder / name):
+        return read_tensors(folder / name)[0]
 
 
 def _describe(network: nn.Module) -> dict[str, Any]:
@@ -207,7 +247,7 @@ def _rebuild(name: str, about: dict[str, Any], networks: Mapping[str, nn.Module]
             f"networks: modality {name!r} was trained with a network of your own "
             f"({about['kind']}); pass it as networks={{{name!r}: module}}"
         )
-    return copy.deepcopy(networks[name])
+    return copy.deepcopy(unwrapped(networks[name]))
 
 
 def _check_fit(network: nn.Module, standardizer: Standardizer | None, prior: Prior) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from drcl.ablate.variants import Variant, _trainings, learn_all_priors, train_va
 from drcl.cli import main
 from drcl.cli.ablate import format_table
 from drcl.data import CrossModalDataset, Labelled
+from drcl.train.checkpoint import claimed
 
 CONFIG = Config(dim=16, hidden=(24,), epochs=3, prior_epochs=3, batch_size=16, lr=5e-3)
 
@@ -146,7 +148,8 @@ class TestStudy:
         monkeypatch.setattr(drcl.ablate.study, "train_variant", interrupted)
         with pytest.raises(KeyboardInterrupt):
             ablate(data, CONFIG, tmp_path, seeds=1, variants=chosen, progress=False)
-        assert [path.name for path in (tmp_path / "results" / "seed-0").iterdir()] == ["full.json"]
+        (stored,) = (tmp_path / "results" / "seed-0").iterdir()
+        assert stored.match("full.*.json")
         monkeypatch.undo()
         ablate(data, CONFIG, tmp_path, seeds=1, variants=chosen, resume=True, progress=False)
         assert (tmp_path / "table.json").is_file()
@@ -169,13 +172,40 @@ class TestStudy:
             with pytest.raises(ValueError, match=r"other settings \(samples"):
                 other = replace(data, validation={**data.validation, "b": changed})
                 ablate(other, CONFIG, tmp_path, resume=True, **options)
-        (tmp_path / "results" / "seed-0" / "full.json").write_text("{")
-        with pytest.raises(ValueError, match=r"full.json: damaged"):
+        (stored,) = (tmp_path / "results" / "seed-0").iterdir()
+        stored.write_text("{")
+        with pytest.raises(ValueError, match=r"full\.\w{8}\.json: damaged"):
             ablate(data, CONFIG, tmp_path, resume=True, **options)
         with pytest.raises(ValueError, match="not empty and holds no ablation"):
             ablate(data, CONFIG, tmp_path / "results", **options)
         with pytest.raises(ValueError, match="seeds: expected an integer >= 1, got 0"):
             ablate(data, CONFIG, tmp_path / "new", seeds=0)
+
+    def test_every_variant_has_results_of_its_own(
+        self, data: CrossModalDataset, tmp_path: Path, trained: list[tuple[int, str]]
+    ) -> None:
+        def study(*variants: Variant) -> None:
+            options: Any = {"seeds": 1, "resume": True, "progress": False}
+            ablate(data, CONFIG, tmp_path, variants=variants, **options)
+
+        alpha, eta = (
+            Variant(f"{letter} = 0", changes={name: 0.0})
+            for letter, name in (("α", "alpha"), ("η", "eta"))
+        )
+        study(alpha, eta)
+        assert [name for _, name in trained] == ["α = 0", "η = 0"]
+        study(alpha, eta)
+        assert len(trained) == 2
+        # What has only kept its name is trained anew.
+        study(alpha, Variant(eta.name, changes={"eta": 0.5}), Variant("full", prior="random"))
+        assert [name for _, name in trained[2:]] == ["η = 0", "full"]
+        with pytest.raises(ValueError, match="variants: 'α = 0' is given twice"):
+            study(alpha, eta, Variant("α = 0"))
+
+    def test_one_writer(self, data: CrossModalDataset, tmp_path: Path) -> None:
+        with claimed(tmp_path), pytest.raises(BlockingIOError, match="by another process"):
+            ablate(data, CONFIG, tmp_path, progress=False)
+        assert not list(tmp_path.iterdir())
 
     def test_files(self, data: CrossModalDataset, tmp_path: Path) -> None:
         table = ablate(data, CONFIG, tmp_path, seeds=2, progress=False)
@@ -234,6 +264,24 @@ class TestTable:
         assert table.verdict(other) == ""
         assert "one seed: no noise estimate" in format_table(table)
         assert "No difference" not in format_table(table)
+
+
+def test_a_manifest_s_name_leads_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = 'features = "x.npz:x"\nlabels = "x.npz:y"\n'
+    parts = "".join(f"[{split}.a]\n{rows}" for split in ("train", "validation", "test"))
+    (tmp_path / "m.toml").write_text(f'name = "x/../../../evil"\n{parts}')
+    np.savez(tmp_path / "x.npz", x=np.eye(4), y=[0, 1, 0, 1])
+
+    def stopped(data: CrossModalDataset, config: Config, folder: Path, **_: Any) -> None:
+        assert data.name == "x/../../../evil"
+        assert folder == Path("runs", "ablate-x-..-..-..-evil")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["drcl.cli.ablate"], "run_study", stopped)
+    result = CliRunner().invoke(main, ["ablate", str(tmp_path / "m.toml")])
+    assert result.exit_code == 130, result.output
 
 
 def test_command(tmp_path: Path) -> None:

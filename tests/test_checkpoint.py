@@ -170,6 +170,23 @@ def test_folder_and_file_are_synced_in_order(tmp_path, monkeypatch):
     assert steps[1:] == ["replace", str(tmp_path.resolve())]
 
 
+def test_a_name_as_long_as_the_system_takes(tmp_path):
+    path = tmp_path / ("n" * os.pathconf(tmp_path, "PC_NAME_MAX"))
+    write_bytes(path, NEW)
+    assert path.read_bytes() == NEW
+
+
+def test_folders_made_for_a_file_that_cannot_be_written_go_again(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setattr(checkpoint.os, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_bytes(tmp_path / "mine" / "a" / "b" / "state", NEW)
+    assert [file.name for file in tmp_path.rglob("*")] == ["mine"]
+
+
 @pytest.mark.parametrize("number, fatal", [(errno.EINVAL, False), (errno.EIO, True)])
 def test_a_folder_that_cannot_be_synced(tmp_path, monkeypatch, number, fatal):
     real = os.fsync
@@ -183,6 +200,44 @@ def test_a_folder_that_cannot_be_synced(tmp_path, monkeypatch, number, fatal):
     with pytest.raises(OSError, match="error") if fatal else contextlib.nullcontext():
         write_bytes(tmp_path / "state", b"new")
     assert (tmp_path / "state").read_bytes() == b"new"
+
+
+def test_a_claimed_folder_has_one_writer_and_dies_with_it(tmp_path):
+    folder = tmp_path / "new" / "run"
+
+    def hold():
+        with checkpoint.claimed(folder):
+            (folder / "mine").touch()
+            time.sleep(60)
+
+    child = forked(hold)
+    while not (folder / "mine").exists():
+        time.sleep(0.01)
+    with (
+        pytest.raises(BlockingIOError, match=f"{folder}: is being written by another process"),
+        checkpoint.claimed(folder, patience=0.1),
+    ):
+        pytest.fail("two writers")
+    os.kill(child, signal.SIGKILL)
+    with checkpoint.claimed(folder, patience=10):
+        assert [file.name for file in folder.iterdir()] == ["mine"]
+        exit_code(child)
+
+
+def test_a_folder_made_for_what_fails_goes_again(tmp_path):
+    with pytest.raises(ValueError, match="refused"), checkpoint.claimed(tmp_path / "a" / "b"):
+        raise ValueError("refused")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EBADF, errno.ENOSYS])
+def test_where_there_are_no_locks_a_folder_is_anybody_s(tmp_path, monkeypatch, number):
+    def unsupported(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(checkpoint.fcntl, "flock", unsupported)
+    with checkpoint.claimed(tmp_path), checkpoint.claimed(tmp_path):
+        pass
 
 
 def content():

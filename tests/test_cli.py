@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -21,8 +22,9 @@ from drcl import DRCL, Config, dispatch
 from drcl.cli import main, settings
 from drcl.cli.settings import attribute_help, merge, preset_for
 from drcl.cli.tables import map_table
-from drcl.data import load
+from drcl.data import CrossModalDataset, Labelled, load
 from drcl.data import names as data_names
+from drcl.run.files import AddedModality, read_added
 from drcl.train.loop import Training
 
 SMALL = [
@@ -190,7 +192,16 @@ class TestTrain:
     ) -> None:
         error = refused("train", leaves / "leaves.toml", "--out", tmp_path / "run", *options)
         assert message in error
-        assert not (tmp_path / "run" / "run.json").exists()
+        assert not (tmp_path / "run").exists()
+
+    def test_what_cannot_be_trained_is_in_nobody_s_way(
+        self, leaves: Path, run: Path, tmp_path: Path
+    ) -> None:
+        train, before = ("train", leaves / "leaves.toml", "--no-report", "--out"), snapshot(run)
+        for folder, more in ((tmp_path / "new", ()), (run, ("--overwrite",))):
+            assert "dim: 2 is below" in refused(*train, folder, "--dim", "2", *more)
+            assert (snapshot(folder) if folder.exists() else {}) == (before if more else {})
+            succeed(*train, folder, *SMALL, *more)
 
     def test_bad_data(self, tmp_path: Path) -> None:
         assert "no data set 'birds'" in refused("train", "birds", "--out", tmp_path / "a")
@@ -254,6 +265,15 @@ class TestRunDirectory:
         assert DRCL.load(run).config.seed == 5
         assert not (run / "report" / "report.html").exists()  # it showed the model before
 
+    def test_what_the_user_keeps_beside_the_report_stays(self, leaves: Path, run: Path) -> None:
+        mine = {"notes.html": b"notes", "holiday.png": b"picture"}
+        for name, content in mine.items():
+            (run / "report" / name).write_bytes(content)
+        (run / "report" / "prints.png").mkdir()
+        arguments = ("train", leaves / "leaves.toml", "--out", run, *SMALL)
+        succeed(*arguments, "--overwrite", "--no-report")
+        assert snapshot(run / "report") == mine and (run / "report" / "prints.png").is_dir()
+
     def test_another_folder_is_left_alone(self, leaves: Path, tmp_path: Path) -> None:
         (tmp_path / "checkpoints").mkdir()
         (tmp_path / "checkpoints" / "mine.safetensors").write_bytes(b"precious")
@@ -280,6 +300,10 @@ class TestRunDirectory:
         assert "with --resume, or --overwrite" in refused("train", manifest, "--out", run, *SMALL)
         error = refused("train", manifest, "--out", run, *SMALL, "--resume", "--alpha", "0.5")
         assert "cannot resume, the interrupted run differs in alpha; resume it" in error
+        assert error.endswith("or --overwrite it\n")
+        both = ("--resume", "--overwrite", "--alpha", "0.5")
+        error = refused("train", manifest, "--out", run, *SMALL, *both)
+        assert error.endswith("or --overwrite it without --resume\n")
 
         # The settings come from the interrupted run, and it ends as if nothing had happened.
         output = succeed("train", manifest, "--out", run, "--resume", "--no-progress")
@@ -289,6 +313,31 @@ class TestRunDirectory:
         models = [name for name in theirs if name.endswith(".safetensors")]
         assert len(models) == 3
         assert all(ours[name] == theirs[name] for name in models)
+
+    @pytest.mark.parametrize("command", ["train", "add-modality"])
+    def test_a_run_has_one_writer(
+        self, leaves: Path, run: Path, command: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file, said, original = leaves / "leaves.npz", [], Training.begin_epoch
+        commands: dict[str, tuple[object, ...]] = {
+            "train": ("train", leaves / "leaves.toml", "--out", run, "--overwrite", *SMALL),
+            "add-modality": (
+                *("add-modality", run, "smell", f"{file}:smell_train_x", f"{file}:smell_train_y"),
+                *("--no-progress", "--no-report"),
+            ),
+        }
+
+        def begin_epoch(training: Training) -> None:
+            if not said:  # the first one has begun: now the others come
+                before = snapshot(run)
+                said.extend(refused(*arguments) for arguments in commands.values())
+                assert snapshot(run) == before
+            original(training)
+
+        monkeypatch.setattr(Training, "begin_epoch", begin_epoch)
+        succeed(*commands[command])
+        assert said == [f"{run}: is being written by another process\n"] * 2
+        succeed("evaluate", run)
 
     def test_an_interrupted_overwrite_leaves_the_old_run(
         self, leaves: Path, run: Path, interrupt: Any, monkeypatch: pytest.MonkeyPatch
@@ -483,6 +532,42 @@ class TestAddModality:
         error = refused("add-modality", run, "c", rows, tmp_path / "ids.npy")
         assert "label 0 in row 0 is outside the 2 classes" in error
 
+    def test_a_negative_number_is_a_name_like_any_other(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "a.npz", x=np.eye(4)[[0, 1, 2, 0]], y=[1, -5, 0, 1])
+        files = AddedModality((f"{tmp_path / 'a.npz'}:x", f"{tmp_path / 'a.npz'}:y"))
+        part = {"a": Labelled(np.eye(3, dtype=np.float32), np.arange(3))}
+        data = CrossModalDataset("signed", ("-5", "0", "1"), part, {}, {})
+        added = read_added(dataclasses.replace(files, test=files.train), data)
+        assert added["test"].labels.tolist() == [2, 0, 1, 2]
+
+
+def test_a_run_of_a_device_that_is_not_here(
+    leaves: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = DRCL.load(run)
+    model.config = dataclasses.replace(model.config, device="cuda:99")
+    model.save(run)
+    before, file = snapshot(run), leaves / "leaves.npz"
+    smell = ("smell", f"{file}:smell_train_x", f"{file}:smell_train_y")
+    commands: list[tuple[object, ...]] = [
+        ("evaluate", run),
+        ("encode", run, "photo", f"{file}:photo_test_x", "--out", tmp_path / "e.npy"),
+        ("search", run, "photo", "scan"),
+        ("report", run),
+        ("add-modality", run, *smell, "--test", *smell[1:], "--epochs", "1", "--no-progress"),
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "begin_epoch", lambda _: pytest.fail("it was trained"))
+        for command in commands:
+            error = refused(*command)
+            assert "device: 'cuda:99' cannot be used here" in error and error.count("\n") == 1
+            assert "choose another with --device" in error
+    assert snapshot(run) == before
+    for command in commands:
+        succeed(*command, "--device", "cpu")
+    stored = DRCL.load(run)
+    assert stored.modalities == ("photo", "scan", "smell") and stored.config.device == "cuda:99"
+
 
 class TestSettings:
     def test_every_setting_is_an_option_with_its_default(self) -> None:
@@ -550,6 +635,41 @@ def test_a_backend_that_cannot_be_used_is_said_in_one_line(
         text = refused(*command)
         assert text.startswith("DRCL_BACKEND: ") and said in text and text.count("\n") == 1
     assert "linear-memory" in drcl_command("info").output  # what there is, is shown all the same
+
+
+def test_memory_that_no_machine_has_is_said_in_one_line(leaves: Path, tmp_path: Path) -> None:
+    train = ("train", leaves / "leaves.toml", "--out", tmp_path / "run")
+    error = refused(*train, "--hidden", 10**14)  # more bytes than addresses
+    assert error.startswith("out of memory: ") and error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_device_that_bench_has_not_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unavailable(*_: object, **__: object) -> None:
+        raise AssertionError("Torch not compiled with CUDA enabled")
+
+    pytest.importorskip("drcl.benchmarks.registry", reason="benchmarks need more libraries")
+    monkeypatch.setattr("drcl.train.networks.torch.empty", unavailable)
+    for listing in ([], ["--list"]):
+        error = refused("bench", "--device", "cuda", *listing)
+        assert error == (
+            "device: 'cuda' cannot be used here (Torch not compiled with CUDA enabled)\n"
+        )
+
+
+def test_ctrl_c_where_nobody_reads_what_is_said() -> None:
+    script = (
+        "from drcl import backends, cli\n"
+        "def interrupted(): raise KeyboardInterrupt\n"
+        "backends.format_info = interrupted\n"
+        "cli.main(['info'])"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        assert subprocess.run([sys.executable, "-c", script], stderr=writer).returncode == 130
+    finally:
+        os.close(writer)
 
 
 def test_python_dash_m(tmp_path: Path) -> None:

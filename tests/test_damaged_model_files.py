@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save
 
 from drcl import DRCL, Config
+from drcl.checks import check_part_weights
 from drcl.run import AddedModality, Run, open_run, start_run
 from drcl.run.record import record_content
 from drcl.train.checkpoint import pack, read_json, read_tensors, seal, unseal, write_bytes
@@ -153,6 +154,8 @@ def forge(path: Path, change) -> None:
         lambda run: run.update(added={"song": {"train": "ab"}}),
         lambda run: run.update(added={"../song": {"train": ["a", "b"]}}),
         lambda run: run.update(more=1),
+        lambda run: run["added"]["song"].update(train=None),
+        lambda run: run["seconds"].update(prior=10**400),
         lambda run: run.pop("root"),
     ],
 )
@@ -160,6 +163,12 @@ def test_forged_run_json(record, change):
     forge(record, change)
     with pytest.raises(ValueError, match=r"run\.json: damaged"):
         open_run(record.parent)
+
+
+def test_a_number_that_no_float_can_hold_is_refused_by_name():
+    for number in (10**400, -(10**400)):
+        with pytest.raises(ValueError, match=r"alpha: expected a number >= 0"):
+            check_part_weights(alpha=number)
 
 
 @pytest.mark.parametrize("name", ["report", "encoders", "checkpoints"])

@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import threading
+import time
 
 import numpy as np
 import pytest
 import tiny
 import torch
+from gloo import process_group
 from torch import nn
 
-from drcl import DRCL
+from drcl import DRCL, model_files
 from drcl.train import checkpoint
 
 TEST = tiny.split(seed=7)
@@ -185,6 +188,8 @@ def change(*path, to):
         (change("settings", to={"dim": 16, "depth": 3}), "depth"),
         (change("settings", "dim", to="16"), "dim"),
         (change("settings", "hidden", to=5), "hidden"),
+        (change("settings", "lr", to=10**400), r"config\.json: lr: expected number > 0"),
+        (change("settings", "alpha", to=10**400), r"config\.json: alpha: expected number >= 0"),
     ],
 )
 def test_config_that_was_tampered_with(folder, edited, message):
@@ -203,6 +208,54 @@ def test_a_link_out_of_the_folder_is_not_followed(folder):
         DRCL.load(folder)
 
 
+def test_the_encoders_of_another_model_are_not_removed_through_a_link(trained, folder, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "encoders").symlink_to(folder / "encoders")
+    model = DRCL(**tiny.SETTINGS, seed=5).fit(tiny.split(), progress=False)
+    with pytest.raises(OSError, match=r"other/encoders: a symbolic link"):
+        model.save(other)
+    assert_loads(folder, embeddings(trained))
+    assert [file.name for file in other.iterdir()] == ["encoders"]
+
+
+def test_a_second_writer_waits_and_is_refused_in_the_end(trained, folder, monkeypatch):
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    other = DRCL(**tiny.SETTINGS, seed=5).fit(tiny.split(), progress=False)
+    monkeypatch.setattr(model_files, "PATIENCE", 0.1)
+    with (
+        checkpoint.claimed(folder),
+        pytest.raises(BlockingIOError, match="model: is being written by another process"),
+    ):
+        other.save(folder)
+    assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
+    monkeypatch.setattr(model_files, "PATIENCE", 60.0)
+    with checkpoint.claimed(folder):
+        second = threading.Thread(target=other.save, args=[folder])
+        second.start()
+        time.sleep(0.1)
+        assert second.is_alive()
+    second.join()
+    assert_loads(folder, embeddings(other))
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_model_that_is_replaced_while_it_is_read_is_read_anew(
+    trained, folder, monkeypatch, times
+):
+    other = DRCL(**tiny.SETTINGS, seed=5).fit(tiny.split(), progress=False)
+    real, saves = model_files.unseal, []
+
+    def unseal(config, path):  # config.json has been read, and nothing else
+        if len(saves) < times:
+            saves.append((trained, other)[len(saves) % 2 == 0].save(folder))
+        return real(config, path)
+
+    monkeypatch.setattr(model_files, "unseal", unseal)
+    assert_loads(folder, embeddings(other))
+    assert len(saves) == times
+
+
 def test_no_model_there(tmp_path):
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(FileNotFoundError, match=r"no config\.json"):
@@ -216,6 +269,29 @@ def test_nothing_is_unpickled(folder, monkeypatch):
     monkeypatch.setattr("pickle.load", refuse), monkeypatch.setattr("pickle.loads", refuse)
     monkeypatch.setattr(torch, "load", refuse)
     DRCL.load(folder)
+
+
+@pytest.mark.parametrize("part", ["history", "settings"])
+def test_what_is_no_json_is_refused_before_anything_is_written(trained, tmp_path, part):
+    model = copy.deepcopy(trained)
+    if part == "history":
+        model.history.append({"loss": torch.tensor(1.0)})
+    else:
+        object.__setattr__(model.config, "seed", torch.tensor(1))
+    with pytest.raises(TypeError, match="Tensor is not JSON serializable"):
+        model.save(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_network_in_distributed_data_parallel_is_loaded_into(tmp_path):
+    network = nn.Linear(8, 16)
+    model = DRCL(networks={"image": network}, **tiny.SETTINGS)
+    model.fit(tiny.split(image=32), progress=False).save(tmp_path / "m")
+    with process_group(0, 1, tmp_path):
+        wrapped = nn.parallel.DistributedDataParallel(nn.Linear(8, 16))
+        loaded = DRCL.load(tmp_path / "m", networks={"image": wrapped})
+    x = np.ones((3, 8))
+    assert torch.equal(loaded.encode("image", x), model.encode("image", x))
 
 
 def test_buffers_of_ones_own_network_are_stored(tmp_path):

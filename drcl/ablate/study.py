@@ -1,10 +1,10 @@
 """Training every variant over seeds; each result is stored as soon as it is there.
 
-settings.json                what the results belong to
-priors/seed-0/image.*        learned once per seed, shared by the variants
-results/seed-0/full.json     mAP of one variant with one seed
-results/baselines.json       of the linear baselines, and what they chose
-table.csv, .json, .png       the comparison
+settings.json                       what the results belong to
+priors/seed-0/image.*               learned once per seed, shared by the variants
+results/seed-0/full.e7bd4b51.json   mAP of one variant, of which the digits are a digest
+results/baselines.json              of the linear baselines, and what they chose
+table.csv, .json, .png              the comparison
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from drcl.baselines import cca, semantic_matching
 from drcl.data import CrossModalDataset, Labelled
 from drcl.prior import Prior
 from drcl.train.checkpoint import (
+    claimed,
     is_empty,
     pack,
     read_json,
@@ -38,7 +39,7 @@ from drcl.train.checkpoint import (
 from drcl.train.config import Config
 
 BASELINES = {"CCA": cca, "semantic matching (logistic regression)": semantic_matching}
-FORMAT = 2
+FORMAT = 3
 
 
 def ablate(
@@ -58,33 +59,40 @@ def ablate(
         config: settings of the full method.
         folder: where results and tables go; it must not exist, or be empty, unless ``resume``.
         seeds: how many.
-        variants: what to train; the first is what the others are compared with.
+        variants: what to train, each under a name of its own; the first is what the others are
+            compared with.
         resume: use the results that the folder holds; more seeds than before are welcome.
         progress: show a bar with the time that is left.
 
     Raises:
-        ValueError: the folder holds something else, or results of other settings; ``seeds`` < 1.
+        ValueError: the folder holds something else, or results of other settings; ``seeds`` < 1;
+            two variants have one name.
+        BlockingIOError: another process writes in the folder.
         ImportError: scikit-learn or matplotlib is missing.
         NonFiniteLoss: a training diverged; what was finished before is stored.
     """
     if seeds < 1:
         raise ValueError(f"seeds: expected an integer >= 1, got {seeds}")
+    names = [variant.name for variant in variants]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"variants: {twice[0]!r} is given twice, expected names that differ")
     _require_libraries()
     config.check_modalities(data.modalities)
-    study = Study(folder, data, config)
-    study.open(resume)
-    found, skipped, chosen = study.baselines()
-    wanted = range(config.seed, config.seed + seeds)
-    missing = [(seed, v) for seed in wanted for v in variants if study.read(seed, v) is None]
-    bar = tqdm(missing, desc="ablate", unit="training", disable=None if progress else True)
-    for seed, variant in bar:
-        bar.set_postfix_str(f"seed {seed}, {variant.name}")
-        study.train(seed, variant)
-    rows = [Row(v.name, [study.results(seed, v) for seed in wanted], False) for v in variants]
-    rows += [Row(name, [metrics], True) for name, metrics in found.items()]
-    table = Table(data.name, list(wanted), rows, skipped, chosen)
-    write_table(table, folder)
-    return table
+    with claimed(folder):
+        study = Study(folder, data, config)
+        study.open(resume)
+        found, skipped, chosen = study.baselines()
+        wanted = range(config.seed, config.seed + seeds)
+        missing = [(seed, v) for seed in wanted for v in variants if study.read(seed, v) is None]
+        bar = tqdm(missing, desc="ablate", unit="training", disable=None if progress else True)
+        for seed, variant in bar:
+            bar.set_postfix_str(f"seed {seed}, {variant.name}")
+            study.train(seed, variant)
+        rows = [Row(v.name, [study.results(seed, v) for seed in wanted], False) for v in variants]
+        rows += [Row(name, [metrics], True) for name, metrics in found.items()]
+        table = Table(data.name, list(wanted), rows, skipped, chosen)
+        write_table(table, folder)
+        return table
 
 
 @dataclass(frozen=True)
@@ -165,8 +173,11 @@ class Study:
         return stored["metrics"], stored["skipped"], stored["chosen"]
 
     def _path(self, seed: int, variant: Variant) -> Path:
-        name = "-".join(re.findall(r"[a-z0-9]+", variant.name.lower()))
-        return self.folder / "results" / f"seed-{seed}" / f"{name}.json"
+        words = "-".join(re.findall(r"[a-z0-9]+", variant.name.lower()))[:64]
+        # Words alone may be those of another variant ("α = 0", "η = 0"), or of this one as it was.
+        about = [variant.name, variant.prior, dict(variant.changes)]
+        digest = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
+        return self.folder / "results" / f"seed-{seed}" / f"{words}.{digest[:8]}.json"
 
 
 def _identify(part: Labelled) -> list[int | str]:

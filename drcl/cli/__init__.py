@@ -11,7 +11,7 @@ from drcl._version import __version__
 from drcl.cli.ablate import ablate
 from drcl.cli.add_modality import add_modality
 from drcl.cli.bench import bench
-from drcl.cli.errors import REFUSALS, Interrupted, printable
+from drcl.cli.errors import Interrupted, refusal
 from drcl.cli.info import info
 from drcl.cli.retrieve import encode, evaluate, report, search
 from drcl.cli.train import train
@@ -23,10 +23,13 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except REFUSALS as error:
+        except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # `drcl evaluate … | head` is no fault; click ends it quietly
-            raise click.ClickException(printable(str(error))) from error
+            said = refusal(error)
+            if said is None:
+                raise
+            raise click.ClickException(said) from error
         except KeyboardInterrupt:
             raise Interrupted("interrupted") from None
 

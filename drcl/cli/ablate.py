@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,9 @@ def ablate(
     loaded = load(dataset, data)
     name, base = preset_for(dataset, preset)
     config = merge(base, given, loaded.modalities)
-    folder = out or Path("runs", f"ablate-{loaded.name.replace(' ', '-')}")
+    # A name that comes from a manifest must lead to no other folder.
+    safe = re.sub(r"[^\w.+-]+", "-", loaded.name)[:60]
+    folder = out or Path("runs", f"ablate-{safe}")
     click.echo(loaded.describe())
     click.echo(f"\nsettings: {spell(config.to_dict())} (preset: {name})\n")
     try:

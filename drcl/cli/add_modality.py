@@ -10,7 +10,14 @@ import click
 
 from drcl.cli.errors import Interrupted
 from drcl.cli.settings import config_options, merge
-from drcl.cli.show import data_option, finish, progress_option, run_argument
+from drcl.cli.show import (
+    check_device,
+    data_option,
+    finish,
+    on_device,
+    progress_option,
+    run_argument,
+)
 from drcl.estimator import DRCL
 from drcl.run import (
     AddedModality,
@@ -21,6 +28,7 @@ from drcl.run import (
     update_run,
 )
 from drcl.run.record import spell
+from drcl.train.checkpoint import claimed
 
 # These made the prior, which the new modality takes as it is.
 OF_THE_PRIOR = ("dim", "prior", "prior_epochs", "prior_lr", "prior_norm", "prior_selection")
@@ -67,33 +75,35 @@ def add_modality(
     otherwise they count the classes from 0. Options are for this modality only; by default its
     settings are those of the run.
     """
-    record, model = open_run(run), DRCL.load(run)
-    if name in model.modalities:
-        raise ValueError(f"name: modality {name!r} exists already, next to {model.modalities}")
-    added = AddedModality(
-        _absolute(features, labels),
-        _absolute(*validation) if validation else None,
-        _absolute(*test) if test else None,
-    )
-    record = replace(record, added={**record.added, name: added})
-    # All rows are read and checked before anything is trained, those of the test, too.
-    loaded = record.load_data(data)
-    samples = {split: part[name] for split, part in loaded.splits.items() if name in part}
-    config = merge(model.config.for_modality(name), given, [name])
-    changes = {key: getattr(config, key) for key in config.to_dict() if key not in OF_THE_PRIOR}
-    click.echo(f"settings: {spell(config.to_dict())}\n")
-    try:
-        model.add_modality(
-            name, samples["train"], samples.get("validation"), progress=progress, **changes
+    with claimed(run):  # another modality, added meanwhile, would be lost
+        record, model = open_run(run), DRCL.load(run)
+        if name in model.modalities:
+            raise ValueError(f"name: modality {name!r} exists already, next to {model.modalities}")
+        added = AddedModality(
+            _absolute(features, labels),
+            _absolute(*validation) if validation else None,
+            _absolute(*test) if test else None,
         )
-    except KeyboardInterrupt:
-        raise Interrupted(f"interrupted; {run} is as it was before") from None
-    split = evaluation_split(loaded)
-    embeddings = embed(model, loaded.splits[split]) if split else {}
-    device = model.config.device
-    metrics = measure(embeddings, loaded.splits[split], device=device) if split else None
-    record = update_run(run, record, model, metrics)
-    finish(run, record, model, loaded, split, embeddings, metrics, report)
+        config = merge(model.config.for_modality(name), given, [name])
+        check_device(config)
+        record = replace(record, added={**record.added, name: added})
+        # All rows are read and checked before anything is trained, those of the test, too.
+        loaded = record.load_data(data)
+        samples = {split: part[name] for split, part in loaded.splits.items() if name in part}
+        changes = {key: getattr(config, key) for key in config.to_dict() if key not in OF_THE_PRIOR}
+        click.echo(f"settings: {spell(config.to_dict())}\n")
+        try:
+            model.add_modality(
+                name, samples["train"], samples.get("validation"), progress=progress, **changes
+            )
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted; {run} is as it was before") from None
+        split = evaluation_split(loaded)
+        # Measured where it was trained: the device of the run may not be here.
+        embeddings = embed(on_device(model, config.device), loaded.splits[split]) if split else {}
+        metrics = measure(embeddings, loaded.splits[split], device=config.device) if split else None
+        record = update_run(run, record, model, metrics)
+        finish(run, record, model, loaded, split, embeddings, metrics, report)
 
 
 def _absolute(features: str, labels: str) -> tuple[str, str]:

@@ -10,6 +10,7 @@ import click
 import torch
 
 from drcl.cli.tables import columns
+from drcl.train.networks import pick_device
 
 if TYPE_CHECKING:
     from drcl.benchmarks.compare import Verdict
@@ -74,7 +75,7 @@ def bench(
     """
     from drcl.benchmarks.registry import entries, select
 
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    target = pick_device(device or "auto")
     if threads is not None:
         torch.set_num_threads(threads)
     chosen = select(entries(target), only, quick)

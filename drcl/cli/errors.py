@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import unicodedata
 from typing import IO, Any
 
@@ -9,6 +10,7 @@ import click
 
 from drcl.data.dataset import UNPRINTED
 from drcl.dispatch import BackendUnavailable
+from drcl.memory import first_line, is_out_of_memory
 
 # What the library raises for bad input, missing files, diverging runs, where memory ends and for a
 # backend that cannot run: no traceback is needed.
@@ -33,11 +35,27 @@ def printable(text: str) -> str:
     )
 
 
+def refusal(error: BaseException) -> str | None:
+    """What to say of an error that needs no traceback; None of one that does.
+
+    >>> refusal(ValueError("dim: expected integer >= 1"))
+    'dim: expected integer >= 1'
+    >>> refusal(RuntimeError("can't allocate memory: you tried to allocate 4000 bytes"))
+    "out of memory: can't allocate memory: you tried to allocate 4000 bytes"
+    """
+    if isinstance(error, REFUSALS) and str(error):
+        return printable(str(error))
+    if is_out_of_memory(error):
+        return printable(f"out of memory: {first_line(error)}")
+    return type(error).__name__ if isinstance(error, REFUSALS) else None
+
+
 class Interrupted(click.ClickException):
     """Ctrl-C: one line that says how to go on, and the exit status shells expect (128 + SIGINT)."""
 
     exit_code = 130
 
     def show(self, file: IO[Any] | None = None) -> None:
-        # The line of a progress bar may still be open.
-        click.echo(f"\n{self.message}", file=file, err=True)
+        with contextlib.suppress(BrokenPipeError):  # nobody listens: the exit status still counts
+            # The line of a progress bar may still be open.
+            click.echo(f"\n{self.message}", file=file, err=True)

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from drcl.cli.errors import REFUSALS, Interrupted
+from drcl.cli.errors import Interrupted, refusal
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -64,8 +64,8 @@ def worker() -> Iterator[int]:
             raise
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-        refused = isinstance(error, REFUSALS) and not isinstance(error, click.ClickException)
-        get_error_handler().record_exception(click.ClickException(str(error)) if refused else error)
+        said = refusal(error)
+        get_error_handler().record_exception(error if said is None else click.ClickException(said))
         raise click.exceptions.Exit(1) from None
 
 

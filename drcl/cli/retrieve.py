@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import numpy as np
 
-from drcl.cli.show import data_option, run_argument, show_report
+from drcl.cli.show import data_option, device_option, on_device, run_argument, show_report
 from drcl.cli.tables import columns, map_table
 from drcl.data import CrossModalDataset, Labelled
 from drcl.estimator import DRCL
@@ -37,14 +37,20 @@ split_option = click.option(
     help="mAP@k beside mAP@all; may be repeated.",
 )
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write it as JSON.")
+@device_option
 def evaluate(
-    run: Path, data: str | None, split: SplitName | None, ks: tuple[int, ...], out: Path | None
+    run: Path,
+    data: str | None,
+    split: SplitName | None,
+    ks: tuple[int, ...],
+    out: Path | None,
+    device: str | None,
 ) -> None:
     """Print the mAP of a run.
 
     Nothing is written without --out.
     """
-    record, model = open_run(run), DRCL.load(run)
+    record, model = open_run(run), on_device(DRCL.load(run), device)
     loaded = record.load_data(data)
     split = _chosen(loaded, split)
     samples = loaded.splits[split]
@@ -66,7 +72,8 @@ def evaluate(
     type=click.Path(dir_okay=False, path_type=Path),
     help="Where to: .npy, or .npz or .safetensors with the array 'embeddings'.",
 )
-def encode(run: Path, modality: str, features: str, out: Path) -> None:
+@device_option
+def encode(run: Path, modality: str, features: str, out: Path, device: str | None) -> None:
     """Encode features of one modality.
 
     The result is (N, dim) float32 with rows of unit length, in the common space.
@@ -76,7 +83,8 @@ def encode(run: Path, modality: str, features: str, out: Path) -> None:
         raise click.BadParameter(
             f"{out}: expected a name ending in .npy, .npz or .safetensors", param_hint="--out"
         )
-    embeddings = DRCL.load(run).encode(modality, read_features(features)).numpy()
+    model = on_device(DRCL.load(run), device)
+    embeddings = model.encode(modality, read_features(features)).numpy()
     write_bytes(out, pack(embeddings))
     click.echo(f"{out}: {embeddings.shape[0]} × {embeddings.shape[1]} float32")
 
@@ -99,6 +107,7 @@ def encode(run: Path, modality: str, features: str, out: Path) -> None:
 )
 @data_option
 @split_option
+@device_option
 def search(
     run: Path,
     source: str,
@@ -107,12 +116,13 @@ def search(
     k: int,
     data: str | None,
     split: SplitName | None,
+    device: str | None,
 ) -> None:
     """Search one modality with rows of another.
 
     Queries and gallery are rows of the data set; a star marks a shared class.
     """
-    record, model = open_run(run), DRCL.load(run)
+    record, model = open_run(run), on_device(DRCL.load(run), device)
     loaded = record.load_data(data)
     samples = loaded.splits[_chosen(loaded, split)]
     queries, gallery = (_modality(samples, name) for name in (source, target))
@@ -137,9 +147,10 @@ def search(
 @click.command()
 @run_argument
 @data_option
-def report(run: Path, data: str | None) -> None:
+@device_option
+def report(run: Path, data: str | None, device: str | None) -> None:
     """Write the report of a run anew."""
-    record, model = open_run(run), DRCL.load(run)
+    record, model = open_run(run), on_device(DRCL.load(run), device)
     loaded = record.load_data(data)
     split = _chosen(loaded, None)
     embeddings = embed(model, loaded.splits[split])

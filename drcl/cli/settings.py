@@ -123,7 +123,7 @@ def _param_type(name: str) -> Any:
     if name == "hidden":
         return _Widths()
     if name == "device":
-        return _Device()
+        return Device()
     if name in PER_MODALITY:
         return _ForModality(get_args(hint)[0])
     if get_origin(hint) is Literal:
@@ -176,7 +176,7 @@ class _Widths(click.ParamType):
             self.fail(f"{value!r}: expected whole numbers like 512,512", param, ctx)
 
 
-class _Device(click.ParamType):
+class Device(click.ParamType):
     """A device that is there."""
 
     name = "device"

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import numpy as np
 
+from drcl.cli.settings import Device
 from drcl.cli.tables import map_table
 from drcl.data import CrossModalDataset
 from drcl.estimator import DRCL
+from drcl.memory import first_line
 from drcl.run import Run, report_data
 from drcl.run.evaluation import SplitName
+from drcl.train.config import Config
+from drcl.train.networks import pick_device
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,9 +32,35 @@ data_option = click.option(
     help="Data folder, or manifest, where it is not the one of the training. Files of modalities "
     "added later are read where they were.",
 )
+device_option = click.option(
+    "--device", type=Device(), help="Where to compute; default: the device of the run."
+)
 progress_option = click.option(
     "--progress/--no-progress", default=True, help="Show progress bars.", show_default=True
 )
+
+
+def on_device(model: DRCL, device: str | None) -> DRCL:
+    """The same model, computing there; None is the device of its settings, which stay as they are.
+
+    One that is not here is a ValueError that says what to do.
+    """
+    there = copy.copy(model)
+    there.config = replace(model.config, device=device or model.config.device)
+    check_device(there.config)
+    return there
+
+
+def check_device(config: Config) -> None:
+    """Refuse a device that is not here, before anything is computed: a run may be moved."""
+    try:
+        pick_device(config.device)
+    except ValueError as error:
+        reason = first_line(error.__cause__ or error)
+        raise ValueError(
+            f"device: {config.device!r} cannot be used here ({reason}); choose another with "
+            "--device"
+        ) from error
 
 
 def finish(

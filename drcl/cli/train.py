@@ -17,7 +17,17 @@ from drcl.cli.show import finish, progress_option
 from drcl.cli.summary import time_table
 from drcl.data import load
 from drcl.estimator import DRCL
-from drcl.run import Run, embed, evaluation_split, finish_run, interrupted, measure, start_run
+from drcl.run import (
+    Run,
+    embed,
+    evaluation_split,
+    finish_run,
+    interrupted,
+    measure,
+    start_run,
+    withdraw_run,
+)
+from drcl.train.checkpoint import claimed
 from drcl.train.config import Config
 from drcl.train.parallel import MODES, Mode
 
@@ -106,42 +116,49 @@ def _train(
             launch(["train", *arguments], processes)
             return
         parallel = None
-    if rank == 0:
-        checkpoints = start_run(out, run, resume=resume, overwrite=overwrite)
-        click.echo(loaded.describe())
-        click.echo(f"\nsettings: {run.spelled()} (preset: {name})\n")
-    try:
-        if parallel is not None:
-            dist.barrier()
-            checkpoints = start_run(out, run, resume=True)
-        model.fit(
-            loaded.train,
-            loaded.validation,
-            checkpoints=checkpoints,
-            progress=progress,
-            parallel=parallel,
-            log_dir=log_dir,
-        )
-        split = evaluation_split(loaded)
-        embeddings = embed(model, loaded.splits[split]) if split else {}
-        metrics = None
-        if split is not None:
-            group = dist.group.WORLD if parallel is not None else None
-            metrics = measure(
-                embeddings, loaded.splits[split], device=config.device, process_group=group
+    with claimed(out) if rank == 0 else nullcontext():
+        if rank == 0:
+            checkpoints = start_run(out, run, resume=resume, overwrite=overwrite)
+            click.echo(loaded.describe())
+            click.echo(f"\nsettings: {run.spelled()} (preset: {name})\n")
+        try:
+            if parallel is not None:
+                dist.barrier()
+                checkpoints = start_run(out, run, resume=True)
+            model.fit(
+                loaded.train,
+                loaded.validation,
+                checkpoints=checkpoints,
+                progress=progress,
+                parallel=parallel,
+                log_dir=log_dir,
             )
-        if rank > 0:
-            return
-        run = finish_run(out, run, model, metrics)
-    except KeyboardInterrupt:
-        if rank > 0:
+            split = evaluation_split(loaded)
+            embeddings = embed(model, loaded.splits[split]) if split else {}
+            metrics = None
+            if split is not None:
+                group = dist.group.WORLD if parallel is not None else None
+                metrics = measure(
+                    embeddings, loaded.splits[split], device=config.device, process_group=group
+                )
+            if rank > 0:
+                return
+            run = finish_run(out, run, model, metrics)
+        except Exception as error:
+            # What cannot be trained so must not stand in the way of the command put right. Where
+            # the system is at fault the same one goes on; and other processes may still save.
+            if waiting is None and parallel is None and not isinstance(error, OSError):
+                withdraw_run(out)
             raise
-        again = ["drcl", "train", dataset, "--out", str(out)]
-        again += ["--data", data] if data else []
-        again += ["--parallel", parallel] if parallel else []
-        again += ["--log-dir", log_dir] if log_dir else []
-        raise Interrupted(
-            f"interrupted; continue with: {shlex.join([*again, '--resume'])}"
-        ) from None
-    click.echo(f"{time_table(model.history)}\n")
-    finish(out, run, model, loaded, split, embeddings, metrics, report)
+        except KeyboardInterrupt:
+            if rank > 0:
+                raise
+            again = ["drcl", "train", dataset, "--out", str(out)]
+            again += ["--data", data] if data else []
+            again += ["--parallel", parallel] if parallel else []
+            again += ["--log-dir", log_dir] if log_dir else []
+            raise Interrupted(
+                f"interrupted; continue with: {shlex.join([*again, '--resume'])}"
+            ) from None
+        click.echo(f"{time_table(model.history)}\n")
+        finish(out, run, model, loaded, split, embeddings, metrics, report)

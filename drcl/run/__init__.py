@@ -7,7 +7,8 @@
     checkpoints/                                 only while training: what --resume continues from
 
 ``run.json`` appears when the run is finished. Until then it lies in ``checkpoints/``: an older run
-in the same directory stays whole until the new one takes its place.
+in the same directory stays whole until the new one takes its place. Whoever writes has claimed the
+directory (:func:`drcl.train.checkpoint.claimed`): two commands cannot lose each other's work.
 """
 
 from drcl.run.evaluation import embed, evaluation_split, measure, report_data
@@ -19,6 +20,7 @@ from drcl.run.folder import (
     open_run,
     start_run,
     update_run,
+    withdraw_run,
 )
 from drcl.run.record import Run
 
@@ -36,4 +38,5 @@ __all__ = [
     "report_data",
     "start_run",
     "update_run",
+    "withdraw_run",
 ]

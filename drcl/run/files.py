@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def _read_labelled(features: str, labels: str, data: CrossModalDataset) -> Label
 
 
 def _class_list(names: tuple[str, ...]) -> ClassList:
-    if all(name.isdecimal() for name in names):
+    if all(re.fullmatch(r"[+-]?\d+", name) for name in names):
         ids: dict[int | str, int] = {name: index for index, name in enumerate(names)}
         return ClassList(names, ids | {int(name): index for index, name in enumerate(names)})
     return ClassList.from_table(dict(enumerate(names)))

@@ -9,6 +9,7 @@ from typing import Any
 
 from drcl.estimator import DRCL
 from drcl.model_files import drop_stale_parts, write_parts
+from drcl.report.page import FIGURES
 from drcl.run.evaluation import Metrics
 from drcl.run.record import Run, read_record, record_content
 from drcl.train.checkpoint import is_empty, staged, to_json, write_bytes
@@ -54,7 +55,7 @@ def start_run(folder: Path, run: Run, *, resume: bool = False, overwrite: bool =
     checkpoints = _checkpoints(folder)
     waiting = interrupted(folder)
     if waiting is not None and resume:
-        _check_same(waiting, run, folder)
+        _check_same(waiting, run, folder, overwrite)
         return checkpoints
     if not overwrite:
         if (folder / "run.json").is_file():
@@ -73,6 +74,16 @@ def start_run(folder: Path, run: Run, *, resume: bool = False, overwrite: bool =
     return checkpoints
 
 
+def withdraw_run(folder: Path) -> None:
+    """Undo :func:`start_run`, unless there is a checkpoint to go on from.
+
+    An older run that is finished stays as it is.
+    """
+    if not any(_checkpoints(folder).glob("*.safetensors")):
+        _pending(folder).unlink(missing_ok=True)
+        _drop_folder(folder)
+
+
 def finish_run(folder: Path, run: Run, model: DRCL, metrics: Metrics | None) -> Run:
     """Write model, metrics and ``run.json``, then drop the checkpoints.
 
@@ -85,16 +96,15 @@ def finish_run(folder: Path, run: Run, model: DRCL, metrics: Metrics | None) -> 
     config = write_parts(folder, model)
     files = {"config.json": config, **_content(metrics), "run.json": record_content(run)}
     with staged({folder / name: content for name, content in files.items()}) as put_in_place:
-        (folder / "run.json").unlink(missing_ok=True)
         _drop_report(folder)
+        (folder / "run.json").unlink(missing_ok=True)
         if metrics is None:
             (folder / "metrics.json").unlink(missing_ok=True)
         put_in_place()
     drop_stale_parts(folder, config)
     _pending(folder).unlink(missing_ok=True)
     _drop_checkpoints(folder)
-    if _checkpoints(folder).is_dir() and is_empty(_checkpoints(folder)):
-        shutil.rmtree(_checkpoints(folder))
+    _drop_folder(folder)
     return run
 
 
@@ -140,8 +150,9 @@ def _content(metrics: Metrics | None) -> dict[str, bytes]:
 
 
 def _drop_report(folder: Path) -> None:
-    for file in (folder / "report").glob("*"):
-        if file.suffix in (".html", ".png"):
+    """Remove what the report wrote; other files in its folder are the user's."""
+    for name in ("report.html", *FIGURES):
+        if (file := folder / "report" / name).is_file():
             file.unlink()
 
 
@@ -168,13 +179,20 @@ def _drop_checkpoints(folder: Path) -> None:
         file.unlink()
 
 
-def _check_same(waiting: Run, run: Run, folder: Path) -> None:
+def _drop_folder(folder: Path) -> None:
+    """Remove the folder of the checkpoints if nothing is in it, or only what is half-written."""
+    if _checkpoints(folder).is_dir() and is_empty(_checkpoints(folder)):
+        shutil.rmtree(_checkpoints(folder))
+
+
+def _check_same(waiting: Run, run: Run, folder: Path, overwrite: bool) -> None:
     ours, theirs = run.settings, waiting.settings
     differing = [name for name in ours if ours[name] != theirs.get(name)]
     if (waiting.dataset, waiting.root) != (run.dataset, run.root):
         differing.insert(0, "dataset")
     if differing:
+        replace_it = "--overwrite it without --resume" if overwrite else "--overwrite it"
         raise ValueError(
             f"{folder}: cannot resume, the interrupted run differs in {', '.join(differing)}; "
-            "resume it as it was started (settings are kept, leave them out), or --overwrite it"
+            f"resume it as it was started (settings are kept, leave them out), or {replace_it}"
         )

@@ -15,7 +15,7 @@ import torch
 from drcl._version import __version__
 from drcl.data import CrossModalDataset, load
 from drcl.run.files import AddedModality, read_added
-from drcl.train.checkpoint import check_name, read_json, seal, to_json, unseal
+from drcl.train.checkpoint import check_name, is_number, read_json, seal, to_json, unseal
 from drcl.train.config import Config
 
 FORMAT = 1
@@ -134,13 +134,13 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "classes": lambda value: _are(value, list, str),
     "settings": lambda value: isinstance(value, dict),
     "versions": lambda value: _are(value, dict, str),
-    "seconds": lambda value: _are(value, dict, (int, float)),
+    "seconds": lambda value: isinstance(value, dict) and all(map(is_number, value.values())),
     "added": lambda value: (
         _are(value, dict, dict)
         and all(
-            files is None or (_are(files, list, str) and len(files) == 2)
+            (_are(files, list, str) and len(files) == 2) or (files is None and split != "train")
             for entry in value.values()
-            for files in entry.values()
+            for split, files in entry.items()
         )
     ),
 }

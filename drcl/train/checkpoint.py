@@ -10,6 +10,7 @@ import math
 import os
 import re
 import secrets
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -66,7 +67,7 @@ def staged(files: Mapping[Path, bytes]) -> Iterator[Callable[[], None]]:
                 if path.exists() and not (path.is_file() or path.is_dir()):
                     # Root could put a file in the place of /dev/null.
                     raise OSError(errno.EINVAL, "it is a device or a pipe")
-                path.parent.mkdir(parents=True, exist_ok=True)
+                open_files.enter_context(_made(path.parent))
                 _sweep(path.parent)
                 descriptor, temporary[path] = _open_temporary(path)
                 open_files.callback(os.close, descriptor)
@@ -84,6 +85,51 @@ def staged(files: Mapping[Path, bytes]) -> Iterator[Callable[[], None]]:
                 _sync_folder(folder)
 
         yield replace
+
+
+@contextlib.contextmanager
+def claimed(folder: Path, patience: float = 0.0) -> Iterator[None]:
+    """The folder, made if need be, with no other writer in it who claims it as well.
+
+    The lock is on the folder itself: it leaves no file, and the system lifts it where a process
+    dies. Who has claimed a folder must not claim it again within. Raises BlockingIOError if another
+    holds it for ``patience`` seconds.
+    """
+    with _made(folder):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            until = time.monotonic() + patience
+            while not _lock(descriptor):
+                if time.monotonic() >= until:
+                    raise BlockingIOError(f"{folder}: is being written by another process")
+                time.sleep(0.02)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether nobody else holds the lock; so it is on a file system that has none."""
+    with contextlib.suppress(OSError):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+@contextlib.contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """The folder and its parents; those made here go again if what follows fails in them."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for path in missing:
+            with contextlib.suppress(OSError):  # it holds something by now
+                path.rmdir()
+        raise
 
 
 @contextlib.contextmanager
@@ -251,7 +297,8 @@ def _checksum(tensors: dict[str, Tensor], text: str) -> str:
 def _open_temporary(path: Path) -> tuple[int, Path]:
     """A new file beside ``path``, locked for as long as it is open: so a sweep lets it live."""
     while True:
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_PARTIAL}")
+        # Short, whatever the file is called: a system bounds the length of a name.
+        temporary = path.with_name(f".{secrets.token_hex(8)}{_PARTIAL}")
         # For whom any new file of this user would be: the umask says.
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         with contextlib.suppress(OSError):  # some file systems have no locks

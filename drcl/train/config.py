@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
 
+from drcl.train.checkpoint import is_number
+
 T = TypeVar("T")
 PerModality: TypeAlias = T | Mapping[str, T]
 PER_MODALITY = ("epochs", "prior_epochs", "batch_size", "lr", "prior_lr")
@@ -159,7 +161,7 @@ def _check_each(name: str, value: Any, good: Any, expected: str) -> None:
     else:
         values = list(value) if name == "hidden" else [value]
     for one in values:
-        if isinstance(one, bool) or not isinstance(one, (int, float)) or not good(one):
+        if isinstance(one, bool) or not is_number(one) or not good(one):
             raise ValueError(f"{name}: expected {expected}, got {one!r}")
 
 
