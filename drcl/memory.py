@@ -10,7 +10,10 @@ import torch
 T = TypeVar("T")
 
 # What PyTorch and the libraries below it say in a plain RuntimeError.
-_WORDS = ("can't allocate memory", "bad_alloc", "out of memory", "ALLOC_FAILED")
+_WORDS = (
+    *("can't allocate memory", "bad_alloc", "out of memory", "ALLOC_FAILED"),
+    "Storage size calculation overflowed",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -639,8 +639,9 @@ def test_a_backend_that_cannot_be_used_is_said_in_one_line(
 
 def test_memory_that_no_machine_has_is_said_in_one_line(leaves: Path, tmp_path: Path) -> None:
     train = ("train", leaves / "leaves.toml", "--out", tmp_path / "run")
-    error = refused(*train, "--hidden", 10**14)  # more bytes than addresses
-    assert error.startswith("out of memory: ") and error.count("\n") == 1
+    for width in (10**14, 10**18):  # more bytes than addresses, and than 64 bits count
+        error = refused(*train, "--hidden", width)
+        assert error.startswith("out of memory: ") and error.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
