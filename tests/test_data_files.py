@@ -208,6 +208,23 @@ def test_parquet_lists_must_be_of_one_length(tmp_path, column, message):
         read_array(tmp_path / "a.parquet", "x")
 
 
+def test_parquet_lists_are_compared_beyond_a_batch(tmp_path):
+    column = [[1, 2]] * 20_000 + [[3]] * 20_000
+    pq.write_table(pa.table({"x": column}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="column 'x' holds lists of 1 to 2 values"):
+        read_array(tmp_path / "a.parquet", "x")
+
+
+def test_parquet_without_rows_is_empty(tmp_path):
+    kinds = {"list": pa.list_(pa.float32()), "number": pa.int16(), "name": pa.string()}
+    table = pa.table({name: pa.array([], kind) for name, kind in kinds.items()})
+    pq.write_table(table, tmp_path / "a.parquet")
+    found = {name: read_array(tmp_path / "a.parquet", name) for name in kinds}
+    assert found["list"].shape == (0, 0) and found["list"].dtype == np.float32
+    assert found["number"].shape == (0,) and found["number"].dtype == np.int16
+    assert found["name"].tolist() == []
+
+
 def test_missing_files_and_unknown_endings(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no such file: .*nothing\.npz"):
         read_array(tmp_path / "nothing.npz")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -109,6 +110,29 @@ def test_a_cell_that_nothing_was_put_in_is_empty(tmp_path):
     path = write(tmp_path / "a.mat", matrix(1, (1, 2), *cells))
     assert read_array(path, "x{1}").tolist() == [[7]]
     assert read_array(path, "x{2}").shape == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (element(14, b"") * 200_000, "not 1 cells in a cell array"),
+        (
+            element(14, element(6, bytes(8)) + element(1, bytes(2**20)) + element(1, b"")),
+            "a matrix of shape",
+        ),
+    ],
+    ids=["cells", "dimensions"],
+)
+def test_what_is_too_many_is_not_read(tmp_path, content, message):
+    """What takes 1 or 8 bytes before compression takes 8 or 100 and more as Python's objects."""
+    path = write(tmp_path / "a.mat", compressed(matrix(1, (1, 1), content)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=rf"a\.mat .*{message}"):
+            read_array(path, "x{1}")
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def nested(depth: int) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from drcl.data.limits import OBJECT, Refused, allow, string_array
+from drcl.data.limits import OBJECT, Budget, Refused, allow, string_array
 
 __all__ = ["is_hdf5", "read_hdf5"]
 
@@ -37,20 +37,19 @@ def is_hdf5(path: Path) -> bool:
 
 
 def read_hdf5(
-    path: Path, choose: Callable[[list[str]], str], h5py: Any, matlab: bool = False
+    budget: Budget, choose: Callable[[list[str]], str], h5py: Any, matlab: bool = False
 ) -> np.ndarray | list[np.ndarray | str]:
     """The dataset that ``choose`` picks among the paths; a list for a MATLAB cell array."""
-    with h5py.File(path, "r") as file:
+    with h5py.File(budget.path, "r") as file:
         dataset = file[choose(_datasets(file, h5py))]
         if not matlab:
-            return np.asarray(_values(path, dataset, h5py))
+            return np.asarray(_values(budget, dataset, h5py))
         if dataset.dtype != h5py.ref_dtype:
-            return np.atleast_1d(_matlab_value(path, dataset, h5py))
+            return np.atleast_1d(_matlab_value(budget, dataset, h5py))
         # Transposed like every MATLAB array, so C order here is MATLAB's own cell order.
-        _check(path, dataset, OBJECT)
-        cells = [file[reference] for reference in dataset[()].reshape(-1)]
-        allow(path, (sum(cell.size * cell.dtype.itemsize for cell in cells),), 1)
-        return [_matlab_value(path, cell, h5py) for cell in cells]
+        _check(budget, dataset, OBJECT)
+        references = dataset[()].reshape(-1)
+        return [_matlab_value(budget, file[reference], h5py) for reference in references]
 
 
 def _datasets(file: Any, h5py: Any) -> list[str]:
@@ -78,27 +77,27 @@ def _datasets(file: Any, h5py: Any) -> list[str]:
     return found
 
 
-def _values(path: Path, dataset: Any, h5py: Any) -> np.ndarray:
+def _values(budget: Budget, dataset: Any, h5py: Any) -> np.ndarray:
     string = h5py.check_string_dtype(dataset.dtype)
     if string is None and dataset.dtype.kind not in "biuf":
         raise Refused(f"{dataset.name!r} is {dataset.dtype}: expected numbers or strings")
-    _check(path, dataset, dataset.dtype.itemsize if string is None else OBJECT)
+    _check(budget, dataset, dataset.dtype.itemsize + (0 if string is None else OBJECT))
     if string is None:
         return np.asarray(dataset[()])
     if string.length is None:
-        _check_heaps(path)
+        _check_heaps(budget.path)
     found = np.asarray(dataset.asstr()[()])
-    return string_array(path, found.reshape(-1).tolist()).reshape(found.shape)
+    return string_array(budget, found.reshape(-1).tolist()).reshape(found.shape)
 
 
-def _check(path: Path, dataset: Any, itemsize: int) -> None:
+def _check(budget: Budget, dataset: Any, itemsize: int) -> None:
     if dataset.external or dataset.is_virtual:
         raise Refused(f"{dataset.name!r} keeps its values in other files, which are not read")
     shape, chunks = dataset.shape or (), dataset.chunks or ()
-    allow(path, shape, itemsize)
-    allow(path, chunks, itemsize)  # a chunk may be declared larger than the dataset
+    budget.take(shape, itemsize)
+    allow(budget.path, chunks, itemsize)  # a chunk may be declared larger than the dataset
     pieces = math.prod(-(-size // piece) for size, piece in zip(shape, chunks, strict=False))
-    if pieces > max(CHUNKS, path.stat().st_size):
+    if pieces > max(CHUNKS, budget.path.stat().st_size):
         raise Refused(f"{dataset.name!r} of shape {shape} is cut into {pieces} chunks {chunks}")
 
 
@@ -122,9 +121,9 @@ def _check_heaps(path: Path) -> None:
             start = content.find(HEAP, start + 1)
 
 
-def _matlab_value(path: Path, dataset: Any, h5py: Any) -> Any:
+def _matlab_value(budget: Budget, dataset: Any, h5py: Any) -> Any:
     """An array in MATLAB's own orientation, or a str for characters."""
-    values = _values(path, dataset, h5py)
+    values = _values(budget, dataset, h5py)
     if dataset.attrs.get("MATLAB_empty", 0):
         shape = tuple(map(int, values))
         if 0 not in shape:
