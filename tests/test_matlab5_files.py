@@ -112,6 +112,27 @@ def test_a_cell_that_nothing_was_put_in_is_empty(tmp_path):
     assert read_array(path, "x{2}").shape == (0, 0)
 
 
+@pytest.mark.parametrize("shape", [(0, 0), (0, 3), (2, 0)])
+def test_an_empty_string_is_a_string_of_any_empty_shape(tmp_path, shape):
+    """MATLAB's '' has neither rows nor columns."""
+    text = matrix(4, shape, element(17, b""))
+    word = matrix(4, (1, 3), element(17, "owl".encode("utf-16-le")))
+    path = write(tmp_path / "a.mat", matrix(1, (1, 2), text, word))
+    assert read_array(path, "x").tolist() == ["", "owl"]
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_letters_of_two_units_in_a_character_matrix(tmp_path, order):
+    """Column by column, so that their halves lie apart."""
+    rows = ["\U0001f989ab", "\U0001f431cd"]
+    units = np.stack([np.frombuffer(row.encode("utf-16-le"), "<u2") for row in rows])
+    letters = units.astype(f"{order}u2").tobytes(order="F")
+    text = matrix(4, units.shape, element(17, letters, order), order=order)
+    assert read_array(write(tmp_path / "a.mat", text, order=order)).tolist() == rows
+    one = matrix(4, (1, 4), element(16, rows[0].encode()))
+    assert read_array(write(tmp_path / "b.mat", one)).tolist() == rows[:1]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

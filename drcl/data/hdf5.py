@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from drcl.data.limits import OBJECT, Budget, Refused, allow, string_array
+from drcl.data.matlab5 import text_rows
 
 __all__ = ["is_hdf5", "read_hdf5"]
 
@@ -122,13 +123,21 @@ def _check_heaps(path: Path) -> None:
 
 
 def _matlab_value(budget: Budget, dataset: Any, h5py: Any) -> Any:
-    """An array in MATLAB's own orientation, or a str for characters."""
+    """An array in MATLAB's own orientation, or a str for a row of characters."""
     values = _values(budget, dataset, h5py)
-    if dataset.attrs.get("MATLAB_empty", 0):
+    text = dataset.attrs.get("MATLAB_class", b"") == b"char"
+    if dataset.attrs.get("MATLAB_empty", 0):  # then the values are its shape
         shape = tuple(map(int, values))
         if 0 not in shape:
             raise Refused(f"{dataset.name!r} is said to be empty and of shape {shape}")
-        return np.empty(shape)
-    if dataset.attrs.get("MATLAB_class", b"") == b"char":
-        return "".join(map(chr, np.ravel(values)))
-    return values.T
+        return "" if text else np.empty(shape)
+    if not text:
+        return values.T
+    units = np.atleast_2d(values.T)
+    if units.ndim != 2 or f"{units.dtype.kind}{units.itemsize}" not in ("u1", "u2", "u4"):
+        raise Refused(
+            f"{dataset.name!r} holds text as {units.dtype} of shape {units.shape}: expected rows "
+            "of uint16"
+        )
+    rows = text_rows(budget, units)
+    return str(rows[0]) if len(rows) == 1 else rows

@@ -21,15 +21,17 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from drcl.data.limits import OBJECT, Budget, Refused, allow
+from drcl.data.limits import OBJECT, Budget, Refused, allow, string_array
 
-__all__ = ["read_matlab5"]
+__all__ = ["read_matlab5", "text_rows"]
 
 Cell = np.ndarray | str
 
 INTEGERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 12: "i8", 13: "u8"}
 NUMBERS = {**INTEGERS, 7: "f4", 9: "f8"}
-CODECS = {1: "latin-1", 2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
+LETTERS = {1: "u1", 2: "u1", 4: "u2", 17: "u2", 18: "u4"}
+CODECS = {1: "latin-1", 2: "utf-16-le", 4: "utf-32-le"}
+UTF8 = 16
 MATRIX, COMPRESSED = 14, 15
 CELL, CHAR, SPARSE = 1, 4, 5
 NUMERIC = range(6, 16)
@@ -209,19 +211,35 @@ def _read_text(
     budget: Budget, shape: tuple[int, ...], elements: Iterator[tuple[int, memoryview]], order: str
 ) -> np.ndarray:
     """The rows of a character matrix as an array of strings."""
-    kind, payload = next(elements, (16, memoryview(b"")))
-    if kind not in CODECS or len(shape) != 2:
+    kind, payload = next(elements, (UTF8, memoryview(b"")))
+    if kind not in (UTF8, *LETTERS) or len(shape) != 2:
         raise ValueError(f"text of shape {shape} in an element of type {kind}")
-    codec = CODECS[kind]
-    if codec in ("utf-16", "utf-32"):
-        codec += {"<": "-le", ">": "-be"}[order]
     budget.take((len(payload),), 16)  # at most while the letters lie apart
-    text = bytes(payload).decode(codec)
-    if shape[0] == 1:
-        return np.array([text])
-    if len(text) != math.prod(shape):
-        raise ValueError(f"{len(text)} letters in text of shape {shape}")
-    return np.array(["".join(row) for row in np.array(list(text)).reshape(shape, order="F")], str)
+    if kind == UTF8:
+        text = bytes(payload).decode()
+        # MATLAB counts a letter that takes two units of UTF-16 as two, SciPy counts it as one.
+        size = 4 if len(text) == math.prod(shape) else 2
+        units = np.frombuffer(text.encode(CODECS[size]), f"<u{size}")
+    else:
+        units = np.frombuffer(payload, order + LETTERS[kind])
+    if shape[0] != 1 and len(units) != math.prod(shape):
+        raise ValueError(f"{len(units)} letters in text of shape {shape}")
+    return text_rows(budget, units.reshape(shape if shape[0] != 1 else (1, -1), order="F"))
+
+
+def text_rows(budget: Budget, units: np.ndarray) -> np.ndarray:
+    """The rows of a character matrix as strings.
+
+    Args:
+        budget: what the file may take.
+        units: of one, two or four bytes: Latin-1, UTF-16 or UTF-32.
+    """
+    if not units.size:  # MATLAB's '' has no rows, and is a string all the same
+        return np.array([""])
+    budget.take(units.shape, 8)  # at most, as bytes and as letters
+    budget.take(units.shape[:1], OBJECT)
+    units = units.astype(units.dtype.newbyteorder("<"))
+    return string_array(budget, [row.tobytes().decode(CODECS[row.itemsize]) for row in units])
 
 
 def _read_sparse(
