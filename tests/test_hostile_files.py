@@ -155,6 +155,27 @@ def test_parquet_columns_are_counted_together(tmp_path, small_limits):
     assert "would take" in refused(path, "lists, a")
 
 
+def test_long_parquet_lists_are_read_a_few_rows_at_once(tmp_path, small_limits, monkeypatch):
+    """What says that it is too long is not read at all."""
+    pa = pytest.importorskip("pyarrow", reason="makes the parquet files of this test")
+    pq = pytest.importorskip("pyarrow.parquet")
+    from drcl.data import parquet
+
+    lists, sizes, read = list(np.zeros((100, 100), np.float32)), [], pq.ParquetFile.iter_batches
+    pq.write_table(pa.table({"x": lists, "y": lists, "z": lists}), tmp_path / "a.parquet")
+
+    def spied(file, size, columns):
+        sizes.append(size)
+        return read(file, size, columns=columns)
+
+    monkeypatch.setattr(parquet, "VALUES", 1000, raising=False)
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", spied)
+    assert read_array(tmp_path / "a.parquet", "x").shape == (100, 100)
+    assert sizes == [10]
+    assert "with those before it" in refused(tmp_path / "a.parquet", "x, y")
+    assert sizes == [10]
+
+
 def test_parquet_objects_are_refused_before_there_are_many(tmp_path):
     """Two bytes in the file become forty of an object."""
     pa = pytest.importorskip("pyarrow", reason="makes the parquet files of this test")

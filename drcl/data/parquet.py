@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,9 @@ from drcl.data.limits import Budget, Refused, allow
 
 __all__ = ["read_parquet"]
 
-BATCH = 2**14
-"""Rows read at once. A run of equal values takes a few bytes, however long it is: what a file comes
-to is only known as it is read."""
+BATCH, VALUES = 2**14, 2**22
+"""Rows read at once, and values of lists. A run of equal values takes a few bytes, however long it
+is: what a file comes to is only known as it is read."""
 
 
 def read_parquet(budget: Budget, key: str | None, pyarrow: Any, parquet: Any) -> np.ndarray:
@@ -29,7 +30,8 @@ def read_parquet(budget: Budget, key: str | None, pyarrow: Any, parquet: Any) ->
         rows = file.metadata.num_rows
         allow(path, (rows, len(columns)), 1)
         empty = pyarrow.RecordBatch.from_pylist([], schema=file.schema_arrow)
-        for batch in file.iter_batches(BATCH, columns=columns) if rows else [empty]:
+        size = _rows_at_once(path, columns, schema, file.metadata, pyarrow.types)
+        for batch in file.iter_batches(size, columns=columns) if rows else [empty]:
             for name, found in zip(columns, parts, strict=True):
                 found.append(_array(budget, batch.column(name), name, pyarrow))
     for name, found in zip(columns, parts, strict=True):
@@ -55,6 +57,28 @@ def _choose(key: str | None, names: list[str]) -> list[str]:
     return columns
 
 
+def _rows_at_once(path: Path, columns: list[str], schema: Any, metadata: Any, types: Any) -> int:
+    """How many rows make a batch: fewer where lists are long. Those that say they are too long are
+    refused, for a batch is decoded before its size is known."""
+    declared, values = Budget(path), 0
+    for name in columns:
+        kind = schema.field(name).type
+        if types.is_nested(kind):
+            if not types.is_primitive(getattr(kind, "value_type", kind)):
+                raise Refused(f"column {name!r} is {kind}: expected numbers, or lists of them")
+            count = _values(metadata, name)
+            declared.take((count,), kind.value_type.bit_width // 8)
+            values += count
+    return max(1, min(BATCH, VALUES * metadata.num_rows // max(values, 1)))
+
+
+def _values(metadata: Any, name: str) -> int:
+    paths = [metadata.schema.column(leaf).path for leaf in range(metadata.num_columns)]
+    leaves = [leaf for leaf, path in enumerate(paths) if path.startswith(f"{name}.")]
+    groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+    return sum(group.column(leaf).num_values for group in groups for leaf in leaves)
+
+
 def _array(budget: Budget, values: Any, name: str, pyarrow: Any) -> np.ndarray:
     """The rows of one column in one batch."""
     types, compute = pyarrow.types, pyarrow.compute
@@ -68,8 +92,6 @@ def _array(budget: Budget, values: Any, name: str, pyarrow: Any) -> np.ndarray:
             raise Refused(f"column {name!r} is {array.dtype}: expected numbers or strings")
         budget.take(array.shape, array.itemsize)
         return array
-    if not types.is_primitive(getattr(values.type, "value_type", values.type)):
-        raise Refused(f"column {name!r} is {values.type}: expected numbers, or lists of them")
     if values.null_count:
         raise Refused(f"column {name!r} has rows without a list")
     widths = np.unique(compute.list_value_length(values).to_numpy(zero_copy_only=False))
