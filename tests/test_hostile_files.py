@@ -26,8 +26,8 @@ from faults import in_child
 
 from drcl import DRCL
 from drcl.cli import main
+from drcl.data import hdf5, load_manifest
 from drcl.data import limits as sizes
-from drcl.data import load_manifest
 from drcl.data.files import read_array
 from drcl.train.checkpoint import write_bytes
 
@@ -237,6 +237,29 @@ def test_a_heap_of_strings_that_never_ends(tmp_path):
     code = "import sys; from drcl.data.files import read_array; read_array(sys.argv[1], 'names')"
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, timeout=60)
     assert b"a heap of strings with an object of 0 bytes" in done.stderr
+
+
+@pytest.mark.parametrize("shape", [(60,), (1, 60), (60, 1)])
+def test_many_references_to_one_string(tmp_path, small_limits, monkeypatch, shape):
+    """Sixteen bytes each: they are refused with the first few that were read."""
+    path, read = tmp_path / "a.h5", []
+    with h5py.File(path, "w") as file:
+        names = file.create_dataset("x", shape, h5py.string_dtype())
+        names[...] = np.array(["owl" * 1000] + ["eel"] * 59, object).reshape(shape)
+        file.flush()
+        at = names.id.get_offset()
+        expected = names.asstr()[()].tolist()
+    monkeypatch.setattr(hdf5, "PIECE", 5 * 3000, raising=False)
+    monkeypatch.setattr(hdf5, "allow", lambda *args: [read.append(args[1]), sizes.allow(*args)])
+    content = path.read_bytes()
+    reference = content[at : at + 16]
+    path.write_bytes(content[:at] + reference * 60 + content[at + 16 * 60 :])
+    assert "an array of (60, 3000) would take" in refused(path, "x")
+    assert read == [(), (60, 3000)]
+    monkeypatch.setattr(sizes, "FLOOR", 2**30)
+    path.write_bytes(content)
+    assert read_array(path, "x").tolist() == expected
+    assert len(read) == 2 + 1 + 12
 
 
 # --- no other file is read --------------------------------------------------------------------

@@ -23,6 +23,9 @@ __all__ = ["is_hdf5", "read_hdf5"]
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 HEAP = b"GCOL\x01"
 
+PIECE = 2**26
+"""Bytes of strings read at once, about."""
+
 DEPTH = 100
 
 CHUNKS = 2**20
@@ -85,10 +88,24 @@ def _values(budget: Budget, dataset: Any, h5py: Any) -> np.ndarray:
     _check(budget, dataset, dataset.dtype.itemsize + (0 if string is None else OBJECT))
     if string is None:
         return np.asarray(dataset[()])
-    if string.length is None:
-        _check_heaps(budget.path)
-    found = np.asarray(dataset.asstr()[()])
+    longest = _check_heaps(budget.path) if string.length is None else 0
+    found = _strings(budget.path, dataset, longest)
     return string_array(budget, found.reshape(-1).tolist()).reshape(found.shape)
+
+
+def _strings(path: Path, dataset: Any, longest: int) -> np.ndarray:
+    """As objects, and a few at once: any number may refer to one that takes much of the file."""
+    if not dataset.size or not dataset.shape:
+        return np.asarray(dataset.asstr()[()])
+    axis = int(np.argmax(dataset.shape))
+    length = dataset.shape[axis]
+    step = max(1, PIECE * length // (max(longest, 1) * dataset.size))
+    parts = []
+    for start in range(0, length, step):
+        part = dataset.asstr()[(slice(None),) * axis + (slice(start, start + step),)]
+        allow(path, (dataset.size, max(map(len, part.flat))), 4)  # as the array they become
+        parts.append(part)
+    return np.concatenate(parts, axis)
 
 
 def _check(budget: Budget, dataset: Any, itemsize: int) -> None:
@@ -102,12 +119,14 @@ def _check(budget: Budget, dataset: Any, itemsize: int) -> None:
         raise Refused(f"{dataset.name!r} of shape {shape} is cut into {pieces} chunks {chunks}")
 
 
-def _check_heaps(path: Path) -> None:
-    """Refuse heaps of variable-length strings on which the HDF5 library never ends.
+def _check_heaps(path: Path) -> int:
+    """Refuse heaps of variable-length strings on which the HDF5 library never ends; else the size
+    of the longest string.
 
     A heap is a chain of objects, each with its size. Where an object of number 0, which stands for
     what is free at the end, has size 0, the library looks at it again and again.
     """
+    longest = 0
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         start = content.find(HEAP)
         while start >= 0:
@@ -118,8 +137,10 @@ def _check_heaps(path: Path) -> None:
                 step = 16 + taken + -taken % 8 if index else taken
                 if not 16 <= step <= end - at:
                     raise ValueError(f"a heap of strings with an object of {taken} bytes")
+                longest = max(longest, taken if index else 0)
                 at += step
             start = content.find(HEAP, start + 1)
+    return longest
 
 
 def _matlab_value(budget: Budget, dataset: Any, h5py: Any) -> Any:
