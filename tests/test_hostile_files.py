@@ -164,16 +164,35 @@ def test_long_parquet_lists_are_read_a_few_rows_at_once(tmp_path, small_limits, 
     lists, sizes, read = list(np.zeros((100, 100), np.float32)), [], pq.ParquetFile.iter_batches
     pq.write_table(pa.table({"x": lists, "y": lists, "z": lists}), tmp_path / "a.parquet")
 
-    def spied(file, size, columns):
+    def spied(file, size, row_groups=None, columns=None):
         sizes.append(size)
-        return read(file, size, columns=columns)
+        return read(file, size, row_groups, columns)
 
     monkeypatch.setattr(parquet, "VALUES", 1000, raising=False)
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", spied)
     assert read_array(tmp_path / "a.parquet", "x").shape == (100, 100)
-    assert sizes == [10]
+    assert sizes == [1, 10]
     assert "with those before it" in refused(tmp_path / "a.parquet", "x, y")
-    assert sizes == [10]
+    assert sizes == [1, 10, 1, 1]
+
+
+def test_damage_to_what_parquet_says_of_its_lists(tmp_path):
+    """Some of it makes the library end the process that looks at it: so in a child process."""
+    pa = pytest.importorskip("pyarrow", reason="makes the parquet files of this test")
+    pq = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"x": list(X)}), path, store_schema=False)
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+
+    def read_all():
+        for at in range(footer, len(whole)):
+            for value in (0, 60, 255):
+                path.write_bytes(whole[:at] + bytes([value]) + whole[at + 1 :])
+                with contextlib.suppress(ValueError):
+                    read_array(path, "x")
+
+    assert in_child(read_all, limit=60.0) == 0
 
 
 def test_parquet_objects_are_refused_before_there_are_many(tmp_path):

@@ -30,7 +30,7 @@ def read_parquet(budget: Budget, key: str | None, pyarrow: Any, parquet: Any) ->
         rows = file.metadata.num_rows
         allow(path, (rows, len(columns)), 1)
         empty = pyarrow.RecordBatch.from_pylist([], schema=file.schema_arrow)
-        size = _rows_at_once(path, columns, schema, file.metadata, pyarrow.types)
+        size = _rows_at_once(path, columns, file, pyarrow.types)
         for batch in file.iter_batches(size, columns=columns) if rows else [empty]:
             for name, found in zip(columns, parts, strict=True):
                 found.append(_array(budget, batch.column(name), name, pyarrow))
@@ -57,26 +57,33 @@ def _choose(key: str | None, names: list[str]) -> list[str]:
     return columns
 
 
-def _rows_at_once(path: Path, columns: list[str], schema: Any, metadata: Any, types: Any) -> int:
+def _rows_at_once(path: Path, columns: list[str], file: Any, types: Any) -> int:
     """How many rows make a batch: fewer where lists are long. Those that say they are too long are
     refused, for a batch is decoded before its size is known."""
     declared, values = Budget(path), 0
     for name in columns:
-        kind = schema.field(name).type
+        kind = file.schema_arrow.field(name).type
         if types.is_nested(kind):
             if not types.is_primitive(getattr(kind, "value_type", kind)):
                 raise Refused(f"column {name!r} is {kind}: expected numbers, or lists of them")
-            count = _values(metadata, name)
+            count = _values(file, name)
             declared.take((count,), kind.value_type.bit_width // 8)
             values += count
-    return max(1, min(BATCH, VALUES * metadata.num_rows // max(values, 1)))
+    return max(1, min(BATCH, VALUES * file.metadata.num_rows // max(values, 1)))
 
 
-def _values(metadata: Any, name: str) -> int:
+def _values(file: Any, name: str) -> int:
+    """How many values the file says that a column of lists has."""
+    metadata = file.metadata
     paths = [metadata.schema.column(leaf).path for leaf in range(metadata.num_columns)]
     leaves = [leaf for leaf, path in enumerate(paths) if path.startswith(f"{name}.")]
-    groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
-    return sum(group.column(leaf).num_values for group in groups for leaf in leaves)
+    values = 0
+    for group in range(metadata.num_row_groups):
+        # Where what is said of a column is damaged, reading a row raises an error, but looking at
+        # it would end the process.
+        if next(file.iter_batches(1, row_groups=[group], columns=[name]), None) is not None:
+            values += sum(metadata.row_group(group).column(leaf).num_values for leaf in leaves)
+    return values
 
 
 def _array(budget: Budget, values: Any, name: str, pyarrow: Any) -> np.ndarray:
