@@ -27,10 +27,15 @@ def write_mat73(path: Path, arrays: dict, cells: dict | None = None) -> None:
         for name, values in (cells or {}).items():
             references = np.empty((len(values), 1), h5py.ref_dtype)  # a 1×n cell, transposed
             for index, value in enumerate(values):
-                if isinstance(value, str):
-                    held = np.array([[ord(letter)] for letter in value], np.uint16)
+                if isinstance(value, str | tuple):  # a tuple: the rows of a character matrix
+                    rows = [value] if isinstance(value, str) else value
+                    units = [np.frombuffer(row.encode("utf-16-le"), "<u2") for row in rows]
+                    empty = not len(units[0])  # then MATLAB writes the shape
+                    held = np.zeros(2, np.uint64) if empty else np.stack(units, axis=1)
                     item = file.create_dataset(f"#refs#/{name}{index}", data=held)
                     item.attrs["MATLAB_class"] = np.bytes_("char")
+                    if empty:
+                        item.attrs["MATLAB_empty"] = np.uint8(1)
                 else:
                     item = file.create_dataset(f"#refs#/{name}{index}", data=np.asarray(value).T)
                 references[index, 0] = item.ref
@@ -163,6 +168,33 @@ def test_a_matlab_cell_array_of_strings_is_an_array_of_strings(tmp_path, version
     assert read_array(path, "names").tolist() == ["owl", "sparrow"]
 
 
+OWL = "\U0001f989"
+
+
+@pytest.mark.parametrize("version", ["v5", "v73"])
+def test_strings_in_matlab_cells_are_empty_or_beyond_two_bytes_too(tmp_path, version):
+    path, names = tmp_path / f"{version}.mat", ["cat", "", OWL + "!"]
+    if version == "v5":
+        scipy_io.savemat(path, {"names": np.array(names, dtype=object)})
+    else:
+        write_mat73(path, {}, {"names": names})
+    assert read_array(path, "names").tolist() == names
+
+
+@pytest.mark.parametrize("version", ["v5", "v73"])
+@pytest.mark.parametrize("rows", [("cat", "dog"), ("c", "d"), (OWL + "a", OWL + "b")])
+def test_a_matlab_character_matrix_is_its_rows(tmp_path, version, rows):
+    path = tmp_path / f"{version}.mat"
+    if version == "v5":
+        cells = np.empty((1, 2), object)
+        cells[0, :] = [np.array(rows), X]
+        scipy_io.savemat(path, {"names": cells})
+    else:
+        write_mat73(path, {}, {"names": [rows, X]})
+    assert read_array(path, "names{1}").tolist() == list(rows)
+    np.testing.assert_array_equal(read_array(path, "names{2}"), X)
+
+
 def test_sparse_matlab_matrices_come_dense(tmp_path):
     sparse = pytest.importorskip("scipy.sparse")
     scipy_io.savemat(tmp_path / "a.mat", {"bow": sparse.csc_array(X)})
@@ -206,6 +238,23 @@ def test_parquet_lists_must_be_of_one_length(tmp_path, column, message):
     pq.write_table(pa.table({"x": column}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=message):
         read_array(tmp_path / "a.parquet", "x")
+
+
+def test_parquet_lists_are_compared_beyond_a_batch(tmp_path):
+    column = [[1, 2]] * 20_000 + [[3]] * 20_000
+    pq.write_table(pa.table({"x": column}), tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match="column 'x' holds lists of 1 to 2 values"):
+        read_array(tmp_path / "a.parquet", "x")
+
+
+def test_parquet_without_rows_is_empty(tmp_path):
+    kinds = {"list": pa.list_(pa.float32()), "number": pa.int16(), "name": pa.string()}
+    table = pa.table({name: pa.array([], kind) for name, kind in kinds.items()})
+    pq.write_table(table, tmp_path / "a.parquet")
+    found = {name: read_array(tmp_path / "a.parquet", name) for name in kinds}
+    assert found["list"].shape == (0, 0) and found["list"].dtype == np.float32
+    assert found["number"].shape == (0,) and found["number"].dtype == np.int16
+    assert found["name"].tolist() == []
 
 
 def test_missing_files_and_unknown_endings(tmp_path):

@@ -32,6 +32,8 @@ def test_ids_come_in_any_shape_and_number_type(raw):
 def test_unsigned_and_string_labels():
     assert tidy_labels(np.array([10, 250], np.uint8), 2, "x").tolist() == [10, 250]
     assert tidy_labels(np.array([b"owl ", b""]), 2, "x").tolist() == ["owl", ""]
+    assert tidy_labels(np.array(["sæl".encode()]), 1, "x").tolist() == ["sæl"]
+    assert tidy_labels(np.array([], "S3"), 0, "x").tolist() == []
 
 
 @pytest.mark.parametrize(
@@ -44,6 +46,10 @@ def test_unsigned_and_string_labels():
         (np.array([["a", "b"], ["c", "d"]]), "expected whole numbers"),
         (np.array([1j, 2j]), "complex128"),
         (np.zeros((2, 2, 2)), r"shape \(2, 2, 2\)"),
+        (
+            np.array([b"owl", b"s\xe6l"]),
+            r"train/text: label b's\\xe6l' in row 1 is not text in UTF-8",
+        ),
     ],
 )
 def test_labels_that_are_none_are_refused(raw, message):

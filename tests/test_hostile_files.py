@@ -13,6 +13,7 @@ import os
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -25,8 +26,8 @@ from faults import in_child
 
 from drcl import DRCL
 from drcl.cli import main
+from drcl.data import hdf5, load_manifest
 from drcl.data import limits as sizes
-from drcl.data import load_manifest
 from drcl.data.files import read_array
 from drcl.train.checkpoint import write_bytes
 
@@ -104,6 +105,26 @@ def test_bombs_are_refused(tmp_path, small_limits):
         assert "at most 1 GiB or 10 times the file is read" in refused(tmp_path / name, key)
 
 
+def test_many_arrays_of_one_file_are_counted_together(tmp_path, small_limits):
+    """Each is allowed, all are not: references to one data set, and sparse cells, cost little."""
+    for count in (3, 30):
+        with h5py.File(tmp_path / f"{count}.mat", "w", userblock_size=512) as file:
+            held = file.create_dataset("#refs#/a", data=np.zeros((64, 32)), compression="gzip")
+            references = np.full((count, 1), held.ref, h5py.ref_dtype)
+            file.create_dataset("x", data=references)
+    assert read_array(tmp_path / "3.mat", "x{2}").shape == (32, 64)
+    assert "with those before it" in refused(tmp_path / "30.mat", "x{2}")
+    scipy_io = pytest.importorskip("scipy.io", reason="makes the MATLAB file of this test")
+    sparse = pytest.importorskip("scipy.sparse")
+    for count in (3, 30):
+        cells = np.empty((1, count), object)
+        cells[0, :] = [sparse.csc_array((1000, 2))] * count
+        scipy_io.savemat(tmp_path / "a.mat", {"x": cells}, do_compression=True)
+        if count == 3:
+            assert read_array(tmp_path / "a.mat", "x{2}").shape == (1000, 2)
+    assert "with those before it" in refused(tmp_path / "a.mat", "x{2}")
+
+
 def test_parquet_bombs_are_refused(tmp_path, small_limits):
     pa = pytest.importorskip("pyarrow", reason="makes the parquet files of this test")
     pq = pytest.importorskip("pyarrow.parquet")
@@ -119,14 +140,85 @@ def test_parquet_bombs_are_refused(tmp_path, small_limits):
         assert "would take" in refused(path, "x")
 
 
+def test_parquet_columns_are_counted_together(tmp_path, small_limits):
+    """Side by side every string takes the room of the longest, and so does every number."""
+    pa = pytest.importorskip("pyarrow", reason="makes the parquet files of this test")
+    pq = pytest.importorskip("pyarrow.parquet")
+    path, words = tmp_path / "a.parquet", ["a" * 50] * 200
+    table = dict.fromkeys("abcd", words) | {"long": ["a" * 80] + [""] * 199}
+    table |= {"bits": np.zeros(200, bool), "lists": list(np.zeros((200, 50), bool))}
+    pq.write_table(pa.table(table), path, compression="zstd")
+    for key in table:
+        assert len(read_array(path, key)) == 200
+    assert "with those before it" in refused(path, "a, b, c, d")
+    assert "would take" in refused(path, "bits, long")
+    assert "would take" in refused(path, "lists, a")
+
+
+def test_long_parquet_lists_are_read_a_few_rows_at_once(tmp_path, small_limits, monkeypatch):
+    """What says that it is too long is not read at all."""
+    pa = pytest.importorskip("pyarrow", reason="makes the parquet files of this test")
+    pq = pytest.importorskip("pyarrow.parquet")
+    from drcl.data import parquet
+
+    lists, sizes, read = list(np.zeros((100, 100), np.float32)), [], pq.ParquetFile.iter_batches
+    pq.write_table(pa.table({"x": lists, "y": lists, "z": lists}), tmp_path / "a.parquet")
+
+    def spied(file, size, row_groups=None, columns=None):
+        sizes.append(size)
+        return read(file, size, row_groups, columns)
+
+    monkeypatch.setattr(parquet, "VALUES", 1000, raising=False)
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", spied)
+    assert read_array(tmp_path / "a.parquet", "x").shape == (100, 100)
+    assert sizes == [1, 10]
+    assert "with those before it" in refused(tmp_path / "a.parquet", "x, y")
+    assert sizes == [1, 10, 1, 1]
+
+
+def test_damage_to_what_parquet_says_of_its_lists(tmp_path):
+    """Some of it makes the library end the process that looks at it: so in a child process."""
+    pa = pytest.importorskip("pyarrow", reason="makes the parquet files of this test")
+    pq = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"x": list(X)}), path, store_schema=False)
+    whole = path.read_bytes()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+
+    def read_all():
+        for at in range(footer, len(whole)):
+            for value in (0, 60, 255):
+                path.write_bytes(whole[:at] + bytes([value]) + whole[at + 1 :])
+                with contextlib.suppress(ValueError):
+                    read_array(path, "x")
+
+    assert in_child(read_all, limit=60.0) == 0
+
+
+def test_parquet_objects_are_refused_before_there_are_many(tmp_path):
+    """Two bytes in the file become forty of an object."""
+    pa = pytest.importorskip("pyarrow", reason="makes the parquet files of this test")
+    pq = pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"x": [b"ab"] * 200_000}), path, compression="zstd")
+    tracemalloc.start()
+    try:
+        assert "column 'x' is object: expected numbers or strings" in refused(path, "x")
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+
+
 def test_hdf5_declares_no_more_than_it_holds(tmp_path):
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
         file.create_dataset("huge", (10**9, 10**3), "f4", chunks=(1000, 1000), fillvalue=1)
         file.create_dataset("chunk", (4,), "f4", chunks=(10**9,), maxshape=(None,))
         file.create_dataset("crumbs", (2**14, 2**14), "u1", chunks=(1, 1))
+        file.create_dataset("letters", (4,), "S1000000000")
     assert "would take" in refused(path, "huge")
     assert "would take" in refused(path, "chunk")
+    assert "would take" in refused(path, "letters")
     assert "is cut into 268435456 chunks" in refused(path, "crumbs")
 
 
@@ -164,6 +256,29 @@ def test_a_heap_of_strings_that_never_ends(tmp_path):
     code = "import sys; from drcl.data.files import read_array; read_array(sys.argv[1], 'names')"
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, timeout=60)
     assert b"a heap of strings with an object of 0 bytes" in done.stderr
+
+
+@pytest.mark.parametrize("shape", [(60,), (1, 60), (60, 1)])
+def test_many_references_to_one_string(tmp_path, small_limits, monkeypatch, shape):
+    """Sixteen bytes each: they are refused with the first few that were read."""
+    path, read = tmp_path / "a.h5", []
+    with h5py.File(path, "w") as file:
+        names = file.create_dataset("x", shape, h5py.string_dtype())
+        names[...] = np.array(["owl" * 1000] + ["eel"] * 59, object).reshape(shape)
+        file.flush()
+        at = names.id.get_offset()
+        expected = names.asstr()[()].tolist()
+    monkeypatch.setattr(hdf5, "PIECE", 5 * 3000, raising=False)
+    monkeypatch.setattr(hdf5, "allow", lambda *args: [read.append(args[1]), sizes.allow(*args)])
+    content = path.read_bytes()
+    reference = content[at : at + 16]
+    path.write_bytes(content[:at] + reference * 60 + content[at + 16 * 60 :])
+    assert "an array of (60, 3000) would take" in refused(path, "x")
+    assert read == [(), (60, 3000)]
+    monkeypatch.setattr(sizes, "FLOOR", 2**30)
+    path.write_bytes(content)
+    assert read_array(path, "x").tolist() == expected
+    assert len(read) == 2 + 1 + 12
 
 
 # --- no other file is read --------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -109,6 +110,50 @@ def test_a_cell_that_nothing_was_put_in_is_empty(tmp_path):
     path = write(tmp_path / "a.mat", matrix(1, (1, 2), *cells))
     assert read_array(path, "x{1}").tolist() == [[7]]
     assert read_array(path, "x{2}").shape == (0, 0)
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 3), (2, 0)])
+def test_an_empty_string_is_a_string_of_any_empty_shape(tmp_path, shape):
+    """MATLAB's '' has neither rows nor columns."""
+    text = matrix(4, shape, element(17, b""))
+    word = matrix(4, (1, 3), element(17, "owl".encode("utf-16-le")))
+    path = write(tmp_path / "a.mat", matrix(1, (1, 2), text, word))
+    assert read_array(path, "x").tolist() == ["", "owl"]
+
+
+@pytest.mark.parametrize("order", "<>")
+def test_letters_of_two_units_in_a_character_matrix(tmp_path, order):
+    """Column by column, so that their halves lie apart."""
+    rows = ["\U0001f989ab", "\U0001f431cd"]
+    units = np.stack([np.frombuffer(row.encode("utf-16-le"), "<u2") for row in rows])
+    letters = units.astype(f"{order}u2").tobytes(order="F")
+    text = matrix(4, units.shape, element(17, letters, order), order=order)
+    assert read_array(write(tmp_path / "a.mat", text, order=order)).tolist() == rows
+    one = matrix(4, (1, 4), element(16, rows[0].encode()))
+    assert read_array(write(tmp_path / "b.mat", one)).tolist() == rows[:1]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (element(14, b"") * 200_000, "not 1 cells in a cell array"),
+        (
+            element(14, element(6, bytes(8)) + element(1, bytes(2**20)) + element(1, b"")),
+            "a matrix of shape",
+        ),
+    ],
+    ids=["cells", "dimensions"],
+)
+def test_what_is_too_many_is_not_read(tmp_path, content, message):
+    """What takes 1 or 8 bytes before compression takes 8 or 100 and more as Python's objects."""
+    path = write(tmp_path / "a.mat", compressed(matrix(1, (1, 1), content)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=rf"a\.mat .*{message}"):
+            read_array(path, "x{1}")
+        assert tracemalloc.get_traced_memory()[1] < 8_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def nested(depth: int) -> bytes:

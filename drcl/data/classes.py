@@ -27,8 +27,8 @@ def tidy_labels(raw: np.ndarray, rows: int, where: str) -> np.ndarray:
         (N,) int64 (-1 = unlabelled), (N,) str (empty = unlabelled), or (N, C) uint8 rows.
 
     Raises:
-        ValueError: another shape or length, a label that is no whole number, a multi-hot row with
-            another value than 0 and 1.
+        ValueError: another shape or length, a label that is no whole number or no text in UTF-8, a
+            multi-hot row with another value than 0 and 1.
 
     >>> tidy_labels(np.array([[1.0], [4.0]]), rows=2, where="train/image").tolist()
     [1, 4]
@@ -40,7 +40,7 @@ def tidy_labels(raw: np.ndarray, rows: int, where: str) -> np.ndarray:
     if raw.ndim not in (1, 2) or len(raw) != rows:
         raise ValueError(f"{where}: {rows} feature rows but labels of shape {raw.shape}")
     if raw.dtype.kind in "US" and raw.ndim == 1:
-        return np.char.strip(raw.astype(str))
+        return np.char.strip(_text(raw, where))
     if raw.dtype.kind not in "biuf":
         raise ValueError(
             f"{where}: labels of shape {raw.shape} and dtype {raw.dtype}: expected whole numbers, "
@@ -59,6 +59,16 @@ def tidy_labels(raw: np.ndarray, rows: int, where: str) -> np.ndarray:
             "(-1 marks an unlabelled row)"
         )
     return raw.astype(np.int64)
+
+
+def _text(raw: np.ndarray, where: str) -> np.ndarray:
+    try:
+        return np.char.decode(raw, "utf-8") if raw.dtype.kind == "S" else raw
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{where}: label {error.object!r} in row {raw.tolist().index(error.object)} is not "
+            "text in UTF-8"
+        ) from error
 
 
 def unlabelled(labels: np.ndarray) -> np.ndarray:

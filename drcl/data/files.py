@@ -33,7 +33,7 @@ from typing import IO, Any
 import numpy as np
 
 from drcl.data.hdf5 import is_hdf5, read_hdf5
-from drcl.data.limits import Refused, allow, string_array
+from drcl.data.limits import Budget, Refused, allow, string_array
 from drcl.data.matlab5 import read_matlab5
 from drcl.data.parquet import read_parquet
 
@@ -182,27 +182,29 @@ def _npy(file: IO[bytes], size: int) -> np.ndarray:
 def _read_mat(path: Path, key: str | None) -> Variable:
     if is_hdf5(path):
         return _read_hdf5(path, key, matlab=True)
-    found = read_matlab5(path, lambda names: _choose(key, names))
-    return _join_strings(path, found) if isinstance(found, list) else found
+    budget = Budget(path)
+    found = read_matlab5(budget, lambda names: _choose(key, names))
+    return _join_strings(budget, found) if isinstance(found, list) else found
 
 
 def _read_hdf5(path: Path, key: str | None, matlab: bool = False) -> Variable:
     key = key.strip("/") if key else None
-    found = read_hdf5(path, lambda names: _choose(key, names), _library("h5py"), matlab)
-    return _join_strings(path, found) if isinstance(found, list) else found
+    budget = Budget(path)
+    found = read_hdf5(budget, lambda names: _choose(key, names), _library("h5py"), matlab)
+    return _join_strings(budget, found) if isinstance(found, list) else found
 
 
-def _join_strings(path: Path, cells: list[np.ndarray | str]) -> Variable:
+def _join_strings(budget: Budget, cells: list[np.ndarray | str]) -> Variable:
     """A cell array of strings is one array of strings; any other stays a list of arrays."""
     strings = [cell for cell in cells if isinstance(cell, str)]
     if strings and len(strings) == len(cells):
-        return string_array(path, strings)
+        return string_array(budget, strings)
     return [np.asarray(cell) for cell in cells]
 
 
 def _read_parquet(path: Path, key: str | None) -> np.ndarray:
     _library("pyarrow.compute")
-    return read_parquet(path, key, _library("pyarrow"), _library("pyarrow.parquet"))
+    return read_parquet(Budget(path), key, _library("pyarrow"), _library("pyarrow.parquet"))
 
 
 def _read_safetensors(path: Path, key: str | None) -> np.ndarray:

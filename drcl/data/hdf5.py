@@ -15,12 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from drcl.data.limits import OBJECT, Refused, allow, string_array
+from drcl.data.limits import OBJECT, Budget, Refused, allow, string_array
+from drcl.data.matlab5 import text_rows
 
 __all__ = ["is_hdf5", "read_hdf5"]
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 HEAP = b"GCOL\x01"
+
+PIECE = 2**26
+"""Bytes of strings read at once, about."""
 
 DEPTH = 100
 
@@ -37,20 +41,19 @@ def is_hdf5(path: Path) -> bool:
 
 
 def read_hdf5(
-    path: Path, choose: Callable[[list[str]], str], h5py: Any, matlab: bool = False
+    budget: Budget, choose: Callable[[list[str]], str], h5py: Any, matlab: bool = False
 ) -> np.ndarray | list[np.ndarray | str]:
     """The dataset that ``choose`` picks among the paths; a list for a MATLAB cell array."""
-    with h5py.File(path, "r") as file:
+    with h5py.File(budget.path, "r") as file:
         dataset = file[choose(_datasets(file, h5py))]
         if not matlab:
-            return np.asarray(_values(path, dataset, h5py))
+            return np.asarray(_values(budget, dataset, h5py))
         if dataset.dtype != h5py.ref_dtype:
-            return np.atleast_1d(_matlab_value(path, dataset, h5py))
+            return np.atleast_1d(_matlab_value(budget, dataset, h5py))
         # Transposed like every MATLAB array, so C order here is MATLAB's own cell order.
-        _check(path, dataset, OBJECT)
-        cells = [file[reference] for reference in dataset[()].reshape(-1)]
-        allow(path, (sum(cell.size * cell.dtype.itemsize for cell in cells),), 1)
-        return [_matlab_value(path, cell, h5py) for cell in cells]
+        _check(budget, dataset, OBJECT)
+        references = dataset[()].reshape(-1)
+        return [_matlab_value(budget, file[reference], h5py) for reference in references]
 
 
 def _datasets(file: Any, h5py: Any) -> list[str]:
@@ -78,36 +81,52 @@ def _datasets(file: Any, h5py: Any) -> list[str]:
     return found
 
 
-def _values(path: Path, dataset: Any, h5py: Any) -> np.ndarray:
+def _values(budget: Budget, dataset: Any, h5py: Any) -> np.ndarray:
     string = h5py.check_string_dtype(dataset.dtype)
     if string is None and dataset.dtype.kind not in "biuf":
         raise Refused(f"{dataset.name!r} is {dataset.dtype}: expected numbers or strings")
-    _check(path, dataset, dataset.dtype.itemsize if string is None else OBJECT)
+    _check(budget, dataset, dataset.dtype.itemsize + (0 if string is None else OBJECT))
     if string is None:
         return np.asarray(dataset[()])
-    if string.length is None:
-        _check_heaps(path)
-    found = np.asarray(dataset.asstr()[()])
-    return string_array(path, found.reshape(-1).tolist()).reshape(found.shape)
+    longest = _check_heaps(budget.path) if string.length is None else 0
+    found = _strings(budget.path, dataset, longest)
+    return string_array(budget, found.reshape(-1).tolist()).reshape(found.shape)
 
 
-def _check(path: Path, dataset: Any, itemsize: int) -> None:
+def _strings(path: Path, dataset: Any, longest: int) -> np.ndarray:
+    """As objects, and a few at once: any number may refer to one that takes much of the file."""
+    if not dataset.size or not dataset.shape:
+        return np.asarray(dataset.asstr()[()])
+    axis = int(np.argmax(dataset.shape))
+    length = dataset.shape[axis]
+    step = max(1, PIECE * length // (max(longest, 1) * dataset.size))
+    parts = []
+    for start in range(0, length, step):
+        part = dataset.asstr()[(slice(None),) * axis + (slice(start, start + step),)]
+        allow(path, (dataset.size, max(map(len, part.flat))), 4)  # as the array they become
+        parts.append(part)
+    return np.concatenate(parts, axis)
+
+
+def _check(budget: Budget, dataset: Any, itemsize: int) -> None:
     if dataset.external or dataset.is_virtual:
         raise Refused(f"{dataset.name!r} keeps its values in other files, which are not read")
     shape, chunks = dataset.shape or (), dataset.chunks or ()
-    allow(path, shape, itemsize)
-    allow(path, chunks, itemsize)  # a chunk may be declared larger than the dataset
+    budget.take(shape, itemsize)
+    allow(budget.path, chunks, itemsize)  # a chunk may be declared larger than the dataset
     pieces = math.prod(-(-size // piece) for size, piece in zip(shape, chunks, strict=False))
-    if pieces > max(CHUNKS, path.stat().st_size):
+    if pieces > max(CHUNKS, budget.path.stat().st_size):
         raise Refused(f"{dataset.name!r} of shape {shape} is cut into {pieces} chunks {chunks}")
 
 
-def _check_heaps(path: Path) -> None:
-    """Refuse heaps of variable-length strings on which the HDF5 library never ends.
+def _check_heaps(path: Path) -> int:
+    """Refuse heaps of variable-length strings on which the HDF5 library never ends; else the size
+    of the longest string.
 
     A heap is a chain of objects, each with its size. Where an object of number 0, which stands for
     what is free at the end, has size 0, the library looks at it again and again.
     """
+    longest = 0
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         start = content.find(HEAP)
         while start >= 0:
@@ -118,18 +137,28 @@ def _check_heaps(path: Path) -> None:
                 step = 16 + taken + -taken % 8 if index else taken
                 if not 16 <= step <= end - at:
                     raise ValueError(f"a heap of strings with an object of {taken} bytes")
+                longest = max(longest, taken if index else 0)
                 at += step
             start = content.find(HEAP, start + 1)
+    return longest
 
 
-def _matlab_value(path: Path, dataset: Any, h5py: Any) -> Any:
-    """An array in MATLAB's own orientation, or a str for characters."""
-    values = _values(path, dataset, h5py)
-    if dataset.attrs.get("MATLAB_empty", 0):
+def _matlab_value(budget: Budget, dataset: Any, h5py: Any) -> Any:
+    """An array in MATLAB's own orientation, or a str for a row of characters."""
+    values = _values(budget, dataset, h5py)
+    text = dataset.attrs.get("MATLAB_class", b"") == b"char"
+    if dataset.attrs.get("MATLAB_empty", 0):  # then the values are its shape
         shape = tuple(map(int, values))
         if 0 not in shape:
             raise Refused(f"{dataset.name!r} is said to be empty and of shape {shape}")
-        return np.empty(shape)
-    if dataset.attrs.get("MATLAB_class", b"") == b"char":
-        return "".join(map(chr, np.ravel(values)))
-    return values.T
+        return "" if text else np.empty(shape)
+    if not text:
+        return values.T
+    units = np.atleast_2d(values.T)
+    if units.ndim != 2 or f"{units.dtype.kind}{units.itemsize}" not in ("u1", "u2", "u4"):
+        raise Refused(
+            f"{dataset.name!r} holds text as {units.dtype} of shape {units.shape}: expected rows "
+            "of uint16"
+        )
+    rows = text_rows(budget, units)
+    return str(rows[0]) if len(rows) == 1 else rows

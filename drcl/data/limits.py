@@ -2,7 +2,8 @@
 
 Compressed formats, and those that store only what is not empty, let some bytes declare an array
 larger than any memory. Deflate, the most used compression, reaches 1032 to 1; what goes far beyond
-that is no data set. Nothing is allocated before :func:`allow` has seen its size.
+that is no data set. Nothing is allocated before :func:`allow` has seen its size or, where several
+arrays are made of one file, a :class:`Budget` has seen what they come to.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["OBJECT", "Refused", "allow", "string_array"]
+__all__ = ["OBJECT", "Budget", "Refused", "allow", "string_array"]
 
 FLOOR = 2**30
 RATIO = 1000
@@ -38,18 +39,43 @@ def allow(path: Path, shape: Iterable[int], itemsize: int) -> None:
     drcl.data.limits.Refused: an array of (1000000000, 1000) would take 3726 GiB, \
 and the file holds 0 bytes: at most 1 GiB or 1000 times the file is read; store it uncompressed
     """
-    shape = tuple(int(size) for size in shape)
-    wanted = math.prod(shape) * max(itemsize, 1)
-    stored = path.stat().st_size
-    if min(shape, default=0) < 0 or wanted > max(FLOOR, RATIO * stored):
-        raise Refused(
-            f"an array of {shape} would take {-(-wanted // 2**30)} GiB, and the file holds "
-            f"{stored} bytes: at most 1 GiB or {RATIO} times the file is read; store it "
-            "uncompressed"
-        )
+    Budget(path).take(shape, itemsize)
 
 
-def string_array(path: Path, strings: list[str]) -> np.ndarray:
+class Budget:
+    """What the arrays made of one file take, all together no more than one of them may.
+
+    >>> import tempfile
+    >>> with tempfile.NamedTemporaryFile() as file:
+    ...     budget = Budget(Path(file.name))
+    ...     budget.take((2**29,), 1)
+    ...     budget.take((2**30,), 1)
+    Traceback (most recent call last):
+    ...
+    drcl.data.limits.Refused: an array of (1073741824,) would take 2 GiB with those before it, \
+and the file holds 0 bytes: at most 1 GiB or 1000 times the file is read; store it uncompressed
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.taken = 0
+
+    def take(self, shape: Iterable[int], itemsize: int) -> None:
+        """Count one more array, before it is made; refuse it as :func:`allow` does."""
+        shape = tuple(int(size) for size in shape)
+        wanted = math.prod(shape) * max(itemsize, 1)
+        total, stored = self.taken + wanted, self.path.stat().st_size
+        if min(shape, default=0) < 0 or total > max(FLOOR, RATIO * stored):
+            others = " with those before it" if self.taken else ""
+            raise Refused(
+                f"an array of {shape} would take {-(-total // 2**30)} GiB{others}, and the file "
+                f"holds {stored} bytes: at most 1 GiB or {RATIO} times the file is read; store it "
+                "uncompressed"
+            )
+        self.taken = total
+
+
+def string_array(budget: Budget, strings: list[str]) -> np.ndarray:
     """Strings as an array, in which each takes the room of the longest."""
-    allow(path, (len(strings), max(map(len, strings), default=0)), 4)
+    budget.take((len(strings), max(map(len, strings), default=0)), 4)
     return np.array(strings, dtype=str)

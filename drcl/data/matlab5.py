@@ -10,6 +10,7 @@ Arrays come as stored, like SciPy's: MATLAB keeps whole doubles in the smallest 
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import struct
@@ -20,15 +21,17 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from drcl.data.limits import OBJECT, Refused, allow
+from drcl.data.limits import OBJECT, Budget, Refused, allow, string_array
 
-__all__ = ["read_matlab5"]
+__all__ = ["read_matlab5", "text_rows"]
 
 Cell = np.ndarray | str
 
 INTEGERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 12: "i8", 13: "u8"}
 NUMBERS = {**INTEGERS, 7: "f4", 9: "f8"}
-CODECS = {1: "latin-1", 2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
+LETTERS = {1: "u1", 2: "u1", 4: "u2", 17: "u2", 18: "u4"}
+CODECS = {1: "latin-1", 2: "utf-16-le", 4: "utf-32-le"}
+UTF8 = 16
 MATRIX, COMPRESSED = 14, 15
 CELL, CHAR, SPARSE = 1, 4, 5
 NUMERIC = range(6, 16)
@@ -36,6 +39,10 @@ COMPLEX = 0x0800
 
 NAME_WITHIN = 2**16
 """A variable's name stands within its first bytes, so listing the names needs no more of it."""
+
+
+DIMENSIONS = 32
+"""More than these no version of NumPy makes."""
 
 
 class Place(NamedTuple):
@@ -47,7 +54,7 @@ class Place(NamedTuple):
 
 
 def read_matlab5(
-    path: Path, choose: Callable[[list[str]], str]
+    budget: Budget, choose: Callable[[list[str]], str]
 ) -> np.ndarray | list[np.ndarray | str]:
     """The variable that ``choose`` picks among the names; a list for a cell array.
 
@@ -55,6 +62,7 @@ def read_matlab5(
         Refused: what the variable holds is none of the kinds above.
         ValueError: the file is damaged.
     """
+    path = budget.path
     with path.open("rb") as file:
         order = _byte_order(file.read(128))
         places = {}
@@ -63,7 +71,7 @@ def read_matlab5(
             places[name.name] = place
         places.pop("", None)  # what MATLAB keeps for objects
         place = places[choose(list(places))]
-        return _read_matrix(path, _content(path, file, place, order), order)
+        return _read_matrix(budget, _content(path, file, place, order), order)
 
 
 class Header(NamedTuple):
@@ -143,29 +151,31 @@ def _numbers(elements: Iterator[tuple[int, memoryview]], order: str) -> np.ndarr
 
 def _header(elements: Iterator[tuple[int, memoryview]], order: str) -> Header:
     flags = _numbers(elements, order)
-    shape = tuple(map(int, _numbers(elements, order)))
+    shape = tuple(map(int, _numbers(elements, order)[: DIMENSIONS + 1]))
     _, name = next(elements, (0, None))
     if flags.dtype != np.dtype(f"{order}u4") or len(flags) != 2 or name is None:
         raise ValueError("no matrix where one was expected")
-    if len(shape) < 2 or min(shape) < 0:
+    if not 2 <= len(shape) <= DIMENSIONS or min(shape) < 0:
         raise ValueError(f"a matrix of shape {shape}")
     return Header(int(flags[0]) & 0xFF, int(flags[0]), shape, bytes(name).decode("latin-1"))
 
 
-def _read_matrix(path: Path, content: memoryview, order: str) -> np.ndarray | list[Cell]:
+def _read_matrix(budget: Budget, content: memoryview, order: str) -> np.ndarray | list[Cell]:
     elements = _elements(content, order)
     header = _header(elements, order)
     if header.kind != CELL:
-        return _read_array(path, header, elements, order)
+        return _read_array(budget, header, elements, order)
     count = math.prod(header.shape)
-    allow(path, (count,), OBJECT)
-    cells = [_read_cell(path, kind, cell, order) for kind, cell in elements]
+    budget.take((count,), OBJECT)
+    # One more than there may be tells that there are too many; all might be millions.
+    stored = itertools.islice(elements, count + 1)
+    cells = [_read_cell(budget, kind, cell, order) for kind, cell in stored]
     if len(cells) != count:
-        raise ValueError(f"{len(cells)} cells in a cell array of shape {header.shape}")
+        raise ValueError(f"not {count} cells in a cell array of shape {header.shape}")
     return cells
 
 
-def _read_cell(path: Path, kind: int, content: memoryview, order: str) -> Cell:
+def _read_cell(budget: Budget, kind: int, content: memoryview, order: str) -> Cell:
     if kind != MATRIX:
         raise ValueError(f"an element of type {kind} where a cell was expected")
     if not content:  # a cell that nothing was put in
@@ -174,52 +184,70 @@ def _read_cell(path: Path, kind: int, content: memoryview, order: str) -> Cell:
     header = _header(elements, order)
     if header.kind == CELL:
         raise Refused("a cell array in a cell array: expected arrays or strings in its cells")
-    array = _read_array(path, header, elements, order)
+    array = _read_array(budget, header, elements, order)
     return str(array[0]) if header.kind == CHAR and len(array) == 1 else array
 
 
 def _read_array(
-    path: Path, header: Header, elements: Iterator[tuple[int, memoryview]], order: str
+    budget: Budget, header: Header, elements: Iterator[tuple[int, memoryview]], order: str
 ) -> np.ndarray:
     if header.kind == CHAR:
-        return _read_text(path, header.shape, elements, order)
+        return _read_text(budget, header.shape, elements, order)
     if header.kind not in (SPARSE, *NUMERIC) or header.flags & COMPLEX:
         raise Refused(
             f"{header.name!r} is a struct, an object or complex: expected an array of numbers, "
             "text or a cell array"
         )
     if header.kind == SPARSE:
-        return _read_sparse(path, header.shape, elements, order)
+        return _read_sparse(budget, header.shape, elements, order)
     values = _numbers(elements, order)
     if len(values) != math.prod(header.shape):
         raise ValueError(f"{len(values)} numbers in an array of shape {header.shape}")
+    budget.take(values.shape, values.itemsize)
     return _native(values).reshape(header.shape, order="F")
 
 
 def _read_text(
-    path: Path, shape: tuple[int, ...], elements: Iterator[tuple[int, memoryview]], order: str
+    budget: Budget, shape: tuple[int, ...], elements: Iterator[tuple[int, memoryview]], order: str
 ) -> np.ndarray:
     """The rows of a character matrix as an array of strings."""
-    kind, payload = next(elements, (16, memoryview(b"")))
-    if kind not in CODECS or len(shape) != 2:
+    kind, payload = next(elements, (UTF8, memoryview(b"")))
+    if kind not in (UTF8, *LETTERS) or len(shape) != 2:
         raise ValueError(f"text of shape {shape} in an element of type {kind}")
-    codec = CODECS[kind]
-    if codec in ("utf-16", "utf-32"):
-        codec += {"<": "-le", ">": "-be"}[order]
-    allow(path, (len(payload),), 16)  # at most while the letters lie apart
-    text = bytes(payload).decode(codec)
-    if shape[0] == 1:
-        return np.array([text])
-    if len(text) != math.prod(shape):
-        raise ValueError(f"{len(text)} letters in text of shape {shape}")
-    return np.array(["".join(row) for row in np.array(list(text)).reshape(shape, order="F")], str)
+    budget.take((len(payload),), 16)  # at most while the letters lie apart
+    if kind == UTF8:
+        text = bytes(payload).decode()
+        # MATLAB counts a letter that takes two units of UTF-16 as two, SciPy counts it as one.
+        size = 4 if len(text) == math.prod(shape) else 2
+        units = np.frombuffer(text.encode(CODECS[size]), f"<u{size}")
+    else:
+        units = np.frombuffer(payload, order + LETTERS[kind])
+    if shape[0] != 1 and len(units) != math.prod(shape):
+        raise ValueError(f"{len(units)} letters in text of shape {shape}")
+    return text_rows(budget, units.reshape(shape if shape[0] != 1 else (1, -1), order="F"))
+
+
+def text_rows(budget: Budget, units: np.ndarray) -> np.ndarray:
+    """The rows of a character matrix as strings.
+
+    Args:
+        budget: what the file may take.
+        units: of one, two or four bytes: Latin-1, UTF-16 or UTF-32.
+    """
+    if not units.size:  # MATLAB's '' has no rows, and is a string all the same
+        return np.array([""])
+    budget.take(units.shape, 8)  # at most, as bytes and as letters
+    budget.take(units.shape[:1], OBJECT)
+    units = units.astype(units.dtype.newbyteorder("<"))
+    return string_array(budget, [row.tobytes().decode(CODECS[row.itemsize]) for row in units])
 
 
 def _read_sparse(
-    path: Path, shape: tuple[int, ...], elements: Iterator[tuple[int, memoryview]], order: str
+    budget: Budget, shape: tuple[int, ...], elements: Iterator[tuple[int, memoryview]], order: str
 ) -> np.ndarray:
     """A compressed-column matrix, as a dense one."""
     rows, starts, values = (_numbers(elements, order) for _ in range(3))
+    budget.take((len(starts) + len(rows), 4), 8)  # indices as whole words, while it is built
     starts = starts.astype(np.int64)
     if len(shape) != 2 or len(starts) != shape[1] + 1 or rows.dtype.kind not in "iu":
         raise ValueError(f"{len(starts)} column starts in a sparse matrix of shape {shape}")
@@ -230,7 +258,7 @@ def _read_sparse(
         raise ValueError("the columns of a sparse matrix lie outside its values")
     if stored and not (rows.min() >= 0 and rows.max() < shape[0]):
         raise ValueError(f"a row outside a sparse matrix of shape {shape}")
-    allow(path, shape, values.dtype.itemsize)
+    budget.take(shape, values.dtype.itemsize)
     dense = np.zeros(shape, values.dtype.newbyteorder("="), order="F")
     dense[rows, np.repeat(np.arange(shape[1]), counts)] = values
     return dense
