@@ -407,7 +407,8 @@ class DRCL:
         Saving over an older model replaces it in one step: at any moment the folder holds one whole
         model. User-supplied networks are stored as parameters; give the modules again to
         :meth:`load`. Raises RuntimeError before :meth:`fit`, and OSError where the folder cannot be
-        written; what it held is then still there.
+        written, is written by another process (after five seconds) or has a link for ``encoders``;
+        what it held is then still there.
 
         >>> import tempfile
         >>> y = torch.arange(40) % 4
