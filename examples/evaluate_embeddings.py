@@ -5,7 +5,7 @@
 
 Each argument is ``file`` or ``file:key`` (.npy, .npz, .mat, .h5, .parquet, .safetensors), for
 example ``wiki_0.mat:test_fea wiki_0.mat:test_lab wiki_1.mat:test_fea wiki_1.mat:test_lab``. Labels
-are whole numbers, also as a column, or multi-hot rows.
+are whole numbers, also as a row or a column, or multi-hot rows.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ def main(arguments: list[str]) -> None:
     if len(arguments) not in (0, 4):
         sys.exit(__doc__)
     a, a_labels, b, b_labels = map(read, arguments) if arguments else made_up()
+    # MATLAB stores a vector as a row or a column.
+    a_labels, b_labels = (y.ravel() if 1 in y.shape else y for y in (a_labels, b_labels))
     for name, sides in (
         ("A -> B", (a, b, a_labels, b_labels)),
         ("B -> A", (b, a, b_labels, a_labels)),

@@ -67,6 +67,7 @@ def select_prior(
     training set, or over the validation set with ``prior_selection="validation"``. Source: paper,
     selective prior learning.
 
+    >>> import numpy as np
     >>> x, y = np.random.default_rng(0).normal(size=(40, 8)), np.arange(40) % 4
     >>> config = Config(dim=16, hidden=(32,), prior_epochs=2)
     >>> select_prior({"a": (x, y), "b": (x[:20], y[:20])}, config=config, progress=False).dim
