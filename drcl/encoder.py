@@ -113,10 +113,11 @@ def is_as_built(network: nn.Module) -> TypeGuard[Encoder]:
     kinds = [type(layer) for layer in network.layers]
     if kinds != [nn.Linear, nn.ReLU] * len(network.hidden) + [nn.Linear]:
         return False
+    widths = (network.in_features, *network.hidden)
     shapes: list[tuple[int, ...]] = []
-    for below, width in pairwise((network.in_features, *network.hidden)):
+    for below, width in pairwise(widths):
         shapes += [(width, below), (width,)]
-    shapes.append((network.dim, (network.in_features, *network.hidden)[-1]))
+    shapes.append((network.dim, widths[-1]))
     # Parameters that two layers share are listed once.
     return [tuple(parameter.shape) for parameter in network.parameters()] == shapes
 

@@ -67,12 +67,12 @@ class Prior(nn.Module):
         exact = weight.detach().to(torch.float64, copy=True)
         singular = torch.linalg.svdvals(exact)
         cutoff = rank_cutoff(weight)
-        rank = int((singular > cutoff * singular[0]).sum())
+        rank = _count_directions(singular, cutoff)
         if rank < weight.shape[1] <= weight.shape[0]:
             warnings.warn(
                 f"the prior has rank {rank} with {weight.shape[1]} classes: classes that "
                 "share a direction cannot be told apart (the pseudo-inverse is used)",
-                stacklevel=2,
+                stacklevel=3,  # beyond the decorator
             )
         inverse = torch.linalg.pinv(exact, rtol=cutoff)
         # QR of W: for a full-rank W its Q spans the columns of P^T too, and W's own QR stays
@@ -130,7 +130,7 @@ class Prior(nn.Module):
     def rank(self) -> int:
         """How many directions W has, to its dtype's resolution."""
         singular = torch.linalg.svdvals(self.weight.double())
-        return int((singular > rank_cutoff(self.weight) * singular[0]).sum())
+        return _count_directions(singular, rank_cutoff(self.weight))
 
     def scaled(self, norm: float) -> Prior:
         """The same directions with the mean column norm set to ``norm``, a number above 0.
@@ -173,6 +173,10 @@ def rank_cutoff(weight: Tensor) -> float:
     # In half precision that share would pass one. Rounding moves no singular value by more than
     # eps/2 · ‖W‖_F, and ‖W‖_F is at most √rank of the largest.
     return float(min(weight.shape) ** 0.5 * eps)
+
+
+def _count_directions(singular: Tensor, cutoff: float) -> int:
+    return int((singular > cutoff * singular[0]).sum())
 
 
 def _whole(classes: Iterable[int]) -> tuple[int, ...]:

@@ -84,8 +84,9 @@ def test_a_weight_of_low_rank_warns_and_works(dtype, tolerance):
 def test_equal_columns_and_a_zero_column_warn():
     weight = torch.eye(6, 4)
     weight[:, 3] = weight[:, 2]
-    with pytest.warns(UserWarning, match="rank 3"):
+    with pytest.warns(UserWarning, match="rank 3") as told:
         Prior(weight)
+    assert told[0].filename == __file__  # whose line it is, is the user's
     weight[:, 3] = 0
     with pytest.warns(UserWarning, match="rank 3"):
         assert torch.isfinite(Prior(weight).inverse).all()
