@@ -284,7 +284,7 @@ def reversible_consistency_loss(
                 rtol=rank_cutoff(prior.weight),
             )
         return ReversibleConsistency(*(part.to(dtype) for part in found))
-    parts, *_ = ops.reversible_consistency.reversible_consistency(
+    total, label, consistency, recasting, *_ = ops.reversible_consistency.reversible_consistency(
         features,
         targets,
         permutation,
@@ -300,7 +300,7 @@ def reversible_consistency_loss(
         "" if process_group is None else process_group.group_name,
         backend,
     )
-    return ReversibleConsistency(parts[0], parts[1], parts[2], parts[3])
+    return ReversibleConsistency(total, label, consistency, recasting)
 
 
 def average_precision(

@@ -86,7 +86,9 @@ class Prior(nn.Module):
             "weight_coordinates": basis.T @ exact,
         }
         for name, value in buffers.items():
-            kept = value.to(weight.dtype).contiguous()
+            kept = value.to(weight.dtype)
+            # whole columns of the basis are read at once: they lie together in memory
+            kept = kept.T.contiguous().T if name == "basis" else kept.contiguous()
             if not bool(kept.isfinite().all()):
                 raise ValueError(
                     f"weight: singular values {float(singular[-1]):.1e} to {float(singular[0]):.1e}"

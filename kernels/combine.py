@@ -85,17 +85,20 @@ def similarity_kernel(
 
 
 @triton.jit(do_not_specialize=["programs"])
-def parts_kernel(partials, sums, parts, programs, alpha, beta, eta, width, BLOCK: tl.constexpr):
+def parts_kernel(
+    partials, sums, total, label_part, consistency_part, squared_part, programs, alpha, beta, eta,
+    width, BLOCK: tl.constexpr,
+):  # fmt: skip
     program = tl.arange(0, BLOCK)
     similarity = tl.sum(tl.load(partials + program, mask=program < programs, other=0.0), 0)
     count = tl.maximum(tl.load(sums + 2), 1.0)
     label = tl.load(sums) / count
     squared = tl.load(sums + 1) / (count * width)
     consistency = (similarity * 4.0).to(tl.float32) / (count * count)
-    tl.store(parts, eta * label + alpha * consistency + beta * squared)
-    tl.store(parts + 1, label)
-    tl.store(parts + 2, consistency)
-    tl.store(parts + 3, squared)
+    tl.store(total, eta * label + alpha * consistency + beta * squared)
+    tl.store(label_part, label)
+    tl.store(consistency_part, consistency)
+    tl.store(squared_part, squared)
 
 
 def combine(
@@ -107,8 +110,8 @@ def combine(
     beta: float,
     eta: float,
     width: int,
-) -> Tensor:
-    """Total, J_L, J_D and J_MSE (4,) from the sums alone; two launches.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Total, J_L, J_D and J_MSE from the sums alone; two launches.
 
     float64 takes the eager stage.
     """
@@ -121,7 +124,7 @@ def combine(
     largest = max(inner.numel() // 9, cross.numel() // 2, gram_matrix.numel())
     programs = min(PROGRAMS, max(1, blocks(largest, SIMILARITY["BLOCK"])))
     partials = sums.new_empty(programs, dtype=torch.float64)
-    parts = sums.new_empty(4)
+    total, label, consistency, squared = (sums.new_empty(()) for _ in range(4))
     with on_device_of(sums):
         similarity_kernel[(programs,)](
             inner,
@@ -133,5 +136,18 @@ def combine(
             gram_matrix.numel(),
             **SIMILARITY,
         )
-        parts_kernel[(1,)](partials, sums, parts, programs, alpha, beta, eta, width, **PARTS)
-    return parts
+        parts_kernel[(1,)](
+            partials,
+            sums,
+            total,
+            label,
+            consistency,
+            squared,
+            programs,
+            alpha,
+            beta,
+            eta,
+            width,
+            **PARTS,
+        )
+    return total, label, consistency, squared

@@ -15,6 +15,9 @@ Bytes: 4·B·D each for reading F in ``coefficients`` (with FᵀF only) and as a
 T, and for reading T and F in ``finish``, there twice with mixing (the other row comes from L2
 while the batch fits); then B·D in the features' dtype. Operations: 2·B·D·min(B, D) in the chosen
 precision, in float32 10·B·D·K with FᵀF, 2·B·D·K + 4·B²·K without.
+
+Up to 32 classes the rank-K terms are loops over K beside a tile; beyond they are products, in
+``wide_gradient.py``.
 """
 
 # mypy: allow-untyped-defs
@@ -26,39 +29,38 @@ import triton
 import triton.language as tl
 
 from .combine import is_converging
+from .gradient_tiles import inverse_norm, projection_of, scales, small_part
 from .launch import (
-    FUSED_CLASSES,
     FUSED_WIDTH,
+    LOOPED_CLASSES,
+    RowTile,
     blocks,
     columns_first,
     on_device_of,
     power_of_two,
-    row_tile,
 )
-from .product import product, product_with_dots
+from .product import product_with_dots
+from .wide_gradient import wide_coefficients, wide_part
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
     from torch import Tensor
 
 CLASS_MATRIX = {"BLOCK": 256, "num_warps": 4}
-FINISH = {"BLOCK_B": 8, "BLOCK_D": 256, "num_warps": 8}
+COEFFICIENTS_BY_ROWS = RowTile(block_rows=8, block_width=16, num_warps=4)
+FINISH = {"BLOCK_B": 4, "BLOCK_D": 512, "num_warps": 4}
 
 
-@triton.jit
-def scales(grad, sums, alpha, beta, eta, width):
-    """What a row's parts are multiplied by: of the similarity, squared error and label terms."""
-    count = tl.maximum(tl.load(sums + 2), 1.0)
-    total = tl.load(grad)
-    similarity = (alpha * total + tl.load(grad + 2)) * (-16.0 / (count * count))
-    squared = (beta * total + tl.load(grad + 3)) * (2.0 / (count * width))
-    label = (eta * total + tl.load(grad + 1)) / count
-    return similarity, squared, label
+def coefficient_tile(width: int) -> RowTile:
+    """Rows of F that one program holds, for two products with every vector of length D.
 
-
-@triton.jit
-def inverse_norm(n):
-    return 1.0 / tl.where(n > 0.0, n, 1.0)
+    At D = 2,048 four rows in two warps: a vector that is loaded serves four rows.
+    """
+    block_width = power_of_two(width, 16)
+    block_rows = min(8, max(1, 8192 // block_width))
+    return RowTile(block_rows, block_width, max(1, block_rows * block_width // 4096))
 
 
 @triton.jit
@@ -84,114 +86,86 @@ def class_matrix_kernel(inner, out, k_total, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def add_product(
-    accumulator, a, a_stride_m, a_stride_k, b, b_stride_k, m, in_m, n, in_n, depth,
-    BLOCK: tl.constexpr,
-):  # fmt: skip
-    """``accumulator + A B``, exact: the rows ``m`` of a matrix times a few columns ``n``."""
-    for start in range(0, depth, BLOCK):
-        k = start + tl.arange(0, BLOCK).to(tl.int64)
-        left = tl.load(
-            a + m[:, None] * a_stride_m + k[None, :] * a_stride_k,
-            mask=in_m[:, None] & (k < depth)[None, :],
-            other=0.0,
-        )
-        right = tl.load(
-            b + k[:, None] * b_stride_k + n[None, :],
-            mask=(k < depth)[:, None] & in_n[None, :],
-            other=0.0,
-        )
-        accumulator = tl.dot(left, right, accumulator, input_precision="ieee")
-    return accumulator
+def load_tile(matrix, m, m_total, n, n_total, pitch):
+    mask = (m < m_total)[:, None] & (n < n_total)[None, :]
+    return tl.load(matrix + m[:, None] * pitch + n[None, :], mask=mask, other=0.0)
 
 
-@triton.jit(do_not_specialize=["batch"])
+# A batch that 16 divides is compiled in as such: without that, M and Z are copied 4 bytes at a time.
+@triton.jit
 def coefficients_kernel(
-    grad, sums, outside, coordinates, label_gradient, norms, matrix, cross, class_part,
-    permutation, inside, projection, origin,
+    by_total, by_label, by_similarity, by_squared, sums, outside, coordinates, label_gradient,
+    norms, matrix, cross, permutation, inside, projection, origin,
     batch, width, k_total, alpha, beta, eta,
-    MIXED: tl.constexpr, BY_ROWS: tl.constexpr, OUTSIDE: tl.constexpr, FUSED: tl.constexpr,
-    BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr,
+    MIXED: tl.constexpr, BY_ROWS: tl.constexpr, OUTSIDE: tl.constexpr,
+    BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """``inside``: the gradient in the basis, before normalising; ``projection``: what it has
     along x̂.
 
-    ``matrix`` is M and Z with BY_ROWS, else the class matrix. The class-space part is their
-    product with the coordinates, made here when FUSED and otherwise given. The projection still
-    lacks ⟨T, F⟩.
+    ``matrix`` is M and Z with BY_ROWS, else the class matrix. The projection still lacks ⟨T, F⟩.
     """
     row = tl.program_id(0).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
     in_batch = row < batch
     if MIXED:
         # π⁻¹ on the side: the launch that needs it comes later
         tl.store(origin + tl.load(permutation + row, mask=in_batch, other=0), row, mask=in_batch)
-    similarity, squared, label = scales(grad, sums, alpha, beta, eta, width)
-    n = tl.load(norms + row, mask=in_batch, other=0.0)
-    r = tl.load(norms + batch + row, mask=in_batch, other=0.0)
-    inverse = inverse_norm(n)
+    similarity, squared, label = scales(
+        by_total, by_label, by_similarity, by_squared, sums, alpha, beta, eta, width
+    )
     pitch = 3 * k_total
     j = tl.arange(0, BLOCK_K)
-    if FUSED:
-        in_k = j < k_total
-        tile = tl.zeros([BLOCK_B, BLOCK_K], tl.float32)
-        if BY_ROWS:
-            # M V − Z U. M is symmetric and Z antisymmetric: their columns are read as rows.
-            square = batch.to(tl.int64) * batch
-            tile = add_product(
-                tile, matrix, batch, 1, coordinates + 2 * k_total, pitch, row, in_batch, j,
-                in_k, batch, 32,
-            )  # fmt: skip
-            minus_z_u = tl.zeros([BLOCK_B, BLOCK_K], tl.float32)
-            minus_z_u = add_product(
-                minus_z_u, matrix + square, batch, 1, coordinates, pitch, row, in_batch, j, in_k,
-                batch, 32,
-            )  # fmt: skip
-            tile -= minus_z_u
-        else:
-            tile = add_product(
-                tile, coordinates, pitch, 1, matrix, k_total, row, in_batch, j, in_k, pitch,
-                32,
-            )  # fmt: skip
-    d = tl.arange(0, BLOCK_D)
-    in_width = d < width
+    along = tl.zeros([BLOCK_B, BLOCK_K], tl.float32)
+    if BY_ROWS:
+        # M V − Z U. M is symmetric and Z antisymmetric: their columns are read as rows.
+        square = batch * batch  # of rows no wider than 16,384
+        minus = tl.zeros([BLOCK_B, BLOCK_K], tl.float32)
+        for start in range(0, batch, BLOCK):
+            other = start + tl.arange(0, BLOCK)
+            m = load_tile(matrix, row, batch, other, batch, batch)
+            v = load_tile(coordinates + 2 * k_total, other, batch, j, k_total, pitch)
+            along = tl.dot(m, v, along, input_precision="ieee")
+            z = load_tile(matrix + square, row, batch, other, batch, batch)
+            u = load_tile(coordinates, other, batch, j, k_total, pitch)
+            minus = tl.dot(z, u, minus, input_precision="ieee")
+        along -= minus
+    else:
+        for start in range(0, pitch, BLOCK):
+            h = start + tl.arange(0, BLOCK)
+            left = load_tile(coordinates, row, batch, h, pitch, pitch)
+            right = load_tile(matrix, h, pitch, j, k_total, k_total)
+            along = tl.dot(left, right, along, input_precision="ieee")
+    u = load_tile(coordinates, row, batch, j, k_total, pitch)
+    delta = load_tile(coordinates + k_total, row, batch, j, k_total, pitch)
+    v = load_tile(coordinates + 2 * k_total, row, batch, j, k_total, pitch)
+    along_x = tl.zeros([BLOCK_B], tl.float32)
     if OUTSIDE:
+        d = tl.arange(0, BLOCK_D)
+        in_width = d < width
         f = tl.load(
             outside + row[:, None] * width + d[None, :],
             mask=in_batch[:, None] & in_width[None, :],
             other=0.0,
         )
-    along_x = tl.zeros([BLOCK_B], tl.float32)
-    for k in range(k_total):
-        at = coordinates + row * pitch + k
-        u = tl.load(at, mask=in_batch, other=0.0)
-        delta = tl.load(at + k_total, mask=in_batch, other=0.0)
-        v = tl.load(at + 2 * k_total, mask=in_batch, other=0.0)
-        if FUSED:
-            along = tl.sum(tl.where((j == k)[None, :], tile, 0.0), 1)
-        else:
-            along = tl.load(class_part + row * k_total + k, mask=in_batch, other=0.0)
-        if OUTSIDE:
+        by_delta = tl.zeros([BLOCK_B, BLOCK_K], tl.float32)
+        by_v = tl.zeros([BLOCK_B, BLOCK_K], tl.float32)
+        for k in range(k_total):
             delta_f = tl.load(cross + k * width + d, mask=in_width, other=0.0)
+            here = (j == k)[None, :]
+            by_delta = tl.where(here, tl.sum(f * delta_f[None, :], 1)[:, None], by_delta)
             v_f = tl.load(cross + (k_total + k) * width + d, mask=in_width, other=0.0)
-            f_v = tl.sum(f * v_f[None, :], 1)
-            along -= f_v
-            along_x += u * tl.sum(f * delta_f[None, :], 1) + delta * f_v
-        along_x += v * along
-        slope = tl.load(label_gradient + row * k_total + k, mask=in_batch, other=0.0)
-        value = similarity * inverse * along + label * slope
-        value += squared * ((n - r) * u - n * delta)
-        tl.store(inside + row * k_total + k, value, mask=in_batch)
+            by_v = tl.where(here, tl.sum(f * v_f[None, :], 1)[:, None], by_v)
+        along -= by_v
+        along_x += tl.sum(u * by_delta + delta * by_v, 1)
+    along_x += tl.sum(v * along, 1)
+    n = tl.load(norms + row, mask=in_batch, other=0.0)
+    r = tl.load(norms + batch + row, mask=in_batch, other=0.0)
+    slope = load_tile(label_gradient, row, batch, j, k_total, k_total)
+    value = (similarity * inverse_norm(n))[:, None] * along + label * slope
+    value += squared * ((n - r)[:, None] * u - n[:, None] * delta)
+    at = inside + row[:, None] * k_total + j[None, :]
+    tl.store(at, value, mask=in_batch[:, None] & (j < k_total)[None, :])
     tl.store(projection + row, along_x, mask=in_batch)
-
-
-@triton.jit
-def projection_of(projection, dots, row, in_batch, batch, parts, sign):
-    """The part of a row's gradient by x̂ along x̂, now with ⟨T, F⟩."""
-    dot = tl.zeros_like(row).to(tl.float32)
-    if dots is not None:  # without F there are none, and a loop over none would be compiled
-        for part in range(parts):
-            dot += tl.load(dots + part * batch.to(tl.int64) + row, mask=in_batch, other=0.0)
-    return tl.load(projection + row, mask=in_batch, other=0.0) + sign * dot
 
 
 @triton.jit
@@ -202,36 +176,33 @@ def large_part(product, outside, row, d, mask, width, of_t, of_f):
     return of_t[:, None] * t + of_f[:, None] * f
 
 
-@triton.jit
-def small_part(coordinates, inside, row, in_batch, k, k_total, scale, share, along_x):
-    """A row's factors of ``ΔᵀF``, ``VᵀF`` and the basis, at one k."""
-    at = coordinates + row * (3 * k_total) + k
-    u = tl.load(at, mask=in_batch, other=0.0)
-    delta = tl.load(at + k_total, mask=in_batch, other=0.0)
-    v = tl.load(at + 2 * k_total, mask=in_batch, other=0.0)
-    along = tl.load(inside + row * k_total + k, mask=in_batch, other=0.0)
-    return scale * u, scale * delta, share * along - scale * along_x * v
-
-
 @triton.jit(do_not_specialize=["batch", "parts"])
 def finish_kernel(
-    grad, sums, product, dots, outside, coordinates, norms, cross, basis, inside, projection,
-    origin, out, batch, width, k_total, parts, basis_stride, alpha, beta, eta, lam, rest,
+    by_total, by_label, by_similarity, by_squared, sums, product, dots, outside, coordinates, norms,
+    cross, basis, inside, class_part, projection, origin, out,
+    batch, width, k_total, parts, basis_stride, alpha, beta, eta, lam, rest,
     MIXED: tl.constexpr, BY_ROWS: tl.constexpr, OUTSIDE: tl.constexpr, BLOCK_B: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """``λ g[i] + (1−λ) g[π⁻¹(i)]`` for a block of rows and columns, g being the gradient by x."""
+    """``λ g[i] + (1−λ) g[π⁻¹(i)]`` for a block of rows and columns, g being the gradient by x.
+
+    Its rank-K terms are summed here, or given as ``class_part``, mixed already.
+    """
     row = tl.program_id(0).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
     d = tl.program_id(1) * BLOCK_D + tl.arange(0, BLOCK_D)
     in_batch = row < batch
     in_width = d < width
     mask = in_batch[:, None] & in_width[None, :]
-    similarity, squared, _ = scales(grad, sums, alpha, beta, eta, width)
+    similarity, squared, _ = scales(
+        by_total, by_label, by_similarity, by_squared, sums, alpha, beta, eta, width
+    )
     sign = 1.0 if BY_ROWS else -1.0
     n = tl.load(norms + row, mask=in_batch, other=0.0)
     scale = lam * similarity * inverse_norm(n)
     along_x = projection_of(projection, dots, row, in_batch, batch, parts, sign)
     value = tl.zeros([BLOCK_B, BLOCK_D], tl.float32)
+    if class_part is not None:
+        value += tl.load(class_part + row[:, None] * width + d[None, :], mask=mask, other=0.0)
     if OUTSIDE:
         of_f = lam * squared * n - scale * along_x
         value += large_part(product, outside, row, d, mask, width, sign * scale, of_f)
@@ -243,29 +214,30 @@ def finish_kernel(
         if OUTSIDE:
             of_f = rest * squared * other_n - other_scale * other_along_x
             value += large_part(product, outside, other, d, mask, width, sign * other_scale, of_f)
-    for k in range(k_total):
-        of_delta_f, of_v_f, of_basis = small_part(
-            coordinates, inside, row, in_batch, k, k_total, scale, lam, along_x
-        )
-        if MIXED:
-            a, b, c = small_part(
-                coordinates, inside, other, in_batch, k, k_total, other_scale, rest, other_along_x
+    if class_part is None:
+        for k in range(k_total):
+            of_delta_f, of_v_f, of_basis = small_part(
+                coordinates, inside, row, in_batch, k, k_total, scale, lam, along_x
             )
-            of_delta_f += a
-            of_v_f += b
-            of_basis += c
-        along = tl.load(basis + k * basis_stride + d, mask=in_width, other=0.0)
-        value = tl.fma(of_basis[:, None], along[None, :], value)
-        if OUTSIDE and not BY_ROWS:
-            delta_f = tl.load(cross + k * width + d, mask=in_width, other=0.0)
-            v_f = tl.load(cross + (k_total + k) * width + d, mask=in_width, other=0.0)
-            value = tl.fma(of_delta_f[:, None], delta_f[None, :], value)
-            value = tl.fma(of_v_f[:, None], v_f[None, :], value)
+            if MIXED:
+                a, b, c = small_part(
+                    coordinates, inside, other, in_batch, k, k_total, other_scale, rest, other_along_x
+                )
+                of_delta_f += a
+                of_v_f += b
+                of_basis += c
+            along = tl.load(basis + k * basis_stride + d, mask=in_width, other=0.0)
+            value = tl.fma(of_basis[:, None], along[None, :], value)
+            if OUTSIDE and not BY_ROWS:
+                delta_f = tl.load(cross + k * width + d, mask=in_width, other=0.0)
+                v_f = tl.load(cross + (k_total + k) * width + d, mask=in_width, other=0.0)
+                value = tl.fma(of_delta_f[:, None], delta_f[None, :], value)
+                value = tl.fma(of_v_f[:, None], v_f[None, :], value)
     tl.store(out + row[:, None] * width + d[None, :], value.to(out.dtype.element_ty), mask=mask)
 
 
 def gradient(
-    grad: Tensor,
+    grads: Sequence[Tensor | None],
     outside: Tensor,
     coordinates: Tensor,
     label_gradient: Tensor,
@@ -282,9 +254,9 @@ def gradient(
     lam: float,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Gradient (B, D) in ``dtype``, given the gradient (4,) of total, J_L, J_D and J_MSE.
+    """Gradient (B, D) in ``dtype``, given the gradients of total, J_L, J_D and J_MSE (None: zero).
 
-    Three launches with M and Z, four with FᵀF. With K > 128 the class-space part is a product of
+    Three launches with M and Z, four with FᵀF. With K > 32 the class-space part is products of
     its own. float64, and rows wider than 16,384, take the eager stage.
     """
     width, k = basis.shape
@@ -292,7 +264,7 @@ def gradient(
         from drcl.eager import reversible_consistency as eager
 
         return eager.gradient(
-            grad,
+            grads,
             outside,
             coordinates,
             label_gradient,
@@ -310,62 +282,58 @@ def gradient(
             dtype,
         )
     batch, has_outside, by_rows = norms.shape[1], k < width, len(gram_matrix) == 2
-    grad, basis = grad.contiguous(), columns_first(basis)
+    basis = columns_first(basis)
     permutation = None if permutation is None else permutation.contiguous()
-    mixed, fused = permutation is not None, k <= FUSED_CLASSES
+    mixed, wide = permutation is not None, k > LOOPED_CLASSES
     lam = lam if mixed else 1.0
     matrix = gram_matrix if by_rows else _class_matrix(inner, basis)
-    class_part = None
-    if not fused and by_rows:
-        u, v = coordinates[:, :k], coordinates[:, 2 * k :]
-        class_part = product(matrix[0], v).sub_(product(matrix[1], u))
-    elif not fused:
-        class_part = product(coordinates, matrix)
+    crossed = has_outside and not by_rows
     inside, projection = basis.new_empty(batch, k), basis.new_empty(batch)
     origin = None if permutation is None else permutation.new_empty(batch)
-    crossed = has_outside and not by_rows
-    tile = row_tile(width if crossed else 1, k)
-    with on_device_of(basis):
-        coefficients_kernel[(blocks(batch, tile.block_rows),)](
-            grad,
-            sums,
-            outside,
-            coordinates,
-            label_gradient,
-            norms,
-            matrix,
-            cross,
-            class_part,
-            permutation,
-            inside,
-            projection,
-            origin,
-            batch,
-            width,
-            k,
-            alpha,
-            beta,
-            eta,
-            MIXED=mixed,
-            BY_ROWS=by_rows,
-            OUTSIDE=crossed,
-            FUSED=fused,
-            BLOCK_B=tile.block_rows,
-            BLOCK_D=tile.block_width,
-            BLOCK_K=min(FUSED_CLASSES, power_of_two(k, 16)),
-            num_warps=max(4, tile.num_warps),
-        )
-    large = dots = None
+    scalars = (*grads, sums)
+    weights = (alpha, beta, eta)
+    given = (coordinates, label_gradient, norms)
+    made = (permutation, inside, projection, origin)
+    if wide:
+        wide_coefficients(scalars, outside, *given, matrix, cross, *made, width, weights)
+    else:
+        tile = coefficient_tile(width) if crossed else COEFFICIENTS_BY_ROWS
+        with on_device_of(basis):
+            coefficients_kernel[(blocks(batch, tile.block_rows),)](
+                *scalars,
+                outside,
+                *given,
+                matrix,
+                cross,
+                *made,
+                batch,
+                width,
+                k,
+                *weights,
+                MIXED=mixed,
+                BY_ROWS=by_rows,
+                OUTSIDE=crossed,
+                BLOCK_B=tile.block_rows,
+                BLOCK_D=tile.block_width,
+                BLOCK_K=power_of_two(k, 16),
+                BLOCK=128 if by_rows else 32,
+                num_warps=tile.num_warps,
+            )
+    large = dots = class_part = None
     if has_outside:
         # FᵀF is symmetric: its transpose offers the tensor cores the order they want.
         left, right = (matrix[0], outside) if by_rows else (outside, gram_matrix[0].T)
         large, dots = product_with_dots(left, right, outside)
+    if wide:
+        class_part = wide_part(
+            scalars, dots, coordinates, norms, cross, basis, inside, projection, origin, weights,
+            lam, 1.0 if by_rows else -1.0,
+        )  # fmt: skip
     out = basis.new_empty(batch, width, dtype=dtype)
     grid = (blocks(batch, FINISH["BLOCK_B"]), blocks(width, FINISH["BLOCK_D"]))
     with on_device_of(basis):
         finish_kernel[grid](
-            grad,
-            sums,
+            *scalars,
             large,
             dots,
             outside,
@@ -374,6 +342,7 @@ def gradient(
             cross,
             basis,
             inside,
+            class_part,
             projection,
             origin,
             out,
@@ -382,9 +351,7 @@ def gradient(
             k,
             0 if dots is None else len(dots),
             basis.stride(1),
-            alpha,
-            beta,
-            eta,
+            *weights,
             lam,
             1.0 - lam,
             MIXED=mixed,

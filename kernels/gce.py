@@ -146,13 +146,15 @@ def target_tile(
 
 @triton.jit(do_not_specialize=["batch"])
 def gce_rows_kernel(
-    logits, targets, permutation, q_ptr, probabilities, gradient, partials,
-    batch, classes, targets_stride, lam, rest,
+    logits, targets, permutation, q_ptr, norms, probabilities, gradient, partials,
+    batch, classes, targets_stride, lam, rest, inverse_temperature,
     IDS: tl.constexpr, MIXED: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Rows of any length, in two walks: online log-sum-exp, then probabilities and gradient.
 
-    Reads the logits twice (the second time mostly from L2), writes p and the gradient once.
+    Reads the logits twice (the second time mostly from L2), writes p and the gradient once. With
+    ``norms`` the logits are still to be multiplied by them and by 1/temperature, the gradient is
+    that by what was given, less the norm; p and Σ s are left out.
     """
     row = tl.program_id(0).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
     in_batch = row < batch
@@ -163,6 +165,9 @@ def gce_rows_kernel(
         targets, targets_stride, row, other, in_batch, classes, IDS, MIXED, BLOCK_C
     )
     q = tl.load(q_ptr).to(tl.float32)
+    scale = tl.full([BLOCK_B], 1.0, tl.float32)
+    if norms is not None:
+        scale = tl.load(norms + row, mask=in_batch, other=0.0) * inverse_temperature
     # A finite start: −inf minus −inf would be NaN in rows that meet their class late.
     top = tl.full([BLOCK_B], -3.0e38, tl.float32)
     top_chosen = tl.full([BLOCK_B], -3.0e38, tl.float32)
@@ -173,7 +178,8 @@ def gce_rows_kernel(
         c = start + tl.arange(0, BLOCK_C)
         columns = in_batch[:, None] & (c < classes)[None, :]
         at = row[:, None] * classes + c[None, :]
-        x = tl.load(logits + at, mask=columns, other=float("-inf")).to(tl.float32)
+        x = tl.load(logits + at, mask=columns, other=0.0).to(tl.float32)
+        x = tl.where(columns, x * scale[:, None], float("-inf"))
         y = target_tile(
             targets, targets_stride, first, second, labelled, c, classes, lam, rest, IDS, MIXED
         )
@@ -195,7 +201,8 @@ def gce_rows_kernel(
         c = start + tl.arange(0, BLOCK_C)
         columns = in_batch[:, None] & (c < classes)[None, :]
         at = row[:, None] * classes + c[None, :]
-        x = tl.load(logits + at, mask=columns, other=float("-inf")).to(tl.float32)
+        x = tl.load(logits + at, mask=columns, other=0.0).to(tl.float32)
+        x = tl.where(columns, x * scale[:, None], float("-inf"))
         y = target_tile(
             targets, targets_stride, first, second, labelled, c, classes, lam, rest, IDS, MIXED
         )
@@ -203,10 +210,17 @@ def gce_rows_kernel(
         weight = tl.where(labelled[:, None], y, 1.0)
         p = tl.exp(x - top[:, None]) / total[:, None]
         posterior = tl.where(chosen, weight * tl.exp(x - top_chosen[:, None]) / mass[:, None], 0.0)
-        tl.store(probabilities + at, p, mask=columns)
-        tl.store(gradient + at, slope[:, None] * (p - posterior), mask=columns)
+        by_logits = slope[:, None] * (p - posterior)
+        if norms is None:
+            tl.store(probabilities + at, p, mask=columns)
+        else:
+            by_logits *= inverse_temperature
+        tl.store(gradient + at, by_logits, mask=columns)
     loss = tl.where(labelled, gce_of_log(log_s, q), 0.0)
-    store_sums(partials, loss, tl.where(labelled, tl.exp(log_s), 0.0), labelled)
+    score = tl.zeros([BLOCK_B], tl.float32)
+    if norms is None:
+        score += tl.where(labelled, tl.exp(log_s), 0.0)
+    store_sums(partials, loss, score, labelled)
 
 
 @triton.jit
@@ -226,17 +240,50 @@ def gce_rows(
     ``logits`` are contiguous (B, C); targets ids (B,) or rows (B, C), mixed here with
     ``permutation``.
     """
+    probabilities = logits.new_empty(logits.shape)
+    partials = logits.new_empty(blocks(len(logits), GCE_ROWS["BLOCK_B"]), 3)
+    gradient = _gce_rows(logits, targets, permutation, q, lam, None, 1.0, probabilities, partials)
+    return probabilities, gradient, sum_partials(partials, logits.new_empty(3))
+
+
+def gce_partials(
+    logits: Tensor,
+    targets: Tensor,
+    permutation: Tensor | None,
+    q: Tensor,
+    lam: float,
+    norms: Tensor,
+    temperature: float,
+    partials: Tensor,
+) -> Tensor:
+    """The same of ``norms · logits / temperature``, logits those of unit rows.
+
+    Returns the gradient by x W (B, C) for x of these norms; ``partials`` (B/4, 3) receive sums of
+    loss, zeros, and labelled rows.
+    """
+    return _gce_rows(logits, targets, permutation, q, lam, norms, temperature, None, partials)
+
+
+def _gce_rows(
+    logits: Tensor,
+    targets: Tensor,
+    permutation: Tensor | None,
+    q: Tensor,
+    lam: float,
+    norms: Tensor | None,
+    temperature: float,
+    probabilities: Tensor | None,
+    partials: Tensor,
+) -> Tensor:
     batch, classes = logits.shape
-    probabilities, gradient = logits.new_empty(logits.shape), logits.new_empty(logits.shape)
-    config = GCE_ROWS
-    programs = blocks(batch, config["BLOCK_B"])
-    partials = logits.new_empty(programs, 3)
+    gradient = logits.new_empty(logits.shape)
     with on_device_of(logits):
-        gce_rows_kernel[(programs,)](
+        gce_rows_kernel[(len(partials),)](
             logits,
             targets,
             permutation,
             q,
+            norms,
             probabilities,
             gradient,
             partials,
@@ -245,8 +292,9 @@ def gce_rows(
             targets.stride(0),
             lam,
             1.0 - lam,
+            1.0 / temperature,
             IDS=targets.ndim == 1,
             MIXED=permutation is not None,
-            **config,
+            **GCE_ROWS,
         )
-    return probabilities, gradient, sum_partials(partials, logits.new_empty(3))
+    return gradient

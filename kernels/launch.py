@@ -11,9 +11,14 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from torch import Tensor
 
-# The class axis stays on chip up to this many classes; wider rows are walked in blocks of this
-# size.
+# The class axis of a cross-entropy stays on chip up to this many classes; wider rows are walked in
+# blocks of this size.
 FUSED_CLASSES = 128
+
+# Up to this many classes the loss goes through the prior's basis vector by vector, beside a row that
+# is held in registers. A vector costs a reduction over the row, so that beyond it products are
+# cheaper, also at twice the memory traffic.
+LOOPED_CLASSES = 32
 
 
 class RowTile(NamedTuple):
@@ -24,18 +29,16 @@ class RowTile(NamedTuple):
     num_warps: int
 
 
-def row_tile(width: int, classes: int) -> RowTile:
-    """How many whole rows of ``width`` one program holds, beside a tile of ``classes``.
+def row_tile(width: int) -> RowTile:
+    """How many whole rows of ``width`` one program holds.
 
-    At D = 2,048 that is four rows in eight warps: every basis vector that is loaded serves four
-    rows, and 32 values a thread leave registers for the other half of a mixed row. Twice the
-    warps where the class tile is wide or the row alone fills them; fewer, or more rows, spill.
+    One warp up to D = 2,048, 64 values a thread: sums over a row then need no barrier, and many
+    programs share a multiprocessor. Several rows where they are short, as many as leave 32 values a
+    thread; and 32 values a thread again where a row takes several warps, or the widest spill.
     """
     block_width = power_of_two(width, 16)
-    block_rows = min(8, max(1, 8192 // block_width))
-    values = block_rows * block_width
-    many = values > 8192 or (values == 8192 and classes > 64)
-    return RowTile(block_rows, block_width, 16 if many else min(8, max(1, values // 512)))
+    block_rows = min(8, max(1, 1024 // block_width))
+    return RowTile(block_rows, block_width, block_width // 1024 if block_width > 2048 else 1)
 
 
 # The widest row that is held whole, by 16 warps.

@@ -193,7 +193,7 @@ def test_the_bytes_of_the_figure_are_those_of_the_op(tools, batch, classes):
     out = reversible_consistency(
         features, ids, None, torch.tensor(0.5), *arguments, 0.1, 0.1, 1.0, 1.0, 1.0, "", "torch"
     )
-    _, outside, coordinates, label_gradient, _, _, inner, cross, gram = out
+    *_, outside, coordinates, label_gradient, _, _, inner, cross, gram = out
     expected = tools("figures").linear_bytes(batch, width, classes)
     assert outside.nbytes == expected["F"]
     assert coordinates.nbytes + label_gradient.nbytes == expected["coordinates"]

@@ -98,12 +98,12 @@ def test_every_launch_of_the_loss_compiles(launches, shape, kind, mixing):
     order, lam = (torch.randperm(b), 0.9) if mixing else (None, 1.0)
     recast = prior.recast_coordinates, prior.weight_coordinates
     for dtype in (torch.float32, torch.bfloat16):
-        _, *saved = reversible_consistency(
+        _, _, _, _, *saved = reversible_consistency(
             torch.randn(b, d).to(dtype), targets, order, torch.tensor(0.5).double(), prior.basis,
             *recast, 0.1, 0.1, 1.0, 1.0, lam, "", "triton",
         )  # fmt: skip
         reversible_consistency_backward(
-            torch.ones(4), *saved, prior.basis, order, 0.1, 0.1, 1.0, lam, dtype, "triton"
+            [torch.ones(()), None, None, torch.ones(())], *saved, prior.basis, order, 0.1, 0.1, 1.0, lam, dtype, "triton"
         )
     assert launches >= {"rows_kernel", "coefficients_kernel", "finish_kernel", "parts_kernel"}
 

@@ -98,8 +98,8 @@ def test_several_programs(shape):
 @pytest.mark.parametrize("shape", [(7, 24, 18), (26, 24, 18)])
 @pytest.mark.parametrize("kind", ["ids", "rows"])
 def test_more_classes_than_fit_on_chip(monkeypatch, shape, kind):
-    monkeypatch.setattr(consistency_rows, "FUSED_CLASSES", 16)
-    monkeypatch.setattr(consistency_gradient, "FUSED_CLASSES", 16)
+    monkeypatch.setattr(consistency_rows, "LOOPED_CLASSES", 16)
+    monkeypatch.setattr(consistency_gradient, "LOOPED_CLASSES", 16)
     assert_exact(*make(*shape, kind))
 
 

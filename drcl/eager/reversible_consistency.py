@@ -27,6 +27,7 @@ space and F is a (B, 0) tensor.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -196,17 +197,17 @@ def combine(
     beta: float,
     eta: float,
     width: int,
-) -> Tensor:
-    """Total, J_L, J_D and J_MSE (4,) from the sums alone."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Total, J_L, J_D and J_MSE from the sums alone."""
     count = sums[2].clamp(min=1)
     label, squared = sums[0] / count, sums[1] / (count * width)
     similarity = (similarity_terms(inner, cross, gram_matrix) * 4.0).to(count) / count.square()
     total = eta * label + alpha * similarity + beta * squared
-    return torch.stack([total, label, similarity, squared])
+    return total, label, similarity, squared
 
 
 def gradient(
-    grad: Tensor,
+    grads: Sequence[Tensor | None],
     outside: Tensor,
     coordinates: Tensor,
     label_gradient: Tensor,
@@ -223,14 +224,15 @@ def gradient(
     lam: float,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Gradient (B, D) in ``dtype``, given the gradient (4,) of total, J_L, J_D and J_MSE."""
+    """Gradient (B, D) in ``dtype``, given the gradients of total, J_L, J_D and J_MSE (None: zero)."""
     width, k = basis.shape
+    total, label, similarity, mse = (sums.new_zeros(()) if g is None else g for g in grads)
     n, r = norms
     count = sums[2].clamp(min=1)
     inverse = 1.0 / safe(n)
-    scale = (alpha * grad[0] + grad[2]) * (-16.0 / count.square())
-    squared = (beta * grad[0] + grad[3]) * (2.0 / (count * width))
-    direct = ((eta * grad[0] + grad[1]) / count) * label_gradient
+    scale = (alpha * total + similarity) * (-16.0 / count.square())
+    squared = (beta * total + mse) * (2.0 / (count * width))
+    direct = ((eta * total + label) / count) * label_gradient
     if not is_by_rows(gram_matrix):
         uu, du, dd, vu, vd, vv = blocks(inner)
         converging = dd.trace() < vv.trace()

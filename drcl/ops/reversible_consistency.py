@@ -9,8 +9,9 @@ batch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from torch import Tensor
 from drcl.eager import reversible_consistency as eager
 from drcl.ops.second_derivative import refuse_second_derivative
 
-Saved = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
+PARTS = 4  # the first outputs: total, J_L, J_D, J_MSE
 
 
 @torch.library.custom_op("drcl::reversible_consistency", mutates_args=())
@@ -37,8 +38,10 @@ def reversible_consistency(
     lam: float,
     group: str,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The loss and its parts (4,): total, J_L, J_D, J_MSE; then what the gradient needs.
+) -> tuple[
+    Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
+]:  # fmt: skip
+    """The loss and its parts: total, J_L, J_D, J_MSE; then what the gradient needs.
 
     Shapes: features (B, D); targets (B,) ids or (B, C) rows; permutation (B,) or None; q 0-d; basis
     (D, K), recast_coordinates (C, K), weight_coordinates (K, C) of a :class:`drcl.Prior`. ``group``
@@ -67,7 +70,7 @@ def reversible_consistency(
             _add_up((rows.sums, inner, cross, gram), group)
         parts = stages.combine(rows.sums, inner, cross, gram, alpha, beta, eta, len(basis))
     return (
-        parts,
+        *parts,
         rows.outside,
         rows.coordinates,
         rows.label_gradient,
@@ -95,13 +98,13 @@ def _(
     lam: float,
     group: str,
     backend: str,
-) -> Saved:
+) -> tuple[Tensor, ...]:
     batch, (width, k) = features.shape[0], basis.shape
     outside = 0 if k == width else width
     by_rows = _by_rows(features, basis, group)
     new = basis.new_empty
     return (
-        new(4),
+        *(new(()) for _ in range(PARTS)),
         new(batch, outside),
         new(batch, 3 * k),
         new(batch, k),
@@ -115,7 +118,7 @@ def _(
 
 @torch.library.custom_op("drcl::reversible_consistency_backward", mutates_args=())
 def reversible_consistency_backward(
-    grad: Tensor,
+    grads: Sequence[Optional[Tensor]],  # noqa: UP045 (the schema is read from it)
     outside: Tensor,
     coordinates: Tensor,
     label_gradient: Tensor,
@@ -133,10 +136,10 @@ def reversible_consistency_backward(
     dtype: torch.dtype,
     backend: str,
 ) -> Tensor:
-    """Gradient (B, D) in ``dtype``, given the gradient (4,) of the parts."""
-    with torch.autocast(grad.device.type, enabled=False):
+    """Gradient (B, D) in ``dtype``, given the gradients of the loss and its parts (None: zero)."""
+    with torch.autocast(outside.device.type, enabled=False):
         return _stages(backend).gradient(
-            grad,
+            grads,
             outside,
             coordinates,
             label_gradient,
@@ -157,7 +160,7 @@ def reversible_consistency_backward(
 
 @reversible_consistency_backward.register_fake
 def _(
-    grad: Tensor,
+    grads: Sequence[Optional[Tensor]],  # noqa: UP045 (the schema is read from it)
     outside: Tensor,
     coordinates: Tensor,
     label_gradient: Tensor,
@@ -178,20 +181,21 @@ def _(
     return outside.new_empty(outside.shape[0], basis.shape[0], dtype=dtype)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Saved) -> None:
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     features, _, permutation, _, basis, *_ = inputs
-    ctx.save_for_backward(*output[1:], basis, permutation)
+    ctx.save_for_backward(*output[PARTS:], basis, permutation)
     ctx.alpha, ctx.beta, ctx.eta, _, ctx.lam, _, ctx.backend = inputs[7:]
     ctx.dtype = features.dtype
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad: Tensor | None, *unused: Tensor | None) -> tuple[Tensor | None, ...]:
-    if grad is None:
+def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    of_parts = list(grads[:PARTS])
+    if all(grad is None for grad in of_parts):
         return (None,) * 14
     *saved, basis, permutation = ctx.saved_tensors
     features_grad = reversible_consistency_backward(
-        grad,
+        of_parts,
         *saved,
         basis,
         permutation,

@@ -1,0 +1,99 @@
+"""Device functions on a tile of whole rows: mixed rows of length one, and recast labels."""
+
+# mypy: allow-untyped-defs
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def recast_tile(
+    table, first, second, labelled, k, known, k_total, lam, rest, IDS: tl.constexpr,
+    MIXED: tl.constexpr,
+):  # fmt: skip
+    """Mixed rows of ``Y P Q`` at the coordinates ``k``, zero where there is no such coordinate.
+
+    The table is P Q itself for ids, Y P Q for target rows. An id that is no class reads NaN, which
+    then reaches the loss.
+    """
+    here = labelled[:, None] & (k < k_total)[None, :]
+    at = table + k[None, :]
+    value = tl.load(
+        at + first[:, None] * k_total,
+        mask=here & ((first >= 0) & (first < known))[:, None],
+        other=float("nan"),
+    )
+    if MIXED:
+        partner = tl.load(
+            at + second[:, None] * k_total,
+            mask=here & ((second >= 0) & (second < known))[:, None],
+            other=float("nan"),
+        )
+        value = lam * value + rest * partner
+    return tl.where(here, value, 0.0)
+
+
+@triton.jit
+def divide(x, y, inverse):
+    """``x / y`` as division rounds it (Markstein), in three instructions given 1/y.
+
+    Not ``x · (1/y)``: at D = 1 unit rows are then exactly ±1.
+    """
+    quotient = x * inverse
+    return tl.fma(tl.fma(-quotient, y, x), inverse, quotient)
+
+
+@triton.jit
+def root(x):
+    """``√x`` to the last digit: the fast one and a Newton step. The exact one costs a call."""
+    fast = tl.sqrt(x)
+    return fast + tl.fma(-fast, fast, x) * (0.5 / tl.where(fast > 0.0, fast, 1.0))
+
+
+@triton.jit
+def scales_of(largest):
+    """A power of two that brings a row of this largest entry to where squares keep their range,
+    and its inverse.
+
+    Rows are divided by their length after that, not before: the length itself, of entries below the
+    smallest normal number, may have an infinite inverse, or count as zero where a GPU flushes it.
+    """
+    small = largest < 2.0**-50
+    large = largest > 2.0**50
+    up = tl.where(large, 2.0**-80, tl.where(small, 2.0**100, 1.0))
+    return up, tl.where(large, 2.0**80, tl.where(small, 2.0**-100, 1.0))
+
+
+@triton.jit
+def unit_rows(rows):
+    """The rows of a tile scaled to length one, and their lengths; a zero row stays zero."""
+    up, down = scales_of(tl.max(tl.abs(rows), 1))
+    rows = rows * up[:, None]
+    length = root(tl.sum(rows * rows, 1))
+    divisor = tl.where(length > 0.0, length, 1.0)
+    return divide(rows, divisor[:, None], (1.0 / divisor)[:, None]), length * down
+
+
+@triton.jit
+def load_unit_rows(
+    features, stride, row, other, labelled, d, mask, lam, rest, MIXED: tl.constexpr
+):
+    """x̂ and |x| of mixed rows, zero in unlabelled ones: the one pass over device memory."""
+    x = tl.load(features + row[:, None] * stride + d[None, :], mask=mask, other=0.0)
+    x = x.to(tl.float32)
+    if MIXED:
+        partner = tl.load(features + other[:, None] * stride + d[None, :], mask=mask, other=0.0)
+        x = lam * x + rest * partner.to(tl.float32)
+    # an unlabelled row may hold anything, NaN too
+    return unit_rows(tl.where(labelled[:, None], x, 0.0))
+
+
+@triton.jit
+def half_of_distance(squared_delta, squared_f, u_delta, n, r):
+    """What u·Δ lacks: unit rows at the distance |x̂ − r̂|² = |Δ|² + |F|² have u·Δ = half of it.
+
+    Near convergence that is far more exact than the projection, whose rounding is relative to 1 and
+    not to Δ.
+    """
+    return tl.where((n > 0.0) & (r > 0.0), 0.5 * (squared_delta + squared_f) - u_delta, 0.0)
