@@ -91,7 +91,8 @@ def load_tile(matrix, m, m_total, n, n_total, pitch):
     return tl.load(matrix + m[:, None] * pitch + n[None, :], mask=mask, other=0.0)
 
 
-# A batch that 16 divides is compiled in as such: without that, M and Z are copied 4 bytes at a time.
+# A batch that 16 divides is compiled in as such: without that, M and Z are copied 4 bytes at a
+# time.
 @triton.jit
 def coefficients_kernel(
     by_total, by_label, by_similarity, by_squared, sums, outside, coordinates, label_gradient,
@@ -221,8 +222,9 @@ def finish_kernel(
             )
             if MIXED:
                 a, b, c = small_part(
-                    coordinates, inside, other, in_batch, k, k_total, other_scale, rest, other_along_x
-                )
+                    coordinates, inside, other, in_batch, k, k_total, other_scale, rest,
+                    other_along_x,
+                )  # fmt: skip
                 of_delta_f += a
                 of_v_f += b
                 of_basis += c
@@ -292,20 +294,26 @@ def gradient(
     origin = None if permutation is None else permutation.new_empty(batch)
     scalars = (*grads, sums)
     weights = (alpha, beta, eta)
-    given = (coordinates, label_gradient, norms)
-    made = (permutation, inside, projection, origin)
     if wide:
-        wide_coefficients(scalars, outside, *given, matrix, cross, *made, width, weights)
+        wide_coefficients(
+            scalars, outside, coordinates, label_gradient, norms, matrix, cross, permutation,
+            inside, projection, origin, width, weights,
+        )  # fmt: skip
     else:
         tile = coefficient_tile(width) if crossed else COEFFICIENTS_BY_ROWS
         with on_device_of(basis):
             coefficients_kernel[(blocks(batch, tile.block_rows),)](
                 *scalars,
                 outside,
-                *given,
+                coordinates,
+                label_gradient,
+                norms,
                 matrix,
                 cross,
-                *made,
+                permutation,
+                inside,
+                projection,
+                origin,
                 batch,
                 width,
                 k,

@@ -158,9 +158,7 @@ def rows(
     if targets.ndim == 2:
         table = product(targets, table)
     if classes > LOOPED_CLASSES:
-        return wide_rows(
-            features, targets, permutation, q, basis, table, weight, lam, temperature
-        )
+        return wide_rows(features, targets, permutation, q, basis, table, weight, lam, temperature)
     batch = len(features)
     outside = basis.new_empty(batch, width if k < width else 0)
     coordinates = basis.new_empty(batch, 3 * k)

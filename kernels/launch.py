@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 # blocks of this size.
 FUSED_CLASSES = 128
 
-# Up to this many classes the loss goes through the prior's basis vector by vector, beside a row that
-# is held in registers. A vector costs a reduction over the row, so that beyond it products are
+# Up to this many classes the loss goes through the prior's basis vector by vector, beside a row
+# that is held in registers. A vector costs a reduction over the row, so that beyond it products are
 # cheaper, also at twice the memory traffic.
 LOOPED_CLASSES = 32
 

@@ -76,9 +76,7 @@ def unit_rows(rows):
 
 
 @triton.jit
-def load_unit_rows(
-    features, stride, row, other, labelled, d, mask, lam, rest, MIXED: tl.constexpr
-):
+def load_unit_rows(features, stride, row, other, labelled, d, mask, lam, rest, MIXED: tl.constexpr):
     """x̂ and |x| of mixed rows, zero in unlabelled ones: the one pass over device memory."""
     x = tl.load(features + row[:, None] * stride + d[None, :], mask=mask, other=0.0)
     x = x.to(tl.float32)

@@ -224,7 +224,7 @@ def gradient(
     lam: float,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Gradient (B, D) in ``dtype``, given the gradients of total, J_L, J_D and J_MSE (None: zero)."""
+    """Gradient (B, D) in ``dtype``, given those of total, J_L, J_D and J_MSE (None: zero)."""
     width, k = basis.shape
     total, label, similarity, mse = (sums.new_zeros(()) if g is None else g for g in grads)
     n, r = norms
