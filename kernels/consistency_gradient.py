@@ -56,11 +56,12 @@ FINISH = {"BLOCK_B": 4, "BLOCK_D": 512, "num_warps": 4}
 def coefficient_tile(width: int) -> RowTile:
     """Rows of F that one program holds, for two products with every vector of length D.
 
-    At D = 2,048 four rows in two warps: a vector that is loaded serves four rows.
+    At D = 2,048 two rows in two warps, 64 values a thread: every vector that is loaded serves both.
+    Narrower rows take one warp, whose sums need no barrier. Two of 2,048 in one warp spill.
     """
     block_width = power_of_two(width, 16)
-    block_rows = min(8, max(1, 8192 // block_width))
-    return RowTile(block_rows, block_width, max(1, block_rows * block_width // 4096))
+    block_rows = min(8, max(2, 2048 // block_width))
+    return RowTile(block_rows, block_width, max(1, block_rows * block_width // 2048))
 
 
 @triton.jit

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import Counter
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from drcl import Prior
+from drcl.kernels import reversible_consistency as stages
 from drcl.ops.mixup import mixup, mixup_backward
 from drcl.ops.prior_similarity import prior_similarity, prior_similarity_backward
 from drcl.ops.reversible_consistency import (
@@ -25,6 +28,7 @@ ir = pytest.importorskip("triton._C.libtriton").ir
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter takes the compiler's place", allow_module_level=True)
 
+aten = torch.ops.aten
 TARGET = pytest.importorskip("triton.backends.compiler").GPUTarget("cuda", 90, 32)
 TYPES = {
     torch.float64: "*fp64",
@@ -76,13 +80,13 @@ def translate(kernel, arguments, options):
 @pytest.fixture
 def launches(monkeypatch):
     """The kernels launched, by name: translated and not run, so that outputs hold anything."""
-    names = set()
+    names = Counter()
 
     def run(kernel, *values, grid, warmup, **named):
         arguments = dict(zip(kernel.arg_names, values, strict=False)) | named
         options = {name: value for name, value in named.items() if name not in kernel.arg_names}
         translate(kernel, arguments, options)
-        names.add(kernel.__name__)
+        names[kernel.__name__] += 1
 
     monkeypatch.setattr("triton.runtime.jit.JITFunction.run", run)
     return names
@@ -106,7 +110,9 @@ def test_every_launch_of_the_loss_compiles(launches, shape, kind, mixing):
             [torch.ones(()), None, None, torch.ones(())],
             *saved, prior.basis, order, 0.1, 0.1, 1.0, lam, dtype, "triton",
         )  # fmt: skip
-    assert launches >= {"rows_kernel", "coefficients_kernel", "finish_kernel", "parts_kernel"}
+    assert {"finish_kernel", "parts_kernel"} <= launches.keys()
+    wide = c > 32
+    assert ("unit_rows_kernel" in launches) == wide and ("rows_kernel" in launches) != wide
 
 
 @pytest.mark.slow
@@ -123,4 +129,51 @@ def test_every_launch_of_prior_similarity_and_mixup_compiles(launches, shape, ki
             grads = (g if yes else None for g, yes in zip((logits, p, loss), given, strict=True))
             prior_similarity_backward(*grads, x, weight, p, gradient, 1.0, True, True, "triton")
     mixup_backward(mixup(x, order, 0.9, "triton"), order, 0.9, "triton")
-    assert launches >= {"scale_kernel", "logit_gradient_kernel", "mix_kernel", "invert_kernel"}
+    assert launches.keys() >= {
+        "scale_kernel", "logit_gradient_kernel", "mix_kernel", "invert_kernel"
+    }  # fmt: skip
+
+
+class Aten(TorchDispatchMode):
+    """What PyTorch itself would launch: its operations but for views and allocations."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        if not func.is_view and func.overloadpacket not in (aten.new_empty, aten.empty):
+            self.names[str(func)] += 1
+        return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [20, 70])
+@pytest.mark.parametrize("kind", ["ids", "rows"])
+def test_the_loss_is_its_kernels_and_nothing_else(launches, batch, kind):
+    """No copy, no zeros: every node of a captured step is a kernel that the page counts."""
+    d, c = 64, 10
+    prior = Prior(torch.randn(d, c))
+    targets = torch.arange(batch) % c if kind == "ids" else torch.rand(batch, c)
+    order, features = torch.randperm(batch), torch.randn(batch, d)
+    recast = prior.recast_coordinates, prior.weight_coordinates
+    q, one = torch.tensor(0.5).double(), torch.ones(())
+    with Aten() as aten_launches:
+        rows = stages.rows(features, targets, order, q, prior.basis, *recast, 0.9, 1.0)
+        if batch < d:
+            inner, cross = torch.empty(0, 0), torch.empty(0, 0)
+            gram = stages.differences(rows.outside, rows.coordinates, rows.norms)
+        else:
+            inner, cross = stages.class_sums(rows.coordinates, rows.outside)
+            gram = stages.gram(rows.outside)
+        stages.combine(rows.sums, inner, cross, gram, 0.1, 0.1, 1.0, d)
+        stages.gradient(
+            [one, None, None, None], *rows[:4], rows.sums, inner, cross, gram, prior.basis, order,
+            0.1, 0.1, 1.0, 0.9, torch.float32,
+        )  # fmt: skip
+    assert not aten_launches.names
+    once = ["rows_kernel", "similarity_kernel", "parts_kernel", "coefficients_kernel"]
+    assert all(launches[name] == 1 for name in [*once, "finish_kernel"])
+    assert launches["sum_partials_kernel"] == (1 if batch < d else 3)
+    assert sum(launches.values()) == (9 if batch < d else 14) + (kind == "rows")

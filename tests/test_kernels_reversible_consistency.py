@@ -10,7 +10,7 @@ from torch.library import opcheck
 
 from drcl import Prior, functional, use_backend
 from drcl.eager import reversible_consistency as eager
-from drcl.kernels import consistency_gradient, consistency_rows, symmetric
+from drcl.kernels import class_sums, consistency_gradient, consistency_rows, launch, symmetric
 from drcl.kernels import reversible_consistency as kernels
 from drcl.ops.reversible_consistency import reversible_consistency
 
@@ -95,12 +95,14 @@ def test_several_programs(shape):
     assert_exact(*make(*shape))
 
 
-@pytest.mark.parametrize("shape", [(7, 24, 18), (26, 24, 18)])
+@pytest.mark.parametrize("shape", [(7, 24, 18), (26, 24, 18), (7, 12, 40), (26, 12, 40)])
 @pytest.mark.parametrize("kind", ["ids", "rows"])
-def test_more_classes_than_fit_on_chip(monkeypatch, shape, kind):
+@pytest.mark.parametrize("mixing", [False, True])
+def test_class_space_as_products(monkeypatch, shape, kind, mixing):
+    """More classes than are looped over; with 40, K = D and there is nothing outside."""
     monkeypatch.setattr(consistency_rows, "LOOPED_CLASSES", 16)
     monkeypatch.setattr(consistency_gradient, "LOOPED_CLASSES", 16)
-    assert_exact(*make(*shape, kind))
+    assert_exact(*make(*shape, kind), mixing=mixing)
 
 
 def test_rows_wider_than_fit_on_chip(monkeypatch):
@@ -127,10 +129,13 @@ def test_ends_of_q(q):
     assert_exact(*make(7, 10, 3), q=q)
 
 
+@pytest.mark.parametrize("looped", [launch.LOOPED_CLASSES, 2])
 @pytest.mark.parametrize("shape", [(9, 32, 4), (40, 32, 4)])
 @pytest.mark.parametrize("noise", [1e-2, 1e-4])
-def test_converged_features(shape, noise):
+def test_converged_features(monkeypatch, shape, noise, looped):
     """Features on their recast labels: the similarity terms are 1e-9 of what they started at."""
+    monkeypatch.setattr(consistency_rows, "LOOPED_CLASSES", looped)
+    monkeypatch.setattr(consistency_gradient, "LOOPED_CLASSES", looped)
     results = {"triton": [], "float32": [], "float64": []}
     for _ in range(3):
         features, weight, targets = make(*shape, spoil=False)
@@ -146,6 +151,27 @@ def test_converged_features(shape, noise):
     gradients = [torch.stack([draw[1] for draw in draws]) for draws in results.values()]
     for ours, literal, oracle in (*zip(*values, strict=True), gradients):
         assert_as_exact(ours, literal, oracle)
+
+
+@pytest.mark.parametrize("looped", [launch.LOOPED_CLASSES, 2])
+@pytest.mark.parametrize("scale", [1e-30, 1e-38, 1e-40, 1e-43, 1e15, 1e30])
+def test_rows_of_any_length_become_unit_rows(monkeypatch, scale, looped):
+    """Also where the inverse of a length leaves the range, below 3e-39."""
+    monkeypatch.setattr(consistency_rows, "LOOPED_CLASSES", looped)
+    features, weight, targets = make(7, 10, 3, spoil=False)
+    features = features * scale
+    prior = Prior(weight).to(DEVICE)
+    coordinates = (prior.basis, prior.recast_coordinates, prior.weight_coordinates)
+    given = (features.to(DEVICE), targets.to(DEVICE), None, torch.tensor(0.3, device=DEVICE))
+    rows = kernels.rows(*given, *coordinates, 1.0, 1.0)
+    unit = nnf.normalize(features.double() / scale)
+    basis = prior.basis.double().cpu()
+    v = rows.coordinates[:, 6:].double().cpu()
+    torch.testing.assert_close(v, unit @ basis, rtol=0, atol=1e-6)
+    outside = rows.outside.double().cpu()
+    torch.testing.assert_close(outside, unit - unit @ basis @ basis.T, rtol=0, atol=1e-6)
+    lengths = torch.linalg.vector_norm(features.double(), dim=1)
+    torch.testing.assert_close(rows.norms[0].double().cpu(), lengths, rtol=1e-6, atol=2e-45)
 
 
 def test_strides_are_respected():
@@ -279,3 +305,34 @@ def test_class_sums_in_slices():
     torch.testing.assert_close(inner, h.double().T @ h.double(), rtol=1e-13, atol=1e-13)
     exact = h[:, 3:].double().T @ f.double()
     assert (cross - exact).norm() <= 1e-6 * exact.norm()
+
+
+def test_long_sums_keep_small_terms(monkeypatch):
+    """What one float32 sum after another would lose: 16,352 rows that add 1/64 each to 2²⁴."""
+    monkeypatch.setattr(class_sums, "slices", lambda *_: 1)
+    batch = 16_384
+    h, f = torch.ones(batch, 3, device=DEVICE), torch.full((batch, 1), 1 / 64, device=DEVICE)
+    f[0] = 2.0**24
+    _, cross = kernels.class_sums(h, f)
+    exact = f.double().sum()
+    assert (cross.double() - exact).abs().max() <= 1e-6 * exact
+
+
+@pytest.mark.parametrize("width", [512, 2048])
+def test_long_sums_in_the_order_of_the_kernel(width):
+    """1,048,576 rows with a bias: slices side by side, chunks one after the other, rows in them."""
+    batch, config = 2**20, class_sums.CROSS
+    tiles = launch.blocks(width, config["BLOCK_D"]) * launch.blocks(20, config["BLOCK_H"])
+    rows = batch // launch.slices(tiles, batch, 64)
+    generator = torch.Generator().manual_seed(0)
+    terms = torch.randn(batch, 1, generator=generator) + 0.5
+    terms = terms * (torch.randn(batch, 4, generator=generator) + 0.5)
+    slices = terms.reshape(-1, rows, 4)
+    total = torch.zeros(len(slices), 4)
+    for chunk in slices.split(class_sums.CHUNK, dim=1):
+        part = torch.zeros(len(slices), 4)
+        for term in chunk.unbind(1):
+            part += term
+        total += part
+    exact = terms.double().sum(0)
+    assert ((total.double().sum(0) - exact).abs() <= 1e-6 * exact.abs()).all()
