@@ -77,6 +77,8 @@ def cases() -> Iterator[Case]:
     reduction = import_module("drcl_kernels.reduction")
     similarity = import_module("drcl_kernels.prior_similarity")
     symmetric = import_module("drcl_kernels.symmetric")
+    wide_gradient = import_module("drcl_kernels.wide_gradient")
+    wide_rows = import_module("drcl_kernels.wide_rows")
 
     def case(
         module: str,
@@ -111,11 +113,15 @@ def cases() -> Iterator[Case]:
 
     for targets in ("ids", "rows"):
         target_type = "*i64" if targets == "ids" else "*fp32"
-        yield case(
-            "gce", "gce_rows_kernel", f"{targets}, mixed",
-            f"*fp32 {target_type} *i64 *fp64 *fp32 *fp32 *fp32 i32 i32 i32 fp32 fp32",
-            gce.GCE_ROWS, IDS=targets == "ids", MIXED=True,
-        )  # fmt: skip
+        for label, types, absent in (
+            ("unit rows", "*fp32 *fp32 *fp32", {"probabilities": None}),
+            ("plain", "*fp32 *fp32 *fp32", {"norms": None}),
+        ):
+            yield case(
+                "gce", "gce_rows_kernel", f"{targets}, mixed, {label}",
+                f"*fp32 {target_type} *i64 *fp64 {types} i32 i32 i32 fp32 fp32 fp32",
+                gce.GCE_ROWS, IDS=targets == "ids", MIXED=True, **absent,
+            )  # fmt: skip
         for classes in (10, launch.FUSED_CLASSES):
             yield case(
                 "prior_similarity", "prior_similarity_kernel", f"{targets} C={classes}",
@@ -142,30 +148,51 @@ def cases() -> Iterator[Case]:
         (2048, 10, "ids", "fp32"),
         (2048, 10, "rows", "fp32"),
         (2048, 10, "ids", "bf16"),
-        (2048, launch.FUSED_CLASSES, "ids", "fp32"),
-        (2048, launch.FUSED_CLASSES, "rows", "fp32"),
+        (2048, launch.LOOPED_CLASSES, "ids", "fp32"),
+        (2048, launch.LOOPED_CLASSES, "rows", "bf16"),
+        (4096, 10, "ids", "fp32"),
+        (launch.FUSED_WIDTH, launch.LOOPED_CLASSES, "rows", "bf16"),
         (2048, 1000, "ids", "fp32"),
-        (launch.FUSED_WIDTH, 10, "ids", "fp32"),
+        (2048, 1000, "rows", "bf16"),
+        (launch.FUSED_WIDTH, 1000, "ids", "fp32"),
     ):
-        tile = launch.row_tile(width, classes)
+        tile = launch.row_tile(width)
+        target_type = "*i64" if targets == "ids" else "*fp32"
+        label = f"{dtype} {targets} D={width} C={classes}"
+        rows_config = {
+            "num_warps": tile.num_warps, "BLOCK_B": tile.block_rows, "BLOCK_D": tile.block_width
+        }  # fmt: skip
+        if classes > launch.LOOPED_CLASSES:
+            rows_config["BLOCK_K"] = wide_rows.BLOCK_K
+            yield case(
+                "wide_rows", "unit_rows_kernel", label,
+                f"*{dtype} {target_type} *i64 *fp32 *fp32 *fp32 *fp32 i32 i32 i32 i32 i32 i32 i32 "
+                "fp32 fp32",
+                rows_config, IDS=targets == "ids", MIXED=True,
+            )  # fmt: skip
+            yield case(
+                "wide_rows", "outside_kernel", label,
+                "*fp32 *fp32 *fp32 *fp32 *fp32 *fp32 i32 i32 i32", rows_config, OUTSIDE=True,
+            )  # fmt: skip
+            continue
         yield case(
-            "consistency_rows", "rows_kernel", f"{dtype} {targets} D={width} C={classes}",
-            f"*{dtype} {'*i64' if targets == 'ids' else '*fp32'} *i64 *fp64 *fp32 *fp32 *fp32 "
+            "consistency_rows", "rows_kernel", label,
+            f"*{dtype} {target_type} *i64 *fp64 *fp32 *fp32 *fp32 "
             "*fp32 *fp32 *fp32 *fp32 *fp32 i32 i32 i32 i32 i32 i32 i32 i32 fp32 fp32 fp32",
-            {"num_warps": tile.num_warps},
-            IDS=targets == "ids", MIXED=True, LABEL=classes <= launch.FUSED_CLASSES, OUTSIDE=True,
-            BLOCK_B=tile.block_rows, BLOCK_D=tile.block_width,
-            BLOCK_C=launch.power_of_two(classes, 16) if classes <= launch.FUSED_CLASSES else 32,
+            rows_config, IDS=targets == "ids", MIXED=True, OUTSIDE=True,
+            BLOCK_C=launch.power_of_two(classes, 16),
         )  # fmt: skip
 
     yield case(
         "class_sums", "class_sums_kernel", "float64", "*fp32 *fp32 *fp64 i32 i32 i32 i32 i32 i32",
-        class_sums.INNER, EXACT=True,
+        class_sums.INNER, EXACT=True, CHUNK=class_sums.CHUNK,
     )  # fmt: skip
-    yield case(
-        "class_sums", "class_sums_kernel", "float32", "*fp32 *fp32 *fp32 i32 i32 i32 i32 i32 i32",
-        class_sums.CROSS, EXACT=False,
-    )  # fmt: skip
+    for label, config in (("float32", class_sums.CROSS), ("C=1000", class_sums.WIDE_CROSS)):
+        yield case(
+            "class_sums", "class_sums_kernel", label,
+            "*fp32 *fp32 *fp32 i32 i32 i32 i32 i32 i32", config,
+            EXACT=False, CHUNK=class_sums.CHUNK,
+        )  # fmt: skip
 
     for precision, config in symmetric.SYMMETRIC.items():
         on_tensor_cores = precision != "ieee"
@@ -187,7 +214,11 @@ def cases() -> Iterator[Case]:
         )
         yield case(
             "symmetric", "differences_kernel", precision, "*fp32 *fp32 *fp32 *fp32 i32 i32 i32",
-            symmetric.DIFFERENCES, BLOCK=block,
+            symmetric.DIFFERENCES, BLOCK=block, class_part=None,
+        )  # fmt: skip
+        yield case(
+            "symmetric", "differences_kernel", f"{precision} C=1000",
+            "*fp32 *fp32 *fp32 *fp32 *fp32 i32 i32 i32", symmetric.DIFFERENCES, BLOCK=block,
         )  # fmt: skip
     for precision, config in product.PRODUCT.items():
         on_tensor_cores = precision != "ieee"
@@ -206,40 +237,62 @@ def cases() -> Iterator[Case]:
         combine.SIMILARITY,
     )
     yield case(
-        "combine", "parts_kernel", "", "*fp64 *fp32 *fp32 i32 fp32 fp32 fp32 i32", combine.PARTS
-    )
+        "combine", "parts_kernel", "", "*fp64 *fp32 *fp32 *fp32 *fp32 *fp32 i32 fp32 fp32 fp32 i32",
+        combine.PARTS,
+    )  # fmt: skip
 
     yield case(
         "consistency_gradient", "class_matrix_kernel", "", "*fp64 *fp32 i32", gradient.CLASS_MATRIX
     )
+    # the gradient of the loss alone, as in training
+    of_parts = {"by_label": None, "by_similarity": None, "by_squared": None}
     for width, k, by_rows in (
         (2048, 10, True),
-        (2048, 128, True),
+        (2048, launch.LOOPED_CLASSES, True),
         (64, 10, False),
+        (300, 10, False),
         (2048, 10, False),
-        (2048, 128, False),
-        (2048, 1000, False),
+        (2048, launch.LOOPED_CLASSES, False),
         (launch.FUSED_WIDTH, 10, False),
     ):
-        tile = launch.row_tile(1 if by_rows else width, k)
+        tile = gradient.COEFFICIENTS_BY_ROWS if by_rows else gradient.coefficient_tile(width)
         yield case(
             "consistency_gradient", "coefficients_kernel",
             f"{'M, Z' if by_rows else 'FᵀF'} D={width} K={k}",
-            "*fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *i64 *fp32 *fp32 *i64 "
+            "*fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *i64 *fp32 *fp32 *i64 "
             "i32 i32 i32 fp32 fp32 fp32",
-            {"num_warps": max(4, tile.num_warps)},
-            MIXED=True, BY_ROWS=by_rows, OUTSIDE=not by_rows, FUSED=k <= launch.FUSED_CLASSES,
-            BLOCK_B=tile.block_rows, BLOCK_D=tile.block_width,
-            BLOCK_K=min(launch.FUSED_CLASSES, launch.power_of_two(k, 16)),
+            {"num_warps": tile.num_warps},
+            MIXED=True, BY_ROWS=by_rows, OUTSIDE=not by_rows,
+            BLOCK_B=tile.block_rows, BLOCK_D=tile.block_width, BLOCK_K=launch.power_of_two(k, 16),
+            BLOCK=gradient.DEPTH_BY_ROWS if by_rows else gradient.DEPTH, **of_parts,
         )  # fmt: skip
     for by_rows in (True, False):
         for dtype in ("fp32", "bf16"):
-            yield case(
-                "consistency_gradient", "finish_kernel", f"{'M, Z' if by_rows else 'FᵀF'} {dtype}",
-                f"*fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *i64 *{dtype} "
-                "i32 i32 i32 i32 i32 fp32 fp32 fp32 fp32 fp32",
-                gradient.FINISH, MIXED=True, BY_ROWS=by_rows, OUTSIDE=True,
-            )  # fmt: skip
+            for label, part, absent in (
+                ("", "", {"class_part": None}),
+                (" C=1000", "*fp32 ", {}),
+            ):
+                yield case(
+                    "consistency_gradient", "finish_kernel",
+                    f"{'M, Z' if by_rows else 'FᵀF'} {dtype}{label}",
+                    f"*fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 {part}*fp32 *i64 "
+                    f"*{dtype} i32 i32 i32 i32 i32 fp32 fp32 fp32 fp32 fp32",
+                    gradient.FINISH, MIXED=True, BY_ROWS=by_rows, OUTSIDE=True,
+                    **absent, **of_parts,
+                )  # fmt: skip
+        inner = {"crossed": None} if by_rows else {"minus": None}
+        yield case(
+            "wide_gradient", "wide_coefficients_kernel", "M, Z" if by_rows else "FᵀF",
+            "*fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *i64 *fp32 *fp32 *i64 i32 i32 i32 "
+            "fp32 fp32 fp32",
+            wide_gradient.WIDE, MIXED=True, **inner, **of_parts,
+        )  # fmt: skip
+        yield case(
+            "wide_gradient", "wide_factors_kernel", "M, Z" if by_rows else "FᵀF",
+            "*fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *fp32 *i64 *fp32 i32 i32 i32 i32 "
+            "fp32 fp32 fp32 fp32 fp32 fp32",
+            wide_gradient.WIDE, MIXED=True, CROSSED=not by_rows, **of_parts,
+        )  # fmt: skip
 
 
 def compile_case(case: Case, arch: int) -> Result:

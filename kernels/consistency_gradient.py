@@ -50,6 +50,9 @@ if TYPE_CHECKING:
 
 CLASS_MATRIX = {"BLOCK": 256, "num_warps": 4}
 COEFFICIENTS_BY_ROWS = RowTile(block_rows=8, block_width=16, num_warps=4)
+# How much of a sum ``coefficients`` takes at a time: of M and Z, or of the class matrix.
+DEPTH_BY_ROWS = 128
+DEPTH = 32
 FINISH = {"BLOCK_B": 4, "BLOCK_D": 512, "num_warps": 4}
 
 
@@ -325,7 +328,7 @@ def gradient(
                 BLOCK_B=tile.block_rows,
                 BLOCK_D=tile.block_width,
                 BLOCK_K=power_of_two(k, 16),
-                BLOCK=128 if by_rows else 32,
+                BLOCK=DEPTH_BY_ROWS if by_rows else DEPTH,
                 num_warps=tile.num_warps,
             )
     large = dots = class_part = None

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from .launch import blocks, on_device_of, slices
-from .product import Config, matmul_precision, multiply
+from .launch import LOOPED_CLASSES, blocks, on_device_of, slices
+from .product import Config, matmul_precision, multiply, product
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -122,37 +122,46 @@ def coordinate_tile(coordinates, b, k, batch, k_total):
 
 @triton.jit(do_not_specialize=["batch", "parts"])
 def differences_kernel(
-    partials, coordinates, norms, out, batch, k_total, parts,
+    partials, coordinates, class_part, norms, out, batch, k_total, parts,
     BLOCK: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """``M = UΔᵀ + ΔVᵀ − FFᵀ`` and ``Z = AUᵀ − UAᵀ``, where A = −Δ or V gives the same Z.
 
     The smaller of the two rounds less; here every entry takes its own choice, by the rows it is of.
+    With many classes, where neither is small, both come from one product, ``class_part``.
     """
     block_i, block_j = triangle(tl.program_id(0))
     r = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)
     i = block_i.to(tl.int64) * BLOCK + r
     j = block_j.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    m = tl.zeros([BLOCK_R, BLOCK], tl.float32)
-    z_delta = tl.zeros([BLOCK_R, BLOCK], tl.float32)
-    z_v = tl.zeros([BLOCK_R, BLOCK], tl.float32)
-    excess_i = tl.zeros([BLOCK_R], tl.float32)
-    excess_j = tl.zeros([BLOCK], tl.float32)
-    for start in range(0, k_total, BLOCK_K):
-        k = start + tl.arange(0, BLOCK_K)
-        u_i, delta_i, v_i = coordinate_tile(coordinates, i[:, None], k[None, :], batch, k_total)
-        u_j, delta_j, v_j = coordinate_tile(coordinates, j[None, :], k[:, None], batch, k_total)
-        excess_i += tl.sum(delta_i * delta_i - v_i * v_i, 1)
-        excess_j += tl.sum(delta_j * delta_j - v_j * v_j, 0)
-        m = tl.dot(delta_i, v_j, m, input_precision="ieee")
-        u_delta = tl.dot(u_i, delta_j, input_precision="ieee")
-        m += u_delta
-        z_delta += u_delta
-        z_delta = tl.dot(-delta_i, u_j, z_delta, input_precision="ieee")
-        z_v = tl.dot(v_i, u_j, z_v, input_precision="ieee")
-        z_v = tl.dot(-u_i, v_j, z_v, input_precision="ieee")
+    if class_part is not None:
+        # G = (U+V)Δᵀ, whose symmetric part is UΔᵀ + ΔVᵀ and whose antisymmetric part is Z
+        mask = (i < batch)[:, None] & (j < batch)[None, :]
+        g = tl.load(class_part + i[:, None] * batch + j[None, :], mask=mask, other=0.0)
+        g_t = tl.load(class_part + j[None, :] * batch + i[:, None], mask=mask, other=0.0)
+        m = 0.5 * (g + g_t)
+        z = 0.5 * (g - g_t)
+    else:
+        m = tl.zeros([BLOCK_R, BLOCK], tl.float32)
+        z_delta = tl.zeros([BLOCK_R, BLOCK], tl.float32)
+        z_v = tl.zeros([BLOCK_R, BLOCK], tl.float32)
+        excess_i = tl.zeros([BLOCK_R], tl.float32)
+        excess_j = tl.zeros([BLOCK], tl.float32)
+        for start in range(0, k_total, BLOCK_K):
+            k = start + tl.arange(0, BLOCK_K)
+            u_i, delta_i, v_i = coordinate_tile(coordinates, i[:, None], k[None, :], batch, k_total)
+            u_j, delta_j, v_j = coordinate_tile(coordinates, j[None, :], k[:, None], batch, k_total)
+            excess_i += tl.sum(delta_i * delta_i - v_i * v_i, 1)
+            excess_j += tl.sum(delta_j * delta_j - v_j * v_j, 0)
+            m = tl.dot(delta_i, v_j, m, input_precision="ieee")
+            u_delta = tl.dot(u_i, delta_j, input_precision="ieee")
+            m += u_delta
+            z_delta += u_delta
+            z_delta = tl.dot(-delta_i, u_j, z_delta, input_precision="ieee")
+            z_v = tl.dot(v_i, u_j, z_v, input_precision="ieee")
+            z_v = tl.dot(-u_i, v_j, z_v, input_precision="ieee")
+        z = tl.where(excess_i[:, None] + excess_j[None, :] < 0.0, z_delta, z_v)
     m -= add_slices(partials, r, parts, BLOCK, BLOCK_R)
-    z = tl.where(excess_i[:, None] + excess_j[None, :] < 0.0, z_delta, z_v)
     # Rows have length one, or zero: the diagonals are known.
     n = tl.load(norms + i, mask=i < batch, other=0.0)
     length = tl.load(norms + batch + i, mask=i < batch, other=0.0)
@@ -208,7 +217,10 @@ def gram(outside: Tensor) -> Tensor:
 
 
 def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
-    """M and Z (2, B, B), symmetric and antisymmetric; two launches. float64: the eager stage."""
+    """M and Z (2, B, B), symmetric and antisymmetric; two launches, four for more than 32 classes.
+
+    float64 takes the eager stage.
+    """
     if outside.dtype.itemsize == 8:
         from drcl.eager import reversible_consistency as eager
 
@@ -217,11 +229,16 @@ def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
     k = coordinates.shape[1] // 3
     result = outside.new_empty(2, batch, batch)
     block = SYMMETRIC[precision]["BLOCK"]
+    class_part = None
+    if k > LOOPED_CLASSES:
+        u, delta, v = coordinates.chunk(3, dim=1)
+        class_part = product(u + v, delta.T)
     with on_device_of(outside):
         partials, triangle_blocks, parts = _slices_of_product(outside, precision)
         differences_kernel[(triangle_blocks, block // DIFFERENCES["BLOCK_R"])](
             partials,
             coordinates,
+            class_part,
             norms,
             result,
             batch,

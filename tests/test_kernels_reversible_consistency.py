@@ -102,6 +102,7 @@ def test_class_space_as_products(monkeypatch, shape, kind, mixing):
     """More classes than are looped over; with 40, K = D and there is nothing outside."""
     monkeypatch.setattr(consistency_rows, "LOOPED_CLASSES", 16)
     monkeypatch.setattr(consistency_gradient, "LOOPED_CLASSES", 16)
+    monkeypatch.setattr(symmetric, "LOOPED_CLASSES", 16)
     assert_exact(*make(*shape, kind), mixing=mixing)
 
 
@@ -136,6 +137,7 @@ def test_converged_features(monkeypatch, shape, noise, looped):
     """Features on their recast labels: the similarity terms are 1e-9 of what they started at."""
     monkeypatch.setattr(consistency_rows, "LOOPED_CLASSES", looped)
     monkeypatch.setattr(consistency_gradient, "LOOPED_CLASSES", looped)
+    monkeypatch.setattr(symmetric, "LOOPED_CLASSES", looped)
     results = {"triton": [], "float32": [], "float64": []}
     for _ in range(3):
         features, weight, targets = make(*shape, spoil=False)
