@@ -151,10 +151,10 @@ def cases() -> Iterator[Case]:
         (2048, launch.LOOPED_CLASSES, "ids", "fp32"),
         (2048, launch.LOOPED_CLASSES, "rows", "bf16"),
         (4096, 10, "ids", "fp32"),
-        (launch.FUSED_WIDTH, launch.LOOPED_CLASSES, "rows", "bf16"),
+        (launch.LOOPED_WIDTH, launch.LOOPED_CLASSES, "rows", "bf16"),
         (2048, 1000, "ids", "fp32"),
         (2048, 1000, "rows", "bf16"),
-        (launch.FUSED_WIDTH, 1000, "ids", "fp32"),
+        (launch.FUSED_WIDTH, 10, "rows", "bf16"),
     ):
         tile = launch.row_tile(width)
         target_type = "*i64" if targets == "ids" else "*fp32"
@@ -162,7 +162,7 @@ def cases() -> Iterator[Case]:
         rows_config = {
             "num_warps": tile.num_warps, "BLOCK_B": tile.block_rows, "BLOCK_D": tile.block_width
         }  # fmt: skip
-        if classes > launch.LOOPED_CLASSES:
+        if classes > launch.LOOPED_CLASSES or width > launch.LOOPED_WIDTH:
             rows_config["BLOCK_K"] = wide_rows.BLOCK_K
             yield case(
                 "wide_rows", "unit_rows_kernel", label,
@@ -253,7 +253,7 @@ def cases() -> Iterator[Case]:
         (300, 10, False),
         (2048, 10, False),
         (2048, launch.LOOPED_CLASSES, False),
-        (launch.FUSED_WIDTH, 10, False),
+        (launch.LOOPED_WIDTH, launch.LOOPED_CLASSES, False),
     ):
         tile = gradient.COEFFICIENTS_BY_ROWS if by_rows else gradient.coefficient_tile(width)
         yield case(

@@ -16,8 +16,8 @@ T, and for reading T and F in ``finish``, there twice with mixing (the other row
 while the batch fits); then B·D in the features' dtype. Operations: 2·B·D·min(B, D) in the chosen
 precision, in float32 10·B·D·K with FᵀF, 2·B·D·K + 4·B²·K without.
 
-Up to 32 classes the rank-K terms are loops over K beside a tile; beyond they are products, in
-``wide_gradient.py``.
+Up to 32 classes, and D = 8,192 with FᵀF, the rank-K terms are loops over K beside a tile; beyond
+they are products, in ``wide_gradient.py``.
 """
 
 # mypy: allow-untyped-defs
@@ -33,6 +33,7 @@ from .gradient_tiles import inverse_norm, projection_of, scales, small_part
 from .launch import (
     FUSED_WIDTH,
     LOOPED_CLASSES,
+    LOOPED_WIDTH,
     RowTile,
     blocks,
     columns_first,
@@ -262,8 +263,8 @@ def gradient(
 ) -> Tensor:
     """Gradient (B, D) in ``dtype``, given the gradients of total, J_L, J_D and J_MSE (None: zero).
 
-    Three launches with M and Z, four with FᵀF. With K > 32 the class-space part is products of
-    its own. float64, and rows wider than 16,384, take the eager stage.
+    Three launches with M and Z, four with FᵀF. With K > 32, or D > 8,192, the class-space part is
+    products of its own. float64, and rows wider than 16,384, take the eager stage.
     """
     width, k = basis.shape
     if basis.dtype.itemsize == 8 or width > FUSED_WIDTH:
@@ -290,10 +291,11 @@ def gradient(
     batch, has_outside, by_rows = norms.shape[1], k < width, len(gram_matrix) == 2
     basis = columns_first(basis)
     permutation = None if permutation is None else permutation.contiguous()
-    mixed, wide = permutation is not None, k > LOOPED_CLASSES
+    mixed = permutation is not None
     lam = lam if mixed else 1.0
     matrix = gram_matrix if by_rows else _class_matrix(inner, basis)
     crossed = has_outside and not by_rows
+    wide = k > LOOPED_CLASSES or (crossed and width > LOOPED_WIDTH)
     inside, projection = basis.new_empty(batch, k), basis.new_empty(batch)
     origin = None if permutation is None else permutation.new_empty(batch)
     scalars = (*grads, sums)

@@ -8,7 +8,7 @@ Bytes: 2·B·D features (the partner's row comes from L2 while the batch fits th
 The basis (K·D) stays in L1, and every vector of it is read once a row. Operations: 4·B·D·K, all in
 float32 fused multiply-adds: the exact part of the loss uses no tensor cores.
 
-Up to 32 classes. More of them are the matter of ``wide_rows.py``, in products.
+Up to 32 classes and D = 8,192; what is beyond is in ``wide_rows.py``, as products.
 """
 
 # mypy: allow-untyped-defs
@@ -23,6 +23,7 @@ from .gce import find_targets, gce_tile, store_sums, target_tile
 from .launch import (
     FUSED_WIDTH,
     LOOPED_CLASSES,
+    LOOPED_WIDTH,
     blocks,
     columns_first,
     on_device_of,
@@ -130,9 +131,9 @@ def rows(
 ) -> Rows:
     """See :func:`drcl.eager.reversible_consistency.rows`; two launches.
 
-    Target rows take a small product more, Y P Q. More than 32 classes go through
-    :func:`~drcl.kernels.wide_rows.wide_rows`. float64, and rows wider than 16,384, take the eager
-    stage.
+    Target rows take a small product more, Y P Q. More than 32 classes, and rows wider than 8,192,
+    go through :func:`~drcl.kernels.wide_rows.wide_rows`. float64, and rows wider than 16,384, take
+    the eager stage.
     """
     from drcl.eager import reversible_consistency as eager
 
@@ -157,7 +158,7 @@ def rows(
     table = recast_coordinates.contiguous()
     if targets.ndim == 2:
         table = product(targets, table)
-    if classes > LOOPED_CLASSES:
+    if classes > LOOPED_CLASSES or width > LOOPED_WIDTH:
         return wide_rows(features, targets, permutation, q, basis, table, weight, lam, temperature)
     batch = len(features)
     outside = basis.new_empty(batch, width if k < width else 0)

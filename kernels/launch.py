@@ -17,8 +17,9 @@ FUSED_CLASSES = 128
 
 # Up to this many classes the loss goes through the prior's basis vector by vector, beside a row
 # that is held in registers. A vector costs a reduction over the row, so that beyond it products are
-# cheaper, also at twice the memory traffic.
+# cheaper, also at twice the memory traffic. Rows wider than this leave no registers for a vector.
 LOOPED_CLASSES = 32
+LOOPED_WIDTH = 8192
 
 
 class RowTile(NamedTuple):
