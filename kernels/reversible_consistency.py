@@ -1,7 +1,7 @@
 """``drcl::reversible_consistency``: the stages of :mod:`drcl.eager.reversible_consistency` as
 kernels.
 
-    stage        file                      launches (K, C up to 128)
+    stage        file                      launches (up to 32 classes)
     rows         consistency_rows.py       2 (3 for target rows)
     class_sums   class_sums.py             4
     gram         symmetric.py              2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 
 import numpy as np
@@ -26,6 +27,18 @@ def test_inverse_and_coordinates(shape, dtype, tolerance):
     torch.testing.assert_close(prior.recast_coordinates @ prior.basis.T, prior.inverse, **close)
     assert prior.rank == k and prior.dim == shape[0] and torch.equal(prior.weight, weight)
     assert not list(prior.parameters())
+
+
+def test_the_basis_keeps_its_columns_together():
+    """The kernels read whole columns; a basis stored by rows would be copied in every step."""
+    prior = Prior(torch.randn(6, 3))
+    by_rows = {name: value.contiguous() for name, value in prior.state_dict().items()}
+    loaded = Prior(torch.randn(6, 3))
+    loaded.load_state_dict(by_rows)
+    torch.testing.assert_close(loaded.basis, prior.basis, rtol=0, atol=0)
+    copies = [prior, loaded, copy.deepcopy(prior), copy.deepcopy(prior).double()]
+    for basis in [kept.basis for kept in copies] + [prior.basis.to(torch.float64)]:
+        assert basis.shape == (6, 3) and basis.stride() == (1, 6)
 
 
 def test_a_badly_scaled_weight_keeps_its_inverse():
