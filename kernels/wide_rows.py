@@ -89,11 +89,11 @@ def outside_kernel(
     if OUTSIDE:
         d = tl.arange(0, BLOCK_D)
         mask = in_batch[:, None] & (d < width)[None, :]
-        at = row[:, None] * width + d[None, :]
-        f = tl.load(outside + at, mask=mask, other=0.0)
-        f -= tl.load(projected + at, mask=mask, other=0.0)
+        of_row = row[:, None] * width + d[None, :]
+        f = tl.load(outside + of_row, mask=mask, other=0.0)
+        f -= tl.load(projected + of_row, mask=mask, other=0.0)
         squared_f += tl.sum(f * f, 1)
-        tl.store(outside + at, f, mask=mask)
+        tl.store(outside + of_row, f, mask=mask)
     n = tl.load(norms + row, mask=in_batch, other=0.0)
     r = tl.load(norms + batch + row, mask=in_batch, other=0.0)
     squared_delta = tl.zeros([BLOCK_B], tl.float32)
@@ -118,10 +118,10 @@ def outside_kernel(
         error += tl.sum(difference * difference, 1)
         tl.store(at + k_total, delta, mask=here)
         tl.store(at + 2 * k_total, v, mask=here)
-    at = partials + tl.program_id(0) * 3
-    tl.store(at, 0.0)
-    tl.store(at + 1, tl.sum(error, 0))
-    tl.store(at + 2, 0.0)
+    own = partials + tl.program_id(0) * 3
+    tl.store(own, 0.0)
+    tl.store(own + 1, tl.sum(error, 0))
+    tl.store(own + 2, 0.0)
 
 
 def wide_rows(
