@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +14,7 @@ from drcl.benchmarks.registry import Contender, Entry, Problem, Work, Wrong
 from drcl.benchmarks.results import Row
 from drcl.benchmarks.timing import Others, in_turns, seconds_of
 from drcl.memory import first_line
+from drcl.precision import network_precision
 
 FEWEST, MOST = 3, 50  # calls that are timed
 BRIEF, FEWEST_BRIEF = 0.3, 9  # seconds of a call of which more are timed in any case
@@ -52,7 +52,7 @@ def timed(
 ) -> tuple[dict[str, Row], dict[str, list[float]]]:
     """Rows by contender, and the seconds of every round of those that ran."""
     torch.compiler.reset()  # a compiled function otherwise remembers the sizes before
-    with product_precision(entry.precision):
+    with network_precision(entry.precision):
         problem = entry.build(entry.sizes, device)
         rows = {
             name: Row(entry.op, dict(entry.sizes), entry.note, name, precision=entry.precision)
@@ -185,14 +185,3 @@ def copy_probe(work: Work, device: torch.device) -> tuple[Any, float]:
     source = torch.zeros(moved // 2, dtype=torch.uint8, device=device)
     target = torch.ones_like(source)
     return lambda: target.copy_(source), 2 * len(source)
-
-
-@contextlib.contextmanager
-def product_precision(name: str) -> Iterator[None]:
-    """PyTorch's float32 product precision within a block."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(name)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
