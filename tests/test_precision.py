@@ -190,9 +190,9 @@ def test_networks_multiply_in_float32_unless_told_otherwise(
 
 @of_each_kind
 def test_the_benchmarks_rows(state: State) -> None:
-    def run() -> Tensor:
+    def run() -> tuple[Tensor]:
         seen.append((show(("mkldnn", "matmul")), allowed_on_gpu()))
-        return torch.ones(1)
+        return (torch.ones(1),)
 
     problem = registry.Problem(
         {"drcl eager": registry.Contender(run)},
