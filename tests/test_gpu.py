@@ -11,6 +11,7 @@ import signal
 import pytest
 import tiny
 import torch
+from precision_states import State, fingerprint, settings
 from test_average_precision import bits_of, lists_of, whole
 from torch import Tensor
 
@@ -146,6 +147,27 @@ def test_tf32_products_move_map_by_little() -> None:
     )
     print(f"mAP {exact:.6f}, with TF32 products {fast - exact:+.1e}")
     assert abs(fast - exact) < 1e-4
+
+
+MIXED = [
+    State(cuda_matmul="tf32"),
+    State("medium", mkldnn_matmul="tf32"),
+    State(generic="tf32", cuda_matmul="none", mkldnn_matmul="none"),
+]
+
+
+@pytest.mark.parametrize("state", MIXED, ids=lambda state: "-".join(map(str, state)))
+def test_precision_settings_that_contradict_each_other(state: State) -> None:
+    """Rankings multiply in float32 and keep their bits, training ends near where it did."""
+    rows, ids = torch.randn(300, 64, device=GPU), torch.arange(300, device=GPU) % 7
+    wanted = metrics.average_precision(rows, rows, ids, ids)
+    plain = fit()
+    with settings(state):
+        before = fingerprint()
+        assert torch.equal(metrics.average_precision(rows, rows, ids, ids), wanted)
+        found = fit()  # whose loss may multiply in TF32
+        assert found.history[-1]["loss"] == pytest.approx(plain.history[-1]["loss"], rel=0.03)
+        assert fingerprint() == before
 
 
 # --- the loss
