@@ -118,7 +118,10 @@ def on_entry(
         if wrong:  # nothing to be slower than
             yield Verdict(entry.name, name, problem=f"before: {wrong}")
             continue
-        yield judge(entry, name, before, now, limit, threshold)
+        try:
+            yield judge(entry, name, before, now, limit, threshold)
+        except Failed as failure:  # at full size, after the gate at a smaller one
+            yield Verdict(entry.name, name, problem=str(failure), regression=True)
 
 
 def judge(

@@ -5,17 +5,17 @@
 #
 # The steps come in the order of what is worth most where the device is lent for a short time: the tests
 # of what only a GPU can show, the figures, and last what takes longest, sanitizers and the whole suite.
-# Logs go to $OUT (default build/gpu_run), results to $RESULTS (default benchmarks/results), into a
-# folder for the device. What is written there was measured here, after its gate. A step that fails is
-# reported at the end and does not stop the others; what needs a correct build says so by failing too.
-# Without a CUDA device it builds, and ends with 2 at the first step that needs one.
+# Logs go to $OUT (default build/gpu_run), results to benchmarks/results, into a folder for the device.
+# What is written there was measured here, after its gate. A step that fails is reported at the end and
+# does not stop the others; what needs a correct build says so by failing too. Without a CUDA device it
+# builds, and ends with 2 at the first step that needs one. Where a card is at hand for a quarter of an
+# hour, gpu_first.sh gets more out of it.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 PYTHON="${PYTHON:-python3}"
 OUT="${OUT:-build/gpu_run}"
-RESULTS="${RESULTS:-benchmarks/results}"
 STEPS=(build tests loss large ops ranking training million trace sanitizer suite)
-export PYTHON OUT RESULTS PYTHONPATH="$PWD" PYTHONUNBUFFERED=1
+export PYTHON OUT PYTHONPATH="$PWD" PYTHONUNBUFFERED=1
 
 build() { # where there is a GPU, its code has to compile
     local cuda=auto
@@ -23,7 +23,8 @@ build() { # where there is a GPU, its code has to compile
     DRCL_REQUIRE_EXT=1 DRCL_BUILD_CUDA=$cuda "$PYTHON" setup.py build_ext --inplace && "$PYTHON" -m drcl info
 }
 tests() { # of the device alone
-    "$PYTHON" -m pytest -q -rs -n 8 tests/test_gpu.py tests/test_kernels_{mixup,prior_similarity,reversible_consistency}.py
+    "$PYTHON" -m pytest -q -rs -n 8 tests/test_gpu.py \
+        tests/test_kernels_{mixup,prior_similarity,reversible_consistency,precision}.py
 }
 suite() { # but for what makes distributions, or compiles or interprets the kernels without a GPU
     "$PYTHON" -m pytest tests -q -rs -n 8 --ignore=tests/test_{packaging,kernels_interpreted,kernel_compilation,kernel_launches,cuda_source}.py
@@ -38,7 +39,7 @@ sanitizer() { # every tensor an allocation of its own: inside a shared one nothi
     return "$status"
 }
 has_gpu() { "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; }
-bench() { "$PYTHON" -m drcl bench --device cuda --out "$RESULTS" "$@"; }
+bench() { "$PYTHON" -m drcl bench --device cuda --out benchmarks/results "$@"; }
 loss() { bench --only "loss B=256 " --only "loss B=1024 " --only "loss B=2048 " --only "loss B=4096 "; }
 large() { # batches of more
     bench --only "loss B=8192 " --only "loss B=16384 " --only "loss B=32768 " --only "loss B=65536 " \
@@ -46,12 +47,12 @@ large() { # batches of more
 }
 ops() { bench --only prior_similarity --only mixup; }
 ranking() { bench --only "map Q=2" --only "map Q=4" --only "map Q=5"; }
-million() { bench --only "map Q=1000000 "; }
+million() { bench --only "map Q=8192 " --only "map Q=1000000 "; }
 training() {
     local status=0
     bench --only "training, " || status=1
     # enough steps an epoch that those of the last one are replays
-    "$PYTHON" -m drcl.benchmarks.training --batch 8192 --rows 65536 || status=1
+    "$PYTHON" -m drcl.benchmarks.training --batch 8192 --rows 65536 --out || status=1
     return "$status"
 }
 trace() { "$PYTHON" -m drcl.benchmarks.gpu_checks trace "$OUT"; }

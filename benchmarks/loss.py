@@ -24,6 +24,7 @@ from drcl.benchmarks.registry import (
     no_compiler,
     our_backends,
 )
+from drcl.precision import allowed_on_gpu
 
 Q = 0.5
 # From here on a literal step takes ten seconds and more on a CPU, and gigabytes.
@@ -131,7 +132,7 @@ def build(sizes: Sizes, device: torch.device) -> Problem:
     for name, limit in (("literal", LITERAL_BATCH), ("literal, torch.compile", COMPILED_BATCH)):
         if b > limit[device.type]:
             contenders[name] = f"B×B matrices of {b * b * 4 / 2**30:.1f} GiB each: not attempted"
-    tf32 = device.type == "cuda" and torch.get_float32_matmul_precision() == "high"
+    tf32 = device.type == "cuda" and allowed_on_gpu() == "high"
     return Problem(contenders, oracle, work(b, d, c), tolerance=2e-3 if tf32 else 1e-5)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import gc
 import math
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
@@ -14,12 +14,16 @@ from torch import Tensor
 from drcl.benchmarks.registry import Contender, Entry, Problem, Work, Wrong
 from drcl.benchmarks.results import Row
 from drcl.benchmarks.timing import Others, in_turns, seconds_of
-from drcl.memory import first_line
+from drcl.memory import first_line, is_out_of_memory
+from drcl.precision import network_precision
 
 FEWEST, MOST = 3, 50  # calls that are timed
 BRIEF, FEWEST_BRIEF = 0.3, 9  # seconds of a call of which more are timed in any case
 PRODUCT, COPY = "a product", "a copy"
-PROBE_PRODUCT = 4e9  # multiplications at most in the product that measures a rate
+# Multiplications at most in the product that measures a rate, and entries of its outcome. On a GPU
+# it has to give every multiprocessor several tiles, or it measures how few of them are busy.
+PROBE_PRODUCT = {"cpu": 4e9, "cuda": 2e12}
+PROBE_ENTRIES = 2**30
 PROBE_BYTES = (2**23, 2**29)  # that the copy moves that measures a bandwidth
 
 
@@ -52,27 +56,53 @@ def timed(
 ) -> tuple[dict[str, Row], dict[str, list[float]]]:
     """Rows by contender, and the seconds of every round of those that ran."""
     torch.compiler.reset()  # a compiled function otherwise remembers the sizes before
-    with product_precision(entry.precision):
-        problem = entry.build(entry.sizes, device)
-        rows = {
-            name: Row(entry.op, dict(entry.sizes), entry.note, name, precision=entry.precision)
-            for name in problem.contenders
-        }
-        running = {}
-        for name, contender in problem.contenders.items():
-            if isinstance(contender, Contender):
-                running[name] = contender
-            else:
-                rows[name].status, rows[name].reason = "skipped", contender
-        for name, problem_found in gate(entry, problem, running, device).items():
-            rows[name].status, rows[name].reason = "wrong", problem_found
-        wrong = [row.contender for row in rows.values() if row.ours and row.status == "wrong"]
-        for row in rows.values():  # no gate, no number, and none to compare with
-            if wrong and row.status == "measured":
-                row.status, row.reason = "skipped", f"{', '.join(wrong)}: wrong"
-        running = {name: c for name, c in running.items() if rows[name].status == "measured"}
-        times = in_rounds(problem.work, running, rows, device, limit) if running else {}
+    rows = {
+        name: Row(entry.op, dict(entry.sizes), entry.note, name, precision=entry.precision)
+        for name in entry.contenders
+    }
+    times: dict[str, list[float]] = {}
+    try:
+        with network_precision(entry.precision):
+            times = _timed(entry, rows, device, limit)
+    except Exception as failure:
+        if not is_out_of_memory(failure):
+            raise
+        skip(rows, f"out of memory: {first_line(failure)}")
+    release(device)
     return rows, times
+
+
+def _timed(
+    entry: Entry, rows: dict[str, Row], device: torch.device, limit: float
+) -> dict[str, list[float]]:
+    problem = entry.build(entry.sizes, device)
+    running = {}
+    for name, contender in problem.contenders.items():
+        if isinstance(contender, Contender):
+            running[name] = contender
+        else:
+            rows[name].status, rows[name].reason = "skipped", contender
+    for name, reason in gate(entry, problem, running, device).items():
+        rows[name].status, rows[name].reason = "wrong", reason
+    wrong = [row.contender for row in rows.values() if row.ours and row.status == "wrong"]
+    if wrong:  # no gate, no number, and none to compare with
+        skip(rows, f"{', '.join(wrong)}: wrong")
+    running = {name: c for name, c in running.items() if rows[name].status == "measured"}
+    return in_rounds(problem.work, running, rows, device, limit)
+
+
+def skip(rows: Mapping[str, Row], reason: str) -> None:
+    """Those that are not skipped or wrong already."""
+    for row in rows.values():
+        if row.status == "measured":
+            row.status, row.reason = "skipped", reason
+
+
+def release(device: torch.device) -> None:
+    """Give back what a failure left in the allocator's cache."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def gate(
@@ -125,15 +155,36 @@ def in_rounds(
     device: torch.device,
     limit: float,
 ) -> dict[str, list[float]]:
-    """Times everybody in turns, with a product and a copy among them, and fills the rows."""
+    """Times everybody in turns, with a product and a copy among them, and fills the rows.
+
+    Who fails at full size, after the gate at a smaller one, gets no number, and none of the others
+    does if nobody of ours is left.
+    """
     calls: dict[str, Any] = {name: contender.run for name, contender in running.items()}
+    once = {}
+    for name, call in list(calls.items()):
+        try:
+            once[name] = warm_seconds(call, device, limit)
+        except Exception as failure:  # any: the others are measured all the same
+            row, said = rows[name], first_line(failure)
+            if is_out_of_memory(failure):
+                row.status, row.reason = "skipped", f"out of memory: {said}"
+            else:
+                row.status, row.reason = "wrong", f"{type(failure).__name__}: {said}"
+            del calls[name]
+        if name not in calls:  # the error, which held on to its memory, is gone
+            release(device)
+    if not any(rows[name].ours for name in calls):
+        skip(rows, "nothing of ours to compare with")
+        return {}
     calls[PRODUCT], operations = product_probe(work, device)
     calls[COPY], moved = copy_probe(work, device)
+    for name in (PRODUCT, COPY):
+        once[name] = warm_seconds(calls[name], device, limit)
     counts = {}
-    for name, call in calls.items():
-        once = warm_seconds(call, device, limit)
-        fewest = FEWEST_BRIEF if once < BRIEF else FEWEST
-        counts[name] = min(MOST, max(fewest, int(limit / len(calls) / once)))
+    for name in calls:
+        fewest = FEWEST_BRIEF if once[name] < BRIEF else FEWEST
+        counts[name] = min(MOST, max(fewest, int(limit / len(calls) / once[name])))
     with Others() as others:
         seconds = in_turns(calls, counts, device)
     flops = operations / statistics.median(seconds.pop(PRODUCT))
@@ -168,11 +219,23 @@ def quantiles(values: list[float]) -> tuple[float, float, float]:
     return twentieth, statistics.median(values), eightieth
 
 
+def probe_shape(work: Work, device_type: str) -> tuple[int, int, int]:
+    """The workload's own product, m and n halved until it is small enough for a probe.
+
+    >>> probe_shape(Work(1.0, 1.0, (23661, 2048, 23661)), "cpu")
+    (739, 2048, 1478)
+    >>> probe_shape(Work(1.0, 1.0, (23661, 2048, 23661)), "cuda")
+    (23661, 2048, 23661)
+    """
+    m, k, n = work.product
+    while (m * k * n > PROBE_PRODUCT[device_type] or m * n > PROBE_ENTRIES) and max(m, n) > 1:
+        m, n = (m // 2, n) if m >= n else (m, n // 2)
+    return m, k, n
+
+
 def product_probe(work: Work, device: torch.device) -> tuple[Any, float]:
     """A matrix product of the workload's shape, into memory that is ready; and its operations."""
-    m, k, n = work.product
-    while m * k * n > PROBE_PRODUCT and max(m, n) > 1:
-        m, n = (m // 2, n) if m >= n else (m, n // 2)
+    m, k, n = probe_shape(work, device.type)
     a, b = torch.randn(m, k, device=device), torch.randn(k, n, device=device)
     out = torch.zeros(m, n, device=device)
     torch.mm(a, b, out=out)
@@ -185,14 +248,3 @@ def copy_probe(work: Work, device: torch.device) -> tuple[Any, float]:
     source = torch.zeros(moved // 2, dtype=torch.uint8, device=device)
     target = torch.ones_like(source)
     return lambda: target.copy_(source), 2 * len(source)
-
-
-@contextlib.contextmanager
-def product_precision(name: str) -> Iterator[None]:
-    """PyTorch's float32 product precision within a block."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(name)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

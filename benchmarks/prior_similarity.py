@@ -21,6 +21,7 @@ from drcl.benchmarks.registry import (
     no_compiler,
     our_backends,
 )
+from drcl.precision import allowed_on_gpu
 
 Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
@@ -70,7 +71,7 @@ def build(sizes: Sizes, device: torch.device) -> Problem:
     )
     # XW, its two gradients; X read for both of its products, its gradient written
     least = Work(6 * b * d * c, (3 * b * d + 3 * d * c) * 4, (b, d, d))
-    tf32 = device.type == "cuda" and torch.get_float32_matmul_precision() == "high"
+    tf32 = device.type == "cuda" and allowed_on_gpu() == "high"
     return Problem(contenders, oracle, least, tolerance=2e-3 if tf32 else 1e-5)
 
 

@@ -149,5 +149,6 @@ ENTRIES = [
     entry(5_000, 20_000, 512, 50, "@50", k=50),
     entry(5_000, 100_000, 128, 50, "sweep over N"),
     entry(20_000, 20_000, 64, 20, "narrow: the product is cheap"),
+    entry(8192, 10**6, 512, 1000, "some queries against a million", gpu=True),
     entry(10**6, 10**6, 512, 1000, "a million against a million", gpu=True),
 ]

@@ -27,6 +27,7 @@ from drcl import backends
 from drcl.benchmarks.ranking import SIZES, make
 from drcl.benchmarks.timing import device_name
 from drcl.metrics import RetrievalMetrics, retrieval_metrics
+from drcl.precision import product_precision
 
 KS = (None, 50)
 
@@ -124,12 +125,11 @@ def differences(name: str, exact: RetrievalMetrics, other: RetrievalMetrics) -> 
 def cpu_products_change() -> bool:
     """Whether "high" changes a bit of this processor's float32 products."""
     x, y = torch.randn(512, 512), torch.randn(512, 2000)
-    before = torch.get_float32_matmul_precision()
-    expected = x @ y
-    torch.set_float32_matmul_precision("high")
-    changed = not torch.equal(x @ y, expected)
-    torch.set_float32_matmul_precision(before)
-    return changed
+    products = []
+    for precision in ("highest", "high"):
+        with product_precision(precision):
+            products.append(x @ y)
+    return not torch.equal(*products)
 
 
 def main() -> None:

@@ -16,9 +16,10 @@ from typing import Any, TextIO
 
 import torch
 
-from drcl.benchmarks.measure import gate, product_precision
+from drcl.benchmarks.measure import gate
 from drcl.benchmarks.registry import OURS, Contender, Entry, Problem, entries
 from drcl.benchmarks.timing import PeakMemory, seconds_of
+from drcl.precision import network_precision
 
 HERE = Path(__file__).resolve().parent
 # Freed blocks go back to the system at once, so that resident memory is what is in use.
@@ -114,7 +115,7 @@ class Server:
 
     def answer(self, do: str, entry: str, contender: str) -> Any:
         found = self.entries[entry]
-        with product_precision(found.precision):
+        with network_precision(found.precision):
             if self.ready is None or self.ready[0] != entry:
                 self.ready = None  # before the next one takes its memory
                 torch.compiler.reset()

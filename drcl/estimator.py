@@ -20,6 +20,7 @@ from drcl.encoder import Encoder, normalize
 from drcl.labels import encode_labels, find_classes
 from drcl.memory import in_pieces
 from drcl.model_files import read_model, write_model
+from drcl.precision import product_precision
 from drcl.prior import Prior
 from drcl.train.config import Config
 from drcl.train.consistency import train_encoders
@@ -392,7 +393,8 @@ class DRCL:
         )
 
         def nearest(start: int, stop: int) -> tuple[Tensor, Tensor]:
-            with torch.autocast("cpu", enabled=False):  # it would make ties of near cosines
+            # Narrow products would make ties of near cosines.
+            with torch.autocast("cpu", enabled=False), product_precision("highest"):
                 scores = found[start:stop] @ items.T
             scores[:, copies] = scores[:, firsts]
             ranked = scores.sort(dim=1, descending=True, stable=True)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import tempfile
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -17,6 +14,7 @@ from torch import Tensor
 from drcl.arrays import as_tensor
 from drcl.duplicates import equal_rows
 from drcl.pages import check_size, is_mapped
+from drcl.precision import product_precision
 
 Array: TypeAlias = Tensor | npt.NDArray[np.generic]
 Rows: TypeAlias = Array | Iterable[Array]
@@ -193,53 +191,6 @@ class Scorer:
         for copies, firsts in zip(self._copies.split(4096), self._firsts.split(4096), strict=True):
             scores[:, copies] = scores[:, firsts]
         return scores
-
-
-class _Precision:
-    """Torch's precision of float32 products, which is one for the process, while it is ours."""
-
-    def __init__(self) -> None:
-        self.left = threading.Condition()
-        self.users = 0
-        self.wanted = ""
-        self.before: str | None = None  # the caller's, while there are users
-
-
-@contextlib.contextmanager
-def product_precision(precision: str) -> Iterator[None]:
-    """float32 products as they are (``"highest"``) or TF32 where the device has it (``"high"``).
-
-    Threads that want the other one wait. So this is for products alone: a thread that called back
-    into the user's code, or waited for another process, could have others wait for ever.
-    """
-    shared = _shared
-    with shared.left:
-        shared.left.wait_for(lambda: shared.users == 0 or shared.wanted == precision)
-        if shared.users == 0:
-            shared.wanted, shared.before = precision, torch.get_float32_matmul_precision()
-            torch.set_float32_matmul_precision(precision)
-        shared.users += 1
-    try:
-        yield
-    finally:
-        with shared.left:
-            shared.users -= 1
-            if shared.users == 0 and shared.before is not None:
-                torch.set_float32_matmul_precision(shared.before)
-                shared.before = None
-                shared.left.notify_all()
-
-
-def _after_fork() -> None:
-    # The threads that were at a product are not in the child, and would be waited for.
-    global _shared
-    if _shared.before is not None:
-        torch.set_float32_matmul_precision(_shared.before)
-    _shared = _Precision()
-
-
-_shared = _Precision()
-os.register_at_fork(after_in_child=_after_fork)
 
 
 def _pieces(array: Rows, name: str) -> list[Tensor]:

@@ -32,11 +32,9 @@ PRODUCT: dict[str, Config] = {
 
 def matmul_precision() -> str:
     """The user's choice for float32 products, in the names of this file."""
-    import torch
+    from drcl.precision import allowed_on_gpu
 
-    return {"highest": "ieee", "high": "tf32", "medium": "bf16"}[
-        torch.get_float32_matmul_precision()
-    ]
+    return {"highest": "ieee", "high": "tf32", "medium": "bf16"}[allowed_on_gpu()]
 
 
 @triton.jit

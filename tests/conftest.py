@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -43,6 +43,14 @@ def pytest_configure(config: pytest.Config) -> None:
 def _seeded() -> None:
     """Every test starts from the same random state, in whatever order tests run."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _device_memory_given_back() -> Iterator[None]:
+    """Also what the allocator keeps for later: other workers share the card."""
+    yield
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 @pytest.fixture

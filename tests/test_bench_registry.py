@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from drcl import reference
-from drcl.benchmarks import measure, registry
+from drcl.benchmarks import loss, measure, registry, results
 from drcl.benchmarks.registry import Contender, Entry, Problem, entries, select
 from drcl.benchmarks.worker import Failed
 from drcl.data.synthetic import SHAPES
@@ -140,6 +141,95 @@ def test_a_peer_that_fails_does_not_stop_the_others(monkeypatch: pytest.MonkeyPa
     assert failed.reason == "NotImplementedError: not on this device"
     assert ours.p50_ms is not None and ours.memory_MB is None
     assert ours.reason == "memory: OutOfMemoryError: CUDA out of memory"
+
+
+OUT = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 TiB\nGPU 0 has")
+SAID = "out of memory: CUDA out of memory. Tried to allocate 1 TiB"
+
+
+def failing_at(place: str, error: Exception = OUT) -> Entry:
+    """An entry whose gate, at B = 1, is passed, and that fails at B = 2 in one place."""
+
+    def build(sizes: Mapping[str, int], device: torch.device) -> Problem:
+        large = sizes["B"] == 2
+
+        def fail(here: str, outcome: tuple[torch.Tensor, ...] = (torch.ones(1),)) -> object:
+            if large and place == here:
+                raise error
+            return outcome
+
+        fail("inputs")
+        contenders = {
+            "drcl torch": Contender(lambda: fail("ours")),
+            "peer": Contender(lambda: fail("a peer")),
+        }
+        work = registry.Work(1.0, 1.0, (1, 1, 1))
+        return Problem(contenders, lambda: (torch.ones(1),), work)
+
+    return Entry("made up", {"B": 2}, build, ("drcl torch", "peer"), gate={"B": 1})
+
+
+@pytest.mark.parametrize("place", ["inputs", "ours", "a peer", "the probe", "the oracle"])
+def test_memory_that_ends_is_said_in_the_row(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*unused: object) -> None:
+        raise OUT
+
+    entry = failing_at(place)
+    if place == "the probe":
+        monkeypatch.setattr(measure, "copy_probe", fail)
+    if place == "the oracle":
+        built = entry.build
+        entry = replace(
+            entry, build=lambda sizes, device: replace(built(sizes, device), oracle=fail)
+        )
+    ours, peer = measure.measure(entry, CPU, limit=0.0)
+    if place == "a peer":
+        assert ours.status == "measured" and ours.p50_ms is not None
+    else:
+        assert (ours.status, ours.reason, ours.p50_ms) == ("skipped", SAID, None)
+    if place == "ours":
+        assert (peer.status, peer.reason) == ("skipped", "nothing of ours to compare with")
+    else:
+        assert (peer.status, peer.reason) == ("skipped", SAID)
+    assert peer.p50_ms is None
+
+
+def test_another_failure_at_full_size_is_wrong() -> None:
+    ours, peer = measure.measure(failing_at("ours", ValueError("no such size")), CPU, limit=0.0)
+    assert (ours.status, ours.reason) == ("wrong", "ValueError: no such size")
+    assert peer.status == "skipped"
+    with pytest.raises(ValueError, match="no such size"):  # of building: an error of the suite's
+        measure.measure(failing_at("inputs", ValueError("no such size")), CPU, limit=0.0)
+
+
+def test_the_command_goes_on_to_the_next_workload(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from click.testing import CliRunner
+
+    from drcl.cli.bench import bench
+
+    second = replace(failing_at("nowhere"), op="another")
+    monkeypatch.setattr(registry, "entries", lambda device: [failing_at("inputs"), second])
+    run = CliRunner().invoke(bench, ["--device", "cpu", "--out", str(tmp_path)])
+    assert run.exit_code == 0, run.output
+    assert SAID in run.output
+    (folder,) = tmp_path.iterdir()
+    kept = {(row.op, row.contender): row for row in results.read(folder)}
+    assert kept["made up", "drcl torch"].status == "skipped"
+    assert kept["another", "drcl torch"].p50_ms is not None
+
+
+LOSSES = [entry for entry in entries(torch.device("cuda")) if entry.op == "loss"]
+
+
+@pytest.mark.parametrize("entry", LOSSES, ids=lambda entry: entry.name)
+def test_the_probe_on_a_gpu_fills_it_or_is_the_workloads_own(entry: Entry) -> None:
+    work = loss.work(*entry.sizes.values())
+    m, k, n = measure.probe_shape(work, "cuda")
+    tiles = -(-m // 128) * -(-n // 128)  # of the size that libraries take for large products
+    assert tiles >= 2 * 132 or (m, k, n) == work.product
+    assert 4 * m * n <= 2**32 and m * k * n <= 2e12
 
 
 def test_missing_peer_is_a_skip_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:

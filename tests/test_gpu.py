@@ -11,6 +11,7 @@ import signal
 import pytest
 import tiny
 import torch
+from precision_states import State, fingerprint, settings
 from test_average_precision import bits_of, lists_of, whole
 from torch import Tensor
 
@@ -32,6 +33,12 @@ GPU = torch.device("cuda")
 def needs(gigabytes: int) -> None:
     if torch.cuda.mem_get_info()[0] < gigabytes * 2**30:
         pytest.skip(f"needs {gigabytes} GiB of free memory on the device")
+
+
+@pytest.mark.parametrize("time", ["first", "second"])
+def test_a_test_leaves_no_memory_to_the_allocator(time: str) -> None:
+    assert torch.cuda.memory_reserved() < 2**30  # the second finds what the first has left
+    torch.empty(2**32, dtype=torch.uint8, device=GPU)
 
 
 def test_a_gpu_takes_the_compiled_ranking_and_the_kernels() -> None:
@@ -142,6 +149,27 @@ def test_tf32_products_move_map_by_little() -> None:
     assert abs(fast - exact) < 1e-4
 
 
+MIXED = [
+    State(cuda_matmul="tf32"),
+    State("medium", mkldnn_matmul="tf32"),
+    State(generic="tf32", cuda_matmul="none", mkldnn_matmul="none"),
+]
+
+
+@pytest.mark.parametrize("state", MIXED, ids=lambda state: "-".join(map(str, state)))
+def test_precision_settings_that_contradict_each_other(state: State) -> None:
+    """Rankings multiply in float32 and keep their bits, training ends near where it did."""
+    rows, ids = torch.randn(300, 64, device=GPU), torch.arange(300, device=GPU) % 7
+    wanted = metrics.average_precision(rows, rows, ids, ids)
+    plain = fit()
+    with settings(state):
+        before = fingerprint()
+        assert torch.equal(metrics.average_precision(rows, rows, ids, ids), wanted)
+        found = fit()  # whose loss may multiply in TF32
+        assert found.history[-1]["loss"] == pytest.approx(plain.history[-1]["loss"], rel=0.03)
+        assert fingerprint() == before
+
+
 # --- the loss
 
 
@@ -207,7 +235,7 @@ def test_the_consistency_does_not_depend_on_the_rows_length(scale: float) -> Non
 
 def test_a_batch_of_more_than_2_31_entries() -> None:
     """Copies of one small batch: its own means, and its gradient divided among the copies."""
-    needs(60)
+    needs(40)  # counted: features and gradient of 2 bytes an entry, F and T of 4: 26 GiB
     copies, b, d = 1100, 1000, 2048
     prior = Prior(torch.randn(d, 10) / 8).to(GPU)
     small = torch.randn(b, d, device=GPU).to(torch.bfloat16).requires_grad_()

@@ -32,9 +32,15 @@ ON_GPU = [
         (4099, 2048, 10),
         (4096, 300, 200),
         (1000, 2048, 1000),
-        (20_000, 64, 10),
+        (6000, 64, 10),
     )
 ]
+
+
+def test_the_reference_of_the_largest_shape_fits_beside_that_of_other_workers():
+    """In float64 it holds seven B×B matrices (counted on a CPU); 12 workers share 80 GB."""
+    largest = max(case.values[0][0] for case in ON_GPU)
+    assert 12 * 7 * 8 * largest**2 < 60e9
 
 
 def make(b, d, c, kind="ids", spoil=True):

@@ -20,7 +20,7 @@ import torch
 
 from drcl import DRCL, Encoder, backends
 from drcl.metrics import average_precision
-from drcl.similarity import product_precision
+from drcl.precision import product_precision
 
 LIMIT = 300  # seconds, many times what a scenario takes: whatever needs more waits for ever
 

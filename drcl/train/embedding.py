@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from drcl.memory import in_pieces
+from drcl.precision import network_precision
 from drcl.train.perceptron import Perceptron
 
 if TYPE_CHECKING:
@@ -100,16 +101,7 @@ def products_in(precision: str, device: torch.device) -> Iterator[None]:
         # A captured graph has to cast the weights anew in every replay: no cache.
         with torch.autocast(device.type, torch.bfloat16, cache_enabled=False):
             yield
-    elif device.type == "cuda":
-        # Not through matmul.allow_tf32, which cannot tell "medium" from "high" afterwards.
-        convolutions, tf32 = torch.backends.cudnn, precision == "tf32"
-        before = torch.get_float32_matmul_precision(), convolutions.allow_tf32
-        torch.set_float32_matmul_precision("high" if tf32 else "highest")
-        convolutions.allow_tf32 = tf32
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before[0])
-            convolutions.allow_tf32 = before[1]
     else:
-        yield
+        tf32 = precision == "tf32" and device.type == "cuda"
+        with network_precision("high" if tf32 else "highest"):
+            yield

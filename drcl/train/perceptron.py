@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from drcl.encoder import Encoder, is_as_built, unit_rows
+from drcl.precision import network_precision
 
 
 def suits(network: nn.Module) -> bool:
@@ -42,6 +43,7 @@ class Perceptron:
     # Ordinary tensors, even if evaluation is the first to make them: a step may start from them.
     @torch.inference_mode(False)
     @torch.no_grad()
+    @network_precision("highest")
     def forward(self, features: Tensor) -> Tensor:
         """Embeddings (B, D) of rows (B, d), for :meth:`backward` to start from."""
         rows = len(features)
@@ -60,6 +62,7 @@ class Perceptron:
         return self.embeddings
 
     @torch.no_grad()
+    @network_precision("highest")
     def backward(self, gradient: Tensor) -> None:
         """Set every parameter's ``grad`` from the gradient (B, D) by the embeddings."""
         along = (gradient * self.embeddings).sum(dim=1, keepdim=True)

@@ -1,0 +1,214 @@
+"""PyTorch's precision of float32 products: read, changed for a while, and put back as it was.
+
+PyTorch keeps it twice. The older setting is one word for the process
+(``torch.set_float32_matmul_precision``, ``torch.backends.cuda.matmul.allow_tf32``). The newer ones
+form a tree: ``torch.backends.fp32_precision`` above those of a backend
+(``torch.backends.cudnn.fp32_precision``) above those of its ops
+(``torch.backends.cuda.matmul.fp32_precision``, and ``conv`` and ``rnn`` of cuDNN, the same of
+mkldnn); what is ``"none"`` follows the one above it. Products obey the newer ones. Where the two
+contradict each other PyTorch raises RuntimeError as soon as the older one is read, so nothing here
+relies on reading it.
+
+All settings are one for the process, and not for the thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
+
+import torch
+
+Key = tuple[str, str]  # a backend and an op
+
+_GENERIC: Key = ("generic", "all")
+_BACKENDS: tuple[Key, ...] = (("cuda", "all"), ("mkldnn", "all"))
+_PRODUCTS: tuple[Key, ...] = (("cuda", "matmul"), ("mkldnn", "matmul"))
+_LAYERS: tuple[Key, ...] = (
+    ("cuda", "conv"),
+    ("cuda", "rnn"),
+    ("mkldnn", "conv"),
+    ("mkldnn", "rnn"),
+)
+
+
+def allowed_on_gpu() -> Literal["highest", "high", "medium"]:
+    """How the user lets a GPU multiply float32, in the words of the older setting.
+
+    ``"highest"`` is float32, ``"high"`` TF32. ``"medium"``, bf16, exists in the older setting
+    only: it counts where the newer ones allow TF32 and do not contradict it.
+    """
+    with _shared.lock:
+        if _shown(("cuda", "matmul")) != "tf32":
+            return "highest"
+        try:
+            older = torch.get_float32_matmul_precision()
+        except RuntimeError:
+            return "high"
+    return "medium" if older == "medium" else "high"
+
+
+@contextlib.contextmanager
+def product_precision(precision: str) -> Iterator[None]:
+    """float32 products as they are (``"highest"``) or TF32 where the device has it (``"high"``).
+
+    Threads that want the other one wait. So this is for products alone: a thread that called back
+    into the user's code, or waited for another process, could have others wait for ever.
+    """
+    with _held(_Wish(precision, alone=True)):
+        yield
+
+
+@contextlib.contextmanager
+def network_precision(precision: str) -> Iterator[None]:
+    """The same for all that runs inside, convolutions and recurrent layers too; nobody waits.
+
+    Where wishes meet, of threads or of one block inside another, the most precise one holds.
+    """
+    with _held(_Wish(precision, alone=False)):
+        yield
+
+
+class _Wish:
+    def __init__(self, precision: str, alone: bool) -> None:
+        self.precision, self.alone = precision, alone
+
+
+class _Shared:
+    """The wishes of all threads, and the user's settings, which hold again after the last one."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Condition(threading.Lock())
+        self.wishes: list[_Wish] = []
+        self.older = ""
+        self.products: dict[Key, str] = {}  # what the user's settings say themselves
+        self.layers: dict[Key, str] = {}  # the same, while a network's are ours
+
+    def begin(self) -> None:
+        self.products = {key: _own(key) for key in _PRODUCTS}
+        try:
+            self.older = torch.get_float32_matmul_precision()
+        except RuntimeError:
+            try:
+                for key in _PRODUCTS:
+                    _write(key, "ieee")  # contradicts none of the older one's values
+                self.older = torch.get_float32_matmul_precision()
+            finally:
+                self._restore(self.products)
+
+    def apply(self) -> None:
+        """The most precise wish, without a moment in which the user's settings hold."""
+        torch.set_float32_matmul_precision(_strictest(self.wishes))
+        networks = [wish for wish in self.wishes if not wish.alone]
+        if not networks:
+            self._restore_layers()
+            return
+        if not self.layers:
+            # An op that follows its backend is not written: cuDNN's begin with a value that shows
+            # as TF32 until something above says otherwise, and that cannot be set again.
+            own = {key: _own(key) for key in _LAYERS}
+            self.layers = {key: _own(key) for key in _BACKENDS}
+            self.layers |= {key: value for key, value in own.items() if value != "none"}
+        value = {"highest": "ieee", "high": "tf32"}[_strictest(networks)]
+        for key in self.layers:
+            _write(key, value)
+
+    def end(self) -> None:
+        torch.set_float32_matmul_precision(self.older)
+        self._restore(self.products)
+        self._restore_layers()
+
+    def _restore_layers(self) -> None:
+        self._restore(self.layers)
+        self.layers = {}
+
+    def _restore(self, settings: Mapping[Key, str]) -> None:
+        for key, value in settings.items():
+            _write(key, value)
+
+
+@contextlib.contextmanager
+def _held(wish: _Wish) -> Iterator[None]:
+    shared = _shared
+    try:
+        with shared.lock:
+            if wish.alone:
+                shared.lock.wait_for(
+                    lambda: all(
+                        other.precision == wish.precision for other in shared.wishes if other.alone
+                    )
+                )
+            if not shared.wishes:
+                shared.begin()
+            shared.wishes.append(wish)
+            shared.apply()
+        yield
+    finally:
+        with shared.lock:
+            if wish in shared.wishes:  # not where it was interrupted before, or is a fork's
+                shared.wishes.remove(wish)
+                if shared.wishes:
+                    shared.apply()
+                else:
+                    shared.end()
+                shared.lock.notify_all()
+
+
+def _strictest(wishes: Sequence[_Wish]) -> str:
+    return "highest" if any(wish.precision == "highest" for wish in wishes) else "high"
+
+
+def _shown(key: Key) -> str:
+    """A setting's value or, where it has none, that of the one above it."""
+    return torch._C._get_fp32_precision_getter(*key)
+
+
+def _write(key: Key, value: str) -> None:
+    torch._C._set_fp32_precision_setter(*key, value)
+
+
+def _own(key: Key) -> str:
+    """What a setting says itself, ``"none"`` where it follows the ones above it."""
+    shown = _shown(key)
+    if shown == "none":
+        return shown
+    # Above it another value, and for products never a less precise one: what follows shows that.
+    above = [_GENERIC] if key in _BACKENDS else [_GENERIC, (key[0], "all")]
+    with _written(above, "none" if shown == "ieee" else "ieee"):
+        return shown if _shown(key) == shown else "none"
+
+
+@contextlib.contextmanager
+def _written(keys: Sequence[Key], value: str) -> Iterator[None]:
+    """Settings from the top of the tree down: what shows another value then has it itself."""
+    before = []
+    for key in keys:
+        if (now := _shown(key)) != value:
+            before.append((key, now))
+            _write(key, value)
+    try:
+        yield
+    finally:
+        for key, now in reversed(before):
+            _write(key, now)
+
+
+def _after_fork() -> None:
+    # The threads that were at a product are not in the child, and would be waited for.
+    global _shared
+    old, _shared = _shared, _Shared()
+    if old.wishes:
+        old.wishes.clear()
+        old.end()
+    old.lock.release()
+
+
+_shared = _Shared()
+os.register_at_fork(
+    before=lambda: _shared.lock.acquire(),
+    after_in_parent=lambda: _shared.lock.release(),
+    after_in_child=_after_fork,
+)
