@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from drcl.eager import reversible_consistency as eager
-from drcl.ops.second_derivative import refuse_second_derivative
+from drcl.ops.derivatives import differentiable, differentiated_once
 
 Saved = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -36,13 +36,15 @@ def reversible_consistency(
     temperature: float,
     lam: float,
     group: str,
+    by_rows: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The loss and its parts (4,): total, J_L, J_D, J_MSE; then what the gradient needs.
 
     Shapes: features (B, D); targets (B,) ids or (B, C) rows; permutation (B,) or None; q 0-d; basis
     (D, K), recast_coordinates (C, K), weight_coordinates (K, C) of a :class:`drcl.Prior`. ``group``
-    names the process group whose ranks hold the rows of one global batch, "" for none.
+    names the process group whose ranks hold the rows of one global batch, "" for none; ``by_rows``
+    takes the B×B matrices in place of the D×D one.
     """
     stages = _stages(backend)
     with torch.autocast(features.device.type, enabled=False):
@@ -57,7 +59,7 @@ def reversible_consistency(
             lam,
             temperature,
         )
-        if _by_rows(features, basis, group):
+        if by_rows:
             inner, cross = basis.new_empty(0, 0, dtype=torch.float64), basis.new_empty(0, 0)
             gram = stages.differences(rows.outside, rows.coordinates, rows.norms)
         else:
@@ -94,11 +96,11 @@ def _(
     temperature: float,
     lam: float,
     group: str,
+    by_rows: bool,
     backend: str,
 ) -> Saved:
     batch, (width, k) = features.shape[0], basis.shape
     outside = 0 if k == width else width
-    by_rows = _by_rows(features, basis, group)
     new = basis.new_empty
     return (
         new(4),
@@ -180,33 +182,41 @@ def _(
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Saved) -> None:
     features, _, permutation, _, basis, *_ = inputs
-    ctx.save_for_backward(*output[1:], basis, permutation)
-    ctx.alpha, ctx.beta, ctx.eta, _, ctx.lam, _, ctx.backend = inputs[7:]
+    saved = (*output[1:], basis, permutation)
+    ctx.save_for_backward(*saved)
+    ctx.save_for_forward(*saved)
+    ctx.alpha, ctx.beta, ctx.eta, _, ctx.lam, ctx.group, _, ctx.backend = inputs[7:]
     ctx.dtype = features.dtype
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, grad: Tensor | None, *unused: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
-        return (None,) * 14
+        return (None,) * 15
+    return _gradient(ctx, grad), *(None,) * 14
+
+
+def _jvp(ctx: Any, tangent: Tensor | None, *unused: None) -> tuple[Tensor | None, ...]:
+    if tangent is None:
+        return (None,) * 9
+    tangents = []
+    for part in torch.eye(4, dtype=ctx.saved_tensors[-2].dtype, device=tangent.device):
+        tangents.append((_gradient(ctx, part) * tangent).sum(dtype=part.dtype))
+    parts = torch.stack(tangents)
+    if ctx.group:  # the gradient is that by this rank's rows
+        _add_up((parts,), ctx.group)
+    # The others' tangents are asked for by the gradient alone, which refuses them.
+    return parts, *map(torch.zeros_like, ctx.saved_tensors[:8])
+
+
+def _gradient(ctx: Any, grad: Tensor) -> Tensor:
     *saved, basis, permutation = ctx.saved_tensors
-    features_grad = reversible_consistency_backward(
-        grad,
-        *saved,
-        basis,
-        permutation,
-        ctx.alpha,
-        ctx.beta,
-        ctx.eta,
-        ctx.lam,
-        ctx.dtype,
-        ctx.backend,
-    )
-    return features_grad, *(None,) * 13
+    settings = (ctx.alpha, ctx.beta, ctx.eta, ctx.lam, ctx.dtype, ctx.backend)
+    return gradient_of_loss(grad, *saved, basis, permutation, *settings)
 
 
-reversible_consistency.register_autograd(_backward, setup_context=_setup)
-refuse_second_derivative(reversible_consistency_backward, "reversible_consistency")
+gradient_of_loss = differentiated_once(reversible_consistency_backward, "reversible_consistency")
+loss = differentiable(reversible_consistency, setup=_setup, backward=_backward, jvp=_jvp)
 
 
 def _stages(backend: str) -> ModuleType:
@@ -217,9 +227,12 @@ def _stages(backend: str) -> ModuleType:
     return eager
 
 
-def _by_rows(features: Tensor, basis: Tensor, group: str) -> bool:
-    """Whether B×B matrices are taken: where they are smaller, unless ranks must add them up."""
-    return features.shape[0] < basis.shape[0] and not group
+def prefers_rows(batch: int, width: int, group: str) -> bool:
+    """Whether B×B matrices are taken: where they are smaller, unless ranks must add them up.
+
+    An exported program serves batches of every size, so it takes the matrices that fit them all.
+    """
+    return not group and not torch.compiler.is_exporting() and batch < width
 
 
 def _add_up(tensors: tuple[Tensor, ...], group: str) -> None:
