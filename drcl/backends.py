@@ -71,7 +71,7 @@ def probe_triton() -> Backend:
 
 def probe_native() -> Backend:
     """Compiled ops: the library of ops, one file for every Python and every torch from 2.10 on."""
-    problem = _load_ops()
+    problem = load_ops()
     if problem:
         return Backend("native", False, problem)
     extension, _ = import_extension()
@@ -98,7 +98,7 @@ _loading = threading.Lock()
 
 
 @functools.cache
-def _load_ops() -> str:
+def load_ops() -> str:
     """Register the compiled ops under ``torch.ops.drcl``; the reason when that cannot be done."""
     library = _ops_library()
     extension, problem = import_extension()

@@ -64,10 +64,11 @@ def check_targets(targets: Any, features: Tensor, classes: int | None) -> None:
     """Refuse what is neither class ids (B,) nor non-negative rows (B, C) for these features."""
     check_tensor("targets", targets)
     check_device("targets", targets, "features", features)
-    if targets.ndim == 0 or len(targets) != len(features):
+    batch = features.shape[0]  # len() would tie a traced graph to it
+    if targets.ndim == 0 or targets.shape[0] != batch:
         raise ValueError(
-            f"targets: shape {tuple(targets.shape)} for {len(features)} rows of features; expected "
-            f"({len(features)},) or ({len(features)}, {classes or 'C'})"
+            f"targets: shape {tuple(targets.shape)} for {batch} rows of features; expected "
+            f"({batch},) or ({batch}, {classes or 'C'})"
         )
     if targets.ndim == 2 and (classes is None or targets.shape[1] == classes):
         if targets.is_complex() or 0 in targets.shape:
@@ -99,8 +100,8 @@ def check_permutation(permutation: Any, features: Tensor) -> None:
     check_tensor("permutation", permutation)
     if permutation.shape != features.shape[:1] or permutation.dtype != torch.int64:
         raise ValueError(
-            f"permutation: expected int64 of shape ({len(features)},), got {permutation.dtype} of "
-            f"shape {tuple(permutation.shape)}"
+            f"permutation: expected int64 of shape ({features.shape[0]},), got {permutation.dtype} "
+            f"of shape {tuple(permutation.shape)}"
         )
     check_device("permutation", permutation, "features", features)
     if _can_look_at(permutation):
@@ -114,6 +115,8 @@ def check_permutation(permutation: Any, features: Tensor) -> None:
 
 def check_q(q: Any) -> None:
     """Refuse an exponent that is no number in [0, 1]."""
+    if torch.compiler.is_compiling() and isinstance(q, float):
+        return  # a look at it would compile anew for every value
     if not isinstance(q, Tensor):
         _check_number("q", q, "a number in [0, 1]", lambda value: 0.0 <= value <= 1.0)
     elif q.ndim != 0 or q.dtype not in FLOATS:
@@ -182,5 +185,10 @@ def _check_number(name: str, value: Any, expected: str, holds: Callable[[float],
 
 
 def _can_look_at(tensor: Tensor) -> bool:
-    """Looking at values would stop a GPU and break a trace; there, a bad id makes the loss NaN."""
-    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Looking at values would stop a GPU and break a trace or a transform of ``torch.func``; there,
+    a bad id makes the loss NaN."""
+    return (
+        tensor.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    )

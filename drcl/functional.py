@@ -8,12 +8,18 @@ rows. With feature mixing a pair counts where both of its rows are labelled.
 An argument of the wrong type, dtype, shape, device or range is a TypeError or ValueError that names
 it and what was expected. On a GPU and in compiled code the losses do not look at values, as that
 would wait for the device: there a class id beyond the classes makes the loss NaN.
+
+Derivatives: reverse and forward mode, and ``grad``, ``vjp``, ``jvp``, ``jacrev``, ``jacfwd`` and
+``vmap`` of ``torch.func`` over features, targets and q, on every backend. Second derivatives are
+those of the reference backend (``drcl.use_backend("reference")``) and of mixing; elsewhere they are
+a NotImplementedError, as forward mode inside ``torch.compile`` is. ``torch.compile`` and
+``torch.export`` take batches of any size, and a float q without compiling anew for every value.
 """
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -93,7 +99,9 @@ def mixup(
         check_count("classes", classes)
     rows = _target_rows(targets, features, classes)
     if permutation is None:
-        permutation = torch.randperm(len(features), generator=generator, device=features.device)
+        # a generator, None too, ties a traced graph to one batch size
+        drawn: dict[str, Any] = {} if generator is None else {"generator": generator}
+        permutation = torch.randperm(features.shape[0], device=features.device, **drawn)
     check_permutation(permutation, features)
     backend = choose("mixup", features.device)
     if backend == "reference":
@@ -102,8 +110,8 @@ def mixup(
         return features, rows
     labelled = rows.sum(dim=1) > 0
     both = (labelled & labelled[permutation]).to(rows.dtype)
-    mixed = ops.mixup.mixup(features, permutation, lam, backend)
-    return mixed, both[:, None] * ops.mixup.mixup(rows, permutation, lam, backend)
+    mixed = ops.mixup.mix_rows(features, permutation, lam, backend)
+    return mixed, both[:, None] * ops.mixup.mix_rows(rows, permutation, lam, backend)
 
 
 def prior_similarity(
@@ -148,7 +156,7 @@ def prior_similarity(
                 logits = features.to(weight.dtype) @ weight / temperature
                 return PriorSimilarity(logits, logits.softmax(dim=1), None, None)
             return _reference_prior_similarity(features, weight, targets, q, temperature)
-    logits, probabilities, loss, score, _ = ops.prior_similarity.prior_similarity(
+    logits, probabilities, loss, score, _ = ops.prior_similarity.similarity(
         features, weight, targets, _as_tensor(q, features), temperature, backend
     )
     return PriorSimilarity(logits, probabilities, loss, score)
@@ -284,7 +292,8 @@ def reversible_consistency_loss(
                 rtol=rank_cutoff(prior.weight),
             )
         return ReversibleConsistency(*(part.to(dtype) for part in found))
-    total, label, consistency, recasting, *_ = ops.reversible_consistency.reversible_consistency(
+    group = "" if process_group is None else process_group.group_name
+    total, label, consistency, recasting, *_ = ops.reversible_consistency.loss(
         features,
         targets,
         permutation,
@@ -297,7 +306,8 @@ def reversible_consistency_loss(
         eta,
         temperature,
         lam,
-        "" if process_group is None else process_group.group_name,
+        group,
+        ops.reversible_consistency.prefers_rows(features.shape[0], features.shape[1], group),
         backend,
     )
     return ReversibleConsistency(total, label, consistency, recasting)
@@ -347,7 +357,7 @@ def average_precision(
     check_option("no_relevant", no_relevant, ("zero", "skip"))
     check_option("divisor", divisor, ops.average_precision.DIVISORS)
     check_option("ties", ties, ("index", "average"))
-    if bool(scores.isnan().any()):
+    if not torch.compiler.is_compiling() and bool(scores.isnan().any()):
         raise ValueError(f"scores: row {int(scores.isnan().any(dim=1).nonzero()[0])} holds NaN")
     scores, n = scores.detach(), scores.shape[1]
     cutoff = n if k is None else min(k, n)
@@ -368,8 +378,15 @@ def average_precision(
 
 
 def _matrix_relevance(relevant: Tensor) -> ops.average_precision.Relevance:
-    """A list of relevant items for every row."""
-    q = torch.arange(len(relevant) + 1, device=relevant.device)
+    """A list of relevant items for every row; bits where a trace needs shapes that are known."""
+    queries, n = relevant.shape
+    q = torch.arange(queries + 1, device=relevant.device)
+    if torch.compiler.is_compiling():
+        words = (n + 63) // 64
+        padded = torch.nn.functional.pad(relevant, (0, words * 64 - n))
+        places = torch.arange(64, device=relevant.device)
+        bits = (padded.view(queries, words, 64).long() << places).sum(dim=2)
+        return ops.average_precision.Relevance(n, q, q[:-1], bits=bits)
     offsets = torch.zeros_like(q)
     offsets[1:] = relevant.sum(dim=1).cumsum(0)
     items = relevant.nonzero()[:, 1].int()
@@ -389,7 +406,8 @@ def _as_tensor(q: Tensor | float, features: Tensor) -> Tensor:
     """q on the features' device; a tensor is passed on, so that a captured graph follows it."""
     if isinstance(q, Tensor):
         return q
-    return torch.full((), q, dtype=torch.float64, device=features.device)
+    one = torch.ones((), dtype=torch.float64, device=features.device)
+    return one * q if torch.compiler.is_compiling() else one.fill_(q)
 
 
 def _target_rows(targets: Tensor, features: Tensor, classes: int | None) -> Tensor:

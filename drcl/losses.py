@@ -86,7 +86,7 @@ class ReversibleConsistencyLoss(nn.Module):
         """
         mixing = self.training and self.lam < 1.0
         if mixing and permutation is None:
-            permutation = torch.randperm(len(features), device=features.device)
+            permutation = torch.randperm(features.shape[0], device=features.device)
         return functional.reversible_consistency_loss(
             features,
             targets,

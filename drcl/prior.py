@@ -121,7 +121,7 @@ class Prior(nn.Module):
         drawn = torch.randn(dim, classes, generator=generator, dtype=torch.float64, device="cpu")
         q, r = torch.linalg.qr(drawn)
         weight = (q * r.diagonal().sign() * norm).float()
-        return cls(weight.to(torch.get_default_device()))
+        return cls(weight).to(torch.get_default_device())  # the meta device, too
 
     @property
     def dim(self) -> int:

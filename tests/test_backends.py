@@ -94,18 +94,18 @@ def test_ops_outlive_a_missing_extension(monkeypatch: pytest.MonkeyPatch) -> Non
     if not backends._ops_library().is_file():
         pytest.skip("this build has no compiled ops")
     _without(monkeypatch, "drcl._C", ModuleNotFoundError("No module named 'drcl._C'"))
-    backends._load_ops.cache_clear()
+    backends.load_ops.cache_clear()
     assert backends.probe_native() == backends.Backend("native", True, "compiled")
 
 
 def test_neither_extension_nor_ops(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _without(monkeypatch, "drcl._C", ModuleNotFoundError("No module named 'drcl._C'"))
     monkeypatch.setattr(backends, "__file__", str(tmp_path / "backends.py"))
-    backends._load_ops.cache_clear()
+    backends.load_ops.cache_clear()
     try:
         found = backends.probe_native()
     finally:
-        backends._load_ops.cache_clear()
+        backends.load_ops.cache_clear()
     assert not found.available
     assert "drcl._C is not built" in found.reason
 
@@ -163,11 +163,11 @@ def test_ops_that_do_not_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     extension = SimpleNamespace(compiler="gcc", load_ops=load_ops)
     monkeypatch.setattr(backends, "__file__", str(tmp_path / "backends.py"))
     monkeypatch.setattr(backends, "import_extension", lambda: (extension, ""))
-    backends._load_ops.cache_clear()
+    backends.load_ops.cache_clear()
     try:
         found = backends.probe_native()
     finally:
-        backends._load_ops.cache_clear()
+        backends.load_ops.cache_clear()
     assert not found.available
     assert "_ops.so does not load" in found.reason
 

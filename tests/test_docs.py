@@ -191,7 +191,19 @@ def test_the_bytes_of_the_figure_are_those_of_the_op(tools, batch, classes):
     features, ids = torch.randn(batch, width), torch.arange(batch) % classes
     arguments = (prior.basis, prior.recast_coordinates, prior.weight_coordinates)
     out = reversible_consistency(
-        features, ids, None, torch.tensor(0.5), *arguments, 0.1, 0.1, 1.0, 1.0, 1.0, "", "torch"
+        features,
+        ids,
+        None,
+        torch.tensor(0.5),
+        *arguments,
+        0.1,
+        0.1,
+        1.0,
+        1.0,
+        1.0,
+        "",
+        True,
+        "torch",
     )
     *_, outside, coordinates, label_gradient, _, _, inner, cross, gram = out
     expected = tools("figures").linear_bytes(batch, width, classes)

@@ -251,7 +251,7 @@ def test_registered_with_the_kernels(shape):
         reversible_consistency,
         (
             features.requires_grad_(), targets, order, torch.tensor(0.3, device=DEVICE),
-            *coordinates, 0.1, 0.2, 1.0, 0.7, 0.9, "", "triton",
+            *coordinates, 0.1, 0.2, 1.0, 0.7, 0.9, "", shape[0] < shape[1], "triton",
         ),
         test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
     )  # fmt: skip

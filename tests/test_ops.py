@@ -46,6 +46,7 @@ def consistency_arguments(b, d, c, *, mixing, rows, dtype=torch.float64):
         0.7,
         0.9,
         "",
+        b < d,
         "torch",
     )
 

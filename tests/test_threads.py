@@ -71,7 +71,7 @@ def test_threads_load_the_ops_one_after_the_other(
     monkeypatch.setattr(
         backends, "import_extension", lambda: (SimpleNamespace(load_ops=load_ops), "")
     )
-    load = backends._load_ops.__wrapped__  # not what is remembered of the first time
+    load = backends.load_ops.__wrapped__  # not what is remembered of the first time
     together = threading.Barrier(8)
     with ThreadPoolExecutor(8) as pool:
         reasons = list(pool.map(lambda _: (together.wait(), load())[1], range(8)))

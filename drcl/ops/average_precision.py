@@ -7,11 +7,14 @@ with a sort.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from drcl.backends import load_ops
 
 DIVISORS = ("hits", "min", "relevant")
 
@@ -134,12 +137,62 @@ def average_precision(
         request.levels,
         request.discounts,
     )
-    if backend == "native":
-        table = torch.ops.drcl.average_precision(*arguments)
+    if backend != "native":
+        return average_precision_by_sorting(*arguments, backend == "reference")
+    table = torch.ops.drcl.average_precision(*arguments)
+    if not torch.compiler.is_compiling():
         nan = table[:, 0].isnan()  # how a GPU, which cannot raise, says it
         if bool(nan.any()):
             raise ValueError(f"scores: row {int(nan.nonzero()[0])} holds NaN")
-        return table
+    return table
+
+
+@torch.library.custom_op("drcl::average_precision_by_sorting", mutates_args=())
+def average_precision_by_sorting(
+    scores: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    left_out_offsets: Tensor | None,
+    left_out: Tensor | None,
+    member_offsets: Tensor,
+    members: Tensor,
+    offsets: Tensor | None,
+    items: Tensor | None,
+    gains: Tensor | None,
+    bits: Tensor | None,
+    most: int,
+    cutoffs: Sequence[int],
+    depth: int,
+    divisor: int,
+    average_ties: bool,
+    levels: int,
+    discounts: Tensor | None,
+    literal: bool,
+) -> Tensor:
+    """The compiled op's table by PyTorch's sort, or by the reference where ``literal``."""
     from drcl.eager.average_precision import rank
 
-    return rank(scores, relevance, request, scale, bias, left_out, literal=backend == "reference")
+    return rank(
+        scores,
+        Relevance(most, member_offsets, members, offsets, items, gains, bits),
+        Request(tuple(cutoffs), depth, DIVISORS[divisor], average_ties, levels, discounts),
+        scale,
+        bias,
+        None if left_out_offsets is None or left_out is None else (left_out_offsets, left_out),
+        literal=literal,
+    )
+
+
+def _table_like(
+    scores: Tensor, scale: Any, bias: Any, left_out_offsets: Any, left_out: Any,
+    member_offsets: Any, members: Any, offsets: Any, items: Any, gains: Any, bits: Any, most: Any,
+    cutoffs: Sequence[int], depth: Any, divisor: Any, average_ties: Any, levels: int, *rest: Any,
+) -> Tensor:  # fmt: skip
+    """What the op returns, in shape."""
+    columns = 3 + 4 * len(cutoffs) + 2 * levels
+    return scores.new_empty(scores.shape[0], columns, dtype=torch.float64)
+
+
+average_precision_by_sorting.register_fake(_table_like)
+if not load_ops():
+    torch.library.register_fake("drcl::average_precision", _table_like)

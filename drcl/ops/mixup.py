@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from drcl.eager.mixup import mix, unmix
+from drcl.ops.derivatives import differentiable
 
 
 @torch.library.custom_op("drcl::mixup", mutates_args=())
@@ -43,18 +44,29 @@ def _(grad: Tensor, permutation: Tensor, lam: float, backend: str) -> Tensor:
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     _, permutation, ctx.lam, ctx.backend = inputs
     ctx.save_for_backward(permutation)
+    ctx.save_for_forward(permutation)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _transposed(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     (permutation,) = ctx.saved_tensors
-    return mixup_backward(grad, permutation, ctx.lam, ctx.backend), None, None, None
+    return unmix_rows(grad, permutation, ctx.lam, ctx.backend), None, None, None
 
 
-def _backward_of_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    # The op is linear: its second derivative is the op itself.
+def _mixed(ctx: Any, rows: Tensor, *unused: None) -> Tensor:
     (permutation,) = ctx.saved_tensors
-    return mixup(grad, permutation, ctx.lam, ctx.backend), None, None, None
+    return mix_rows(rows, permutation, ctx.lam, ctx.backend)
 
 
-mixup.register_autograd(_backward, setup_context=_setup)
-mixup_backward.register_autograd(_backward_of_backward, setup_context=_setup)
+def _mixed_alone(ctx: Any, rows: Tensor) -> tuple[Tensor | None, ...]:
+    return _mixed(ctx, rows), None, None, None
+
+
+def _transposed_alone(ctx: Any, grad: Tensor, *unused: None) -> Tensor | None:
+    return _transposed(ctx, grad)[0]
+
+
+# Both are linear, and each is the other's transpose: derivatives of every order are these two.
+mix_rows = differentiable(mixup, setup=_setup, backward=_transposed, jvp=_mixed)
+unmix_rows = differentiable(
+    mixup_backward, setup=_setup, backward=_mixed_alone, jvp=_transposed_alone
+)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from drcl.eager import prior_similarity as eager
-from drcl.ops.second_derivative import refuse_second_derivative
+from drcl.ops.derivatives import differentiable, differentiated_once
 
 
 @torch.library.custom_op("drcl::prior_similarity", mutates_args=())
@@ -99,6 +99,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
     _, probabilities, _, score, loss_gradient = output
     ctx.mark_non_differentiable(score, loss_gradient)
     ctx.save_for_backward(features, weight, probabilities, loss_gradient)
+    ctx.save_for_forward(features, weight, probabilities, loss_gradient)
     ctx.set_materialize_grads(False)
 
 
@@ -112,7 +113,7 @@ def _backward(
     needs = ctx.needs_input_grad[:2]
     if grad_logits is None and grad_probabilities is None and grad_loss is None:
         return (None,) * 6
-    gradients = prior_similarity_backward(
+    gradients = gradients_of_similarity(
         grad_logits,
         grad_probabilities,
         grad_loss,
@@ -125,8 +126,31 @@ def _backward(
     return *wanted, *(None,) * 4
 
 
-prior_similarity.register_autograd(_backward, setup_context=_setup)
-refuse_second_derivative(prior_similarity_backward, "prior_similarity")
+def _jvp(
+    ctx: Any, features_tangent: Tensor | None, weight_tangent: Tensor | None, *unused: None
+) -> tuple[Tensor | None, ...]:
+    if features_tangent is None and weight_tangent is None:
+        return (None,) * 5
+    features, weight, probabilities, _ = ctx.saved_tensors
+    by_features, by_weight = gradients_of_similarity(
+        None, None, torch.ones_like(probabilities[0, 0]), *ctx.saved_tensors, ctx.temperature,
+        features_tangent is not None, weight_tangent is not None, ctx.backend,
+    )  # fmt: skip
+    logits, loss = torch.zeros_like(probabilities), torch.zeros_like(probabilities[0, 0])
+    if features_tangent is not None:
+        logits = logits + features_tangent.to(weight.dtype) @ weight
+        loss = loss + (by_features * features_tangent).sum(dtype=loss.dtype)
+    if weight_tangent is not None:
+        logits = logits + features.to(weight.dtype) @ weight_tangent
+        loss = loss + (by_weight * weight_tangent).sum()
+    logits = logits / ctx.temperature
+    weighted = probabilities * logits
+    by_logits = weighted - probabilities * weighted.sum(dim=1, keepdim=True)
+    return logits, by_logits, loss, None, None
+
+
+gradients_of_similarity = differentiated_once(prior_similarity_backward, "prior_similarity")
+similarity = differentiable(prior_similarity, setup=_setup, backward=_backward, jvp=_jvp)
 
 
 def _stages(backend: str) -> ModuleType:

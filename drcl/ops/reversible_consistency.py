@@ -1,23 +1,21 @@
 """``drcl::reversible_consistency``: the loss, its parts, and a closed-form gradient.
 
 The op strings together the stages of a backend: ``rows`` → ``class_sums`` and ``gram``, or for B <
-D ``differences`` → ``combine``, and ``gradient`` for the way back. Between the sums and what is
-made of them lies the only place where
-ranks have to talk: adding up the sums makes every rank's loss and gradient those of the global
-batch.
+D ``differences`` → ``combine``, and ``gradient`` for the way back. Ranks have to talk in one place
+only, between the sums and what is made of them: adding up the sums makes every rank's loss and
+gradient those of the global batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from drcl.eager import reversible_consistency as eager
-from drcl.ops.second_derivative import refuse_second_derivative
+from drcl.ops.derivatives import differentiable, differentiated_once
 
 PARTS = 4  # the first outputs: total, J_L, J_D, J_MSE
 
@@ -37,6 +35,7 @@ def reversible_consistency(
     temperature: float,
     lam: float,
     group: str,
+    by_rows: bool,
     backend: str,
 ) -> tuple[
     Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
@@ -45,7 +44,8 @@ def reversible_consistency(
 
     Shapes: features (B, D); targets (B,) ids or (B, C) rows; permutation (B,) or None; q 0-d; basis
     (D, K), recast_coordinates (C, K), weight_coordinates (K, C) of a :class:`drcl.Prior`. ``group``
-    names the process group whose ranks hold the rows of one global batch, "" for none.
+    names the process group whose ranks hold the rows of one global batch, "" for none; ``by_rows``
+    takes the B×B matrices in place of the D×D one.
     """
     stages = _stages(backend)
     with torch.autocast(features.device.type, enabled=False):
@@ -60,7 +60,7 @@ def reversible_consistency(
             lam,
             temperature,
         )
-        if _by_rows(features, basis, group):
+        if by_rows:
             inner, cross = basis.new_empty(0, 0, dtype=torch.float64), basis.new_empty(0, 0)
             gram = stages.differences(rows.outside, rows.coordinates, rows.norms)
         else:
@@ -97,11 +97,11 @@ def _(
     temperature: float,
     lam: float,
     group: str,
+    by_rows: bool,
     backend: str,
 ) -> tuple[Tensor, ...]:
     batch, (width, k) = features.shape[0], basis.shape
     outside = 0 if k == width else width
-    by_rows = _by_rows(features, basis, group)
     new = basis.new_empty
     return (
         *(new(()) for _ in range(PARTS)),
@@ -118,7 +118,10 @@ def _(
 
 @torch.library.custom_op("drcl::reversible_consistency_backward", mutates_args=())
 def reversible_consistency_backward(
-    grads: Sequence[Optional[Tensor]],  # noqa: UP045 (the schema is read from it)
+    grad_total: Tensor | None,
+    grad_label: Tensor | None,
+    grad_consistency: Tensor | None,
+    grad_recasting: Tensor | None,
     outside: Tensor,
     coordinates: Tensor,
     label_gradient: Tensor,
@@ -139,7 +142,7 @@ def reversible_consistency_backward(
     """Gradient (B, D) in ``dtype``, given the gradients of the loss and its parts (None: zero)."""
     with torch.autocast(outside.device.type, enabled=False):
         return _stages(backend).gradient(
-            grads,
+            (grad_total, grad_label, grad_consistency, grad_recasting),
             outside,
             coordinates,
             label_gradient,
@@ -160,7 +163,10 @@ def reversible_consistency_backward(
 
 @reversible_consistency_backward.register_fake
 def _(
-    grads: Sequence[Optional[Tensor]],  # noqa: UP045 (the schema is read from it)
+    grad_total: Tensor | None,
+    grad_label: Tensor | None,
+    grad_consistency: Tensor | None,
+    grad_recasting: Tensor | None,
     outside: Tensor,
     coordinates: Tensor,
     label_gradient: Tensor,
@@ -183,34 +189,45 @@ def _(
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     features, _, permutation, _, basis, *_ = inputs
-    ctx.save_for_backward(*output[PARTS:], basis, permutation)
-    ctx.alpha, ctx.beta, ctx.eta, _, ctx.lam, _, ctx.backend = inputs[7:]
+    saved = (*output[PARTS:], basis, permutation)
+    ctx.save_for_backward(*saved)
+    ctx.save_for_forward(*saved)
+    ctx.alpha, ctx.beta, ctx.eta, _, ctx.lam, ctx.group, _, ctx.backend = inputs[7:]
     ctx.dtype = features.dtype
     ctx.set_materialize_grads(False)
 
 
 def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-    of_parts = list(grads[:PARTS])
+    of_parts = grads[:PARTS]
     if all(grad is None for grad in of_parts):
-        return (None,) * 14
+        return (None,) * 15
+    return _gradient(ctx, of_parts), *(None,) * 14
+
+
+def _jvp(ctx: Any, tangent: Tensor | None, *unused: None) -> tuple[Tensor | None, ...]:
+    *saved, basis, _ = ctx.saved_tensors
+    if tangent is None:
+        return (None,) * (PARTS + len(saved))
+    one = basis.new_ones(())
+    tangents = []
+    for part in range(PARTS):
+        gradient = _gradient(ctx, tuple(one if i == part else None for i in range(PARTS)))
+        tangents.append((gradient * tangent).sum(dtype=basis.dtype))
+    if ctx.group:  # the gradient is that by this rank's rows
+        _add_up(tuple(tangents), ctx.group)
+    # The others' tangents are asked for by the gradient alone, which refuses them.
+    return *tangents, *map(torch.zeros_like, saved)
+
+
+def _gradient(ctx: Any, of_parts: tuple[Tensor | None, ...]) -> Tensor:
     *saved, basis, permutation = ctx.saved_tensors
-    features_grad = reversible_consistency_backward(
-        of_parts,
-        *saved,
-        basis,
-        permutation,
-        ctx.alpha,
-        ctx.beta,
-        ctx.eta,
-        ctx.lam,
-        ctx.dtype,
-        ctx.backend,
-    )
-    return features_grad, *(None,) * 13
+    settings = (ctx.alpha, ctx.beta, ctx.eta, ctx.lam, ctx.dtype, ctx.backend)
+    gradient: Tensor = gradient_of_loss(*of_parts, *saved, basis, permutation, *settings)
+    return gradient
 
 
-reversible_consistency.register_autograd(_backward, setup_context=_setup)
-refuse_second_derivative(reversible_consistency_backward, "reversible_consistency")
+gradient_of_loss = differentiated_once(reversible_consistency_backward, "reversible_consistency")
+loss = differentiable(reversible_consistency, setup=_setup, backward=_backward, jvp=_jvp)
 
 
 def _stages(backend: str) -> ModuleType:
@@ -221,9 +238,12 @@ def _stages(backend: str) -> ModuleType:
     return eager
 
 
-def _by_rows(features: Tensor, basis: Tensor, group: str) -> bool:
-    """Whether B×B matrices are taken: where they are smaller, unless ranks must add them up."""
-    return features.shape[0] < basis.shape[0] and not group
+def prefers_rows(batch: int, width: int, group: str) -> bool:
+    """Whether B×B matrices are taken: where they are smaller, unless ranks must add them up.
+
+    An exported program serves batches of every size, so it takes the matrices that fit them all.
+    """
+    return not group and not torch.compiler.is_exporting() and batch < width
 
 
 def _add_up(tensors: tuple[Tensor, ...], group: str) -> None:

@@ -1,0 +1,85 @@
+"""What PyTorch's ``FlopCounterMode`` counts for the ops: 2 for each multiplication and addition of
+a matrix product, as in its own formulas, and half of it where one triangle is computed.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+
+
+def loss(
+    features: Any, targets: Any, permutation: Any, q: Any, basis: Any, recast: Any, *args: Any,
+    **kwargs: Any,
+) -> int:  # fmt: skip
+    """Labels recast, three projections of every row, logits and their gradient, and the sums."""
+    (batch, width), k, classes = features, basis[1], recast[0]
+    by_rows = args[-2]
+    outside = width if k < width else 0
+    projections = 8 if outside else 2
+    rows = projections * batch * width * k + 6 * batch * classes * k
+    if by_rows:
+        return rows + batch * batch * (outside + 4 * k)
+    return rows + batch * (outside * outside + 4 * k * outside + 18 * k * k)
+
+
+def loss_backward(
+    grad_total: Any, grad_label: Any, grad_consistency: Any, grad_recasting: Any, outside: Any,
+    coordinates: Any, label_gradient: Any, norms: Any, sums: Any, inner: Any, cross: Any,
+    gram: Any, basis: Any, *args: Any, **kwargs: Any,
+) -> int:  # fmt: skip
+    """The product of F with M or FᵀF, and the terms of rank K."""
+    (batch, width), (_, k) = outside, basis
+    if len(gram) == 3 and gram[0] == 2:
+        return 2 * batch * (batch * width + 2 * batch * k + basis[0] * k)
+    return 2 * batch * (width * width + 5 * width * k + 3 * k * k) + (
+        0 if width else 2 * batch * basis[0] * k
+    )
+
+
+def similarity(features: Any, weight: Any, *args: Any, **kwargs: Any) -> int:
+    """``XW``."""
+    return 2 * features[0] * features[1] * weight[1]
+
+
+def similarity_backward(
+    grad_logits: Any, grad_probabilities: Any, grad_loss: Any, features: Any, weight: Any,
+    probabilities: Any, loss_gradient: Any, temperature: float, needs_features: bool,
+    needs_weight: bool, *args: Any, **kwargs: Any,
+) -> int:  # fmt: skip
+    """``G Wᵀ`` and ``Xᵀ G``, where they are asked for."""
+    return (needs_features + needs_weight) * similarity(features, weight)
+
+
+def none(*args: Any, **kwargs: Any) -> int:
+    """Mixing has no product."""
+    return 0
+
+
+@functools.cache
+def register() -> None:
+    """Enter the formulas in PyTorch's table, and in that of a counter that is at work already.
+
+    Its module takes a second to import, so it is not imported with this package: an op enters them
+    when somebody else has.
+    """
+    from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+    from torch.utils.flop_counter import flop_registry, register_flop_formula
+
+    ops = torch.ops.drcl
+    formulas: dict[Any, Any] = {
+        ops.reversible_consistency: loss,
+        ops.reversible_consistency_backward: loss_backward,
+        ops.prior_similarity: similarity,
+        ops.prior_similarity_backward: similarity_backward,
+        ops.mixup: none,
+        ops.mixup_backward: none,
+    }
+    for op, formula in formulas.items():
+        register_flop_formula(op)(formula)
+    for mode in _get_current_dispatch_mode_stack():  # a counter copies the table when it is made
+        counter: Any = getattr(mode, "counter", None)
+        if hasattr(counter, "flop_registry"):
+            counter.flop_registry.update({op: flop_registry[op] for op in formulas})
