@@ -357,9 +357,8 @@ def gradient(
         )
     large = dots = None
     if has_outside:
-        # FᵀF is symmetric: its transpose offers the tensor cores the order they want.
-        left, right = (matrix[0], outside) if by_rows else (outside, gram_matrix[0].T)
-        large, dots = product_with_dots(left, right, outside)
+        left, right = (matrix[0], outside) if by_rows else (outside, gram_matrix[0])
+        large, dots = product_with_dots(left, right, outside, b_is_symmetric=not by_rows)
     out = basis.new_empty(batch, width, dtype=dtype)
     grid = (blocks(batch, FINISH["BLOCK_B"]), blocks(width, FINISH["BLOCK_D"]))
     with on_device_of(basis):

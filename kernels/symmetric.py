@@ -6,10 +6,12 @@
     differences_kernel the same, with the exact class-space parts: M = UΔᵀ + ΔVᵀ − FFᵀ and Z
 
 A triangle has few blocks (136 of 128×128 at D = 2048), hence the slices: they keep every
-multiprocessor busy to the end, and are added in a fixed order. They come and go through L2.
+multiprocessor busy to the end, and are added in a fixed order. They come and go through L2. Beyond
+8,192 terms they also keep sums short, for the sake of rounding.
 
 Operations: B·D·min(B, D), half of the full product. Bytes: 4·B·D for F, 4·min(B, D)² for the result
-(twice for M and Z), 4·(512 blocks of 128×128) at most for the slices.
+(twice for M and Z), and for the slices 4·(512 blocks of 128×128) at most, or 2·D² for every 8,192
+rows: an eighth of F at D = 2,048.
 """
 
 # mypy: allow-untyped-defs
@@ -21,16 +23,20 @@ import triton
 import triton.language as tl
 
 from .launch import blocks, on_device_of, slices
-from .product import Config, matmul_precision, multiply
+from .product import Config, multiply, product_precision
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SYMMETRIC: dict[str, Config] = {
     "ieee": {"BLOCK": 64, "BLOCK_K": 16, "num_warps": 4, "num_stages": 3},
+    "bf16x6": {"BLOCK": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 2},
     "tf32": {"BLOCK": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3},
     "bf16": {"BLOCK": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3},
 }
+# A float32 sum of n terms of one sign is wrong by about n^½ · 3e-8. Terms are whole steps of 32 here,
+# but single products in "ieee".
+LONGEST = {"ieee": 1024, "bf16x6": 8192, "tf32": 8192, "bf16": 8192}
 GRAM: Config = {"BLOCK_R": 8, "num_warps": 4}
 DIFFERENCES: Config = {"BLOCK_R": 8, "BLOCK_K": 16, "num_warps": 8, "num_stages": 1}
 
@@ -165,6 +171,12 @@ def differences_kernel(
     store_mirrored(out + square, batch, i, j, z, -z, block_i == block_j)
 
 
+def slice_length(triangle_blocks: int, depth: int, step: int, precision: str) -> int:
+    """How many terms one program adds up: enough programs, and no sum so long that it rounds."""
+    length = min(blocks(depth, slices(triangle_blocks, depth, 256)), LONGEST[precision])
+    return blocks(length, step) * step
+
+
 def _slices_of_product(factor: Tensor, precision: str) -> tuple[Tensor, int, int]:
     """``A Aᵀ`` as (slices · blocks, block, block), how many blocks, and how many slices."""
     size, depth = factor.shape
@@ -172,7 +184,7 @@ def _slices_of_product(factor: Tensor, precision: str) -> tuple[Tensor, int, int
     block, step = config["BLOCK"], config["BLOCK_K"]
     along = blocks(size, block)
     triangle_blocks = along * (along + 1) // 2
-    slice_depth = blocks(blocks(depth, slices(triangle_blocks, depth, 256)), step) * step
+    slice_depth = slice_length(triangle_blocks, depth, step, precision)
     parts = blocks(depth, slice_depth) if depth else 0
     partials = factor.new_empty(parts * triangle_blocks, block, block)
     if parts:
@@ -195,7 +207,7 @@ def gram(outside: Tensor) -> Tensor:
         from drcl.eager import reversible_consistency as eager
 
         return eager.gram(outside)
-    width, precision = outside.shape[1], matmul_precision()
+    width, precision = outside.shape[1], product_precision(outside)
     result = outside.new_empty(1, width, width)
     if width:
         block = SYMMETRIC[precision]["BLOCK"]
@@ -213,7 +225,7 @@ def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
         from drcl.eager import reversible_consistency as eager
 
         return eager.differences(outside, coordinates, norms)
-    batch, precision = len(outside), matmul_precision()
+    batch, precision = len(outside), product_precision(outside)
     k = coordinates.shape[1] // 3
     result = outside.new_empty(2, batch, batch)
     block = SYMMETRIC[precision]["BLOCK"]
