@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SYMMETRIC: dict[str, Config] = {
     "ieee": {"BLOCK": 64, "BLOCK_K": 16, "num_warps": 4, "num_stages": 3},
-    "bf16x6": {"BLOCK": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 2},
+    "bf16x6": {"BLOCK": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 3},
     "tf32": {"BLOCK": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3},
     "bf16": {"BLOCK": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3},
 }
