@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 Config = dict[str, int]
 
 # Per precision. 64×64 leaves room for three programs: one splits its operands while another
-# multiplies. "ieee" is for GPUs whose tensor cores have no bf16: small tiles, or the operands spill.
+# multiplies. "ieee" is for GPUs without bf16 tensor cores: small tiles, or the operands spill.
 # 128×128 with two warp groups keeps wgmma fed; three stages leave room for two programs.
 PRODUCT: dict[str, Config] = {
     "ieee": {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 16, "num_warps": 4, "num_stages": 3},

@@ -17,13 +17,13 @@ rows: an eighth of F at D = 2,048.
 # mypy: allow-untyped-defs
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import triton
 import triton.language as tl
 
 from .launch import blocks, on_device_of, slices
-from .product import Config, multiply, product_precision
+from .product import Config, float32_precision, multiply, product_precision
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,11 +34,17 @@ SYMMETRIC: dict[str, Config] = {
     "tf32": {"BLOCK": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3},
     "bf16": {"BLOCK": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3},
 }
-# A float32 sum of n terms of one sign is wrong by about n^½ · 3e-8. Terms are whole steps of 32 here,
-# but single products in "ieee".
+# A float32 sum of n terms of one sign is wrong by about n^½ · 3e-8. Here the terms are whole steps
+# of 32, but single products in "ieee".
 LONGEST = {"ieee": 1024, "bf16x6": 8192, "tf32": 8192, "bf16": 8192}
 GRAM: Config = {"BLOCK_R": 8, "num_warps": 4}
-DIFFERENCES: Config = {"BLOCK_R": 8, "BLOCK_K": 16, "num_warps": 8, "num_stages": 1}
+DIFFERENCES: dict[str, Any] = {
+    "PRECISION": "bf16x6",
+    "BLOCK_R": 16,
+    "BLOCK_K": 16,
+    "num_warps": 8,
+    "num_stages": 1,
+}
 
 
 @triton.jit
@@ -129,7 +135,7 @@ def coordinate_tile(coordinates, b, k, batch, k_total):
 @triton.jit(do_not_specialize=["batch", "parts"])
 def differences_kernel(
     partials, coordinates, norms, out, batch, k_total, parts,
-    BLOCK: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """``M = UΔᵀ + ΔVᵀ − FFᵀ`` and ``Z = AUᵀ − UAᵀ``, where A = −Δ or V gives the same Z.
 
@@ -139,9 +145,8 @@ def differences_kernel(
     r = tl.program_id(1) * BLOCK_R + tl.arange(0, BLOCK_R)
     i = block_i.to(tl.int64) * BLOCK + r
     j = block_j.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    m = tl.zeros([BLOCK_R, BLOCK], tl.float32)
-    z_delta = tl.zeros([BLOCK_R, BLOCK], tl.float32)
-    z_v = tl.zeros([BLOCK_R, BLOCK], tl.float32)
+    zeros = tl.zeros([BLOCK_R, BLOCK], tl.float32)
+    m, z_delta, z_v = zeros, zeros, zeros
     excess_i = tl.zeros([BLOCK_R], tl.float32)
     excess_j = tl.zeros([BLOCK], tl.float32)
     for start in range(0, k_total, BLOCK_K):
@@ -150,13 +155,10 @@ def differences_kernel(
         u_j, delta_j, v_j = coordinate_tile(coordinates, j[None, :], k[:, None], batch, k_total)
         excess_i += tl.sum(delta_i * delta_i - v_i * v_i, 1)
         excess_j += tl.sum(delta_j * delta_j - v_j * v_j, 0)
-        m = tl.dot(delta_i, v_j, m, input_precision="ieee")
-        u_delta = tl.dot(u_i, delta_j, input_precision="ieee")
-        m += u_delta
-        z_delta += u_delta
-        z_delta = tl.dot(-delta_i, u_j, z_delta, input_precision="ieee")
-        z_v = tl.dot(v_i, u_j, z_v, input_precision="ieee")
-        z_v = tl.dot(-u_i, v_j, z_v, input_precision="ieee")
+        u_delta = multiply(u_i, delta_j, zeros, PRECISION)
+        m = multiply(delta_i, v_j, m, PRECISION) + u_delta
+        z_delta += u_delta - multiply(delta_i, u_j, zeros, PRECISION)
+        z_v += multiply(v_i, u_j, zeros, PRECISION) - multiply(u_i, v_j, zeros, PRECISION)
     m -= add_slices(partials, r, parts, BLOCK, BLOCK_R)
     z = tl.where(excess_i[:, None] + excess_j[None, :] < 0.0, z_delta, z_v)
     # Rows have length one, or zero: the diagonals are known.
@@ -240,6 +242,6 @@ def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
             k,
             parts,
             BLOCK=block,
-            **DIFFERENCES,
+            **{**DIFFERENCES, "PRECISION": float32_precision(outside)},
         )
     return result
