@@ -70,11 +70,14 @@ def test_large_products_run_on_tensor_cores(table, kernel, precision):
 
 @pytest.mark.slow
 def test_exact_products_stay_off_the_tensor_cores(table):
-    """TF32 would cost the exact part half its digits; float64 tensor cores are exact."""
+    """TF32 would cost the exact part half its digits; float64, and parts in bf16, are exact."""
+    in_parts = {"prior_similarity_kernel", "differences_kernel"}
     exact = [row for row in table if not row["label"].startswith(("tf32", "bf16"))]
     assert exact
     for row in exact:
-        assert not row["tensor_core"] or ".f64." in row["tensor_core"], row
+        kind = ".bf16." if row["kernel"] in in_parts else ".f64."
+        assert not row["tensor_core"] or kind in row["tensor_core"], row
+    assert all(row["tensor_core"] for row in exact if row["kernel"] in in_parts)
 
 
 @pytest.mark.slow
