@@ -173,6 +173,14 @@ def differences_kernel(
     store_mirrored(out + square, batch, i, j, z, -z, block_i == block_j)
 
 
+def symmetric_config(precision: str, along_rows: bool) -> Config:
+    """The tile; ``along_rows``: the sum runs along the rows of a matrix in row-major order."""
+    config = SYMMETRIC[precision]
+    if precision == "bf16x6" and along_rows:
+        return config | {"num_stages": 2}  # with three, the assembler for sm_80 spills
+    return config
+
+
 def slice_length(triangle_blocks: int, depth: int, step: int, precision: str) -> int:
     """How many terms one program adds up: enough programs, and no sum so long that it rounds."""
     length = min(blocks(depth, slices(triangle_blocks, depth, 256)), LONGEST[precision])
@@ -182,7 +190,7 @@ def slice_length(triangle_blocks: int, depth: int, step: int, precision: str) ->
 def _slices_of_product(factor: Tensor, precision: str) -> tuple[Tensor, int, int]:
     """``A Aᵀ`` as (slices · blocks, block, block), how many blocks, and how many slices."""
     size, depth = factor.shape
-    config = SYMMETRIC[precision]
+    config = symmetric_config(precision, factor.stride(1) == 1)
     block, step = config["BLOCK"], config["BLOCK_K"]
     along = blocks(size, block)
     triangle_blocks = along * (along + 1) // 2
