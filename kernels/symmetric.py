@@ -43,7 +43,7 @@ DIFFERENCES: dict[str, Any] = {
     "BLOCK_R": 16,
     "BLOCK_K": 16,
     "num_warps": 8,
-    "num_stages": 1,
+    "num_stages": 2,
 }
 
 
