@@ -200,8 +200,9 @@ def cases() -> Iterator[Case]:
         for name, unit in (("FFᵀ", "stride_k"), ("FᵀF", "stride_i")):
             yield case(
                 "symmetric", "symmetric_kernel", f"{precision} {name}",
-                "*fp32 *fp32 i32 i32 i32 i32", config, on_tensor_cores, PRECISION=precision,
-                **{unit: 1},
+                "*fp32 *fp32 i32 i32 i32 i32",
+                symmetric.symmetric_config(precision, unit == "stride_k"), on_tensor_cores,
+                PRECISION=precision, **{unit: 1},
             )  # fmt: skip
         block = config["BLOCK"]
         yield case(

@@ -335,9 +335,8 @@ def gradient(
             )
     large = dots = class_part = None
     if has_outside:
-        # FᵀF is symmetric: its transpose offers the tensor cores the order they want.
-        left, right = (matrix[0], outside) if by_rows else (outside, gram_matrix[0].T)
-        large, dots = product_with_dots(left, right, outside)
+        left, right = (matrix[0], outside) if by_rows else (outside, gram_matrix[0])
+        large, dots = product_with_dots(left, right, outside, b_is_symmetric=not by_rows)
     if wide:
         class_part = wide_part(
             scalars, dots, coordinates, norms, cross, basis, inside, projection, origin, weights,

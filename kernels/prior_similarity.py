@@ -2,19 +2,20 @@
 pass.
 
 Bytes: the features once, W from L2, and (B, C) three times written: logits, probabilities,
-gradient. Operations: 2·B·D·C in float32 multiplications.
+gradient. Operations: 2·B·D·C with float32 accuracy.
 """
 
 # mypy: allow-untyped-defs
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import triton
 import triton.language as tl
 
 from .gce import find_targets, gce_rows, gce_tile, store_sums, target_tile
 from .launch import FUSED_CLASSES, blocks, on_device_of, power_of_two, unit_stride
+from .product import float32_precision, multiply
 from .reduction import sum_partials
 
 if TYPE_CHECKING:
@@ -24,12 +25,14 @@ SCALE = {"BLOCK": 1024, "num_warps": 4}
 LOGIT_GRADIENT = {"BLOCK_B": 8, "BLOCK_C": FUSED_CLASSES, "num_warps": 4}
 
 
-def similarity_tile(classes: int) -> dict[str, int]:
+def similarity_tile(classes: int, precision: str = "bf16x6") -> dict[str, Any]:
     """Few rows a program, so that a batch of 1,024 still spreads over a GPU."""
+    block = power_of_two(classes, 16)
     return {
+        "PRECISION": precision,
         "BLOCK_B": 16,
-        "BLOCK_D": 64,
-        "BLOCK_C": power_of_two(classes, 16),
+        "BLOCK_D": 64 if block == 16 else 32,
+        "BLOCK_C": block,
         "num_warps": 4,
         "num_stages": 3,
     }
@@ -40,7 +43,8 @@ def prior_similarity_kernel(
     features, weight, targets, q_ptr, logits, probabilities, gradient, partials,
     batch, width, classes, features_stride, weight_stride_d, weight_stride_c, targets_stride,
     inverse_temperature,
-    IDS: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_C: tl.constexpr,
+    IDS: tl.constexpr, PRECISION: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
     in_batch = row < batch
@@ -60,7 +64,7 @@ def prior_similarity_kernel(
             mask=in_width[:, None] & in_classes[None, :],
             other=0.0,
         )
-        product = tl.dot(x.to(tl.float32), w.to(tl.float32), product, input_precision="ieee")
+        product = multiply(x.to(tl.float32), w.to(tl.float32), product, PRECISION)
     product *= inverse_temperature
     first, second, labelled = find_targets(
         targets, targets_stride, row, row, in_batch, classes, IDS, False, BLOCK_C
@@ -151,7 +155,7 @@ def prior_similarity(
         probabilities, gradient, sums = gce_rows(logits, targets, None, q, 1.0)
     else:
         logits, probabilities, gradient = (weight.new_empty(batch, classes) for _ in range(3))
-        config = similarity_tile(classes)
+        config = similarity_tile(classes, float32_precision(features))
         programs = blocks(batch, config["BLOCK_B"])
         partials = weight.new_empty(programs, 3)
         with on_device_of(features):

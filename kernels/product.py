@@ -1,14 +1,24 @@
 """A matrix product for any strides, in the precision that is asked for.
 
 Precision follows ``torch.set_float32_matmul_precision`` where it may (the products of F with
-itself and with its Gram matrix, which fade as training converges): "highest" multiplies in
-float32, "high" in TF32, "medium" in bf16. Sums are float32 always. Everything that must stay
-exact asks for "ieee".
+itself and with its Gram matrix, which fade as training converges): "highest" multiplies with
+float32 accuracy, "high" in TF32, "medium" in bf16. Sums are float32 always.
+
+Float32 accuracy comes from the tensor cores, too. A float32 number is the exact sum of three bf16
+numbers of 8 bits each, so six products of parts give all of a product but 2^-24 of it:
+
+    a = a₁ + a₂ + a₃,   a b ≈ a₁b₁ + a₁b₂ + a₂b₁ + a₂b₂ + a₁b₃ + a₃b₁
+
+bf16 operands may lie either way in shared memory, so no orientation of F is slow, and bf16 has the
+exponents of float32: magnitude does not matter. Tensor cores truncate the sums that they run up
+(which biases a long one), so each step starts at zero, the smallest products first, and is added
+to the accumulator in ordinary arithmetic.
 """
 
 # mypy: allow-untyped-defs
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import triton
@@ -21,10 +31,12 @@ if TYPE_CHECKING:
 
 Config = dict[str, int]
 
-# Per precision. float32 products run outside the tensor cores: small tiles, or the operands spill.
+# Per precision. 64×64 leaves room for three programs: one splits its operands while another
+# multiplies. "ieee" is for GPUs without bf16 tensor cores: small tiles, or the operands spill.
 # 128×128 with two warp groups keeps wgmma fed; three stages leave room for two programs.
 PRODUCT: dict[str, Config] = {
     "ieee": {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 16, "num_warps": 4, "num_stages": 3},
+    "bf16x6": {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 2},
     "tf32": {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3},
     "bf16": {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64, "num_warps": 8, "num_stages": 3},
 }
@@ -37,10 +49,61 @@ def matmul_precision() -> str:
     return {"highest": "ieee", "high": "tf32", "medium": "bf16"}[allowed_on_gpu()]
 
 
+def float32_precision(tensor: Tensor) -> str:
+    """How this tensor's device multiplies with float32 accuracy."""
+    import torch
+
+    old = tensor.is_cuda and torch.cuda.get_device_capability(tensor.device) < (8, 0)
+    return "ieee" if old else "bf16x6"
+
+
+def product_precision(tensor: Tensor) -> str:
+    """The user's choice, on this tensor's device."""
+    precision = matmul_precision()
+    return float32_precision(tensor) if precision == "ieee" else precision
+
+
+# Triton's interpreter would multiply the bit patterns of bf16 operands. In float32, which holds
+# every bf16 number, their products are the same.
+OPERAND: tl.constexpr = tl.constexpr(
+    tl.float32 if os.environ.get("TRITON_INTERPRET") == "1" else tl.bfloat16
+)
+
+
+@triton.jit
+def leading_part(x):
+    """The float32 ``x`` cut off after 8 bits: what bf16 holds. NaN stays NaN."""
+    return (x.to(tl.int32, bitcast=True) & -65536).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def bf16_parts(x):
+    """Three operands that add up to the float32 ``x``, exactly."""
+    first = leading_part(x)
+    rest = x - first
+    second = leading_part(rest)
+    third = rest - second
+    return (
+        first.to(tl.bfloat16).to(OPERAND),
+        second.to(tl.bfloat16).to(OPERAND),
+        third.to(tl.bfloat16).to(OPERAND),
+    )
+
+
 @triton.jit
 def multiply(a, b, accumulator, PRECISION: tl.constexpr):
-    if PRECISION == "bf16":
-        accumulator = tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), accumulator)
+    if PRECISION == "bf16x6":
+        a_1, a_2, a_3 = bf16_parts(a)
+        b_1, b_2, b_3 = bf16_parts(b)
+        step = tl.dot(a_3, b_1)
+        step = tl.dot(a_1, b_3, step)
+        step = tl.dot(a_2, b_2, step)
+        step = tl.dot(a_2, b_1, step)
+        step = tl.dot(a_1, b_2, step)
+        accumulator += tl.dot(a_1, b_1, step)
+    elif PRECISION == "bf16":
+        a_1, b_1 = a.to(tl.bfloat16).to(OPERAND), b.to(tl.bfloat16).to(OPERAND)
+        accumulator = tl.dot(a_1, b_1, accumulator)
     else:
         accumulator = tl.dot(a, b, accumulator, input_precision=PRECISION)
     return accumulator
@@ -91,13 +154,17 @@ def product_kernel(
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """``A B`` (M, N) in float32 multiplications whatever the matmul precision; any strides."""
-    return _product(a, b, "ieee")
+    """``A B`` (M, N) with float32 accuracy whatever the matmul precision; any strides."""
+    return _product(a, b, float32_precision(b))
 
 
-def product_with_dots(a: Tensor, b: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+def product_with_dots(
+    a: Tensor, b: Tensor, factor: Tensor, *, b_is_symmetric: bool = False
+) -> tuple[Tensor, Tensor]:
     """``T = A B`` in the chosen precision, and parts (n, M) of the rows' ⟨T, factor⟩."""
-    precision = matmul_precision()
+    precision = product_precision(b)
+    if b_is_symmetric and precision in ("tf32", "bf16"):
+        b = b.T  # the order that tensor cores want for TF32; plain float32 wants the other
     dots = factor.new_empty(blocks(b.shape[1], PRODUCT[precision]["BLOCK_N"]), len(a))
     return _product(a, b, precision, factor, dots), dots
 

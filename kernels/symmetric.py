@@ -6,33 +6,45 @@
     differences_kernel the same, with the exact class-space parts: M = UΔᵀ + ΔVᵀ − FFᵀ and Z
 
 A triangle has few blocks (136 of 128×128 at D = 2048), hence the slices: they keep every
-multiprocessor busy to the end, and are added in a fixed order. They come and go through L2.
+multiprocessor busy to the end, and are added in a fixed order. They come and go through L2. Beyond
+8,192 terms they also keep sums short, for the sake of rounding.
 
 Operations: B·D·min(B, D), half of the full product. Bytes: 4·B·D for F, 4·min(B, D)² for the result
-(twice for M and Z), 4·(512 blocks of 128×128) at most for the slices.
+(twice for M and Z), and for the slices 4·(512 blocks of 128×128) at most, or 2·D² for every 8,192
+rows: an eighth of F at D = 2,048.
 """
 
 # mypy: allow-untyped-defs
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import triton
 import triton.language as tl
 
 from .launch import LOOPED_CLASSES, blocks, on_device_of, slices
-from .product import Config, matmul_precision, multiply, product
+from .product import Config, float32_precision, multiply, product, product_precision
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SYMMETRIC: dict[str, Config] = {
     "ieee": {"BLOCK": 64, "BLOCK_K": 16, "num_warps": 4, "num_stages": 3},
+    "bf16x6": {"BLOCK": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 3},
     "tf32": {"BLOCK": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3},
     "bf16": {"BLOCK": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3},
 }
+# A float32 sum of n terms of one sign is wrong by about n^½ · 3e-8. Here the terms are whole steps
+# of 32, but single products in "ieee".
+LONGEST = {"ieee": 1024, "bf16x6": 8192, "tf32": 8192, "bf16": 8192}
 GRAM: Config = {"BLOCK_R": 8, "num_warps": 4}
-DIFFERENCES: Config = {"BLOCK_R": 8, "BLOCK_K": 16, "num_warps": 8, "num_stages": 1}
+DIFFERENCES: dict[str, Any] = {
+    "PRECISION": "bf16x6",
+    "BLOCK_R": 16,
+    "BLOCK_K": 16,
+    "num_warps": 8,
+    "num_stages": 2,
+}
 
 
 @triton.jit
@@ -123,7 +135,7 @@ def coordinate_tile(coordinates, b, k, batch, k_total):
 @triton.jit(do_not_specialize=["batch", "parts"])
 def differences_kernel(
     partials, coordinates, class_part, norms, out, batch, k_total, parts,
-    BLOCK: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr, BLOCK: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """``M = UΔᵀ + ΔVᵀ − FFᵀ`` and ``Z = AUᵀ − UAᵀ``, where A = −Δ or V gives the same Z.
 
@@ -142,9 +154,8 @@ def differences_kernel(
         m = 0.5 * (g + g_t)
         z = 0.5 * (g - g_t)
     else:
-        m = tl.zeros([BLOCK_R, BLOCK], tl.float32)
-        z_delta = tl.zeros([BLOCK_R, BLOCK], tl.float32)
-        z_v = tl.zeros([BLOCK_R, BLOCK], tl.float32)
+        zeros = tl.zeros([BLOCK_R, BLOCK], tl.float32)
+        m, z_delta, z_v = zeros, zeros, zeros
         excess_i = tl.zeros([BLOCK_R], tl.float32)
         excess_j = tl.zeros([BLOCK], tl.float32)
         for start in range(0, k_total, BLOCK_K):
@@ -153,13 +164,10 @@ def differences_kernel(
             u_j, delta_j, v_j = coordinate_tile(coordinates, j[None, :], k[:, None], batch, k_total)
             excess_i += tl.sum(delta_i * delta_i - v_i * v_i, 1)
             excess_j += tl.sum(delta_j * delta_j - v_j * v_j, 0)
-            m = tl.dot(delta_i, v_j, m, input_precision="ieee")
-            u_delta = tl.dot(u_i, delta_j, input_precision="ieee")
-            m += u_delta
-            z_delta += u_delta
-            z_delta = tl.dot(-delta_i, u_j, z_delta, input_precision="ieee")
-            z_v = tl.dot(v_i, u_j, z_v, input_precision="ieee")
-            z_v = tl.dot(-u_i, v_j, z_v, input_precision="ieee")
+            u_delta = multiply(u_i, delta_j, zeros, PRECISION)
+            m = multiply(delta_i, v_j, m, PRECISION) + u_delta
+            z_delta += u_delta - multiply(delta_i, u_j, zeros, PRECISION)
+            z_v += multiply(v_i, u_j, zeros, PRECISION) - multiply(u_i, v_j, zeros, PRECISION)
         z = tl.where(excess_i[:, None] + excess_j[None, :] < 0.0, z_delta, z_v)
     m -= add_slices(partials, r, parts, BLOCK, BLOCK_R)
     # Rows have length one, or zero: the diagonals are known.
@@ -174,14 +182,28 @@ def differences_kernel(
     store_mirrored(out + square, batch, i, j, z, -z, block_i == block_j)
 
 
+def symmetric_config(precision: str, along_rows: bool) -> Config:
+    """The tile; ``along_rows``: the sum runs along the rows of a matrix in row-major order."""
+    config = SYMMETRIC[precision]
+    if precision == "bf16x6" and along_rows:
+        return config | {"num_stages": 2}  # with three, the assembler for sm_80 spills
+    return config
+
+
+def slice_length(triangle_blocks: int, depth: int, step: int, precision: str) -> int:
+    """How many terms one program adds up: enough programs, and no sum so long that it rounds."""
+    length = min(blocks(depth, slices(triangle_blocks, depth, 256)), LONGEST[precision])
+    return blocks(length, step) * step
+
+
 def _slices_of_product(factor: Tensor, precision: str) -> tuple[Tensor, int, int]:
     """``A Aᵀ`` as (slices · blocks, block, block), how many blocks, and how many slices."""
     size, depth = factor.shape
-    config = SYMMETRIC[precision]
+    config = symmetric_config(precision, factor.stride(1) == 1)
     block, step = config["BLOCK"], config["BLOCK_K"]
     along = blocks(size, block)
     triangle_blocks = along * (along + 1) // 2
-    slice_depth = blocks(blocks(depth, slices(triangle_blocks, depth, 256)), step) * step
+    slice_depth = slice_length(triangle_blocks, depth, step, precision)
     parts = blocks(depth, slice_depth) if depth else 0
     partials = factor.new_empty(parts * triangle_blocks, block, block)
     if parts:
@@ -204,7 +226,7 @@ def gram(outside: Tensor) -> Tensor:
         from drcl.eager import reversible_consistency as eager
 
         return eager.gram(outside)
-    width, precision = outside.shape[1], matmul_precision()
+    width, precision = outside.shape[1], product_precision(outside)
     result = outside.new_empty(1, width, width)
     if width:
         block = SYMMETRIC[precision]["BLOCK"]
@@ -225,7 +247,7 @@ def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
         from drcl.eager import reversible_consistency as eager
 
         return eager.differences(outside, coordinates, norms)
-    batch, precision = len(outside), matmul_precision()
+    batch, precision = len(outside), product_precision(outside)
     k = coordinates.shape[1] // 3
     result = outside.new_empty(2, batch, batch)
     block = SYMMETRIC[precision]["BLOCK"]
@@ -245,6 +267,6 @@ def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
             k,
             parts,
             BLOCK=block,
-            **DIFFERENCES,
+            **{**DIFFERENCES, "PRECISION": float32_precision(outside)},
         )
     return result

@@ -70,16 +70,26 @@ def test_large_products_run_on_tensor_cores(table, kernel, precision):
 
 @pytest.mark.slow
 def test_exact_products_stay_off_the_tensor_cores(table):
-    """TF32 would cost the exact part half its digits; float64 tensor cores are exact."""
+    """TF32 would cost the exact part half its digits; float64, and parts in bf16, are exact."""
+    in_parts = {"prior_similarity_kernel", "differences_kernel"}
     exact = [row for row in table if not row["label"].startswith(("tf32", "bf16"))]
     assert exact
     for row in exact:
-        assert not row["tensor_core"] or ".f64." in row["tensor_core"], row
+        kind = ".bf16." if row["kernel"] in in_parts else ".f64."
+        assert not row["tensor_core"] or kind in row["tensor_core"], row
+    assert all(row["tensor_core"] for row in exact if row["kernel"] in in_parts)
 
 
 @pytest.mark.slow
-def test_symmetric_products_leave_room_for_two_programs(table):
+def test_large_products_leave_room_for_other_programs(table):
     """Of sm_90's 64 Ki registers: copies of 4 bytes, which unknown sizes bring, take twice that."""
-    rows = [row for row in table if row["kernel"] == "symmetric_kernel" and row["arch"] == 90]
-    fast = [row for row in rows if row["label"].startswith(("tf32", "bf16"))]
-    assert len(fast) == 4 and all(row["registers"] * 8 * 32 * 2 <= 2**16 for row in fast), fast
+    room = {"bf16x6": (4, 3), "tf32": (8, 2), "bf16": (8, 2)}  # warps, and how many such programs
+    kernels = {"symmetric_kernel": room, "product_kernel": {"bf16x6": room["bf16x6"]}}
+    found = 0
+    for row in table:
+        precision = row["label"].split()[0] if row["label"] else ""
+        if row["arch"] == 90 and precision in kernels.get(row["kernel"], {}):
+            warps, programs = kernels[row["kernel"]][precision]
+            assert -(-row["registers"] // 8) * 8 * 32 * warps * programs <= 2**16, row
+            found += 1
+    assert found == 8

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as nnf
-from kernel_testing import DEVICE, INTERPRETED, assert_as_exact, on_gpu_only, poisoned  # noqa: F401
+from kernel_testing import DEVICE, assert_as_exact, on_gpu_only, poisoned  # noqa: F401
 from torch.library import opcheck
 
 from drcl import Prior, functional, use_backend
 from drcl.eager import reversible_consistency as eager
-from drcl.kernels import class_sums, consistency_gradient, consistency_rows, launch, symmetric
+from drcl.kernels import (
+    class_sums,
+    consistency_gradient,
+    consistency_rows,
+    launch,
+    product,
+    symmetric,
+)
 from drcl.kernels import reversible_consistency as kernels
 from drcl.ops.reversible_consistency import reversible_consistency
 
@@ -268,14 +276,56 @@ def test_registered_with_the_kernels(shape):
 )
 def test_gram_matrix(monkeypatch, shape, precision, error):
     """Slices and blocks of every precision; exactly symmetric off the diagonal blocks."""
-    if precision == "medium" and INTERPRETED:
-        pytest.skip("Triton's interpreter multiplies the bit patterns of bf16 operands")
     name = {"highest": "ieee", "high": "tf32", "medium": "bf16"}[precision]
-    monkeypatch.setattr(symmetric, "matmul_precision", lambda: name)
+    monkeypatch.setattr(product, "matmul_precision", lambda: name)
     f = torch.randn(shape, device=DEVICE)
     ours, exact = kernels.gram(f), f.double().T @ f.double()
     assert (ours[0] - exact).norm() <= error * exact.norm()
     torch.testing.assert_close(ours[0], ours[0].T, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("magnitude", [1e-17, 1e-8, 1.0, 1e15])
+def test_products_in_parts_are_as_exact_as_float32(magnitude):
+    """F of a converged batch is tiny: its parts must be no worse there. Same for large numbers."""
+    f = magnitude * torch.randn(140, 40, device=DEVICE).exp()
+    right = torch.randn(40, 20, device=DEVICE)
+    factor = torch.randn(140, 20, device=DEVICE)
+    gram, (large, dots) = kernels.gram(f)[0], product.product_with_dots(f, right, factor)
+    torch.testing.assert_close(
+        dots.sum(0), (large * factor).sum(1), rtol=1e-4, atol=1e-3 * magnitude
+    )
+    for ours, a, b in ((gram, f.T, f), (large, f, right), (product.product(f, right), f, right)):
+        exact = a.double() @ b.double()
+        literal = (a @ b - exact).norm()
+        assert literal > 0
+        assert (ours - exact).norm() <= 4 * literal
+
+
+def test_a_nan_is_not_lost_in_parts():
+    f, right = torch.ones(3, 5, device=DEVICE), torch.ones(5, 4, device=DEVICE)
+    f.view(torch.int32)[1, 2] = 0x7FFFFFFF  # the one that GPUs make: all bits set
+    assert product.product(f, right).isnan().any(1).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("precision", ["ieee", "bf16x6"])
+@pytest.mark.parametrize("width", [512, 2048])
+def test_long_sums_of_one_sign(precision, width):
+    """A million rows in the order of ``symmetric_kernel`` and ``gram_kernel``, in NumPy."""
+    rows = 2**20
+    config = symmetric.SYMMETRIC[precision]
+    along, step = width // config["BLOCK"], config["BLOCK_K"]
+    length = symmetric.slice_length(along * (along + 1) // 2, rows, step, precision)
+    rng = np.random.default_rng(0)
+    terms = (0.5 + 0.1 * rng.standard_normal((rows, 4))) ** 2
+    # a product at a time in float32 arithmetic; or a step at a time, which starts at zero
+    together = 1 if precision == "ieee" else step
+    sums = terms.reshape(-1, together, 4).sum(1).astype(np.float32)
+    parts = [
+        np.add.accumulate(part, dtype=np.float32)[-1]
+        for part in np.split(sums, range(length // together, len(sums), length // together))
+    ]
+    total = np.add.accumulate(np.stack(parts), dtype=np.float32)[-1]
+    np.testing.assert_allclose(total, terms.sum(0), rtol=1e-6)
 
 
 @pytest.mark.parametrize("converged", [False, True])
