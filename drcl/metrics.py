@@ -304,6 +304,7 @@ def _rank(
             scale=scorer.scale,
             bias=scorer.bias,
             left_out=left_out,
+            memory=memory // 4,  # scores and, where it fits, the gallery take the rest
             backend=backend,
         )
         return part, found.cpu()

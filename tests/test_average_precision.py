@@ -49,7 +49,7 @@ def average_precision(*args: object, backend: str, **options: object) -> Tensor:
     threads = int(backend.split()[1])
     run = torch.ops.drcl.average_precision_phases
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.ops.drcl, "average_precision", lambda *a: run(*a, threads))
+        patch.setattr(torch.ops.drcl, "average_precision", lambda *a: run(*a[:-1], threads))
         return op.average_precision(*args, backend="native", **options)  # type: ignore[arg-type]
 
 

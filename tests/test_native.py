@@ -223,17 +223,17 @@ def test_nan_is_refused_alike(op: str) -> None:
     q = torch.arange(65)
     items = torch.zeros(64, dtype=torch.int32)
     run = getattr(torch.ops.drcl, op)
-    more = (4,) if op.endswith("phases") else ()
+    phases = op.endswith("phases")
     arguments = (scores, None, None, None, None, q, q[:-1], q, items, None, None)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(4)
-        if more:
-            table = run(*arguments, 1, [5], 5, 0, False, 0, None, *more)
+        if phases:
+            table = run(*arguments, 1, [5], 5, 0, False, 0, None, 4)
             assert table[:, 0].isnan().tolist() == [False] * 10 + [True] * 54
             return
         for _ in range(20):
             with pytest.raises(RuntimeError, match="row 10 holds NaN"):
-                run(*arguments, 1, [5], 5, 0, False, 0, None)
+                run(*arguments, 1, [5], 5, 0, False, 0, None, 2**20)
     finally:
         torch.set_num_threads(threads)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 DIVISORS = ("hits", "min", "relevant")
+WORKSPACE = 2**28
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ def average_precision(
     scale: Tensor | None = None,
     bias: Tensor | None = None,
     left_out: tuple[Tensor, Tensor] | None = None,
+    memory: int = WORKSPACE,
     backend: str,
 ) -> Tensor:
     """The numbers of each query's ranking by falling ``scores·scale + bias``, ties by column.
@@ -111,6 +113,8 @@ def average_precision(
         scores: (Q, N) float32 or float64; NaN is refused.
         scale, bias: (N,) in the scores' dtype.
         left_out: offsets (Q+1,) int64 and columns int64 that a query's ranking does not hold.
+        memory: bytes that the compiled code works in beside its arguments and result. They bound
+            how many queries are ranked at once; one query's is the least.
         backend: ``"native"``, ``"torch"`` or ``"reference"``.
 
     Returns (Q, columns) float64, to be read through :meth:`Columns.split`.
@@ -133,6 +137,7 @@ def average_precision(
         request.average_ties,
         request.levels,
         request.discounts,
+        memory,
     )
     if backend == "native":
         table = torch.ops.drcl.average_precision(*arguments)
