@@ -364,12 +364,16 @@ DRCL_HD inline void rank_query(const Inputs<T>& in, const Request& want, const W
     const uint32_t n = static_cast<uint32_t>(in.n);
     for (uint32_t start = t; start < n; start += kAtOnce * threads) {
       T scores[kAtOnce];
+#if defined(__CUDACC__)
 #pragma unroll
+#endif
       for (int32_t k = 0; k < kAtOnce; ++k) {
         const uint32_t i = start + k * threads;
         scores[k] = i < n ? score_of(in, query, i) : T(0);
       }
+#if defined(__CUDACC__)
 #pragma unroll
+#endif
       for (int32_t k = 0; k < kAtOnce; ++k) {
         const uint32_t i = start + k * threads;
         const T score = scores[k];
@@ -434,6 +438,7 @@ DRCL_HD inline void rank_query(const Inputs<T>& in, const Request& want, const W
   }
   if (!kAverageTies) {
     each([&](int32_t t, int32_t threads) {
+      if (w.found[2] != 0) return;  // what is NaN has not been counted: the ranks are none
       for (int32_t j = t; j < found && w.below[j] <= want.depth; j += threads) {
         w.precision[j] = precision_at(w.below, j);
         if (want.discounts != nullptr) w.gained[j] = discounted(w.below, w.gain, want.discounts, j);

@@ -51,7 +51,7 @@ __global__ void __launch_bounds__(kMostThreads)
 
 // All in the device's memory, where a query may have more relevant items than shared memory has room for.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 3)
     rank_many_kernel(const phases::Inputs<T> in, const Request want, const phases::Layout layout,
                      int64_t queries, char* memory, double* out) {
   memory += blockIdx.x * (layout.near_bytes + layout.far_bytes);
@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // Averaged ties, all in the device's memory.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)
     rank_tied_kernel(const phases::Inputs<T> in, const Request want, const phases::Layout layout,
                      int64_t queries, char* memory, double* out) {
   memory += blockIdx.x * (layout.near_bytes + layout.far_bytes);
