@@ -15,8 +15,11 @@
 
 #if defined(__CUDACC__)
 #define DRCL_HD __host__ __device__
+#define DRCL_PRAGMA(text) _Pragma(#text)
+#define DRCL_UNROLL(times) DRCL_PRAGMA(unroll times)
 #else
 #define DRCL_HD
+#define DRCL_UNROLL(times)
 #endif
 
 namespace drcl {
@@ -131,6 +134,7 @@ DRCL_HD inline void measure(const int32_t* ranks, const Precision& precision, co
     // The end first, so that the loops need not wait for each rank to know whether they go on.
     const int64_t begin = j;
     j += ranks_within(ranks + j, hits - j, k);
+    DRCL_UNROLL(8)  // eight are read while the first is added
     for (int64_t i = begin; i < j; ++i) sum += precision(i);
     if (want.discounts != nullptr) {
       for (int64_t i = begin; i < j; ++i) dcg += gained(i);

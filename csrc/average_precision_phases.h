@@ -152,10 +152,28 @@ DRCL_HD inline double rounded(double s, double scale, double bias) {
 }
 
 template <class T>
-DRCL_HD inline T score_of(const Inputs<T>& in, int64_t query, int64_t item) {
-  const T s = in.scores[query * in.stride + item];
+DRCL_HD inline T score_of(const Inputs<T>& in, const T* row, int64_t item) {
+  const T s = row[item];
   if (in.scale == nullptr && in.bias == nullptr) return s;
   return rounded(s, in.scale ? in.scale[item] : T(1), in.bias ? in.bias[item] : T(0));
+}
+
+// Several items' scores at once: all their loads come first, so that they wait together.
+constexpr int32_t kAtOnce = 4;
+
+template <class T>
+DRCL_HD inline void scores_of(const Inputs<T>& in, const T* row, const uint32_t (&items)[kAtOnce],
+                              T (&scores)[kAtOnce]) {
+  T scale[kAtOnce], bias[kAtOnce];
+  DRCL_UNROLL(kAtOnce)
+  for (int32_t k = 0; k < kAtOnce; ++k) scores[k] = row[items[k]];
+  if (in.scale == nullptr && in.bias == nullptr) return;
+  DRCL_UNROLL(kAtOnce)
+  for (int32_t k = 0; k < kAtOnce; ++k) scale[k] = in.scale != nullptr ? in.scale[items[k]] : T(1);
+  DRCL_UNROLL(kAtOnce)
+  for (int32_t k = 0; k < kAtOnce; ++k) bias[k] = in.bias != nullptr ? in.bias[items[k]] : T(0);
+  DRCL_UNROLL(kAtOnce)
+  for (int32_t k = 0; k < kAtOnce; ++k) scores[k] = rounded(scores[k], scale[k], bias[k]);
 }
 
 DRCL_HD inline bool has(const uint32_t* words, int64_t i) { return words[i >> 5] >> (i & 31) & 1; }
@@ -243,6 +261,7 @@ DRCL_HD inline void rank_query(const Inputs<T>& in, const Request& want, const W
                                int64_t query, double* out, const Each& each) {
   const int32_t words = static_cast<int32_t>((in.n + 31) / 32);
   const int64_t first_member = in.member_offsets[query], last_member = in.member_offsets[query + 1];
+  const T* const row = in.scores + query * in.stride;
   const bool leaves_out = in.left_out_offsets != nullptr;
   const bool one_list = in.bits == nullptr && last_member - first_member == 1;
   each([&](int32_t t, int32_t threads) {
@@ -278,7 +297,7 @@ DRCL_HD inline void rank_query(const Inputs<T>& in, const Request& want, const W
       for (int32_t i = t; i < words; i += threads) {
         for (uint32_t word = w.relevant[i] & ~(leaves_out ? w.left_out[i] : 0); word != 0; word &= word - 1) {
           const int32_t item = 32 * i + lowest_bit(word);
-          w.keys[add(w.found, 1)] = Key<T>::of(score_of(in, query, item), item);
+          w.keys[add(w.found, 1)] = Key<T>::of(score_of(in, row, item), item);
         }
       }
       return;
@@ -286,10 +305,21 @@ DRCL_HD inline void rank_query(const Inputs<T>& in, const Request& want, const W
     const int64_t list = in.members[first_member];
     const int32_t* items = in.items + in.offsets[list];
     const int32_t count = static_cast<int32_t>(in.offsets[list + 1] - in.offsets[list]);
-    for (int32_t e = t; e < count; e += threads) {
-      const int32_t item = items[e];
-      if (leaves_out && has(w.left_out, item)) continue;
-      w.keys[leaves_out ? add(w.found, 1) : e] = Key<T>::of(score_of(in, query, item), item);
+    for (int64_t start = t; start < count; start += kAtOnce * threads) {
+      uint32_t mine[kAtOnce];
+      T scores[kAtOnce];
+      DRCL_UNROLL(kAtOnce)
+      for (int32_t k = 0; k < kAtOnce; ++k) {
+        const int64_t e = start + k * threads;
+        mine[k] = items[e < count ? e : count - 1];
+      }
+      scores_of(in, row, mine, scores);
+      DRCL_UNROLL(kAtOnce)
+      for (int32_t k = 0; k < kAtOnce; ++k) {
+        const int64_t e = start + k * threads;
+        if (e >= count || (leaves_out && has(w.left_out, mine[k]))) continue;
+        w.keys[leaves_out ? add(w.found, 1) : e] = Key<T>::of(scores[k], static_cast<int32_t>(mine[k]));
+      }
     }
     if (t == 0 && !leaves_out) w.found[0] = count;
   });
@@ -359,21 +389,18 @@ DRCL_HD inline void rank_query(const Inputs<T>& in, const Request& want, const W
     }
   });
   each([&](int32_t t, int32_t threads) {
-    constexpr int32_t kAtOnce = 4;  // the loads of several scores wait together
     const T lowest = found > 0 ? w.keys[found - 1].score() : T(0);
     const uint32_t n = static_cast<uint32_t>(in.n);
     for (uint32_t start = t; start < n; start += kAtOnce * threads) {
+      uint32_t items[kAtOnce];
       T scores[kAtOnce];
-#if defined(__CUDACC__)
-#pragma unroll
-#endif
+      DRCL_UNROLL(kAtOnce)
       for (int32_t k = 0; k < kAtOnce; ++k) {
         const uint32_t i = start + k * threads;
-        scores[k] = i < n ? score_of(in, query, i) : T(0);
+        items[k] = i < n ? i : n - 1;
       }
-#if defined(__CUDACC__)
-#pragma unroll
-#endif
+      scores_of(in, row, items, scores);
+      DRCL_UNROLL(kAtOnce)
       for (int32_t k = 0; k < kAtOnce; ++k) {
         const uint32_t i = start + k * threads;
         const T score = scores[k];

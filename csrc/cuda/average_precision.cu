@@ -155,8 +155,24 @@ Tensor average_precision(const Tensor& scores, const std::optional<Tensor>& scal
   return out;
 }
 
+bool ranks_on(int64_t device) {
+  torch::stable::accelerator::DeviceGuard guard(static_cast<torch::stable::accelerator::DeviceIndex>(device));
+  cudaFuncAttributes attributes;
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, rank_kernel<float>);
+  if (error == cudaSuccess) return true;
+  cudaGetLastError();  // it is answered, so nobody else's
+  STD_TORCH_CHECK(error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction ||
+                      error == cudaErrorUnsupportedPtxVersion,
+                  "CUDA: ", cudaGetErrorString(error));
+  return false;
+}
+
 }  // namespace
 }  // namespace drcl
+
+STABLE_TORCH_LIBRARY_IMPL(drcl, CompositeExplicitAutograd, m) {
+  m.impl("ranks_on", TORCH_BOX(&drcl::ranks_on));
+}
 
 STABLE_TORCH_LIBRARY_IMPL(drcl, CUDA, m) {
   m.impl("average_precision", TORCH_BOX(&drcl::average_precision));

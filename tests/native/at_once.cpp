@@ -5,8 +5,8 @@
 //   at_once CASES SEED            2 to 16 threads, any options
 //   at_once CASES SEED PHASE      a control: 4 threads, and no barrier after the phase of that number
 //
-// Phases are numbered as they are met, by their lambda's type: one that runs many times, as the steps of the
-// sorting network do, counts once, in each form of the code. The line printed says how many there are.
+// Phases are numbered by their lambda's type: one that runs many times, as the steps of the sorting network
+// do, counts once, in each form of the code. The line printed says how many there are.
 
 #include "average_precision_workspace.h"
 #include "cases.h"
@@ -87,8 +87,9 @@ void rank(const drcl::phases::Inputs<T>& in, const drcl::Request& want, const dr
   }
 }
 
+// In turns, and, unless that is all, at once.
 template <class T>
-void check(Source from) {
+void check(Source from, bool only_in_turns) {
   const Case<T> c = draw_case<T>(from);
   const auto data = [](const auto& values) { return values ? values->data() : nullptr; };
   const drcl::phases::Inputs<T> in{c.n, c.stride, c.scores.data(), data(c.scale), data(c.bias),
@@ -102,6 +103,7 @@ void check(Source from) {
   Memory<T> turns(layout, -1), at_once(layout, 0x0000000100000001);  // a control reads it, and shall not crash
   std::vector<double> expected(c.queries * c.width(), -7), found(expected);
   rank(in, want, turns.workspace, c.queries, expected.data(), {0, threads, nullptr, nullptr});
+  if (only_in_turns) return;
 
   Barrier barrier(threads);
   std::vector<std::thread> all;
@@ -129,10 +131,14 @@ int main(int count, char** arguments) {
   if (count < 3) return 2;
   const long long cases = std::atoll(arguments[1]), seed = std::atoll(arguments[2]);
   if (count > 3) without = std::atoll(arguments[3]);
-  for (long long i = 0; i < cases; ++i) {
-    Source from(static_cast<uint64_t>(seed) << 32 | static_cast<uint64_t>(i));
-    from.below(2) == 0 ? check<float>(from) : check<double>(from);
-  }
+  const auto check_all = [](long long count, long long from_seed, bool only_in_turns) {
+    for (long long i = 0; i < count; ++i) {
+      Source from(static_cast<uint64_t>(from_seed) << 32 | static_cast<uint64_t>(i));
+      from.below(2) == 0 ? check<float>(from, only_in_turns) : check<double>(from, only_in_turns);
+    }
+  };
+  check_all(60, 0, true);  // numbers the phases, whatever cases follow
+  check_all(cases, seed, false);
   std::printf("%lld cases, %lld phases\n", cases, static_cast<long long>(next_number));
   return 0;
 }
