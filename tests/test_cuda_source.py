@@ -135,16 +135,18 @@ def test_extension_builds_against_a_cuda_torch_that_exports_all_it_needs(
     built = tmp_path / "_ops.so"
     command = [
         nvcc(),
-        *(*FLAGS, "-O1", "-shared", "-Xcompiler=-fPIC,-fvisibility=hidden,-ffp-contract=off"),
+        *(*FLAGS, "-O1", "-shared", "-Xcompiler", "-fPIC,-fvisibility=hidden,-ffp-contract=off"),
         *(f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES),
         *(f"-I{path}" for path in (CSRC, include, include / "torch/csrc/api/include")),
         *(f"-L{tmp_path / 'torch' / 'lib'}", "-ltorch", "-ltorch_cpu", "-ltorch_cuda", "-lc10"),
-        *("-Xlinker=--allow-shlib-undefined"),
+        *("-Xlinker", "--allow-shlib-undefined"),
         *(*map(str, sources), "-o", str(built)),
     ]
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    needed = {name for name in symbols(built, "--undefined-only") if re.match("(aoti_)?torch_", name)}
+    needed = {
+        name for name in symbols(built, "--undefined-only") if re.match("(aoti_)?torch_", name)
+    }
     assert "aoti_torch_get_current_cuda_stream" in needed
     exported = {name: symbols(tmp_path / name, "--defined-only") for name in libraries}
     assert "aoti_torch_get_current_cuda_stream" in exported["torch/lib/libtorch_cuda.so"]
