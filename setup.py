@@ -63,10 +63,8 @@ def cuda_architectures() -> str:
 
 def default_architectures(cuda: str) -> str:
     """Those that PyTorch's own builds for that CUDA version serve, as its nvcc knows them."""
-    blackwell = tuple(map(int, cuda.split("."))) >= (
-        12,
-        8,
-    )  # nvcc knows sm_100 and sm_120 from then
+    # nvcc knows sm_100 and sm_120 from CUDA 12.8 on
+    blackwell = tuple(map(int, cuda.split("."))) >= (12, 8)
     return "7.5;8.0;9.0;10.0;12.0+PTX" if blackwell else "7.5;8.0;9.0+PTX"
 
 
