@@ -96,9 +96,12 @@ WHEEL = "torch==2.11.0"
 ARCHITECTURES = (80, 90, 100, 120)
 
 
+LIBRARIES = [f"lib{name}.so" for name in ("torch", "torch_cpu", "torch_cuda", "c10")]
+
+
 @pytest.fixture(scope="module")
-def cuda_torch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
-    """The wheel, 530 MB, fetched by pip; nothing of it is installed."""
+def cuda_torch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Headers and libraries of the wheel, 530 MB that pip fetches; nothing is installed or kept."""
     nvcc()
     if sys.platform != "linux":
         pytest.skip("the wheel with CUDA is one for Linux")
@@ -108,9 +111,14 @@ def cuda_torch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.Zip
     run = subprocess.run([*command, WHEEL, "-d", str(folder)], capture_output=True, text=True)
     if run.returncode != 0:
         pytest.skip(f"pip cannot fetch {WHEEL}: {run.stderr.strip().splitlines()[-1]}")
-    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
-        yield wheel
-    shutil.rmtree(folder)
+    try:
+        with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+            wanted = [name for name in wheel.namelist() if name.startswith("torch/include/")]
+            wanted += ["torch/version.py", *(f"torch/lib/{name}" for name in LIBRARIES)]
+            wheel.extractall(folder, wanted)
+        yield folder / "torch"
+    finally:
+        shutil.rmtree(folder)
 
 
 def symbols(library: Path, which: str) -> set[str]:
@@ -123,14 +131,11 @@ def symbols(library: Path, which: str) -> set[str]:
 
 @pytest.mark.long
 def test_extension_builds_against_a_cuda_torch_that_exports_all_it_needs(
-    cuda_torch: zipfile.ZipFile, tmp_path: Path
+    cuda_torch: Path, tmp_path: Path
 ) -> None:
-    headers = [name for name in cuda_torch.namelist() if name.startswith("torch/include/")]
-    libraries = [f"torch/lib/lib{name}.so" for name in ("torch", "torch_cpu", "torch_cuda", "c10")]
-    cuda_torch.extractall(tmp_path, [*headers, *libraries, "torch/version.py"])
-    assert "cuda: Optional[str] = '13" in (tmp_path / "torch" / "version.py").read_text()
-    include = tmp_path / "torch" / "include"
-    assert (include / "c10" / "cuda" / "impl" / "cuda_cmake_macros.h").is_file()
+    assert "cuda: Optional[str] = '13" in (cuda_torch / "version.py").read_text()
+    include = cuda_torch / "include"
+    assert (include / "c10" / "cuda" / "impl" / "cuda_cmake_macros.h").is_file()  # no CPU build
     sources = [CSRC / "ops.cpp", *sorted(CSRC.glob("cpu/*.cpp")), *SOURCES]
     built = tmp_path / "_ops.so"
     command = [
@@ -138,7 +143,7 @@ def test_extension_builds_against_a_cuda_torch_that_exports_all_it_needs(
         *(*FLAGS, "-O1", "-shared", "-Xcompiler", "-fPIC,-fvisibility=hidden,-ffp-contract=off"),
         *(f"-gencode=arch=compute_{a},code=sm_{a}" for a in ARCHITECTURES),
         *(f"-I{path}" for path in (CSRC, include, include / "torch/csrc/api/include")),
-        *(f"-L{tmp_path / 'torch' / 'lib'}", "-ltorch", "-ltorch_cpu", "-ltorch_cuda", "-lc10"),
+        *(f"-L{cuda_torch / 'lib'}", "-ltorch", "-ltorch_cpu", "-ltorch_cuda", "-lc10"),
         *("-Xlinker", "--allow-shlib-undefined"),
         *(*map(str, sources), "-o", str(built)),
     ]
@@ -148,6 +153,6 @@ def test_extension_builds_against_a_cuda_torch_that_exports_all_it_needs(
         name for name in symbols(built, "--undefined-only") if re.match("(aoti_)?torch_", name)
     }
     assert "aoti_torch_get_current_cuda_stream" in needed
-    exported = {name: symbols(tmp_path / name, "--defined-only") for name in libraries}
-    assert "aoti_torch_get_current_cuda_stream" in exported["torch/lib/libtorch_cuda.so"]
+    exported = {name: symbols(cuda_torch / "lib" / name, "--defined-only") for name in LIBRARIES}
+    assert "aoti_torch_get_current_cuda_stream" in exported["libtorch_cuda.so"]
     assert needed <= set().union(*exported.values())
