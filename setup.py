@@ -11,7 +11,8 @@ get it. No GPU is needed for any of it. Environment variables:
     DRCL_BUILD_CUDA       0, 1 or auto (default): auto compiles the CUDA code where nvcc and a CUDA
                           build of torch are found; 1 makes it an error when they are not
     DRCL_REQUIRE_EXT      1: what cannot be compiled is an error, not a message
-    TORCH_CUDA_ARCH_LIST  architectures of the CUDA code (default: 8.0;9.0;10.0+PTX)
+    TORCH_CUDA_ARCH_LIST  architectures of the CUDA code (default: 7.5;8.0;9.0;10.0;12.0+PTX,
+                          without the last two before CUDA 12.8)
 """
 
 from __future__ import annotations
@@ -56,10 +57,15 @@ def cuda_architectures() -> str:
             sys.exit(f"drcl: DRCL_BUILD_CUDA=1, but {absent}")
         print(f"drcl: {absent}; building for the CPU only.", file=sys.stderr)
         return ""
-    # nvcc knows sm_100 from CUDA 12.8 on
-    blackwell = tuple(map(int, torch.version.cuda.split("."))) >= (12, 8)
-    default = "8.0;9.0;10.0+PTX" if blackwell else "8.0;9.0+PTX"
+    default = default_architectures(torch.version.cuda)
     return os.environ.setdefault("TORCH_CUDA_ARCH_LIST", default)
+
+
+def default_architectures(cuda: str) -> str:
+    """Those that PyTorch's own builds for that CUDA version serve, as its nvcc knows them."""
+    # nvcc knows sm_100 and sm_120 from CUDA 12.8 on
+    blackwell = tuple(map(int, cuda.split("."))) >= (12, 8)
+    return "7.5;8.0;9.0;10.0;12.0+PTX" if blackwell else "7.5;8.0;9.0+PTX"
 
 
 def extensions() -> list[Extension]:

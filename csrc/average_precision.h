@@ -10,17 +10,42 @@
 
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #if defined(__CUDACC__)
 #define DRCL_HD __host__ __device__
+#define DRCL_PRAGMA(text) _Pragma(#text)
+#define DRCL_UNROLL(times) DRCL_PRAGMA(unroll times)
 #else
 #define DRCL_HD
+#define DRCL_UNROLL(times)
 #endif
 
 namespace drcl {
 
 enum class Divisor : int64_t { kHits = 0, kMin = 1, kRelevant = 2 };
+
+// From a score to its step of a table of equal steps, falling: the same arithmetic for thresholds and items,
+// and monotone, which is all that correctness needs. NaN (inf times 0) becomes step 0.
+template <class T>
+struct Scale {
+  T high = 0, steps = 0, last = 0;
+
+  // Over [bottom, top]; one step for all where that cannot be.
+  DRCL_HD static Scale over(T bottom, T top, int64_t count) {
+    const T width = top - bottom, steps = static_cast<T>(count) / width;
+    const bool usable = std::isfinite(top) && std::isfinite(width) && width > 0 && std::isfinite(steps);
+    return usable ? Scale{top, steps, static_cast<T>(count - 1)} : Scale{};
+  }
+
+  DRCL_HD int32_t operator()(T score) const {
+    T x = (high - score) * steps;
+    x = x > T(0) ? x : T(0);
+    x = x < last ? x : last;
+    return static_cast<int32_t>(x);
+  }
+};
 
 // What is asked of every ranking of a call.
 struct Request {
@@ -64,14 +89,40 @@ DRCL_HD inline void write_cutoff(const Row& row, const Request& want, int64_t c,
   row.ndcg[c] = want.discounts != nullptr && ideal > 0 ? dcg / ideal : 0.0;
 }
 
+// How many of `count` rising ranks are at most k.
+DRCL_HD inline int64_t ranks_within(const int32_t* ranks, int64_t count, int64_t k) {
+  int64_t begin = 0;
+  while (count > 0) {
+    const int64_t half = count / 2;
+    const bool within = ranks[begin + half] <= k;
+    begin = within ? begin + half + 1 : begin;
+    count = within ? count - half - 1 : half;
+  }
+  return begin;
+}
+
+// The precision at relevant item j of a ranking without ties: quotients may be made at once, by many
+// threads, as long as they are added up in order.
+DRCL_HD inline double precision_at(const int32_t* ranks, int64_t j) {
+  return static_cast<double>(j + 1) / static_cast<double>(ranks[j]);
+}
+
+// What relevant item j adds to the DCG.
+DRCL_HD inline double discounted(const int32_t* ranks, const int32_t* gains, const double* discounts,
+                                 int64_t j) {
+  return gains[j] * discounts[ranks[j] - 1];
+}
+
 // A ranking without ties, or with ties already put in order.
 //   ranks[hits]    ascending, from 1, all of them when depth is the whole ranking
-//   gains[hits]    in the same order, or null for 1 each
+//   precision(j), gained(j)    precision_at and discounted, computed or looked up
 //   relevant       how many items are relevant, at any rank
 //   ranked         how many items the ranking holds
 //   ideal[K]       the best DCG at each cut-off
-DRCL_HD inline void measure(const int32_t* ranks, const int32_t* gains, int64_t hits, int64_t relevant,
-                            int64_t ranked, const double* ideal, const Request& want, double* out) {
+template <class Precision, class Gained>
+DRCL_HD inline void measure(const int32_t* ranks, const Precision& precision, const Gained& gained,
+                            int64_t hits, int64_t relevant, int64_t ranked, const double* ideal,
+                            const Request& want, double* out) {
   const Row row(out, want);
   row.head[0] = static_cast<double>(relevant);
   row.head[1] = hits > 0 ? static_cast<double>(ranks[0]) : 0.0;
@@ -80,9 +131,13 @@ DRCL_HD inline void measure(const int32_t* ranks, const int32_t* gains, int64_t 
   int64_t j = 0;
   for (int64_t c = 0; c < want.num_cutoffs; ++c) {
     const int64_t k = want.cutoffs[c] < ranked ? want.cutoffs[c] : ranked;
-    for (; j < hits && ranks[j] <= k; ++j) {
-      sum += static_cast<double>(j + 1) / static_cast<double>(ranks[j]);
-      if (want.discounts != nullptr) dcg += (gains ? gains[j] : 1) * want.discounts[ranks[j] - 1];
+    // The end first, so that the loops need not wait for each rank to know whether they go on.
+    const int64_t begin = j;
+    j += ranks_within(ranks + j, hits - j, k);
+    DRCL_UNROLL(8)  // eight are read while the first is added
+    for (int64_t i = begin; i < j; ++i) sum += precision(i);
+    if (want.discounts != nullptr) {
+      for (int64_t i = begin; i < j; ++i) dcg += gained(i);
     }
     const double ap = j > 0 ? sum / divisor_of(want.divisor, static_cast<double>(j), relevant, k) : 0.0;
     write_cutoff(row, want, c, relevant, k, static_cast<double>(j), ap, dcg, ideal[c]);
@@ -100,11 +155,11 @@ DRCL_HD inline void measure(const int32_t* ranks, const int32_t* gains, int64_t 
     int64_t needed = (l * relevant + steps - 1) / steps;
     needed = needed < 1 ? 1 : needed;
     for (; seen >= needed; --seen) {
-      const double precision = static_cast<double>(seen) / static_cast<double>(ranks[seen - 1]);
-      best = precision > best ? precision : best;
+      const double p = precision(seen - 1);
+      best = p > best ? p : best;
     }
     row.interpolated[l] = best;
-    row.raw[l] = static_cast<double>(needed) / static_cast<double>(ranks[needed - 1]);
+    row.raw[l] = precision(needed - 1);
   }
 }
 

@@ -1,54 +1,69 @@
-// The memory of average_precision_phases.h: one slice of bytes for each group of threads.
+// The memory of average_precision_phases.h: for each group of threads two slices of bytes, a near one, which
+// every phase works in, on a GPU in shared memory where it fits, and a far one for what is touched seldom.
 
 #pragma once
 
 #include "average_precision_phases.h"
 
-#include <type_traits>
-
 namespace drcl::phases {
 
+// Where in its slice each array lies. Computed once on the host: in a kernel these are constants that cost
+// no registers.
 struct Layout {
-  int64_t capacity, groups, words, threads, cutoffs, bytes;
+  // near: 32 bits are enough for shared memory, not for all
+  int64_t keys, other, scale, gained, gain, best, tied, ends, partial, found, near_bytes;
+  int64_t groups, ideal, relevant, left_out, far_bytes;
 
   // `most`: the most relevant items that a query can have.
   template <class T>
-  static Layout of(int64_t n, int64_t most, int64_t threads, int64_t cutoffs, bool ties) {
-    const int64_t capacity = power_of_two(most < n ? most : n);
-    Layout layout{capacity, ties ? capacity : 0, (n + 31) / 32, threads, cutoffs, 0};
-    char start;  // any address but null, which nothing may be added to
-    layout.bytes = (layout.template slice<T>(&start).second + 255) / 256 * 256;
-    return layout;
+  static Layout of(const Inputs<T>& in, const Request& want, int64_t most, int64_t threads) {
+    most = most < in.n ? most : in.n;
+    const int64_t capacity = most > 0 ? most : 1, words = (in.n + 31) / 32;
+    const int64_t gains = want.discounts != nullptr ? capacity : 0;
+    int64_t at = 0;
+    const auto take = [&](int64_t count, size_t size) {
+      const int64_t begin = at;
+      at += count * static_cast<int64_t>(size);
+      return begin;
+    };
+    const auto all = [&](int64_t alignment) {
+      const int64_t bytes = (at + alignment - 1) / alignment * alignment;
+      at = 0;
+      return bytes;
+    };
+    Layout l;  // widest first, so that everything is aligned
+    l.keys = take(capacity, sizeof(Key<T>));
+    l.other = take(capacity + 1, sizeof(Key<T>));
+    l.gained = take(gains, sizeof(double));
+    l.scale = take(2, sizeof(Scale<T>));  // two: a whole number of doubles
+    l.gain = take(gains, sizeof(int32_t));
+    l.best = take(gains, sizeof(int32_t));
+    l.tied = take(in.average_ties ? capacity + 1 : 0, sizeof(int32_t));
+    l.ends = take(capacity + 1, sizeof(int32_t));
+    l.partial = take(threads, sizeof(int32_t));
+    l.found = take(4, sizeof(int32_t));
+    l.near_bytes = all(16);
+    l.groups = take(in.average_ties ? capacity : 0, sizeof(TieGroup));
+    l.ideal = take(want.num_cutoffs, sizeof(double));
+    l.relevant = take(words, sizeof(uint32_t));
+    l.left_out = take(words, sizeof(uint32_t));
+    l.far_bytes = all(256);
+    return l;
   }
 
-  // The slice at `base`, and how many bytes it takes. Widest first, so that everything is aligned.
+  // The counts lie where the keys were sorted into steps, and the precisions where they were in the end.
   template <class T>
-  DRCL_HD auto slice(char* base) const {
-    struct Slice {
-      Workspace<T> first;
-      int64_t second;
-    } slice{};
-    int64_t at = 0;
-    const auto take = [&](auto*& pointer, int64_t count) {
-      pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(base + at);
-      at += count * static_cast<int64_t>(sizeof(*pointer));
+  DRCL_HD Workspace<T> at(char* near, char* far) const {
+    return {
+        reinterpret_cast<Key<T>*>(near + keys),       reinterpret_cast<Key<T>*>(near + other),
+        reinterpret_cast<int32_t*>(near + ends),      reinterpret_cast<int32_t*>(near + other),
+        reinterpret_cast<int32_t*>(near + tied),      reinterpret_cast<double*>(near + keys),
+        reinterpret_cast<int32_t*>(near + gain),      reinterpret_cast<int32_t*>(near + best),
+        reinterpret_cast<double*>(near + gained),     reinterpret_cast<int32_t*>(near + partial),
+        reinterpret_cast<uint32_t*>(far + relevant),  reinterpret_cast<uint32_t*>(far + left_out),
+        reinterpret_cast<TieGroup*>(far + groups),    reinterpret_cast<double*>(far + ideal),
+        reinterpret_cast<Scale<T>*>(near + scale),    reinterpret_cast<int32_t*>(near + found),
     };
-    Workspace<T>& w = slice.first;
-    take(w.partial, threads + 1);
-    take(w.ideal, cutoffs + 1);
-    take(w.groups, groups);
-    if constexpr (sizeof(T) == 8) take(w.score, capacity);
-    if constexpr (sizeof(T) == 4) take(w.score, (capacity + 1) / 2 * 2);
-    take(w.item, capacity);
-    take(w.below, capacity + 1);
-    take(w.tied, capacity + 1);
-    take(w.gain, capacity);
-    take(w.best, capacity);
-    take(w.relevant, words);
-    take(w.left_out, words);
-    take(w.found, 3);
-    slice.second = at;
-    return slice;
   }
 };
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import os
 from collections.abc import Iterator
 
@@ -66,10 +67,19 @@ def _fits(name: str, family: str, device: torch.device) -> bool:
         # The kernels are for a GPU; their interpreter, for tests, has to be asked for.
         return device.type == "cuda" and _reasons()[name] is None
     if name == "native":
-        return _reasons()[name] is None and torch._C._dispatch_has_kernel_for_dispatch_key(
+        compiled = _reasons()[name] is None and torch._C._dispatch_has_kernel_for_dispatch_key(
             f"drcl::{family}", device.type.upper()
         )
+        if not compiled or device.type != "cuda":
+            return compiled
+        return _has_image(torch.cuda.current_device() if device.index is None else device.index)
     return True
+
+
+@functools.cache
+def _has_image(device: int) -> bool:
+    """Whether the compiled CUDA code runs on a device: it is built for some architectures only."""
+    return bool(torch.ops.drcl.ranks_on(device))
 
 
 def _after_fork() -> None:

@@ -27,7 +27,7 @@ from drcl.checks import check_cutoff, check_option
 from drcl.dispatch import choose
 from drcl.eager import sharded_ranking
 from drcl.memory import in_pieces
-from drcl.ops.average_precision import DIVISORS, Columns, Relevance, Request
+from drcl.ops.average_precision import DIVISORS, Columns, Relevance, Request, queries_per_block
 from drcl.ops.average_precision import average_precision as rank_block
 from drcl.relevance import (
     Callback,
@@ -278,6 +278,7 @@ def _rank(
             precision,
             # A sort needs the order, the relevance and sums in float64 beside the scores.
             memory if backend == "native" else memory // 24,
+            queries_per_block(device),
         )
         most, find = task.relevance(rows, items)
     if request.discounts is not None:
@@ -304,6 +305,7 @@ def _rank(
             scale=scorer.scale,
             bias=scorer.bias,
             left_out=left_out,
+            memory=memory // 4,  # scores and, where it fits, the gallery take the rest
             backend=backend,
         )
         return part, found.cpu()

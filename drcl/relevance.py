@@ -82,18 +82,21 @@ def shared_labels(query: Known, rows: Tensor, gallery: Known, columns: Tensor) -
 
 def _shared_bits(query: Tensor, rows: Tensor, gallery: Tensor, columns: Tensor) -> Relevance:
     words = -(-len(columns) // 64)
+    items = torch.zeros(query.shape[1], dtype=torch.int64, device="cpu")  # of each label
     bits = np.zeros((query.shape[1], words * 8), dtype=np.uint8)
     for start in range(0, len(columns), _CHUNK):
         chunk = (gallery[columns[start : start + _CHUNK].to(gallery.device)] > 0).cpu().numpy()
         packed = np.packbits(chunk.T, axis=1, bitorder="little")
         bits[:, start // 8 : start // 8 + packed.shape[1]] = packed
-    counts, members = [], []
+        items += torch.from_numpy(chunk.sum(axis=0))
+    counts, members, most = [], [], 0
     for part in rows.split(_CHUNK):
         hot = (query[part.to(query.device)] > 0).cpu()
         counts.append(hot.sum(dim=1))
         members.append(hot.nonzero(as_tuple=True)[1])
+        most = max(most, _most(hot.long() @ items))
     return Relevance(
-        most=len(columns),
+        most=min(most, len(columns)),
         member_offsets=_offsets(torch.cat(counts)),
         members=torch.cat(members),
         bits=torch.from_numpy(bits.view(np.int64)),

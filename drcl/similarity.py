@@ -21,10 +21,6 @@ Rows: TypeAlias = Array | Iterable[Array]
 
 METRICS = ("cosine", "dot", "euclidean")
 PRECISIONS = ("highest", "high")
-# Rows of queries in a block at most: a product reads, and its library repacks, the whole gallery,
-# and this many rows make little of that. Fixed, like all about a block's shape, so that results
-# repeat bit for bit.
-_MOST_ROWS = 1024
 _TILE_BYTES = 16 * 2**20
 
 
@@ -123,6 +119,7 @@ class Scorer:
         metric: str,
         precision: str,
         memory: int,
+        most_rows: int,
     ) -> None:
         self.query, self.gallery, self.kept, self.metric = query, gallery, kept, metric
         self.precision = precision
@@ -150,7 +147,7 @@ class Scorer:
             whole = gallery.rows(kept, 0, self.count, self.dtype)
         self._whole = None if whole is None else whole.to(self.device)
         self._tile = max(1, min(_TILE_BYTES, memory // 8) // (size * gallery.width))
-        self.rows_per_block = max(1, min(_MOST_ROWS, memory // 2 // (size * max(self.count, 1))))
+        self.rows_per_block = max(1, min(most_rows, memory // 2 // (size * max(self.count, 1))))
         self._buffer = torch.empty(0, dtype=self.dtype, device=self.device)
         del lengths  # a large gallery's vectors are a good part of a small budget
         self._copies, self._firsts = equal_rows(

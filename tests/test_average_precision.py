@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -49,7 +50,7 @@ def average_precision(*args: object, backend: str, **options: object) -> Tensor:
     threads = int(backend.split()[1])
     run = torch.ops.drcl.average_precision_phases
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.ops.drcl, "average_precision", lambda *a: run(*a, threads))
+        patch.setattr(torch.ops.drcl, "average_precision", lambda *a: run(*a[:-1], threads))
         return op.average_precision(*args, backend="native", **options)  # type: ignore[arg-type]
 
 
@@ -371,3 +372,56 @@ def test_nan_scores_are_refused_by_the_op(backend: str) -> None:
     scores[1, 2] = math.nan
     with pytest.raises((ValueError, RuntimeError), match="row 1 holds NaN"):
         average_precision(scores, lists_of(torch.ones(3, 5)), whole(5), backend=backend)
+
+
+@pytest.mark.parametrize(
+    "processors, queries",
+    [
+        (132, 1024),  # 1.94 waves of 528
+        (114, 1280),  # 2.81 of 456, where 1,024 were 2.25
+        (108, 1280),  # 2.96 of 432
+        (148, 1152),  # 1.95 of 592
+    ],
+)
+def test_a_block_of_queries_fills_its_last_wave_and_whole_tiles_of_a_product(
+    processors: int, queries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card = SimpleNamespace(multi_processor_count=processors)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    assert op.queries_per_block(torch.device("cuda")) == queries
+    assert op.queries_per_block(torch.device("cpu")) == 1024
+
+
+@pytest.mark.skipif(not NATIVE.available, reason=f"native: {NATIVE.reason}")
+@pytest.mark.parametrize("backend", ["native", "phases 5"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_more_relevant_items_than_a_table_has_exact_steps(backend: str, dtype: torch.dtype) -> None:
+    """Also more than a GPU's shared memory holds; the table of steps ends at 2²⁰."""
+    n = 2**20 + 300
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(1, n, generator=generator, dtype=dtype)
+    kept = torch.rand(n, generator=generator) < 0.9999
+    items = kept.nonzero()[:, 0].int()
+    one = torch.tensor([0, 1])
+    relevance = Relevance(len(items), one, one[:1], torch.tensor([0, len(items)]), items)
+    assert len(items) > 2**20
+    order = kept[scores[0].argsort(descending=True, stable=True)].double()
+    hits = order.cumsum(0)
+    expected = (hits / torch.arange(1, n + 1, dtype=torch.float64) * order).sum() / len(items)
+    table = average_precision(scores, relevance, Request((n,), n), backend=backend)
+    assert table[0, 0] == len(items)
+    torch.testing.assert_close(table[0, 3], expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.skipif(not NATIVE.available, reason=f"native: {NATIVE.reason}")
+def test_signed_zeros_tie_and_infinities_come_first_and_last_on_every_backend() -> None:
+    scores = torch.tensor([[0.0, -0.0, math.inf, -0.0, 0.0, -math.inf, 1e-45, -1e-45]])
+    gains = torch.tensor([[0, 1, 0, 1, 0, 1, 1, 1]])
+    request = whole(8, 1, 3)
+    for dtype in (torch.float32, torch.float64):
+        expected = oracle(scores.to(dtype), gains, request)
+        # by index: ∞, 1e-45, the four zeros as they stand, -1e-45, -∞
+        assert expected[0, 1] == 2
+        for backend in ("native", "torch", "phases 1", "phases -32"):
+            table = average_precision(scores.to(dtype), lists_of(gains), request, backend=backend)
+            torch.testing.assert_close(table, expected, rtol=1e-12, atol=0)

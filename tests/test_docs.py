@@ -237,8 +237,9 @@ def test_compile_table_is_of_the_kernels_and_configurations_that_there_are(monke
     gates = importlib.import_module("compile_gates")
     table = json.loads((DOCS / "tools" / "compile_gates.json").read_text("utf-8"))
     expected = {(case.kernel, case.label) for case in gates.cases()} | {
-        ("rank_kernel", "float32 scores"),
-        ("rank_kernel", "float64 scores"),
+        (kernel, f"{dtype} scores")
+        for kernel in ("rank_kernel", "rank_many_kernel", "rank_tied_kernel")
+        for dtype in ("float32", "float64")
     }
     for arch in (80, 90, 100):
         rows = [row for row in table["rows"] if row["arch"] == arch]

@@ -118,6 +118,23 @@ def test_a_score_matrix_of_more_than_2_31_entries() -> None:
     assert torch.equal(table[-3:], last)
 
 
+# Keys in shared memory, then in the device's; averaged ties are always there.
+@pytest.mark.parametrize("share, average_ties", [(0.02, False), (0.6, False), (0.02, True)])
+def test_a_ranking_works_within_its_memory(share: float, average_ties: bool) -> None:
+    q, n, memory = 300, 200_000, 2**24
+    scores = torch.randn(q, n, device=GPU)
+    relevance = lists_of((torch.rand(q, n) < share).long()).to(GPU)
+    request = Request((n,), n, average_ties=average_ties)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    table = op.average_precision(scores, relevance, request, memory=memory, backend="native")
+    assert torch.cuda.max_memory_allocated() - before < memory + 8 * table.numel() + 2**20
+    assert torch.equal(
+        table, op.average_precision(scores, relevance, request, memory=2**31, backend="native")
+    )
+
+
 def test_retrieval_on_the_device_is_that_of_the_cpu() -> None:
     x, y = torch.randn(90, 12, dtype=torch.float64), torch.randn(130, 12, dtype=torch.float64)
     ids = torch.randint(-1, 4, (90,)), torch.randint(-1, 4, (130,))

@@ -9,7 +9,7 @@ import numpy_oracle as oracle
 import pytest
 import torch
 
-from drcl import functional, metrics, similarity
+from drcl import functional, metrics
 from drcl.metrics import mean_average_precision as mean_ap
 
 
@@ -194,10 +194,29 @@ def test_any_block_size_gives_the_same(monkeypatch):
     x, y, lx, ly = random_sets()
     whole = metrics.average_precision(x, y, lx, ly)
     curve = metrics.precision_recall_curve(x, y, lx, ly)
-    monkeypatch.setattr(similarity, "_MOST_ROWS", 1)
+    monkeypatch.setattr(metrics, "queries_per_block", lambda device: 1)
     assert torch.allclose(metrics.average_precision(x, y, lx, ly), whole, rtol=1e-12)
     again = metrics.precision_recall_curve(x, y, lx, ly)
     assert torch.allclose(again.precision, curve.precision, rtol=1e-12)
+
+
+def test_ranking_gets_a_quarter_of_the_memory_and_room_for_the_relevant_items_there_are(
+    monkeypatch,
+):
+    asked = []
+
+    def rank(scores, relevance, request, **options):
+        asked.append((relevance.most, options["memory"]))
+        return rank_block(scores, relevance, request, **options)
+
+    rank_block = metrics.rank_block
+    monkeypatch.setattr(metrics, "rank_block", rank)
+    x = torch.randn(400, 8)
+    hot = torch.zeros(400, 5, dtype=torch.bool)
+    hot[:7, 0] = hot[5:20, 1] = hot[:300, 2] = True
+    labels = {"query_labels": hot[::100], "gallery_labels": hot}  # of labels 0 and 2, then 2 alone
+    metrics.retrieval_metrics(x[::100], x, **labels, memory=2**22)
+    assert asked == [(307, (2**22 - 32 * 400) // 4)]
 
 
 def test_invariant_under_monotone_maps_gallery_order_and_scale():

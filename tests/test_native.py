@@ -135,6 +135,52 @@ def test_races(tmp_path: Path) -> None:
     assert planted.returncode != 0 and "data race" in planted.stderr
 
 
+def build_at_once(folder: Path) -> Path:
+    compiler = compiler_with("g++", "-fsanitize=thread")
+    driver = folder / "at_once"
+    includes = (f"-I{CSRC}", f"-I{TESTS / 'native'}")
+    flags = (*COMMON, *includes, "-O1", "-fsanitize=thread")
+    compile_with(compiler, *flags, TESTS / "native" / "at_once.cpp", "-o", driver)
+    return driver
+
+
+def at_once(driver: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [driver, *map(str, arguments)],
+        env={**os.environ, "TSAN_OPTIONS": "halt_on_error=1"},
+        capture_output=True,
+        text=True,
+        timeout=7200,
+    )
+
+
+def races_without_a_barrier(driver: Path, phase: int) -> bool:
+    """Whether a race is found once the barrier after that phase is left out, in some cases."""
+    runs = (at_once(driver, 100, seed, phase) for seed in range(1, 9))
+    return any(run.returncode != 0 and "data race" in run.stderr for run in runs)
+
+
+def test_phases_by_threads_at_once_do_not_race_and_find_the_bits_of_threads_in_turn(
+    tmp_path: Path,
+) -> None:
+    driver = build_at_once(tmp_path)
+    run = at_once(driver, 40, 1)
+    assert run.returncode == 0, run.stderr
+    phases = int(re.findall(r"40 cases, (\d+) phases", run.stdout)[0])
+    assert phases == 66  # 17 by index, 16 with averaged ties, each of float32 and float64
+    for phase in (0, phases // 2, phases - 1):
+        assert races_without_a_barrier(driver, phase), phase
+
+
+@pytest.mark.long
+def test_every_barrier_between_phases_is_needed(tmp_path: Path) -> None:
+    driver = build_at_once(tmp_path)
+    run = at_once(driver, CASES, 2)
+    assert run.returncode == 0, run.stderr
+    unneeded = [phase for phase in range(66) if not races_without_a_barrier(driver, phase)]
+    assert unneeded == []
+
+
 FUZZER = "-fsanitize=fuzzer,address,undefined"
 EMPTY_TARGET = 'extern "C" int LLVMFuzzerTestOneInput(const char*, unsigned long) { return 0; }'
 
@@ -223,17 +269,17 @@ def test_nan_is_refused_alike(op: str) -> None:
     q = torch.arange(65)
     items = torch.zeros(64, dtype=torch.int32)
     run = getattr(torch.ops.drcl, op)
-    more = (4,) if op.endswith("phases") else ()
+    phases = op.endswith("phases")
     arguments = (scores, None, None, None, None, q, q[:-1], q, items, None, None)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(4)
-        if more:
-            table = run(*arguments, 1, [5], 5, 0, False, 0, None, *more)
+        if phases:
+            table = run(*arguments, 1, [5], 5, 0, False, 0, None, 4)
             assert table[:, 0].isnan().tolist() == [False] * 10 + [True] * 54
             return
         for _ in range(20):
             with pytest.raises(RuntimeError, match="row 10 holds NaN"):
-                run(*arguments, 1, [5], 5, 0, False, 0, None)
+                run(*arguments, 1, [5], 5, 0, False, 0, None, 2**20)
     finally:
         torch.set_num_threads(threads)

@@ -43,21 +43,11 @@ namespace {
 constexpr int64_t kChunk = 1024;
 // More steps find more items a step without thresholds; fewer stay nearer to the core.
 constexpr int64_t kStepsPerThreshold = 8;
+inline int64_t num_steps(int64_t thresholds) {
+  return std::clamp<int64_t>((kStepsPerThreshold * thresholds + 15) / 16 * 16, 64, 1 << 17);
+}
+
 constexpr int32_t kHolds = std::numeric_limits<int32_t>::min();  // the sign bit of a step's count
-
-// From a score to its step of the table, falling: the same arithmetic for thresholds and items, and
-// monotone, which is all that correctness needs. NaN (inf times 0) becomes step 0.
-template <class T>
-struct Scale {
-  T high = 0, steps = 0, last = 0;
-
-  int32_t operator()(T score) const {
-    T x = (high - score) * steps;
-    x = x > T(0) ? x : T(0);
-    x = x < last ? x : last;
-    return static_cast<int32_t>(x);
-  }
-};
 
 // The scores' extent, and mean and deviation; sums in any order will do.
 template <class T>
@@ -190,11 +180,8 @@ void Thresholds<T>::build(const Loops<T>& loops) {
   // not leave the crowd in a handful of steps. What lies outside falls in the first or last step.
   const T top = std::min(spread.highest, spread.mean + 3 * spread.deviation);
   const T bottom = std::max(spread.lowest, spread.mean - 3 * spread.deviation);
-  const int64_t steps = std::clamp<int64_t>((kStepsPerThreshold * n + 15) / 16 * 16, 64, 1 << 17);
-  const T width = top - bottom;
-  const bool usable = std::isfinite(top) && std::isfinite(width) && width > 0 &&
-                      std::isfinite(static_cast<T>(steps) / width);
-  scale = usable ? Scale<T>{top, static_cast<T>(steps) / width, static_cast<T>(steps - 1)} : Scale<T>{};
+  const int64_t steps = num_steps(n);
+  scale = Scale<T>::over(bottom, top, steps);
 
   // A counting sort by step, then each step on its own: mostly one threshold or none.
   unsorted_.swap(score);
@@ -296,7 +283,7 @@ class Ranker {
     ideal_gains(relevant, ranked);
     const int64_t found = thresholds_.size();
     if (found == 0) {
-      measure(nullptr, nullptr, 0, relevant, ranked, ideal_.data(), want_, out);
+      measure_ranks(0, relevant, ranked, out);
       return true;
     }
     thresholds_.build(loops);
@@ -309,9 +296,7 @@ class Ranker {
       measure_expected(groups_.data(), static_cast<int64_t>(groups_.size()), relevant, ranked,
                        ideal_.data(), want_, out);
     } else {
-      const int64_t hits = ranks();
-      measure(below_.data(), want_.discounts ? gains_.data() : nullptr, hits, relevant, ranked,
-              ideal_.data(), want_, out);
+      measure_ranks(ranks(), relevant, ranked, out);
     }
     return true;
   }
@@ -420,6 +405,15 @@ class Ranker {
     }
   }
 
+  void measure_ranks(int64_t hits, int64_t relevant, int64_t ranked, double* out) const {
+    const int32_t *ranks = below_.data(), *gains = gains_.data();
+    const double* discounts = want_.discounts;
+    measure(
+        ranks, [=](int64_t j) { return precision_at(ranks, j); },
+        [=](int64_t j) { return discounted(ranks, gains, discounts, j); }, hits, relevant, ranked,
+        ideal_.data(), want_, out);
+  }
+
   // Turns the counts into ranks, in place; returns how many are within the depth.
   int64_t ranks() {
     const int64_t found = thresholds_.size();
@@ -465,11 +459,23 @@ class Ranker {
   std::vector<double> ideal_;
 };
 
+// What a Ranker takes, at most.
 template <class T>
-void rank_block(const Tensor& scores, const Gallery<T>& gallery, const Request& want, double* out) {
+int64_t bytes_of(const Gallery<T>& gallery, const Request& want) {
+  const int64_t most = std::min(gallery.most, gallery.n), item = sizeof(int32_t);
+  const int64_t row = sizeof(T) + 1 + (want.discounts != nullptr ? item : 0);
+  const int64_t threshold = 2 * sizeof(T) + 8 * item + (gallery.average_ties ? sizeof(TieGroup) : 0);
+  return gallery.n * row + most * threshold + 2 * item * num_steps(most);
+}
+
+template <class T>
+void rank_block(const Tensor& scores, const Gallery<T>& gallery, const Request& want, int64_t memory,
+                double* out) {
   const T* data = static_cast<const T*>(scores.const_data_ptr());
   const int64_t queries = scores.size(0), stride = scores.stride(0), width = want.width();
-  torch::stable::parallel_for(0, queries, 1, [&](int64_t begin, int64_t end) {
+  const int64_t at_once = std::max<int64_t>(memory / bytes_of(gallery, want), 1);
+  const int64_t each = (queries + at_once - 1) / at_once;  // at least this many for a Ranker
+  torch::stable::parallel_for(0, queries, std::max<int64_t>(each, 1), [&](int64_t begin, int64_t end) {
     Ranker<T> ranker(gallery, want);
     for (int64_t q = begin; q < end; ++q) {
       if (!ranker.rank(q, data + q * stride, out + q * width)) out[q * width] = NAN;
@@ -487,7 +493,7 @@ Tensor rank_all(const Tensor& scores, const std::optional<Tensor>& scale,
                 const Tensor& members, const std::optional<Tensor>& offsets,
                 const std::optional<Tensor>& items, const std::optional<Tensor>& gains,
                 const std::optional<Tensor>& bits, int64_t most, const Request& want,
-                bool average_ties) {
+                bool average_ties, int64_t memory) {
   const Gallery<T> gallery{
       scores.size(1),
       pointer<T>(scale),
@@ -506,7 +512,7 @@ Tensor rank_all(const Tensor& scores, const std::optional<Tensor>& scale,
   };
   Tensor out = torch::stable::empty({scores.size(0), want.width()},
                                     torch::headeronly::ScalarType::Double);
-  rank_block(scores, gallery, want, static_cast<double*>(out.mutable_data_ptr()));
+  rank_block(scores, gallery, want, memory, static_cast<double*>(out.mutable_data_ptr()));
   return out;
 }
 
@@ -517,15 +523,16 @@ Tensor average_precision(const Tensor& scores, const std::optional<Tensor>& scal
                          const Tensor& members, const std::optional<Tensor>& offsets,
                          const std::optional<Tensor>& items, const std::optional<Tensor>& gains,
                          const std::optional<Tensor>& bits, int64_t most,
-                         const std::vector<int64_t>& cutoffs, int64_t depth, int64_t divisor, bool average_ties, int64_t levels,
-                         const std::optional<Tensor>& discounts) {
+                         const std::vector<int64_t>& cutoffs, int64_t depth, int64_t divisor,
+                         bool average_ties, int64_t levels, const std::optional<Tensor>& discounts,
+                         int64_t memory) {
   check_scores(scores);
   const Request want{cutoffs.data(), static_cast<int64_t>(cutoffs.size()), depth,
                      static_cast<Divisor>(divisor), levels, pointer<double>(discounts)};
   using torch::headeronly::ScalarType;
   const auto rank = scores.scalar_type() == ScalarType::Float ? rank_all<float> : rank_all<double>;
   return rank(scores, scale, bias, left_out_offsets, left_out, member_offsets, members, offsets,
-              items, gains, bits, most, want, average_ties);
+              items, gains, bits, most, want, average_ties, memory);
 }
 
 }  // namespace

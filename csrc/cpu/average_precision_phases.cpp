@@ -18,20 +18,22 @@ struct InTurns {
 
   template <class Phase>
   void operator()(const Phase& phase) const {
-    const int64_t count = std::abs(threads);
-    for (int64_t t = 0; t < count; ++t) phase(threads > 0 ? t : count - 1 - t, count);
+    const int32_t count = static_cast<int32_t>(std::abs(threads));
+    for (int32_t t = 0; t < count; ++t) phase(threads > 0 ? t : count - 1 - t, count);
   }
 };
 
 template <class T>
 void rank_all(const phases::Inputs<T>& in, const Request& want, int64_t queries, int64_t most,
               int64_t threads, double* out) {
-  const auto layout =
-      phases::Layout::of<T>(in.n, most, std::abs(threads), want.num_cutoffs, in.average_ties);
-  std::vector<int64_t> memory(layout.bytes / 8 + 1, -1);  // not zero: everything used must be written
-  const auto workspace = layout.template slice<T>(reinterpret_cast<char*>(memory.data())).first;
+  const auto layout = phases::Layout::of(in, want, most, std::abs(threads));
+  // not zero: everything used must be written
+  std::vector<int64_t> near(layout.near_bytes / 8, -1), far(layout.far_bytes / 8, -1);
+  const auto workspace = layout.template at<T>(reinterpret_cast<char*>(near.data()),
+                                               reinterpret_cast<char*>(far.data()));
   for (int64_t q = 0; q < queries; ++q) {
-    phases::rank_query(in, want, workspace, q, out + q * want.width(), InTurns{threads});
+    const auto rank = in.average_ties ? phases::rank_query<true, T, InTurns> : phases::rank_query<false, T, InTurns>;
+    rank(in, want, workspace, q, out + q * want.width(), InTurns{threads});
   }
 }
 

@@ -15,7 +15,9 @@
 namespace drcl {
 namespace {
 
+// Four such blocks share a multiprocessor: while in one a single thread adds up, the others go on.
 constexpr int kThreads = 256;
+constexpr int kMostThreads = 1024;
 
 void check(cudaError_t error) {
   STD_TORCH_CHECK(error == cudaSuccess, "CUDA: ", cudaGetErrorString(error));
@@ -24,35 +26,96 @@ void check(cudaError_t error) {
 struct WithBarrier {
   template <class Phase>
   __device__ void operator()(const Phase& phase) const {
-    phase(static_cast<int64_t>(threadIdx.x), static_cast<int64_t>(blockDim.x));
+    phase(static_cast<int32_t>(threadIdx.x), static_cast<int32_t>(blockDim.x));
     __syncthreads();
   }
 };
 
+template <bool kAverageTies, class T>
+__device__ void rank_queries(const phases::Inputs<T>& in, const Request& want,
+                             const phases::Workspace<T>& workspace, int64_t queries, double* out) {
+  for (int64_t q = blockIdx.x; q < queries; q += gridDim.x) {
+    phases::rank_query<kAverageTies>(in, want, workspace, q, out + q * want.width(), WithBarrier{});
+  }
+}
+
+// The queries' keys and counts in shared memory.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kMostThreads)
     rank_kernel(const phases::Inputs<T> in, const Request want, const phases::Layout layout,
                 int64_t queries, char* memory, double* out) {
-  const auto workspace = layout.template slice<T>(memory + blockIdx.x * layout.bytes).first;
-  for (int64_t q = blockIdx.x; q < queries; q += gridDim.x) {
-    phases::rank_query(in, want, workspace, q, out + q * want.width(), WithBarrier{});
+  extern __shared__ __align__(16) char shared[];
+  memory += blockIdx.x * layout.far_bytes;
+  rank_queries<false>(in, want, layout.template at<T>(shared, memory), queries, out);
+}
+
+// All in the device's memory, where a query may have more relevant items than shared memory has room for.
+template <class T>
+__global__ void __launch_bounds__(kThreads, 3)
+    rank_many_kernel(const phases::Inputs<T> in, const Request want, const phases::Layout layout,
+                     int64_t queries, char* memory, double* out) {
+  memory += blockIdx.x * (layout.near_bytes + layout.far_bytes);
+  rank_queries<false>(in, want, layout.template at<T>(memory + layout.far_bytes, memory), queries, out);
+}
+
+// Averaged ties, all in the device's memory.
+template <class T>
+__global__ void __launch_bounds__(kThreads, 1)
+    rank_tied_kernel(const phases::Inputs<T> in, const Request want, const phases::Layout layout,
+                     int64_t queries, char* memory, double* out) {
+  memory += blockIdx.x * (layout.near_bytes + layout.far_bytes);
+  rank_queries<true>(in, want, layout.template at<T>(memory + layout.far_bytes, memory), queries, out);
+}
+
+template <class T>
+using Kernel = void (*)(const phases::Inputs<T>, const Request, const phases::Layout, int64_t, char*, double*);
+
+// How a call is launched.
+template <class T>
+struct Plan {
+  Kernel<T> kernel;
+  phases::Layout layout;
+  int threads;
+  int64_t shared, bytes;  // of a block
+  int resident = 0;       // blocks on a multiprocessor
+
+  Plan(const phases::Inputs<T>& in, const Request& want, int64_t most, int threads, int64_t largest)
+      : layout(phases::Layout::of(in, want, most, threads)), threads(threads) {
+    const bool fits = !in.average_ties && layout.near_bytes <= largest;
+    kernel = fits ? rank_kernel<T> : in.average_ties ? rank_tied_kernel<T> : rank_many_kernel<T>;
+    shared = fits ? layout.near_bytes : 0;
+    bytes = layout.far_bytes + (fits ? 0 : layout.near_bytes);
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(shared)));
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, threads, shared));
   }
+};
+
+template <class T>
+Plan<T> plan_of(const phases::Inputs<T>& in, const Request& want, int64_t most, int device) {
+  int largest = 0;
+  check(cudaDeviceGetAttribute(&largest, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  const Plan<T> plan(in, want, most, kThreads, largest);
+  if (plan.shared == 0 || plan.resident > 2) return plan;
+  // Where shared memory leaves room for one or two blocks, larger ones keep the multiprocessor busy.
+  return Plan<T>(in, want, most, plan.resident == 2 ? 2 * kThreads : kMostThreads, largest);
 }
 
 template <class T>
 void launch(const phases::Inputs<T>& in, const Request& want, const Tensor& scores, int64_t most,
-            double* out, cudaStream_t stream) {
+            int64_t memory, double* out, cudaStream_t stream) {
   const int64_t queries = scores.size(0);
-  const auto layout = phases::Layout::of<T>(in.n, most, kThreads, want.num_cutoffs, in.average_ties);
-  int device = 0, processors = 0, resident = 0;
+  if (queries == 0) return;
+  int device = 0, processors = 0;
   check(cudaGetDevice(&device));
   check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
-  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, rank_kernel<T>, kThreads, 0));
-  const int64_t blocks = std::min<int64_t>(queries, processors * resident);
-  Tensor memory = torch::stable::new_empty(scores, {blocks * layout.bytes},
-                                           torch::headeronly::ScalarType::Byte);
-  rank_kernel<T><<<blocks, kThreads, 0, stream>>>(in, want, layout, queries,
-                                                  static_cast<char*>(memory.mutable_data_ptr()), out);
+  const Plan<T> plan = plan_of(in, want, most, device);
+  const int64_t affordable = std::max<int64_t>(memory / plan.bytes, 1);
+  const int64_t blocks = std::min({queries, int64_t{processors} * plan.resident, affordable});
+  Tensor workspace = torch::stable::new_empty(scores, {blocks * plan.bytes},
+                                              torch::headeronly::ScalarType::Byte);
+  plan.kernel<<<blocks, plan.threads, plan.shared, stream>>>(
+      in, want, plan.layout, queries, static_cast<char*>(workspace.mutable_data_ptr()), out);
   check(cudaGetLastError());
 }
 
@@ -63,8 +126,9 @@ Tensor average_precision(const Tensor& scores, const std::optional<Tensor>& scal
                          const Tensor& members, const std::optional<Tensor>& offsets,
                          const std::optional<Tensor>& items, const std::optional<Tensor>& gains,
                          const std::optional<Tensor>& bits, int64_t most,
-                         const std::vector<int64_t>& cutoffs, int64_t depth, int64_t divisor, bool average_ties, int64_t levels,
-                         const std::optional<Tensor>& discounts) {
+                         const std::vector<int64_t>& cutoffs, int64_t depth, int64_t divisor,
+                         bool average_ties, int64_t levels, const std::optional<Tensor>& discounts,
+                         int64_t memory) {
   check_scores(scores);
   torch::stable::accelerator::DeviceGuard guard(scores.get_device_index());
   void* stream = nullptr;
@@ -85,14 +149,30 @@ Tensor average_precision(const Tensor& scores, const std::optional<Tensor>& scal
     using T = decltype(zero);
     launch(inputs<T>(scores, scale, bias, left_out_offsets, left_out, member_offsets, members,
                      offsets, items, gains, bits, average_ties),
-           want, scores, most, rows, queue);
+           want, scores, most, memory, rows, queue);
   };
   scores.scalar_type() == ScalarType::Float ? run(0.0f) : run(0.0);
   return out;
 }
 
+bool ranks_on(int64_t device) {
+  torch::stable::accelerator::DeviceGuard guard(static_cast<torch::stable::accelerator::DeviceIndex>(device));
+  cudaFuncAttributes attributes;
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, rank_kernel<float>);
+  if (error == cudaSuccess) return true;
+  cudaGetLastError();  // it is answered, so nobody else's
+  STD_TORCH_CHECK(error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction ||
+                      error == cudaErrorUnsupportedPtxVersion,
+                  "CUDA: ", cudaGetErrorString(error));
+  return false;
+}
+
 }  // namespace
 }  // namespace drcl
+
+STABLE_TORCH_LIBRARY_IMPL(drcl, CompositeExplicitAutograd, m) {
+  m.impl("ranks_on", TORCH_BOX(&drcl::ranks_on));
+}
 
 STABLE_TORCH_LIBRARY_IMPL(drcl, CUDA, m) {
   m.impl("average_precision", TORCH_BOX(&drcl::average_precision));

@@ -17,6 +17,12 @@ from torch import Tensor
 from drcl.backends import load_ops
 
 DIVISORS = ("hits", "min", "relevant")
+WORKSPACE = 2**28
+# How many queries are ranked together: a product reads, and its library repacks, the whole gallery,
+# and this many rows make little of that.
+BLOCK = 1024
+# Queries that one multiprocessor of a GPU ranks at a time, where their keys fit in shared memory.
+_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,20 @@ class Columns:
         return Columns(*head.unbind(1), *rest)
 
 
+def queries_per_block(device: torch.device) -> int:
+    """Rows of scores to rank together: fixed for a device, so that results repeat bit for bit.
+
+    On a GPU the last wave of queries should be nearly full, and a product's tile of 128 rows too:
+    of the multiples of 128 from 1,024 to 1,536, the first whose waves are the fullest, to 2 %.
+    """
+    if device.type != "cuda":
+        return BLOCK
+    wave = torch.cuda.get_device_properties(device).multi_processor_count * _AT_ONCE
+    sizes = range(BLOCK, BLOCK + BLOCK // 2 + 1, 128)
+    filled = {size: size / (-(-size // wave) * wave) for size in sizes}
+    return next(size for size in sizes if filled[size] > max(filled.values()) - 0.02)
+
+
 def average_precision(
     scores: Tensor,
     relevance: Relevance,
@@ -106,6 +126,7 @@ def average_precision(
     scale: Tensor | None = None,
     bias: Tensor | None = None,
     left_out: tuple[Tensor, Tensor] | None = None,
+    memory: int = WORKSPACE,
     backend: str,
 ) -> Tensor:
     """The numbers of each query's ranking by falling ``scores·scale + bias``, ties by column.
@@ -114,6 +135,8 @@ def average_precision(
         scores: (Q, N) float32 or float64; NaN is refused.
         scale, bias: (N,) in the scores' dtype.
         left_out: offsets (Q+1,) int64 and columns int64 that a query's ranking does not hold.
+        memory: bytes that the compiled code works in beside its arguments and result. They bound
+            how many queries are ranked at once; one query's is the least.
         backend: ``"native"``, ``"torch"`` or ``"reference"``.
 
     Returns (Q, columns) float64, to be read through :meth:`Columns.split`.
@@ -136,6 +159,7 @@ def average_precision(
         request.average_ties,
         request.levels,
         request.discounts,
+        memory,
     )
     if backend != "native":
         return average_precision_by_sorting(*arguments, backend == "reference")

@@ -397,7 +397,7 @@ def measured(draw: Draw, call: Any) -> Iterator[tuple[Case, metrics.RetrievalMet
     backend = draw.choose("backend", "native", "torch", "reference")
     # Blocks of any size give what the oracle gives.
     block = draw.choose("rows of a block", 1024, 1, 2)
-    with use_backend(backend), mock.patch("drcl.similarity._MOST_ROWS", block):
+    with use_backend(backend), mock.patch("drcl.metrics.queries_per_block", return_value=block):
         if draw_nothing_left(case) or bool(
             "gallery_labels" in case.arguments
             and (exact_values(case.arguments["gallery_labels"]) < 0).all()

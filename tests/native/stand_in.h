@@ -4,7 +4,9 @@
 
 #pragma once
 
+#include <algorithm>
 #include <any>
+#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <exception>
@@ -34,8 +36,10 @@ template <class... Parts>
   throw std::runtime_error(message.str());
 }
 
-// How many threads share a parallel_for; with `overlap`, a planted bug, each starts one too early.
+// How many threads may share a parallel_for, and how many have; with `overlap`, a planted bug, each starts one
+// too early.
 inline int64_t workers = 1;
+inline std::atomic<int64_t> parts = 0;
 inline bool overlap = false;
 
 // The ops by name, as csrc registers them.
@@ -93,10 +97,12 @@ inline Tensor empty(std::vector<int64_t> sizes, headeronly::ScalarType type) {
   return Tensor(std::shared_ptr<void>(data, data.get()), type, std::move(sizes), std::move(strides));
 }
 
-// As at::parallel_for: the range in equal parts, a thread each; the first exception is thrown again.
+// As at::parallel_for: the range in equal parts of `grain` or more, a thread each; the first exception is
+// thrown again.
 template <class F>
-void parallel_for(int64_t begin, int64_t end, int64_t, const F& f) {
-  const int64_t parts = std::min(stand_in::workers, end - begin);
+void parallel_for(int64_t begin, int64_t end, int64_t grain, const F& f) {
+  const int64_t parts = std::min(stand_in::workers, (end - begin + grain - 1) / grain);
+  stand_in::parts = parts;
   if (parts < 2) {
     if (begin < end) f(begin, end);
     return;
