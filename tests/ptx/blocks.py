@@ -11,7 +11,7 @@ from . import arithmetic, tensor_cores, transfers
 from .approximate import Rounding
 from .arithmetic import Step
 from .memory import Access, Epoch, Fault, Global, Shared, Storage
-from .parse import Instruction, Program, Unknown
+from .parse import Instruction, Program, Unknown, address, vector
 from .registers import Layout, Registers, guarded
 
 NOTHING = re.compile(
@@ -32,6 +32,44 @@ def shared_width(instruction: Instruction) -> int:
     return 2 if re.match(r"(ld|st)matrix.*\.trans", opcode) else 0
 
 
+def written_parameters(program: Program) -> set[str] | None:
+    """The pointers that stores may go through; None where that cannot be told.
+
+    Follows every value from the parameters on, whatever is done to it.
+    """
+    sources: dict[str, set[str]] = {}
+    writes: set[str] = set()
+    changed = True
+    while changed:
+        changed = False
+        for ins in program.instructions:
+            if not ins.operands:
+                continue
+            found: set[str] = set()
+            for operand in ins.operands:
+                if operand.startswith("[") and (name := address(operand)[0]) in program.parameters:
+                    found.add(name)
+            if ins.opcode.startswith("st.global"):
+                found = sources.get(address(ins.operands[0])[0], set())
+                changed |= not found <= writes
+                writes |= found
+                continue
+            if ins.opcode.startswith(("ld.global", "ld.shared", "cp.", "bra", "st.", "bar")):
+                continue
+            for operand in ins.operands[1:]:
+                for name in vector(operand):
+                    found |= sources.get(name, set())
+            for name in vector(ins.operands[0]):
+                for part in name.split("|"):
+                    before = sources.setdefault(part, set())
+                    changed |= not found <= before
+                    before |= found
+    stores = [i for i in program.instructions if i.opcode.startswith("st.global")]
+    if any(not sources.get(address(i.operands[0])[0]) for i in stores):
+        return None  # an address that came through memory
+    return writes
+
+
 class Code:
     """A program as steps, cut at jumps and labels."""
 
@@ -48,15 +86,29 @@ class Code:
             n + 1 for n, i in enumerate(instructions) if self._ends(i)
         })  # fmt: skip
         self.starts = {start: n for n, start in enumerate(starts)}
+        self.barriers: list[tuple[int, int]] = []  # part, and place in it
         self.parts: list[tuple[list[Step], Instruction | None, int, int]] = []
         for start, end in zip(starts, [*starts[1:], len(instructions)], strict=True):
             body = instructions[start:end]
             last = body.pop() if body and self._ends(body[-1]) else None
             guard = guarded(last, self.layout) if last else -1
             target = program.labels[last.operands[0]] if last and last.opcode != "ret" else -1
-            self.parts.append(
-                ([self._step(i) for i in body], last, guard, self.starts.get(target, -1))
-            )
+            steps = [self._step(i) for i in body]
+            self.barriers += [
+                (len(self.parts), n) for n, i in enumerate(body) if i.opcode.startswith("bar.")
+            ]
+            self.parts.append((steps, last, guard, self.starts.get(target, -1)))
+        self.written = written_parameters(program)
+
+    def without_barrier(self, number: int) -> Code:
+        """The same but for one barrier, for tests of what then is noticed."""
+        part, n = self.barriers[number]
+        other = object.__new__(Code)
+        other.__dict__.update(self.__dict__)
+        steps, *rest = self.parts[part]
+        other.parts = [*self.parts]
+        other.parts[part] = (steps[:n] + steps[n + 1 :], *rest)
+        return other
 
     @staticmethod
     def _ends(instruction: Instruction) -> bool:
