@@ -39,9 +39,10 @@ class Rounding:
         return np.where(rounded == 0, rounded, moved)
 
     def relative(self, exact: np.ndarray, bound: float | np.ndarray) -> np.ndarray:
+        """``bound`` times ``exact`` (float64), less what rounding the result takes of it."""
         if not self.share:
             return exact.astype(np.float32)
-        return (exact * (1.0 + self._shares(len(exact)) * bound)).astype(np.float32)
+        return (exact * (1.0 + self._shares(len(exact)) * (bound - 2.0**-24))).astype(np.float32)
 
 
 def ex2(x: np.ndarray, rounding: Rounding) -> np.ndarray:
