@@ -1,5 +1,7 @@
 """The PTX runner's instructions against NumPy and PyTorch, and what it refuses."""
 
+# ruff: noqa: E501 (lines of assembler)
+
 from __future__ import annotations
 
 import math
@@ -43,7 +45,9 @@ DTYPES = {
 PREFIX = {1: "%p", 2: "%rs", 4: "%r", 8: "%rd"}
 
 
-def run(body: str, *tensors: torch.Tensor, threads: int = 32, shared: int = 0, grid=(1,), **options):
+def run(
+    body: str, *tensors: torch.Tensor, threads: int = 32, shared: int = 0, grid=(1,), **options
+):
     """A kernel whose pointers are in %rd60, %rd61, ..."""
     parameters = ", ".join(f".param .u64 tested_param_{i}" for i in range(len(tensors)))
     loads = "\n".join(
@@ -63,7 +67,9 @@ def bits(array: np.ndarray) -> torch.Tensor:
 def evaluate(opcode: str, to: str, kinds: list[str], *sources, **options) -> np.ndarray:
     """One instruction for 32 threads, operands and result through memory."""
     lines, names = [], []
-    arrays = [np.broadcast_to(np.asarray(x, DTYPES[k]), 32) for x, k in zip(sources, kinds, strict=True)]
+    arrays = [
+        np.broadcast_to(np.asarray(x, DTYPES[k]), 32) for x, k in zip(sources, kinds, strict=True)
+    ]
     for i, (array, kind) in enumerate(zip(arrays, kinds, strict=True)):
         width = array.dtype.itemsize
         name = f"{PREFIX[width]}{i + 1}"
@@ -91,7 +97,10 @@ F32 = np.array([0, -0.0, 1, -1, 3.5, -2.25, 1e-40, -1e-40, 3e38, math.inf, -math
                 1e-38, -123.456] * 2, np.float32)  # fmt: skip
 G32 = np.roll(F32, 5)
 H32 = np.roll(F32, 11)
-S32 = np.array([0, 1, -1, 7, -7, 2**31 - 1, -(2**31), 12345, -54321, 16, 31, 32, 33, 100, -100, 3] * 2, np.int32)
+S32 = np.array(
+    [0, 1, -1, 7, -7, 2**31 - 1, -(2**31), 12345, -54321, 16, 31, 32, 33, 100, -100, 3] * 2,
+    np.int32,
+)
 T32 = np.roll(S32, 3)
 S64 = np.array([0, 1, -1, 2**40, -(2**40), 2**63 - 1, -(2**63), 77] * 4, np.int64)
 
@@ -194,7 +203,12 @@ def test_an_instruction_computes_what_the_manual_says(opcode, to, kinds, sources
 
 @pytest.mark.parametrize("kind, dtype", [("bf16", torch.bfloat16), ("f16", torch.float16)])
 def test_narrow_numbers_are_rounded_to_nearest_even(kind, dtype):
-    x = torch.cat([torch.randn(24), torch.tensor([1 + 2.0**-9, 1 + 3 * 2.0**-9, 1 + 2.0**-12, 0, -0.0, math.inf, -1, 2])])
+    x = torch.cat(
+        [
+            torch.randn(24),
+            torch.tensor([1 + 2.0**-9, 1 + 3 * 2.0**-9, 1 + 2.0**-12, 0, -0.0, math.inf, -1, 2]),
+        ]
+    )
     expected = x.to(dtype).view(torch.int16).numpy().view(np.uint16)
     narrow = evaluate(f"cvt.rn.{kind}.f32", kind, ["f32"], x.numpy())
     np.testing.assert_array_equal(narrow, expected)
@@ -270,7 +284,10 @@ def test_an_unknown_instruction_is_refused(text):
 
 def test_a_branch_that_parts_the_threads_of_a_block_is_refused():
     with pytest.raises(Unknown, match="threads of a block part"):
-        run("setp.lt.s32 %p1, %r0, 3;\n@%p1 bra $L__end;\nmov.b32 %r1, 0;\n$L__end:\n", torch.zeros(4))
+        run(
+            "setp.lt.s32 %p1, %r0, 3;\n@%p1 bra $L__end;\nmov.b32 %r1, 0;\n$L__end:\n",
+            torch.zeros(4),
+        )
 
 
 def test_a_jump_to_nowhere_is_refused():

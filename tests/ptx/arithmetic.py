@@ -1,7 +1,7 @@
 """Instructions that only compute: from registers to registers, lane by lane.
 
-``build`` turns an instruction into a step, a function of the lanes. Patterns have to match the whole
-opcode, so that a modifier nobody thought of is an error.
+``build`` turns an instruction into a step, a function of the lanes. Patterns have to match the
+whole opcode, so that a modifier nobody thought of is an error.
 
 fma in float32 is rounded twice, from float64: one case in 2²⁹ is off by a unit in the last place.
 """
@@ -191,7 +191,12 @@ def _describe(opcode: str) -> tuple[Callable[..., Any], str, list[str], bool] | 
         return function, "f32", ["f32"], True
     if m := re.fullmatch(r"div\.(?:full|approx)(\.ftz)?\.f32", opcode):
         if m[1]:
-            return (lambda x, y, r: flush(approximate.div(flush(x), flush(y), r))), "f32", ["f32"] * 2, True
+            return (
+                (lambda x, y, r: flush(approximate.div(flush(x), flush(y), r))),
+                "f32",
+                ["f32"] * 2,
+                True,
+            )
         return approximate.div, "f32", ["f32"] * 2, True
     if m := re.fullmatch(
         r"(add|sub|mul\.lo|mad\.lo|min|max|div|rem|abs|neg)\.([su])(16|32|64)", opcode
@@ -209,7 +214,12 @@ def _describe(opcode: str) -> tuple[Callable[..., Any], str, list[str], bool] | 
     if m := re.fullmatch(r"not\.(pred|b16|b32|b64)", opcode):
         return np.logical_not if m[1] == "pred" else np.invert, m[1], [m[1]], False
     if m := re.fullmatch(r"(shl|shr)\.([bsu])(16|32|64)", opcode):
-        return shift_left if m[1] == "shl" else shift_right, m[2] + m[3], [m[2] + m[3], "u32"], False
+        return (
+            shift_left if m[1] == "shl" else shift_right,
+            m[2] + m[3],
+            [m[2] + m[3], "u32"],
+            False,
+        )
     if m := re.fullmatch(r"bfe\.([su]32)", opcode):
         return extract, m[1], [m[1], "u32", "u32"], False
     if opcode == "prmt.b32":
@@ -217,9 +227,9 @@ def _describe(opcode: str) -> tuple[Callable[..., Any], str, list[str], bool] | 
     if m := re.fullmatch(r"selp\.([bsuf](16|32|64))", opcode):
         kind = "b" + m[2]
         return (lambda a, b, p: np.where(p, a, b)), kind, [kind, kind, "pred"], False
-    if m := re.fullmatch(r"setp\.(\w+)\.([bsuf](16|32|64))", opcode):
-        if m[1] in COMPARE or m[2][0] == "f":
-            return compare(m[1], m[2][0] == "f"), "pred", [m[2]] * 2, False
+    m = re.fullmatch(r"setp\.(\w+)\.([bsuf](16|32|64))", opcode)
+    if m and (m[1] in COMPARE or m[2][0] == "f"):
+        return compare(m[1], m[2][0] == "f"), "pred", [m[2]] * 2, False
     if m := re.fullmatch(r"mov\.(pred|[bsuf](?:16|32|64))", opcode):
         kind = m[1] if m[1] == "pred" else "b" + m[1][1:]
         return (lambda x: x), kind, [kind], False

@@ -1,4 +1,4 @@
-"""Some blocks of a launch that run in step: control flow, barriers, and what they have in flight."""
+"""Some blocks of a launch that run in step: control flow, barriers, what they have in flight."""
 
 from __future__ import annotations
 
@@ -78,9 +78,7 @@ class Code:
         self.layout = Layout(program)
         instructions = program.instructions
         warps = program.threads // 32
-        self.warp_barriers = warps > 1 and any(
-            i.opcode == "bar.warp.sync" for i in instructions
-        )
+        self.warp_barriers = warps > 1 and any(i.opcode == "bar.warp.sync" for i in instructions)
         self.unit = min([4, *filter(None, map(shared_width, instructions))])
         starts = sorted({0, *program.labels.values()} | {
             n + 1 for n, i in enumerate(instructions) if self._ends(i)
@@ -182,9 +180,9 @@ class Blocks(Registers):
         self.products: list[list[tensor_cores.Reads]] = [[]]
         self.epochs: dict[int, list[Epoch]] = {}
         self._number_lanes()
-        special = {"%tid.x": tid, "%ntid.x": threads} | {
-            f"%n{name}": size for name, size in zip(("ctaid.x", "ctaid.y", "ctaid.z"), grid)
-        } | dict(zip(("%ctaid.x", "%ctaid.y", "%ctaid.z"), self.coordinates(self.block)))  # fmt: skip
+        special = {"%tid.x": tid, "%ntid.x": threads}
+        for axis, at, size in zip("xyz", self.coordinates(self.block), grid, strict=True):
+            special |= {f"%ctaid.{axis}": at, f"%nctaid.{axis}": size}
         for name, row in code.layout.rows["b32"].items():
             if isinstance(name, str) and (name in special or "tid." in name):
                 self.b32[row][:] = special.get(name, 1 if "ntid" in name else 0)
@@ -220,7 +218,9 @@ class Blocks(Registers):
             return
         epochs = self.epochs.get(id(storage))
         if epochs is None:
-            kinds = [(self.threads, 32), (32, 1)] if self.code.warp_barriers else [(self.threads, 1)]
+            kinds = (
+                [(self.threads, 32), (32, 1)] if self.code.warp_barriers else [(self.threads, 1)]
+            )
             epochs = self.epochs[id(storage)] = [Epoch(storage.count, *kind) for kind in kinds]
         if values is not None:
             values = np.ascontiguousarray(values).view(f"u{storage.unit}")

@@ -31,7 +31,9 @@ class Request(NamedTuple):
     options: dict[str, int]
 
     @classmethod
-    def of(cls, kernel: Any, signature: Any, constants: Any, attributes: Any, options: Any) -> Request:
+    def of(
+        cls, kernel: Any, signature: Any, constants: Any, attributes: Any, options: Any
+    ) -> Request:
         file = inspect.getsourcefile(kernel.fn)
         assert file is not None
         chosen = {name: getattr(options, name) for name in ("num_warps", "num_stages")}

@@ -159,9 +159,7 @@ class Epoch:
             return
         lane, column = np.argwhere(bad)[0]
         place, other = access.places[lane, column], owners[access.places[lane, column]] - 1
-        by = next(
-            w for w in writes if ((w.places == place) & (w.threads[:, None] == other)).any()
-        )
+        by = next(w for w in writes if ((w.places == place) & (w.threads[:, None] == other)).any())
         self._raise(
             describe, access.threads[lane], "reads", other, access.instruction, by.instruction
         )

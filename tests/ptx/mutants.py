@@ -104,7 +104,17 @@ def strides() -> Iterator[Edit]:
 
 
 def is_index(name: str) -> bool:
-    sizes = {"width", "classes", "pitch", "k_total", "batch", "n_total", "m_total", "size", "height"}
+    sizes = {
+        "width",
+        "classes",
+        "pitch",
+        "k_total",
+        "batch",
+        "n_total",
+        "m_total",
+        "size",
+        "height",
+    }
     return name in sizes or "stride" in name
 
 

@@ -84,7 +84,10 @@ def _statement(text: str, program: Program, source: str) -> None:
         if declared:
             for name in declared[2].split(","):
                 prefix = re.sub(r"<\d+>", "", name.strip())
-                if program.registers.setdefault(prefix, CLASSES[declared[1]]) != CLASSES[declared[1]]:
+                if (
+                    program.registers.setdefault(prefix, CLASSES[declared[1]])
+                    != CLASSES[declared[1]]
+                ):
                     raise Unknown(f"{prefix} declared twice")
         elif not text.startswith(".pragma"):
             raise Unknown(text)

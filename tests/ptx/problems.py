@@ -41,7 +41,7 @@ def on(gpu: Gpu) -> Iterator[Gpu]:
 
 @dataclass(frozen=True)
 class Problem:
-    """``compute(dtype)`` gives values and gradients; ``narrow`` is the dtype they are rounded to."""
+    """``compute(dtype)`` gives values and gradients; ``narrow`` is the features' own dtype."""
 
     name: str
     compute: Callable[[torch.dtype], Results]
@@ -78,8 +78,8 @@ def labels(b: int, c: int, kind: str) -> Tensor:
 
 
 def loss(
-    b: int, d: int, c: int, kind: str = "ids", mixing: bool = True, narrow: torch.dtype = torch.float32,
-    precision: str = "highest",
+    b: int, d: int, c: int, kind: str = "ids", mixing: bool = True,
+    narrow: torch.dtype = torch.float32, precision: str = "highest",
 ) -> Problem:  # fmt: skip
     """The reversible consistency loss: its four values and its gradient."""
 
@@ -93,7 +93,8 @@ def loss(
         # what the features' own dtype holds, whatever is computed in
         x = (x if narrow != torch.float32 and _ours() else x.to(dtype)).requires_grad_()
         parts = functional.reversible_consistency_loss(
-            x, targets.to(dtype) if kind == "rows" else targets, Prior(weight.double()).to(dtype=dtype),
+            x, targets.to(dtype) if kind == "rows" else targets,
+            Prior(weight.double()).to(dtype=dtype),
             q=0.3, temperature=0.7, lam=0.9 if mixing else 1.0,
             permutation=torch.arange(b).roll(1).flip(0) if mixing else None,
         )  # fmt: skip
@@ -105,7 +106,9 @@ def loss(
     return Problem(name, compute, precision, narrow)
 
 
-def similarity(b: int, d: int, c: int, kind: str = "ids", narrow: torch.dtype = torch.float32) -> Problem:
+def similarity(
+    b: int, d: int, c: int, kind: str = "ids", narrow: torch.dtype = torch.float32
+) -> Problem:
     """Logits, probabilities, loss and score, and the gradients by features and weight."""
 
     def compute(dtype: torch.dtype) -> Results:

@@ -136,7 +136,7 @@ class Reads:
 def operand_bytes(descriptor: int, count: int, depth: int, size: int, mn_major: bool) -> np.ndarray:
     """Addresses (count, depth) of the numbers of ``size`` bytes that a descriptor tells of.
 
-    Without the swizzling; ``count`` is M or N. Rows of K, or with ``mn_major`` rows of M or N, lie in
+    Without the swizzling; ``count`` is M or N. Rows of K, or with ``mn_major`` of M or N, lie in
     strips as wide as the swizzle, eight strips one below the other, and then the two strides.
     """
     start, leading, stride = ((descriptor >> bit & 0x3FFF) << 4 for bit in (0, 16, 32))
