@@ -235,6 +235,15 @@ def test_approximate_instructions_stay_inside_the_bounds_of_the_manual_and_use_t
     assert (off[~near] <= 2.0**-22 * np.abs(np.log2(wide[~near]))).all()
 
 
+def test_drawn_approximations_are_inside_the_bounds_and_the_same_for_the_same_operand():
+    x = np.random.default_rng(0).uniform(0.01, 20, 4096).astype(np.float32)
+    one = approximate.rcp(x, Rounding(1.0, seed=3))
+    off = (one * x.astype(float) - 1) * 2.0**22
+    assert np.abs(off).max() <= 1 and off.max() > 0.3 and off.min() < -0.3
+    np.testing.assert_array_equal(one[::-1], approximate.rcp(x[::-1].copy(), Rounding(1.0, seed=3)))
+    assert (one != approximate.rcp(x, Rounding(1.0, seed=4))).any()
+
+
 def test_lanes_that_a_guard_leaves_out_keep_what_they_had():
     out = torch.zeros(32, dtype=torch.int32)
     run("mov.b32 %r1, 5; setp.lt.s32 %p1, %r0, 10; @%p1 mov.b32 %r1, 7; @!%p1 add.s32 %r1, %r1, 1;"

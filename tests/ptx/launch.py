@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,20 +56,24 @@ class Launch:
         return self.code.program.name
 
 
+def all_of(grid: tuple[int, int, int]) -> range:
+    return range(math.prod(grid))
+
+
 @dataclass
 class Gpu:
     """How launches are run, and what came of it.
 
     rounding   of approximate instructions
     compile    by which Triton
-    blocks     the numbers of those blocks of a launch that run, given how many there are
+    blocks     the numbers of those blocks of a grid that run, counted along x first
     launches   all that ran
     undecided  kernel and line where the timing of warps decides on a last digit (transfers.settle)
     """
 
     rounding: Rounding = field(default_factory=Rounding)
     compile: Callable[[Any, Request], Compiled] = compile_here
-    blocks: Callable[[int], range] = range
+    blocks: Callable[[tuple[int, int, int]], Sequence[int]] = all_of
     launches: list[Launch] = field(default_factory=list)
     undecided: set[tuple[str, str]] = field(default_factory=set)
 
@@ -89,7 +93,7 @@ class Gpu:
         given = dict(zip(names, launch.values.values(), strict=False))
         bits = {name: as_bits(given.get(name, 0)) for name in names}
         memory = Global(allocations(names, launch.values, launch.code.written))
-        chosen = self.blocks(math.prod(launch.grid))
+        chosen = self.blocks(launch.grid)
         step = max(1, LANES // program.threads)
         with np.errstate(all="ignore"):
             for start in range(0, len(chosen), step):

@@ -24,6 +24,8 @@ class Edit:
     what: str
     spans: tuple[tuple[int, int], ...]
     texts: tuple[str, ...]
+    old: str = ""
+    number: int = 0  # of ``old`` in the function
 
     def apply(self, source: str) -> str:
         for (start, end), text in sorted(zip(self.spans, self.texts, strict=True), reverse=True):
@@ -78,13 +80,17 @@ def span(source: str, node: Any) -> tuple[int, int]:
 def masks() -> Iterator[Edit]:
     """Every bound of a mask, one too far."""
     for file, source, function in functions():
-        for node in ast.walk(function):
-            if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Lt):
-                bound = node.comparators[0]
+        seen: list[str] = []
+        compared = [node for node in ast.walk(function) if isinstance(node, ast.Compare)]
+        for node in sorted(compared, key=lambda node: node.lineno):
+            if isinstance(node.ops[0], ast.Lt):
+                bound, old = node.comparators[0], ast.unparse(node)
+                seen.append(old)
                 if not isinstance(bound, ast.Constant):
                     yield Edit(
-                        file, function.name, f"{ast.unparse(node)} + 1 in line {node.lineno}",
-                        (span(source, bound),), (f"({ast.unparse(bound)} + 1)",),
+                        file, function.name, f"{old} + 1 in line {node.lineno}",
+                        (span(source, bound),), (f"({ast.unparse(bound)} + 1)",), old,
+                        seen.count(old) - 1,
                     )  # fmt: skip
 
 
