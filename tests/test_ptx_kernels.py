@@ -1,0 +1,130 @@
+"""Every Triton kernel, compiled for sm_90 and run instruction by instruction on the CPU.
+
+``tests/ptx`` is what runs them: it reports accesses out of bounds, reads of shared memory that
+nobody wrote, and races, and any of these fails a test here. DRCL_TRITON_PYTHON names a Python with
+another Triton (it needs nothing else), for the PTX of that version.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("the interpreter takes the compiler's place", allow_module_level=True)
+
+from ptx.approximate import Rounding
+from ptx.compiling import OtherPython, compile_here
+from ptx.launch import Gpu
+from ptx.problems import Problem, assert_as_exact, loss, mix, on, similarity
+
+from drcl.kernels import symmetric
+
+BF16, F16 = torch.bfloat16, torch.float16
+# Between them every kernel, ids and rows, mixed and not, B on both sides of D, ragged everywhere.
+QUICK = [
+    loss(20, 300, 10),  # M and Z; rows of several warps
+    loss(90, 70, 5, "rows", mixing=False),  # FᵀF
+    loss(3, 5, 5),  # K = D
+    loss(131, 140, 3, precision="high"),
+    loss(150, 136, 3, narrow=BF16, precision="medium"),
+    similarity(19, 70, 5),
+    similarity(19, 70, 200, "rows"),  # more classes than stay on chip
+    mix(37, 70, BF16),
+]
+LONG = [
+    loss(1, 1, 1), loss(2, 10, 1), loss(7, 10, 40), loss(12, 10, 40, "rows"), loss(11, 10, 2),
+    loss(7, 64, 10, "rows"), loss(80, 64, 10), loss(70, 80, 4, "rows", mixing=False),
+    loss(70, 120, 40), loss(130, 120, 33, "rows"), loss(20, 48, 200), loss(12, 64, 200, "rows"),
+    loss(70, 300, 200), loss(5, 2048, 10), loss(9, 2048, 10, "rows", narrow=BF16),
+    loss(3, 2048, 128), loss(140, 1030, 7), loss(300, 128, 10), loss(7, 24, 3, narrow=F16),
+    loss(150, 140, 10, precision="high"), loss(150, 140, 10, precision="medium"),
+    loss(140, 288, 10, precision="medium"), loss(140, 160, 40, "rows", precision="high"),
+    similarity(33, 130, 128), similarity(5, 64, 1, "rows"), similarity(40, 100, 300, narrow=BF16),
+    mix(9, 1030), mix(70, 2048, F16),
+]  # fmt: skip
+
+
+def all_kernels() -> set[str]:
+    sources = [path.read_text() for path in (Path(__file__).parents[1] / "kernels").glob("*.py")]
+    return {name for text in sources for name in re.findall(r"^def (\w+_kernel)\(", text, re.M)}
+
+
+@pytest.mark.slow
+def test_every_kernel_runs_without_a_fault_and_as_exact_as_float32():
+    """A new kernel has to be launched by one of these problems."""
+    launched = set()
+    for problem in QUICK:
+        gpu = Gpu(Rounding(1.0, seed=0))
+        assert_as_exact(problem, problem.ours(gpu))
+        launched |= {launch.kernel for launch in gpu.launches}
+    assert launched == all_kernels()
+
+
+@pytest.fixture(scope="module")
+def compiler(request):
+    if request.param == "this Triton":
+        yield compile_here
+        return
+    if "DRCL_TRITON_PYTHON" not in os.environ:
+        pytest.skip("DRCL_TRITON_PYTHON names no Python with another Triton")
+    other = OtherPython(os.environ["DRCL_TRITON_PYTHON"])
+    yield other
+    other.close()
+
+
+ROUNDINGS = {
+    "exact": Rounding(),
+    "drawn": Rounding(1.0, seed=1),
+    "low": Rounding(-1.0),
+    "high": Rounding(1.0),
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("compiler", ["this Triton", "another"], indirect=True)
+@pytest.mark.parametrize("problem", QUICK + LONG, ids=str)
+def test_problems_run_without_a_fault_however_approximations_round(problem: Problem, compiler):
+    for rounding in ROUNDINGS.values():
+        assert_as_exact(problem, problem.ours(Gpu(rounding, compiler)))
+
+
+def cut(x: torch.Tensor, precision: str) -> torch.Tensor:
+    """Operands as the tensor cores take them, in float64."""
+    if precision == "medium":
+        return x.to(BF16).double()
+    return (x.contiguous().view(torch.int32) & ~0x1FFF).view(torch.float32).double()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["high", "medium"])
+@pytest.mark.parametrize("shape", [(70, 132), pytest.param((300, 260), marks=pytest.mark.long)])
+def test_products_on_tensor_cores_round_their_operands_and_nothing_else(shape, precision):
+    f = torch.randn(shape)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with on(Gpu()) as gpu:
+            got = symmetric.gram(f)[0].double()
+    finally:
+        torch.set_float32_matmul_precision(before)
+    operand = cut(f, precision)
+    expected = operand.T @ operand
+    assert (got - expected).norm() <= 1e-6 * expected.norm()
+    assert (got - f.double().T @ f.double()).norm() > 1e-5 * expected.norm()
+    opcodes = " ".join(
+        i.opcode for launch in gpu.launches for i in launch.code.program.instructions
+    )
+    assert f"{ {'high': 'tf32', 'medium': 'bf16'}[precision] }" in opcodes and "wgmma" in opcodes
+
+
+@pytest.mark.slow
+def test_the_way_approximations_round_reaches_the_results():
+    problem = similarity(19, 70, 5)
+    exact, low = problem.ours(Gpu()), problem.ours(Gpu(Rounding(-1.0)))
+    assert not torch.equal(exact[1], low[1])
