@@ -1,9 +1,10 @@
 """Compiles recorded launches with the Triton of the running Python, without PyTorch and NumPy.
 
-    python benchmarks/gates/assemble.py cases.json folder --arch 90 [--jobs 2]
+    python benchmarks/gates/assemble.py cases.json folder --arch 90 [--jobs 2] [--sass]
 
 A script and not a module of the package, so that any Triton in an environment of its own can run
-it. Leaves ``N-ARCH.ptx`` and ``N-ARCH.sass`` in the folder for case N, and ``index.json``.
+it. Leaves ``index.json`` in the folder, and for case N ``N-ARCH.ptx`` and, where asked for,
+``N-ARCH.sass``.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def load_kernels() -> None:
     spec.loader.exec_module(module)
 
 
-def assemble(case: dict[str, Any], number: int, arch: int, folder: str) -> dict[str, Any]:
+def assemble(
+    case: dict[str, Any], number: int, arch: int, folder: str, sass: bool
+) -> dict[str, Any]:
     """What the assembler made of one case, or why it made nothing."""
     import triton
     from triton.backends.compiler import GPUTarget
@@ -54,30 +57,37 @@ def assemble(case: dict[str, Any], number: int, arch: int, folder: str) -> dict[
             for i, name in enumerate(kernel.arg_names)
             if name in case["attributes"]
         }
-        source = ASTSource(
-            kernel, case["types"], constexprs=case["constants"], attrs=attributes
-        )
+        source = ASTSource(kernel, case["types"], constexprs=case["constants"], attrs=attributes)
         compiled = triton.compile(source, target=target, options=case["options"])
     except Exception as error:  # any version may refuse in its own way
         return row | {"refused": f"{type(error).__name__}: {error}"[:500]}
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-        usage, code = (
-            subprocess.run([tool, option, file.name], capture_output=True, text=True, check=True)
-            for option in ("--dump-resource-usage", "--dump-sass")
-        )
-    registers = re.findall(r"REG:(\d+)", usage.stdout)
-    assert registers and "EXIT" in code.stdout, usage.stdout + code.stdout
+    cubin = compiled.asm["cubin"]
+    usage = dump("--dump-resource-usage", cubin)
+    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    assert found is not None, usage
     Path(folder, f"{number}-{arch}.ptx").write_text(compiled.asm["ptx"])
-    Path(folder, f"{number}-{arch}.sass").write_text(code.stdout)
+    if sass:
+        Path(folder, f"{number}-{arch}.sass").write_text(dump("--dump-sass", cubin))
     metadata = compiled.metadata
     return row | {
-        "registers": max(map(int, registers)),
+        "registers": int(found[1]),
+        "spilled": int(found[2]),  # bytes of local memory a thread
         "shared": metadata.shared,
         "warps": metadata.num_warps,
+        "tensor_memory": getattr(metadata, "tmem_size", 0) or 0,
     }
+
+
+def dump(option: str, cubin: bytes) -> str:
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        return subprocess.run(
+            [tool, option, file.name], capture_output=True, text=True, check=True
+        ).stdout
 
 
 def main() -> None:
@@ -86,13 +96,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--arch", type=int, action="append", required=True)
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--sass", action="store_true", help="disassemble, too")
     options = parser.parse_args()
     import triton
 
     cases = json.loads(options.cases.read_text("utf-8"))
     options.folder.mkdir(parents=True, exist_ok=True)
     work = [
-        (case, number, arch, str(options.folder))
+        (case, number, arch, str(options.folder), options.sass)
         for arch in options.arch
         for number, case in enumerate(cases)
     ]

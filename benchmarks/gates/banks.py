@@ -50,9 +50,7 @@ def accesses(ptx: str, threads: int) -> list[Access]:
             continue
         guard, body = _guarded(line)
         if ACCESS.match(body):
-            around = [i for i, loop in enumerate(loops) if loop.first <= number <= loop.last]
-            inner = min(around, key=lambda i: loops[i].last - loops[i].first, default=-1)
-            found.append(machine.access(body, guard, inner))
+            found.append(machine.access(body, guard, _inner(loops, number)))
         else:
             machine.step(body)
     return found
@@ -69,6 +67,18 @@ def loops_of(lines: list[str]) -> list[Loop]:
     return [Loop(first, last) for first, last in sorted(found.items())]
 
 
+def innermost(ptx: str) -> list[str]:
+    """The text of every loop, without that of the loops inside it."""
+    lines = [_clean(line) for line in ptx.splitlines()]
+    loops = loops_of(lines)
+    text: dict[int, list[str]] = {}
+    for number, line in enumerate(lines):
+        inner = _inner(loops, number)
+        if inner >= 0:
+            text.setdefault(inner, []).append(line)
+    return ["\n".join(some) for some in text.values()]
+
+
 def product_loops(ptx: str) -> dict[int, int]:
     """By loop, the multiplications in it that no inner loop repeats, where there are 16 or more."""
     lines = [_clean(line) for line in ptx.splitlines()]
@@ -76,8 +86,7 @@ def product_loops(ptx: str) -> dict[int, int]:
     counts: dict[int, int] = {}
     for number, line in enumerate(lines):
         if PRODUCT.search(line):
-            around = [i for i, loop in enumerate(loops) if loop.first <= number <= loop.last]
-            inner = min(around, key=lambda i: loops[i].last - loops[i].first, default=-1)
+            inner = _inner(loops, number)
             counts[inner] = counts.get(inner, 0) + (16 if "mma" in line else 1)
     return {loop: count for loop, count in counts.items() if loop >= 0 and count >= 16}
 
@@ -101,6 +110,12 @@ def conflict(addresses: np.ndarray, size: int) -> tuple[int, int]:
             total += ways
             worst = max(worst, ways)
     return worst, total
+
+
+def _inner(loops: list[Loop], number: int) -> int:
+    """The shortest loop around a line; -1 for none."""
+    around = [i for i, loop in enumerate(loops) if loop.first <= number <= loop.last]
+    return min(around, key=lambda i: loops[i].last - loops[i].first, default=-1)
 
 
 def _clean(line: str) -> str:

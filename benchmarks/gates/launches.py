@@ -143,9 +143,9 @@ def _loss(problem: Problem) -> None:
 
     from drcl.ops import reversible_consistency as ops
 
-    _, batch, width, classes, targets, dtype, _ = problem
+    batch, width, classes = problem.batch, problem.width, problem.classes
     k = min(width, classes)
-    kind, order = getattr(torch, dtype), torch.empty(batch, dtype=torch.int64)
+    kind, order = getattr(torch, problem.dtype), torch.empty(batch, dtype=torch.int64)
     basis = torch.empty(width, k)
     q = torch.zeros((), dtype=torch.float64)
     weights = 0.1, 0.1, 1.0
