@@ -44,6 +44,9 @@ def test_a_stride_of_words_gives_its_conflict(ways):
 def test_threads_that_want_the_same_word_share_it():
     assert banks.conflict(np.zeros(32, int), 4) == (1, 1)
     assert banks.conflict(LANES // 2 * 4, 4) == (1, 1)
+    # 16 bytes in pairs: half warps at once
+    assert banks.conflict(LANES // 2 * 16, 16) == (1, 2)
+    assert banks.conflict(LANES // 4 * 16, 16) == (1, 2)
 
 
 def test_wide_accesses_are_served_in_parts():

@@ -7,8 +7,8 @@ choice by an unknown condition the first known side is taken (the stages of a pi
 apart by whole tiles, which moves no bank).
 
 The hardware serves 128 bytes a wavefront: a warp's accesses of 4 bytes a thread at once, of 8 bytes
-by half warps, of 16 bytes and of matrices by eighths of 8 rows. Threads that want the same word
-share it. A conflict is n-way when one bank has to give n different words in such a group.
+by half warps, of 16 bytes and of matrices by 8 threads. Threads that want the same word share it,
+and where neighbours (or next neighbours) want the same, twice the threads are served at once. A conflict is n-way when one bank has to give n different words in such a group.
 """
 
 from __future__ import annotations
@@ -67,6 +67,16 @@ def loops_of(lines: list[str]) -> list[Loop]:
     return [Loop(first, last) for first, last in sorted(found.items())]
 
 
+def bytes_of(name: str) -> int:
+    """What a load or store moves for each thread.
+
+    >>> bytes_of("ld.shared.v4.b32"), bytes_of("st.shared.b16")
+    (16, 2)
+    """
+    vector = int((re.search(r"\.v(\d)", name) or ["", "1"])[1])
+    return vector * int(re.findall(r"\d+", name.split(".")[-1])[0]) // 8
+
+
 def innermost(ptx: str) -> list[str]:
     """The text of every loop, without that of the loops inside it."""
     lines = [_clean(line) for line in ptx.splitlines()]
@@ -97,19 +107,26 @@ def conflict(addresses: np.ndarray, size: int) -> tuple[int, int]:
     >>> conflict(np.arange(32) * 4, 4), conflict(np.arange(32) * 128, 4)
     ((1, 1), (32, 32))
     >>> conflict(np.zeros(32, int), 16), conflict(np.arange(32) * 16, 16)
-    ((1, 4), (1, 4))
+    ((1, 2), (1, 4))
     """
     words = max(1, size // 4)
     group = 32 // words
+    if words > 1 and any(_in_pairs(addresses, distance) for distance in (1, 2)):
+        group *= 2
     total = worst = 0
     for start in range(0, len(addresses), group):
         some = addresses[start : start + group]
-        if len(some):
-            wanted = np.unique((some[:, None] // 4 + np.arange(words)).ravel())
-            ways = int(np.bincount(wanted % 32).max())
-            total += ways
-            worst = max(worst, ways)
+        wanted = np.unique((some[:, None] // 4 + np.arange(words)).ravel())
+        ways = int(np.bincount(wanted % 32).max())
+        total += ways
+        worst = max(worst, ways)
     return worst, total
+
+
+def _in_pairs(addresses: np.ndarray, distance: int) -> bool:
+    """Whether threads whose numbers differ in one bit want the same."""
+    other = np.arange(len(addresses)) ^ distance
+    return len(addresses) % 4 == 0 and bool((addresses == addresses[other]).all())
 
 
 def _inner(loops: list[Loop], number: int) -> int:
@@ -231,8 +248,7 @@ class _Machine:
             found = re.search(r"\],\s*(\w+)", body)
             lanes, size = 32, int(found[1], 0) if found else 16
         else:
-            vector = int((re.search(r"\.v(\d)", name) or ["", "1"])[1])
-            lanes, size = 32, vector * int(re.findall(r"\d+", name.split(".")[-1])[0]) // 8
+            lanes, size = 32, bytes_of(name)
         worst, waves, warps = 1, 0, 0
         for warp in range(0, len(addresses), 32):
             some = addresses[warp : warp + lanes][keep[warp : warp + lanes]]

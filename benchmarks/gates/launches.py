@@ -77,6 +77,7 @@ class Launch(NamedTuple):
     options: dict[str, Any]
     grid: tuple[int, ...]
     sizes: dict[str, int]  # the arguments that are whole numbers
+    moved: int  # bytes of all tensors it is given, each once
 
     @property
     def binary(self) -> str:
@@ -111,6 +112,13 @@ def recorded() -> Iterator[list[Launch]]:
                 options,
                 sizes + (1,) * (3 - len(sizes)),
                 {n: v for n, v in arguments.items() if type(v) is int},
+                sum(
+                    {
+                        v.data_ptr(): v.numel() * v.element_size()
+                        for v in arguments.values()
+                        if hasattr(v, "data_ptr")
+                    }.values()
+                ),
             )
         )
 
