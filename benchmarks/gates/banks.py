@@ -8,7 +8,8 @@ apart by whole tiles, which moves no bank).
 
 The hardware serves 128 bytes a wavefront: a warp's accesses of 4 bytes a thread at once, of 8 bytes
 by half warps, of 16 bytes and of matrices by 8 threads. Threads that want the same word share it,
-and where neighbours (or next neighbours) want the same, twice the threads are served at once. A conflict is n-way when one bank has to give n different words in such a group.
+and where neighbours (or next neighbours) want the same, twice the threads are served at once. A
+conflict is n-way when one bank has to give n different words in such a group.
 """
 
 from __future__ import annotations

@@ -149,35 +149,30 @@ def launches_of(problem: Problem) -> list[Launch]:
 def _loss(problem: Problem) -> None:
     import torch
 
-    from drcl.ops import reversible_consistency as ops
+    from drcl.ops.reversible_consistency import reversible_consistency
 
     batch, width, classes = problem.batch, problem.width, problem.classes
     k = min(width, classes)
-    kind, order = getattr(torch, problem.dtype), torch.empty(batch, dtype=torch.int64)
-    basis = torch.empty(width, k)
-    q = torch.zeros((), dtype=torch.float64)
-    weights = 0.1, 0.1, 1.0
-    _, *saved = ops.reversible_consistency(
-        torch.empty(batch, width, dtype=kind), _targets(problem), order, q, basis,
-        torch.empty(classes, k), torch.empty(k, classes), *weights, 1.0, 0.9, "", "triton",
+    x = torch.empty(batch, width, dtype=getattr(torch, problem.dtype), requires_grad=True)
+    order, q = torch.empty(batch, dtype=torch.int64), torch.zeros((), dtype=torch.float64)
+    total, *_ = reversible_consistency(
+        x, _targets(problem), order, q, torch.empty(width, k), torch.empty(classes, k),
+        torch.empty(k, classes), 0.1, 0.1, 1.0, 1.0, 0.9, "", "triton",
     )  # fmt: skip
-    ops.reversible_consistency_backward(
-        torch.empty(4), *saved, basis, order, *weights, 0.9, kind, "triton"
-    )
+    torch.autograd.grad(total.sum(), x)
 
 
 def _prior(problem: Problem) -> None:
     import torch
 
-    from drcl.ops import prior_similarity as ops
+    from drcl.ops.prior_similarity import prior_similarity
 
-    x = torch.empty(problem.batch, problem.width)
-    weight, q = torch.empty(problem.width, problem.classes), torch.zeros((), dtype=torch.float64)
-    logits, p, loss, _, gradient = ops.prior_similarity(
-        x, weight, _targets(problem), q, 1.0, "triton"
-    )
-    for given in ((None, None, loss), (logits, p, loss)):
-        ops.prior_similarity_backward(*given, x, weight, p, gradient, 1.0, True, True, "triton")
+    x = torch.empty(problem.batch, problem.width, requires_grad=True)
+    weight = torch.empty(problem.width, problem.classes, requires_grad=True)
+    q = torch.zeros((), dtype=torch.float64)
+    logits, p, loss, *_ = prior_similarity(x, weight, _targets(problem), q, 1.0, "triton")
+    torch.autograd.grad(loss, (x, weight), retain_graph=True)
+    torch.autograd.grad(logits.sum() + p.sum() + loss, (x, weight))
 
 
 def _mixup(problem: Problem) -> None:

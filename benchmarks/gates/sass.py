@@ -48,18 +48,9 @@ def read(text: str) -> list[Instruction]:
     for address, guard, body, high in pattern.findall(text):
         name, _, rest = body.strip().partition(" ")
         control = int(high, 16) >> 41
-        result.append(
-            Instruction(
-                int(address, 16),
-                guard,
-                name,
-                [part.strip() for part in rest.split(",")],
-                control & 15,
-                control >> 5 & 7,
-                control >> 8 & 7,
-                control >> 11 & 63,
-            )  # fmt: skip
-        )
+        operands = [part.strip() for part in rest.split(",")]
+        boards = control >> 5 & 7, control >> 8 & 7, control >> 11 & 63
+        result.append(Instruction(int(address, 16), guard, name, operands, control & 15, *boards))
     return result
 
 
