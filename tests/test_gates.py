@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from drcl.benchmarks.gates import banks, checks
+from drcl.benchmarks.gates import banks, checks, model, sass
 from drcl.benchmarks.gates.device import resident_blocks
 from drcl.benchmarks.gates.launches import HEADLINES, Problem, launches_of, named
 
@@ -160,3 +160,92 @@ def test_every_form_of_a_kernel_has_a_name_of_its_own():
     launches = launches_of(HEADLINES[3])
     assert len(named(launches)) == len({launch.binary for launch in launches})
     assert len(named(launches)) < len(launches)
+
+
+def code(*lines: tuple[str, int]) -> list[sass.Instruction]:
+    """Instructions with their stall counts, as cuobjdump prints them, without scoreboards."""
+    text = ""
+    for number, (line, stall) in enumerate(lines):
+        control = stall | 7 << 5 | 7 << 8
+        text += f"        /*{16 * number:04x}*/   {line} ;   /* 0x{0:016x} */\n"
+        text += f"                            /* 0x{control << 41:016x} */\n"
+    return sass.read(text)
+
+
+COUNTING = code(
+    ("LDC R1, c[0x0][0x210]", 1),
+    ("MOV R2, RZ", 1),
+    ("IADD3 R2, R2, 0x10, RZ", 4),
+    ("ISETP.GE.AND P0, PT, R2, R1, PT", 4),
+    ("FFMA R9, R9, R9, R9", 1),
+    ("@!P0 BRA 0x20", 5),
+    ("EXIT", 5),
+)
+
+
+@pytest.mark.parametrize("depth", [1, 16, 17, 160, 1000])
+def test_a_loop_turns_as_often_as_its_size_says(depth):
+    turns = -(-depth // 16)
+    trace = sass.follow(COUNTING, {0x210: depth}, (0, 0, 0), keep=4)
+    assert sum(trace.turns.values()) == max(0, turns - 4)
+    assert trace.path.count(5) == min(turns, 4)
+
+
+def test_a_loop_of_unknown_length_turns_once():
+    trace = sass.follow(COUNTING, {}, (0, 0, 0), keep=4)
+    assert trace.path.count(5) == 1 and not trace.turns
+
+
+def test_numbers_of_64_bits_are_followed():
+    """A carry, a wide product and a comparison of the upper halves, by hand."""
+    thread = sass.Thread({}, (0, 0, 0))
+    for line in (
+        "MOV R4, 0xffffffff", "MOV R5, 0x1", "IADD3 R6, P0, R4, 0x2, RZ",
+        "IADD3.X R7, R5, RZ, RZ, P0, !PT", "IMAD.WIDE.U32 R8, R4, 0x4, R6",
+        "ISETP.GT.U32.AND P1, PT, R6, R4, PT", "ISETP.GT.AND.EX P1, PT, R7, R5, PT, P1",
+        "LEA.HI R10, R4, R5, RZ, 0x4", "LOP3.LUT R11, R4, 0xf0, RZ, 0xc0, !PT",
+        "SHF.R.S32.HI R12, RZ, 0x1f, R4", "IADD3 R13, R5, -R5, RZ",
+    ):  # fmt: skip
+        (instruction,) = code((line, 1))
+        thread.step(instruction, True)
+    assert thread.pair("R6") == 0x1FFFFFFFF + 2
+    assert thread.pair("R8") == 0xFFFFFFFF * 4 + thread.pair("R6")
+    assert thread.get("P1") == 1
+    assert thread.get("R10") == 0xF + 1 and thread.get("R11") == 0xF0
+    assert thread.get("R12") == 0xFFFFFFFF and thread.get("R13") == 0
+
+
+def kernel(instructions: list[sass.Instruction], warps: int) -> model.Kernel:
+    return model.Kernel({"warps": warps}, instructions)
+
+
+def test_the_model_is_held_back_by_what_is_busy():
+    """Eight warps are two a scheduler: 100 fused multiply-adds each take 200 cycles, whole-number
+    additions at half the rate twice that; 16-byte loads share one path of four wavefronts each."""
+    trace = sass.Trace(list(range(100)), {})
+    for line, waves, least in (
+        ("FFMA R1, R2, R3, R4", {}, 200),
+        ("IADD3 R1, R2, R3, R4", {}, 400),
+        ("LDS.128 R4, [R1]", dict.fromkeys(range(100), 4), 3200),
+        ("LDS.128 R4, [R1]", dict.fromkeys(range(100), 16), 12800),
+    ):
+        cycles = model.simulate(kernel(code(*[(line, 1)] * 100), 8), trace, waves, 1)
+        assert 0.99 * least <= cycles <= 1.05 * least + 20  # the last instruction need not end
+
+
+def test_turns_left_out_take_what_those_simulated_take():
+    whole = sass.follow(COUNTING, {0x210: 16 * 200}, (0, 0, 0), keep=1000)
+    short = sass.follow(COUNTING, {0x210: 16 * 200}, (0, 0, 0), keep=8)
+    one, other = (model.simulate(kernel(COUNTING, 4), t, {}, 2) for t in (whole, short))
+    assert len(short.path) < len(whole.path) / 10
+    assert other == pytest.approx(one, rel=0.02)
+
+
+def test_wavefronts_come_from_the_addresses_of_a_warp():
+    instructions = code(
+        ("S2R R1, SR_TID.X", 1), ("IMAD.SHL.U32 R2, R1, 0x80, RZ", 4), ("LDS R3, [R2+0x10]", 1),
+        ("IMAD.SHL.U32 R4, R1, 0x10, RZ", 4), ("LDS.128 R8, [R4]", 1), ("EXIT", 5),
+    )  # fmt: skip
+    found = sass.shared_addresses(instructions, list(range(6)), {}, (0, 0, 0))
+    assert found[2] == [128 * lane + 16 for lane in range(32)]
+    assert model.wavefronts(instructions, found) == {2: 32, 4: 4}
