@@ -126,6 +126,7 @@ WGMMA = "wgmma.mma_async.sync.aligned.m64n128k8.f32.tf32.tf32"
         ({"precision": "tf32"}, "tf32 products run as fma"),
         ({"precision": "tf32x3"}, "tf32x3 products run as fma"),
         ({"precision": "bf16", "tensor_core": WGMMA}, "bf16 products"),
+        ({"precision": "bf16x6"}, "bf16x6 products run as fma"),
         ({"precision": "tf32", "arch": 100, "tensor_core": WGMMA}, "tf32 products"),
         ({"refused": "no"}, "does not compile"),
     ],

@@ -129,7 +129,9 @@ def problems(row: Row) -> list[str]:
         if row["tensor_core"] and ".f64" not in row["tensor_core"]:
             found.append(f"float32 products run as {row['tensor_core']}")
     elif arch.tensor_core:
-        kind = r"\.(bf16|kind::f16)" if row["precision"] == "bf16" else r"\.(tf32|kind::tf32)"
+        kind = (
+            r"\.(bf16|kind::f16)" if row["precision"].startswith("bf16") else r"\.(tf32|kind::tf32)"
+        )
         core = row["tensor_core"]
         if not (core.startswith(arch.tensor_core) and re.search(kind, core)):
             found.append(f"{row['precision']} products run as {core or 'fma'}")

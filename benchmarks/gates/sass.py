@@ -133,6 +133,11 @@ class Thread:
         value = self.get(guard) if guard else 1
         return None if value is None else bool(value)
 
+    def takes(self, instruction: Instruction) -> bool | None:
+        """Whether an instruction is carried out, a branch taken."""
+        all_of = [self.holds(name) for name in conditions(instruction)]
+        return False if False in all_of else None if None in all_of else True
+
     def step(self, instruction: Instruction, certain: bool) -> None:
         """One instruction that is no branch; its results are unknown if its guard is."""
         targets = _targets(instruction)
@@ -141,6 +146,13 @@ class Thread:
             return
         for target in targets:
             self.set(target, None)
+
+
+def conditions(instruction: Instruction) -> list[str]:
+    """Its guard, and for a branch the predicates among its operands."""
+    more = instruction.operands if instruction.base == "BRA" else []
+    named = [o for o in more if re.fullmatch(r"!?U?P\w+", o)]
+    return [instruction.guard, *named] if instruction.guard else named
 
 
 def following(name: str) -> str:
@@ -386,33 +398,22 @@ def follow(
     at = {instruction.address: i for i, instruction in enumerate(code)}
     jumps = {i: at.get(_goal(ins), i) for i, ins in enumerate(code) if ins.base == "BRA"}
     backward = {i: goal for i, goal in jumps.items() if goal < i}
-    inner = {
-        i
-        for i, goal in backward.items()
-        if not any(
-            goal <= j and k <= i and j != i for k, j in ((g, b) for b, g in backward.items())
-        )
-    }
+    inner = {branch for branch, goal in backward.items() if _is_simple(code, jumps, goal, branch)}
     thread = Thread(bank, block)
     path: list[int] = []
     turns = dict.fromkeys(inner, 0)
     running: dict[int, int] = {}
     here = steps = 0
-    silent = -1  # the loop whose turns are not kept just now
     while here < len(code) and steps < LIMIT:
         steps += 1
         instruction = code[here]
-        if silent < 0:
-            path.append(here)
-        holds = thread.holds(instruction.guard)
+        path.append(here)
+        holds = thread.takes(instruction)
         if instruction.base == "EXIT" and holds is not False:
             if holds:
                 break
         elif instruction.base == "BRA":
             goal = jumps[here]
-            condition = [o for o in instruction.operands if re.fullmatch(r"!?U?P\w+", o)]
-            if condition and holds:
-                holds = thread.holds(condition[0])
             if goal == here:
                 break
             if holds is None:
@@ -420,11 +421,12 @@ def follow(
             if here in inner:
                 count = running[here] = running.get(here, 0) + 1
                 if holds and count >= keep:
-                    turns[here] += 1
-                    silent = here
-                elif not holds:
+                    turns[here] += 1 + _remaining(code, thread, goal, here)
                     running[here] = 0
-                    silent = -1 if silent == here else silent
+                    here += 1
+                    continue
+                if not holds:
+                    running[here] = 0
             if holds:
                 here = goal
                 continue
@@ -432,6 +434,45 @@ def follow(
             thread.step(instruction, holds is True)
         here += 1
     return Trace(path, {branch: count for branch, count in turns.items() if count})
+
+
+def _is_simple(code: list[Instruction], jumps: Mapping[int, int], first: int, branch: int) -> bool:
+    """A loop without another inside, left nowhere but at its end, and there on a condition."""
+    inside = [(i, goal) for i, goal in jumps.items() if first <= i < branch]
+    ends = any(instruction.base == "EXIT" for instruction in code[first:branch])
+    forward = all(i < goal <= branch for i, goal in inside)
+    return forward and not ends and bool(conditions(code[branch]))
+
+
+def _remaining(code: list[Instruction], thread: Thread, first: int, branch: int) -> int:
+    """How often a loop turns after the turn that begins now, which is carried out as well.
+
+    Only the instructions that its branch depends on are; what the others set is unknown after.
+    """
+    body = range(first, branch)
+    needed = {name.lstrip("!") for name in conditions(code[branch])}
+    chosen: set[int] = set()
+    while True:
+        found = {i for i in body if needed & set(_targets(code[i]))}
+        if found == chosen:
+            break
+        chosen = found
+        for i in chosen:
+            for name in re.findall(r"\bU?[RP]\d+\b", f"{code[i].guard} {code[i].operands}"):
+                needed |= {name, following(name)}
+    count = 0
+    while count < LIMIT:
+        for i in body:
+            holds = thread.holds(code[i].guard) if i in chosen else False
+            if holds is not False:
+                thread.step(code[i], holds is True)
+        if not thread.takes(code[branch]):
+            break
+        count += 1
+    for i in set(body) - chosen:
+        for target in _targets(code[i]):
+            thread.set(target, None)
+    return count
 
 
 def shared_addresses(
