@@ -47,17 +47,18 @@ def python_with(version: str) -> str:
     return str(home / "bin" / "python")
 
 
-def gates(folder: Path, version: str, archs: list[int], *only: str) -> list[dict]:
+def run_alone(command: list[str], written: Path) -> None:
     """In a process of its own: the interpreter, where it is asked for, must not reach it."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-    table = folder / "gates.json"
-    run = subprocess.run(
-        [sys.executable, "-m", "drcl.benchmarks.gates", "--json", str(table),
-         *(f"--arch={arch}" for arch in archs), f"--python={python_with(version)}", *only],
-        env=environment, cwd=folder, capture_output=True, text=True,
-    )  # fmt: skip
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
     print(run.stdout)
-    assert table.exists(), run.stdout + run.stderr
+    assert written.exists(), run.stdout + run.stderr
+
+
+def gates(folder: Path, version: str, archs: list[int], *only: str) -> list[dict]:
+    table = folder / "gates.json"
+    command = [sys.executable, "-m", "drcl.benchmarks.gates", f"--python={python_with(version)}"]
+    run_alone([*command, *(f"--arch={arch}" for arch in archs), f"--json={table}", *only], table)
     rows = json.loads(table.read_text("utf-8"))
     assert {row["triton"] for row in rows} == {version}
     assert {row["arch"] for row in rows} == set(archs)
@@ -93,6 +94,28 @@ def test_products_pass_the_gates_on_other_architectures(tmp_path):
     fast = {row["precision"] for row in rows} - {"ieee"}
     assert {"tf32", "bf16"} <= fast
     assert_all_pass(rows)
+
+
+@pytest.mark.slow
+def test_model_predicts_every_launch_of_a_step(tmp_path):
+    """The sum with gaps, the floor from its formula, and factors of a card taken into account."""
+    steps = []
+    factors = tmp_path / "factors.json"
+    factors.write_text(json.dumps({"rows_kernel": 3.0}), "utf-8")
+    for more in ([], [f"--factors={factors}"]):
+        table = tmp_path / "predicted.json"
+        command = [sys.executable, "-m", "drcl.benchmarks.gates.model", "--shape=256,64,10"]
+        run_alone([*command, f"--json={table}", *more], table)
+        steps += json.loads(table.read_text("utf-8"))["steps"]
+    plain = steps[0]
+    assert plain["launches"][0]["kernel"] == "rows_kernel"
+    times = [[launch["predicted_us"] for launch in step["launches"]] for step in steps]
+    assert min(times[0]) > 0
+    assert times[1][0] == pytest.approx(3 * times[0][0], rel=0.01) and times[1][1:] == times[0][1:]
+    assert plain["predicted_us"] == pytest.approx(sum(times[0]) + 2 * len(times[0]), abs=0.1)
+    operations = 3 * 256 * 64 * 64 + 4 * 256 * 64 * 10
+    expected = 1e6 * (operations / 48e12 + 20 * 256 * 64 / 4e12)
+    assert plain["floor_us"] == pytest.approx(expected, abs=0.05)
 
 
 @pytest.mark.long
