@@ -60,7 +60,7 @@ def assemble(
         source = ASTSource(kernel, case["types"], constexprs=case["constants"], attrs=attributes)
         compiled = triton.compile(source, target=target, options=case["options"])
     except Exception as error:  # any version may refuse in its own way
-        return row | {"refused": f"{type(error).__name__}: {error}"[:500]}
+        return row | {"refused": " ".join(f"{type(error).__name__}: {error}".split())[-400:]}
     cubin = compiled.asm["cubin"]
     usage = dump("--dump-resource-usage", cubin)
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
