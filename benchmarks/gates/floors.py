@@ -33,5 +33,8 @@ WARPS: Table = [
 
 # n-way, in the loops of products.
 CONFLICTS: Table = [
+    # for tcgen05 Triton writes the bf16 parts of float32 operands to shared memory, eight-way
+    ("symmetric_kernel", "*", (100,), 8),
+    ("product_kernel", "*", (100,), 8),
     ("*", "*", ALL, 2),
 ]

@@ -297,7 +297,7 @@ def summary(
             "floor_us": round(floor(problem) * 1e6, 1),
         })  # fmt: skip
     version = next(iter(kernels.values())).row["triton"]
-    return {"triton": version, "device": "H200, predicted", "steps": steps}
+    return {"triton": version, "device": "H200", "steps": steps}
 
 
 def main() -> int:

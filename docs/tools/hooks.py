@@ -226,7 +226,10 @@ def predicted() -> str:
             f"{step['predicted_us'] / step['floor_us']:.2f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", f"Predicted, {table['device']}, Triton {table['triton']}, float32; not measured."]
+    lines += [
+        "",
+        f"Predicted for an {table['device']}, Triton {table['triton']}, float32; not measured.",
+    ]
     return "\n".join(lines)
 
 
