@@ -178,7 +178,7 @@ setup(
     packages=[
         *find_packages(include=["drcl", "drcl.*"]),
         *(f"drcl.{package}" for package in find_packages(include=["kernels", "kernels.*"])),
-        "drcl.benchmarks",
+        *(f"drcl.{package}" for package in find_packages(include=["benchmarks", "benchmarks.*"])),
     ],
     package_dir={"drcl": "drcl", "drcl.kernels": "kernels", "drcl.benchmarks": "benchmarks"},
     # the suite is installed, what it measured on our machines is not

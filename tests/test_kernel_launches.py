@@ -107,7 +107,8 @@ def test_every_launch_of_the_loss_compiles(launches, shape, kind, mixing):
             *recast, 0.1, 0.1, 1.0, 1.0, lam, "", b < d, "triton",
         )  # fmt: skip
         reversible_consistency_backward(
-            torch.ones(()), None, None, torch.ones(()), *saved, prior.basis, order, 0.1, 0.1, 1.0, lam, dtype, "triton",
+            torch.ones(()), None, None, torch.ones(()), *saved, prior.basis, order,
+            0.1, 0.1, 1.0, lam, dtype, "triton",
         )  # fmt: skip
     assert {"finish_kernel", "parts_kernel"} <= launches.keys()
     wide = c > 32

@@ -1,9 +1,11 @@
-"""What the assemblers make of every kernel, written to compile_gates.json for the kernel pages.
+"""What the assemblers make of every kernel, and the times predicted from that, for the pages.
 
-    python docs/tools/gates.py
+    python docs/tools/gates.py PYTHON
 
-No GPU is needed. To be run after a kernel or one of its configurations has changed: a test compares
-the kernels and configurations in the file with those in the sources. Takes some minutes.
+PYTHON is one that has the Triton that comes with PyTorch; the running one has another. Writes
+compile_gates.json (counted) and predicted.json (predicted) beside this file. No GPU is needed. To
+be run after a kernel or one of its configurations has changed: a test compares the kernels and
+configurations in the file with those that the launchers start. Takes some minutes.
 """
 
 from __future__ import annotations
@@ -19,21 +21,23 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = Path(__file__).with_name("compile_gates.json")
-ARCHITECTURES = (80, 90, 100)
+PREDICTED = Path(__file__).with_name("predicted.json")
+CUDA_ARCHITECTURES = (80, 90, 100)
+KEPT = (
+    "triton", "kernel", "label", "configuration", "precision", "arch", "registers", "spilled",
+    "shared", "warps", "blocks", "tensor_core", "conflict", "load_wavefronts", "barriers",
+)  # fmt: skip
 
 
-def triton_kernels() -> list[dict[str, Any]]:
-    """Every Triton kernel at every configuration that its launcher picks."""
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        for arch in ARCHITECTURES:
-            out = Path(folder, f"{arch}.json")
-            gates = ROOT / "benchmarks" / "compile_gates.py"
-            subprocess.run([sys.executable, gates, "--arch", str(arch), "--json", out], check=True)
-            rows += json.loads(out.read_text(encoding="utf-8"))
-    for row in rows:
-        del row["problems"]
-    return rows
+def triton_kernels(pythons: list[str]) -> list[dict[str, Any]]:
+    """Every Triton kernel in every form that the launchers start, for sm_90, by each Python."""
+    from drcl.benchmarks.gates.checks import check
+
+    rows = [row for python in pythons for row in check([90], python=python, jobs=2)]
+    refused = [row for row in rows if "refused" in row]
+    if refused:
+        raise RuntimeError(f"kernels that do not compile: {refused}")
+    return [{key: row[key] for key in KEPT} for row in rows]
 
 
 def cuda_kernels() -> list[dict[str, Any]]:
@@ -45,7 +49,7 @@ def cuda_kernels() -> list[dict[str, Any]]:
         return []
     rows = []
     for source in sorted((ROOT / "csrc" / "cuda").glob("*.cu")):
-        for arch in ARCHITECTURES:
+        for arch in CUDA_ARCHITECTURES:
             with tempfile.TemporaryDirectory() as folder:
                 command = [
                     *(nvcc, "-O3", "-std=c++20", "--fmad=false", "-Xptxas", "-v", "-DUSE_CUDA"),
@@ -66,26 +70,30 @@ def cuda_kernels() -> list[dict[str, Any]]:
                 kind = {"f": "float32 scores", "d": "float64 scores"}[name[2]]
                 rows.append(
                     {
+                        "triton": "",
                         "kernel": name[1],
                         "label": kind,
                         "arch": arch,
                         "registers": int(registers),
-                        "spills": int(spills),
+                        "spilled": int(spills),
                         "shared": int(shared or 0),
-                        "tensor_core": "",
                     }
                 )
     return rows
 
 
 def main() -> None:
-    import triton
+    from drcl.benchmarks.gates.launches import HEADLINES
+    from drcl.benchmarks.gates.model import summary
 
-    rows = triton_kernels() + cuda_kernels()
+    if len(sys.argv) != 2:
+        raise SystemExit(__doc__)
+    older = sys.argv[1]
+    rows = triton_kernels([older, sys.executable]) + cuda_kernels()
     lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
-    TABLE.write_text(
-        f'{{"triton": "{triton.__version__}", "rows": [\n{lines}\n]}}\n', encoding="utf-8"
-    )
+    TABLE.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
+    steps = summary(HEADLINES, older, {})
+    PREDICTED.write_text(json.dumps(steps, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -148,29 +148,88 @@ def roofline() -> str:
 
 
 def gates(*kernels: str) -> str:
-    """Registers, shared memory and tensor-core instructions, as the assembler reports them."""
+    """What is counted in the assembler's code of every kernel, for sm_90."""
     table = json.loads((Path(__file__).with_name("compile_gates.json")).read_text("utf-8"))
-    cases: dict[tuple[str, str], dict[int, Row]] = {}
-    for row in table["rows"]:
+    cases: dict[tuple[str, str], list[Row]] = {}
+    for row in table:
         if row["kernel"] in kernels:
-            cases.setdefault((row["kernel"], row["label"]), {})[row["arch"]] = row
+            cases.setdefault((row["kernel"], row["label"]), []).append(row)
     missing = sorted(set(kernels) - {kernel for kernel, _ in cases})
     if missing:
         raise ValueError(f"no kernels {missing} in compile_gates.json")
-    archs = (80, 90, 100)
     cases = dict(sorted(cases.items(), key=lambda case: kernels.index(case[0][0])))
-    lines = ["| kernel | configuration | registers | shared memory, KiB | tensor cores (sm_90) |"]
-    lines += ["|---|---|---|---|---|"]
+    versions = sorted({row["triton"] for rows in cases.values() for row in rows})
+    if versions == [""]:
+        return _cuda_gates(cases)
+    lines = [
+        "| kernel | first launched by | tile | registers | blocks per multiprocessor "
+        "| shared memory, KiB | bank conflicts | tensor cores |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for (kernel, label), rows in cases.items():
-        registers = once(str(rows[a]["registers"]) for a in archs)
-        shared = once(f"{rows[a]['shared'] / 1024:.3g}" for a in archs)
-        core = ".".join(
-            rows[90]["tensor_core"].split(".")[:1] + rows[90]["tensor_core"].split(".")[-2:]
-        )
-        core = f"`{core.strip('.')}`" if rows[90]["tensor_core"] else "–"
-        lines.append(f"| `{kernel}` | {label or '–'} | {registers} | {shared} | {core} |")
-    spills = sum(row["spills"] for rows in cases.values() for row in rows.values())
-    lines += ["", f"sm_80 / sm_90 / sm_100, one number where all are the same; {spills} spills."]
+        cells = [
+            f"`{kernel}`",
+            label,
+            rows[-1]["configuration"],
+            once(str(row["registers"]) for row in rows),
+            once(str(row["blocks"]) for row in rows),
+            once(f"{row['shared'] / 1024:.3g}" for row in rows),
+            once(f"{row['conflict']}-way" if row["conflict"] > 1 else "–" for row in rows),
+            once(_core(row["tensor_core"]) for row in rows),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    spilled = sum(row["spilled"] for rows in cases.values() for row in rows)
+    lines += [
+        "",
+        f"Counted, for sm_90 with Triton {' / '.join(versions)}; one number where both agree. "
+        f"{spilled} bytes spilled. Conflicts are those in the loops of products.",
+    ]
+    return "\n".join(lines)
+
+
+def _cuda_gates(cases: dict[tuple[str, str], list[Row]]) -> str:
+    lines = ["| kernel | configuration | registers | shared memory, KiB |", "|---|---|---|---|"]
+    for (kernel, label), rows in cases.items():
+        registers = once(str(row["registers"]) for row in rows)
+        shared = once(f"{row['shared'] / 1024:.3g}" for row in rows)
+        lines.append(f"| `{kernel}` | {label} | {registers} | {shared} |")
+    archs = " / ".join(f"sm_{row['arch']}" for row in next(iter(cases.values())))
+    spilled = sum(row["spilled"] for rows in cases.values() for row in rows)
+    lines += ["", f"{archs}, one number where all are the same; {spilled} bytes spilled."]
+    return "\n".join(lines)
+
+
+def _core(instruction: str) -> str:
+    parts = instruction.split(".")
+    return f"`{'.'.join(parts[:1] + parts[-2:])}`" if instruction else "–"
+
+
+def predicted() -> str:
+    """The step of the loss at the headline shapes: predicted from the code, beside its floor."""
+    table = json.loads((Path(__file__).with_name("predicted.json")).read_text("utf-8"))
+    lines = [
+        "| B × D, C | launches | kernels that take most, µs | step, µs | floor, µs | ratio |",
+        "|---|---|---|---|---|---|",
+    ]
+    for step in table["steps"]:
+        times: dict[str, float] = {}
+        for launch in step["launches"]:
+            name = launch["kernel"].removesuffix("_kernel")
+            times[name] = times.get(name, 0.0) + launch["predicted_us"]
+        most = sorted(times.items(), key=lambda item: -item[1])[:4]
+        cells = [
+            step["problem"],
+            str(len(step["launches"])),
+            ", ".join(f"`{name}` {time:,.0f}" for name, time in most),
+            f"{step['predicted_us']:,.0f}",
+            f"{step['floor_us']:,.0f}",
+            f"{step['predicted_us'] / step['floor_us']:.2f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        f"Predicted for an {table['device']}, Triton {table['triton']}, float32; not measured.",
+    ]
     return "\n".join(lines)
 
 
@@ -252,7 +311,17 @@ def commands() -> str:
 FILLERS: dict[str, Callable[..., str]] = {
     function.__name__: function
     for function in (
-        *(backends, commands, gates, installs, intensity, literal_matrices, measured, memory),
+        *(
+            backends,
+            commands,
+            gates,
+            installs,
+            intensity,
+            literal_matrices,
+            measured,
+            memory,
+            predicted,
+        ),
         *(newcomer, readme, roofline),
     )
 }

@@ -1,0 +1,162 @@
+"""The gates: what must hold of every kernel in every form its launchers start."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import banks
+from .device import MULTIPROCESSORS, resident_blocks
+from .floors import CONFLICTS, WARPS, Table
+from .launches import Launch, named, record
+
+Row = dict[str, Any]
+ASSEMBLE = Path(__file__).with_name("assemble.py")
+
+
+def recorded(kernels: Sequence[str] = (), problems: Sequence[str] = ()) -> dict[str, Launch]:
+    """The compiled kernels by name, where kernel and first problem fit a pattern."""
+
+    def fits(name: str, patterns: Sequence[str]) -> bool:
+        return not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+    return {
+        name: launch
+        for name, launch in named(record()).items()
+        if fits(launch.kernel, kernels) and fits(launch.problem, problems)
+    }
+
+
+def assembled(
+    cases: dict[str, Launch],
+    archs: Sequence[int],
+    folder: Path,
+    python: str = sys.executable,
+    jobs: int = 1,
+    sass: bool = False,
+) -> list[Row]:
+    """One row for each case and architecture; PTX and, if asked for, SASS stay in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    given = folder / "cases.json"
+    given.write_text(json.dumps([launch._asdict() for launch in cases.values()]), "utf-8")
+    command = [python, str(ASSEMBLE), str(given), str(folder), f"--jobs={jobs}"]
+    command += ["--sass"] if sass else []
+    run = subprocess.run(
+        [*command, *(f"--arch={arch}" for arch in archs)], capture_output=True, text=True
+    )
+    if run.returncode:
+        raise RuntimeError(f"{python}: {run.stderr[-4000:]}")
+    index = json.loads((folder / "index.json").read_text("utf-8"))
+    names = list(cases)
+    rows = []
+    for found in index["rows"]:
+        name = names[found.pop("case")]
+        launch = cases[name]
+        row = {"triton": index["triton"], "kernel": launch.kernel,
+               "label": name.removeprefix(launch.kernel).strip(),
+               "configuration": configuration(launch), "precision": precision(launch)}  # fmt: skip
+        row |= found
+        if "refused" not in row:
+            ptx = folder / f"{names.index(name)}-{row['arch']}.ptx"
+            row |= counted(row, ptx.read_text("utf-8"))
+        row["problems"] = problems(row)
+        rows.append(row)
+    return rows
+
+
+def configuration(launch: Launch) -> str:
+    """Its tile and its warps, in short."""
+    constants = launch.constants.items()
+    sizes = [f"{n.removeprefix('BLOCK_')} {v}" for n, v in constants if n.startswith("BLOCK")]
+    return ", ".join([*sizes, f"{launch.options.get('num_warps', 4)} warps"])
+
+
+def precision(launch: Launch) -> str:
+    return str(launch.constants.get("PRECISION", "ieee"))
+
+
+def counted(row: Row, ptx: str) -> Row:
+    """What is counted from the code of one compiled kernel."""
+    loops = banks.product_loops(ptx)
+    inside = [a for a in banks.accesses(ptx, 32 * row["warps"]) if a.loop in loops]
+    core = re.search(r"(wgmma\.mma_async|tcgen05\.mma|mma\.sync)[\w.:]*", ptx)
+    loads = [a for a in inside if a.instruction.startswith("ld")]
+    return {
+        "blocks": resident_blocks(
+            row["arch"], row["warps"], row["registers"], row["shared"], row["tensor_memory"]
+        ),
+        "tensor_core": core[0] if core else "",
+        "conflict": max((a.conflict for a in inside), default=0),
+        "unknown": sum(a.conflict == 0 for a in inside),
+        "load_wavefronts": sum(a.wavefronts for a in loads),
+        "multiplications": max(loops.values(), default=0),
+        "barriers": barriers(ptx),
+    }
+
+
+def barriers(ptx: str) -> int:
+    """Of the whole block, in a single turn of the loop that has the most."""
+    return max((len(re.findall(r"\bbar(?:rier)?\.(?:cta\.)?sync", text))
+                for text in banks.innermost(ptx)), default=0)  # fmt: skip
+
+
+def problems(row: Row) -> list[str]:
+    """The gates that a row breaks, in words."""
+    if "refused" in row:
+        return [f"does not compile: {row['refused']}"]
+    arch = MULTIPROCESSORS[row["arch"]]
+    found = []
+    if row["spilled"]:
+        found.append(f"{row['spilled']} bytes a thread are spilled")
+    if row["shared"] > arch.shared_block * 1024:
+        found.append(f"needs {row['shared'] / 1024:.0f} KiB of shared memory")
+    least = first_line(WARPS, row)
+    if row["blocks"] * row["warps"] < least:
+        found.append(f"{row['blocks']} blocks of {row['warps']} warps, fewer than {least} warps")
+    allowed = first_line(CONFLICTS, row)
+    if row["conflict"] > allowed:
+        found.append(f"{row['conflict']}-way bank conflicts, more than {allowed}-way")
+    if row["unknown"]:
+        found.append(f"{row['unknown']} addresses in shared memory cannot be followed")
+    if row["precision"] == "ieee":
+        if row["tensor_core"] and ".f64" not in row["tensor_core"]:
+            found.append(f"float32 products run as {row['tensor_core']}")
+    elif arch.tensor_core:
+        kind = (
+            r"\.(bf16|kind::f16)" if row["precision"].startswith("bf16") else r"\.(tf32|kind::tf32)"
+        )
+        core = row["tensor_core"]
+        if not (core.startswith(arch.tensor_core) and re.search(kind, core)):
+            found.append(f"{row['precision']} products run as {core or 'fma'}")
+    return found
+
+
+def first_line(table: Table, row: Row) -> int:
+    """The number in the first line of a table that fits a row."""
+    for kernel, label, archs, value in table:
+        if (
+            fnmatch.fnmatchcase(row["kernel"], kernel)
+            and fnmatch.fnmatchcase(row["label"], label)
+            and row["arch"] in archs
+        ):
+            return value
+    raise KeyError(f"no line for {row['kernel']} {row['label']} on sm_{row['arch']}")
+
+
+def check(
+    archs: Sequence[int],
+    kernels: Sequence[str] = (),
+    problems: Sequence[str] = (),
+    python: str = sys.executable,
+    jobs: int = 1,
+) -> list[Row]:
+    """Records, compiles and counts; rows with their ``problems``."""
+    with tempfile.TemporaryDirectory() as folder:
+        return assembled(recorded(kernels, problems), archs, Path(folder), python, jobs)

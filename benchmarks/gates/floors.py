@@ -1,0 +1,40 @@
+"""How many warps a multiprocessor must hold of each kernel, and the bank conflicts it may have.
+
+The first line that fits counts: kernel, label, architectures, number. A kernel holds what it was
+counted to hold for sm_90 when its configuration was chosen, with either Triton; a change that loses
+a block fails. Everywhere else a warp for each scheduler is the least.
+"""
+
+ALL = (75, 80, 90, 100, 120)
+
+Table = list[tuple[str, str, tuple[int, ...], int]]
+
+WARPS: Table = [
+    # whole rows in registers: eight warps of one row each at D = 2,048
+    ("rows_kernel", "*", (90,), 8),
+    ("unit_rows_kernel", "*", (90,), 16),
+    ("coefficients_kernel", "*", (90,), 8),
+    ("finish_kernel", "*", (90,), 16),
+    ("gce_rows_kernel", "*", (90,), 20),
+    ("wide_coefficients_kernel", "*", (90,), 32),
+    # products: three blocks where no user's precision asks for larger tiles
+    ("symmetric_kernel", "*high*", (90,), 16),
+    ("symmetric_kernel", "*medium*", (90,), 16),
+    ("symmetric_kernel", "*", (90,), 12),
+    ("product_kernel", "*", (90,), 8),
+    ("prior_similarity_kernel", "*", (90,), 12),
+    ("class_sums_kernel", "*", (90,), 24),
+    ("similarity_kernel", "*", (90,), 8),
+    ("differences_kernel", "*", (90,), 8),
+    # sums and copies: what hides the latency of memory
+    ("*", "*", (90,), 24),
+    ("*", "*", ALL, 4),
+]
+
+# n-way, in the loops of products.
+CONFLICTS: Table = [
+    # for tcgen05 Triton writes the bf16 parts of float32 operands to shared memory, eight-way
+    ("symmetric_kernel", "*", (100,), 8),
+    ("product_kernel", "*", (100,), 8),
+    ("*", "*", ALL, 2),
+]
