@@ -469,11 +469,10 @@ def test_paper_compat():
     model = fit(validation=tiny.split(seed=3), paper_compat=True, selection="last")
     assert all(math.isfinite(v) for r in model.history for v in r.values() if isinstance(v, float))
     encoder = [r for r in model.history if r["phase"] == "encoder" and r["modality"] == "image"]
-    # Lowest validation loss at each epoch's own q; there is none at q = 0.
-    assert "validation_loss" not in encoder[0]
-    losses = [r["validation_loss"] for r in encoder[1:]]
+    # Lowest validation loss at each epoch's own q.
+    losses = [r["validation_loss"] for r in encoder]
     kept = [r["epoch"] for r in encoder if r["kept"]]
-    assert kept[-1] == 1 + int(np.argmin(losses))
+    assert kept[-1] == int(np.argmin(losses))
     prior = [
         r for r in model.history if r["phase"] == "prior" and r["modality"] == model.prior.modality
     ]
@@ -778,7 +777,6 @@ def test_features_that_overflow_in_the_network_are_refused():
 
 
 def test_the_released_codes_settings_train_in_one_epoch():
-    """Nothing is judged at q = 0 there; the untrained encoder was kept."""
     settings = {"paper_compat": True, "epochs": 1, "prior": Prior.orthogonal(16, 4)}
     judged, not_judged = fit(validation=tiny.split(seed=3), **settings), fit(**settings)
     assert same(states(judged, "image"), states(not_judged, "image"))

@@ -50,8 +50,9 @@ class Config:
         standardize: features to zero mean and unit variance per column, stored with the model; for
             arrays, not for a Dataset or DataLoader.
         paper_compat: the released code's behaviour: the last W is the prior; the last partial
-            batch is dropped; the label loss gives no gradient at q = 0; the kept encoder has the
-            lowest validation loss at each epoch's own q.
+            batch is dropped; q is 0.01, 0.02, … in the epochs of the encoder training, and 0, 0.01,
+            … in those of prior learning, where the loss gives no gradient at q = 0; the kept
+            encoder has the lowest validation loss at each epoch's own q.
         precision: of the networks' products in training. ``"float32"``; ``"tf32"``: TF32 where the
             device has it; ``"bf16"``: bfloat16 products. Weights, optimiser, losses and everything
             else are float32 always.

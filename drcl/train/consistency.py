@@ -115,6 +115,8 @@ def encoder_phase(
         inputs=(prior.weight, *(() if judged is None else (judged,))),
         average=averaging(network),
         ranks=ranks,
+        # The released code calls this loss with epoch + 1, and that of prior learning with epoch.
+        first_epoch=1 if config.paper_compat else 0,
     )
 
 
@@ -134,12 +136,8 @@ def _loss(
         if ranks is not None and permutation is not None:
             x, y = ranks.mix(x, y, permutation, classes, config.lam)
         found = criterion.parts(x, y, q=q, permutation=permutation)
-        total = found.total
-        if config.paper_compat:
-            # At q = 0 the released loss is NaN and its label part has a gradient of zero.
-            rest = criterion.alpha * found.consistency + criterion.beta * found.recasting
-            total = torch.where(q > 0, total, rest)
-        return Loss(total, {"J_L": found.label, "J_D": found.consistency, "J_MSE": found.recasting})
+        parts = {"J_L": found.label, "J_D": found.consistency, "J_MSE": found.recasting}
+        return Loss(found.total, parts)
 
     return loss
 
@@ -152,8 +150,7 @@ def _judge(
     ranks: Ranks | None,
 ) -> Callable[[float, Embed], dict[str, float]]:
     def judge(q: float, embed: Embed) -> dict[str, float]:
-        # The released validation loss is NaN at q = 0, and no epoch is kept for it: there is none.
-        if validation is None or (config.paper_compat and q == 0.0):
+        if validation is None:
             return {}
         with nullcontext() if ranks is None else ranks.together():
             embeddings, targets = collect(embed(validation), validation.count)

@@ -78,6 +78,7 @@ class Phase:
     keep_last: bool = False
     average: Callable[[list[Tensor]], None] | None = None  # over processes, where there are several
     ranks: Ranks | None = None  # the processes that have a slice of every batch each
+    first_epoch: int = 0  # what the schedule of q counts the first epoch as
 
     @property
     def file(self) -> str:
@@ -95,7 +96,10 @@ class Outcome:
 
 
 def schedule_q(epoch: int) -> float:
-    """``q = min(1, epoch/100)``, epochs counted from 0 (paper, J_L)."""
+    """``q = min(1, epoch/100)`` (paper, J_L).
+
+    Epochs count from 0, but in the released code's consistency training from 1.
+    """
     return min(1.0, 0.01 * epoch)
 
 
@@ -265,7 +269,7 @@ class Training:
         phase, source = self.phase, self.phase.source
         self._began = time.perf_counter()
         phase.network.train()
-        self.step.q.fill_(schedule_q(self.epoch))
+        self.step.q.fill_(schedule_q(phase.first_epoch + self.epoch))
         losses, self._rows = [], 0
         with self._seeded(str(self.epoch)):
             self.clock.enter("data")
@@ -320,7 +324,8 @@ class Training:
 
     def end_epoch(self) -> None:
         """Read, judge, record, and save if it is time to."""
-        phase, epoch, q = self.phase, self.epoch, schedule_q(self.epoch)
+        phase, epoch = self.phase, self.epoch
+        q = schedule_q(phase.first_epoch + epoch)
         loss, parts = self._read_losses()
         self.clock.enter("evaluation")
         with torch.inference_mode(), self._seeded(str(epoch), "judge"):
