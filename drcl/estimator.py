@@ -385,7 +385,7 @@ class DRCL:
         >>> model.search("image", torch.eye(4), "text", torch.eye(6)[:4], k=1).indices.flatten()
         tensor([0, 1, 2, 3])
         """
-        check_count("k", k)
+        k = check_count("k", k)
         found, items = self.encode(source, queries), self.encode(target, gallery)
         copies, firsts = equal_rows(
             lambda start, stop: items[start:stop], items.__getitem__, *items.shape

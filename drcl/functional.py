@@ -28,13 +28,13 @@ from drcl.checks import (
     check_lam,
     check_matrix,
     check_option,
-    check_part_weights,
     check_permutation,
     check_positive,
     check_prior,
     check_q,
     check_targets,
     check_tensor,
+    check_weight,
 )
 from drcl.dispatch import choose
 from drcl.eager.gce import gce
@@ -88,9 +88,8 @@ def mixup(
             [0.1000, 0.9000]])
     """
     check_matrix("features", features)
-    check_lam(lam)
-    if classes is not None:
-        check_count("classes", classes)
+    lam = check_lam(lam)
+    classes = None if classes is None else check_count("classes", classes)
     rows = _target_rows(targets, features, classes)
     if permutation is None:
         permutation = torch.randperm(len(features), generator=generator, device=features.device)
@@ -137,7 +136,7 @@ def prior_similarity(
     check_matrix("features", features)
     weight = prior.weight if isinstance(prior, Prior) else prior
     check_prior(weight, features)
-    check_positive("temperature", temperature)
+    temperature = check_positive("temperature", temperature)
     check_q(q)
     backend = choose("prior_similarity", features.device)
     if targets is not None:
@@ -247,9 +246,12 @@ def reversible_consistency_loss(
     (True, True)
     """
     check_matrix("features", features)
-    check_lam(lam)
-    check_positive("temperature", temperature)
-    check_part_weights(alpha=alpha, beta=beta, eta=eta)
+    lam = check_lam(lam)
+    temperature = check_positive("temperature", temperature)
+    alpha, beta, eta = (
+        check_weight(name, value)
+        for name, value in (("alpha", alpha), ("beta", beta), ("eta", eta))
+    )
     check_q(q)
     check_prior(prior.weight if isinstance(prior, Prior) else prior, features)
     prior = prior if isinstance(prior, Prior) else Prior(prior.detach())
@@ -343,7 +345,7 @@ def average_precision(
     check_has_values("scores", scores)
     if relevant.dtype != torch.bool:
         raise TypeError(f"relevant: expected dtype bool, got {relevant.dtype}")
-    check_cutoff(k)
+    k = check_cutoff(k)
     check_option("no_relevant", no_relevant, ("zero", "skip"))
     check_option("divisor", divisor, ops.average_precision.DIVISORS)
     check_option("ties", ties, ("index", "average"))
