@@ -16,7 +16,7 @@ from drcl.prior import Prior
 from drcl.train.config import Config, setting
 from drcl.train.embedding import apply_in_chunks, chunk_rows, collect
 from drcl.train.loop import Embed, Log, NonFiniteLoss, Outcome, Phase, diverged, stream_seed, train
-from drcl.train.networks import averaging, pick_device, wrapped_like
+from drcl.train.networks import averaging, fewest_rows, pick_device, wrapped_like
 from drcl.train.parallel import ALONE, Parallel, spread
 from drcl.train.ranks import Ranks
 from drcl.train.samples import Modality
@@ -115,6 +115,7 @@ def encoder_phase(
         inputs=(prior.weight, *(() if judged is None else (judged,))),
         average=averaging(network),
         ranks=ranks,
+        least=fewest_rows(encoder, modality, samples, setting(config.batch_size, modality), ranks),
         # The released code calls this loss with epoch + 1, and that of prior learning with epoch.
         first_epoch=1 if config.paper_compat else 0,
     )

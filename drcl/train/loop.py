@@ -79,6 +79,7 @@ class Phase:
     average: Callable[[list[Tensor]], None] | None = None  # over processes, where there are several
     ranks: Ranks | None = None  # the processes that have a slice of every batch each
     first_epoch: int = 0  # what the schedule of q counts the first epoch as
+    least: int = 1  # rows of a batch
 
     @property
     def file(self) -> str:
@@ -273,7 +274,7 @@ class Training:
         losses, self._rows = [], 0
         with self._seeded(str(self.epoch)):
             self.clock.enter("data")
-            read = source.epoch(phase.batch_size, self.generator, phase.drop_last)
+            read = source.epoch(phase.batch_size, self.generator, phase.drop_last, phase.least)
             while (batch := self._next(read)) is not None:
                 permutation = (
                     torch.randperm(batch.rows, generator=self.generator, device=source.device)
@@ -311,7 +312,7 @@ class Training:
         while size > 1:
             size //= 2
             try:
-                batch = next(iter(source.epoch(size, self.generator, False)))
+                batch = next(iter(source.epoch(size, self.generator, False, phase.least)))
                 order = torch.arange(batch.rows, device=source.device) if phase.mixes else None
                 for _ in range(2):  # a second one has to fit beside what the first keeps
                     self.step(batch, order)
