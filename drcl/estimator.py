@@ -318,7 +318,8 @@ class DRCL:
         network, device = self._encoder(modality), pick_device(self.config.device)
         if isinstance(network, (Encoder, nn.Linear)) and rows.shape[1:] != (network.in_features,):
             raise ValueError(
-                f"{modality} features: width {rows.shape[1]}, expected {network.in_features}"
+                f"{modality} features: rows of shape {tuple(rows.shape[1:])}, expected "
+                f"({network.in_features},)"
             )
         if modality in self.standardizers:
             rows = self.standardizers[modality](rows)

@@ -17,11 +17,12 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from drcl import DRCL, Config
 from drcl.metrics import mean_average_precision
 from drcl.pages import is_mapped
-from drcl.train import samples as samples_module
+from drcl.train import standardize
 from drcl.train.mapped import MappedRows
 from drcl.train.prior_learning import select_prior
-from drcl.train.samples import Samples, Standardizer, check_features
+from drcl.train.samples import Samples, check_features
 from drcl.train.source import Resident, Streamed, make_source
+from drcl.train.standardize import Standardizer
 
 CPU = torch.device("cpu")
 
@@ -85,7 +86,7 @@ def test_changes_to_a_private_mapping_are_not_lost(mapped):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
 def test_bad_rows_of_a_mapped_array_are_named(mapped, monkeypatch, bad):
-    monkeypatch.setattr(samples_module, "CHUNK_BYTES", 64)
+    monkeypatch.setattr(standardize, "CHUNK_BYTES", 64)
     array = np.zeros((40, 3))
     array[23, 1] = bad
     for features in (array, mapped(array)):
@@ -112,7 +113,7 @@ def test_a_column_whose_deviation_is_below_single_precision_counts_as_constant()
 def test_a_standardizer_in_chunks(monkeypatch):
     x = np.random.default_rng(0).normal(3, 5, size=(1000, 7)).astype(np.float32)
     x[:, 3] = 0.1
-    monkeypatch.setattr(samples_module, "CHUNK_BYTES", 7 * 4 * 33)
+    monkeypatch.setattr(standardize, "CHUNK_BYTES", 7 * 4 * 33)
     found = Standardizer.fit(torch.from_numpy(x))
     np.testing.assert_allclose(found.mean, x.mean(axis=0, dtype=np.float64), rtol=1e-6)
     wanted = x.std(axis=0, dtype=np.float64)

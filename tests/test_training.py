@@ -18,8 +18,9 @@ from drcl.train import checkpoint, loop
 from drcl.train.config import PRESETS
 from drcl.train.loop import stream_seed
 from drcl.train.networks import pick_device
-from drcl.train.samples import Standardizer, check_features
+from drcl.train.samples import check_features
 from drcl.train.source import batches
+from drcl.train.standardize import Standardizer
 
 # --- settings
 

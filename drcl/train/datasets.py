@@ -162,7 +162,8 @@ def scan(data: Loadable, name: str, standardize: bool) -> tuple[Scanned, npt.NDA
     Every pass draws the same from torch's generator, so that statistics do not depend on what else
     was drawn from it: an interrupted run that is taken up again standardizes as before.
     """
-    labels, moments = [], Moments(name) if standardize else None
+    labels: list[npt.NDArray[Any]] = []
+    moments = Moments(name) if standardize else None
     first, seen = torch.empty(0), 0
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)

@@ -105,12 +105,11 @@ def _needs_two_rows(network: nn.Module, samples: Modality) -> bool:
     row = torch.zeros((1, *samples.shape[1:]))
     if isinstance(samples, LoadedSamples):
         row = samples.as_input(row.to(samples.first.dtype))
-    trial = copy.deepcopy(network).train()
-    parameter = next(trial.parameters())
+    trial = copy.deepcopy(network).cpu().train()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            trial(row.to(parameter.device))
-    except ValueError as error:
+            trial(row)
+    except Exception as error:  # any other will be met, and told, in training
         return "more than 1 value per channel" in str(error)
     return False
 

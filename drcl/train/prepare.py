@@ -13,7 +13,7 @@ from drcl.train.config import Config
 from drcl.train.datasets import LoadedSamples
 from drcl.train.mapped import MappedRows
 from drcl.train.networks import unwrapped
-from drcl.train.samples import Data, Modality, Samples, prepare, with_labels
+from drcl.train.samples import Data, Labelled, Modality, Samples, prepare, with_labels
 from drcl.train.standardize import Moments, Standardizer, in_chunks
 
 
@@ -26,7 +26,7 @@ class Prepared(NamedTuple):
 
 
 def prepare_training(
-    train: Mapping[str, Data],
+    train: Mapping[str, Data | Labelled],
     validation: Mapping[str, Data],
     classes: tuple[int, ...],
     config: Config,

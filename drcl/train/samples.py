@@ -18,8 +18,9 @@ from drcl.train.datasets import Loadable, LoadedSamples, Scanned, is_loadable, l
 from drcl.train.mapped import MappedRows
 from drcl.train.standardize import in_chunks
 
+Data: TypeAlias = tuple[npt.ArrayLike, npt.ArrayLike] | Loadable
+# A Dataset has been passed over once.
 Labelled: TypeAlias = tuple[npt.ArrayLike | Scanned, npt.ArrayLike]
-Data: TypeAlias = Labelled | Loadable
 
 
 class Samples(NamedTuple):
@@ -79,7 +80,7 @@ def check_features(features: npt.ArrayLike | Tensor, name: str) -> Tensor | Mapp
 
 
 def with_labels(
-    data: Mapping[str, Data], split: str, standardize: bool = False
+    data: Mapping[str, Data | Labelled], split: str, standardize: bool = False
 ) -> dict[str, Labelled]:
     """Every modality as (features, labels); one pass over a Dataset or DataLoader finds its own.
 
@@ -117,7 +118,10 @@ def check_pairs(data: Any, split: str) -> None:
 
 
 def prepare(
-    data: Mapping[str, Data], classes: Sequence[int], split: str, integers: Container[str] = ()
+    data: Mapping[str, Data | Labelled],
+    classes: Sequence[int],
+    split: str,
+    integers: Container[str] = (),
 ) -> dict[str, Modality]:
     """Checked samples of every modality; errors name the split and the modality.
 
