@@ -72,13 +72,21 @@ def as_tensor(array: Any, name: str = "array") -> Tensor:
         return torch.from_numpy(array)
 
 
-def check_unmasked(array: Any, name: str) -> None:
-    """Refuse masked entries: NumPy hands on what lies below a mask as if it were a value."""
-    for row in range(len(array)) if isinstance(array, (list, tuple)) else ():
-        if isinstance(part := array[row], np.ma.MaskedArray) and np.ma.is_masked(part):
-            raise ValueError(_masked(name, row))
-    if isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
-        raise ValueError(_masked(name, int(np.argwhere(np.ma.getmaskarray(array))[0][0])))
+def check_unmasked(array: Any, name: str, row: int | None = None) -> None:
+    """Refuse masked entries: NumPy hands on what lies below a mask as if it were a value.
+
+    ``row`` is the number of the row that this is, if it is one.
+    """
+    if isinstance(array, (list, tuple)):
+        for place, part in enumerate(array):
+            if isinstance(part, np.ma.MaskedArray):
+                check_unmasked(part, name, place if row is None else row)
+    elif isinstance(array, np.ma.MaskedArray) and np.ma.is_masked(array):
+        row = int(np.argwhere(np.ma.getmaskarray(array))[0][0]) if row is None else row
+        raise ValueError(
+            f"{name}: row {row} is masked, expected values: leave it out, or use "
+            "array.filled(value)"
+        )
 
 
 def check_finite(rows: Tensor, name: str, first: int = 0) -> None:
@@ -87,10 +95,6 @@ def check_finite(rows: Tensor, name: str, first: int = 0) -> None:
     if not bool(finite.all()):
         row = first + int((~finite).nonzero()[0])
         raise ValueError(f"{name}: row {row} holds NaN or infinite values (as float32)")
-
-
-def _masked(name: str, row: int) -> str:
-    return f"{name}: row {row} is masked, expected values: leave it out, or use array.filled(value)"
 
 
 def _as_numpy(array: Any, name: str) -> npt.NDArray[Any]:

@@ -226,7 +226,8 @@ def reversible_consistency_loss(
         lam, permutation: λ and π of :func:`mixup`; λ = 1 is no mixing.
         process_group: ranks that each hold some rows of one batch; the loss on every rank is then
             that of the whole batch, and the gradient that of the rank's own rows (mixing stays
-            within the rank). No features travel, only sums of C×C, C×D and D×D.
+            within the rank). A rank may have none: features (0, D). No features travel, only sums
+            of C×C, C×D and D×D.
 
     Returns :class:`ReversibleConsistency`, in float64 for float64 features and in float32 for all
     others; call ``.total.backward()``. The cosine with a zero row is 0.
@@ -245,6 +246,8 @@ def reversible_consistency_loss(
     >>> loss.consistency.item() < 1e-10, loss.recasting.item() < 1e-10
     (True, True)
     """
+    if process_group is not None:
+        features, targets, permutation = _with_a_row(features, targets, permutation)
     check_matrix("features", features)
     lam = check_lam(lam)
     temperature = check_positive("temperature", temperature)
@@ -385,6 +388,20 @@ def _full_precision(features: Tensor) -> AbstractContextManager[None]:
     if not torch.amp.is_autocast_available(device):  # the meta device has none
         return nullcontext()
     return torch.autocast(device, enabled=False)
+
+
+def _with_a_row(
+    features: Tensor, targets: Tensor, permutation: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """One row without a label for a rank that has none: it has a part in every exchange."""
+    for name, value in (("features", features), ("targets", targets)):
+        check_tensor(name, value)
+        if value.ndim == 0 or value.shape[0] > 0:
+            return features, targets, permutation
+    row = features.new_zeros((1, *features.shape[1:]))
+    hidden = targets.new_full((1, *targets.shape[1:]), -1 if targets.ndim == 1 else 0)
+    alone = None if permutation is None else torch.zeros(1, dtype=torch.int64, device=row.device)
+    return torch.cat([features, row]), hidden, alone
 
 
 def _as_tensor(q: Tensor | float, features: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from drcl.arrays import as_features, as_tensor, is_array
+from drcl.arrays import as_features, as_tensor, check_unmasked, is_array
 from drcl.duplicates import equal_rows
 from drcl.pages import check_size, is_mapped
 
@@ -246,6 +246,8 @@ def _pieces(array: Rows, name: str) -> list[Tensor]:
     if is_array(array):
         pieces = [as_features(array, name)]
     elif isinstance(array, Sequence):
+        if len(array) and np.ndim(array[0]) == 1:
+            check_unmasked(array, name)  # one by one, rows would all be the first
         pieces = [as_features(piece, name) for piece in array]
         if pieces and pieces[0].ndim == 1:  # rows written as lists
             for row, piece in enumerate(pieces):

@@ -183,11 +183,14 @@ def scan(data: Loadable, name: str, standardize: bool) -> tuple[Scanned, npt.NDA
 
 def unmasked(name: str) -> Callable[[list[Any]], Any]:
     """Collates as PyTorch does, which would drop the masks of rows; these are refused."""
+    seen = 0
 
     def collate(samples: list[Any]) -> Any:
-        for sample in samples:
-            if isinstance(sample, (tuple, list)) and len(sample) == 2:
-                check_unmasked([sample[0]], f"{name} features")
+        nonlocal seen
+        for row, sample in enumerate(samples, seen):
+            if isinstance(sample, (tuple, list)) and sample:
+                check_unmasked(sample[0], f"{name} features", row)
+        seen += len(samples)
         return default_collate(samples)
 
     return collate
