@@ -65,6 +65,7 @@ class DRCL:
     unlabelled) or multi-hot rows (N, C). Modalities need not be paired or of one size. Instead of
     (features, labels), a modality may be a ``torch.utils.data`` Dataset or DataLoader that yields
     such pairs. An array over an ``np.memmap`` is never copied whole: it may be larger than memory.
+    Frames of pandas and Polars, SciPy's sparse matrices and arrays of h5py and zarr are read whole.
 
     >>> rng = np.random.default_rng(0)
     >>> y = np.arange(60) % 3
@@ -122,13 +123,13 @@ class DRCL:
 
         Args:
             train: modality -> (features, labels) or Dataset or DataLoader, one modality or more.
-                A Dataset is read once beforehand, for its labels, and shuffled as arrays are; a
-                DataLoader decides itself on order and batches.
+                A Dataset is read once beforehand, for its labels and statistics, and shuffled as
+                arrays are; a DataLoader decides itself on order and batches.
             validation: the same for some or all modalities; without it the last epoch is kept.
             prior: use this prior and skip prior learning.
             checkpoints: a folder; a run that was interrupted continues from what it finds there and
                 ends as it would have. It must have been written with the same settings and data (of
-                a Dataset's, only the labels are compared). Saving takes about 1 % of the time;
+                a Dataset's, only labels and scale are compared). Saving takes about 1 % of the time;
                 Ctrl-C ends the epoch and saves first.
             progress: show a bar per phase and modality.
             parallel: divide the training among the processes of the default process group (see
@@ -279,10 +280,10 @@ class DRCL:
         Args:
             modality: one that was trained.
             features: (N, d), finite, of any real dtype, converted to float32; or a Dataset or
-                DataLoader of (features, labels).
+                DataLoader of (features, labels). They are standardized as in training.
 
         Raises ValueError for a modality that is not there, another width, NaN or infinite features
-        or none at all.
+        or none at all; RuntimeError before :meth:`fit`.
 
         >>> y = torch.arange(40) % 4
         >>> prior = Prior.orthogonal(dim=8, classes=4)
@@ -378,7 +379,7 @@ class DRCL:
         """The k nearest items of another modality by cosine, ties by gallery index.
 
         Args:
-            source, queries: the queries' modality and features (Q, d).
+            source, queries: the queries' modality and features (Q, d), as :meth:`encode` takes them.
             target, gallery: the gallery's modality and features (N, d').
             k: how many; above N it means N.
 

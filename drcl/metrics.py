@@ -1,7 +1,8 @@
 """Retrieval quality from embeddings: exact, all measures in one pass, in bounded memory.
 
-Embeddings may be torch tensors, NumPy arrays (also memory-mapped ones), or, for the gallery, a
-sequence or iterator of chunks; float16, bfloat16, float32 or float64. Labels are class ids (N,) or
+Embeddings may be torch tensors, NumPy arrays (also memory-mapped ones), frames, SciPy's sparse
+matrices, arrays of h5py or zarr (these three are read whole), or, for the gallery, a sequence or
+iterator of chunks of these; of any real dtype. Labels are class ids (N,) or
 multi-hot rows (N, C). Class ids are whole numbers, 0 to 2⁶³ − 1 or −1, in any real dtype; others,
 also those below −1, are refused. An item is relevant to a query of the same class or, multi-label,
 one that shares a label. Items labelled −1 (class ids) have unknown relevance: they are left out as

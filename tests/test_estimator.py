@@ -677,8 +677,8 @@ def test_what_is_no_train_argument_says_what_to_give(train, message):
     with pytest.raises(TypeError, match=message.replace("train", "test")):
         model.evaluate(train())
     if isinstance(train(), dict):
-        with pytest.raises(TypeError, match=message):
-            model.add_modality("image ", *train().values(), progress=False)
+        with pytest.raises(TypeError, match=message.replace("image", "audio")):
+            model.add_modality("audio", *train().values(), progress=False)
 
 
 def test_fit_of_features_and_labels_says_what_to_give():

@@ -57,8 +57,8 @@ class Config:
             the ``"validation"`` set.
         selection: which epoch's encoder is kept: best ``"map"`` (validation mAP within the
             modality), lowest validation ``"loss"`` at q = 1, or the ``"last"``.
-        standardize: features to zero mean and unit variance per column, stored with the model; for
-            arrays, not for a Dataset or DataLoader.
+        standardize: features to zero mean and unit variance per column, stored with the model;
+            whatever source they come from.
         paper_compat: the released code's behaviour: the last W is the prior; the last partial
             batch is dropped; q is 0.01, 0.02, … in the epochs of the encoder training, and 0, 0.01,
             … in those of prior learning, where the loss gives no gradient at q = 0; the kept
