@@ -129,7 +129,7 @@ class DRCL:
             prior: use this prior and skip prior learning.
             checkpoints: a folder; a run that was interrupted continues from what it finds there and
                 ends as it would have. It must have been written with the same settings and data (of
-                a Dataset's, only labels and scale are compared). Saving takes about 1 % of the time;
+                a Dataset, labels and scale are compared). Saving takes about 1 % of the time;
                 Ctrl-C ends the epoch and saves first.
             progress: show a bar per phase and modality.
             parallel: divide the training among the processes of the default process group (see
@@ -379,7 +379,7 @@ class DRCL:
         """The k nearest items of another modality by cosine, ties by gallery index.
 
         Args:
-            source, queries: the queries' modality and features (Q, d), as :meth:`encode` takes them.
+            source, queries: the queries' modality and features (Q, d), as for :meth:`encode`.
             target, gallery: the gallery's modality and features (N, d').
             k: how many; above N it means N.
 

@@ -129,7 +129,8 @@ def test_numbers_of_numpy_are_numbers(batch):
     assert torch.equal(found.total, wanted.total)
     module = ReversibleConsistencyLoss(prior, **numpy)
     assert torch.equal(module.parts(x, y, q=np.float32(0.5), permutation=swap).total, wanted.total)
-    assert all(type(value) in (int, float) for value in vars(module).values() if np.isscalar(value))
+    for name in settings:
+        assert type(getattr(module, name)) in (int, float), name
     mixed, rows = functional.mixup(
         x, y.clamp(min=0), classes=np.int64(4), lam=np.float32(0.5), permutation=swap
     )
@@ -194,7 +195,7 @@ def test_a_rank_without_rows_contributes_nothing(batch, tmp_path, targets, lam):
         parts = criterion.parts(x, y, q=0.5)
         parts.total.backward()
         assert [float(part) for part in parts] == [0.0] * 4 and x.grad.shape == (0, 12)
-        with pytest.raises(ValueError, match=r"targets: .*3"):
+        with pytest.raises(ValueError, match="features: is empty"):
             criterion(x, torch.zeros(3, dtype=torch.int64))
     with pytest.raises(ValueError, match="features: is empty"):
         ReversibleConsistencyLoss(prior)(x, y)
