@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -162,6 +162,11 @@ def check_counts(name: str, values: Any) -> tuple[int, ...]:
     return tuple(check_count(name, value) for value in values)
 
 
+def check_integer(name: str, value: Any) -> int:
+    """A whole number of any size."""
+    return _integer(name, value, -math.inf, math.inf, "an integer")
+
+
 def check_seed(seed: Any) -> int:
     """A seed that a torch generator takes."""
     return _integer("seed", seed, -(2**63), 2**64, "an integer of 64 bits")
@@ -177,6 +182,21 @@ def check_option(name: str, value: Any, allowed: tuple[str, ...]) -> str:
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name}: expected one of {allowed}, got {value!r}")
     return str(value)
+
+
+def check_modalities(name: str, value: Any, of: str, instead: str = "") -> None:
+    """Refuse what is no mapping from modality to something; ``instead`` says what to give."""
+    if not isinstance(value, Mapping):
+        raise TypeError(
+            f"{name}: expected a mapping from modality to {of}, got {type(value).__name__}{instead}"
+        )
+
+
+def check_pair(name: str, value: Any, expected: str) -> None:
+    """Refuse what is no tuple or list of two."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        what = f"{len(value)} items" if isinstance(value, (tuple, list)) else type(value).__name__
+        raise TypeError(f"{name}: expected {expected}, got {what}")
 
 
 def check_flag(name: str, value: Any) -> bool:
@@ -206,12 +226,13 @@ def _number(name: str, value: Any, expected: str, holds: Callable[[float], bool]
     return int(value) if type(value) is int else number
 
 
-def _integer(name: str, value: Any, least: int, limit: int, expected: str) -> int:
+def _integer(name: str, value: Any, least: float, limit: float, expected: str) -> int:
     try:
         number = operator.index(value)
+        good = not isinstance(value, bool) and least <= number < limit
     except TypeError:
-        number = limit
-    if isinstance(value, bool) or not least <= number < limit:
+        number, good = 0, False
+    if not good:
         raise ValueError(f"{name}: expected {expected}, got {value!r}")
     return number
 

@@ -24,7 +24,7 @@ from torch.distributed import ProcessGroup
 
 from drcl.agreement import everywhere, gather_rows, share, together
 from drcl.arrays import as_features, as_tensor
-from drcl.checks import check_count, check_cutoff, check_option
+from drcl.checks import check_count, check_cutoff, check_modalities, check_option, check_pair
 from drcl.dispatch import choose
 from drcl.eager import sharded_ranking
 from drcl.memory import in_pieces
@@ -469,15 +469,9 @@ def retrieval_report(
     >>> retrieval_report({"image": x, "text": x}, ks=())
     {'mAP@all': {'image->text': 1.0, 'text->image': 1.0, 'mean': 1.0}}
     """
-    if not isinstance(embeddings, Mapping):
-        raise TypeError(
-            "embeddings: expected a mapping from modality to (embeddings, labels), got "
-            f"{type(embeddings).__name__}"
-        )
+    check_modalities("embeddings", embeddings, "(embeddings, labels)")
     for name, part in embeddings.items():
-        if not isinstance(part, (tuple, list)) or len(part) != 2:
-            what = f"{len(part)} items" if isinstance(part, (tuple, list)) else type(part).__name__
-            raise TypeError(f"embeddings: expected {name!r}: (embeddings, labels), got {what}")
+        check_pair(f"embeddings {name}", part, "(embeddings, labels)")
     if len(embeddings) < 2:
         raise ValueError(f"embeddings: expected at least two modalities, got {list(embeddings)}")
     cutoffs = _check_cutoffs(ks)

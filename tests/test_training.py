@@ -57,6 +57,7 @@ from drcl.train.standardize import Standardizer
         {"standardize": np.int64(1)},
         {"seed": np.bool_(True)},
         {"seed": 1.0},
+        {"seed": None},
         {"dim": np.float32(16)},
         {"lam": np.bool_(True)},
         {"lam": True},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +13,7 @@ from drcl.checks import (
     check_counts,
     check_device_name,
     check_flag,
+    check_integer,
     check_lam,
     check_option,
     check_positive,
@@ -150,13 +150,6 @@ def setting(value: PerModality[T], modality: str) -> T:
     return value[modality] if isinstance(value, Mapping) else value
 
 
-def _check_seed(name: str, value: Any) -> int:
-    # Streams are drawn from a digest of it, so it may have any number of bits.
-    if isinstance(value, bool):
-        raise ValueError(f"{name}: expected an integer, got {value!r}")
-    return operator.index(value)
-
-
 # In the settings' order; each returns a plain value.
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "dim": check_count,
@@ -178,7 +171,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "standardize": check_flag,
     "paper_compat": check_flag,
     "precision": partial(check_option, allowed=("float32", "tf32", "bf16")),
-    "seed": _check_seed,
+    "seed": check_integer,  # streams are drawn from a digest of it
     "device": check_device_name,
 }
 

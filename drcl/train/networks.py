@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from drcl.checks import check_modalities
 from drcl.encoder import Encoder
 from drcl.train.config import Config
 from drcl.train.datasets import LoadedSamples
@@ -59,12 +60,9 @@ def build_network(
 
 def check_networks(networks: Mapping[str, nn.Module] | None) -> dict[str, nn.Module]:
     """The networks as a dict of their own; anything but modules by modality is refused."""
-    if networks is not None and not isinstance(networks, Mapping):
-        raise TypeError(
-            "networks: expected a mapping from modality to nn.Module, got "
-            f"{type(networks).__name__}"
-        )
-    for modality, network in (networks or {}).items():
+    networks = {} if networks is None else networks
+    check_modalities("networks", networks, "nn.Module")
+    for modality, network in networks.items():
         if isinstance(network, type):
             raise TypeError(
                 f"networks: that of {modality} is the class {network.__name__}, expected a module "
@@ -75,7 +73,7 @@ def check_networks(networks: Mapping[str, nn.Module] | None) -> dict[str, nn.Mod
                 f"networks: that of {modality} is a {type(network).__name__}, expected an "
                 "nn.Module: a function needs one whose forward() calls it"
             )
-    return dict(networks or {})
+    return dict(networks)
 
 
 def fewest_rows(

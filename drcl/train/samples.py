@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from drcl.arrays import as_features, check_finite, check_unmasked
+from drcl.checks import check_modalities, check_pair
 from drcl.labels import encode_labels
 from drcl.pages import is_mapped
 from drcl.train.checkpoint import check_name
@@ -95,25 +96,16 @@ def with_labels(
 
 def check_pairs(data: Any, split: str) -> None:
     """Refuse what is no mapping of modalities to (features, labels), Datasets or DataLoaders."""
-    if not isinstance(data, Mapping):
-        instead = f"its .{split}" if hasattr(data, split) else '{"image": (features, labels), …}'
-        raise TypeError(
-            f"{split}: expected a mapping from modality to (features, labels), got "
-            f"{type(data).__name__}; give {instead}"
-        )
+    instead = f"its .{split}" if hasattr(data, split) else '{"image": (features, labels), …}'
+    check_modalities(split, data, "(features, labels)", f"; give {instead}")
     for modality, one in data.items():
         if is_loadable(one):
             continue
-        if not isinstance(one, (tuple, list)) or len(one) != 2:
-            what = f"{len(one)} items" if isinstance(one, (tuple, list)) else type(one).__name__
-            raise TypeError(
-                f"{split} {modality}: expected (features, labels), a Dataset or a DataLoader, got "
-                f"{what}"
-            )
+        where = f"{split} {modality}"
+        check_pair(where, one, "(features, labels), a Dataset or a DataLoader")
         if is_loadable(one[0]):
             raise TypeError(
-                f"{split} {modality}: a {type(one[0]).__name__} yields its own labels; give it "
-                "alone"
+                f"{where}: a {type(one[0]).__name__} yields its own labels; give it alone"
             )
 
 
