@@ -645,7 +645,7 @@ MISUSES = {
     "an array": (lambda: X, r"train: expected a mapping .* got ndarray; give \{\"image\""),
     "a tensor": (lambda: torch.from_numpy(X), r"train: expected a mapping .* got Tensor"),
     "a frame": (
-        lambda: pytest.importorskip("pandas").DataFrame(X),
+        lambda: pytest.importorskip("pandas", reason="no pandas").DataFrame(X),
         r"train: expected a mapping .* got DataFrame",
     ),
     "a data set": (
@@ -654,7 +654,7 @@ MISUSES = {
     ),
     "features alone": (lambda: {"image": X}, r"train image: expected \(features, labels\), a Data"),
     "a frame alone": (
-        lambda: {"image": pytest.importorskip("pandas").DataFrame(X)},
+        lambda: {"image": pytest.importorskip("pandas", reason="no pandas").DataFrame(X)},
         r"train image: expected \(features, labels\), a Dataset .* got DataFrame",
     ),
     "three": (lambda: {"image": (X, Y, Y)}, r"train image: expected \(features.* got 3 items"),

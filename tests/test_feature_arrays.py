@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import h5py
 import numpy as np
 import pytest
-import scipy.sparse
 import tiny
 import torch
 from gloo import process_group
@@ -15,6 +13,11 @@ from torch.distributed.tensor import distribute_tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from drcl import DRCL, Config, Encoder, Prior, functional, losses, metrics, select_prior
+
+h5py = pytest.importorskip("h5py", reason="arrays in HDF5 files need h5py")
+sparse = pytest.importorskip("scipy.sparse", reason="sparse matrices need SciPy")
+pandas = pytest.importorskip("pandas", reason="frames need pandas")
+polars = pytest.importorskip("polars", reason="frames need Polars")
 
 SETTINGS = {**tiny.SETTINGS, "epochs": 1, "prior_epochs": 1, "standardize": True}
 
@@ -38,18 +41,12 @@ class Rows:
         return self._array[rows]
 
 
-def pandas_frame(x):
-    return pytest.importorskip("pandas").DataFrame(x)
-
-
 def pandas_mixed(x):
-    pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(x.astype(np.int64), columns=[f"c{i}" for i in range(x.shape[1])])
     return frame.astype({"c0": "Int64", "c1": "Float64", "c2": np.float32})
 
 
 def polars_frame(x):
-    polars = pytest.importorskip("polars")
     return polars.DataFrame({f"c{i}": column for i, column in enumerate(x.T)})
 
 
@@ -67,13 +64,13 @@ KINDS = {
     "uint8 tensor": lambda x: torch.from_numpy(x).to(torch.uint8),
     "uint16 tensor": lambda x: torch.from_numpy(x.astype(np.uint16)),
     "lists": lambda x: x.tolist(),
-    "pandas": pandas_frame,
+    "pandas": pandas.DataFrame,
     "pandas, mixed": pandas_mixed,
     "polars": polars_frame,
     "h5py": hdf5,
     "rows": Rows,
-    "csr_matrix": scipy.sparse.csr_matrix,
-    "coo_array": scipy.sparse.coo_array,
+    "csr_matrix": sparse.csr_matrix,
+    "coo_array": sparse.coo_array,
     "unmasked": lambda x: np.ma.masked_array(x, mask=False),
 }
 
@@ -121,8 +118,6 @@ def test_embeddings_of_every_kind_are_the_same_embeddings(kind):
 
 
 def test_truth_values_are_zeros_and_ones(tmp_path):
-    pandas = pytest.importorskip("pandas")
-    polars = pytest.importorskip("polars")
     x, y = whole()["image"]
     x = np.column_stack([x, x[:, 0] > 100]).astype(np.float32)
     wanted = model_of({"image": (x, y)})
@@ -207,7 +202,6 @@ def bad_features(tmp_path, x, y):
     np.save(tmp_path / "x.npy", x)
     mapped = np.ma.masked_array(np.load(tmp_path / "x.npy", mmap_mode="r"), mask=masked(x).mask)
     tensor = torch.from_numpy(x)
-    frames = pytest.importorskip("pandas"), pytest.importorskip("polars")
     named = {"good": x[:, 0], "bad": ["a"] * len(x)}
     return {
         "masked": (masked(x), "row 7 is masked"),
@@ -223,10 +217,10 @@ def bad_features(tmp_path, x, y):
         "meta": (tensor.to("meta"), "meta device"),
         "complex": (tensor.to(torch.complex64), "real numbers"),
         "words": (x.astype(str), "numbers"),
-        "column of words": (frames[0].DataFrame(named), "column 'bad'"),
-        "column of words, polars": (frames[1].DataFrame(named), "column 'bad'"),
-        "arrays in a column": (frames[0].Series(list(x)), r"np\.stack"),
-        "missing": (frames[1].DataFrame({"a": [1.0] * 9 + [None] * 31}), "row 9 .*NaN"),
+        "column of words": (pandas.DataFrame(named), "column 'bad'"),
+        "column of words, polars": (polars.DataFrame(named), "column 'bad'"),
+        "arrays in a column": (pandas.Series(list(x)), r"np\.stack"),
+        "missing": (polars.DataFrame({"a": [1.0] * 9 + [None] * 31}), "row 9 .*NaN"),
         "a dataset with NaN": (
             TensorDataset(tensor.where(tensor != tensor[7, 2], np.nan), torch.from_numpy(y)),
             "row [0-7] .*NaN",
