@@ -300,14 +300,14 @@ class DRCL:
         return _unit_rows(torch.cat(chunks), modality)
 
     def _encode_loaded(self, modality: str, data: Loadable) -> tuple[Tensor, npt.NDArray[Any]]:
-        integers = takes_integers(self._encoder(modality))
+        scaled = modality in self.standardizers
+        integers = takes_integers(self._encoder(modality)) and not scaled
         found: list[Tensor] = []
         labels, seen = [], 0
         with torch.random.fork_rng(devices=[]):  # a loader may draw from it
             for features, part in read_pairs(in_order(data, 1024, unmasked(modality)), modality):
                 check_finite(features.float(), f"{modality} features", seen)
-                integral = integers and modality not in self.standardizers
-                found.append(self._embed(modality, as_input(features, integral)))
+                found.append(self._embed(modality, as_input(features, integers)))
                 labels.append(part)
                 seen += len(part)
         if not found:

@@ -173,7 +173,7 @@ def scan(data: Loadable, name: str, standardize: bool) -> tuple[Scanned, npt.NDA
             if moments is not None:
                 moments.add(rows)
             if not labels:
-                first = features[:0]
+                first = features.new_empty((0, *features.shape[1:]))
             labels.append(part)
             seen += len(rows)
     if not labels:
