@@ -118,7 +118,7 @@ def read_pairs(loader: DataLoader[Any], name: str) -> Iterator[tuple[Tensor, npt
             )
         if len(rows) != len(found):
             raise ValueError(
-                f"{name}: a batch has {len(rows)} rows of features but {len(found)} labels"
+                f"{name}: a batch of {len(rows)} rows of features but {len(found)} labels"
             )
         yield rows, found
 
