@@ -40,7 +40,7 @@ from drcl.train.checkpoint import (
 from drcl.train.config import Config
 
 BASELINES = {"CCA": cca, "semantic matching (logistic regression)": semantic_matching}
-FORMAT = 3
+FORMAT = 4
 
 
 def ablate(

@@ -570,7 +570,9 @@ def copy_state(module: nn.Module) -> dict[str, Tensor]:
 
 def fingerprint(phase: Phase) -> str:
     """All that a phase depends on: settings, samples, further inputs, the untrained parameters."""
-    about = [phase.name, phase.modality, phase.settings]
+    about: list[Any] = [phase.name, phase.modality, phase.settings]
+    if phase.first_epoch > 0:  # paper_compat has had 0 in both trainings
+        about.append(phase.first_epoch)
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for part in (phase.source, *phase.inputs, *phase.module.state_dict().values()):
         for tensor in [part] if isinstance(part, Tensor) else part.content():
