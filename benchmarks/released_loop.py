@@ -3,8 +3,9 @@
 The peer of ``training.py``: a plain stack of ``nn.Linear``, the literal loss with its B×B matrices,
 ``torch.optim.Adam`` with its defaults (one parameter at a time on a CPU, ``foreach`` on a GPU),
 features on the host and copied batch by batch, the loss read after every step, and judging under
-autograd with the whole set as one batch. The flaws stay: the norm is not guarded, the label loss is
-NaN at q = 0, a last partial batch is dropped.
+autograd with the whole set as one batch. q is 0, .01, … in prior learning and .01, .02, … in the
+training of the encoder. The flaws stay: the norm is not guarded, the label loss is NaN at q = 0, a
+last partial batch is dropped.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ def train_encoder(
     optimizer = torch.optim.Adam(encoder.parameters(), lr=lr, betas=(0.5, 0.999))
     best, history = float("inf"), []
     for epoch in range(epochs):
-        q, losses = min(1.0, 0.01 * epoch), []
+        q, losses = min(1.0, 0.01 * (epoch + 1)), []
         began = time.perf_counter()
         for features, labels in _batches(train, batch, device):
             permutation = torch.randperm(len(features)).to(device)

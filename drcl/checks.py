@@ -1,20 +1,24 @@
 """Arguments checked before anything is computed: an error names the argument and what it must be.
 
-Values are looked at only where that is free; see :func:`_can_look_at`.
+A setting's check returns it as a plain Python value, whether it was one of Python's or of NumPy's.
+Values of tensors are looked at only where that is free; see :func:`_can_look_at`.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_ROUNDING = torch.finfo(torch.float64).eps ** 0.5
 
 
 def check_matrix(name: str, value: Any, shape: str = "(B, D)") -> None:
@@ -34,7 +38,15 @@ def check_tensor(name: str, value: Any) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
     if value.layout != torch.strided:
-        raise ValueError(f"{name}: expected a dense tensor, got layout {value.layout}")
+        raise ValueError(
+            f"{name}: expected a dense tensor, got layout {value.layout}; sparse ones have "
+            ".to_dense()"
+        )
+    if hasattr(value, "to_local"):
+        raise TypeError(
+            f"{name}: expected a plain tensor, got a {type(value).__name__}; .to_local() has this "
+            "rank's part, .full_tensor() all of it"
+        )
 
 
 def check_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
@@ -118,63 +130,95 @@ def check_q(q: Any) -> None:
     if torch.compiler.is_compiling() and isinstance(q, float):
         return  # a look at it would compile anew for every value
     if not isinstance(q, Tensor):
-        _check_number("q", q, "a number in [0, 1]", lambda value: 0.0 <= value <= 1.0)
+        # 1 may also be a sum of a hundred times 0.01.
+        _number("q", q, "a number in [0, 1]", lambda value: 0.0 <= value <= 1.0 + _ROUNDING)
     elif q.ndim != 0 or q.dtype not in FLOATS:
         raise ValueError(f"q: expected a 0-d float tensor, got {q.dtype} {tuple(q.shape)}")
-    elif _can_look_at(q) and not 0.0 <= float(q) <= 1.0:
+    elif _can_look_at(q) and not 0.0 <= float(q) <= 1.0 + torch.finfo(q.dtype).eps ** 0.5:
         raise ValueError(f"q: expected a number in [0, 1], got {float(q)}")
 
 
-def check_lam(lam: Any) -> None:
-    """Refuse a mixing weight outside [0, 1]."""
-    _check_number("lam", lam, "a number in [0, 1]", lambda value: 0.0 <= value <= 1.0)
+def check_lam(lam: Any) -> float:
+    """A mixing weight in [0, 1]."""
+    return _number("lam", lam, "a number in [0, 1]", lambda value: 0.0 <= value <= 1.0)
 
 
-def check_positive(name: str, value: Any) -> None:
-    """Refuse what is not a positive finite number."""
-    _check_number(name, value, "a positive number", lambda value: 0.0 < value < float("inf"))
+def check_positive(name: str, value: Any) -> float:
+    """A positive finite number."""
+    return _number(name, value, "a number > 0", lambda value: 0.0 < value < math.inf)
 
 
-def check_part_weights(**weights: Any) -> None:
-    """Refuse weights of a loss' parts that are negative or not finite."""
-    for name, value in weights.items():
-        _check_number(name, value, "a number >= 0", lambda value: 0.0 <= value < float("inf"))
+def check_weight(name: str, value: Any) -> float:
+    """The weight of a part of a loss: finite and not negative."""
+    return _number(name, value, "a number >= 0", lambda value: 0.0 <= value < math.inf)
 
 
-def check_count(name: str, value: Any, least: int = 1, more: str = "") -> None:
-    """Refuse what is not a whole number, or is too small; ``more`` says what else would do."""
-    try:
-        good = not isinstance(value, bool) and operator.index(value) >= least
-    except TypeError:
-        good = False
-    if not good:
-        raise ValueError(f"{name}: expected an integer >= {least}{more}, got {value!r}")
+def check_count(name: str, value: Any, least: int = 1, more: str = "") -> int:
+    """A whole number that is not too small; ``more`` says what else would do."""
+    return _integer(name, value, least, 2**63, f"an integer >= {least}{more}")
 
 
-def check_seed(seed: Any) -> None:
-    """Refuse a seed that a torch generator does not take."""
-    try:
-        good = -(2**63) <= operator.index(seed) < 2**64
-    except TypeError:
-        good = False
-    if not good:
-        raise ValueError(f"seed: expected an integer of 64 bits, got {seed!r}")
+def check_counts(name: str, values: Any) -> tuple[int, ...]:
+    """A sequence or array of whole numbers from 1 on."""
+    if not isinstance(values, (Sequence, np.ndarray)) or isinstance(values, str):
+        raise ValueError(f"{name}: expected a sequence of integers >= 1, got {values!r}")
+    return tuple(check_count(name, value) for value in values)
 
 
-def check_cutoff(k: Any) -> None:
-    """Refuse a rank cut-off that is not a positive whole number."""
-    if k is not None:
-        check_count("k", k, more=" or None for the whole gallery")
+def check_integer(name: str, value: Any) -> int:
+    """A whole number of any size."""
+    return _integer(name, value, -math.inf, math.inf, "an integer")
 
 
-def check_option(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    """Refuse a word that is not one of the allowed ones."""
+def check_seed(seed: Any) -> int:
+    """A seed that a torch generator takes."""
+    return _integer("seed", seed, -(2**63), 2**64, "an integer of 64 bits")
+
+
+def check_cutoff(k: Any) -> int | None:
+    """A rank cut-off: a positive whole number, or None."""
+    return None if k is None else check_count("k", k, more=" or None for the whole gallery")
+
+
+def check_option(name: str, value: Any, allowed: tuple[str, ...]) -> str:
+    """One of the allowed words."""
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name}: expected one of {allowed}, got {value!r}")
+    return str(value)
 
 
-def _check_number(name: str, value: Any, expected: str, holds: Callable[[float], bool]) -> None:
-    if not isinstance(value, Real):
+def check_modalities(name: str, value: Any, of: str, instead: str = "") -> None:
+    """Refuse what is no mapping from modality to something; ``instead`` says what to give."""
+    if not isinstance(value, Mapping):
+        raise TypeError(
+            f"{name}: expected a mapping from modality to {of}, got {type(value).__name__}{instead}"
+        )
+
+
+def check_pair(name: str, value: Any, expected: str) -> None:
+    """Refuse what is no tuple or list of two."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        what = f"{len(value)} items" if isinstance(value, (tuple, list)) else type(value).__name__
+        raise TypeError(f"{name}: expected {expected}, got {what}")
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name}: expected True or False, got {value!r}")
+    return bool(value)
+
+
+def check_device_name(name: str, value: Any) -> str:
+    """``"auto"``, or a torch device or its name; whether it is there is not looked at."""
+    named = str(value) if isinstance(value, (str, torch.device)) else ""
+    if not re.fullmatch(r"[a-z]+(:\d+)?", named):
+        raise ValueError(f'{name}: expected "auto" or a torch device, got {value!r}')
+    return named
+
+
+def _number(name: str, value: Any, expected: str, holds: Callable[[float], bool]) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name}: expected {expected}, got {value!r}")
     try:
         number = float(value)
@@ -182,6 +226,18 @@ def _check_number(name: str, value: Any, expected: str, holds: Callable[[float],
         number = math.inf
     if not holds(number):
         raise ValueError(f"{name}: expected {expected}, got {value}")
+    return int(value) if type(value) is int else number
+
+
+def _integer(name: str, value: Any, least: float, limit: float, expected: str) -> int:
+    try:
+        number = operator.index(value)
+        good = not isinstance(value, bool) and least <= number < limit
+    except TypeError:
+        number, good = 0, False
+    if not good:
+        raise ValueError(f"{name}: expected {expected}, got {value!r}")
+    return number
 
 
 def _can_look_at(tensor: Tensor) -> bool:

@@ -10,7 +10,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from drcl.checks import check_count, check_device, check_tensor
+from drcl.checks import check_count, check_counts, check_device, check_tensor
 
 
 def normalize(features: Tensor) -> Tensor:
@@ -60,22 +60,15 @@ class Encoder(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        check_count("in_features", in_features)
-        check_count("dim", dim)
-        if not isinstance(hidden, Sequence) or isinstance(hidden, str):
-            raise ValueError(f"hidden: expected a sequence of widths, got {hidden!r}")
-        for size in hidden:
-            check_count("hidden", size)
+        self.in_features = width = check_count("in_features", in_features)
+        self.dim, self.hidden = check_count("dim", dim), check_counts("hidden", hidden)
         layers: list[nn.Module] = []
-        width = in_features
-        for size in hidden:
+        for size in self.hidden:
             layers += [_linear(width, size, generator), nn.ReLU()]
             width = size
-        last = _linear(width, dim, generator, bias=False)
-        bound = 1.0 / math.sqrt(in_features)
+        last = _linear(width, self.dim, generator, bias=False)
+        bound = 1.0 / math.sqrt(self.in_features)
         nn.init.uniform_(last.weight, -bound, bound, generator=generator)
-        self.in_features, self.dim = int(in_features), int(dim)
-        self.hidden = tuple(int(size) for size in hidden)
         self.layers = nn.Sequential(*layers, last)
 
     def forward(self, features: Tensor) -> Tensor:

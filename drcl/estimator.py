@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from drcl import metrics
+from drcl.arrays import check_finite
 from drcl.checks import check_count
 from drcl.duplicates import equal_rows
 from drcl.encoder import Encoder, normalize
@@ -24,25 +25,23 @@ from drcl.precision import product_precision
 from drcl.prior import Prior
 from drcl.train.config import Config
 from drcl.train.consistency import train_encoders
-from drcl.train.datasets import Loadable, in_order, is_loadable, label_array, read_pairs
+from drcl.train.datasets import (
+    Loadable,
+    as_input,
+    in_order,
+    is_loadable,
+    label_array,
+    read_pairs,
+    unmasked,
+)
 from drcl.train.embedding import apply_in_chunks
 from drcl.train.loop import Log, stream_seed
-from drcl.train.networks import build_network, pick_device, unwrapped
+from drcl.train.networks import build_network, check_networks, pick_device, unwrapped
 from drcl.train.parallel import ALONE, Mode, Parallel
+from drcl.train.prepare import prepare_training, takes_integers
 from drcl.train.prior_learning import best_prior, learn_priors
-from drcl.train.samples import (
-    Data,
-    Modality,
-    Standardizer,
-    check_features,
-    check_pairs,
-    check_widths,
-    fit_standardizers,
-    in_chunks,
-    prepare,
-    standardize,
-    with_labels,
-)
+from drcl.train.samples import Data, Modality, check_features, check_pairs, with_labels
+from drcl.train.standardize import Standardizer, in_chunks
 from drcl.train.tensorboard import tensorboard
 
 
@@ -67,6 +66,7 @@ class DRCL:
     unlabelled) or multi-hot rows (N, C). Modalities need not be paired or of one size. Instead of
     (features, labels), a modality may be a ``torch.utils.data`` Dataset or DataLoader that yields
     such pairs. An array over an ``np.memmap`` is never copied whole: it may be larger than memory.
+    Frames of pandas and Polars, SciPy's sparse matrices and arrays of h5py and zarr are read whole.
 
     >>> rng = np.random.default_rng(0)
     >>> y = np.arange(60) % 3
@@ -85,7 +85,7 @@ class DRCL:
         **settings: Any,
     ) -> None:
         self.config = dataclasses.replace(config or Config(), **settings)
-        self.networks = dict(networks or {})
+        self.networks = check_networks(networks)
         self.encoders: dict[str, nn.Module] = {}
         self.standardizers: dict[str, Standardizer] = {}
         self.history: list[dict[str, Any]] = []
@@ -124,13 +124,13 @@ class DRCL:
 
         Args:
             train: modality -> (features, labels) or Dataset or DataLoader, one modality or more.
-                A Dataset is read once beforehand, for its labels, and shuffled as arrays are; a
-                DataLoader decides itself on order and batches.
+                A Dataset is read once beforehand, for its labels and statistics, and shuffled as
+                arrays are; a DataLoader decides itself on order and batches.
             validation: the same for some or all modalities; without it the last epoch is kept.
             prior: use this prior and skip prior learning.
             checkpoints: a folder; a run that was interrupted continues from what it finds there and
                 ends as it would have. It must have been written with the same settings and data (of
-                a Dataset's, only the labels are compared). Saving takes about 1 % of the time;
+                a Dataset, labels and scale are compared). Saving takes about 1 % of the time;
                 Ctrl-C ends the epoch and saves first.
             progress: show a bar per phase and modality.
             parallel: divide the training among the processes of the default process group (see
@@ -157,14 +157,16 @@ class DRCL:
         >>> model.fit({"image": (image, y)}, {"image": (image, y)}, progress=False).modalities
         ('image',)
         """
+        validation = {} if validation is None else validation
+        check_pairs(train, "train")
+        check_pairs(validation, "validation")
         if not train:
             raise ValueError("train: no modality given")
-        validation = validation or {}
         unknown = sorted(set(validation) - set(train))
         if unknown:
             raise ValueError(f"validation: modalities {unknown} are not in train {sorted(train)}")
         self.config.check_modalities(train)
-        pairs = with_labels(train, "train")
+        pairs = with_labels(train, "train", self.config.standardize)
         classes = (
             find_classes([label_array(labels, "train") for _, labels in pairs.values()])
             if prior is None
@@ -192,12 +194,9 @@ class DRCL:
                 "the modules inside"
             )
         with team.together():
-            samples = prepare(pairs, classes, "train")
-            held_out = prepare(validation, classes, "validation")
-            check_widths(samples, held_out, self.networks)
-            standardizers = fit_standardizers(samples, self.config)
-            samples = standardize(samples, standardizers)
-            held_out = standardize(held_out, standardizers)
+            samples, held_out, standardizers = prepare_training(
+                pairs, validation, classes, self.config, self.networks
+            )
         folder = None if checkpoints is None else Path(checkpoints)
         history: list[dict[str, Any]] = []
         with tensorboard(log_dir) as log:
@@ -251,16 +250,19 @@ class DRCL:
         config.check_modalities([name])
         if config.dim != self.prior.dim:
             raise ValueError(f"dim: {config.dim}, but the prior has dimension {self.prior.dim}")
-        samples = prepare({name: train}, self.classes, "train")
-        held_out = prepare(
-            {} if validation is None else {name: validation}, self.classes, "validation"
+        networks = self.networks
+        if network is not None:
+            networks = networks | check_networks({name: network})
+        samples, held_out, standardizers = prepare_training(
+            {name: train},
+            {} if validation is None else {name: validation},
+            self.classes,
+            config,
+            networks,
         )
-        check_widths(samples, held_out, self.networks if network is None else (name,))
-        standardizers = fit_standardizers(samples, config)
-        networks = {**self.networks, **({name: network} if network is not None else {})}
         encoders, history = self._train(
-            standardize(samples, standardizers),
-            standardize(held_out, standardizers),
+            samples,
+            held_out,
             self.prior,
             config,
             networks,
@@ -279,10 +281,10 @@ class DRCL:
         Args:
             modality: one that was trained.
             features: (N, d), finite, of any real dtype, converted to float32; or a Dataset or
-                DataLoader of (features, labels).
+                DataLoader of (features, labels). They are standardized as in training.
 
         Raises ValueError for a modality that is not there, another width, NaN or infinite features
-        or none at all.
+        or none at all; RuntimeError before :meth:`fit`.
 
         >>> y = torch.arange(40) % 4
         >>> prior = Prior.orthogonal(dim=8, classes=4)
@@ -293,32 +295,38 @@ class DRCL:
         """
         if is_loadable(features):
             return self._encode_loaded(modality, features)[0]
-        network = self._encoder(modality)
+        self._encoder(modality)  # before anything is read
         x = check_features(features, f"{modality} features")
-        if isinstance(network, (Encoder, nn.Linear)) and x.shape[1:] != (network.in_features,):
-            raise ValueError(
-                f"{modality} features: width {x.shape[1]}, expected {network.in_features}"
-            )
-        device = pick_device(self.config.device)
-        network.to(device)
-        standardize = self.standardizers.get(modality, lambda part: part)
-        chunks = [
-            apply_in_chunks(network, standardize(part).to(device)).float().cpu()
-            for part in in_chunks(x)
-        ]
+        chunks = [self._embed(modality, part) for part in in_chunks(x)]
         return _unit_rows(torch.cat(chunks), modality)
 
     def _encode_loaded(self, modality: str, data: Loadable) -> tuple[Tensor, npt.NDArray[Any]]:
-        network, device = self._encoder(modality), pick_device(self.config.device)
-        network.to(device)
-        found, labels = [], []
+        scaled = modality in self.standardizers
+        integers = takes_integers(self._encoder(modality)) and not scaled
+        found: list[Tensor] = []
+        labels, seen = [], 0
         with torch.random.fork_rng(devices=[]):  # a loader may draw from it
-            for features, part in read_pairs(in_order(data, 1024), modality):
-                found.append(apply_in_chunks(network, features.to(device)).float().cpu())
+            for features, part in read_pairs(in_order(data, 1024, unmasked(modality)), modality):
+                check_finite(features.float(), f"{modality} features", seen)
+                found.append(self._embed(modality, as_input(features, integers)))
                 labels.append(part)
+                seen += len(part)
         if not found:
             raise ValueError(f"{modality}: yields no samples")
         return _unit_rows(torch.cat(found), modality), np.concatenate(labels)
+
+    def _embed(self, modality: str, rows: Tensor) -> Tensor:
+        """What the network makes of checked rows, which are standardized first."""
+        network, device = self._encoder(modality), pick_device(self.config.device)
+        if isinstance(network, (Encoder, nn.Linear)) and rows.shape[1:] != (network.in_features,):
+            raise ValueError(
+                f"{modality} features: rows of shape {tuple(rows.shape[1:])}, expected "
+                f"({network.in_features},)"
+            )
+        if modality in self.standardizers:
+            rows = self.standardizers[modality](rows)
+        network.to(device)
+        return apply_in_chunks(network, rows.to(device)).float().cpu()
 
     def evaluate(
         self,
@@ -372,7 +380,7 @@ class DRCL:
         """The k nearest items of another modality by cosine, ties by gallery index.
 
         Args:
-            source, queries: the queries' modality and features (Q, d).
+            source, queries: the queries' modality and features (Q, d), as for :meth:`encode`.
             target, gallery: the gallery's modality and features (N, d').
             k: how many; above N it means N.
 
@@ -386,7 +394,7 @@ class DRCL:
         >>> model.search("image", torch.eye(4), "text", torch.eye(6)[:4], k=1).indices.flatten()
         tensor([0, 1, 2, 3])
         """
-        check_count("k", k)
+        k = check_count("k", k)
         found, items = self.encode(source, queries), self.encode(target, gallery)
         copies, firsts = equal_rows(
             lambda start, stop: items[start:stop], items.__getitem__, *items.shape
@@ -435,7 +443,7 @@ class DRCL:
         Raises OSError where a file is missing; ValueError, with the file's name, for a damaged or
         foreign one and for networks that do not fit. An example is at :meth:`save`.
         """
-        stored = read_model(Path(folder), networks or {})
+        stored = read_model(Path(folder), check_networks(networks))
         model = cls(stored.config, networks=networks)
         model._prior, model.encoders = stored.prior, stored.encoders
         model.standardizers, model.history = stored.standardizers, stored.history
@@ -505,6 +513,8 @@ class DRCL:
         return encoders, history
 
     def _encoder(self, modality: str) -> nn.Module:
+        if not self.encoders:
+            raise RuntimeError("this DRCL has no encoders yet: call fit() first, or DRCL.load()")
         if modality not in self.encoders:
             raise ValueError(f"modality: {modality!r} is not one of {self.modalities}")
         return self.encoders[modality]

@@ -34,13 +34,13 @@ from drcl.checks import (
     check_lam,
     check_matrix,
     check_option,
-    check_part_weights,
     check_permutation,
     check_positive,
     check_prior,
     check_q,
     check_targets,
     check_tensor,
+    check_weight,
 )
 from drcl.dispatch import choose
 from drcl.eager.gce import gce
@@ -94,9 +94,8 @@ def mixup(
             [0.1000, 0.9000]])
     """
     check_matrix("features", features)
-    check_lam(lam)
-    if classes is not None:
-        check_count("classes", classes)
+    lam = check_lam(lam)
+    classes = None if classes is None else check_count("classes", classes)
     rows = _target_rows(targets, features, classes)
     if permutation is None:
         # a generator, None too, ties a traced graph to one batch size
@@ -145,7 +144,7 @@ def prior_similarity(
     check_matrix("features", features)
     weight = prior.weight if isinstance(prior, Prior) else prior
     check_prior(weight, features)
-    check_positive("temperature", temperature)
+    temperature = check_positive("temperature", temperature)
     check_q(q)
     backend = choose("prior_similarity", features.device)
     if targets is not None:
@@ -235,7 +234,8 @@ def reversible_consistency_loss(
         lam, permutation: λ and π of :func:`mixup`; λ = 1 is no mixing.
         process_group: ranks that each hold some rows of one batch; the loss on every rank is then
             that of the whole batch, and the gradient that of the rank's own rows (mixing stays
-            within the rank). No features travel, only sums of C×C, C×D and D×D.
+            within the rank). A rank may have none: features (0, D). No features travel, only sums
+            of C×C, C×D and D×D.
 
     Returns :class:`ReversibleConsistency`, in float64 for float64 features and in float32 for all
     others; call ``.total.backward()``. The cosine with a zero row is 0.
@@ -254,10 +254,15 @@ def reversible_consistency_loss(
     >>> loss.consistency.item() < 1e-10, loss.recasting.item() < 1e-10
     (True, True)
     """
+    if process_group is not None:
+        features, targets, permutation = _with_a_row(features, targets, permutation)
     check_matrix("features", features)
-    check_lam(lam)
-    check_positive("temperature", temperature)
-    check_part_weights(alpha=alpha, beta=beta, eta=eta)
+    lam = check_lam(lam)
+    temperature = check_positive("temperature", temperature)
+    alpha, beta, eta = (
+        check_weight(name, value)
+        for name, value in (("alpha", alpha), ("beta", beta), ("eta", eta))
+    )
     check_q(q)
     check_prior(prior.weight if isinstance(prior, Prior) else prior, features)
     prior = prior if isinstance(prior, Prior) else Prior(prior.detach())
@@ -353,7 +358,7 @@ def average_precision(
     check_has_values("scores", scores)
     if relevant.dtype != torch.bool:
         raise TypeError(f"relevant: expected dtype bool, got {relevant.dtype}")
-    check_cutoff(k)
+    k = check_cutoff(k)
     check_option("no_relevant", no_relevant, ("zero", "skip"))
     check_option("divisor", divisor, ops.average_precision.DIVISORS)
     check_option("ties", ties, ("index", "average"))
@@ -400,6 +405,20 @@ def _full_precision(features: Tensor) -> AbstractContextManager[None]:
     if not torch.amp.is_autocast_available(device):  # the meta device has none
         return nullcontext()
     return torch.autocast(device, enabled=False)
+
+
+def _with_a_row(
+    features: Tensor, targets: Tensor, permutation: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """One row without a label for a rank that has none: it has a part in every exchange."""
+    for name, value in (("features", features), ("targets", targets)):
+        check_tensor(name, value)
+        if value.ndim == 0 or value.shape[0] > 0:
+            return features, targets, permutation
+    row = features.new_zeros((1, *features.shape[1:]))
+    hidden = targets.new_full((1, *targets.shape[1:]), -1 if targets.ndim == 1 else 0)
+    alone = None if permutation is None else torch.zeros(1, dtype=torch.int64, device=row.device)
+    return torch.cat([features, row]), hidden, alone
 
 
 def _as_tensor(q: Tensor | float, features: Tensor) -> Tensor:

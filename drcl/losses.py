@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from drcl import functional
-from drcl.checks import check_count, check_lam, check_part_weights, check_positive
+from drcl.checks import check_count, check_lam, check_positive, check_weight
 from drcl.prior import Prior
 
 
@@ -55,12 +55,10 @@ class ReversibleConsistencyLoss(nn.Module):
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        check_part_weights(alpha=alpha, beta=beta, eta=eta)
-        check_positive("temperature", temperature)
-        check_lam(lam)
         self.prior = prior if isinstance(prior, Prior) else Prior(prior)
-        self.alpha, self.beta, self.eta = alpha, beta, eta
-        self.temperature, self.lam = temperature, lam
+        self.alpha, self.beta = check_weight("alpha", alpha), check_weight("beta", beta)
+        self.eta, self.lam = check_weight("eta", eta), check_lam(lam)
+        self.temperature = check_positive("temperature", temperature)
         self.process_group = process_group
 
     def forward(self, features: Tensor, targets: Tensor, *, q: Tensor | float = 1.0) -> Tensor:
@@ -142,9 +140,7 @@ class FeatureMixup(nn.Module):
 
     def __init__(self, classes: int, lam: float = 0.9) -> None:
         super().__init__()
-        check_count("classes", classes)
-        check_lam(lam)
-        self.classes, self.lam = classes, lam
+        self.classes, self.lam = check_count("classes", classes), check_lam(lam)
 
     def forward(self, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         return functional.mixup(

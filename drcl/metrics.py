@@ -1,7 +1,8 @@
 """Retrieval quality from embeddings: exact, all measures in one pass, in bounded memory.
 
-Embeddings may be torch tensors, NumPy arrays (also memory-mapped ones), or, for the gallery, a
-sequence or iterator of chunks; float16, bfloat16, float32 or float64. Labels are class ids (N,) or
+Embeddings may be torch tensors, NumPy arrays (also memory-mapped ones), frames, SciPy's sparse
+matrices, arrays of h5py or zarr (these three are read whole), or, for the gallery, a sequence or
+iterator of chunks of these; of any real dtype. Labels are class ids (N,) or
 multi-hot rows (N, C). Class ids are whole numbers, 0 to 2⁶³ − 1 or −1, in any real dtype; others,
 also those below −1, are refused. An item is relevant to a query of the same class or, multi-label,
 one that shares a label. Items labelled −1 (class ids) have unknown relevance: they are left out as
@@ -14,21 +15,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from drcl.agreement import everywhere, gather_rows, share, together
-from drcl.arrays import as_tensor
-from drcl.checks import check_cutoff, check_option
+from drcl.arrays import as_features, as_tensor
+from drcl.checks import check_count, check_cutoff, check_modalities, check_option, check_pair
 from drcl.dispatch import choose
 from drcl.eager import sharded_ranking
 from drcl.memory import in_pieces
 from drcl.ops.average_precision import DIVISORS, Columns, Relevance, Request, queries_per_block
 from drcl.ops.average_precision import average_precision as rank_block
+from drcl.pages import is_mapped
 from drcl.relevance import (
     Callback,
     Known,
@@ -183,18 +185,17 @@ def retrieval_metrics(
     >>> found.summary()["recall@1"]
     0.6666666666666666
     """
-    _check_cutoffs(ks)
+    ks = _check_cutoffs(ks)
     check_option("metric", metric, METRICS)
     check_option("divisor", divisor, DIVISORS)
     check_option("ties", ties, ("index", "average"))
     check_option("no_relevant", no_relevant, ("zero", "skip"))
     check_option("precision", precision, PRECISIONS)
-    if not isinstance(levels, Integral) or levels < 0 or levels == 1:
-        raise ValueError(f"levels: expected 0 or at least 2, got {levels}")
+    if (levels := check_count("levels", levels, 0)) == 1:
+        raise ValueError("levels: expected 0 or at least 2, got 1")
     if levels and ties == "average":
         raise ValueError('ties: precision–recall points are defined for ties="index" only')
-    if not isinstance(memory, Integral) or memory < 2**20:
-        raise ValueError(f"memory: expected at least {2**20} bytes, got {memory!r}")
+    memory = check_count("memory", memory, 2**20)
     task = _Task(
         query,
         gallery,
@@ -235,7 +236,7 @@ def retrieval_metrics(
         recall = torch.linspace(0, 1, levels, dtype=torch.float64, device="cpu")
         curve = [PrecisionRecall(recall, total / with_relevant) for total in curves]
     return RetrievalMetrics(
-        ks=tuple(ks),
+        ks=ks,
         average_precision=measured[0],
         recall=measured[1],
         precision=measured[2],
@@ -248,11 +249,10 @@ def retrieval_metrics(
     )
 
 
-def _check_cutoffs(ks: Any) -> None:
-    if not isinstance(ks, Sequence) or isinstance(ks, str):
+def _check_cutoffs(ks: Any) -> tuple[int | None, ...]:
+    if not isinstance(ks, (Sequence, np.ndarray)) or isinstance(ks, str):
         raise ValueError(f"ks: expected a sequence of cut-offs, got {ks!r}")
-    for k in ks:
-        check_cutoff(k)
+    return tuple(check_cutoff(k) for k in ks)
 
 
 def _rank(
@@ -398,8 +398,7 @@ def precision_recall_curve(
     >>> curve.precision.tolist()
     [1.0, 1.0, 1.0]
     """
-    if not isinstance(points, Integral) or points < 2:
-        raise ValueError(f"points: expected at least 2, got {points!r}")
+    points = check_count("points", points, 2)
     _refuse_no_relevant(options, "precision_recall_curve")
     found = retrieval_metrics(
         query, gallery, query_labels, gallery_labels, levels=points, **options
@@ -472,15 +471,18 @@ def retrieval_report(
     >>> retrieval_report({"image": x, "text": x}, ks=())
     {'mAP@all': {'image->text': 1.0, 'text->image': 1.0, 'mean': 1.0}}
     """
+    check_modalities("embeddings", embeddings, "(embeddings, labels)")
+    for name, part in embeddings.items():
+        check_pair(f"embeddings {name}", part, "(embeddings, labels)")
     if len(embeddings) < 2:
         raise ValueError(f"embeddings: expected at least two modalities, got {list(embeddings)}")
-    _check_cutoffs(ks)
-    if None in ks:
+    cutoffs = _check_cutoffs(ks)
+    if None in cutoffs:
         raise ValueError(f"ks: expected cut-offs beside the whole gallery, got {ks!r}")
     for option in ("ndcg", "levels"):
         if option in options:
             raise TypeError(f"{option}: retrieval_report returns mAP alone")
-    names = ["mAP@all", *(f"mAP@{k}" for k in ks)]
+    names = ["mAP@all", *(f"mAP@{k}" for k in cutoffs)]
     report: dict[str, dict[str, float]] = {name: {} for name in names}
     for source, (query, query_labels) in embeddings.items():
         for target, (gallery, gallery_labels) in embeddings.items():
@@ -492,7 +494,7 @@ def retrieval_report(
                 gallery,
                 query_labels,
                 gallery_labels,
-                ks=(None, *ks),
+                ks=(None, *cutoffs),
                 no_relevant=no_relevant,
                 **options,
             )
@@ -515,6 +517,8 @@ def _divided(
     """:func:`retrieval_metrics`, of which every rank finds those of its share of the queries."""
     if group is None:
         return retrieval_metrics(query, gallery, query_labels, *rest, **options)
+    if not is_mapped(query):
+        query = as_features(query, "query")
     world, me = torch.distributed.get_world_size(group), torch.distributed.get_rank(group)
     mine = share(len(query), me, world)
     size = mine.stop - mine.start

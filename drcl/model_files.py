@@ -34,7 +34,7 @@ from drcl.train.checkpoint import (
 )
 from drcl.train.config import Config
 from drcl.train.networks import unwrapped
-from drcl.train.samples import Standardizer
+from drcl.train.standardize import Standardizer
 
 if TYPE_CHECKING:
     from drcl.estimator import DRCL

@@ -108,15 +108,13 @@ class Prior(nn.Module):
         >>> bool(torch.allclose(weight.T @ weight, 4 * torch.eye(3), atol=1e-5))
         True
         """
-        check_count("classes", classes)
-        check_count("dim", dim)
+        classes, dim = check_count("classes", classes), check_count("dim", dim)
         if classes > dim:
             raise ValueError(
                 f"an orthogonal prior needs 1 <= classes <= dim, got classes={classes}, dim={dim}"
             )
-        check_positive("norm", norm)
-        check_seed(seed)
-        generator = torch.Generator("cpu").manual_seed(seed)
+        norm = check_positive("norm", norm)
+        generator = torch.Generator("cpu").manual_seed(check_seed(seed))
         # Householder QR with the sign of R's diagonal fixed: the columns are Haar distributed.
         drawn = torch.randn(dim, classes, generator=generator, dtype=torch.float64, device="cpu")
         q, r = torch.linalg.qr(drawn)
@@ -140,7 +138,7 @@ class Prior(nn.Module):
         >>> float(Prior.orthogonal(dim=8, classes=3).scaled(2.9).column_norm)
         2.9...
         """
-        check_positive("norm", norm)
+        norm = check_positive("norm", norm)
         weight = self.weight.double()
         factor = norm / torch.linalg.vector_norm(weight, dim=0).mean()
         return Prior(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from drcl.arrays import as_tensor
+from drcl.arrays import as_features, as_tensor, check_unmasked, is_array
 from drcl.duplicates import equal_rows
 from drcl.pages import check_size, is_mapped
 from drcl.precision import product_precision
@@ -191,10 +191,12 @@ class Scorer:
 
 
 def _pieces(array: Rows, name: str) -> list[Tensor]:
-    if isinstance(array, (Tensor, np.ndarray)):
-        pieces = [as_tensor(array, name)]
+    if is_array(array):
+        pieces = [as_features(array, name)]
     elif isinstance(array, Sequence):
-        pieces = [as_tensor(piece, name) for piece in array]
+        if len(array) and np.ndim(array[0]) == 1:
+            check_unmasked(array, name)  # one by one, rows would all be the first
+        pieces = [as_features(piece, name) for piece in array]
         if pieces and pieces[0].ndim == 1:  # rows written as lists
             for row, piece in enumerate(pieces):
                 if piece.shape != pieces[0].shape:
@@ -208,8 +210,6 @@ def _pieces(array: Rows, name: str) -> list[Tensor]:
     else:
         raise TypeError(f"{name}: expected an array or chunks, got {type(array).__name__}")
     for piece in pieces:
-        if piece.is_complex():
-            raise ValueError(f"{name}: expected real numbers, got {piece.dtype}")
         if piece.ndim != 2 or piece.shape[1] == 0 or piece.shape[1:] != pieces[0].shape[1:]:
             raise ValueError(
                 f"{name}: expected (N, D) arrays of one width, got {tuple(piece.shape)}"
@@ -226,7 +226,7 @@ def _spooled(chunks: Iterable[Array], name: str) -> Tensor:
         count, width, dtype = 0, None, None
         for chunk in chunks:
             # A copy in any case: bytes are read, and one row is contiguous whatever its strides.
-            tensor = as_tensor(chunk, name).cpu().clone(memory_format=torch.contiguous_format)
+            tensor = as_features(chunk, name).cpu().clone(memory_format=torch.contiguous_format)
             if tensor.ndim != 2 or width not in (None, tensor.shape[1]):
                 raise ValueError(
                     f"{name}: expected chunks (n, {width or 'D'}), got {tuple(tensor.shape)}"

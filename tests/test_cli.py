@@ -177,10 +177,10 @@ class TestTrain:
         ("options", "message"),
         [
             (["--lr", "taste=1"], "lr: ['taste'] are none of the modalities ['photo', 'scan']"),
-            (["--lr", "-1"], "lr: expected number > 0, got -1.0"),
+            (["--lr", "-1"], "lr: expected a number > 0, got -1.0"),
             (["--lr", "fast"], "'fast' is not a valid float"),
             (["--hidden", "32;32"], "expected whole numbers like 512,512"),
-            (["--epochs", "0"], "epochs: expected integer >= 1, got 0"),
+            (["--epochs", "0"], "epochs: expected an integer >= 1, got 0"),
             (["--device", "toaster"], "'toaster' cannot be used here"),
             (["--dim", "2"], "dim: 2 is below the number of classes (3)"),
             (["--preset", "xmedia", "--dim", "16"], "lr: given for ['3d', 'audio', 'image'"),
@@ -422,7 +422,7 @@ class TestEncodeAndSearch:
         good = f"{file}:photo_test_x"
         assert "'taste' is not one of" in refused("encode", run, "taste", good, "--out", out)
         error = refused("encode", run, "photo", f"{file}:scan_test_x", "--out", out)
-        assert "width 5, expected 6" in error
+        assert "rows of shape (5,), expected (6,)" in error
         error = refused("encode", run, "photo", f"{file}:photo_test_y", "--out", out)
         assert "expected rows of numbers (N, d)" in error
         assert "no array 'z'" in refused("encode", run, "photo", f"{file}:z", "--out", out)

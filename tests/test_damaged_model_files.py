@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save
 
 from drcl import DRCL, Config
-from drcl.checks import check_part_weights
+from drcl.checks import check_weight
 from drcl.run import AddedModality, Run, open_run, start_run
 from drcl.run.record import record_content
 from drcl.train.checkpoint import pack, read_json, read_tensors, seal, unseal, write_bytes
@@ -168,7 +168,7 @@ def test_forged_run_json(record, change):
 def test_a_number_that_no_float_can_hold_is_refused_by_name():
     for number in (10**400, -(10**400)):
         with pytest.raises(ValueError, match=r"alpha: expected a number >= 0"):
-            check_part_weights(alpha=number)
+            check_weight("alpha", number)
 
 
 @pytest.mark.parametrize("name", ["report", "encoders", "checkpoints"])

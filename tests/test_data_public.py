@@ -213,7 +213,7 @@ def test_bad_options_and_names_are_named():
     with pytest.raises(ValueError, match="shape is 'mnist': expected one of wikipedia, xmedia"):
         load("synthetic", shape="mnist")
     for scale in (0, -1, float("nan")):
-        with pytest.raises(ValueError, match="expected a positive number"):
+        with pytest.raises(ValueError, match="expected a number > 0"):
             load("synthetic", scale=scale)
     with pytest.raises(TypeError, match="colour"):
         load("digits", colour=True)

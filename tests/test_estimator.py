@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import IterableDataset, TensorDataset
 
 from drcl import DRCL, Config, Encoder, Prior, metrics, select_prior
+from drcl.data import CrossModalDataset, Labelled
 from drcl.train.loop import NonFiniteLoss, schedule_q
 
 
@@ -469,11 +470,10 @@ def test_paper_compat():
     model = fit(validation=tiny.split(seed=3), paper_compat=True, selection="last")
     assert all(math.isfinite(v) for r in model.history for v in r.values() if isinstance(v, float))
     encoder = [r for r in model.history if r["phase"] == "encoder" and r["modality"] == "image"]
-    # Lowest validation loss at each epoch's own q; there is none at q = 0.
-    assert "validation_loss" not in encoder[0]
-    losses = [r["validation_loss"] for r in encoder[1:]]
+    # Lowest validation loss at each epoch's own q.
+    losses = [r["validation_loss"] for r in encoder]
     kept = [r["epoch"] for r in encoder if r["kept"]]
-    assert kept[-1] == 1 + int(np.argmin(losses))
+    assert kept[-1] == int(np.argmin(losses))
     prior = [
         r for r in model.history if r["phase"] == "prior" and r["modality"] == model.prior.modality
     ]
@@ -579,7 +579,7 @@ def nan_at(row):
         ({"text": lambda x, y: (x[:0], y[:0])}, "train text features"),
         ({"text": lambda x, y: (x[:, 0], y)}, "train text features"),
         ({"text": lambda x, y: (x.astype(str), y)}, "train text features"),
-        ({"text": lambda x, y: (x > 0, y)}, "train text features"),
+        ({"text": lambda x, y: (x + 0j, y)}, "train text features"),
         ({"text": lambda x, y: ([[1.0], [1.0, 2.0]], y[:2])}, "train text features"),
         ({"text": lambda x, y: (x, np.full(len(y), -1))}, "train text.*unlabelled"),
         ({"text": lambda x, y: (x, y + 0.5)}, "labels.*fractions"),
@@ -591,7 +591,7 @@ def nan_at(row):
     ],
 )
 def test_bad_data_is_refused_by_name(changes, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         fit(train_with(**changes))
 
 
@@ -624,10 +624,94 @@ def test_other_ways_to_call_fit_wrongly(tmp_path):
         with pytest.raises(RuntimeError, match="fit"):
             call(DRCL())
     assert not folder.exists()
-    with pytest.raises(ValueError, match="modality"):
-        DRCL().encode("image", np.zeros((1, 2)))
-    with pytest.raises(ValueError, match="image features: width 5, expected 8"):
+    x, y = tiny.samples("image", 8)
+    for call in (
+        lambda m: m.encode("image", x),
+        lambda m: m.encode("image", TensorDataset(torch.from_numpy(x), torch.from_numpy(y))),
+        lambda m: m.search("image", x, "text", x),
+        lambda m: m.evaluate({"image": (x, y), "text": (x, y)}),
+        lambda m: m.add_modality("image", (x, y), progress=False),
+    ):
+        with pytest.raises(RuntimeError, match=r"this DRCL has no .* yet: call fit\(\) first"):
+            call(DRCL())
+    with pytest.raises(ValueError, match=r"image features: rows of shape \(5,\), expected \(8,\)"):
         fit(epochs=1).encode("image", np.zeros((1, 5)))
+
+
+X, Y = tiny.samples("image", 40)
+MODULES = r"networks: that of image is .*, expected"
+MISUSES = {
+    "a list": (lambda: [(X, Y)], r"train: expected a mapping .* got list; give \{\"image\""),
+    "an array": (lambda: X, r"train: expected a mapping .* got ndarray; give \{\"image\""),
+    "a tensor": (lambda: torch.from_numpy(X), r"train: expected a mapping .* got Tensor"),
+    "a frame": (
+        lambda: pytest.importorskip("pandas", reason="no pandas").DataFrame(X),
+        r"train: expected a mapping .* got DataFrame",
+    ),
+    "a data set": (
+        lambda: CrossModalDataset("set", tuple("abcd"), {"image": Labelled(X, Y)}, {}, {}),
+        r"train: expected a mapping .* got CrossModalDataset; give its \.train",
+    ),
+    "features alone": (lambda: {"image": X}, r"train image: expected \(features, labels\), a Data"),
+    "a frame alone": (
+        lambda: {"image": pytest.importorskip("pandas", reason="no pandas").DataFrame(X)},
+        r"train image: expected \(features, labels\), a Dataset .* got DataFrame",
+    ),
+    "three": (lambda: {"image": (X, Y, Y)}, r"train image: expected \(features.* got 3 items"),
+}
+
+
+@pytest.mark.parametrize("train, message", MISUSES.values(), ids=MISUSES)
+def test_what_is_no_train_argument_says_what_to_give(train, message):
+    config = Config(**tiny.SETTINGS)
+    model = fit(epochs=1, prior_epochs=1)
+    for call in (
+        lambda: DRCL(config).fit(train(), progress=False),
+        lambda: DRCL(config).fit(train(), train(), progress=False),
+        lambda: select_prior(train(), config=config, progress=False),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call()
+    with pytest.raises(TypeError, match=message.replace("train", "validation")):
+        DRCL(config).fit({"image": (X, Y)}, train(), progress=False)
+    with pytest.raises(TypeError, match=message.replace("train", "test")):
+        model.evaluate(train())
+    if isinstance(train(), dict):
+        with pytest.raises(TypeError, match=message.replace("image", "audio")):
+            model.add_modality("audio", *train().values(), progress=False)
+
+
+def test_fit_of_features_and_labels_says_what_to_give():
+    with pytest.raises(TypeError, match=r"train: .* give \{\"image\": \(features, labels\), …\}"):
+        DRCL(**tiny.SETTINGS).fit(X, Y, progress=False)
+
+
+@pytest.mark.parametrize(
+    "network, said",
+    [
+        (lambda x: x, MODULES + r" an nn\.Module: a function needs one whose forward\(\)"),
+        (nn.Linear, r"networks: that of image is the class Linear, .* Linear\(…\)"),
+        ("resnet", MODULES + r" an nn\.Module"),
+    ],
+    ids=["function", "class", "name"],
+)
+def test_networks_that_are_no_modules_are_refused_wherever_they_are_given(network, said, tmp_path):
+    networks = {"image": network}
+    config, train = Config(**tiny.SETTINGS), tiny.split()
+    model = fit(epochs=1, prior_epochs=1)
+    folder = model.save(tmp_path / "m")
+    for call in (
+        lambda: DRCL(config, networks=networks),
+        lambda: DRCL.load(folder, networks=networks),
+        lambda: select_prior(train, config=config, networks=networks, progress=False),
+    ):
+        with pytest.raises(TypeError, match=said):
+            call()
+    with pytest.raises(TypeError, match=said.replace("image", "audio")):
+        model.add_modality("audio", tiny.samples("audio", 30), network=network, progress=False)
+    for wrong in (nn.Linear(8, 16), [nn.Linear(8, 16)]):
+        with pytest.raises(TypeError, match=r"networks: expected a mapping from modality to nn"):
+            DRCL(config, networks=wrong)
 
 
 def test_a_mapping_of_settings_may_be_of_any_kind(tmp_path):
@@ -778,7 +862,6 @@ def test_features_that_overflow_in_the_network_are_refused():
 
 
 def test_the_released_codes_settings_train_in_one_epoch():
-    """Nothing is judged at q = 0 there; the untrained encoder was kept."""
     settings = {"paper_compat": True, "epochs": 1, "prior": Prior.orthogonal(16, 4)}
     judged, not_judged = fit(validation=tiny.split(seed=3), **settings), fit(**settings)
     assert same(states(judged, "image"), states(not_judged, "image"))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
+import torch.multiprocessing as mp
+from gloo import process_group
 from torch import nn
 
 from drcl import Prior, functional
@@ -106,3 +109,116 @@ def test_feature_mixup(batch):
 def test_bad_settings_are_refused_at_once(batch, build, named):
     with pytest.raises(ValueError, match=named):
         build(batch[2].weight)
+
+
+# --- numbers as people have them
+
+
+def test_numbers_of_numpy_are_numbers(batch):
+    x, y, prior = batch
+    swap = torch.arange(10).flip(0)
+    settings = {"alpha": 0.25, "beta": 2, "eta": 0.5, "temperature": 0.75, "lam": 0.5}
+    kinds = (np.float32, np.int64, np.float16, np.float64, np.float32)
+    numpy = {name: kind(value) for (name, value), kind in zip(settings.items(), kinds, strict=True)}
+    wanted = functional.reversible_consistency_loss(
+        x, y, prior, q=0.5, permutation=swap, **settings
+    )
+    found = functional.reversible_consistency_loss(
+        x, y, prior, q=np.float32(0.5), permutation=swap, **numpy
+    )
+    assert torch.equal(found.total, wanted.total)
+    module = ReversibleConsistencyLoss(prior, **numpy)
+    assert torch.equal(module.parts(x, y, q=np.float32(0.5), permutation=swap).total, wanted.total)
+    for name in settings:
+        assert type(getattr(module, name)) in (int, float), name
+    mixed, rows = functional.mixup(
+        x, y.clamp(min=0), classes=np.int64(4), lam=np.float32(0.5), permutation=swap
+    )
+    plain = functional.mixup(x, y.clamp(min=0), classes=4, lam=0.5, permutation=swap)
+    assert torch.equal(mixed, plain[0]) and torch.equal(rows, plain[1])
+    assert FeatureMixup(np.int64(4), np.float32(0.5)).lam == 0.5
+    similar = functional.prior_similarity(x, prior, y, q=np.float64(0.5), temperature=np.float32(2))
+    assert torch.equal(
+        similar.loss, functional.prior_similarity(x, prior, y, q=0.5, temperature=2).loss
+    )
+    weight = Prior.orthogonal(
+        np.int64(12), np.int32(4), seed=np.uint8(3), norm=np.float32(2)
+    ).weight
+    assert torch.equal(weight, Prior.orthogonal(12, 4, seed=3, norm=2.0).weight)
+    assert float(prior.scaled(np.float32(3)).column_norm) == pytest.approx(3.0)
+
+
+def summed(step, times):
+    q = step * 0
+    for _ in range(times):
+        q = q + step
+    return q
+
+
+SUMS = {
+    "float": summed(0.01, 100),
+    "float, small steps": summed(1e-6, 10**6),
+    "float32": summed(torch.tensor(0.001), 1000),
+    "float64": summed(torch.tensor(0.01, dtype=torch.float64), 100),
+    "numpy": np.float64(summed(0.01, 100)),
+    "float32 above 1": torch.tensor(1.0).nextafter(torch.tensor(2.0)),
+}
+
+
+@pytest.mark.parametrize("q", SUMS.values(), ids=SUMS)
+def test_a_q_that_was_summed_up_to_one_is_one(batch, q):
+    x, y, prior = batch
+    assert q != 1 and abs(q - 1) < 1e-4
+    for loss in (
+        lambda q: functional.reversible_consistency_loss(x, y, prior, q=q).total,
+        lambda q: functional.prior_similarity(x, prior, y, q=q).loss,
+        lambda q: functional.generalized_cross_entropy(x @ prior.weight, y, q=q),
+        lambda q: ReversibleConsistencyLoss(prior)(x, y, q=q),
+        lambda q: GeneralizedCrossEntropy()(x @ prior.weight, y, q=q),
+    ):
+        torch.testing.assert_close(loss(q), loss(1.0), rtol=1e-4, atol=0)
+        for wrong in (1.001, torch.tensor(1.001), -1e-9):
+            with pytest.raises(ValueError, match=r"q: expected a number in \[0, 1\]"):
+                loss(wrong)
+
+
+@pytest.mark.parametrize("targets", ["ids", "rows"])
+@pytest.mark.parametrize("lam", [1.0, 0.9])
+def test_a_rank_without_rows_contributes_nothing(batch, tmp_path, targets, lam):
+    _, _, prior = batch
+    x = torch.empty(0, 12, requires_grad=True)
+    y = torch.empty(0, dtype=torch.int64) if targets == "ids" else torch.empty(0, 4)
+    with process_group(0, 1, tmp_path):
+        criterion = ReversibleConsistencyLoss(
+            prior, lam=lam, process_group=torch.distributed.group.WORLD
+        )
+        parts = criterion.parts(x, y, q=0.5)
+        parts.total.backward()
+        assert [float(part.detach()) for part in parts] == [0.0] * 4 and x.grad.shape == (0, 12)
+        with pytest.raises(ValueError, match="features: is empty"):
+            criterion(x, torch.zeros(3, dtype=torch.int64))
+    with pytest.raises(ValueError, match="features: is empty"):
+        ReversibleConsistencyLoss(prior)(x, y)
+
+
+def on_rank(rank, folder, prior, x, y):
+    with process_group(rank, 3, folder):
+        rows = (slice(0, 4), slice(4, 4), slice(4, 10))[rank]
+        own = x[rows].clone().requires_grad_()
+        criterion = ReversibleConsistencyLoss(prior, process_group=torch.distributed.group.WORLD)
+        total = criterion(own, y[rows], q=0.5)
+        total.backward()
+        torch.save([total.detach(), own.grad], f"{folder}/{rank}.pt")
+
+
+def test_the_others_have_the_whole_loss_beside_a_rank_without_rows(batch, tmp_path):
+    x, y, prior = batch
+    mp.spawn(on_rank, (str(tmp_path), prior, x, y), nprocs=3)
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(3)]
+    x.requires_grad_()
+    whole = ReversibleConsistencyLoss(prior)(x, y, q=0.5)
+    whole.backward()
+    for total, _ in found:
+        torch.testing.assert_close(total, whole.detach(), rtol=1e-6, atol=0)
+    gradient = torch.cat([gradient for _, gradient in found])
+    torch.testing.assert_close(gradient, x.grad, rtol=1e-5, atol=1e-7)

@@ -188,8 +188,8 @@ def change(*path, to):
         (change("settings", to={"dim": 16, "depth": 3}), "depth"),
         (change("settings", "dim", to="16"), "dim"),
         (change("settings", "hidden", to=5), "hidden"),
-        (change("settings", "lr", to=10**400), r"config\.json: lr: expected number > 0"),
-        (change("settings", "alpha", to=10**400), r"config\.json: alpha: expected number >= 0"),
+        (change("settings", "lr", to=10**400), r"config\.json: lr: expected a number > 0"),
+        (change("settings", "alpha", to=10**400), r"config\.json: alpha: expected a number >= 0"),
     ],
 )
 def test_config_that_was_tampered_with(folder, edited, message):

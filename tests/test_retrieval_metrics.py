@@ -406,7 +406,7 @@ def test_report_computes_every_pair_once(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"no_relevant": "drop"}, "no_relevant: expected one of"),
         ({"precision": "low"}, "precision: expected"),
         ({"levels": 1}, "levels: expected 0 or at least 2"),
-        ({"memory": 5}, "memory: expected at least"),
+        ({"memory": 5}, "memory: expected an integer >= 1048576"),
         ({"exclude_self": True}, "exclude_self: needs one set"),
         ({"query_groups": torch.zeros(3).long()}, "expected both or neither"),
         ({"relevance": torch.zeros(1, 2).long()}, "stands instead of labels"),

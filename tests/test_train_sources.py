@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import textwrap
@@ -11,17 +12,21 @@ import numpy as np
 import pytest
 import tiny
 import torch
+import torch.multiprocessing as mp
+from gloo import process_group
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from drcl import DRCL, Config
 from drcl.metrics import mean_average_precision
 from drcl.pages import is_mapped
-from drcl.train import samples as samples_module
+from drcl.train import loop, standardize
 from drcl.train.mapped import MappedRows
+from drcl.train.prepare import prepare_training
 from drcl.train.prior_learning import select_prior
-from drcl.train.samples import Samples, Standardizer, check_features
+from drcl.train.samples import Samples, check_features
 from drcl.train.source import Resident, Streamed, make_source
+from drcl.train.standardize import Standardizer
 
 CPU = torch.device("cpu")
 
@@ -85,14 +90,14 @@ def test_changes_to_a_private_mapping_are_not_lost(mapped):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 1e300])
 def test_bad_rows_of_a_mapped_array_are_named(mapped, monkeypatch, bad):
-    monkeypatch.setattr(samples_module, "CHUNK_BYTES", 64)
+    monkeypatch.setattr(standardize, "CHUNK_BYTES", 64)
     array = np.zeros((40, 3))
     array[23, 1] = bad
     for features in (array, mapped(array)):
         with pytest.raises(ValueError, match="x: row 23 holds NaN or infinite"):
             check_features(features, "x")
-    with pytest.raises(ValueError, match="x: expected real numbers"):
-        check_features(mapped(array > 0), "x")
+    with pytest.raises(ValueError, match="x: expected real numbers, got complex128"):
+        check_features(mapped(array + 0j), "x")
     with pytest.raises(ValueError, match=r"x: expected a non-empty array.*\(40,\)"):
         check_features(mapped(array[:, 0]), "x")
 
@@ -112,7 +117,7 @@ def test_a_column_whose_deviation_is_below_single_precision_counts_as_constant()
 def test_a_standardizer_in_chunks(monkeypatch):
     x = np.random.default_rng(0).normal(3, 5, size=(1000, 7)).astype(np.float32)
     x[:, 3] = 0.1
-    monkeypatch.setattr(samples_module, "CHUNK_BYTES", 7 * 4 * 33)
+    monkeypatch.setattr(standardize, "CHUNK_BYTES", 7 * 4 * 33)
     found = Standardizer.fit(torch.from_numpy(x))
     np.testing.assert_allclose(found.mean, x.mean(axis=0, dtype=np.float64), rtol=1e-6)
     wanted = x.std(axis=0, dtype=np.float64)
@@ -324,14 +329,24 @@ class Mapping(Dataset):
         return {"x": torch.zeros(3), "y": 0}
 
 
+class Ragged(IterableDataset):
+    """One row of seven numbers after two thousand of eight."""
+
+    def __iter__(self):
+        yield from ((np.ones(8), row % 4) for row in range(2048))
+        yield np.ones(7), 0
+
+
 def test_datasets_that_do_not_fit_are_refused_by_name():
     x, y = tiny.samples("image", 40)
     with pytest.raises(ValueError, match=r"train image: expected .* of \(features, labels\).*dict"):
         fit({"image": Mapping()})
     with pytest.raises(ValueError, match="train image: all 40 samples are unlabelled"):
         fit({"image": dataset(x, y * 0 - 1), "text": tiny.samples("text", 30)})
-    with pytest.raises(ValueError, match=r"standardize: image comes from a TensorDataset"):
-        fit({"image": dataset(x, y)}, standardize=True)
+    with pytest.raises(ValueError, match=r"standardize: train image has rows of shape \(7,\)"):
+        fit({"image": Ragged()}, networks={"image": nn.Linear(8, 16)}, standardize=True)
+    with pytest.raises(TypeError, match=r"train image: a TensorDataset yields its own labels"):
+        fit({"image": (dataset(x, y), y)})
     with pytest.raises(ValueError, match=r"validation image labels.*row 0"):
         fit({"image": (x, y)}, {"image": dataset(x, y + 9)})
     with pytest.raises(ValueError, match=r"validation image features: rows of shape \(7,\)"):
@@ -340,3 +355,260 @@ def test_datasets_that_do_not_fit_are_refused_by_name():
         fit({"image": DataLoader(dataset(x, y), batch_size=None)})
     with pytest.raises(ValueError, match="train image: yields no samples"):
         fit({"image": dataset(x[:0], y[:0])})
+
+
+# --- one scale, whatever the source
+
+
+def far(seed=0, code=lambda y: y, **counts):
+    """Features far from 0 and 1 in every column."""
+    return {
+        name: (x * np.linspace(1, 90, x.shape[1], dtype=np.float32) + 1000, code(y))
+        for name, (x, y) in tiny.split(seed=seed, **counts).items()
+    }
+
+
+class Indexed(Dataset):
+    """Samples one by one, as NumPy has them."""
+
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, row):
+        return self.x[row], self.y[row]
+
+
+class Flow(IterableDataset):
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+    def __iter__(self):
+        yield from zip(self.x, self.y, strict=True)
+
+
+SOURCES = {
+    "dataset": lambda x, y: dataset(x, y),
+    "double dataset": lambda x, y: dataset(x.astype(np.float64), y),
+    "samples": Indexed,
+    "stream": Flow,
+    "loader": lambda x, y: DataLoader(dataset(x, y), batch_size=7),
+    "workers": lambda x, y: DataLoader(dataset(x, y), batch_size=7, num_workers=1),
+}
+
+
+@pytest.mark.parametrize("of", SOURCES.values(), ids=SOURCES)
+@pytest.mark.parametrize("code", [lambda y: y, unlabelled], ids=["", "unlabelled"])
+def test_standardized_sources_have_the_scale_of_their_arrays(of, code, tmp_path):
+    train, validation, test = (far(seed, code) for seed in (0, 3, 7))
+    audio = tiny.samples("audio", 35)
+
+    def trained(of):
+        sets = [
+            {name: of(*arrays) for name, arrays in split.items()} for split in (train, validation)
+        ]
+        found = fit(*sets, standardize=True, epochs=3, prior_epochs=2)
+        return found.add_modality("audio", of(*audio), epochs=2, progress=False)
+
+    ours, theirs = trained(of), trained(lambda x, y: (x, y))
+    for name in theirs.modalities:
+        for mine, wanted in zip(ours.standardizers[name], theirs.standardizers[name], strict=True):
+            assert torch.equal(mine, wanted), name
+    # One model takes rows from anywhere, also after it was saved; in other batches, products round
+    # differently.
+    loaded = DRCL.load(ours.save(tmp_path / "m"))
+    for name, (x, y) in test.items():
+        for model in (ours, loaded):
+            torch.testing.assert_close(model.encode(name, of(x, y)), ours.encode(name, x))
+    found = ours.evaluate({name: of(*arrays) for name, arrays in test.items()})["mAP@all"]
+    assert found == pytest.approx(ours.evaluate(test)["mAP@all"], rel=1e-5)
+    found = ours.search("image", of(*test["image"]), "text", of(*test["text"]), k=3)
+    wanted = ours.search("image", test["image"][0], "text", test["text"][0], k=3)
+    torch.testing.assert_close(found.scores, wanted.scores)
+
+
+def test_a_standardized_dataset_trains_to_the_same_bits_as_its_arrays():
+    train, validation = far(), far(seed=3)
+    sets = [
+        {name: dataset(*arrays) for name, arrays in part.items()} for part in (train, validation)
+    ]
+    ours, theirs = (fit(*of, standardize=True) for of in (sets, (train, validation)))
+    assert_same(ours, theirs)
+    config = Config(**tiny.SETTINGS, standardize=True)
+    weights = [select_prior(of, config=config, progress=False).weight for of in (sets[0], train)]
+    assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("of", [SOURCES["dataset"], SOURCES["loader"]], ids=["dataset", "loader"])
+def test_a_dataset_of_columns_in_thousands_is_learned(of):
+    """The features of the report that standardizing Datasets began with."""
+    rng = np.random.default_rng(0)
+    ids = np.arange(90) % 3
+    x = ((rng.normal(size=(90, 8)) + 2 * ids[:, None]) * 50 + 1000).astype(np.float32)
+    train = {name: of(x, ids) for name in ("a", "b")}
+    model = fit(train, standardize=True, epochs=20, prior_epochs=10)
+    assert model.evaluate(train)["mAP@all"]["mean"] > 0.9
+    raw = fit(train, epochs=20, prior_epochs=10)
+    assert raw.evaluate(train)["mAP@all"]["mean"] < 0.8
+
+
+def test_statistics_do_not_depend_on_how_rows_come(monkeypatch):
+    monkeypatch.setattr(standardize, "CHUNK_BYTES", 7 * 4 * 33)
+    x = torch.from_numpy(np.random.default_rng(0).normal(3, 5, size=(1000, 7))).float()
+    wanted = Standardizer.fit(x)
+    for sizes in ([1] * 1000, [33] * 30 + [10], [1000], [7, 0, 400, 593]):
+        moments = standardize.Moments("x")
+        for rows in x.split(sizes):
+            moments.add(rows)
+        found = moments.standardizer()
+        assert torch.equal(found.mean, wanted.mean) and torch.equal(found.std, wanted.std)
+
+
+@pytest.mark.parametrize("after", [0, 4, 8])
+def test_a_standardized_loader_resumes_to_the_same_bits(monkeypatch, tmp_path, after):
+    """Whatever state torch's generator is in when the run is taken up again."""
+    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", math.inf)
+    (arrays,) = far(image=40).values()
+
+    def run(seed, folder=None):
+        torch.manual_seed(seed)
+        loader = DataLoader(dataset(*arrays), batch_size=12, shuffle=True)
+        model = DRCL(**{**tiny.SETTINGS, "standardize": True})
+        return model.fit({"image": loader}, checkpoints=folder, progress=False)
+
+    whole = run(1)
+    real, epochs = loop.Training.begin_epoch, iter(range(after))
+
+    def interrupted(training):
+        if next(epochs, None) is None:
+            raise KeyboardInterrupt
+        real(training)
+
+    monkeypatch.setattr(loop.Training, "begin_epoch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(2, tmp_path)
+    monkeypatch.setattr(loop.Training, "begin_epoch", real)
+    resumed = run(3, tmp_path)
+    assert_same(resumed, whole)
+    for mine, wanted in zip(*(m.standardizers["image"] for m in (resumed, whole)), strict=True):
+        assert torch.equal(mine, wanted)
+
+
+def test_a_checkpoint_of_another_scale_is_refused(tmp_path):
+    (x, y), settings = tiny.samples("image", 40), {**tiny.SETTINGS, "standardize": True}
+    DRCL(**settings).fit({"image": dataset(x, y)}, checkpoints=tmp_path, progress=False)
+    with pytest.raises(ValueError, match="written with other settings, data"):
+        DRCL(**settings).fit({"image": dataset(2 * x, y)}, checkpoints=tmp_path, progress=False)
+
+
+def test_a_dataset_is_passed_over_once_beforehand():
+    class Counting(Indexed):
+        reads = 0
+
+        def __getitem__(self, row):
+            self.reads += 1
+            return super().__getitem__(row)
+
+    data = Counting(*tiny.samples("image", 40))
+    model = fit({"image": data}, standardize=True, prior="orthogonal", epochs=3, selection="last")
+    # Three epochs, and the last epoch's output is looked at once.
+    assert data.reads == 40 * (1 + 3 + 1) and model.standardizers
+
+
+def test_rows_of_another_width_are_not_standardized():
+    network = nn.Sequential(nn.Linear(8, 16))
+    x, y = tiny.samples("image", 40)
+    model = fit({"image": (x, y)}, networks={"image": network}, standardize=True)
+    for narrow in (x[:, :1], dataset(x[:, :1], y)):
+        with pytest.raises(ValueError, match=r"rows of shape \(1,\), expected \(8,\)"):
+            model.encode("image", narrow)
+
+
+def scale_on_rank(rank, folder, of):
+    with process_group(rank, 2, folder):
+        x, y = tiny.samples("image", 41)
+        own = slice(0, 17) if rank == 0 else slice(17, 41)
+        network = nn.parallel.DistributedDataParallel(nn.Linear(8, 16))
+        part = dataset(x[own], y[own]) if of == "dataset" else (x[own], y[own])
+        config = Config(**tiny.SETTINGS, standardize=True)
+        found = prepare_training({"image": part}, {}, (0, 1, 2, 3), config, {"image": network})
+        torch.save(tuple(found.standardizers["image"]), f"{folder}/{rank}.pt")
+
+
+@pytest.mark.parametrize("of", ["arrays", "dataset"])
+def test_processes_with_samples_of_their_own_share_one_scale(of, tmp_path):
+    mp.spawn(scale_on_rank, (str(tmp_path), of), nprocs=2)
+    ours, theirs = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    wanted = Standardizer.fit(torch.from_numpy(tiny.samples("image", 41)[0]))
+    for mine, other, one in zip(ours, theirs, wanted, strict=True):
+        assert torch.equal(mine, other)
+        torch.testing.assert_close(mine, one, rtol=1e-6, atol=0)
+
+
+# --- batch normalisation and a last batch of one row
+
+
+class Normalized(nn.Sequential):
+    def __init__(self, sizes):
+        super().__init__(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 16))
+        self.sizes = sizes
+
+    def __deepcopy__(self, memo):
+        found = Normalized(self.sizes)
+        found.load_state_dict(self.state_dict())
+        return found
+
+    def forward(self, x):
+        if self.training and len(x) > 1:
+            self.sizes.append(len(x))
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("of", ["arrays", "mapped", *SOURCES])
+def test_a_last_batch_of_one_row_joins_the_one_before(of, mapped):
+    x, y = tiny.samples("image", 33)
+    sizes: list[int] = []
+    data = {"arrays": (x, y), "mapped": (mapped(x), y)}.get(of) or SOURCES[of](x, y)
+    if of in ("loader", "workers"):
+        data = DataLoader(dataset(x, y), batch_size=16, num_workers=of == "workers")
+    networks = {"image": Normalized(sizes)}
+    model = fit({"image": data}, networks=networks, batch_size=16, epochs=2, prior_epochs=1)
+    assert sizes == [16, 17] * 3
+    assert [record["samples"] for record in model.history] == [33] * 3
+
+
+def test_batches_of_one_row_of_a_loader_join_in_pairs():
+    sizes: list[int] = []
+    loader = DataLoader(dataset(*tiny.samples("image", 5)), batch_size=1)
+    fit({"image": loader}, networks={"image": Normalized(sizes)}, epochs=1, prior_epochs=1)
+    assert sizes == [2, 3] * 2
+
+
+def test_one_row_of_a_picture_is_enough_for_batch_normalisation():
+    sizes: list[int] = []
+
+    class Pictures(nn.Sequential):
+        def forward(self, x):
+            if self.training and torch.is_grad_enabled():
+                sizes.append(len(x))
+            return super().forward(x)
+
+    x, y = np.random.default_rng(0).normal(size=(33, 1, 4, 4)), np.arange(33) % 4
+    network = Pictures(
+        nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 16)
+    )
+    fit({"image": (x, y)}, networks={"image": network}, epochs=1, prior_epochs=1)
+    assert sizes == [16, 16, 1] * 2
+
+
+@pytest.mark.parametrize("rows, size", [(8, 1), (1, 8)])
+def test_batches_too_small_for_batch_normalisation_are_refused(rows, size):
+    x, y = tiny.samples("image", rows)
+    with pytest.raises(ValueError, match=r"batch_size: the batch normalisation .* image .* 2 rows"):
+        fit(
+            {"image": (x, y), "text": tiny.samples("text", 30)},
+            networks={"image": Normalized([])},
+            batch_size=size,
+        )

@@ -6,6 +6,7 @@ import contextlib
 import io
 import math
 import signal
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -442,3 +443,11 @@ def test_without_a_checkpoint_ctrl_c_is_left_alone(monkeypatch):
 def test_normalize_of_extreme_rows():
     rows = normalize(torch.tensor([[3e38, 4e-1], [1e-40, 0.0]]))
     assert torch.allclose(rows.norm(dim=1), torch.ones(2))
+
+
+def test_a_phase_that_counts_its_epochs_otherwise_has_other_checkpoints():
+    """A run with the q of an older ``paper_compat`` must not be continued with this one's."""
+    one = phase(paper_compat=True)
+    other = replace(one, first_epoch=0)
+    assert one.first_epoch == 1 and loop.fingerprint(one) != loop.fingerprint(other)
+    assert loop.fingerprint(one) == loop.fingerprint(replace(one))

@@ -18,8 +18,9 @@ from drcl.train import checkpoint, loop
 from drcl.train.config import PRESETS
 from drcl.train.loop import stream_seed
 from drcl.train.networks import pick_device
-from drcl.train.samples import Standardizer, check_features
+from drcl.train.samples import check_features
 from drcl.train.source import batches
+from drcl.train.standardize import Standardizer
 
 # --- settings
 
@@ -53,6 +54,15 @@ from drcl.train.source import batches
         {"selection": "best"},
         {"prior_selection": "test"},
         {"standardize": "false"},
+        {"standardize": np.int64(1)},
+        {"seed": np.bool_(True)},
+        {"seed": 1.0},
+        {"seed": None},
+        {"dim": np.float32(16)},
+        {"lam": np.bool_(True)},
+        {"lam": True},
+        {"hidden": np.array([4.0])},
+        {"device": 0},
         {"paper_compat": 1},
     ],
     ids=str,
@@ -69,6 +79,54 @@ def test_settings_survive_json():
     assert Config.from_dict(plain) == config
     with pytest.raises(ValueError, match="depth"):
         Config.from_dict({**plain, "depth": 3})
+
+
+def test_settings_of_numpy_and_torch_are_stored_as_python_s():
+    given = Config(
+        dim=np.int64(16),
+        hidden=np.array([24, 8]),
+        epochs={"image": np.int32(3)},
+        prior_epochs=np.uint8(2),
+        batch_size=np.int16(8),
+        lr=np.float32(0.5),
+        prior_lr={"image": np.float64(0.25)},
+        alpha=np.float16(0.5),
+        beta=np.int64(1),
+        lam=np.float32(0.75),
+        temperature=np.float64(2.0),
+        prior=np.str_("orthogonal"),
+        prior_norm=np.float32(3.0),
+        standardize=np.bool_(True),
+        paper_compat=np.bool_(False),
+        seed=np.int64(7),
+        device=torch.device("cpu"),
+    )
+    plain = Config(
+        dim=16,
+        hidden=(24, 8),
+        epochs={"image": 3},
+        prior_epochs=2,
+        batch_size=8,
+        lr=0.5,
+        prior_lr={"image": 0.25},
+        alpha=0.5,
+        beta=1.0,
+        lam=0.75,
+        temperature=2.0,
+        prior="orthogonal",
+        prior_norm=3.0,
+        standardize=True,
+        seed=7,
+        device="cpu",
+    )
+    assert given == plain
+    assert json.loads(json.dumps(given.to_dict())) == json.loads(json.dumps(plain.to_dict()))
+    for name, value in given.to_dict().items():
+        assert type(value).__module__ == "builtins", name
+    data = {"image": tiny.samples("image", 40)}
+    models = [DRCL(config).fit(data, progress=False) for config in (given, plain)]
+    assert_same_run(*models)
+    assert Config(device=torch.device("cuda", 1)).device == "cuda:1"
 
 
 def test_settings_of_one_modality():

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from drcl.ablate.table import Row, Table, write_table
 from drcl.ablate.variants import VARIANTS, Metrics, Variant, learn_all_priors, train_variant
 from drcl.baselines import cca, semantic_matching
+from drcl.checks import check_count
 from drcl.data import CrossModalDataset, Labelled
 from drcl.prior import Prior
 from drcl.train.checkpoint import (
@@ -39,7 +40,7 @@ from drcl.train.checkpoint import (
 from drcl.train.config import Config
 
 BASELINES = {"CCA": cca, "semantic matching (logistic regression)": semantic_matching}
-FORMAT = 3
+FORMAT = 4
 
 
 def ablate(
@@ -71,8 +72,7 @@ def ablate(
         ImportError: scikit-learn or matplotlib is missing.
         NonFiniteLoss: a training diverged; what was finished before is stored.
     """
-    if seeds < 1:
-        raise ValueError(f"seeds: expected an integer >= 1, got {seeds}")
+    seeds = check_count("seeds", seeds)
     names = [variant.name for variant in variants]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"variants: {twice[0]!r} is given twice, expected names that differ")

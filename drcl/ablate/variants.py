@@ -15,8 +15,8 @@ from drcl.prior import Prior
 from drcl.run.evaluation import embed, evaluation_split, measure
 from drcl.train.config import Config
 from drcl.train.loop import stream_seed
+from drcl.train.prepare import prepare_training
 from drcl.train.prior_learning import best_prior, learn_priors
-from drcl.train.samples import fit_standardizers, prepare, standardize
 
 Metrics = dict[str, dict[str, float]]
 
@@ -52,17 +52,8 @@ VARIANTS = (
 def learn_all_priors(data: CrossModalDataset, config: Config) -> dict[str, Prior]:
     """The prior of every modality, as :meth:`drcl.DRCL.fit` learns them before it selects one."""
     classes = find_classes([part.labels for part in data.train.values()])
-    train = prepare(data.train, classes, "train")
-    standardizers = fit_standardizers(train, config)
-    held_out = prepare(data.validation, classes, "validation")
-    priors, _ = learn_priors(
-        standardize(train, standardizers),
-        standardize(held_out, standardizers),
-        classes,
-        config,
-        networks={},
-        progress=False,
-    )
+    samples, held_out, _ = prepare_training(data.train, data.validation, classes, config, {})
+    priors, _ = learn_priors(samples, held_out, classes, config, networks={}, progress=False)
     return priors
 
 

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from drcl.train.checkpoint import is_number
+from drcl.checks import (
+    check_count,
+    check_counts,
+    check_device_name,
+    check_flag,
+    check_integer,
+    check_lam,
+    check_option,
+    check_positive,
+    check_weight,
+)
 
 T = TypeVar("T")
 PerModality: TypeAlias = T | Mapping[str, T]
@@ -21,7 +31,7 @@ class Config:
 
     ``epochs``, ``prior_epochs``, ``lr``, ``prior_lr`` and ``batch_size`` are one value for all
     modalities or a mapping modality -> value. The defaults are the paper's, but for ``selection``
-    (there it is ``"loss"``).
+    (there it is ``"loss"``). NumPy's numbers are stored as Python's, a device as its name.
 
     Raises ValueError for a setting of the wrong kind or out of its range, named.
 
@@ -47,11 +57,12 @@ class Config:
             the ``"validation"`` set.
         selection: which epoch's encoder is kept: best ``"map"`` (validation mAP within the
             modality), lowest validation ``"loss"`` at q = 1, or the ``"last"``.
-        standardize: features to zero mean and unit variance per column, stored with the model; for
-            arrays, not for a Dataset or DataLoader.
+        standardize: features to zero mean and unit variance per column, stored with the model;
+            whatever source they come from.
         paper_compat: the released code's behaviour: the last W is the prior; the last partial
-            batch is dropped; the label loss gives no gradient at q = 0; the kept encoder has the
-            lowest validation loss at each epoch's own q.
+            batch is dropped; q is 0.01, 0.02, … in the epochs of the encoder training, and 0, 0.01,
+            … in those of prior learning, where the loss gives no gradient at q = 0; the kept
+            encoder has the lowest validation loss at each epoch's own q.
         precision: of the networks' products in training. ``"float32"``; ``"tf32"``: TF32 where the
             device has it; ``"bf16"``: bfloat16 products. Weights, optimiser, losses and everything
             else are float32 always.
@@ -83,34 +94,18 @@ class Config:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.hidden, Sequence) or isinstance(self.hidden, str):
-            raise ValueError(f"hidden: expected a sequence of widths, got {self.hidden!r}")
-        object.__setattr__(self, "hidden", tuple(self.hidden))
-        for name in PER_MODALITY:  # of any kind, and not the caller's own, which may change
-            if isinstance(value := getattr(self, name), Mapping):
-                object.__setattr__(self, name, dict(value))
-        for name in ("dim", "epochs", "prior_epochs", "batch_size", "hidden"):
-            _check_each(
-                name, getattr(self, name), lambda v: type(v) is int and v >= 1, "integer >= 1"
-            )
-        for name in ("lr", "prior_lr", "temperature"):
-            _check_each(name, getattr(self, name), lambda v: 0 < v < float("inf"), "number > 0")
-        for name in ("alpha", "beta", "eta"):
-            _check_each(name, getattr(self, name), lambda v: 0 <= v < float("inf"), "number >= 0")
-        _check_each("lam", self.lam, lambda v: 0 <= v <= 1, "number in [0, 1]")
-        _check_choice("prior", self.prior, ("learned", "orthogonal"))
-        _check_choice("prior_selection", self.prior_selection, ("training", "validation"))
-        _check_choice("selection", self.selection, ("map", "loss", "last"))
-        _check_choice("precision", self.precision, ("float32", "tf32", "bf16"))
-        for name in ("standardize", "paper_compat"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name}: expected True or False, got {getattr(self, name)!r}")
-        if type(self.seed) is not int:
-            raise ValueError(f"seed: expected an integer, got {self.seed!r}")
-        if not isinstance(self.device, str) or not re.fullmatch(r"[a-z]+(:\d+)?", self.device):
-            raise ValueError(f'device: expected "auto" or a torch device, got {self.device!r}')
-        if self.prior_norm is not None:
-            _check_each("prior_norm", self.prior_norm, lambda v: 0 < v < float("inf"), "number > 0")
+        for name, check in _CHECKS.items():
+            value = getattr(self, name)
+            try:
+                plain = (
+                    # Not the caller's own mapping, which may change.
+                    {modality: check(name, one) for modality, one in value.items()}
+                    if isinstance(value, Mapping) and name in PER_MODALITY
+                    else check(name, value)
+                )
+            except TypeError as error:
+                raise ValueError(str(error)) from error
+            object.__setattr__(self, name, plain)
 
     def check_modalities(self, modalities: Iterable[str]) -> None:
         """Refuse per-modality settings that miss a modality or name an unknown one."""
@@ -155,20 +150,30 @@ def setting(value: PerModality[T], modality: str) -> T:
     return value[modality] if isinstance(value, Mapping) else value
 
 
-def _check_each(name: str, value: Any, good: Any, expected: str) -> None:
-    if isinstance(value, Mapping) and name in PER_MODALITY:
-        values = list(value.values())
-    else:
-        values = list(value) if name == "hidden" else [value]
-    for one in values:
-        if isinstance(one, bool) or not is_number(one) or not good(one):
-            raise ValueError(f"{name}: expected {expected}, got {one!r}")
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name}: expected one of {choices}, got {value!r}")
-
+# In the settings' order; each returns a plain value.
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "dim": check_count,
+    "hidden": check_counts,
+    "epochs": check_count,
+    "prior_epochs": check_count,
+    "batch_size": check_count,
+    "lr": check_positive,
+    "prior_lr": check_positive,
+    "alpha": check_weight,
+    "beta": check_weight,
+    "eta": check_weight,
+    "lam": lambda _, value: check_lam(value),
+    "temperature": check_positive,
+    "prior": partial(check_option, allowed=("learned", "orthogonal")),
+    "prior_norm": lambda name, value: None if value is None else check_positive(name, value),
+    "prior_selection": partial(check_option, allowed=("training", "validation")),
+    "selection": partial(check_option, allowed=("map", "loss", "last")),
+    "standardize": check_flag,
+    "paper_compat": check_flag,
+    "precision": partial(check_option, allowed=("float32", "tf32", "bf16")),
+    "seed": check_integer,  # streams are drawn from a digest of it
+    "device": check_device_name,
+}
 
 # For sets with narrow features, small enough for a CPU; chosen on the validation split.
 _NARROW = Config(

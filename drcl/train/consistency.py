@@ -16,7 +16,7 @@ from drcl.prior import Prior
 from drcl.train.config import Config, setting
 from drcl.train.embedding import apply_in_chunks, chunk_rows, collect
 from drcl.train.loop import Embed, Log, NonFiniteLoss, Outcome, Phase, diverged, stream_seed, train
-from drcl.train.networks import averaging, pick_device, wrapped_like
+from drcl.train.networks import averaging, fewest_rows, pick_device, wrapped_like
 from drcl.train.parallel import ALONE, Parallel, spread
 from drcl.train.ranks import Ranks
 from drcl.train.samples import Modality
@@ -115,6 +115,9 @@ def encoder_phase(
         inputs=(prior.weight, *(() if judged is None else (judged,))),
         average=averaging(network),
         ranks=ranks,
+        least=fewest_rows(encoder, modality, samples, setting(config.batch_size, modality), ranks),
+        # The released code calls this loss with epoch + 1, and that of prior learning with epoch.
+        first_epoch=1 if config.paper_compat else 0,
     )
 
 
@@ -134,12 +137,8 @@ def _loss(
         if ranks is not None and permutation is not None:
             x, y = ranks.mix(x, y, permutation, classes, config.lam)
         found = criterion.parts(x, y, q=q, permutation=permutation)
-        total = found.total
-        if config.paper_compat:
-            # At q = 0 the released loss is NaN and its label part has a gradient of zero.
-            rest = criterion.alpha * found.consistency + criterion.beta * found.recasting
-            total = torch.where(q > 0, total, rest)
-        return Loss(total, {"J_L": found.label, "J_D": found.consistency, "J_MSE": found.recasting})
+        parts = {"J_L": found.label, "J_D": found.consistency, "J_MSE": found.recasting}
+        return Loss(found.total, parts)
 
     return loss
 
@@ -152,8 +151,7 @@ def _judge(
     ranks: Ranks | None,
 ) -> Callable[[float, Embed], dict[str, float]]:
     def judge(q: float, embed: Embed) -> dict[str, float]:
-        # The released validation loss is NaN at q = 0, and no epoch is kept for it: there is none.
-        if validation is None or (config.paper_compat and q == 0.0):
+        if validation is None:
             return {}
         with nullcontext() if ranks is None else ranks.together():
             embeddings, targets = collect(embed(validation), validation.count)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
+from drcl.arrays import as_features, check_finite, check_unmasked, is_array
 from drcl.labels import encode_labels
+from drcl.train.standardize import Moments, Standardizer
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -19,23 +21,42 @@ if TYPE_CHECKING:
 Loadable: TypeAlias = Dataset[Any] | DataLoader[Any]
 
 
+class Scanned(NamedTuple):
+    """A Dataset or DataLoader, and what one pass over it tells of its features.
+
+    ``first`` is a batch of no rows, of the first batch's dtype and width; ``moments`` are taken
+    where features are to be standardized.
+    """
+
+    data: Loadable
+    first: Tensor
+    moments: Moments | None
+
+
 class LoadedSamples(NamedTuple):
     """What :func:`drcl.train.samples.prepare` makes of a Dataset or DataLoader.
 
-    ``targets`` are those of one pass over it.
+    ``targets`` are those of one pass over it. ``integers`` says whether the network takes token
+    ids as they are.
     """
 
     data: Loadable
     classes: tuple[int, ...]
     name: str
     targets: Tensor
+    first: Tensor
+    moments: Moments | None
+    integers: bool = False
+    standardizer: Standardizer | None = None
 
     @property
     def shape(self) -> torch.Size:
         """The features' shape, (N, …), as the first batch has it."""
-        with torch.random.fork_rng(devices=[]):
-            features, _ = next(read_pairs(in_order(self.data, 1), self.name))
-        return torch.Size((len(self.targets), *features.shape[1:]))
+        return torch.Size((len(self.targets), *self.first.shape[1:]))
+
+    def as_input(self, features: Tensor) -> Tensor:
+        """Features of a batch as the network takes them."""
+        return as_input(features, self.integers, self.standardizer)
 
     def batches(self, loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
         """Features as they come and labels as targets."""
@@ -53,9 +74,11 @@ def is_loadable(data: object) -> TypeIs[Loadable]:
     return isinstance(data, (Dataset, DataLoader))
 
 
-def in_order(data: Loadable, size: int) -> DataLoader[Any]:
+def in_order(data: Loadable, size: int, collate: Any = None) -> DataLoader[Any]:
     """A loader of all samples in order; a user's own loader is taken as it is."""
-    return data if isinstance(data, DataLoader) else DataLoader(data, batch_size=size)
+    if isinstance(data, DataLoader):
+        return data
+    return DataLoader(data, batch_size=size, collate_fn=collate)
 
 
 def shuffled(
@@ -83,17 +106,34 @@ def read_pairs(loader: DataLoader[Any], name: str) -> Iterator[tuple[Tensor, npt
                 f"{type(batch).__name__}"
             )
         features, labels = batch
-        if not isinstance(features, Tensor):
+        if not is_array(features):
             raise ValueError(
                 f"{name}: expected features that collate to a tensor, got {type(features).__name__}"
             )
+        rows = as_features(features, f"{name} features")
         found = label_array(labels, f"{name} labels")
         if found.ndim == 0:
             raise ValueError(
                 f"{name}: yields samples one by one; its DataLoader needs a batch_size"
             )
-        # What NumPy's arrays collate to: like arrays, it is computed with in float32.
-        yield features.float() if features.dtype == torch.float64 else features, found
+        if len(rows) != len(found):
+            raise ValueError(
+                f"{name}: a batch of {len(rows)} rows of features but {len(found)} labels"
+            )
+        yield rows, found
+
+
+def as_input(
+    features: Tensor, integers: bool = False, standardizer: Standardizer | None = None
+) -> Tensor:
+    """Rows as a network takes them, whatever source they are from: float32, standardized.
+
+    With ``integers``, int32 and int64 stay as they are unless they are standardized: token ids.
+    """
+    if standardizer is None and integers and features.dtype in (torch.int32, torch.int64):
+        return features
+    rows = features.float()
+    return rows if standardizer is None else standardizer(rows)
 
 
 def label_array(labels: Any, name: str) -> npt.NDArray[Any]:
@@ -116,10 +156,41 @@ def _named(loader: DataLoader[Any], name: str) -> Iterator[Any]:
         raise RuntimeError(f"{name}: a worker of its DataLoader was lost ({error})") from error
 
 
-def read_labels(data: Loadable, name: str) -> npt.NDArray[Any]:
-    """All labels, from one pass over the samples."""
+def scan(data: Loadable, name: str, standardize: bool) -> tuple[Scanned, npt.NDArray[Any]]:
+    """What has to be known beforehand, and all labels, from one pass over the samples.
+
+    Every pass draws the same from torch's generator, so that statistics do not depend on what else
+    was drawn from it: an interrupted run that is taken up again standardizes as before.
+    """
+    labels: list[npt.NDArray[Any]] = []
+    moments = Moments(name) if standardize else None
+    first, seen = torch.empty(0), 0
     with torch.random.fork_rng(devices=[]):
-        labels = [part for _, part in read_pairs(in_order(data, 1024), name)]
+        torch.default_generator.manual_seed(0)
+        for features, part in read_pairs(in_order(data, 1024, unmasked(name)), name):
+            rows = as_input(features)
+            check_finite(rows, f"{name} features", seen)
+            if moments is not None:
+                moments.add(rows)
+            if not labels:
+                first = features.new_empty((0, *features.shape[1:]))
+            labels.append(part)
+            seen += len(rows)
     if not labels:
         raise ValueError(f"{name}: yields no samples")
-    return np.concatenate(labels)
+    return Scanned(data, first, moments), np.concatenate(labels)
+
+
+def unmasked(name: str) -> Callable[[list[Any]], Any]:
+    """Collates as PyTorch does, which would drop the masks of rows; these are refused."""
+    seen = 0
+
+    def collate(samples: list[Any]) -> Any:
+        nonlocal seen
+        for row, sample in enumerate(samples, seen):
+            if isinstance(sample, (tuple, list)) and sample:
+                check_unmasked(sample[0], f"{name} features", row)
+        seen += len(samples)
+        return default_collate(samples)
+
+    return collate

@@ -78,6 +78,8 @@ class Phase:
     keep_last: bool = False
     average: Callable[[list[Tensor]], None] | None = None  # over processes, where there are several
     ranks: Ranks | None = None  # the processes that have a slice of every batch each
+    first_epoch: int = 0  # what the schedule of q counts the first epoch as
+    least: int = 1  # rows of a batch
 
     @property
     def file(self) -> str:
@@ -95,7 +97,10 @@ class Outcome:
 
 
 def schedule_q(epoch: int) -> float:
-    """``q = min(1, epoch/100)``, epochs counted from 0 (paper, J_L)."""
+    """``q = min(1, epoch/100)`` (paper, J_L).
+
+    Epochs count from 0, but in the released code's consistency training from 1.
+    """
     return min(1.0, 0.01 * epoch)
 
 
@@ -265,11 +270,11 @@ class Training:
         phase, source = self.phase, self.phase.source
         self._began = time.perf_counter()
         phase.network.train()
-        self.step.q.fill_(schedule_q(self.epoch))
+        self.step.q.fill_(schedule_q(phase.first_epoch + self.epoch))
         losses, self._rows = [], 0
         with self._seeded(str(self.epoch)):
             self.clock.enter("data")
-            read = source.epoch(phase.batch_size, self.generator, phase.drop_last)
+            read = source.epoch(phase.batch_size, self.generator, phase.drop_last, phase.least)
             while (batch := self._next(read)) is not None:
                 permutation = (
                     torch.randperm(batch.rows, generator=self.generator, device=source.device)
@@ -307,7 +312,7 @@ class Training:
         while size > 1:
             size //= 2
             try:
-                batch = next(iter(source.epoch(size, self.generator, False)))
+                batch = next(iter(source.epoch(size, self.generator, False, phase.least)))
                 order = torch.arange(batch.rows, device=source.device) if phase.mixes else None
                 for _ in range(2):  # a second one has to fit beside what the first keeps
                     self.step(batch, order)
@@ -320,7 +325,8 @@ class Training:
 
     def end_epoch(self) -> None:
         """Read, judge, record, and save if it is time to."""
-        phase, epoch, q = self.phase, self.epoch, schedule_q(self.epoch)
+        phase, epoch = self.phase, self.epoch
+        q = schedule_q(phase.first_epoch + epoch)
         loss, parts = self._read_losses()
         self.clock.enter("evaluation")
         with torch.inference_mode(), self._seeded(str(epoch), "judge"):
@@ -564,7 +570,9 @@ def copy_state(module: nn.Module) -> dict[str, Tensor]:
 
 def fingerprint(phase: Phase) -> str:
     """All that a phase depends on: settings, samples, further inputs, the untrained parameters."""
-    about = [phase.name, phase.modality, phase.settings]
+    about: list[Any] = [phase.name, phase.modality, phase.settings]
+    if phase.first_epoch > 0:  # paper_compat has had 0 in both trainings
+        about.append(phase.first_epoch)
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for part in (phase.source, *phase.inputs, *phase.module.state_dict().values()):
         for tensor in [part] if isinstance(part, Tensor) else part.content():

@@ -7,11 +7,15 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from drcl.checks import check_modalities
 from drcl.encoder import Encoder
 from drcl.train.config import Config
+from drcl.train.datasets import LoadedSamples
 from drcl.train.loop import stream_seed
+from drcl.train.ranks import Ranks
 from drcl.train.samples import Modality
 
 
@@ -52,6 +56,60 @@ def build_network(
     generator = torch.Generator().manual_seed(seed)
     # Like the features, whatever torch's default dtype is.
     return Encoder(shape[1], dim=config.dim, hidden=config.hidden, generator=generator).float()
+
+
+def check_networks(networks: Mapping[str, nn.Module] | None) -> dict[str, nn.Module]:
+    """The networks as a dict of their own; anything but modules by modality is refused."""
+    networks = {} if networks is None else networks
+    check_modalities("networks", networks, "nn.Module")
+    for modality, network in networks.items():
+        if isinstance(network, type):
+            raise TypeError(
+                f"networks: that of {modality} is the class {network.__name__}, expected a module "
+                f"made of it: {network.__name__}(…)"
+            )
+        if not isinstance(network, nn.Module):
+            raise TypeError(
+                f"networks: that of {modality} is a {type(network).__name__}, expected an "
+                "nn.Module: a function needs one whose forward() calls it"
+            )
+    return dict(networks)
+
+
+def fewest_rows(
+    network: nn.Module, modality: str, samples: Modality, size: int, ranks: Ranks | None
+) -> int:
+    """How few rows a batch of ``size`` may have: with some batch normalisation, one cannot be.
+
+    Raises ValueError where there can be no such batch.
+    """
+    if not _needs_two_rows(network, samples):
+        return 1
+    # Every process normalises its own rows.
+    least = 2 * (1 if ranks is None else ranks.world)
+    if min(size, len(samples.targets)) < least:
+        raise ValueError(
+            f"batch_size: the batch normalisation in the network of {modality} needs batches of "
+            f"{least} rows, got {min(size, len(samples.targets))}"
+        )
+    return least
+
+
+def _needs_two_rows(network: nn.Module, samples: Modality) -> bool:
+    """Found out by trying: one row of pictures has enough values in a channel."""
+    kinds = {type(module) for module in network.modules()}
+    if not any(issubclass(kind, _BatchNorm) for kind in kinds) or nn.SyncBatchNorm in kinds:
+        return False
+    row = torch.zeros((1, *samples.shape[1:]))
+    if isinstance(samples, LoadedSamples):
+        row = samples.as_input(row.to(samples.first.dtype))
+    trial = copy.deepcopy(network).cpu().train()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            trial(row)
+    except Exception as error:  # any other will be met, and told, in training
+        return "more than 1 value per channel" in str(error)
+    return False
 
 
 def _check_network(network: nn.Module, modality: str) -> None:

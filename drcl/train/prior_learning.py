@@ -17,19 +17,18 @@ from drcl.train.config import Config, setting
 from drcl.train.datasets import label_array
 from drcl.train.loop import Embed, Log, Outcome, Phase, Record, stream_seed
 from drcl.train.loop import train as run_phases
-from drcl.train.networks import averaging, build_network, pick_device, wrapped_like
-from drcl.train.parallel import ALONE, Parallel, spread
-from drcl.train.ranks import Ranks
-from drcl.train.samples import (
-    Data,
-    Modality,
-    check_widths,
-    fit_standardizers,
-    is_labelled,
-    prepare,
-    standardize,
-    with_labels,
+from drcl.train.networks import (
+    averaging,
+    build_network,
+    check_networks,
+    fewest_rows,
+    pick_device,
+    wrapped_like,
 )
+from drcl.train.parallel import ALONE, Parallel, spread
+from drcl.train.prepare import prepare_training
+from drcl.train.ranks import Ranks
+from drcl.train.samples import Data, Modality, check_pairs, is_labelled, with_labels
 from drcl.train.source import make_source
 from drcl.train.step import Loss
 
@@ -74,23 +73,23 @@ def select_prior(
     16
     """
     config = config or Config()
+    networks = check_networks(networks)
+    check_pairs(train, "train")
     if not train:
         raise ValueError("train: no modality given")
     config.check_modalities(train)
-    pairs = with_labels(train, "train")
+    pairs = with_labels(train, "train", config.standardize)
     classes = find_classes([label_array(labels, "train") for _, labels in pairs.values()])
     if len(classes) < 2:
         raise ValueError(f"train: needs at least two classes, got {list(classes)}")
-    samples = prepare(pairs, classes, "train")
-    standardizers = fit_standardizers(samples, config)
-    held_out = prepare(validation or {}, classes, "validation")
-    check_widths(samples, held_out, networks or {})
+    held_out = {} if validation is None else validation
+    prepared = prepare_training(pairs, held_out, classes, config, networks)
     priors, _ = learn_priors(
-        standardize(samples, standardizers),
-        standardize(held_out, standardizers),
+        prepared.train,
+        prepared.validation,
         classes,
         config,
-        networks=networks or {},
+        networks=networks,
         progress=progress,
     )
     return best_prior(priors, config)
@@ -219,4 +218,5 @@ def prior_phase(
         keep_last=config.paper_compat,
         average=averaging(network),
         ranks=ranks,
+        least=fewest_rows(encoder, modality, samples, setting(config.batch_size, modality), ranks),
     )

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from drcl.arrays import as_tensor
+from drcl.arrays import as_features, check_finite, check_unmasked
+from drcl.checks import check_modalities, check_pair
 from drcl.labels import encode_labels
 from drcl.pages import is_mapped
 from drcl.train.checkpoint import check_name
-from drcl.train.config import Config
-from drcl.train.datasets import Loadable, LoadedSamples, is_loadable, label_array, read_labels
+from drcl.train.datasets import Loadable, LoadedSamples, Scanned, is_loadable, label_array, scan
 from drcl.train.mapped import MappedRows
+from drcl.train.standardize import in_chunks
 
-Labelled: TypeAlias = tuple[npt.ArrayLike | Loadable, npt.ArrayLike]
-Data: TypeAlias = Labelled | Loadable
-
-# What is looked at in one go: large enough to be fast, small beside any set worth the care.
-CHUNK_BYTES = 2**25
+Data: TypeAlias = tuple[npt.ArrayLike, npt.ArrayLike] | Loadable
+# A Dataset has been passed over once.
+Labelled: TypeAlias = tuple[npt.ArrayLike | Scanned, npt.ArrayLike]
 
 
 class Samples(NamedTuple):
@@ -54,162 +53,82 @@ def is_labelled(targets: Tensor) -> Tensor:
     return targets >= 0 if targets.ndim == 1 else targets.sum(dim=1) > 0
 
 
-def in_chunks(features: Tensor | MappedRows) -> Iterator[Tensor]:
-    """All rows in order, :data:`CHUNK_BYTES` of them at a time."""
-    rows = max(1, CHUNK_BYTES // (4 * max(1, features.shape[1:].numel())))
-    for start in range(0, len(features), rows):
-        yield features[start : start + rows]
-
-
-class Standardizer(NamedTuple):
-    """Column means and standard deviations (d,); a constant column has deviation 1."""
-
-    mean: Tensor
-    std: Tensor
-
-    @classmethod
-    def fit(cls, features: Tensor | MappedRows) -> Standardizer:
-        # Chunks are merged through their means and squared deviations: one pass, nothing cancels.
-        count = 0
-        mean = squares = torch.zeros(features.shape[1:], dtype=torch.float64)
-        for chunk in in_chunks(features):
-            exact = chunk.double()
-            own = exact.mean(dim=0)
-            shift, share = own - mean, len(exact) / (count + len(exact))
-            mean = mean + shift * share
-            squares = squares + (exact - own).square_().sum(dim=0) + shift.square() * share * count
-            count += len(exact)
-        std = (squares / count).sqrt().float()
-        return cls(mean.float(), torch.where(std > 0, std, torch.ones_like(std)))
-
-    def __call__(self, features: Tensor) -> Tensor:
-        return (features - self.mean.to(features)) / self.std.to(features)
-
-
-def fit_standardizers(samples: Mapping[str, Modality], config: Config) -> dict[str, Standardizer]:
-    """A standardizer per modality if the settings ask for it, else none."""
-    if not config.standardize:
-        return {}
-    found = {}
-    for name, part in samples.items():
-        if isinstance(part, LoadedSamples):
-            raise ValueError(
-                f"standardize: {name} comes from a {type(part.data).__name__}, which has to "
-                "standardize its samples itself"
-            )
-        found[name] = Standardizer.fit(part.features)
-    return found
-
-
-def standardize(
-    samples: Mapping[str, Modality], standardizers: Mapping[str, Standardizer]
-) -> dict[str, Modality]:
-    """The samples with standardized features, where there is a standardizer."""
-    return {
-        name: Samples(_standardized(part.features, standardizers[name]), part.targets)
-        if name in standardizers and isinstance(part, Samples)
-        else part
-        for name, part in samples.items()
-    }
-
-
-def _standardized(features: Tensor | MappedRows, standardizer: Standardizer) -> Tensor | MappedRows:
-    if isinstance(features, MappedRows):
-        return features.transformed(standardizer.__call__)
-    return standardizer(features)
-
-
 def check_features(features: npt.ArrayLike | Tensor, name: str) -> Tensor | MappedRows:
     """Features (N, …) as a finite float32 tensor; the error names the first bad row.
 
     A memory-mapped array is looked through once, and stays where it is. A float32 array is not
     copied.
     """
-    rows = MappedRows(features) if is_mapped(features) else _to_tensor(features, name)
+    rows: Tensor | MappedRows
+    if is_mapped(features):
+        check_unmasked(features, name)
+        rows = MappedRows(np.asarray(features))
+        if rows.array.dtype.kind not in "biuf":
+            raise ValueError(f"{name}: expected real numbers, got {rows.array.dtype}")
+    else:
+        rows = as_features(features, name)
     if rows.ndim < 2 or 0 in rows.shape:
         raise ValueError(
             f"{name}: expected a non-empty array (N, d), got shape {tuple(rows.shape)}"
         )
-    if isinstance(rows, MappedRows):
-        if rows.array.dtype.kind not in "iuf":
-            raise ValueError(f"{name}: expected real numbers, got {rows.array.dtype}")
-    elif rows.is_complex() or rows.dtype == torch.bool:
-        raise ValueError(f"{name}: expected real numbers, got {rows.dtype}")
-    else:
+    if isinstance(rows, Tensor):
         rows = rows.float().contiguous()
     seen = 0
     for chunk in in_chunks(rows):
-        finite = chunk.isfinite().flatten(1).all(dim=1)
-        if not bool(finite.all()):
-            row = seen + int((~finite).nonzero()[0])
-            raise ValueError(f"{name}: row {row} holds NaN or infinite values (as float32)")
+        check_finite(chunk, name, seen)
         seen += len(chunk)
     return rows
 
 
-def _to_tensor(features: npt.ArrayLike, name: str) -> Tensor:
-    """Any real array (other byte orders, reversed, read-only) as a tensor; float32 unless bool."""
-    if isinstance(features, Tensor):
-        return features.detach()
-    try:
-        array = np.asarray(features)
-    except ValueError as error:
-        raise ValueError(f"{name}: rows of different lengths ({error})") from error
-    if array.dtype.kind not in "biufc":
-        raise ValueError(f"{name}: expected real numbers, got dtype {array.dtype}")
-    if array.dtype.kind in "iuf":
-        with np.errstate(over="ignore"):  # too large for float32 becomes infinite, refused later
-            array = array.astype(np.float32, order="C", copy=False)
-    return as_tensor(array)
+def with_labels(
+    data: Mapping[str, Data | Labelled], split: str, standardize: bool = False
+) -> dict[str, Labelled]:
+    """Every modality as (features, labels); one pass over a Dataset or DataLoader finds its own.
 
-
-def with_labels(data: Mapping[str, Data], split: str) -> dict[str, Labelled]:
-    """Every modality as (features, labels); a Dataset or DataLoader is passed over for them."""
+    With ``standardize`` the pass takes the statistics of its features, too.
+    """
     check_pairs(data, split)
     return {
-        name: (one, read_labels(one, f"{split} {name}")) if is_loadable(one) else one
+        name: scan(one, f"{split} {name}", standardize) if is_loadable(one) else one
         for name, one in data.items()
     }
 
 
-def check_pairs(data: Mapping[str, Data], split: str) -> None:
+def check_pairs(data: Any, split: str) -> None:
     """Refuse what is no mapping of modalities to (features, labels), Datasets or DataLoaders."""
-    if not isinstance(data, Mapping):
-        raise TypeError(
-            f"{split}: expected a mapping from modality to (features, labels), got "
-            f"{type(data).__name__}"
-        )
+    instead = f"its .{split}" if hasattr(data, split) else '{"image": (features, labels), …}'
+    check_modalities(split, data, "(features, labels)", f"; give {instead}")
     for modality, one in data.items():
-        if not is_loadable(one) and not (isinstance(one, (tuple, list)) and len(one) == 2):
-            raise TypeError(
-                f"{split} {modality}: expected (features, labels), got {type(one).__name__}"
-            )
-
-
-def check_widths(
-    train: Mapping[str, Modality], validation: Mapping[str, Modality], networks: Container[str]
-) -> None:
-    """Refuse validation features of another width, but for networks that may take any."""
-    for modality, part in validation.items():
-        if modality in networks or modality not in train:
+        if is_loadable(one):
             continue
-        shape, expected = part.shape[1:], train[modality].shape[1:]
-        if shape != expected:
-            raise ValueError(
-                f"validation {modality} features: rows of shape {tuple(shape)}, expected "
-                f"{tuple(expected)} as in train"
+        where = f"{split} {modality}"
+        check_pair(where, one, "(features, labels), a Dataset or a DataLoader")
+        if is_loadable(one[0]):
+            raise TypeError(
+                f"{where}: a {type(one[0]).__name__} yields its own labels; give it alone"
             )
 
 
-def prepare(data: Mapping[str, Data], classes: Sequence[int], split: str) -> dict[str, Modality]:
-    """Checked samples of every modality; errors name the split and the modality."""
+def prepare(
+    data: Mapping[str, Data | Labelled],
+    classes: Sequence[int],
+    split: str,
+    integers: Container[str] = (),
+) -> dict[str, Modality]:
+    """Checked samples of every modality; errors name the split and the modality.
+
+    The networks of the modalities in ``integers`` take token ids as they are.
+    """
     prepared: dict[str, Modality] = {}
     for modality, (features, labels) in with_labels(data, split).items():
         where = f"{split} {check_name(modality)}"
         codes = label_array(labels, f"{where} labels")
         y = torch.from_numpy(encode_labels(codes, classes, f"{where} labels"))
-        if is_loadable(features):
-            prepared[modality] = LoadedSamples(features, tuple(classes), where, y)
+        if isinstance(features, Scanned):
+            loadable, first, moments = features
+            prepared[modality] = LoadedSamples(
+                loadable, tuple(classes), where, y, first, moments, modality in integers
+            )
         else:
             x = check_features(features, f"{where} features")
             if len(x) != len(y):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count, islice
+from itertools import islice
 from typing import NamedTuple, Protocol, TypeAlias
 
 import torch
@@ -14,7 +14,8 @@ from torch import Tensor
 from drcl.train.datasets import LoadedSamples, in_order, shuffled
 from drcl.train.mapped import MappedRows
 from drcl.train.ranks import Ranks
-from drcl.train.samples import Modality, Samples, in_chunks, is_labelled
+from drcl.train.samples import Modality, Samples, is_labelled
+from drcl.train.standardize import in_chunks
 
 # Batches that are read while the device works on another one.
 AHEAD = 2
@@ -38,16 +39,17 @@ class Source(Protocol):
     """The samples of one modality, in batches on ``device``.
 
     ``epoch`` is one pass in a random order that depends on the generator (and, for a loader of the
-    user's, torch's global one) alone. ``load`` turns a batch into features and targets on the
-    device; it runs inside the step, so that a CUDA graph can hold it. ``chunks`` is one pass in
-    order over what has a label, for evaluation, and ``content`` what identifies the samples.
+    user's, torch's global one) alone; a batch of fewer rows than ``least`` joins another. ``load``
+    turns a batch into features and targets on the device; it runs inside the step, so that a CUDA
+    graph can hold it. ``chunks`` is one pass in order over what has a label, for evaluation, and
+    ``content`` what identifies the samples.
     """
 
     count: int
     device: torch.device
 
     def epoch(
-        self, size: int, generator: torch.Generator, drop_last: bool
+        self, size: int, generator: torch.Generator, drop_last: bool, least: int = 1
     ) -> Iterator[Batch]: ...  # pragma: no cover
 
     def load(self, *parts: Tensor) -> tuple[Tensor, Tensor]: ...  # pragma: no cover
@@ -81,11 +83,20 @@ def make_source(samples: Modality, device: torch.device, ranks: Ranks | None = N
     return Resident(Samples(features.to(device), samples.targets.to(device)), ranks)
 
 
-def batches(count: int, size: int, generator: torch.Generator, drop_last: bool) -> Iterator[Tensor]:
-    """A random order of ``count`` rows, cut into batches; at least one batch."""
+def batches(
+    count: int, size: int, generator: torch.Generator, drop_last: bool, least: int = 1
+) -> Iterator[Tensor]:
+    """A random order of ``count`` rows, cut into batches; at least one batch.
+
+    A last batch of fewer than ``least`` rows is a part of the one before.
+    """
     order = torch.randperm(count, generator=generator, device=generator.device)
     for start in range(0, count, size):
         batch = order[start : start + size]
+        left = count - start - size
+        if 0 < left < least and not drop_last:
+            yield order[start:]
+            return
         if not (drop_last and start > 0 and len(batch) < size):
             yield batch
 
@@ -104,8 +115,10 @@ class Resident:
         self.features = features
         self.count, self.device = len(features), features.device
 
-    def epoch(self, size: int, generator: torch.Generator, drop_last: bool) -> Iterator[Batch]:
-        for rows in batches(self.count, size, generator, drop_last):
+    def epoch(
+        self, size: int, generator: torch.Generator, drop_last: bool, least: int = 1
+    ) -> Iterator[Batch]:
+        for rows in batches(self.count, size, generator, drop_last, least):
             yield Batch((_own(rows, self.ranks),), len(rows))
 
     def load(self, *parts: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,11 +145,13 @@ class Streamed:
         self.ranks = ranks
         self.count, self.device = len(self.features), device
 
-    def epoch(self, size: int, generator: torch.Generator, drop_last: bool) -> Iterator[Batch]:
-        drawn = batches(self.count, size, generator, drop_last)
+    def epoch(
+        self, size: int, generator: torch.Generator, drop_last: bool, least: int = 1
+    ) -> Iterator[Batch]:
+        drawn = list(batches(self.count, size, generator, drop_last, least))
         read = self._read_ahead(_own(rows, self.ranks).cpu() for rows in drawn)
-        for start, (features, targets) in zip(count(step=size), read, strict=False):
-            yield Batch((features, targets), min(size, self.count - start))
+        for rows, (features, targets) in zip(drawn, read, strict=True):
+            yield Batch((features, targets), len(rows))
 
     def load(self, *parts: Tensor) -> tuple[Tensor, Tensor]:
         features, targets = parts
@@ -171,13 +186,17 @@ class Loaded:
     """A user's Dataset or DataLoader, which may do anything to its samples as they pass."""
 
     def __init__(self, samples: LoadedSamples, device: torch.device) -> None:
+        if samples.standardizer is not None:
+            samples = samples._replace(standardizer=samples.standardizer.to(device))
         self.samples, self.device = samples, device
         self.count = len(samples.targets)
 
-    def epoch(self, size: int, generator: torch.Generator, drop_last: bool) -> Iterator[Batch]:
+    def epoch(
+        self, size: int, generator: torch.Generator, drop_last: bool, least: int = 1
+    ) -> Iterator[Batch]:
         loader = shuffled(self.samples.data, self.count, size, generator, drop_last)
-        for features, targets in self.samples.batches(loader):
-            yield Batch((self._move(features), self._move(targets)), len(features))
+        for features, targets in _joined(self.samples.batches(loader), least):
+            yield Batch(self._moved(features, targets), len(features))
 
     def load(self, *parts: Tensor) -> tuple[Tensor, Tensor]:
         features, targets = parts
@@ -188,13 +207,39 @@ class Loaded:
         for features, targets in self.samples.batches(in_order(self.samples.data, size)):
             known = is_labelled(targets)
             if bool(known.any()):
-                yield self._move(features[known]), self._move(targets[known])
+                yield self._moved(features[known], targets[known])
 
     def content(self) -> Iterator[Tensor]:
         # A loader cannot be held to yielding the same features twice; how often which label occurs
         # does not depend on the order in which it yields them.
         kinds, counts = self.samples.targets.unique(dim=0, return_counts=True)
-        yield from (kinds, counts)
+        yield from (kinds, counts, *(self.samples.standardizer or ()))
 
-    def _move(self, tensor: Tensor) -> Tensor:
-        return tensor.to(self.device, non_blocking=True)
+    def _moved(self, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        features, targets = (
+            part.to(self.device, non_blocking=True) for part in (features, targets)
+        )
+        return self.samples.as_input(features), targets
+
+
+def _joined(
+    batches: Iterator[tuple[Tensor, Tensor]], least: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches; one of fewer than ``least`` rows joins the next, or the last one before it."""
+    if least == 1:
+        yield from batches
+        return
+    held: list[tuple[Tensor, Tensor]] = []  # a whole batch, a small one, or both
+    for batch in batches:
+        if held and len(held[-1][0]) < least:
+            batch = _cat([held.pop(), batch])
+        if held and len(batch[0]) >= least:
+            yield held.pop()
+        held.append(batch)
+    if held:
+        yield _cat(held)
+
+
+def _cat(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    features, targets = zip(*parts, strict=True)
+    return torch.cat(features), torch.cat(targets)

@@ -127,8 +127,17 @@ class AutogradPass:
         self.embeddings = torch.empty(0)
 
     def forward(self, features: Tensor) -> Tensor:
-        with products_in(self.precision, features.device):
-            embeddings = self.network(features)
+        try:
+            with products_in(self.precision, features.device):
+                embeddings = self.network(features)
+        except RuntimeError as error:
+            if features.is_floating_point() or "dtype" not in str(error):
+                raise
+            raise TypeError(
+                f"networks: {type(self.network).__name__} does not take {features.dtype}, which a "
+                "Dataset's rows reach it as, since it may be one of token ids: give rows of "
+                f"float32 ({error})"
+            ) from error
         if not isinstance(embeddings, Tensor):
             raise TypeError(
                 "networks: expected modules whose output is one tensor (B, dim), got "

@@ -74,7 +74,6 @@ def bad_samples(name: str, x: Any, y: Any) -> dict[str, Any]:
         "infinite": (good * math.inf, y),
         "beyond float32": (good.astype(float) * 1e300, y),
         "complex": (good * 1j, y),
-        "bool": (good > 0, y),
         "one label fewer": (good, y[:-1]),
         "labels None": (good, None),
         "labels words": (good, ["a"] * rows),
