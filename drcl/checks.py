@@ -1,6 +1,6 @@
 """Arguments checked before anything is computed: an error names the argument and what it must be.
 
-Values are looked at only where that is free; see :func:`_can_look_at`.
+Values are looked at only where that is free; see :func:`can_look_at`.
 """
 
 from __future__ import annotations
@@ -60,40 +60,6 @@ def check_prior(weight: Any, features: Tensor) -> None:
     check_device("prior", weight, "features", features)
 
 
-def check_targets(targets: Any, features: Tensor, classes: int | None) -> None:
-    """Refuse what is neither class ids (B,) nor non-negative rows (B, C) for these features."""
-    check_tensor("targets", targets)
-    check_device("targets", targets, "features", features)
-    if targets.ndim == 0 or len(targets) != len(features):
-        raise ValueError(
-            f"targets: shape {tuple(targets.shape)} for {len(features)} rows of features; expected "
-            f"({len(features)},) or ({len(features)}, {classes or 'C'})"
-        )
-    if targets.ndim == 2 and (classes is None or targets.shape[1] == classes):
-        if targets.is_complex() or 0 in targets.shape:
-            raise ValueError(
-                f"targets: expected real rows (B, C), got {targets.dtype} of shape "
-                f"{tuple(targets.shape)}"
-            )
-        if _can_look_at(targets) and not bool((targets >= 0).all() & targets.isfinite().all()):
-            raise ValueError("targets: rows must be finite and not negative")
-        return
-    if targets.ndim != 1 or targets.dtype != torch.int64:
-        raise ValueError(
-            f"targets: expected int64 ids (B,) or rows (B, {classes or 'C'}), got "
-            f"{targets.dtype} of shape {tuple(targets.shape)}"
-        )
-    if classes is None:
-        raise ValueError("classes: needed when targets are class ids")
-    if _can_look_at(targets):
-        low, high = int(targets.min()), int(targets.max())
-        if low < -1 or high >= classes:
-            raise ValueError(
-                f"targets: class ids must lie in 0..{classes - 1} (−1 for unlabelled), got "
-                f"{low}..{high}"
-            )
-
-
 def check_permutation(permutation: Any, features: Tensor) -> None:
     """Refuse what is not every row number of the features once."""
     check_tensor("permutation", permutation)
@@ -103,7 +69,7 @@ def check_permutation(permutation: Any, features: Tensor) -> None:
             f"shape {tuple(permutation.shape)}"
         )
     check_device("permutation", permutation, "features", features)
-    if _can_look_at(permutation):
+    if can_look_at(permutation):
         low, high = int(permutation.min()), int(permutation.max())
         if low < 0 or high >= len(features) or int(permutation.bincount().max()) > 1:
             raise ValueError(
@@ -118,7 +84,7 @@ def check_q(q: Any) -> None:
         _check_number("q", q, "a number in [0, 1]", lambda value: 0.0 <= value <= 1.0)
     elif q.ndim != 0 or q.dtype not in FLOATS:
         raise ValueError(f"q: expected a 0-d float tensor, got {q.dtype} {tuple(q.shape)}")
-    elif _can_look_at(q) and not 0.0 <= float(q) <= 1.0:
+    elif can_look_at(q) and not 0.0 <= float(q) <= 1.0:
         raise ValueError(f"q: expected a number in [0, 1], got {float(q)}")
 
 
@@ -181,6 +147,6 @@ def _check_number(name: str, value: Any, expected: str, holds: Callable[[float],
         raise ValueError(f"{name}: expected {expected}, got {value}")
 
 
-def _can_look_at(tensor: Tensor) -> bool:
+def can_look_at(tensor: Tensor) -> bool:
     """Looking at values would stop a GPU and break a trace; there, a bad id makes the loss NaN."""
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()

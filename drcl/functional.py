@@ -1,13 +1,15 @@
 """One function per op: contract, checks, choice of backend.
 
-Every function takes torch tensors on any device. Targets are class ids ``(B,)`` int64, −1 for an
-unlabelled row, or float rows ``(B, C)``: one-hot, multi-hot or mixed; a row without positive mass
-is unlabelled. Unlabelled rows count nowhere: a loss over a batch equals the loss over its labelled
-rows. With feature mixing a pair counts where both of its rows are labelled.
+Every function takes torch tensors on any device. Targets are class ids ``(B,)`` or ``(B, 1)``, of
+any integer dtype, bool or whole floats, −1 for an unlabelled row; or rows ``(B, C)``: one-hot,
+multi-hot or mixed, and one of zeros is unlabelled. Ids are columns 0..C−1; beside a
+:class:`drcl.Prior` whose classes are other integers they are those (:meth:`drcl.Prior.columns_of`).
+Unlabelled rows count nowhere: a loss over a batch equals the loss over its labelled rows. With
+feature mixing a pair counts where both of its rows are labelled.
 
 An argument of the wrong type, dtype, shape, device or range is a TypeError or ValueError that names
 it and what was expected. On a GPU and in compiled code the losses do not look at values, as that
-would wait for the device: there a class id beyond the classes makes the loss NaN.
+would wait for the device: there an id that is no class makes the loss NaN. See :mod:`drcl.labels`.
 """
 
 from __future__ import annotations
@@ -33,12 +35,11 @@ from drcl.checks import (
     check_positive,
     check_prior,
     check_q,
-    check_targets,
     check_tensor,
 )
 from drcl.dispatch import choose
 from drcl.eager.gce import gce
-from drcl.eager.targets import target_rows
+from drcl.labels import check_targets, is_labelled, target_rows
 from drcl.prior import Prior, rank_cutoff
 
 
@@ -100,7 +101,7 @@ def mixup(
         return reference.mixup(features, rows, permutation, lam)
     if lam == 1.0:
         return features, rows
-    labelled = rows.sum(dim=1) > 0
+    labelled = is_labelled(rows)
     both = (labelled & labelled[permutation]).to(rows.dtype)
     mixed = ops.mixup.mixup(features, permutation, lam, backend)
     return mixed, both[:, None] * ops.mixup.mixup(rows, permutation, lam, backend)
@@ -141,7 +142,8 @@ def prior_similarity(
     check_q(q)
     backend = choose("prior_similarity", features.device)
     if targets is not None:
-        check_targets(targets, features, weight.shape[1])
+        numbering = prior if isinstance(prior, Prior) else None
+        targets = check_targets(targets, features, weight.shape[1], numbering)
     if targets is None or backend == "reference":
         with _full_precision(features):
             if targets is None:
@@ -162,7 +164,7 @@ def _reference_prior_similarity(
     logits, probabilities = reference.prior_similarity(features, weight, temperature)
     rows = target_rows(targets, weight.shape[1], dtype)
     loss = reference.generalized_cross_entropy(logits, rows, q)
-    labelled = rows.sum(dim=1) > 0
+    labelled = is_labelled(rows)
     score = (rows * probabilities.detach()).sum() / labelled.sum().clamp(min=1)
     return PriorSimilarity(logits, probabilities, loss, score)
 
@@ -253,7 +255,7 @@ def reversible_consistency_loss(
     check_q(q)
     check_prior(prior.weight if isinstance(prior, Prior) else prior, features)
     prior = prior if isinstance(prior, Prior) else Prior(prior.detach())
-    check_targets(targets, features, prior.weight.shape[1])
+    targets = check_targets(targets, features, prior.weight.shape[1], prior)
     if lam == 1.0:
         permutation = None
     elif permutation is None:
@@ -394,5 +396,5 @@ def _as_tensor(q: Tensor | float, features: Tensor) -> Tensor:
 
 def _target_rows(targets: Tensor, features: Tensor, classes: int | None) -> Tensor:
     """Checked targets as rows (B, C) in the features' dtype."""
-    check_targets(targets, features, classes)
+    targets = check_targets(targets, features, classes)
     return target_rows(targets, classes or targets.shape[1], features.dtype)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from drcl.labels import encode_labels
+from drcl.labels import Label, ParsedLabels, encode_labels, join, parse_labels
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
@@ -26,7 +24,7 @@ class LoadedSamples(NamedTuple):
     """
 
     data: Loadable
-    classes: tuple[int, ...]
+    classes: tuple[Label, ...]
     name: str
     targets: Tensor
 
@@ -40,7 +38,7 @@ class LoadedSamples(NamedTuple):
     def batches(self, loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
         """Features as they come and labels as targets."""
         for features, labels in read_pairs(loader, self.name):
-            codes = encode_labels(labels, self.classes, f"{self.name} labels")
+            codes = encode_labels(labels, self.classes, f"{self.name} labels", soft=True)
             yield features, torch.from_numpy(codes)
 
     def labelled(self) -> LoadedSamples:
@@ -71,7 +69,7 @@ def shuffled(
     return DataLoader(data, batch_sampler=cut)
 
 
-def read_pairs(loader: DataLoader[Any], name: str) -> Iterator[tuple[Tensor, npt.NDArray[Any]]]:
+def read_pairs(loader: DataLoader[Any], name: str) -> Iterator[tuple[Tensor, Any]]:
     """The (features, labels) of every batch; anything else is a ValueError that names ``name``.
 
     So does the RuntimeError of a worker process that was lost.
@@ -87,24 +85,12 @@ def read_pairs(loader: DataLoader[Any], name: str) -> Iterator[tuple[Tensor, npt
             raise ValueError(
                 f"{name}: expected features that collate to a tensor, got {type(features).__name__}"
             )
-        found = label_array(labels, f"{name} labels")
-        if found.ndim == 0:
+        if features.ndim == 0 or getattr(labels, "ndim", 1) == 0:
             raise ValueError(
                 f"{name}: yields samples one by one; its DataLoader needs a batch_size"
             )
         # What NumPy's arrays collate to: like arrays, it is computed with in float32.
-        yield features.float() if features.dtype == torch.float64 else features, found
-
-
-def label_array(labels: Any, name: str) -> npt.NDArray[Any]:
-    """Labels, as a tensor of any device or anything NumPy understands, as an array."""
-    if isinstance(labels, Tensor):
-        labels = labels.detach().cpu()
-        labels = labels.float() if labels.dtype == torch.bfloat16 else labels
-    found = np.asarray(labels)
-    if found.dtype.kind == "c":
-        raise TypeError(f"{name}: expected class ids or rows of real numbers, got {found.dtype}")
-    return found
+        yield features.float() if features.dtype == torch.float64 else features, labels
 
 
 def _named(loader: DataLoader[Any], name: str) -> Iterator[Any]:
@@ -116,10 +102,15 @@ def _named(loader: DataLoader[Any], name: str) -> Iterator[Any]:
         raise RuntimeError(f"{name}: a worker of its DataLoader was lost ({error})") from error
 
 
-def read_labels(data: Loadable, name: str) -> npt.NDArray[Any]:
+def read_labels(data: Loadable, name: str, soft: bool = False) -> ParsedLabels:
     """All labels, from one pass over the samples."""
     with torch.random.fork_rng(devices=[]):
-        labels = [part for _, part in read_pairs(in_order(data, 1024), name)]
-    if not labels:
+        return join_labels((part for _, part in read_pairs(in_order(data, 1024), name)), name, soft)
+
+
+def join_labels(batches: Iterable[Any], name: str, soft: bool = False) -> ParsedLabels:
+    """The labels of all batches as those of one array."""
+    parts = [parse_labels(part, f"{name} labels", soft=soft) for part in batches]
+    if not parts:
         raise ValueError(f"{name}: yields no samples")
-    return np.concatenate(labels)
+    return join(parts)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,14 +11,21 @@ import torch
 from torch import Tensor
 
 from drcl.arrays import as_tensor
-from drcl.labels import encode_labels
+from drcl.labels import (
+    Label,
+    class_list,
+    encode_labels,
+    find_classes,
+    is_labelled,
+    parse_labels,
+)
 from drcl.pages import is_mapped
 from drcl.train.checkpoint import check_name
 from drcl.train.config import Config
-from drcl.train.datasets import Loadable, LoadedSamples, is_loadable, label_array, read_labels
+from drcl.train.datasets import Loadable, LoadedSamples, is_loadable, read_labels
 from drcl.train.mapped import MappedRows
 
-Labelled: TypeAlias = tuple[npt.ArrayLike | Loadable, npt.ArrayLike]
+Labelled: TypeAlias = tuple[npt.ArrayLike | Loadable, Any]
 Data: TypeAlias = Labelled | Loadable
 
 # What is looked at in one go: large enough to be fast, small beside any set worth the care.
@@ -47,11 +54,6 @@ class Samples(NamedTuple):
 
 
 Modality: TypeAlias = Samples | LoadedSamples
-
-
-def is_labelled(targets: Tensor) -> Tensor:
-    """Which rows have a label (N,)."""
-    return targets >= 0 if targets.ndim == 1 else targets.sum(dim=1) > 0
 
 
 def in_chunks(features: Tensor | MappedRows) -> Iterator[Tensor]:
@@ -164,12 +166,41 @@ def _to_tensor(features: npt.ArrayLike, name: str) -> Tensor:
 
 
 def with_labels(data: Mapping[str, Data], split: str) -> dict[str, Labelled]:
-    """Every modality as (features, labels); a Dataset or DataLoader is passed over for them."""
+    """Every modality as (features, parsed labels); a Dataset or DataLoader is passed over for them.
+
+    Rows to train on may be probabilities; those that are ranked are 0 and 1.
+    """
     check_pairs(data, split)
-    return {
-        name: (one, read_labels(one, f"{split} {name}")) if is_loadable(one) else one
-        for name, one in data.items()
-    }
+    soft = split == "train"
+    found: dict[str, Labelled] = {}
+    for name, one in data.items():
+        if is_loadable(one):
+            found[name] = one, read_labels(one, f"{split} {name}", soft)
+        else:
+            # With the number of rows known, one row of N labels is told from N columns.
+            count = next(iter(getattr(one[0], "shape", ())), None)
+            where = f"{split} {name} labels"
+            found[name] = one[0], parse_labels(one[1], where, count=count, soft=soft)
+    return found
+
+
+def choose_classes(
+    pairs: Mapping[str, Labelled], classes: Iterable[Label] | None, config: Config
+) -> tuple[Label, ...]:
+    """The classes asked for, or those that occur; two at least and no more than dimensions."""
+    found = (
+        find_classes([labels for _, labels in pairs.values()])
+        if classes is None
+        else class_list(classes)
+    )
+    if len(found) < 2:
+        raise ValueError(f"train: needs at least two classes, got {list(found)}")
+    if config.dim < len(found):
+        raise ValueError(
+            f"dim: {config.dim} is below the number of classes ({len(found)}); the prior needs a "
+            "direction for each"
+        )
+    return found
 
 
 def check_pairs(data: Mapping[str, Data], split: str) -> None:
@@ -201,13 +232,12 @@ def check_widths(
             )
 
 
-def prepare(data: Mapping[str, Data], classes: Sequence[int], split: str) -> dict[str, Modality]:
+def prepare(data: Mapping[str, Data], classes: Sequence[Label], split: str) -> dict[str, Modality]:
     """Checked samples of every modality; errors name the split and the modality."""
     prepared: dict[str, Modality] = {}
     for modality, (features, labels) in with_labels(data, split).items():
         where = f"{split} {check_name(modality)}"
-        codes = label_array(labels, f"{where} labels")
-        y = torch.from_numpy(encode_labels(codes, classes, f"{where} labels"))
+        y = torch.from_numpy(encode_labels(labels, classes, f"{where} labels"))
         if is_loadable(features):
             prepared[modality] = LoadedSamples(features, tuple(classes), where, y)
         else:
