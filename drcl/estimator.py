@@ -66,7 +66,8 @@ class DRCL:
     unlabelled), class names, or multi-hot rows (N, C); :mod:`drcl.labels` says what else. The
     classes are kept with the prior, and saved with the model. Modalities need not be paired or of
     one size. Instead of (features, labels), a modality may be a ``torch.utils.data`` Dataset or
-    DataLoader that yields such pairs. An array over an ``np.memmap`` is never copied whole: it may be larger than memory.
+    DataLoader that yields such pairs. An array over an ``np.memmap`` is never copied whole: it may
+    be larger than memory.
 
     >>> rng = np.random.default_rng(0)
     >>> y = np.arange(60) % 3

@@ -57,6 +57,7 @@ class ParsedLabels:
         names: the class names that occur, each once; None for ids and rows.
         rows: (N, C) label rows, where they were; None for ids and names.
         missing: (N,) bool: marked as unlabelled other than by −1.
+        soft: whether rows may hold other values than 0 and 1.
     """
 
     name: str
@@ -64,6 +65,7 @@ class ParsedLabels:
     names: tuple[str, ...] | None
     rows: Tensor | None
     missing: npt.NDArray[np.bool_]
+    soft: bool = False
 
     def __len__(self) -> int:
         return len(self.missing)
@@ -108,18 +110,20 @@ def parse_labels(
     """
     if isinstance(labels, ParsedLabels):
         _check_count(labels.shape, count, name)
+        if labels.rows is not None and labels.soft and not soft:
+            _check_values(labels.rows, name, soft)
         return labels
     array, masked = _read(labels, name)
     shape = tuple(array.shape)
     if len(shape) == 2 and (shape[1] == 1 or (shape == (1, count) and count != 1)):
         array, masked = array.reshape(-1), None if masked is None else masked.reshape(-1)
     if array.ndim not in (1, 2) or 0 in array.shape[1:]:
-        raise ValueError(f"{name}: expected shape (N,) or (N, C), got {shape}")
+        raise ValueError(f"{name}: expected shape (N,) or (N, C), got shape {shape}")
     _check_count(shape if array.ndim == 2 else tuple(array.shape), count, name)
     missing = np.zeros(len(array), bool) if masked is None else masked
     if array.ndim == 2:
         rows, missing = _rows(array, masked, name, soft)
-        return ParsedLabels(name, np.empty(0, np.int64), None, rows, missing)
+        return ParsedLabels(name, np.empty(0, np.int64), None, rows, missing, soft)
     found = array.cpu().numpy() if isinstance(array, Tensor) else array
     if found.dtype.kind in "US":
         return _strings(found, missing, name)
@@ -197,7 +201,7 @@ def resolve(arrays: Sequence[ParsedLabels], signs: int | None = None) -> list[Pa
 def encode_labels(
     labels: Any,
     classes: Sequence[Label],
-    name: str = "labels",
+    name: str | None = None,
     *,
     count: int | None = None,
     soft: bool = False,
@@ -212,21 +216,21 @@ def encode_labels(
     >>> encode_labels(["owl", None], classes=("ant", "owl"))
     array([ 1, -1])
     """
-    parsed = parse_labels(labels, name, count=count, soft=soft)
+    parsed = parse_labels(labels, name or "labels", count=count, soft=soft)
     if parsed.rows is not None:
-        check_row_width(parsed, len(classes), name)
+        check_row_width(parsed, len(classes))
         return parsed.rows.to("cpu", torch.float32).numpy()
     table = {label: index for index, label in enumerate(classes)}
-    return look_up(parsed, table, f"the {len(classes)} classes {_shortened(classes)}", name)
+    return look_up(parsed, table, f"the {len(classes)} classes {_shortened(classes)}")
 
 
-def check_row_width(parsed: ParsedLabels, classes: int, name: str) -> None:
+def check_row_width(parsed: ParsedLabels, classes: int) -> None:
     """Refuse label rows that have not a column for each class."""
     assert parsed.rows is not None
     if parsed.rows.shape[1] != classes:
         raise ValueError(
-            f"{name}: label rows have {parsed.rows.shape[1]} columns, expected one for each of the "
-            f"{classes} classes"
+            f"{parsed.name}: label rows have {parsed.rows.shape[1]} columns: expected one for each "
+            f"of the {classes} classes"
         )
 
 
@@ -249,9 +253,7 @@ def join(parts: Sequence[ParsedLabels]) -> ParsedLabels:
     return replace(parts[0], ids=np.concatenate(ids), names=names or None, missing=missing)
 
 
-def look_up(
-    parsed: ParsedLabels, table: Mapping[Any, int], among: str, name: str | None = None
-) -> npt.NDArray[np.int64]:
+def look_up(parsed: ParsedLabels, table: Mapping[Any, int], among: str) -> npt.NDArray[np.int64]:
     """What a table says of every id or name (N,), −1 where there is no label.
 
     ``among`` says in errors what the table holds.
@@ -270,8 +272,7 @@ def look_up(
     if (found == NO_CLASS).any():
         row = int((found == NO_CLASS).argmax())
         raise ValueError(
-            f"{name or parsed.name}: row {row} has label {values[inverse[row]]!r}, which is none "
-            f"of {among} (−1 means unlabelled)"
+            f"{parsed.name}: row {row} has label {values[inverse[row]]!r}, which is none of {among}"
         )
     return found
 
@@ -429,6 +430,14 @@ def _read(labels: Any, name: str) -> tuple[npt.NDArray[Any] | Tensor, npt.NDArra
         # A list of strings and missing values would become an array with a name "nan" or "None".
         if array.dtype.kind in "UST" and not isinstance(labels, np.ndarray):
             array = np.array(labels, dtype=object)
+        # Integers beside missing values are doubles by now, which do not hold all of them.
+        elif (
+            array.dtype.kind == "f"
+            and array.ndim == 1
+            and not isinstance(labels, np.ndarray)
+            and (np.abs(array) >= 2.0**53).any()
+        ):
+            array = np.array(list(labels), dtype=object)
     except ValueError as error:
         raise ValueError(
             f"{name}: rows of different lengths ({error}); for several labels a sample give rows "
@@ -470,7 +479,7 @@ def _objects(array: npt.NDArray[Any], missing: npt.NDArray[np.bool_], name: str)
     """Labels as Python objects: all names or all numbers, some of them missing."""
     seen: dict[Any, int] = {}
     places = []
-    for row, value in enumerate(array.tolist()):
+    for row, value in enumerate(np.where(missing, None, array).tolist()):
         if isinstance(value, Tensor) and value.ndim == 0:
             value = value.item()
         try:
@@ -493,25 +502,25 @@ def _objects(array: npt.NDArray[Any], missing: npt.NDArray[np.bool_], name: str)
             f"{name}: row {row} is {one} and row {second} {other}: expected one kind of label"
         )
     if "a string" in kinds:
-        return _named(values, inverse, missing, name)
+        return _named(values, inverse, name)
     table = [
         UNLABELLED if value is None else _whole(value, row, name)
         for value, row in zip(values, first, strict=True)
     ]
     absent = np.array([value is None for value in values], bool)[inverse]
-    return _numbers(np.array(table, np.int64)[inverse], missing | absent, name)
+    return _numbers(np.array(table, np.int64)[inverse], absent, name)
 
 
 def _strings(array: npt.NDArray[Any], missing: npt.NDArray[np.bool_], name: str) -> ParsedLabels:
+    if missing.any():  # what lies under a mask is no name
+        array = array.copy()
+        array[missing] = ""
     unique, inverse = np.unique(array, return_inverse=True)
-    return _named(unique.tolist(), inverse, missing, name)
+    return _named(unique.tolist(), inverse, name)
 
 
 def _named(
-    values: Sequence[str | bytes | None],
-    inverse: npt.NDArray[np.int64],
-    missing: npt.NDArray[np.bool_],
-    name: str,
+    values: Sequence[str | bytes | None], inverse: npt.NDArray[np.int64], name: str
 ) -> ParsedLabels:
     """Names from their spellings, None among them, and each row's place in these."""
     place: dict[str, int] = {}
@@ -526,8 +535,7 @@ def _named(
             ) from error
         text = clean_name(text)
         to.append(place.setdefault(text, len(place)) if text else UNLABELLED)
-    ids = np.array(to, np.int64)[inverse] if to else np.empty(0, np.int64)
-    ids[missing] = UNLABELLED
+    ids = np.array(to, np.int64)[inverse]
     return ParsedLabels(name, ids, tuple(place), None, ids == UNLABELLED)
 
 
@@ -548,8 +556,8 @@ def _whole(value: Any, row: int, name: str) -> int:
 
 def _not_whole(value: Any, row: int, name: str) -> ValueError:
     return ValueError(
-        f"{name}: label {value} in row {row} is no class id: expected a whole number of 64 bits "
-        "(−1 or NaN for unlabelled)"
+        f"{name}: label {value} in row {row} is not a whole number of 64 bits, as class ids are "
+        "(−1 or NaN marks an unlabelled row)"
     )
 
 
@@ -578,8 +586,12 @@ def _rows(
     rows = as_tensor(array, name)
     if rows.dtype in (torch.uint16, torch.uint32, torch.uint64):  # torch does not compare them
         rows = rows.long()
-    if rows.dtype == torch.bool:
-        return rows, missing
+    if rows.dtype != torch.bool:
+        _check_values(rows, name, soft)
+    return rows, missing
+
+
+def _check_values(rows: Tensor, name: str, soft: bool) -> None:
     for start, part in zip(range(0, len(rows), _CHUNK), rows.split(_CHUNK), strict=True):
         good = (part >= 0) & (part <= 1) if soft else (part == 0) | (part == 1)
         if not bool(good.all()):
@@ -594,7 +606,6 @@ def _rows(
                     "take labels.argmax(1), of −1 and 1 labels > 0"
                 )
             )
-    return rows, missing
 
 
 def _joined(arrays: Iterable[ParsedLabels]) -> int:

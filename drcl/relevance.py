@@ -126,7 +126,7 @@ def _listed(given: Any, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]
         places = (table != 0).nonzero()
         return places[:, 0], places[:, 1], _whole_gains(table[table != 0])
     if is_pairs:
-        gains = table[:, 2] if table.shape[1] == 3 else torch.ones(len(table), dtype=torch.int64)
+        gains = table[:, 2] if table.shape[1] == 3 else torch.ones_like(table[:, 0])
         return table[:, 0].long(), table[:, 1].long(), gains
     raise ValueError(
         f"relevance: expected a matrix {shape} of bool or gains, or integer pairs (P, 2) of query "

@@ -393,10 +393,10 @@ def test_report_computes_every_pair_once(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"gallery": torch.zeros(4)}, r"gallery: expected \(N, D\)"),
         ({"gallery": torch.zeros(6, 5)}, "widths differ, 4 and 5"),
         ({"gallery": iter([])}, "gallery: no chunk holds a row"),
-        ({"gallery_labels": torch.zeros(5)}, "gallery_labels: expected 6 ids or rows"),
+        ({"gallery_labels": torch.zeros(5)}, "gallery_labels: expected 6 ids, names or rows"),
         ({"gallery_labels": torch.zeros(6, 2)}, "expected one form"),
         ({"gallery_labels": -torch.ones(6)}, "every gallery item is unlabelled"),
-        ({"query_labels": torch.full((3,), 0.5)}, "whole numbers"),
+        ({"query_labels": torch.full((3,), 0.5)}, "label 0.5 in row 0 is not a whole number"),
         ({"query_labels": None}, "both are needed"),
         ({"ks": (0,)}, "k: expected an integer"),
         ({"metric": "l1"}, "metric: expected one of"),
@@ -441,7 +441,7 @@ def test_rows_that_are_not_finite(value: float, dtype: torch.dtype) -> None:
         (torch.tensor([[0, 9]]), "item positions must lie in 0..5"),
         (torch.tensor([[-1, 0]]), "query positions must lie in 0..2"),
         (torch.tensor([[0, 1], [0, 1]]), "given twice"),
-        (torch.tensor([0, 1]), "expected integer pairs"),
+        (torch.tensor([0, 1]), "or integer pairs"),
         (lambda rows: torch.zeros(len(rows), 5).bool(), r"shape \(3, 6\)"),
         (lambda rows: torch.zeros(len(rows), 6), "bool or integer gains"),
     ],
@@ -499,7 +499,7 @@ def test_peak_memory_stays_under_the_budget(backend: str, queries: int) -> None:
 
 def test_ids_below_minus_one_are_not_taken_for_unlabelled() -> None:
     x, labels = torch.eye(3), torch.tensor([0, 1, 1])
-    with pytest.raises(ValueError, match=r"gallery_labels: class ids must be −1 .*, got -2"):
+    with pytest.raises(ValueError, match="gallery_labels: row 0 has label -2; class ids are 0"):
         average_precision(x, x, labels, labels - 2 * (labels == 0))
 
 
@@ -527,7 +527,7 @@ def test_unsigned_integers_mean_what_signed_ones_do(dtype: type) -> None:
 
 def test_ids_beyond_int64_do_not_become_others() -> None:
     x, ids = torch.eye(2), np.array([2**64 - 1, 3], np.uint64)
-    with pytest.raises(ValueError, match=r"query_labels: expected whole numbers below 2⁶³"):
+    with pytest.raises(ValueError, match="query_labels: label 18446744073709551615 in row 0"):
         average_precision(x, x, ids, ids)
-    with pytest.raises(ValueError, match=r"query_groups: expected 2 integers, got torch.complex"):
+    with pytest.raises(TypeError, match=r"query_groups: .*complex"):
         average_precision(x, x, [0, 1], [0, 1], query_groups=[0j, 1j], gallery_groups=[0, 1])

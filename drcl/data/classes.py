@@ -83,7 +83,7 @@ class ClassList:
                 another width.
         """
         if labels.rows is not None:
-            check_row_width(labels, len(self.names), labels.name)
+            check_row_width(labels, len(self.names))
             return labels.rows.numpy().astype(np.uint8)
         among = f"the {len(self.names)} classes: expected one of {_shorten(self.ids)}"
         return look_up(labels, self.ids, among)

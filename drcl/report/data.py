@@ -23,8 +23,8 @@ class ReportData:
         metrics: metric name -> ordered pair ``"image->text"`` (and ``"mean"``) -> value in [0, 1],
             as :func:`drcl.metrics.retrieval_report` returns it.
         embeddings: modality -> (N, D) finite test embeddings; N may differ, D may not.
-        labels: modality -> (N,) class ids with -1 for unlabelled, or names, or (N, C) multi-hot rows;
-            kept as ids or rows.
+        labels: modality -> (N,) class ids with -1 for unlabelled, or names, or (N, C) multi-hot
+            rows; kept as ids or rows.
         classes: the C class names; the index is the class id.
         history: one record per epoch with ``phase`` (``"prior"`` or ``"encoder"``), ``modality``,
             ``epoch`` and ``loss``, and optionally ``score``, ``validation_map`` or

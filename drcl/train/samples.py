@@ -237,7 +237,7 @@ def prepare(data: Mapping[str, Data], classes: Sequence[Label], split: str) -> d
     prepared: dict[str, Modality] = {}
     for modality, (features, labels) in with_labels(data, split).items():
         where = f"{split} {check_name(modality)}"
-        y = torch.from_numpy(encode_labels(labels, classes, f"{where} labels"))
+        y = torch.from_numpy(encode_labels(labels, classes, soft=True))
         if is_loadable(features):
             prepared[modality] = LoadedSamples(features, tuple(classes), where, y)
         else:
