@@ -140,7 +140,7 @@ def find_classes(labels: Iterable[Any]) -> tuple[Label, ...]:
     >>> find_classes([["owl", "ant"], [None, "owl"]])
     ('ant', 'owl')
     """
-    parsed = [parse_labels(one) for one in labels]
+    parsed = [parse_labels(one, soft=True) for one in labels]
     if _joined(parsed) == 3:
         return (-1, 1)
     arrays = resolve(parsed)
@@ -479,7 +479,9 @@ def _objects(array: npt.NDArray[Any], missing: npt.NDArray[np.bool_], name: str)
     """Labels as Python objects: all names or all numbers, some of them missing."""
     seen: dict[Any, int] = {}
     places = []
-    for row, value in enumerate(np.where(missing, None, array).tolist()):
+    for row, value in enumerate(array.tolist()):
+        if missing[row]:
+            value = None
         if isinstance(value, Tensor) and value.ndim == 0:
             value = value.item()
         try:

@@ -451,6 +451,64 @@ def test_bad_relevance(pairs: object, message: str) -> None:
         retrieval_metrics(torch.randn(3, 4), torch.randn(6, 4), relevance=pairs)
 
 
+@pytest.mark.parametrize("items", [2, 3, 7])
+@pytest.mark.parametrize("kind", ["bool", "floats", "lists", "sparse"])
+def test_a_matrix_of_relevance_is_never_taken_for_pairs(items: int, kind: str) -> None:
+    """With two or three items its shape is that of pairs."""
+    x, y = torch.randn(5, 4), torch.randn(items, 4)
+    found = torch.rand(5, items) < 0.6
+    given: object = found.double() if kind == "floats" else found
+    if kind == "lists":
+        given = found.tolist()
+    if kind == "sparse":
+        given = pytest.importorskip("scipy.sparse").coo_array(found.numpy())
+    expected = retrieval_metrics(x, y, relevance=lambda rows: found[rows], ndcg=True)
+    ours = retrieval_metrics(x, y, relevance=given, ndcg=True)
+    assert torch.equal(ours.average_precision, expected.average_precision)
+    assert ours.ndcg is not None and expected.ndcg is not None
+    assert torch.equal(ours.ndcg, expected.ndcg)
+
+
+def test_a_matrix_of_gains_is_that_of_its_pairs() -> None:
+    x, y = torch.randn(5, 4), torch.randn(7, 4)
+    gains = torch.randint(0, 3, (5, 7))
+    at = gains.nonzero()
+    pairs = torch.cat([at, gains[gains > 0][:, None]], dim=1)
+    expected = retrieval_metrics(x, y, relevance=pairs, ndcg=True)
+    for given in (gains, gains.byte().numpy(), gains.float()):
+        found = retrieval_metrics(x, y, relevance=given, ndcg=True)
+        assert found.ndcg is not None and expected.ndcg is not None
+        assert torch.equal(found.ndcg, expected.ndcg)
+
+
+@pytest.mark.parametrize("items", [2, 3])
+def test_integers_that_may_be_pairs_or_a_matrix_are_refused(items: int) -> None:
+    x, y = torch.randn(5, 4), torch.randn(items, 4)
+    for dtype in (torch.int64, torch.uint8):
+        with pytest.raises(ValueError, match=r"relevance: .* may be pairs .* as bool or as scipy"):
+            average_precision(x, y, relevance=torch.ones(5, items, dtype=dtype))
+    # neither of these can be both
+    pairs = torch.tensor([[0, 0], [1, 1], [2, 0], [3, 1]])
+    assert len(average_precision(x, y, relevance=pairs)) == 5
+    with pytest.raises(ValueError, match=r"relevance: expected a matrix \(5, .\) of bool"):
+        average_precision(x, y, relevance=torch.ones(4, items).bool())
+    with pytest.raises(ValueError, match="relevance: expected whole numbers as gains"):
+        average_precision(x, y, relevance=torch.full((5, items), 0.5))
+
+
+def test_minus_one_and_one_are_two_classes_whatever_pieces_a_gallery_has() -> None:
+    x = torch.randn(6, 4)
+    signs = torch.tensor([-1, 1, 1, -1, 1, -1])
+    for labels in (signs, signs.float(), signs[:, None]):
+        assert torch.equal(
+            average_precision(x, x, labels, labels),
+            average_precision(x, x, signs.clamp(min=0), signs.clamp(min=0)),
+        )
+    # beside another class −1 means unlabelled
+    found = average_precision(x, x, signs, torch.where(signs < 0, 2, signs))
+    assert found.isnan().tolist() == (signs < 0).tolist()
+
+
 _PEAK = """
 import sys, torch
 from pathlib import Path
