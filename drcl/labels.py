@@ -277,8 +277,12 @@ def look_up(parsed: ParsedLabels, table: Mapping[Any, int], among: str) -> npt.N
     return found
 
 
-def known_ids(labels: npt.NDArray[Any] | Tensor, name: str = "labels") -> ParsedLabels:
-    """Labels that are encoded already: ids in which −1 is no class, or rows."""
+def known_ids(labels: Any, name: str = "labels") -> ParsedLabels:
+    """Labels that are encoded already: ids in which −1 is no class, or rows.
+
+    >>> find_classes([[1, -1]]), find_classes([known_ids([1, -1])])
+    ((-1, 1), (1,))
+    """
     parsed = parse_labels(labels, name, soft=True)
     return parsed if parsed.rows is not None else replace(parsed, missing=parsed.ids < 0)
 

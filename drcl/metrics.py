@@ -85,6 +85,10 @@ class RetrievalMetrics:
     def summary(self) -> dict[str, float]:
         """Means over the queries that count: ``{"mAP@all": …, "recall@10": …, …, "MRR": …}``.
 
+        ``recall@k`` is the share of a query's *relevant items* among the first k: hits over R. With
+        R items of the query's class it is k/R at best, and not the share of queries with a hit
+        among the first k, which other libraries call recall@k or R@k too.
+
         Raises ValueError when no query counts.
         """
         counted = ~self.reciprocal_rank.isnan()

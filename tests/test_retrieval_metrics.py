@@ -457,13 +457,13 @@ def test_a_matrix_of_relevance_is_never_taken_for_pairs(items: int, kind: str) -
     """With two or three items its shape is that of pairs."""
     x, y = torch.randn(5, 4), torch.randn(items, 4)
     found = torch.rand(5, items) < 0.6
-    given: object = found.double() if kind == "floats" else found
+    relevance: object = found.double() if kind == "floats" else found
     if kind == "lists":
-        given = found.tolist()
+        relevance = found.tolist()
     if kind == "sparse":
-        given = pytest.importorskip("scipy.sparse").coo_array(found.numpy())
+        relevance = pytest.importorskip("scipy.sparse").coo_array(found.numpy())
     expected = retrieval_metrics(x, y, relevance=lambda rows: found[rows], ndcg=True)
-    ours = retrieval_metrics(x, y, relevance=given, ndcg=True)
+    ours = retrieval_metrics(x, y, relevance=relevance, ndcg=True)
     assert torch.equal(ours.average_precision, expected.average_precision)
     assert ours.ndcg is not None and expected.ndcg is not None
     assert torch.equal(ours.ndcg, expected.ndcg)
@@ -475,8 +475,8 @@ def test_a_matrix_of_gains_is_that_of_its_pairs() -> None:
     at = gains.nonzero()
     pairs = torch.cat([at, gains[gains > 0][:, None]], dim=1)
     expected = retrieval_metrics(x, y, relevance=pairs, ndcg=True)
-    for given in (gains, gains.byte().numpy(), gains.float()):
-        found = retrieval_metrics(x, y, relevance=given, ndcg=True)
+    for relevance in (gains, gains.byte().numpy(), gains.float()):
+        found = retrieval_metrics(x, y, relevance=relevance, ndcg=True)
         assert found.ndcg is not None and expected.ndcg is not None
         assert torch.equal(found.ndcg, expected.ndcg)
 

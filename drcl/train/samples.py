@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 
 from drcl.arrays import as_tensor
+from drcl.data.dataset import Labelled as OfDataset
 from drcl.labels import (
     Label,
     class_list,
     encode_labels,
     find_classes,
     is_labelled,
+    known_ids,
     parse_labels,
 )
 from drcl.pages import is_mapped
@@ -180,7 +182,9 @@ def with_labels(data: Mapping[str, Data], split: str) -> dict[str, Labelled]:
             # With the number of rows known, one row of N labels is told from N columns.
             count = next(iter(getattr(one[0], "shape", ())), None)
             where = f"{split} {name} labels"
-            found[name] = one[0], parse_labels(one[1], where, count=count, soft=soft)
+            parsed = parse_labels(one[1], where, count=count, soft=soft)
+            # In a data set of the package −1 is never a class.
+            found[name] = one[0], known_ids(parsed) if isinstance(one, OfDataset) else parsed
     return found
 
 
