@@ -175,7 +175,7 @@ def recoded(code):
     "code, classes",
     [
         (lambda y: y + 1, (1, 2, 3, 4)),
-        (lambda y: y * 10 - 30, (-30, -20, -10, 0)),
+        (lambda y: y * 10 + 30, (30, 40, 50, 60)),
         (lambda y: (y + 1).astype(np.float64)[:, None], (1, 2, 3, 4)),
         (lambda y: torch.from_numpy(y), (0, 1, 2, 3)),
         (lambda y: np.eye(4, dtype=np.uint8)[y], (0, 1, 2, 3)),

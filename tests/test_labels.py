@@ -602,6 +602,17 @@ def test_classes_that_do_not_occur_keep_a_column(source):
         fit({"image": data}, prior=prior, classes=range(5))
 
 
+def test_ids_below_minus_one_are_classes_where_they_are_listed():
+    classes = (-30, -20, -10, 0)
+    train = relabelled(TRAIN, lambda y: y * 10 - 30)
+    model, plain = fit(train, classes=classes), fit(TRAIN)
+    assert model.classes == classes and torch.equal(model.prior.weight, plain.prior.weight)
+    assert model.evaluate(train) == plain.evaluate(TRAIN)
+    config = Config(**SETTINGS)
+    prior = select_prior(train, config=config, classes=classes, progress=False)
+    assert prior.positions([-10, -1, -30]).tolist() == [2, -1, 0]
+
+
 def test_class_lists():
     assert class_list(np.arange(3)) == (0, 1, 2)
     assert class_list(["owl ", COMPOSED]) == ("owl", COMPOSED) == class_list(["owl", DECOMPOSED])
