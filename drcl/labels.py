@@ -26,6 +26,7 @@ import operator
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from numbers import Integral, Real
 from typing import Any, TypeAlias, TypeVar
 
@@ -79,7 +80,7 @@ class ParsedLabels:
         """(N,) or (N, C)."""
         return self.ids.shape if self.rows is None else tuple(self.rows.shape)
 
-    @property
+    @cached_property
     def signs(self) -> int:
         """1 if an id −1 occurs, plus 2 if 1 does, plus 4 if any other or a name does."""
         if self.rows is not None or self.names is not None:
@@ -109,9 +110,9 @@ def parse_labels(
     [0, 2, -1]
     """
     if isinstance(labels, ParsedLabels):
-        _check_count(labels.shape, count, name)
+        _check_count(labels.shape, count, labels.name)
         if labels.rows is not None and labels.soft and not soft:
-            _check_values(labels.rows, name, soft)
+            _check_values(labels.rows, labels.name, soft)
         return labels
     array, masked = _read(labels, name)
     shape = tuple(array.shape)
@@ -148,7 +149,7 @@ def find_classes(labels: Iterable[Any]) -> tuple[Label, ...]:
     if widths:
         return tuple(range(widths.pop()))
     if (named := next((one.names for one in arrays if one.names), None)) is not None:
-        return tuple(sorted(named))
+        return named
     found = [np.unique(one.ids[~one.missing]) for one in arrays]
     return tuple(np.unique(np.concatenate(found)).tolist()) if found else ()
 
@@ -236,13 +237,13 @@ def check_row_width(parsed: ParsedLabels, classes: int) -> None:
 
 def join(parts: Sequence[ParsedLabels]) -> ParsedLabels:
     """Label arrays one after the other, as they are: what −1 means is left open."""
-    shapes = {one.shape[1:] for one in parts}
-    if len(shapes) > 1 or len({one.names is None for one in parts if one.signs & 6}) > 1:
+    widths = {one.shape[1:] for one in parts}
+    if len(widths) > 1:
         raise ValueError(
-            f"{parts[0].name}: expected one form of labels throughout, got rows of {sorted(shapes)}"
-            if len(shapes) > 1
-            else f"{parts[0].name}: some are strings and some are numbers: expected one kind"
+            f"{parts[0].name}: expected one form throughout, got rows of shapes {sorted(widths)}"
         )
+    if len({one.names is None for one in parts if one.signs & 6}) > 1:
+        raise ValueError(f"{parts[0].name}: some labels are strings and some are numbers")
     missing = np.concatenate([one.missing for one in parts])
     if parts[0].rows is not None:
         rows = torch.cat([one.rows.cpu() for one in parts if one.rows is not None])
@@ -284,7 +285,7 @@ def known_ids(labels: Any, name: str = "labels") -> ParsedLabels:
     ((-1, 1), (1,))
     """
     parsed = parse_labels(labels, name, soft=True)
-    return parsed if parsed.rows is not None else replace(parsed, missing=parsed.ids < 0)
+    return parsed if parsed.rows is not None else replace(parsed, missing=_unlabelled(parsed))
 
 
 def class_list(classes: Iterable[Any], name: str = "classes") -> tuple[Label, ...]:
@@ -493,7 +494,7 @@ def _objects(array: npt.NDArray[Any], missing: npt.NDArray[np.bool_], name: str)
         except TypeError as error:  # lists, say, have no hash
             raise _no_label(value, row, name) from error
     values, inverse = list(seen), np.array(places, np.int64)
-    first = [int((inverse == index).argmax()) for index in range(len(values))]
+    first = np.unique(inverse, return_index=True)[1].tolist()
     kinds = {}
     for value, row in zip(values, first, strict=True):
         if isinstance(value, (str, bytes)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import unicodedata
 from typing import Any
 
@@ -217,6 +218,16 @@ def test_probabilities_only_where_they_are_asked_for():
         parse_labels([[0.5, 1.1]], soft=True)
 
 
+def test_as_many_names_or_ids_as_rows_are_read_in_linear_time():
+    """A pass over all rows for every label would take minutes."""
+    began = time.process_time()
+    for labels in ([f"n{row}" for row in range(200_000)], np.arange(200_000).astype(object)):
+        parsed = parse_labels(labels)
+        assert len(np.unique(parsed.ids)) == 200_000
+        assert encode_labels(parsed, find_classes([parsed])).max() == 199_999
+    assert time.process_time() - began < 20
+
+
 # --- several arrays, and what an id means ------------------------------------------------------
 
 
@@ -298,7 +309,7 @@ def test_joined_batches_are_one_array():
     assert encode_labels(join(parts), ("a", "b", "c")).tolist() == [1, 0, -1, 2, 0]
     rows = join([parse_labels(np.eye(3)[:2]), parse_labels(np.eye(3)[2:])])
     assert encode_labels(rows, (0, 1, 2)).tolist() == np.eye(3).tolist()
-    with pytest.raises(ValueError, match="some are strings"):
+    with pytest.raises(ValueError, match="some labels are strings"):
         join([parse_labels([1]), parse_labels(["a"])])
     with pytest.raises(ValueError, match="one form"):
         join([parse_labels([1]), parse_labels(np.eye(3))])
