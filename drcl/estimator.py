@@ -69,6 +69,7 @@ class DRCL:
     DataLoader that yields such pairs. An array over an ``np.memmap`` is never copied whole: it may
     be larger than memory.
 
+    >>> import numpy as np
     >>> rng = np.random.default_rng(0)
     >>> y = np.arange(60) % 3
     >>> image, text = rng.normal(size=(60, 8)) + y[:, None], rng.normal(size=(60, 5)) - y[:, None]
