@@ -520,6 +520,9 @@ def retrieval_report(draw: Draw) -> None:
         rows = draw.integer(f"rows of {name}", 1, 6)
         x = draw_rows(draw, name, rows, width, draw.choose("kind", *KINDS), numpy=False)
         embeddings[name] = x, torch.from_numpy(draw.random.integers(-1, 3, size=rows))
+    if {int(one) for _, labels in embeddings.values() for one in labels} == {-1, 1}:
+        # which would be two classes
+        embeddings = {name: (x, labels.clamp(max=0)) for name, (x, labels) in embeddings.items()}
     if len(names) < 2:
         with refused("embeddings"):
             metrics.retrieval_report(embeddings, ks=ks)
