@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from drcl.data.dataset import CrossModalDataset, Labelled, Split, is_multi_hot, labelled_rows
+from drcl.data.dataset import CrossModalDataset, Labelled, Split, is_multi_hot
+from drcl.labels import ParsedLabels, is_labelled, known_ids
 from drcl.metrics import mean_average_precision, retrieval_report
 
 Scaling = Callable[[np.ndarray], np.ndarray]
@@ -101,7 +102,7 @@ def semantic_matching(data: CrossModalDataset, *, ks: Sequence[int] = (50,)) -> 
     _check_splits(data)
     posteriors, chosen = {}, {}
     for modality in data.modalities:
-        labels = data.validation[modality].labels
+        labels = known_ids(data.validation[modality].labels)
         candidates = _posteriors(data, modality)
         best = max(
             candidates,
@@ -110,7 +111,7 @@ def semantic_matching(data: CrossModalDataset, *, ks: Sequence[int] = (50,)) -> 
             ),
         )
         chosen[modality] = best
-        posteriors[modality] = (candidates[best][1], data.test[modality].labels)
+        posteriors[modality] = (candidates[best][1], known_ids(data.test[modality].labels))
     return Baseline(retrieval_report(posteriors, ks=ks), chosen)
 
 
@@ -198,7 +199,7 @@ def _posteriors(data: CrossModalDataset, modality: str) -> dict[str, tuple[np.nd
     from sklearn.multiclass import OneVsRestClassifier
 
     labels = data.train[modality].labels
-    known = labelled_rows(labels)
+    known = is_labelled(labels)
     classes = np.arange(len(data.classes))
     found = {}
     for scaling in SCALINGS:
@@ -228,8 +229,8 @@ def _posteriors(data: CrossModalDataset, modality: str) -> dict[str, tuple[np.nd
 
 def _labelled(
     embeddings: Mapping[str, np.ndarray], split: Split
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    return {name: (values, split[name].labels) for name, values in embeddings.items()}
+) -> dict[str, tuple[np.ndarray, ParsedLabels]]:
+    return {name: (values, known_ids(split[name].labels)) for name, values in embeddings.items()}
 
 
 def _with_mean(values: Mapping[str, float], modalities: Sequence[str]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Arguments checked before anything is computed: an error names the argument and what it must be.
 
 A setting's check returns it as a plain Python value, whether it was one of Python's or of NumPy's.
-Values of tensors are looked at only where that is free; see :func:`_can_look_at`.
+Values of tensors are looked at only where that is free; see :func:`can_look_at`.
 """
 
 from __future__ import annotations
@@ -72,41 +72,6 @@ def check_prior(weight: Any, features: Tensor) -> None:
     check_device("prior", weight, "features", features)
 
 
-def check_targets(targets: Any, features: Tensor, classes: int | None) -> None:
-    """Refuse what is neither class ids (B,) nor non-negative rows (B, C) for these features."""
-    check_tensor("targets", targets)
-    check_device("targets", targets, "features", features)
-    batch = features.shape[0]  # len() would tie a traced graph to it
-    if targets.ndim == 0 or targets.shape[0] != batch:
-        raise ValueError(
-            f"targets: shape {tuple(targets.shape)} for {batch} rows of features; expected "
-            f"({batch},) or ({batch}, {classes or 'C'})"
-        )
-    if targets.ndim == 2 and (classes is None or targets.shape[1] == classes):
-        if targets.is_complex() or 0 in targets.shape:
-            raise ValueError(
-                f"targets: expected real rows (B, C), got {targets.dtype} of shape "
-                f"{tuple(targets.shape)}"
-            )
-        if _can_look_at(targets) and not bool((targets >= 0).all() & targets.isfinite().all()):
-            raise ValueError("targets: rows must be finite and not negative")
-        return
-    if targets.ndim != 1 or targets.dtype != torch.int64:
-        raise ValueError(
-            f"targets: expected int64 ids (B,) or rows (B, {classes or 'C'}), got "
-            f"{targets.dtype} of shape {tuple(targets.shape)}"
-        )
-    if classes is None:
-        raise ValueError("classes: needed when targets are class ids")
-    if _can_look_at(targets):
-        low, high = int(targets.min()), int(targets.max())
-        if low < -1 or high >= classes:
-            raise ValueError(
-                f"targets: class ids must lie in 0..{classes - 1} (−1 for unlabelled), got "
-                f"{low}..{high}"
-            )
-
-
 def check_permutation(permutation: Any, features: Tensor) -> None:
     """Refuse what is not every row number of the features once."""
     check_tensor("permutation", permutation)
@@ -116,7 +81,7 @@ def check_permutation(permutation: Any, features: Tensor) -> None:
             f"of shape {tuple(permutation.shape)}"
         )
     check_device("permutation", permutation, "features", features)
-    if _can_look_at(permutation):
+    if can_look_at(permutation):
         low, high = int(permutation.min()), int(permutation.max())
         if low < 0 or high >= len(features) or int(permutation.bincount().max()) > 1:
             raise ValueError(
@@ -134,7 +99,7 @@ def check_q(q: Any) -> None:
         _number("q", q, "a number in [0, 1]", lambda value: 0.0 <= value <= 1.0 + _ROUNDING)
     elif q.ndim != 0 or q.dtype not in FLOATS:
         raise ValueError(f"q: expected a 0-d float tensor, got {q.dtype} {tuple(q.shape)}")
-    elif _can_look_at(q) and not 0.0 <= float(q) <= 1.0 + torch.finfo(q.dtype).eps ** 0.5:
+    elif can_look_at(q) and not 0.0 <= float(q) <= 1.0 + torch.finfo(q.dtype).eps ** 0.5:
         raise ValueError(f"q: expected a number in [0, 1], got {float(q)}")
 
 
@@ -240,7 +205,7 @@ def _integer(name: str, value: Any, least: float, limit: float, expected: str) -
     return number
 
 
-def _can_look_at(tensor: Tensor) -> bool:
+def can_look_at(tensor: Tensor) -> bool:
     """Looking at values would stop a GPU and break a trace or a transform of ``torch.func``; there,
     a bad id makes the loss NaN."""
     return (

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
@@ -18,7 +17,7 @@ from drcl.arrays import check_finite
 from drcl.checks import check_count
 from drcl.duplicates import equal_rows
 from drcl.encoder import Encoder, normalize
-from drcl.labels import encode_labels, find_classes
+from drcl.labels import Label, encode_labels, known_ids, parse_labels
 from drcl.memory import in_pieces
 from drcl.model_files import read_model, write_model
 from drcl.precision import product_precision
@@ -30,7 +29,7 @@ from drcl.train.datasets import (
     as_input,
     in_order,
     is_loadable,
-    label_array,
+    join_labels,
     read_pairs,
     unmasked,
 )
@@ -40,7 +39,14 @@ from drcl.train.networks import build_network, check_networks, pick_device, unwr
 from drcl.train.parallel import ALONE, Mode, Parallel
 from drcl.train.prepare import prepare_training, takes_integers
 from drcl.train.prior_learning import best_prior, learn_priors
-from drcl.train.samples import Data, Modality, check_features, check_pairs, with_labels
+from drcl.train.samples import (
+    Data,
+    Modality,
+    check_features,
+    check_pairs,
+    choose_classes,
+    with_labels,
+)
 from drcl.train.standardize import Standardizer, in_chunks
 from drcl.train.tensorboard import tensorboard
 
@@ -62,12 +68,15 @@ class DRCL:
             DistributedDataParallel is trained so, every process on its own samples.
         settings: single settings of :class:`Config`, on top of ``config``.
 
-    Features are (N, d) arrays or tensors; labels are integer class ids (any integers, −1 for
-    unlabelled) or multi-hot rows (N, C). Modalities need not be paired or of one size. Instead of
-    (features, labels), a modality may be a ``torch.utils.data`` Dataset or DataLoader that yields
-    such pairs. An array over an ``np.memmap`` is never copied whole: it may be larger than memory.
-    Frames of pandas and Polars, SciPy's sparse matrices and arrays of h5py and zarr are read whole.
+    Features are (N, d) arrays or tensors; labels are class ids (whole numbers from 0, −1 for
+    unlabelled), class names, or multi-hot rows (N, C); :mod:`drcl.labels` says what else. The
+    classes are kept with the prior, and saved with the model. Modalities need not be paired or of
+    one size. Instead of (features, labels), a modality may be a ``torch.utils.data`` Dataset or
+    DataLoader that yields such pairs. An array over an ``np.memmap`` is never copied whole: it may
+    be larger than memory. Frames of pandas and Polars, SciPy's sparse matrices and arrays of h5py
+    and zarr are read whole.
 
+    >>> import numpy as np
     >>> rng = np.random.default_rng(0)
     >>> y = np.arange(60) % 3
     >>> image, text = rng.normal(size=(60, 8)) + y[:, None], rng.normal(size=(60, 5)) - y[:, None]
@@ -99,8 +108,8 @@ class DRCL:
         return self._prior
 
     @property
-    def classes(self) -> tuple[int, ...]:
-        """The class labels, in the order of the prior's columns."""
+    def classes(self) -> tuple[Label, ...]:
+        """The class ids or names, in the order of the prior's columns."""
         return self.prior.classes
 
     @property
@@ -115,6 +124,7 @@ class DRCL:
         validation: Mapping[str, Data] | None = None,
         *,
         prior: Prior | None = None,
+        classes: Iterable[Label] | None = None,
         checkpoints: str | Path | None = None,
         progress: bool = True,
         parallel: Mode | None = None,
@@ -127,7 +137,9 @@ class DRCL:
                 A Dataset is read once beforehand, for its labels and statistics, and shuffled as
                 arrays are; a DataLoader decides itself on order and batches.
             validation: the same for some or all modalities; without it the last epoch is kept.
-            prior: use this prior and skip prior learning.
+            prior: use this prior and skip prior learning; its classes are those of the model.
+            classes: the ids or names of all classes; by default the sorted ones that occur in
+                ``train``. See :func:`drcl.select_prior` for those that do not.
             checkpoints: a folder; a run that was interrupted continues from what it finds there and
                 ends as it would have. It must have been written with the same settings and data (of
                 a Dataset, labels and scale are compared). Saving takes about 1 % of the time;
@@ -167,24 +179,15 @@ class DRCL:
             raise ValueError(f"validation: modalities {unknown} are not in train {sorted(train)}")
         self.config.check_modalities(train)
         pairs = with_labels(train, "train", self.config.standardize)
-        classes = (
-            find_classes([label_array(labels, "train") for _, labels in pairs.values()])
-            if prior is None
-            else prior.classes
-        )
-        if len(classes) < 2:
-            raise ValueError(f"train: needs at least two classes, got {list(classes)}")
+        if prior is not None and classes is not None:
+            raise ValueError("classes: are those of the prior that is given; expected one of both")
+        columns = choose_classes(pairs, classes if prior is None else prior.classes, self.config)
         if prior is not None and prior.dim != self.config.dim:
             raise ValueError(f"prior: has dimension {prior.dim}, but dim is {self.config.dim}")
         strangers = sorted(set(self.networks) - set(train))
         if strangers:
             raise ValueError(
                 f"networks: given for {strangers}, which are not in train {sorted(train)}"
-            )
-        if self.config.dim < len(classes):
-            raise ValueError(
-                f"dim: {self.config.dim} is below the number of classes ({len(classes)}); the "
-                "prior needs a direction for each"
             )
         team = Parallel.of(parallel)
         wrapped = sorted(m for m, n in self.networks.items() if unwrapped(n) is not n)
@@ -195,14 +198,14 @@ class DRCL:
             )
         with team.together():
             samples, held_out, standardizers = prepare_training(
-                pairs, validation, classes, self.config, self.networks
+                pairs, validation, columns, self.config, self.networks
             )
         folder = None if checkpoints is None else Path(checkpoints)
         history: list[dict[str, Any]] = []
         with tensorboard(log_dir) as log:
             if prior is None:
                 prior, history = self._choose_prior(
-                    samples, held_out, classes, folder, progress, team, log
+                    samples, held_out, columns, folder, progress, team, log
                 )
             encoders, records = self._train(
                 samples, held_out, prior, self.config, self.networks, folder, progress, team, log
@@ -300,7 +303,7 @@ class DRCL:
         chunks = [self._embed(modality, part) for part in in_chunks(x)]
         return _unit_rows(torch.cat(chunks), modality)
 
-    def _encode_loaded(self, modality: str, data: Loadable) -> tuple[Tensor, npt.NDArray[Any]]:
+    def _encode_loaded(self, modality: str, data: Loadable) -> tuple[Tensor, list[Any]]:
         scaled = modality in self.standardizers
         integers = takes_integers(self._encoder(modality)) and not scaled
         found: list[Tensor] = []
@@ -313,7 +316,7 @@ class DRCL:
                 seen += len(part)
         if not found:
             raise ValueError(f"{modality}: yields no samples")
-        return _unit_rows(torch.cat(found), modality), np.concatenate(labels)
+        return _unit_rows(torch.cat(found), modality), labels
 
     def _embed(self, modality: str, rows: Tensor) -> Tensor:
         """What the network makes of checked rows, which are standardized first."""
@@ -356,14 +359,15 @@ class DRCL:
         check_pairs(test, "test")
         embeddings = {}
         for name, data in test.items():
-            labels: npt.ArrayLike
+            where = f"test {name}"
             if is_loadable(data):
-                rows, labels = self._encode_loaded(name, data)
+                rows, batches = self._encode_loaded(name, data)
+                labels = join_labels(batches, where)
             else:
-                rows, labels = self.encode(name, data[0]), data[1]
-            where = f"test {name} labels"
-            codes = encode_labels(label_array(labels, where), self.classes, where)
-            embeddings[name] = rows.to(device), codes
+                rows = self.encode(name, data[0])
+                labels = parse_labels(data[1], f"{where} labels", count=len(rows))
+            codes = encode_labels(labels, self.classes)
+            embeddings[name] = rows.to(device), labels if codes.ndim == 2 else known_ids(codes)
         return metrics.retrieval_report(
             embeddings, ks=ks, no_relevant=no_relevant, process_group=process_group
         )
@@ -453,7 +457,7 @@ class DRCL:
         self,
         samples: dict[str, Modality],
         held_out: dict[str, Modality],
-        classes: tuple[int, ...],
+        classes: tuple[Label, ...],
         folder: Path | None,
         progress: bool,
         parallel: Parallel,

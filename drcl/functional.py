@@ -1,13 +1,15 @@
 """One function per op: contract, checks, choice of backend.
 
-Every function takes torch tensors on any device. Targets are class ids ``(B,)`` int64, −1 for an
-unlabelled row, or float rows ``(B, C)``: one-hot, multi-hot or mixed; a row without positive mass
-is unlabelled. Unlabelled rows count nowhere: a loss over a batch equals the loss over its labelled
-rows. With feature mixing a pair counts where both of its rows are labelled.
+Every function takes torch tensors on any device. Targets are class ids ``(B,)`` or ``(B, 1)``, of
+any integer dtype, bool or whole floats, −1 for an unlabelled row; or rows ``(B, C)``: one-hot,
+multi-hot or mixed, and one of zeros is unlabelled. Ids are columns 0..C−1; beside a
+:class:`drcl.Prior` whose classes are other integers they are those (:meth:`drcl.Prior.columns_of`).
+Unlabelled rows count nowhere: a loss over a batch equals the loss over its labelled rows. With
+feature mixing a pair counts where both of its rows are labelled.
 
 An argument of the wrong type, dtype, shape, device or range is a TypeError or ValueError that names
 it and what was expected. On a GPU and in compiled code the losses do not look at values, as that
-would wait for the device: there a class id beyond the classes makes the loss NaN.
+would wait for the device: there an id that is no class makes the loss NaN. See :mod:`drcl.labels`.
 
 Derivatives: reverse and forward mode, and ``grad``, ``vjp``, ``jvp``, ``jacrev``, ``jacfwd`` and
 ``vmap`` of ``torch.func`` over features, targets and q, on every backend. Second derivatives are
@@ -38,13 +40,12 @@ from drcl.checks import (
     check_positive,
     check_prior,
     check_q,
-    check_targets,
     check_tensor,
     check_weight,
 )
 from drcl.dispatch import choose
 from drcl.eager.gce import gce
-from drcl.eager.targets import target_rows
+from drcl.labels import check_targets, is_labelled, target_rows
 from drcl.prior import Prior, rank_cutoff
 
 
@@ -107,7 +108,7 @@ def mixup(
         return reference.mixup(features, rows, permutation, lam)
     if lam == 1.0:
         return features, rows
-    labelled = rows.sum(dim=1) > 0
+    labelled = is_labelled(rows)
     both = (labelled & labelled[permutation]).to(rows.dtype)
     mixed = ops.mixup.mix_rows(features, permutation, lam, backend)
     return mixed, both[:, None] * ops.mixup.mix_rows(rows, permutation, lam, backend)
@@ -148,7 +149,8 @@ def prior_similarity(
     check_q(q)
     backend = choose("prior_similarity", features.device)
     if targets is not None:
-        check_targets(targets, features, weight.shape[1])
+        numbering = prior if isinstance(prior, Prior) else None
+        targets = check_targets(targets, features, weight.shape[1], numbering)
     if targets is None or backend == "reference":
         with _full_precision(features):
             if targets is None:
@@ -169,7 +171,7 @@ def _reference_prior_similarity(
     logits, probabilities = reference.prior_similarity(features, weight, temperature)
     rows = target_rows(targets, weight.shape[1], dtype)
     loss = reference.generalized_cross_entropy(logits, rows, q)
-    labelled = rows.sum(dim=1) > 0
+    labelled = is_labelled(rows)
     score = (rows * probabilities.detach()).sum() / labelled.sum().clamp(min=1)
     return PriorSimilarity(logits, probabilities, loss, score)
 
@@ -266,7 +268,7 @@ def reversible_consistency_loss(
     check_q(q)
     check_prior(prior.weight if isinstance(prior, Prior) else prior, features)
     prior = prior if isinstance(prior, Prior) else Prior(prior.detach())
-    check_targets(targets, features, prior.weight.shape[1])
+    targets = check_targets(targets, features, prior.weight.shape[1], prior)
     if lam == 1.0:
         permutation = None
     elif permutation is None:
@@ -416,7 +418,10 @@ def _with_a_row(
         if value.ndim == 0 or value.shape[0] > 0:
             return features, targets, permutation
     row = features.new_zeros((1, *features.shape[1:]))
-    hidden = targets.new_full((1, *targets.shape[1:]), -1 if targets.ndim == 1 else 0)
+    if targets.ndim == 2 and targets.shape[1] > 1:
+        hidden = targets.new_zeros((1, targets.shape[1]))
+    else:  # ids, which may be of a dtype without −1
+        hidden = torch.full((1,), -1, dtype=torch.int64, device=targets.device)
     alone = None if permutation is None else torch.zeros(1, dtype=torch.int64, device=row.device)
     return torch.cat([features, row]), hidden, alone
 
@@ -431,5 +436,5 @@ def _as_tensor(q: Tensor | float, features: Tensor) -> Tensor:
 
 def _target_rows(targets: Tensor, features: Tensor, classes: int | None) -> Tensor:
     """Checked targets as rows (B, C) in the features' dtype."""
-    check_targets(targets, features, classes)
+    targets = check_targets(targets, features, classes)
     return target_rows(targets, classes or targets.shape[1], features.dtype)

@@ -2,13 +2,15 @@
 
 Embeddings may be torch tensors, NumPy arrays (also memory-mapped ones), frames, SciPy's sparse
 matrices, arrays of h5py or zarr (these three are read whole), or, for the gallery, a sequence or
-iterator of chunks of these; of any real dtype. Labels are class ids (N,) or
-multi-hot rows (N, C). Class ids are whole numbers, 0 to 2⁶³ − 1 or −1, in any real dtype; others,
-also those below −1, are refused. An item is relevant to a query of the same class or, multi-label,
-one that shares a label. Items labelled −1 (class ids) have unknown relevance: they are left out as
-queries and from the gallery. A multi-hot row without any label is relevant to nothing. Ties are
-ranked by gallery index unless told otherwise; the cosine with a zero row is 0; rows with NaN or
-infinite entries are refused.
+iterator of chunks of these; of any real dtype. Labels are class ids (N,) or multi-hot rows (N, C)
+of 0 and 1. Class ids are whole numbers, 0 to 2⁶³ − 1 or −1, in any real dtype; others, also those
+below −1, are refused. An item is relevant to a query of the same class or, multi-label, one that
+shares a label. Items labelled −1 (class ids) have unknown relevance: they are left out as queries
+and from the gallery. A multi-hot row without any label is relevant to nothing. Ties are ranked by
+gallery index unless told otherwise; the cosine with a zero row is 0; rows with NaN or infinite
+entries are refused.
+
+For labels of other kinds, names among them, and for what −1 means, see :mod:`drcl.labels`.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from drcl.arrays import as_features, as_tensor
 from drcl.checks import check_count, check_cutoff, check_modalities, check_option, check_pair
 from drcl.dispatch import choose
 from drcl.eager import sharded_ranking
+from drcl.labels import ParsedLabels, look_up, parse_labels, resolve
 from drcl.memory import in_pieces
 from drcl.ops.average_precision import DIVISORS, Columns, Relevance, Request, queries_per_block
 from drcl.ops.average_precision import average_precision as rank_block
@@ -36,11 +39,9 @@ from drcl.relevance import (
     Known,
     Labels,
     Pairs,
-    check_same_form,
     from_callback,
     places,
     shared_labels,
-    signed,
 )
 from drcl.similarity import METRICS, PRECISIONS, Array, Rows, Scorer, Source
 
@@ -85,6 +86,10 @@ class RetrievalMetrics:
 
     def summary(self) -> dict[str, float]:
         """Means over the queries that count: ``{"mAP@all": …, "recall@10": …, …, "MRR": …}``.
+
+        ``recall@k`` is the share of a query's *relevant items* among the first k: hits over R. With
+        R items of the query's class it is k/R at best, and not the share of queries with a hit
+        among the first k, which other libraries call recall@k or R@k too.
 
         Raises ValueError when no query counts.
         """
@@ -137,13 +142,14 @@ def retrieval_metrics(
     Args:
         query, gallery: (Q, D) and (N, D) embeddings; the gallery may be chunks (n, D) of it. An
             iterator's chunks are kept in a temporary file.
-        query_labels, gallery_labels: ids (Q,), (N,), also as a column, −1 where unlabelled; or
-            multi-hot rows (Q, C), (N, C) with C > 1.
+        query_labels, gallery_labels: ids or names (Q,), (N,), also as a column, −1, NaN or None
+            where unlabelled; or multi-hot rows (Q, C), (N, C) with C > 1.
         ks: cut-offs >= 1, None for the whole gallery; above N means N. Without None, ranks beyond
             the largest are not looked at (MRR is then cut there too), which is faster.
         relevance: instead of labels, pairs (P, 2) of query and item, (P, 3) with an integer gain, a
-            SciPy sparse matrix (Q, N) of gains, or a function from query positions (q,) to bool or
-            integer gains (q, N).
+            matrix (Q, N) of bool or whole gains, dense or SciPy sparse, or a function from query
+            positions (q,) to bool or integer gains (q, N). Integers that fit pairs and a matrix
+            alike (two or three items) are refused.
         metric: ``"cosine"``, ``"dot"`` or ``"euclidean"``. Euclidean distances are found by
             expansion: they carry the rounding of the squared lengths, in the embeddings' dtype.
         divisor: of AP@k: ``"hits"`` in the first k (the field's papers), ``"min"`` of R and k, or
@@ -152,7 +158,8 @@ def retrieval_metrics(
             ``"average"`` over all orders of equal scores; not together with ``levels``.
         no_relevant: a query with nothing relevant counts 0 (``"zero"``) or not (``"skip"``).
         exclude_self: query and gallery are the same set; query i does not find item i.
-        query_groups, gallery_groups: integers (Q,), (N,); a query ranks its own group's items only.
+        query_groups, gallery_groups: integers or names (Q,), (N,); a query ranks its own group's
+            items only.
         ndcg: whether nDCG is wanted.
         levels: number of recall levels (0, or at least 2) for the precision–recall points.
         precision: ``"highest"``, or ``"high"``: TF32 products where a GPU has them; on an x86
@@ -482,10 +489,20 @@ def retrieval_report(
     for option in ("ndcg", "levels"):
         if option in options:
             raise TypeError(f"{option}: retrieval_report returns mAP alone")
+    parsed = resolve(
+        [
+            parse_labels(labels, f"{name} labels", count=len(rows))
+            for name, (rows, labels) in embeddings.items()
+        ]
+    )
+    sides = {
+        name: (rows, labels)
+        for (name, (rows, _)), labels in zip(embeddings.items(), parsed, strict=True)
+    }
     names = ["mAP@all", *(f"mAP@{k}" for k in cutoffs)]
     report: dict[str, dict[str, float]] = {name: {} for name in names}
-    for source, (query, query_labels) in embeddings.items():
-        for target, (gallery, gallery_labels) in embeddings.items():
+    for source, (query, query_labels) in sides.items():
+        for target, (gallery, gallery_labels) in sides.items():
             if source == target:
                 continue
             found = _divided(
@@ -554,6 +571,7 @@ class _Task:
         with together(process_group):
             self.query, self.gallery = Source(query, "query"), Source(gallery, "gallery")
             self._check(query_labels, gallery_labels, relevance, query_groups, gallery_groups)
+        self._resolve()
         count, pieces = len(self.query), self.everywhere(len(self.gallery))
         self.world, self.offset = len(pieces), 0
         if process_group is not None:
@@ -584,6 +602,7 @@ class _Task:
             raise ValueError(f"query and gallery: widths differ, {query.width} and {gallery.width}")
         self.queries = torch.arange(len(query), device="cpu")
         self.items = torch.arange(len(gallery), device="cpu")
+        self._labels: list[ParsedLabels] = []
         self._pairs: Pairs | None = None
         self._callback: Callback | None = None
         if relevance is not None:
@@ -596,19 +615,30 @@ class _Task:
         elif query_labels is None or gallery_labels is None:
             raise ValueError("query_labels and gallery_labels: both are needed without relevance")
         else:
-            self._query = Known(query_labels, len(query), "query_labels")
-            self._gallery = Known(gallery_labels, len(gallery), "gallery_labels")
-            check_same_form(self._query, self._gallery)
-            self.queries = self._query.labelled.nonzero()[:, 0]
-            self.items = self._gallery.labelled.nonzero()[:, 0]
+            self._labels = [
+                parse_labels(query_labels, "query_labels", count=len(query)),
+                parse_labels(gallery_labels, "gallery_labels", count=len(gallery)),
+            ]
+            resolve(self._labels, signs=0)
         if (query_groups is None) != (gallery_groups is None):
             raise ValueError("query_groups and gallery_groups: expected both or neither")
         self._groups = None
         if query_groups is not None and gallery_groups is not None:
-            self._groups = (
-                _groups(query_groups, len(query), "query_groups"),
-                _groups(gallery_groups, len(gallery), "gallery_groups"),
+            self._groups = _groups(
+                parse_labels(query_groups, "query_groups", count=len(query)),
+                parse_labels(gallery_groups, "gallery_groups", count=len(gallery)),
             )
+
+    def _resolve(self) -> None:
+        """What is labelled: whether −1 is a class, all pieces of a gallery together say."""
+        if not self._labels:
+            return
+        signs = 0
+        for one in self.everywhere(self._labels[0].signs | self._labels[1].signs):
+            signs |= one
+        self._query, self._gallery = (Known(one) for one in resolve(self._labels, signs))
+        self.queries = self._query.labelled.nonzero()[:, 0]
+        self.items = self._gallery.labelled.nonzero()[:, 0]
 
     def everywhere(self, value: int) -> list[int]:
         """The value on every rank; alone, that of this process."""
@@ -667,13 +697,21 @@ def _own(rows: Tensor, columns: Tensor, device: torch.device) -> tuple[Tensor, T
     return offsets.to(device), place[present].to(device)
 
 
-def _groups(groups: Labels, count: int, name: str) -> Tensor:
-    tensor = signed(as_tensor(groups, name).cpu(), name)
-    if tensor.shape != (count,) or tensor.is_floating_point() or tensor.is_complex():
+def _groups(query: ParsedLabels, gallery: ParsedLabels) -> tuple[Tensor, Tensor]:
+    """Groups of both sides as comparable ids; any integer is a group, and every row is in one."""
+    for one in (query, gallery):
+        if one.rows is not None or one.missing.any():
+            raise ValueError(
+                f"{one.name}: expected {len(one)} integers or names, got shape {one.shape} or NaN"
+            )
+    names = dict.fromkeys((*(query.names or ()), *(gallery.names or ())))
+    if names and (query.names is None or gallery.names is None):
         raise ValueError(
-            f"{name}: expected {count} integers, got {tensor.dtype} of shape {tuple(tensor.shape)}"
+            "query_groups and gallery_groups: expected one kind, got names and numbers"
         )
-    return tensor.long()
+    place = {name: index for index, name in enumerate(names)}
+    found = [one.ids if one.names is None else look_up(one, place, "") for one in (query, gallery)]
+    return torch.from_numpy(found[0]), torch.from_numpy(found[1])
 
 
 def _bar(progress: bool, total: int) -> Any:

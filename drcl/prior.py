@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import operator
+import copy
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from drcl.checks import check_count, check_has_values, check_matrix, check_positive, check_seed
+from drcl.labels import NO_CLASS, UNLABELLED, Label, class_list, encode_labels
 
 
 class Prior(nn.Module):
@@ -18,7 +19,8 @@ class Prior(nn.Module):
 
     Args:
         weight: W, one column per class, (D, C), floating point.
-        classes: the class label each column stands for; default ``0..C−1``.
+        classes: the class each column stands for, ids or names; default ``0..C−1``. The losses
+            take class ids and find their columns (:meth:`columns_of`).
         modality: the modality it was learned from, if it was.
         score: that modality's quality score, the mean true-class probability in [0, 1].
 
@@ -43,25 +45,25 @@ class Prior(nn.Module):
     basis: Tensor
     recast_coordinates: Tensor
     weight_coordinates: Tensor
+    _ids: Tensor
+    _columns: Tensor
 
     @torch.inference_mode(False)  # its buffers are for training, wherever it was made
     def __init__(
         self,
         weight: Tensor,
         *,
-        classes: tuple[int, ...] | None = None,
+        classes: Iterable[Label] | None = None,
         modality: str | None = None,
         score: float | None = None,
     ) -> None:
         super().__init__()
         _check_weight(weight)
-        self.classes = _whole(range(weight.shape[1]) if classes is None else classes)
+        self.classes = class_list(range(weight.shape[1]) if classes is None else classes)
         if len(self.classes) != weight.shape[1]:
             raise ValueError(
                 f"classes: {len(self.classes)} given, but weight has {weight.shape[1]} columns"
             )
-        if len(set(self.classes)) < len(self.classes):
-            raise ValueError(f"classes: one column each, but some occur twice in {self.classes}")
         self.modality = modality
         self.score = score
         exact = weight.detach().to(torch.float64, copy=True)
@@ -95,6 +97,11 @@ class Prior(nn.Module):
                     f" take the prior's {name} out of the range of {weight.dtype}"
                 )
             self.register_buffer(name, kept)
+        self.is_renumbered = _are_renumbered(self.classes)
+        if self.is_renumbered:
+            ids, columns = torch.tensor(self.classes, device=weight.device).sort()
+            self.register_buffer("_ids", ids, persistent=False)
+            self.register_buffer("_columns", columns, persistent=False)
 
     @classmethod
     def orthogonal(cls, dim: int, classes: int, *, seed: int = 0, norm: float = 1.0) -> Prior:
@@ -131,6 +138,44 @@ class Prior(nn.Module):
         """How many directions W has, to its dtype's resolution."""
         singular = torch.linalg.svdvals(self.weight.double())
         return _count_directions(singular, rank_cutoff(self.weight))
+
+    def positions(self, labels: Any) -> Tensor:
+        """The columns (N,) int64 that labels of any kind belong to, −1 for unlabelled.
+
+        Multi-hot rows (N, C) stay rows, float32. The result is on the device of the labels. Raises
+        ValueError for a label that is none of :attr:`classes`; see :mod:`drcl.labels`.
+
+        >>> Prior(torch.eye(4, 3), classes=(0, 3, 4)).positions([4, 0, -1])
+        tensor([ 2,  0, -1])
+        """
+        device = labels.device if isinstance(labels, Tensor) else None
+        return torch.as_tensor(encode_labels(labels, self.classes, soft=True), device=device)
+
+    def columns_of(self, ids: Tensor) -> Tensor:
+        """What the losses make of class ids (B,) int64: columns, and −1 for unlabelled.
+
+        An id that is no class becomes −2. Ids are columns already where :attr:`classes` are names
+        or count from 0. Values are not looked at, so a GPU is not waited for.
+
+        >>> Prior(torch.eye(4, 3), classes=(0, 3, 4)).columns_of(torch.tensor([4, 0, -1, 2]))
+        tensor([ 2,  0, -1, -2])
+        """
+        if not self.is_renumbered:
+            return ids
+        place = torch.searchsorted(self._ids, ids).clamp(max=len(self.classes) - 1)
+        absent = torch.where(ids == UNLABELLED, UNLABELLED, NO_CLASS)
+        return torch.where(self._ids[place] == ids, self._columns[place], absent)
+
+    def by_column(self) -> Prior:
+        """The same prior for losses whose ids are columns 0..C−1; it shares the tensors.
+
+        >>> Prior(torch.eye(4, 3), classes=(0, 3, 4)).by_column().classes
+        (0, 1, 2)
+        """
+        other = copy.copy(self)
+        other._buffers = dict(self._buffers)  # so that it moves alone
+        other.classes, other.is_renumbered = tuple(range(len(self.classes))), False
+        return other
 
     def scaled(self, norm: float) -> Prior:
         """The same directions with the mean column norm set to ``norm``, a number above 0.
@@ -179,12 +224,8 @@ def _count_directions(singular: Tensor, cutoff: float) -> int:
     return int((singular > cutoff * singular[0]).sum())
 
 
-def _whole(classes: Iterable[int]) -> tuple[int, ...]:
-    """Class labels as plain integers, of whatever integer type they were."""
-    try:
-        return tuple(operator.index(label) for label in classes)
-    except TypeError as error:
-        raise TypeError(f"classes: expected integers, got {classes!r}") from error
+def _are_renumbered(classes: tuple[Label, ...]) -> bool:
+    return isinstance(classes[0], int) and classes != tuple(range(len(classes)))
 
 
 def _check_weight(weight: Tensor) -> None:

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from drcl.arrays import as_tensor
+from drcl.labels import ParsedLabels
 from drcl.ops.average_precision import Relevance
 
-Labels: TypeAlias = Tensor | npt.ArrayLike
+Labels: TypeAlias = Any  # whatever drcl.labels reads
 # Query positions (q,) int64 -> relevance (q, N): bool, or integer gains (relevant when positive).
 Callback: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -23,42 +23,10 @@ _CHUNK = 4096  # gallery rows whose label bits are packed at a time, a multiple 
 class Known:
     """Labels of one side: which rows are labelled, and class ids (N,) or multi-hot rows (N, C)."""
 
-    def __init__(self, labels: Labels, count: int, name: str) -> None:
-        tensor = signed(as_tensor(labels, name), name)
-        if tensor.ndim not in (1, 2) or len(tensor) != count or 0 in tensor.shape:
-            raise ValueError(
-                f"{name}: expected {count} ids or rows, got shape {tuple(tensor.shape)}"
-            )
-        if tensor.is_complex():
-            raise ValueError(f"{name}: expected real labels, got {tensor.dtype}")
-        self.multi_hot = tensor.ndim == 2 and tensor.shape[1] > 1
-        if self.multi_hot:
-            for part in tensor.split(_CHUNK):
-                if not bool((part >= 0).all() & part.isfinite().all()):
-                    raise ValueError(f"{name}: multi-hot rows must be finite and not negative")
-            self.values = tensor
-            self.labelled = torch.ones(count, dtype=torch.bool, device="cpu")
-            return
-        ids = tensor.reshape(-1).cpu()
-        if ids.is_floating_point() and not bool(((ids == ids.round()) & (ids.abs() < 2**63)).all()):
-            raise ValueError(
-                f"{name}: class ids must be whole numbers of 64 bits, got {ids.dtype} with others"
-            )
-        self.values = ids.long()
-        if (lowest := int(self.values.min())) < -1:
-            raise ValueError(
-                f"{name}: class ids must be −1 (unlabelled), 0 or larger, got {lowest}"
-            )
-        self.labelled = self.values >= 0
-
-
-def check_same_form(query: Known, gallery: Known) -> None:
-    """Refuse ids on one side and rows on the other, or rows of different widths."""
-    if query.values.shape[1:] != gallery.values.shape[1:]:
-        raise ValueError(
-            "query_labels and gallery_labels: expected one form, got shapes "
-            f"{tuple(query.values.shape)} and {tuple(gallery.values.shape)}"
-        )
+    def __init__(self, labels: ParsedLabels) -> None:
+        self.multi_hot = labels.rows is not None
+        self.values = torch.from_numpy(labels.ids) if labels.rows is None else labels.rows
+        self.labelled = torch.from_numpy(~labels.missing)
 
 
 def shared_labels(query: Known, rows: Tensor, gallery: Known, columns: Tensor) -> Relevance:
@@ -106,33 +74,8 @@ def _shared_bits(query: Tensor, rows: Tensor, gallery: Tensor, columns: Tensor) 
 class Pairs:
     """Relevant (query, item) pairs, with a gain each, sorted."""
 
-    def __init__(self, pairs: Any, queries: int, items: int) -> None:
-        if hasattr(pairs, "tocoo"):  # a SciPy sparse matrix
-            matrix = pairs.tocoo()
-            if matrix.shape != (queries, items):
-                raise ValueError(
-                    f"relevance: expected a sparse matrix of shape ({queries}, {items}), "
-                    f"got {matrix.shape}"
-                )
-            rows, columns = as_tensor(matrix.row).long(), as_tensor(matrix.col).long()
-            gains = signed(as_tensor(matrix.data, "relevance"), "relevance").clone()
-            whole = not gains.is_floating_point() or bool((gains == gains.round()).all())
-            if gains.is_complex() or not whole:
-                raise ValueError("relevance: expected whole numbers as gains, got others")
-        else:
-            table = signed(as_tensor(pairs, "relevance"), "relevance")
-            if (
-                table.is_complex()
-                or table.ndim != 2
-                or table.shape[1] not in (2, 3)
-                or table.is_floating_point()
-            ):
-                raise ValueError(
-                    "relevance: expected integer pairs (P, 2) of query and item or (P, 3) with "
-                    f"gains, got {table.dtype} of shape {tuple(table.shape)}"
-                )
-            rows, columns = table[:, 0].long().cpu(), table[:, 1].long().cpu()
-            gains = table[:, 2].cpu() if table.shape[1] == 3 else torch.ones_like(rows)
+    def __init__(self, given: Any, queries: int, items: int) -> None:
+        rows, columns, gains = _listed(given, (queries, items))
         for values, size, what in ((rows, queries, "query"), (columns, items, "item")):
             if len(values) and (int(values.min()) < 0 or int(values.max()) >= size):
                 raise ValueError(f"relevance: {what} positions must lie in 0..{size - 1}")
@@ -160,6 +103,45 @@ class Pairs:
             items=to_column[self.columns[kept]].int(),
             gains=self.gains[kept],
         )
+
+
+def _listed(given: Any, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, items and gains (P,) of pairs, of a sparse matrix or of a dense one."""
+    if hasattr(given, "tocoo"):  # a SciPy sparse matrix
+        matrix = given.tocoo()
+        if matrix.shape != shape:
+            raise ValueError(
+                f"relevance: expected a sparse matrix of shape {shape}, got {matrix.shape}"
+            )
+        rows, columns = as_tensor(matrix.row).long(), as_tensor(matrix.col).long()
+        return rows, columns, _whole_gains(matrix.data)
+    table = signed(as_tensor(given, "relevance"), "relevance").cpu()
+    is_matrix = tuple(table.shape) == shape
+    is_pairs = table.ndim == 2 and table.shape[1] in (2, 3) and not table.is_complex()
+    is_pairs &= not table.is_floating_point() and table.dtype != torch.bool
+    if is_matrix and is_pairs:
+        raise ValueError(
+            f"relevance: integers of shape {shape} may be pairs of query and item or a matrix "
+            "(Q, N): give a matrix as bool or as scipy.sparse.coo_array(relevance), and pairs as "
+            "scipy.sparse.coo_array((gains, (query, item)), shape=(Q, N))"
+        )
+    if is_matrix:
+        places = (table != 0).nonzero()
+        return places[:, 0], places[:, 1], _whole_gains(table[table != 0])
+    if is_pairs:
+        gains = table[:, 2] if table.shape[1] == 3 else torch.ones_like(table[:, 0])
+        return table[:, 0].long(), table[:, 1].long(), gains
+    raise ValueError(
+        f"relevance: expected a matrix {shape} of bool or gains, or integer pairs (P, 2) of query "
+        f"and item or (P, 3) with gains, got {table.dtype} of shape {tuple(table.shape)}"
+    )
+
+
+def _whole_gains(values: Any) -> Tensor:
+    gains = signed(as_tensor(values, "relevance"), "relevance").clone()
+    if gains.is_complex() or (gains.is_floating_point() and bool((gains != gains.round()).any())):
+        raise ValueError("relevance: expected whole numbers as gains, got others")
+    return gains
 
 
 def from_callback(callback: Callback, rows: Tensor, columns: Tensor, items: int) -> Relevance:

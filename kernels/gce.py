@@ -117,9 +117,9 @@ def find_targets(
             if MIXED:
                 y = tl.load(targets + other[:, None] * stride + c[None, :], mask=mask, other=0)
                 mass_other += tl.sum(y.to(tl.float32), 1)
-        labelled = mass > 0.0
+        labelled = mass != 0.0
         if MIXED:
-            labelled = labelled & (mass_other > 0.0)
+            labelled = labelled & (mass_other != 0.0)
     return first, second, labelled & in_batch
 
 

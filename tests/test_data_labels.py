@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drcl.data.classes import ClassList, tidy_labels
+from drcl.data.classes import ClassList
 from drcl.data.splits import stratified_holdout
+from drcl.labels import parse_labels
 
 
 @pytest.mark.parametrize(
@@ -24,26 +25,27 @@ from drcl.data.splits import stratified_holdout
     ids=["ids", "column", "row of floats", "half-precision column"],
 )
 def test_ids_come_in_any_shape_and_number_type(raw):
-    tidy = tidy_labels(raw, 3, "train/image")
-    assert tidy.dtype == np.int64
-    assert tidy.tolist() == [1, 7, -1]
+    ids = parse_labels(raw, count=3).ids
+    assert ids.dtype == np.int64
+    assert ids.tolist() == [1, 7, -1]
 
 
 def test_unsigned_and_string_labels():
-    assert tidy_labels(np.array([10, 250], np.uint8), 2, "x").tolist() == [10, 250]
-    assert tidy_labels(np.array([b"owl ", b""]), 2, "x").tolist() == ["owl", ""]
-    assert tidy_labels(np.array(["sæl".encode()]), 1, "x").tolist() == ["sæl"]
-    assert tidy_labels(np.array([], "S3"), 0, "x").tolist() == []
+    assert parse_labels(np.array([10, 250], np.uint8), count=2).ids.tolist() == [10, 250]
+    owl = parse_labels(np.array([b"owl ", b""]))
+    assert owl.names == ("owl",) and owl.ids.tolist() == [0, -1]
+    assert parse_labels(np.array(["sæl".encode()])).names == ("sæl",)
+    assert len(parse_labels(np.array([], "S3"))) == 0
 
 
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
         (np.array([1.0, 2.5]), "train/text: label 2.5 in row 1 is not a whole number"),
-        (np.array([np.nan, 2.0]), "label nan in row 0"),
-        (np.array([1, 2, 3]), r"2 feature rows but labels of shape \(3,\)"),
-        (np.array([[0, 1], [0, 2]]), "multi-hot label row 1"),
-        (np.array([["a", "b"], ["c", "d"]]), "expected whole numbers"),
+        (np.array([np.inf, 2.0]), "label inf in row 0"),
+        (np.array([1, 2, 3]), r"expected 2 ids, names or rows, got shape \(3,\)"),
+        (np.array([[0, 1, 0], [0, 2, 0]]), "row 1 of shape .* holds 2; expected 0 and 1"),
+        (np.array([["a", "b"], ["c", "d"]]), r"names are \(N,\)"),
         (np.array([1j, 2j]), "complex128"),
         (np.zeros((2, 2, 2)), r"shape \(2, 2, 2\)"),
         (
@@ -53,48 +55,52 @@ def test_unsigned_and_string_labels():
     ],
 )
 def test_labels_that_are_none_are_refused(raw, message):
-    with pytest.raises(ValueError, match=message):
-        tidy_labels(raw, 2, "train/text")
+    with pytest.raises((TypeError, ValueError), match=message):
+        parse_labels(raw, "train/text", count=2)
+
+
+def class_list(*found):
+    return ClassList.from_labels([parse_labels(labels) for labels in found])
 
 
 def test_the_class_list_is_the_sorted_union_and_skips_unlabelled():
-    classes = ClassList.from_labels([np.array([30, -1, 4]), np.array([11])])
+    classes = class_list(np.array([30, -1, 4]), np.array([11]))
     assert classes.names == ("4", "11", "30")
-    assert classes.encode(np.array([11, 30, 4, -1]), "x").tolist() == [1, 2, 0, -1]
+    assert classes.encode(parse_labels(np.array([11, 30, 4, -1]))).tolist() == [1, 2, 0, -1]
 
 
 def test_names_sort_and_empty_means_unlabelled():
-    classes = ClassList.from_labels([np.array(["owl", "", "ant"]), np.array([-1, -1])])
+    classes = class_list(np.array(["owl", "", "ant"]), np.array([-1, -1]))
     assert classes.names == ("ant", "owl")
-    assert classes.encode(np.array(["owl", ""]), "x").tolist() == [1, -1]
+    assert classes.encode(parse_labels(np.array(["owl", ""]))).tolist() == [1, -1]
 
 
 def test_a_label_outside_a_given_list_is_named_with_its_first_row():
     classes = ClassList.from_table({1: "cat", 2: "dog"})
-    with pytest.raises(ValueError, match=r"test/image: label 3 in row 2 .* 2 classes"):
-        classes.encode(np.array([1, 2, 3, 3]), "test/image")
-    with pytest.raises(ValueError, match="label 'cow' in row 0"):
-        classes.encode(np.array(["cow"]), "test/text")
+    with pytest.raises(ValueError, match=r"test/image: row 2 has label 3, .* 2 classes"):
+        classes.encode(parse_labels([1, 2, 3, 3], "test/image"))
+    with pytest.raises(ValueError, match="row 0 has label 'cow'"):
+        classes.encode(parse_labels(["cow"], "test/text"))
 
 
 def test_multi_hot_rows_pass_and_ids_join_them():
     rows = np.array([[0, 1, 1], [0, 0, 0]], np.uint8)
-    classes = ClassList.from_labels([rows, np.array([2, -1])])
+    classes = class_list(rows, np.array([2, -1]))
     assert classes.names == ("0", "1", "2")
-    ids = classes.encode(np.array([2, -1]), "x")
+    ids = classes.encode(parse_labels(np.array([2, -1])))
     assert classes.as_rows(ids).tolist() == [[0, 0, 1], [0, 0, 0]]
     assert classes.as_rows(rows) is rows
     with pytest.raises(ValueError, match="2 columns: expected one for each of the 3"):
-        classes.encode(np.eye(2, dtype=np.uint8), "x")
+        classes.encode(parse_labels(np.eye(2, dtype=np.uint8)))
 
 
 def test_a_class_list_needs_labels_of_one_kind():
     with pytest.raises(ValueError, match="no row is labelled"):
-        ClassList.from_labels([np.array([-1, -1])])
+        class_list(np.array([-1, -1]))
     with pytest.raises(ValueError, match="strings and some are numbers"):
-        ClassList.from_labels([np.array([1]), np.array(["owl"])])
-    with pytest.raises(ValueError, match=r"different widths: \[2, 3\]"):
-        ClassList.from_labels([np.eye(2, dtype=np.uint8), np.eye(3, dtype=np.uint8)])
+        class_list(np.array([1]), np.array(["owl"]))
+    with pytest.raises(ValueError, match=r"shapes \[\(2, 2\), \(3, 3\)\]"):
+        class_list(np.eye(2, dtype=np.uint8), np.eye(3, dtype=np.uint8))
 
 
 @given(

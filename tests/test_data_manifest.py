@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -162,7 +163,7 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
         ("classes = 3\n" + TRAIN, "classes is 3: expected a list of names"),
         ("classes = [1, 2]\n" + TRAIN, r"classes holds \[1, 2\]: expected a list of names"),
         ('classes = { one = "a" }\n' + TRAIN, "expected whole numbers"),
-        ('classes = ["a"]\n' + TRAIN, "train/image: label 1 in row 1 is outside the 1 classes"),
+        ('classes = ["a"]\n' + TRAIN, "train/image: row 1 has label 1, .* 1 classes"),
         (TRAIN + 'rows = "some"', "rows is 'some': expected 'start:stop'"),
         (TRAIN + 'rows = "0:41"', "rows is '0:41' but there are only 40 rows"),
         (TRAIN + 'rows = "5:5"', "train/image: empty modality"),
@@ -180,7 +181,7 @@ def test_a_wrong_entry_is_named(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"y": Y[:39]}, r"train/image: 40 feature rows but labels of shape \(39,\)"),
+        ({"y": Y[:39]}, r"train/image: expected 40 ids, .* got shape \(39,\)"),
         ({"y": Y + 0.5}, "train/image: label 0.5 in row 0 is not a whole number"),
         ({"x": np.where(np.arange(40)[:, None] == 17, np.nan, X)}, "NaN or infinity.*row 17"),
         ({"x": np.full((40, 2), 1e300)}, "NaN or infinity in 40 of 40 rows"),
@@ -204,3 +205,42 @@ def test_a_missing_manifest_or_file(tmp_path):
     path = manifest(tmp_path, TRAIN.replace("a.npz", "b.npz"))
     with pytest.raises(FileNotFoundError, match=r"no such file: .*b\.npz"):
         load(str(path))
+
+
+def test_a_class_for_minus_one_is_a_class(tmp_path):
+    y = np.arange(40) % 3 - 1
+    text = 'classes = { -1 = "no", 0 = "maybe", 1 = "yes" }\n' + TRAIN
+    data = load_manifest(manifest(tmp_path, text, y=y))
+    assert data.classes == ("no", "maybe", "yes")
+    found = np.concatenate([split["image"].labels for split in (data.train, data.validation)])
+    assert np.bincount(found).tolist() == np.bincount(y + 1).tolist()
+    named = np.array(["no", "maybe", "yes"])[y + 1]
+    again = load_manifest(manifest(tmp_path, text, y=named))
+    assert np.array_equal(again.train["image"].labels, data.train["image"].labels)
+
+
+def test_labels_of_minus_one_and_one_alone_are_two_classes(tmp_path):
+    data = load_manifest(manifest(tmp_path, TRAIN, y=Y * 2 - 1))
+    assert data.classes == ("-1", "1")
+    assert set(data.train["image"].labels.tolist()) == {0, 1}
+    with pytest.raises(ValueError, match=r"train/image: row \d+ has label -100"):
+        load_manifest(manifest(tmp_path, TRAIN, y=np.where(Y == 0, -100, Y)))
+
+
+def test_missing_labels_of_a_file_are_unlabelled(tmp_path):
+    y = np.where(np.arange(40) % 4 == 3, np.nan, Y)
+    data = load_manifest(manifest(tmp_path, TRAIN, y=y))
+    parts = [split["image"].labels for split in (data.train, data.validation)]
+    assert sum(int((part == -1).sum()) for part in parts) == 10 and data.classes == ("0", "1")
+
+
+@pytest.mark.parametrize("listed", ["NFC", "NFD"])
+@pytest.mark.parametrize("stored", ["NFC", "NFD"])
+def test_class_names_are_one_in_either_spelling(tmp_path, listed, stored):
+    names = np.array(["élan", "œuf"])
+    text = f'classes = ["{unicodedata.normalize(listed, "élan")}", "œuf"]\n' + TRAIN
+    y = np.array([unicodedata.normalize(stored, name) for name in names[Y]])
+    data = load_manifest(manifest(tmp_path, text, y=y))
+    assert data.classes == tuple(names) and set(data.train["image"].labels.tolist()) == {0, 1}
+    mixed = np.where(np.arange(40) % 4 < 2, y, names[Y])
+    assert load_manifest(manifest(tmp_path, TRAIN, y=mixed)).classes == tuple(names)

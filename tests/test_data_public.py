@@ -117,7 +117,7 @@ def test_wikipedia_lists_must_match_the_features(tmp_path):
     write_wikipedia(tmp_path)
     path = tmp_path / "testset_txt_img_cat.list"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-    with pytest.raises(ValueError, match="validation/image: 240 feature rows but labels of shape"):
+    with pytest.raises(ValueError, match="validation/image: expected 240 ids, names or rows"):
         load("wikipedia", tmp_path)
 
 

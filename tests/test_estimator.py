@@ -176,7 +176,7 @@ def recoded(code):
     "code, classes",
     [
         (lambda y: y + 1, (1, 2, 3, 4)),
-        (lambda y: y * 10 - 30, (-30, -20, -10, 0)),
+        (lambda y: y * 10 + 30, (30, 40, 50, 60)),
         (lambda y: (y + 1).astype(np.float64)[:, None], (1, 2, 3, 4)),
         (lambda y: torch.from_numpy(y), (0, 1, 2, 3)),
         (lambda y: np.eye(4, dtype=np.uint8)[y], (0, 1, 2, 3)),
@@ -575,15 +575,18 @@ def nan_at(row):
     [
         ({"text": nan_at(4)}, "train text features: row 4.*NaN"),
         ({"image": lambda x, y: (x.astype(float) * 1e300, y)}, "train image features.*infinite"),
-        ({"text": lambda x, y: (x, y[:-1])}, "train text: 30 rows of features but 29 labels"),
+        (
+            {"text": lambda x, y: (x, y[:-1])},
+            r"train text labels: expected 30 ids, names or rows, got shape \(29,\)",
+        ),
         ({"text": lambda x, y: (x[:0], y[:0])}, "train text features"),
         ({"text": lambda x, y: (x[:, 0], y)}, "train text features"),
         ({"text": lambda x, y: (x.astype(str), y)}, "train text features"),
         ({"text": lambda x, y: (x + 0j, y)}, "train text features"),
         ({"text": lambda x, y: ([[1.0], [1.0, 2.0]], y[:2])}, "train text features"),
         ({"text": lambda x, y: (x, np.full(len(y), -1))}, "train text.*unlabelled"),
-        ({"text": lambda x, y: (x, y + 0.5)}, "labels.*fractions"),
-        ({"text": lambda x, y: (x, np.eye(4)[y])}, "labels.*same form"),
+        ({"text": lambda x, y: (x, y + 0.5)}, "labels: label .* is not a whole number"),
+        ({"text": lambda x, y: (x, np.eye(4)[y])}, "labels.*one form"),
         (
             {"text": lambda x, y: (x, y * 0), "image": lambda x, y: (x, y * 0)},
             r"train.*two classes, got \[0\]",

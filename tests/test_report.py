@@ -351,7 +351,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "label lengths": ({"labels": {"image": np.zeros(5, int), "text": np.zeros(25, int)}}, "24"),
     "label outside": (
         {"labels": {"image": np.full(24, 9), "text": np.zeros(25, int)}},
-        "ids -1..3",
+        "row 0 has label 9",
     ),
     "labels of others": ({"labels": {"image": np.zeros(24, int)}}, "labels: expected"),
     "no metrics": ({"metrics": {}}, "at least one metric"),

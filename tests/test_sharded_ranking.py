@@ -44,6 +44,13 @@ def _labels(*unlabelled: int) -> dict[str, Any]:
     return {"query_labels": query, "gallery_labels": gallery}
 
 
+def _signs(*zeros: int) -> dict[str, Any]:
+    """Two classes −1 and 1, unless any piece has a third: then −1 means unlabelled in all."""
+    query, gallery = (_random(n, seed=n).sub(0.5).sign().long() for n in (40, ITEMS))
+    gallery[list(zeros)] = 0
+    return {"query_labels": query, "gallery_labels": gallery}
+
+
 def _gains() -> Tensor:
     """Grades of 0 to 3; nothing is relevant in the last pieces, and all of a row is."""
     gains = (_random(40, ITEMS, seed=5) * 4).long() * (_random(40, ITEMS, seed=6) < 0.3)
@@ -93,6 +100,8 @@ CASES: dict[str, dict[str, Any]] = {
     "top": {**_two_sets(True), **_labels(), "ks": (3, 7), "divisor": "min"},
     "small blocks": {**_two_sets(True), **_labels(), "memory": 2**20},
     "two dtypes": _far(),
+    "minus one and one": {**_two_sets(True), **_signs()},
+    "minus one and one, and one other": {**_two_sets(True), **_signs(99)},
     "pairs": {**_two_sets(True), "relevance": "pairs"},
     "sparse": {**_two_sets(False), "relevance": "sparse"},
     "function": {**_two_sets(True), "relevance": "function", "divisor": "relevant"},

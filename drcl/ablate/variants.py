@@ -10,7 +10,7 @@ import numpy as np
 
 from drcl.data import CrossModalDataset
 from drcl.estimator import DRCL
-from drcl.labels import find_classes
+from drcl.labels import find_classes, known_ids
 from drcl.prior import Prior
 from drcl.run.evaluation import embed, evaluation_split, measure
 from drcl.train.config import Config
@@ -51,7 +51,7 @@ VARIANTS = (
 
 def learn_all_priors(data: CrossModalDataset, config: Config) -> dict[str, Prior]:
     """The prior of every modality, as :meth:`drcl.DRCL.fit` learns them before it selects one."""
-    classes = find_classes([part.labels for part in data.train.values()])
+    classes = find_classes([known_ids(part.labels) for part in data.train.values()])
     samples, held_out, _ = prepare_training(data.train, data.validation, classes, config, {})
     priors, _ = learn_priors(samples, held_out, classes, config, networks={}, progress=False)
     return priors

@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from drcl.data.classes import ClassList, tidy_labels
+from drcl.data.classes import ClassList
 from drcl.data.dataset import CrossModalDataset, Labelled, Split
 from drcl.data.files import Variable, pick, read_variable
 from drcl.data.splits import stratified_holdout
+from drcl.labels import ParsedLabels, parse_labels
 
 __all__ = ["ArrayAt", "Source", "assemble", "hold_out_validation"]
 
@@ -33,7 +34,7 @@ class Source(NamedTuple):
 
     Attributes:
         features: (N, d) numbers.
-        labels: what :func:`drcl.data.classes.tidy_labels` takes, in a file or already read; None
+        labels: what :func:`drcl.labels.parse_labels` takes, in a file or already read; None
             where nothing is labelled.
         rows: ``"start:stop"`` of both, as in Python; either end may be left out.
     """
@@ -73,9 +74,9 @@ def assemble(
     if classes is None:
         classes = ClassList.from_labels(labels for _, labels in found.values())
     splits: dict[str, Split] = {"train": {}, "validation": {}, "test": {}}
-    multi_hot = any(labels.ndim == 2 for _, labels in found.values())
-    for (split, modality), (features, labels) in found.items():
-        labels = classes.encode(labels, f"{name}: {split}/{modality}")
+    multi_hot = any(labels.rows is not None for _, labels in found.values())
+    for (split, modality), (features, parsed) in found.items():
+        labels = classes.encode(parsed)
         splits[split][modality] = Labelled(
             features, classes.as_rows(labels) if multi_hot else labels
         )
@@ -114,7 +115,7 @@ def _reader() -> Reader:
     return read
 
 
-def _read(source: Source, read: Reader, where: str) -> tuple[np.ndarray, np.ndarray]:
+def _read(source: Source, read: Reader, where: str) -> tuple[np.ndarray, ParsedLabels]:
     features = read(source.features)
     if features.ndim != 2:
         raise ValueError(f"{where}: features have shape {features.shape}, not (samples, width)")
@@ -123,11 +124,12 @@ def _read(source: Source, read: Reader, where: str) -> tuple[np.ndarray, np.ndar
     if not features.size:  # before its rows, which cost no bytes in a file, are counted
         raise ValueError(f"{where}: empty modality, features have shape {features.shape}")
     count = len(features)
+    raw: np.ndarray
     if source.labels is None:
-        labels = np.full(count, -1, np.int64)
+        raw = np.full(count, np.nan)
     else:
         raw = read(source.labels) if isinstance(source.labels, ArrayAt) else source.labels
-        labels = tidy_labels(raw, count, where)
+    labels = parse_labels(raw, where, count=count)
     rows = _parse_rows(source.rows, count, where)
     if not len(labels[rows]):
         raise ValueError(f"{where}: empty modality, rows {source.rows!r} of {count}")

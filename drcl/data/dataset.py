@@ -12,7 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["CrossModalDataset", "Labelled", "Split", "is_multi_hot", "labelled_rows"]
+from drcl.labels import clean_name, encode_labels, is_labelled
+
+__all__ = ["CrossModalDataset", "Labelled", "Split", "is_multi_hot"]
 
 
 class Labelled(NamedTuple):
@@ -41,17 +43,6 @@ def is_multi_hot(labels: np.ndarray) -> bool:
     (False, True)
     """
     return labels.ndim == 2
-
-
-def labelled_rows(labels: np.ndarray) -> np.ndarray:
-    """(N,) bool: which rows carry a label.
-
-    >>> labelled_rows(np.array([0, -1, 2])).tolist()
-    [True, False, True]
-    >>> labelled_rows(np.array([[0, 1], [0, 0]], dtype=np.uint8)).tolist()
-    [True, False]
-    """
-    return np.asarray(labels.any(axis=1) if is_multi_hot(labels) else labels >= 0)
 
 
 @dataclass(frozen=True)
@@ -89,6 +80,7 @@ class CrossModalDataset:
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(clean_name(name) for name in self.classes))
         self.check()
 
     @property
@@ -165,7 +157,7 @@ class CrossModalDataset:
         ]
         for split, modalities in self.splits.items():
             for modality, (features, labels) in modalities.items():
-                share = labelled_rows(labels).mean()
+                share = is_labelled(labels).mean()
                 rows, width = features.shape
                 lines.append(f"{split:<12}{modality:<{name}}{rows:>7}{width:>7}{share:>10.1%}")
         return "\n".join(lines)
@@ -193,27 +185,8 @@ def _check_labels(where: str, samples: Labelled, classes: int) -> None:
     features, labels = samples
     if not isinstance(labels, np.ndarray):
         raise TypeError(f"{where}: labels are a {type(labels).__name__}: expected an array")
-    if labels.ndim not in (1, 2):
-        raise ValueError(f"{where}: labels have shape {labels.shape}: expected (N,) or (N, C)")
-    if len(labels) != len(features):
-        raise ValueError(f"{where}: {len(features)} feature rows but {len(labels)} labels")
-    if is_multi_hot(labels):
-        if labels.dtype not in (np.float32, np.uint8):
-            raise TypeError(f"{where}: label rows are {labels.dtype}: expected float32 or uint8")
-        if labels.shape[1] != classes:
-            raise ValueError(
-                f"{where}: label rows have {labels.shape[1]} columns: expected one for each of "
-                f"the {classes} classes"
-            )
-        bad = np.flatnonzero(~((labels >= 0) & (labels <= 1)).all(axis=1))
-        if len(bad):
-            raise ValueError(f"{where}: label row {bad[0]} holds values outside 0..1")
-        return
-    if labels.dtype != np.int64:
+    if is_multi_hot(labels) and labels.dtype not in (np.float32, np.uint8):
+        raise TypeError(f"{where}: label rows are {labels.dtype}: expected float32 or uint8")
+    if labels.ndim == 1 and labels.dtype != np.int64:
         raise TypeError(f"{where}: class ids are {labels.dtype}: expected int64")
-    bad = np.flatnonzero((labels < -1) | (labels >= classes))
-    if len(bad):
-        raise ValueError(
-            f"{where}: label {labels[bad[0]]} in row {bad[0]} is outside the {classes} classes: "
-            f"expected 0..{classes - 1}, or -1 for unlabelled"
-        )
+    encode_labels(labels, range(classes), where, count=len(features), soft=True)

@@ -25,8 +25,8 @@ its folder is refused, so a manifest from a stranger reads nothing of yours.
 
 ``classes`` is a list, where a label is a name or counts from 0, or a table from label to name for
 any other numbering: ``classes = { 1 = "sparrow", 7 = "owl" }``. Labels may be whole numbers (also
-as floats or in a column), names, or multi-hot rows; -1, an empty name or a row of zeros means
-unlabelled.
+as floats or in a column), names, or multi-hot rows; -1 that is not in the table, NaN, an empty name
+or a row of zeros means unlabelled.
 """
 
 from __future__ import annotations

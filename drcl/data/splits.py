@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from drcl.data.dataset import is_multi_hot, labelled_rows
+from drcl.data.dataset import is_multi_hot
+from drcl.labels import is_labelled
 
 __all__ = ["stratified_holdout"]
 
@@ -35,7 +36,7 @@ def stratified_holdout(
     if not 0 < share < 1:
         raise ValueError(f"share is {share}: expected a number between 0 and 1")
     strata = labels.argmax(axis=1) if is_multi_hot(labels) else labels
-    rows = np.flatnonzero(labelled_rows(labels))
+    rows = np.flatnonzero(is_labelled(labels))
     rows = rows[np.argsort(strata[rows], kind="stable")]
     random = np.random.default_rng(seed)
     held = np.zeros(len(labels), bool)

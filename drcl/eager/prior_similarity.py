@@ -7,6 +7,7 @@ from torch import Tensor
 
 from drcl.eager.gce import gce_ids, gce_rows
 from drcl.eager.products import project, project_transposed
+from drcl.labels import is_labelled
 
 
 def prior_similarity(
@@ -18,11 +19,10 @@ def prior_similarity(
     logits = project(features.to(weight.dtype), weight) / temperature
     if targets.ndim == 1:
         losses, gradient, p, log_s = gce_ids(logits.to(wide), targets, q)
-        labelled = targets >= 0
     else:
         rows = targets.to(wide)
         losses, gradient, p, log_s = gce_rows(logits.to(wide), rows, q)
-        labelled = rows.sum(dim=1) > 0
+    labelled = is_labelled(targets)
     count = labelled.to(wide).sum().clamp(min=1)
     score = torch.where(labelled, log_s.exp(), 0.0).sum() / count
     loss, gradient = losses.sum() / count, gradient / count

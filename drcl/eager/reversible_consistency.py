@@ -36,7 +36,7 @@ from torch import Tensor
 from drcl.eager.gce import gce_rows
 from drcl.eager.mixup import mix, unmix
 from drcl.eager.products import project
-from drcl.eager.targets import target_rows
+from drcl.labels import is_labelled, target_rows
 
 # Wide enough for full GEMM speed, narrow enough that the triangle costs little more than half.
 PANEL = 256
@@ -71,7 +71,7 @@ def rows(
     K), recast_coordinates (C, K), weight_coordinates (K, C). All is computed in the basis' dtype.
     """
     y = target_rows(targets, len(recast_coordinates), basis.dtype)
-    labelled = y.sum(dim=1) > 0
+    labelled = is_labelled(y)
     if permutation is not None:
         labelled = labelled & labelled[permutation]
         y = mix(y, permutation, lam)

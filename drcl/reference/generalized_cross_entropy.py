@@ -15,7 +15,7 @@ def generalized_cross_entropy(logits: Tensor, targets: Tensor, q: Tensor | float
     >>> generalized_cross_entropy(torch.zeros(1, 4), torch.eye(4)[:1], q=1.0)
     tensor(0.7500)
     """
-    labelled = targets.sum(dim=1) > 0
+    labelled = targets.sum(dim=1) != 0
     if not bool(labelled.any()):
         return logits.sum() * 0.0
     # a logit of −∞ is p = 0, which is held at a finite logarithm

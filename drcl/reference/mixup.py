@@ -19,7 +19,7 @@ def mixup(
     """
     if lam == 1.0:
         return features, targets
-    labelled = targets.sum(dim=1) > 0
+    labelled = targets.sum(dim=1) != 0
     both = (labelled & labelled[permutation]).to(targets.dtype)
     mixed_targets = lam * targets + (1.0 - lam) * targets[permutation]
     return lam * features + (1.0 - lam) * features[permutation], mixed_targets * both[:, None]

@@ -82,7 +82,7 @@ def reversible_consistency(
     >>> [float(part) for part in reversible_consistency(torch.eye(2), torch.eye(2), torch.eye(2))]
     [0.2689..., 0.2689..., 0.0, 0.0]
     """
-    labelled = targets.sum(dim=1) > 0
+    labelled = targets.sum(dim=1) != 0
     if not bool(labelled.any()):
         zero = features.sum() * 0.0
         return zero, zero, zero, zero

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from drcl.labels import clean_name, encode_labels, parse_labels
+
 PHASES = ("prior", "encoder")
 
 
@@ -21,7 +23,8 @@ class ReportData:
         metrics: metric name -> ordered pair ``"image->text"`` (and ``"mean"``) -> value in [0, 1],
             as :func:`drcl.metrics.retrieval_report` returns it.
         embeddings: modality -> (N, D) finite test embeddings; N may differ, D may not.
-        labels: modality -> (N,) class ids with -1 for unlabelled, or (N, C) multi-hot rows.
+        labels: modality -> (N,) class ids with -1 for unlabelled, or names, or (N, C) multi-hot
+            rows; kept as ids or rows.
         classes: the C class names; the index is the class id.
         history: one record per epoch with ``phase`` (``"prior"`` or ``"encoder"``), ``modality``,
             ``epoch`` and ``loss``, and optionally ``score``, ``validation_map`` or
@@ -53,7 +56,9 @@ class ReportData:
 
     def __post_init__(self) -> None:
         _check_embeddings(self.embeddings)
-        _check_labels(self.labels, self.embeddings, len(self.classes))
+        object.__setattr__(self, "classes", tuple(clean_name(name) for name in self.classes))
+        labels = _encoded(self.labels, self.embeddings, self.classes)
+        object.__setattr__(self, "labels", labels)
         _check_metrics(self.metrics, self.pairs)
         _check_curves(self.curves, self.pairs)
         _check_pictures(self.pictures, self.embeddings)
@@ -103,23 +108,18 @@ def _check_embeddings(embeddings: Mapping[str, np.ndarray]) -> None:
         raise ValueError(f"embeddings: expected one width D for all, got {sorted(widths)}")
 
 
-def _check_labels(
-    labels: Mapping[str, np.ndarray], embeddings: Mapping[str, np.ndarray], classes: int
-) -> None:
+def _encoded(
+    labels: Mapping[str, Any], embeddings: Mapping[str, np.ndarray], classes: tuple[str, ...]
+) -> dict[str, np.ndarray]:
     if set(labels) != set(embeddings):
         raise ValueError(f"labels: expected the modalities {list(embeddings)}, got {list(labels)}")
+    encoded = {}
     for modality, y in labels.items():
-        rows = len(embeddings[modality])
-        if np.shape(y) not in {(rows,), (rows, classes)}:
-            raise ValueError(
-                f"labels[{modality!r}]: expected shape ({rows},) or ({rows}, {classes}), "
-                f"got {np.shape(y)}"
-            )
-        if np.ndim(y) == 1 and not np.isin(y, np.arange(-1, classes)).all():
-            raise ValueError(
-                f"labels[{modality!r}]: expected class ids -1..{classes - 1}, "
-                f"got values from {np.min(y)} to {np.max(y)}"
-            )
+        name = f"labels[{modality!r}]"
+        parsed = parse_labels(y, name, count=len(embeddings[modality]), soft=True)
+        known = range(len(classes)) if parsed.names is None else classes
+        encoded[modality] = encode_labels(parsed, known)
+    return encoded
 
 
 def _check_metrics(

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch.distributed import ProcessGroup
 
-from drcl.data.dataset import CrossModalDataset, Split, labelled_rows
+from drcl.data.dataset import CrossModalDataset, Split
 from drcl.estimator import DRCL
+from drcl.labels import is_labelled, known_ids
 from drcl.metrics import precision_recall_curve, retrieval_report
 from drcl.run.record import Run
 from drcl.train.networks import pick_device
@@ -55,7 +56,7 @@ def measure(
     place = pick_device(device)
     rows = {name: torch.from_numpy(part).to(place) for name, part in embeddings.items()}
     return retrieval_report(
-        {name: (part, split[name].labels) for name, part in rows.items()},
+        {name: (part, known_ids(split[name].labels)) for name, part in rows.items()},
         ks=ks,
         process_group=process_group,
     )
@@ -103,10 +104,11 @@ def _curves(
     curves = {}
     for a, b in permutations(embeddings, 2):
         if metrics["mAP@all"][f"{a}->{b}"] > 0:
-            curve = precision_recall_curve(embeddings[a], embeddings[b], labels[a], labels[b])
+            sides = known_ids(labels[a]), known_ids(labels[b])
+            curve = precision_recall_curve(embeddings[a], embeddings[b], *sides)
             curves[f"{a}->{b}"] = (curve.recall.numpy(), curve.precision.numpy())
     return curves
 
 
 def _measurable(split: Split) -> Split:
-    return {name: part for name, part in split.items() if labelled_rows(part.labels).any()}
+    return {name: part for name, part in split.items() if is_labelled(part.labels).any()}

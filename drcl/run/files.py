@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from drcl.data.classes import ClassList, tidy_labels
+from drcl.data.classes import ClassList
 from drcl.data.dataset import CrossModalDataset, Labelled, is_multi_hot
 from drcl.data.files import read_array
 from drcl.data.splits import stratified_holdout
+from drcl.labels import Label, parse_labels
 
 HELD_OUT_SHARE = 0.1
 
@@ -70,16 +71,15 @@ def read_features(text: str) -> np.ndarray:
 
 def _read_labelled(features: str, labels: str, data: CrossModalDataset) -> Labelled:
     rows = read_features(features)
-    encoded = _class_list(data.classes).encode(
-        tidy_labels(read_file(labels), len(rows), labels), labels
-    )
+    classes = _class_list(data.classes)
+    encoded = classes.encode(parse_labels(read_file(labels), labels, count=len(rows)))
     if any(is_multi_hot(samples.labels) for samples in data.train.values()):
-        encoded = _class_list(data.classes).as_rows(encoded)
+        encoded = classes.as_rows(encoded)
     return Labelled(rows, encoded)
 
 
 def _class_list(names: tuple[str, ...]) -> ClassList:
     if all(re.fullmatch(r"[+-]?\d+", name) for name in names):
-        ids: dict[int | str, int] = {name: index for index, name in enumerate(names)}
+        ids: dict[Label, int] = {name: index for index, name in enumerate(names)}
         return ClassList(names, ids | {int(name): index for index, name in enumerate(names)})
     return ClassList.from_table(dict(enumerate(names)))

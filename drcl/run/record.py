@@ -14,6 +14,7 @@ import torch
 
 from drcl._version import __version__
 from drcl.data import CrossModalDataset, load
+from drcl.labels import clean_name
 from drcl.run.files import AddedModality, read_added
 from drcl.train.checkpoint import check_name, is_number, read_json, seal, to_json, unseal
 from drcl.train.config import Config
@@ -119,7 +120,7 @@ def read_record(path: Path) -> Run:
         }
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path}: damaged ({error})") from error
-    return Run(**{**values, "classes": tuple(values["classes"]), "added": added})
+    return Run(**{**values, "classes": tuple(map(clean_name, values["classes"])), "added": added})
 
 
 def _are(value: Any, kind: type, one: type | tuple[type, ...]) -> bool:

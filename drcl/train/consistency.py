@@ -83,7 +83,7 @@ def encoder_phase(
     device = pick_device(config.device)
     network = wrapped_like(template, encoder.to(device))
     criterion = ReversibleConsistencyLoss(
-        prior,
+        prior.by_column(),
         alpha=config.alpha,
         beta=config.beta,
         eta=config.eta,

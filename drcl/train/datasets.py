@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from drcl.arrays import as_features, check_finite, check_unmasked, is_array
-from drcl.labels import encode_labels
+from drcl.labels import Label, ParsedLabels, encode_labels, join, parse_labels
 from drcl.train.standardize import Moments, Standardizer
 
 if TYPE_CHECKING:
@@ -41,7 +39,7 @@ class LoadedSamples(NamedTuple):
     """
 
     data: Loadable
-    classes: tuple[int, ...]
+    classes: tuple[Label, ...]
     name: str
     targets: Tensor
     first: Tensor
@@ -61,7 +59,7 @@ class LoadedSamples(NamedTuple):
     def batches(self, loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
         """Features as they come and labels as targets."""
         for features, labels in read_pairs(loader, self.name):
-            codes = encode_labels(labels, self.classes, f"{self.name} labels")
+            codes = encode_labels(labels, self.classes, f"{self.name} labels", soft=True)
             yield features, torch.from_numpy(codes)
 
     def labelled(self) -> LoadedSamples:
@@ -94,7 +92,7 @@ def shuffled(
     return DataLoader(data, batch_sampler=cut)
 
 
-def read_pairs(loader: DataLoader[Any], name: str) -> Iterator[tuple[Tensor, npt.NDArray[Any]]]:
+def read_pairs(loader: DataLoader[Any], name: str) -> Iterator[tuple[Tensor, Any]]:
     """The (features, labels) of every batch; anything else is a ValueError that names ``name``.
 
     So does the RuntimeError of a worker process that was lost.
@@ -110,17 +108,16 @@ def read_pairs(loader: DataLoader[Any], name: str) -> Iterator[tuple[Tensor, npt
             raise ValueError(
                 f"{name}: expected features that collate to a tensor, got {type(features).__name__}"
             )
-        rows = as_features(features, f"{name} features")
-        found = label_array(labels, f"{name} labels")
-        if found.ndim == 0:
+        if features.ndim == 0 or getattr(labels, "ndim", 1) == 0:
             raise ValueError(
                 f"{name}: yields samples one by one; its DataLoader needs a batch_size"
             )
-        if len(rows) != len(found):
+        rows = as_features(features, f"{name} features")
+        if len(rows) != len(labels):
             raise ValueError(
-                f"{name}: a batch of {len(rows)} rows of features but {len(found)} labels"
+                f"{name}: a batch of {len(rows)} rows of features but {len(labels)} labels"
             )
-        yield rows, found
+        yield rows, labels
 
 
 def as_input(
@@ -136,17 +133,6 @@ def as_input(
     return rows if standardizer is None else standardizer(rows)
 
 
-def label_array(labels: Any, name: str) -> npt.NDArray[Any]:
-    """Labels, as a tensor of any device or anything NumPy understands, as an array."""
-    if isinstance(labels, Tensor):
-        labels = labels.detach().cpu()
-        labels = labels.float() if labels.dtype == torch.bfloat16 else labels
-    found = np.asarray(labels)
-    if found.dtype.kind == "c":
-        raise TypeError(f"{name}: expected class ids or rows of real numbers, got {found.dtype}")
-    return found
-
-
 def _named(loader: DataLoader[Any], name: str) -> Iterator[Any]:
     try:
         yield from loader
@@ -156,13 +142,15 @@ def _named(loader: DataLoader[Any], name: str) -> Iterator[Any]:
         raise RuntimeError(f"{name}: a worker of its DataLoader was lost ({error})") from error
 
 
-def scan(data: Loadable, name: str, standardize: bool) -> tuple[Scanned, npt.NDArray[Any]]:
+def scan(
+    data: Loadable, name: str, standardize: bool, soft: bool = False
+) -> tuple[Scanned, ParsedLabels]:
     """What has to be known beforehand, and all labels, from one pass over the samples.
 
     Every pass draws the same from torch's generator, so that statistics do not depend on what else
     was drawn from it: an interrupted run that is taken up again standardizes as before.
     """
-    labels: list[npt.NDArray[Any]] = []
+    labels: list[Any] = []
     moments = Moments(name) if standardize else None
     first, seen = torch.empty(0), 0
     with torch.random.fork_rng(devices=[]):
@@ -176,9 +164,15 @@ def scan(data: Loadable, name: str, standardize: bool) -> tuple[Scanned, npt.NDA
                 first = features.new_empty((0, *features.shape[1:]))
             labels.append(part)
             seen += len(rows)
-    if not labels:
+    return Scanned(data, first, moments), join_labels(labels, name, soft)
+
+
+def join_labels(batches: Iterable[Any], name: str, soft: bool = False) -> ParsedLabels:
+    """The labels of all batches as those of one array."""
+    parts = [parse_labels(part, f"{name} labels", soft=soft) for part in batches]
+    if not parts:
         raise ValueError(f"{name}: yields no samples")
-    return Scanned(data, first, moments), np.concatenate(labels)
+    return join(parts)
 
 
 def unmasked(name: str) -> Callable[[list[Any]], Any]:

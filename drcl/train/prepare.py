@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from drcl.encoder import Encoder
+from drcl.labels import Label
 from drcl.train.config import Config
 from drcl.train.datasets import LoadedSamples
 from drcl.train.mapped import MappedRows
@@ -28,7 +29,7 @@ class Prepared(NamedTuple):
 def prepare_training(
     train: Mapping[str, Data | Labelled],
     validation: Mapping[str, Data],
-    classes: tuple[int, ...],
+    classes: tuple[Label, ...],
     config: Config,
     networks: Mapping[str, nn.Module],
 ) -> Prepared:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from drcl import functional
-from drcl.labels import find_classes
+from drcl.labels import Label, is_labelled
 from drcl.prior import Prior
 from drcl.train.config import Config, setting
-from drcl.train.datasets import label_array
 from drcl.train.loop import Embed, Log, Outcome, Phase, Record, stream_seed
 from drcl.train.loop import train as run_phases
 from drcl.train.networks import (
@@ -28,7 +27,7 @@ from drcl.train.networks import (
 from drcl.train.parallel import ALONE, Parallel, spread
 from drcl.train.prepare import prepare_training
 from drcl.train.ranks import Ranks
-from drcl.train.samples import Data, Modality, check_pairs, is_labelled, with_labels
+from drcl.train.samples import Data, Modality, check_pairs, choose_classes, with_labels
 from drcl.train.source import make_source
 from drcl.train.step import Loss
 
@@ -50,6 +49,7 @@ def select_prior(
     validation: Mapping[str, Data] | None = None,
     config: Config | None = None,
     *,
+    classes: Iterable[Label] | None = None,
     networks: Networks | None = None,
     progress: bool = True,
 ) -> Prior:
@@ -59,6 +59,9 @@ def select_prior(
         train, validation: modality -> (features (N, d), labels), or a Dataset or DataLoader of
             such pairs.
         config: settings; the default is the paper's.
+        classes: the ids or names of all classes, in the order of W's columns; default: the sorted
+            ones that occur. One that does not occur in ``train`` keeps a column: that of the random
+            start, which is trained as a wrong answer only.
         networks: modality -> ``nn.Module`` to use instead of the perceptron encoder.
         progress: show a bar per modality.
 
@@ -79,15 +82,13 @@ def select_prior(
         raise ValueError("train: no modality given")
     config.check_modalities(train)
     pairs = with_labels(train, "train", config.standardize)
-    classes = find_classes([label_array(labels, "train") for _, labels in pairs.values()])
-    if len(classes) < 2:
-        raise ValueError(f"train: needs at least two classes, got {list(classes)}")
+    columns = choose_classes(pairs, classes, config)
     held_out = {} if validation is None else validation
-    prepared = prepare_training(pairs, held_out, classes, config, networks)
+    prepared = prepare_training(pairs, held_out, columns, config, networks)
     priors, _ = learn_priors(
         prepared.train,
         prepared.validation,
-        classes,
+        columns,
         config,
         networks=networks,
         progress=progress,
@@ -104,7 +105,7 @@ def best_prior(priors: Mapping[str, Prior], config: Config) -> Prior:
 def learn_priors(
     train: Mapping[str, Modality],
     validation: Mapping[str, Modality],
-    classes: tuple[int, ...],
+    classes: tuple[Label, ...],
     config: Config,
     *,
     networks: Networks,
@@ -155,7 +156,7 @@ def prior_phase(
     modality: str,
     samples: Modality,
     validation: Modality | None,
-    classes: tuple[int, ...],
+    classes: tuple[Label, ...],
     config: Config,
     networks: Networks,
     ranks: Ranks | None = None,

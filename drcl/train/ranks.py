@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from drcl.agreement import gather_rows, share, together
-from drcl.eager.targets import target_rows
+from drcl.labels import is_labelled, target_rows
 from drcl.metrics import average_precision
 
 
@@ -101,7 +101,7 @@ class Ranks:
         x, y = features[:size], targets[:size]
         x_partner, y_partner = _Exchange.apply(x, route), route.move(y)
         y, y_partner = target_rows(y, classes, wide), target_rows(y_partner, classes, wide)
-        labelled = (y.sum(dim=1) > 0) & (y_partner.sum(dim=1) > 0)
+        labelled = is_labelled(y) & is_labelled(y_partner)
         # A rank without rows keeps its stand-in beside them, so that it has a part in the exchange.
         mixed = torch.cat([x_partner.to(wide).lerp(x.to(wide), lam), features[size:].to(wide)])
         rows = torch.cat(

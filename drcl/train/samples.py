@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -12,16 +12,26 @@ from torch import Tensor
 
 from drcl.arrays import as_features, check_finite, check_unmasked
 from drcl.checks import check_modalities, check_pair
-from drcl.labels import encode_labels
+from drcl.data.dataset import Labelled as OfDataset
+from drcl.labels import (
+    Label,
+    class_list,
+    encode_labels,
+    find_classes,
+    is_labelled,
+    known_ids,
+    parse_labels,
+)
 from drcl.pages import is_mapped
 from drcl.train.checkpoint import check_name
-from drcl.train.datasets import Loadable, LoadedSamples, Scanned, is_loadable, label_array, scan
+from drcl.train.config import Config
+from drcl.train.datasets import Loadable, LoadedSamples, Scanned, is_loadable, scan
 from drcl.train.mapped import MappedRows
 from drcl.train.standardize import in_chunks
 
-Data: TypeAlias = tuple[npt.ArrayLike, npt.ArrayLike] | Loadable
+Data: TypeAlias = tuple[npt.ArrayLike, Any] | Loadable
 # A Dataset has been passed over once.
-Labelled: TypeAlias = tuple[npt.ArrayLike | Scanned, npt.ArrayLike]
+Labelled: TypeAlias = tuple[npt.ArrayLike | Scanned, Any]
 
 
 class Samples(NamedTuple):
@@ -46,11 +56,6 @@ class Samples(NamedTuple):
 
 
 Modality: TypeAlias = Samples | LoadedSamples
-
-
-def is_labelled(targets: Tensor) -> Tensor:
-    """Which rows have a label (N,)."""
-    return targets >= 0 if targets.ndim == 1 else targets.sum(dim=1) > 0
 
 
 def check_features(features: npt.ArrayLike | Tensor, name: str) -> Tensor | MappedRows:
@@ -83,15 +88,44 @@ def check_features(features: npt.ArrayLike | Tensor, name: str) -> Tensor | Mapp
 def with_labels(
     data: Mapping[str, Data | Labelled], split: str, standardize: bool = False
 ) -> dict[str, Labelled]:
-    """Every modality as (features, labels); one pass over a Dataset or DataLoader finds its own.
+    """Every modality as (features, parsed labels); one pass over a Dataset or DataLoader finds its.
 
-    With ``standardize`` the pass takes the statistics of its features, too.
+    With ``standardize`` the pass takes the statistics of its features, too. Rows to train on may be
+    probabilities; those that are ranked are 0 and 1.
     """
     check_pairs(data, split)
-    return {
-        name: scan(one, f"{split} {name}", standardize) if is_loadable(one) else one
-        for name, one in data.items()
-    }
+    soft = split == "train"
+    found: dict[str, Labelled] = {}
+    for name, one in data.items():
+        if is_loadable(one):
+            found[name] = scan(one, f"{split} {name}", standardize, soft)
+        else:
+            # With the number of rows known, one row of N labels is told from N columns.
+            count = next(iter(getattr(one[0], "shape", ())), None)
+            where = f"{split} {name} labels"
+            parsed = parse_labels(one[1], where, count=count, soft=soft)
+            # In a data set of the package −1 is never a class.
+            found[name] = one[0], known_ids(parsed) if isinstance(one, OfDataset) else parsed
+    return found
+
+
+def choose_classes(
+    pairs: Mapping[str, Labelled], classes: Iterable[Label] | None, config: Config
+) -> tuple[Label, ...]:
+    """The classes asked for, or those that occur; two at least and no more than dimensions."""
+    found = (
+        find_classes([labels for _, labels in pairs.values()])
+        if classes is None
+        else class_list(classes)
+    )
+    if len(found) < 2:
+        raise ValueError(f"train: needs at least two classes, got {list(found)}")
+    if config.dim < len(found):
+        raise ValueError(
+            f"dim: {config.dim} is below the number of classes ({len(found)}); the prior needs a "
+            "direction for each"
+        )
+    return found
 
 
 def check_pairs(data: Any, split: str) -> None:
@@ -111,7 +145,7 @@ def check_pairs(data: Any, split: str) -> None:
 
 def prepare(
     data: Mapping[str, Data | Labelled],
-    classes: Sequence[int],
+    classes: Sequence[Label],
     split: str,
     integers: Container[str] = (),
 ) -> dict[str, Modality]:
@@ -122,8 +156,7 @@ def prepare(
     prepared: dict[str, Modality] = {}
     for modality, (features, labels) in with_labels(data, split).items():
         where = f"{split} {check_name(modality)}"
-        codes = label_array(labels, f"{where} labels")
-        y = torch.from_numpy(encode_labels(codes, classes, f"{where} labels"))
+        y = torch.from_numpy(encode_labels(labels, classes, soft=True))
         if isinstance(features, Scanned):
             loadable, first, moments = features
             prepared[modality] = LoadedSamples(

@@ -11,10 +11,11 @@ from typing import NamedTuple, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from drcl.labels import is_labelled
 from drcl.train.datasets import LoadedSamples, in_order, shuffled
 from drcl.train.mapped import MappedRows
 from drcl.train.ranks import Ranks
-from drcl.train.samples import Modality, Samples, is_labelled
+from drcl.train.samples import Modality, Samples
 from drcl.train.standardize import in_chunks
 
 # Batches that are read while the device works on another one.

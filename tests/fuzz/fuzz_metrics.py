@@ -146,6 +146,8 @@ def draw_labels(
         one = np.where(random.random(queries) < share, -1, random.integers(classes, size=queries))
         other = np.where(random.random(items) < share, -1, random.integers(classes, size=items))
         other = one if own else other
+        if {*one.tolist(), *other.tolist()} == {-1, 1}:  # which would be two classes
+            one, other = np.minimum(one, 0), np.minimum(other, 0)
         gains = ((one[:, None] == other) & (one[:, None] >= 0)).astype(int)
         counted, kept = one >= 0, other >= 0
         if draw.choose("as a column", False, True):
@@ -172,6 +174,8 @@ def relevance(draw: Draw, form: str, gains: np.ndarray) -> Any:
     pairs = np.argwhere(gains > 0)
     if form == "graded pairs":
         pairs = np.column_stack([pairs, gains[gains > 0]])
+    if pairs.shape == gains.shape:  # which may be a matrix as well
+        return gains > 0 if form == "pairs" else gains.astype(float)
     pairs = draw.random.permutation(pairs)
     return (
         pairs if draw.choose("pairs in", "numpy", "torch") == "numpy" else torch.from_numpy(pairs)
@@ -344,6 +348,8 @@ def faults_of(draw: Draw, case: Case) -> Faults:
             "gallery_labels: NaN": lambda: labels * math.nan,
             "gallery_labels: infinite": lambda: labels + math.inf,
             "gallery_labels: beyond 64 bits": lambda: labels + 1e30,
+            "gallery_labels: below -1": lambda: labels - 100,
+            "gallery_labels: fractions in rows": lambda: torch.full((items, 3), 0.3),
             "gallery_labels: negative rows": lambda: -torch.ones(items, 2),
             "gallery_labels: NaN rows": lambda: torch.full((items, 2), math.nan),
             "gallery_labels: wide": lambda: torch.ones(items, 7),
@@ -354,9 +360,11 @@ def faults_of(draw: Draw, case: Case) -> Faults:
         }
     else:
         faults |= {
-            "relevance: floats": lambda: torch.zeros(1, 2),
+            "relevance: floats": lambda: torch.zeros(queries + 1, 2),
+            "relevance: a bool matrix too large": lambda: torch.ones(queries, items + 1).bool(),
+            "relevance: a matrix of fractions": lambda: torch.full((queries, items), 0.5),
             "relevance: 1-D": lambda: torch.zeros(2).long(),
-            "relevance: four columns": lambda: torch.zeros(1, 4).long(),
+            "relevance: four columns": lambda: torch.zeros(queries + 1, 4).long(),
             "relevance: an item too far": lambda: torch.tensor([[0, items]]),
             "relevance: a query too far": lambda: torch.tensor([[queries, 0]]),
             "relevance: negative": lambda: torch.tensor([[-1, 0]]),
@@ -512,6 +520,9 @@ def retrieval_report(draw: Draw) -> None:
         rows = draw.integer(f"rows of {name}", 1, 6)
         x = draw_rows(draw, name, rows, width, draw.choose("kind", *KINDS), numpy=False)
         embeddings[name] = x, torch.from_numpy(draw.random.integers(-1, 3, size=rows))
+    if {int(one) for _, labels in embeddings.values() for one in labels} == {-1, 1}:
+        # which would be two classes
+        embeddings = {name: (x, labels.clamp(max=0)) for name, (x, labels) in embeddings.items()}
     if len(names) < 2:
         with refused("embeddings"):
             metrics.retrieval_report(embeddings, ks=ks)

@@ -40,7 +40,8 @@ def prior(draw: Draw) -> None:
         "weight: zero": lambda: torch.zeros_like(weight),
         "classes: one more": lambda: tuple(range(classes + 1)),
         "classes: one twice": lambda: (0,) * classes if classes > 1 else (),
-        "classes: words": lambda: tuple("abcdefg"[:classes]),
+        "classes: a word": lambda: "abcdefg"[:classes],
+        "classes: empty names": lambda: ("",) * classes,
         "classes: halves": lambda: tuple(0.5 + i for i in range(classes)),
     }
     if refuses(draw, Prior, arguments, faults):

@@ -31,7 +31,7 @@ TINY: dict[str, Any] = {
     "device": "cpu",
 }
 WIDTHS = {"image": 3, "text": 2, "audio": 1}
-LABELS = (-7, 3, 10)
+LABELS = (2, 3, 10)
 
 
 @functools.cache
@@ -77,6 +77,8 @@ def bad_samples(name: str, x: Any, y: Any) -> dict[str, Any]:
         "one label fewer": (good, y[:-1]),
         "labels None": (good, None),
         "labels words": (good, ["a"] * rows),
+        "labels below -1": (good, np.full(rows, -100)),
+        "rows beyond 1": (good, np.full((rows, len(LABELS)), 2)),
         "labels fractions": (good, np.full(rows, 0.5)),
         "labels NaN": (good, np.full(rows, math.nan)),
         "labels infinite": (good, np.full(rows, math.inf)),
