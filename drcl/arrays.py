@@ -142,3 +142,8 @@ def _read(array: Any) -> npt.NDArray[Any]:
 
 def _has_odd_strides(array: npt.NDArray[Any]) -> bool:
     return any(stride < 0 or stride % array.itemsize for stride in array.strides)
+
+
+def row_count(rows: Any) -> int | None:
+    """How many rows an array of any library has; None for what does not say it, as iterators."""
+    return next(iter(getattr(rows, "shape", ())), None)

@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from drcl.agreement import everywhere, gather_rows, share, together
-from drcl.arrays import as_features, as_tensor
+from drcl.arrays import as_features, as_tensor, row_count
 from drcl.checks import check_count, check_cutoff, check_modalities, check_option, check_pair
 from drcl.dispatch import choose
 from drcl.eager import sharded_ranking
@@ -491,7 +491,7 @@ def retrieval_report(
             raise TypeError(f"{option}: retrieval_report returns mAP alone")
     parsed = resolve(
         [
-            parse_labels(labels, f"{name} labels", count=len(rows))
+            parse_labels(labels, f"{name} labels", count=row_count(rows))
             for name, (rows, labels) in embeddings.items()
         ]
     )

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from drcl.arrays import as_features, check_finite, check_unmasked
+from drcl.arrays import as_features, check_finite, check_unmasked, row_count
 from drcl.checks import check_modalities, check_pair
 from drcl.data.dataset import Labelled as OfDataset
 from drcl.labels import (
@@ -101,9 +101,8 @@ def with_labels(
             found[name] = scan(one, f"{split} {name}", standardize, soft)
         else:
             # With the number of rows known, one row of N labels is told from N columns.
-            count = next(iter(getattr(one[0], "shape", ())), None)
             where = f"{split} {name} labels"
-            parsed = parse_labels(one[1], where, count=count, soft=soft)
+            parsed = parse_labels(one[1], where, count=row_count(one[0]), soft=soft)
             # In a data set of the package −1 is never a class.
             found[name] = one[0], known_ids(parsed) if isinstance(one, OfDataset) else parsed
     return found
