@@ -33,7 +33,7 @@ class Source(NamedTuple):
     """Where one modality of one split lies.
 
     Attributes:
-        features: (N, d) numbers.
+        features: (N, d) numbers, or (N, …).
         labels: what :func:`drcl.labels.parse_labels` takes, in a file or already read; None
             where nothing is labelled.
         rows: ``"start:stop"`` of both, as in Python; either end may be left out.
@@ -119,10 +119,11 @@ def _reader() -> Reader:
 
 def _read(source: Source, read: Reader, where: str) -> tuple[np.ndarray, ParsedLabels]:
     features = read(source.features)
+    if features.ndim < 2 or (source.transpose and features.ndim > 2):
+        expected = "(width, samples)" if source.transpose else "(samples, width)"
+        raise ValueError(f"{where}: features have shape {features.shape}, not {expected}")
     if source.transpose:
         features = features.T
-    if features.ndim != 2:
-        raise ValueError(f"{where}: features have shape {features.shape}, not (samples, width)")
     if features.dtype.kind not in "biuf":
         raise ValueError(f"{where}: features are {features.dtype}: expected numbers")
     if not features.size:  # before its rows, which cost no bytes in a file, are counted

@@ -26,8 +26,11 @@ its folder is refused, so a manifest from a stranger reads nothing of yours.
 
 ``classes`` is a list, where a label is a name or counts from 0, or a table from label to name for
 any other numbering: ``classes = { 1 = "sparrow", 7 = "owl" }``. Labels may be whole numbers (also
-as floats, in a column or a row), names, or multi-hot rows, also as columns (C, N); -1 that is not in the table, NaN, an empty name
-or a row of zeros means unlabelled.
+as floats, in a column or in a row), names, or multi-hot rows, which may be stored turned, (C, N);
+-1 that is not in the table, NaN, an empty name or a row of zeros means unlabelled.
+
+Features are rows (N, d), or arrays (N, ...) such as pictures (N, h, w, c): then give ``fit`` a
+network for the modality, ``DRCL(networks=...).fit(load_manifest(path).train)``.
 """
 
 from __future__ import annotations

@@ -70,10 +70,9 @@ def read_matlab4(budget: Budget, choose: Callable[[list[str]], str]) -> np.ndarr
 def _order(head: bytes) -> str | None:
     for order in "<>":
         (kind,) = struct.unpack(f"{order}I", head[:4])
-        thousands, rest = divmod(kind, 1000)
-        if rest < 100 and rest // 10 in NUMBERS and rest % 10 <= SPARSE:
-            if thousands == "<>".index(order):
-                return order
+        numbers, contents = divmod(kind - 1000 * "<>".index(order), 10)
+        if numbers in NUMBERS and contents <= SPARSE:
+            return order
     return None
 
 

@@ -1,4 +1,5 @@
-"""MATLAB files of version 5 (``save -v6`` and ``-v7``): numbers, text, sparse matrices, cells, structs.
+"""MATLAB files of version 5 (``save -v6`` and ``-v7``): numbers, text, cells, structs, sparse
+matrices.
 
 The format is MathWorks' *MAT-File Format*, level 5: elements of a type, a size and a payload, of
 which a matrix holds others. It has no checksum, and SciPy's compiled reader trusts its types and
@@ -98,8 +99,8 @@ def read_matlab5(
         order = _byte_order(file.read(128))
         places = {}
         for place in _places(file, order):
-            name = _header(_elements(_content(path, file, place, order, NAME_WITHIN), order), order)
-            places[name.name] = place
+            beginning = _content(path, file, place, order, NAME_WITHIN)
+            places[_header(_elements(beginning, order), order).name] = place
         places.pop("", None)  # what MATLAB keeps for objects
         name = choose(list(places))
         place = places[name]

@@ -27,7 +27,7 @@ def read_npy(path: Path) -> np.ndarray:
 
 
 def read_npz(budget: Budget, key: str | None, choose: Callable[[list[str]], str]) -> np.ndarray:
-    """The array that ``choose`` picks among the names; without a key, the matrix of ``save_npz``."""
+    """The array that ``choose`` picks among the names; without a key, ``save_npz``'s matrix."""
     with zipfile.ZipFile(budget.path) as archive:
         members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
         if key is None and {"format", "shape", "data"} <= set(members):

@@ -24,6 +24,9 @@ __all__ = ["choose_columns", "read_table"]
 CELLS = 2**18
 """Cells turned into numbers at once, about: as text each takes many times its room."""
 
+EXACT = 2**53
+"""Up to here doubles hold every whole number."""
+
 MISSING = {"", "na", "n/a", "nan", "null", "none"}
 
 
@@ -148,11 +151,14 @@ def _numbers(budget: Budget, batches: Iterable[list[list[str]]], width: int) -> 
 
 
 def _joined(parts: list[np.ndarray], join: Callable[[list[np.ndarray]], Any]) -> np.ndarray:
-    kinds = {part.dtype.kind for part in parts}
-    for part in parts if len(kinds) > 1 else []:
-        if part.dtype.kind == "i" and (np.abs(part) > 2**53).any():
-            raise Refused("whole numbers above 2⁵³ beside fractions or empty cells")
+    whole = [part for part in parts if part.dtype.kind == "i"]
+    if len(whole) < len(parts) and any(((p > EXACT) | (p < -EXACT)).any() for p in whole):
+        raise _inexact()
     return np.asarray(join(parts))
+
+
+def _inexact() -> Refused:
+    return Refused("whole numbers above 2⁵³ beside fractions or empty cells, as doubles inexact")
 
 
 def _as_numbers(cells: Sequence[str]) -> np.ndarray | None:
@@ -164,12 +170,18 @@ def _as_numbers(cells: Sequence[str]) -> np.ndarray | None:
     except (ValueError, OverflowError):
         pass
     try:
-        return np.array(list(map(float, cells)))
+        found = np.array(list(map(float, cells)))
     except ValueError:
-        pass
-    try:
-        return np.array(
-            [np.nan if cell.strip().lower() in MISSING else float(cell) for cell in cells]
-        )
-    except ValueError:
-        return None
+        try:
+            found = np.array([np.nan if _is_missing(cell) else float(cell) for cell in cells])
+        except ValueError:
+            return None
+    for place in np.flatnonzero(np.isfinite(found) & (np.abs(found) >= EXACT)).tolist():
+        digits = cells[place].strip().lstrip("+-")
+        if digits.isdecimal() and int(digits) != abs(int(found[place])):
+            raise _inexact()
+    return found
+
+
+def _is_missing(cell: str) -> bool:
+    return cell.strip().lower() in MISSING
