@@ -522,7 +522,7 @@ def _unsafe(call: ast.Call) -> str | None:
 
 FUZZ = Path(__file__).with_name("fuzz_files")
 FORMATS = [
-    *("npy", "npz", "mat", "mat73", "h5", "parquet", "safetensors", "checkpoint"),
+    *("npy", "npz", "csv", "mat", "mat4", "mat73", "h5", "parquet", "safetensors", "checkpoint"),
     *("manifest", "lists", "config", "run"),
 ]
 

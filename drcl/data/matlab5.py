@@ -75,8 +75,9 @@ def object_refusal(name: str, kind: str) -> Refused:
 
     Objects lie in a part of the file whose format MathWorks does not publish.
     """
-    remedy = REMEDIES.get(kind, "save its properties as arrays")
-    return Refused(f"{name!r} is an object of MATLAB's class {kind!r}, which is not read; {remedy}")
+    remedy = REMEDIES.get(kind, "save what it holds as arrays")
+    what = repr(name) if name and not name.startswith("#") else "a cell"
+    return Refused(f"{what} is an object of MATLAB's class {kind!r}, which is not read; {remedy}")
 
 
 def read_matlab5(

@@ -82,6 +82,8 @@ def _array(budget: Budget, values: Any, name: str, pyarrow: Any) -> np.ndarray:
         budget.take((len(values), longest), 4)
         return np.array([value or "" for value in values.to_pylist()], dtype=str)
     if not types.is_nested(values.type):
+        if values.null_count:
+            values = _with_gaps(values, name, pyarrow)
         array = np.asarray(values.to_numpy(zero_copy_only=False))
         if array.dtype.kind not in "biufUS":  # an object in each row may take any room
             raise Refused(f"column {name!r} is {array.dtype}: expected numbers or strings")
@@ -99,9 +101,24 @@ def _array(budget: Budget, values: Any, name: str, pyarrow: Any) -> np.ndarray:
     return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(len(values), width)
 
 
+def _with_gaps(values: Any, name: str, pyarrow: Any) -> Any:
+    """What becomes doubles exactly, with NaN in the gaps."""
+    if pyarrow.types.is_boolean(values.type):
+        return values.cast(pyarrow.uint8())
+    if pyarrow.types.is_integer(values.type):
+        ends = pyarrow.compute.min_max(values).as_py().values()
+        if any(abs(end) > 2**53 for end in ends if end is not None):
+            raise Refused(
+                f"column {name!r} holds whole numbers above 2⁵³ beside empty cells, as doubles "
+                "inexact"
+            )
+    return values
+
+
 def _uneven(name: str, least: int, most: int) -> Refused:
     return Refused(f"column {name!r} holds lists of {least} to {most} values")
 
 
 def _is_text(kind: Any, types: Any) -> bool:
-    return bool(types.is_string(kind) or types.is_large_string(kind))
+    kinds = (types.is_string, types.is_large_string, types.is_string_view)
+    return any(is_kind(kind) for is_kind in kinds)
