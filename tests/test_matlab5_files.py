@@ -250,7 +250,7 @@ DAMAGED4 = {
     "a row 0": sparse4(0, 5, 1, 5, 5, 0),
     "a row that is a fraction": sparse4(1.5, 5, 1, 5, 5, 0),
     "a row that is not finite": sparse4(float("nan"), 5, 1, 5, 5, 0),
-    "a sparse matrix of terabytes": sparse4(1, 1, 1, 2**20, 2**20, 0),
+    "a sparse matrix of terabytes": sparse4(1, 2**20, 1, 2**20, 1, 0),
     "a sparse matrix of nothing": version4(2, 0, 3, b""),
     "a sparse matrix of two columns": version4(2, 1, 2, bytes(16)),
 }

@@ -165,8 +165,7 @@ def _read_mat(path: Path, key: str | None) -> Variable:
     budget = Budget(path)
     if is_matlab4(path):
         return read_matlab4(budget, lambda names: _choose(key, names))
-    name, *fields = key.split(".") if key else (None,)
-    found = read_matlab5(budget, fields, lambda names: _choose(name, names))
+    found = read_matlab5(budget, key, _choose)
     return _join_strings(budget, found) if isinstance(found, list) else found
 
 

@@ -53,8 +53,8 @@ def read_hdf5(
         paths = _datasets(file, h5py, matlab)
         if not matlab:
             return np.asarray(_values(budget, file[choose(paths)], h5py))
-        # MATLAB's names hold no dots, and its fields are written with one.
-        dataset = file[choose([path.replace("/", ".") for path in paths]).replace(".", "/")]
+        fields = {path.replace("/", "."): path for path in paths}
+        dataset = file[fields[choose(list(fields))]]
         if not _is_cells(dataset, h5py):
             return np.atleast_1d(_matlab_value(budget, dataset, h5py))
         # Transposed like every MATLAB array, so C order here is MATLAB's own cell order.

@@ -81,15 +81,14 @@ def object_refusal(name: str, kind: str) -> Refused:
 
 
 def read_matlab5(
-    budget: Budget, fields: list[str], choose: Callable[[list[str]], str]
+    budget: Budget, key: str | None, choose: Callable[[str | None, list[str]], str]
 ) -> np.ndarray | list[np.ndarray | str]:
-    """The variable that ``choose`` picks among the names, or the field of it; a list for a cell
-    array.
+    """A variable, or the field of one; a list for a cell array.
 
     Args:
         budget: what the file may take.
-        fields: the names of a field in a struct, in a struct…; empty for the variable itself.
-        choose: picks a name, or refuses.
+        key: the variable's name, or ``name.field`` for a field of a struct, which may be one again.
+        choose: picks the variable among the names there are, or refuses.
 
     Raises:
         Refused: what the variable holds is none of the kinds above.
@@ -103,7 +102,8 @@ def read_matlab5(
             beginning = _content(path, file, place, order, NAME_WITHIN)
             places[_header(_elements(beginning, order), order).name] = place
         places.pop("", None)  # what MATLAB keeps for objects
-        name = choose(list(places))
+        first, *fields = [key] if key is None or key in places else key.split(".")
+        name = choose(first, list(places))
         place = places[name]
         content = _content(path, file, place, order)
         for index, field in enumerate(fields):
