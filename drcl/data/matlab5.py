@@ -102,8 +102,10 @@ def read_matlab5(
             beginning = _content(path, file, place, order, NAME_WITHIN)
             places[_header(_elements(beginning, order), order).name] = place
         places.pop("", None)  # what MATLAB keeps for objects
-        first, *fields = [key] if key is None or key in places else key.split(".")
-        name = choose(first, list(places))
+        named, fields = key, list[str]()
+        if key is not None and key not in places:
+            named, *fields = key.split(".")
+        name = choose(named, list(places))
         place = places[name]
         content = _content(path, file, place, order)
         for index, field in enumerate(fields):
