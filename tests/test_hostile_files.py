@@ -189,7 +189,8 @@ def test_no_part_of_a_sparse_matrix_of_matlab_is_trusted(tmp_path, part, fault):
             elif fault == "text":
                 group[name] = ["owl", "eel"]
             else:
-                group[name] = np.array([2**63, 2**64 - 1, 7], np.uint64)
+                numbers = np.array([2**63, 2**64 - 1, 7], np.uint64)
+                group[name] = numbers if name != "data" else numbers * 1j
     refused(path, "x")
 
 

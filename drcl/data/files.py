@@ -18,7 +18,8 @@ Nothing is ever unpickled. Keys, where a file holds several arrays:
 
 MATLAB stores arrays column by column. A v7.3 file is HDF5, which shows them transposed; they are
 turned back, so both versions of one file read the same. A plain ``.h5`` file is left as it is.
-Sparse matrices come dense. Objects of MATLAB's classes (string, table, …) are refused by name.
+Sparse matrices come dense. Of MATLAB's objects the strings of v7.3 are read; the others (table,
+datetime, …) are refused by name.
 
 A truncated file of any format is refused, and so is one that asks for far more memory than it takes
 (:mod:`drcl.data.limits`).

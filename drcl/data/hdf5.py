@@ -17,6 +17,7 @@ import numpy as np
 
 from drcl.data.limits import OBJECT, Budget, Refused, allow, string_array
 from drcl.data.matlab5 import object_refusal, text_rows
+from drcl.data.matlab_strings import object_number, property_cell, strings
 from drcl.data.sparse import dense_of_columns
 
 __all__ = ["is_hdf5", "read_hdf5"]
@@ -158,6 +159,8 @@ def _is_cells(dataset: Any, h5py: Any) -> bool:
 def _matlab_value(budget: Budget, dataset: Any, h5py: Any) -> Any:
     """An array in MATLAB's own orientation, or a str for a row of characters."""
     kind = _matlab_class(dataset)
+    if kind == "string" and (found := _matlab_strings(budget, dataset, h5py)) is not None:
+        return found[0] if len(found) == 1 else string_array(budget, found)
     if "MATLAB_object_decode" in dataset.attrs or kind == "function_handle":
         raise object_refusal(dataset.name.strip("/"), kind)
     if isinstance(dataset, h5py.Group):
@@ -181,6 +184,27 @@ def _matlab_value(budget: Budget, dataset: Any, h5py: Any) -> Any:
         )
     rows = text_rows(budget, units)
     return str(rows[0]) if len(rows) == 1 else rows
+
+
+def _matlab_strings(budget: Budget, dataset: Any, h5py: Any) -> list[str] | None:
+    """The strings of a string array; None where they are kept in a way that is not known."""
+    wrapper = dataset.file.get("#subsystem#/MCOS", getlink=True)
+    if not isinstance(dataset, h5py.Dataset) or not isinstance(wrapper, h5py.HardLink):
+        return None
+    held = dataset.file["#subsystem#/MCOS"]
+    number = object_number(_values(budget, dataset, h5py))
+    if number is None or not _is_cells(held, h5py):
+        return None
+    _check(budget, held, OBJECT)
+    cells = held[()].reshape(-1)
+    metadata = dataset.file[cells[0]]
+    if not isinstance(metadata, h5py.Dataset) or metadata.dtype != np.uint8:
+        return None
+    cell = property_cell(budget, _values(budget, metadata, h5py), number)
+    words = None if cell is None else dataset.file[cells[cell]]
+    if not isinstance(words, h5py.Dataset):
+        return None
+    return strings(budget, _values(budget, words, h5py))
 
 
 def _matlab_class(item: Any) -> str:
