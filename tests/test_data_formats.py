@@ -10,9 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from test_matlab5_files import compressed, doubles, element, integers, matrix
 from test_matlab5_files import write as write_matlab5
 
+from drcl import DRCL
+from drcl.cli import main
 from drcl.data import load_manifest
 from drcl.data.files import read_array
 from drcl.run.files import read_features
@@ -396,7 +399,6 @@ def test_labels_of_an_added_modality_lie_as_they_may(tmp_path):
 
 def test_pictures_go_from_a_file_to_a_network(tmp_path):
     torch = pytest.importorskip("torch")
-    from drcl import DRCL
 
     pictures = np.random.default_rng(0).random((40, 4, 6, 3)).astype(np.float32)
     np.savez(tmp_path / "a.npz", x=pictures, y=Y)
@@ -440,3 +442,45 @@ def test_lists_with_blank_lines_at_the_end_and_a_byte_order_mark(tmp_path, mark,
     path.write_text("a\tb\t3\n\nc\td\t10\n")
     with pytest.raises(ValueError, match=r"a\.list, line 2: "):
         _read_list(path)
+
+
+# --- the command line --------------------------------------------------------------------------
+
+
+def test_training_adding_and_encoding_from_such_files(tmp_path):
+    """Tables as text, transposed features, turned labels and sparse matrices, end to end."""
+    random = np.random.default_rng(0)
+    ids, x = np.arange(60) % 3, random.normal(size=(60, 4)) + 3 * np.eye(3, 4)[np.arange(60) % 3]
+    header = "f0,f1,f2,f3,kind"
+    lines = [
+        ",".join([*map(str, row), ["ant", "eel", "owl"][y]])
+        for row, y in zip(x.tolist(), ids.tolist(), strict=True)
+    ]
+    (tmp_path / "image.csv").write_text("\ufeff" + "\n".join([header, *lines]) + "\n\n")
+    scipy_io.savemat(
+        tmp_path / "text.mat", {"data": {"X": x[:, :3].T, "hot": np.eye(3)[ids].T}}, format="5"
+    )
+    sparse.save_npz(tmp_path / "sound.npz", sparse.csr_matrix(np.where(x > 0, x, 0)))
+    image = 'features = "image.csv:f*"\nlabels = "image.csv:kind"\n'
+    text = 'features = "text.mat:data.X"\nlabels = "text.mat:data.hot"\ntranspose = true\n'
+    toml = tmp_path / "birds.toml"
+    toml.write_text(
+        "\ufeff"
+        + "classes = ['ant', 'eel', 'owl']\n"
+        + "".join(
+            f"[{split}.image]\n{image}[{split}.text]\n{text}" for split in ("train", "validation")
+        ),
+        encoding="utf-8",
+    )
+    run, sizes = tmp_path / "run", ("--dim", "8", "--hidden", "8", "--device", "cpu")
+    short = ("--epochs", "2", "--prior-epochs", "2", "--no-progress", "--no-report")
+    table = f"{tmp_path}/image.csv:kind"
+    for arguments in (
+        ("train", toml, "--out", run, *sizes, *short),
+        ("add-modality", run, "sound", tmp_path / "sound.npz", table, "--no-progress"),
+        ("encode", run, "image", f"{tmp_path}/image.csv:f*", "--out", tmp_path / "z.npy"),
+    ):
+        done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        assert done.exit_code == 0, done.output
+    assert np.load(tmp_path / "z.npy").shape == (60, 8)
+    assert set(DRCL.load(run).modalities) == {"image", "text", "sound"}
