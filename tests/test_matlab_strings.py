@@ -120,6 +120,31 @@ def test_other_ways_to_keep_strings_are_refused_by_name(path):
         read_array(path, "grid")
 
 
+@pytest.mark.parametrize("part", ["#subsystem#", "#subsystem#/MCOS"])
+def test_objects_of_another_file_are_not_read(path, part):
+    other = path.with_name("other.mat")
+    other.write_bytes(path.read_bytes())
+    with h5py.File(path, "r+") as file:
+        del file[part]
+        file[part] = h5py.ExternalLink("other.mat", part)
+    with pytest.raises(ValueError, match="'y' is an object of MATLAB's class 'string'"):
+        read_array(path, "y")
+
+
+def test_the_words_of_a_string_are_in_its_own_file(path):
+    secret = path.with_name("secret.bin")
+    secret.write_bytes(np.array([1, 2, 1, 1, 4, 0x6F0073006F006C], np.uint64).tobytes())
+    (item,) = words_of(path, "one")
+    with h5py.File(path, "r+") as file:
+        cells = file["#subsystem#/MCOS"][()]
+        del file[item]
+        held = file.create_dataset(item, (6, 1), "u8", external=[(str(secret), 0, 48)])
+        cells[0, 3] = held.ref
+        file["#subsystem#/MCOS"][...] = cells
+    with pytest.raises(ValueError, match="in other files, which are not read"):
+        read_array(path, "one")
+
+
 def test_strings_are_counted(path, monkeypatch):
     monkeypatch.setattr(limits, "FLOOR", 64)
     monkeypatch.setattr(limits, "RATIO", 0)

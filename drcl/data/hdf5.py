@@ -188,10 +188,13 @@ def _matlab_value(budget: Budget, dataset: Any, h5py: Any) -> Any:
 
 def _matlab_strings(budget: Budget, dataset: Any, h5py: Any) -> list[str] | None:
     """The strings of a string array; None where they are kept in a way that is not known."""
-    wrapper = dataset.file.get("#subsystem#/MCOS", getlink=True)
-    if not isinstance(dataset, h5py.Dataset) or not isinstance(wrapper, h5py.HardLink):
+    held = dataset.file
+    for part in ("#subsystem#", "MCOS"):  # one after the other, for either may be a link outside
+        if not isinstance(held.get(part, getlink=True), h5py.HardLink):
+            return None
+        held = held[part]
+    if not isinstance(dataset, h5py.Dataset):
         return None
-    held = dataset.file["#subsystem#/MCOS"]
     number = object_number(_values(budget, dataset, h5py))
     if number is None or not _is_cells(held, h5py):
         return None
