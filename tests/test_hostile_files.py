@@ -105,6 +105,95 @@ def test_bombs_are_refused(tmp_path, small_limits):
         assert "at most 1 GiB or 10 times the file is read" in refused(tmp_path / name, key)
 
 
+def test_sparse_matrices_are_refused_by_what_they_come_to(tmp_path, small_limits):
+    """A few places in a matrix of any size, in each format that has such."""
+    sparse = pytest.importorskip("scipy.sparse", reason="makes the files of this test")
+    scipy_io = pytest.importorskip("scipy.io", reason="makes the MATLAB file of this test")
+    thin, limit = sparse.csc_matrix((30_000, 30_000)), "at most 1 GiB or 10 times the file is read"
+    for form in ("csr", "csc", "coo"):
+        sparse.save_npz(tmp_path / "a.npz", thin.asformat(form))
+        assert limit in refused(tmp_path / "a.npz")
+    scipy_io.savemat(tmp_path / "4.mat", {"x": thin}, format="4")
+    assert limit in refused(tmp_path / "4.mat", "x")
+    with h5py.File(tmp_path / "73.mat", "w", userblock_size=512) as file:
+        file["x/jc"] = np.zeros(100, np.uint64)
+        file["x"].attrs["MATLAB_sparse"] = np.uint64(2**62)
+    assert limit in refused(tmp_path / "73.mat", "x")
+
+
+SPARSE = {
+    "format": "csr",
+    "shape": [4, 3],
+    "data": [1.0],
+    "indices": [2],
+    "indptr": [0, 1, 1, 1, 1],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("indices", [3]),
+        ("indices", [-1]),
+        ("indices", [0.5]),
+        ("indices", [[2]]),
+        ("indices", []),
+        ("data", []),
+        ("data", ["owl"]),
+        ("data", [[1.0]]),
+        ("data", 1.0),
+        ("indptr", [0, 2, 1, 1, 1]),
+        ("indptr", [0, 1, 1, 1, 9]),
+        ("indptr", [1, 1, 1, 1, 1]),
+        ("indptr", [0, 1, 1, 1]),
+        ("indptr", []),
+        ("indptr", 5),
+        ("shape", [-4, -3]),
+        ("shape", [4]),
+        ("shape", [4, 3, 2]),
+        ("shape", [2**40, 2**40]),
+        ("shape", ["a", "b"]),
+        ("shape", []),
+        ("format", "xyz"),
+        ("format", [[1.5]]),
+        ("format", []),
+    ],
+)
+def test_no_part_of_a_sparse_matrix_is_trusted(tmp_path, name, part):
+    path = tmp_path / "a.npz"
+    np.savez(path, **SPARSE)
+    assert read_array(path).tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
+    np.savez(path, **SPARSE | {name: np.array(part)})
+    refused(path)
+    left = {key: value for key, value in SPARSE.items() if key != name}
+    np.savez(path, **left)
+    refused(path)
+
+
+@pytest.mark.parametrize("part", ["ir", "data", "jc"])
+@pytest.mark.parametrize("fault", ["group", "outside", "link", "text", "values"])
+def test_no_part_of_a_sparse_matrix_of_matlab_is_trusted(tmp_path, part, fault):
+    path = tmp_path / "a.mat"
+    with h5py.File(path, "w", userblock_size=512) as file:
+        group = file.create_group("x")
+        group.attrs["MATLAB_sparse"] = np.uint64(3)
+        for name, numbers in {"ir": [0, 2], "jc": [0, 1, 2], "data": [1, 2]}.items():
+            if name != part:
+                group[name] = np.array(numbers, np.uint64)
+            elif fault == "group":
+                group.create_group(name)
+            elif fault == "outside":
+                group.create_dataset(name, (2,), "u8", external=[("/etc/passwd", 0, 16)])
+            elif fault == "link":
+                group[name] = h5py.ExternalLink("/etc/passwd", "/x")
+            elif fault == "text":
+                group[name] = ["owl", "eel"]
+            else:
+                numbers = np.array([2**63, 2**64 - 1, 7], np.uint64)
+                group[name] = numbers if name != "data" else numbers * 1j
+    refused(path, "x")
+
+
 def test_many_arrays_of_one_file_are_counted_together(tmp_path, small_limits):
     """Each is allowed, all are not: references to one data set, and sparse cells, cost little."""
     for count in (3, 30):
@@ -522,7 +611,7 @@ def _unsafe(call: ast.Call) -> str | None:
 
 FUZZ = Path(__file__).with_name("fuzz_files")
 FORMATS = [
-    *("npy", "npz", "mat", "mat73", "h5", "parquet", "safetensors", "checkpoint"),
+    *("npy", "npz", "csv", "mat", "mat4", "mat73", "h5", "parquet", "safetensors", "checkpoint"),
     *("manifest", "lists", "config", "run"),
 ]
 

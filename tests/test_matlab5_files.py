@@ -193,6 +193,17 @@ DAMAGED = {
     "text of no encoding": matrix(4, (1, 1), element(9, bytes(8))),
     "text that is not UTF-8": matrix(4, (1, 2), element(16, b"\xff\xfe")),
     "a struct": matrix(2, (1, 1), integers(32)),
+    "a struct of names of no letters": matrix(2, (1, 1), integers(0), element(1, b"a\0")),
+    "a struct of names cut short": matrix(2, (1, 1), integers(2), element(1, b"a\0b")),
+    "a struct of names below zero": matrix(2, (1, 1), integers(-2), element(1, b"a\0")),
+    "a struct of millions of fields": matrix(2, (1, 1), integers(1), element(1, b"a" * 2**17)),
+    "a struct whose field is no matrix": matrix(
+        2, (1, 1), integers(2), element(1, b"a\0"), whole[8:]
+    ),
+    "a struct without its field": matrix(2, (1, 1), integers(2), element(1, b"a\0")),
+    "an object without a class": element(
+        14, element(6, struct.pack("<II", 17, 0)) + element(1, b"x")
+    ),
     "a function": matrix(16, (1, 1)),
     "zlib that is none": element(15, b"hello"),
     "zlib cut short": compressed(whole)[:-6],
@@ -207,16 +218,51 @@ DAMAGED = {
 @pytest.mark.parametrize("name", DAMAGED)
 def test_damage_is_refused(tmp_path, name):
     path = write(tmp_path / "a.mat", DAMAGED[name])
-    for key in (None, "x", "x{1}"):
+    for key in (None, "x", "x{1}", "x.a", "x.a.a"):
         with pytest.raises(ValueError, match=r"a\.mat"):
             read_array(path, key)
 
 
 def test_other_versions_are_refused(tmp_path):
     path = tmp_path / "a.mat"
-    path.write_bytes(struct.pack("<5i", 0, 2**30, 2**30, 0, 2) + b"x\0" + bytes(200))  # version 4
+    path.write_bytes(HEAD + b"\x00\x03IM" + whole)
     with pytest.raises(ValueError, match=r"a\.mat .*no MATLAB file of version 5 or 7\.3"):
         read_array(path)
+
+
+def version4(kind: int, rows: int, columns: int, content: bytes, complex: int = 0) -> bytes:
+    return struct.pack("<5I", kind, rows, columns, complex, 2) + b"x\0" + content
+
+
+def sparse4(*entries: float) -> bytes:
+    return version4(2, len(entries) // 3, 3, struct.pack(f"<{len(entries)}d", *entries))
+
+
+DAMAGED4 = {
+    "more numbers than bytes": version4(0, 2**30, 2**30, bytes(200)),
+    "a number type of 6": version4(60, 1, 1, bytes(8)),
+    "a variable of no name": struct.pack("<5I", 0, 1, 1, 0, 0) + bytes(8),
+    "a name beyond the file": struct.pack("<5I", 0, 1, 1, 0, 2**31) + bytes(8),
+    "half a variable after it": version4(0, 1, 1, bytes(8)) + bytes(7),
+    "letters that are none": version4(1, 1, 1, struct.pack("<d", 0.5)),
+    "letters beyond Latin-1": version4(1, 1, 1, struct.pack("<d", 256)),
+    "a row outside": sparse4(6, 3, 2, 1, 1, 1, 5, 5, 0),
+    "a row 0": sparse4(0, 5, 1, 5, 5, 0),
+    "a row that is a fraction": sparse4(1.5, 5, 1, 5, 5, 0),
+    "a row that is not finite": sparse4(float("nan"), 5, 1, 5, 5, 0),
+    "a sparse matrix of terabytes": sparse4(1, 2**20, 1, 2**20, 1, 0),
+    "a sparse matrix of nothing": version4(2, 0, 3, b""),
+    "a sparse matrix of two columns": version4(2, 1, 2, bytes(16)),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED4)
+def test_damage_to_version_4_is_refused(tmp_path, name):
+    path = tmp_path / "a.mat"
+    path.write_bytes(DAMAGED4[name])
+    for key in (None, "x"):
+        with pytest.raises(ValueError, match=r"a\.mat"):
+            read_array(path, key)
 
 
 def test_every_truncation_is_refused(tmp_path):

@@ -19,7 +19,7 @@ from drcl.data.files import Variable, pick, read_variable
 from drcl.data.splits import stratified_holdout
 from drcl.labels import ParsedLabels, parse_labels
 
-__all__ = ["ArrayAt", "Source", "assemble", "hold_out_validation"]
+__all__ = ["ArrayAt", "Source", "assemble", "file_labels", "hold_out_validation"]
 
 
 class ArrayAt(NamedTuple):
@@ -33,15 +33,17 @@ class Source(NamedTuple):
     """Where one modality of one split lies.
 
     Attributes:
-        features: (N, d) numbers.
+        features: (N, d) numbers, or (N, …).
         labels: what :func:`drcl.labels.parse_labels` takes, in a file or already read; None
             where nothing is labelled.
         rows: ``"start:stop"`` of both, as in Python; either end may be left out.
+        transpose: whether the features are stored (d, N).
     """
 
     features: ArrayAt
     labels: ArrayAt | np.ndarray | None
     rows: str = ":"
+    transpose: bool = False
 
 
 Reader = Callable[[ArrayAt], np.ndarray]
@@ -117,8 +119,11 @@ def _reader() -> Reader:
 
 def _read(source: Source, read: Reader, where: str) -> tuple[np.ndarray, ParsedLabels]:
     features = read(source.features)
-    if features.ndim != 2:
-        raise ValueError(f"{where}: features have shape {features.shape}, not (samples, width)")
+    if features.ndim < 2 or (source.transpose and features.ndim > 2):
+        expected = "(width, samples)" if source.transpose else "(samples, width)"
+        raise ValueError(f"{where}: features have shape {features.shape}, not {expected}")
+    if source.transpose:
+        features = features.T
     if features.dtype.kind not in "biuf":
         raise ValueError(f"{where}: features are {features.dtype}: expected numbers")
     if not features.size:  # before its rows, which cost no bytes in a file, are counted
@@ -129,13 +134,33 @@ def _read(source: Source, read: Reader, where: str) -> tuple[np.ndarray, ParsedL
         raw = np.full(count, np.nan)
     else:
         raw = read(source.labels) if isinstance(source.labels, ArrayAt) else source.labels
-    labels = parse_labels(raw, where, count=count)
+    labels = file_labels(raw, features.shape, where, "write transpose = true in its table")
     rows = _parse_rows(source.rows, count, where)
     if not len(labels[rows]):
         raise ValueError(f"{where}: empty modality, rows {source.rows!r} of {count}")
     # A value too large for float32 becomes infinite and is reported with its row by the dataset.
     with np.errstate(over="ignore"):
         return features[rows].astype(np.float32, copy=False), labels[rows]
+
+
+def file_labels(
+    raw: np.ndarray, features: tuple[int, ...], where: str, remedy: str
+) -> ParsedLabels:
+    """The labels of ``features`` (N, d) that a file holds, which may have them turned: rows (C, N).
+
+    Raises:
+        ValueError: they are no labels, or not N. Where they are d, the error gives the ``remedy``
+            for features that are stored turned.
+    """
+    count = features[0]
+    if raw.ndim == 2 and raw.shape[1] == count != raw.shape[0]:
+        raw = raw.T
+    if count not in raw.shape and raw.ndim in (1, 2) and features[1] in raw.shape:
+        raise ValueError(
+            f"{where}: features of shape {features} have labels of shape {raw.shape}: if they are "
+            f"stored (d, N), {remedy}"
+        )
+    return parse_labels(raw, where, count=count)
 
 
 def _parse_rows(text: str, count: int, where: str) -> slice:

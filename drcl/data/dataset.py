@@ -21,7 +21,7 @@ class Labelled(NamedTuple):
     """Samples of one modality.
 
     Attributes:
-        features: (N, d) float32, finite.
+        features: (N, d) float32, finite; or (N, …), for a network of your own.
         labels: (N,) int64 class ids in ``0..C-1``, ``-1`` where a sample is unlabelled; or
             (N, C) float32 or uint8 rows, one-hot or multi-hot, all zero where unlabelled.
     """
@@ -99,7 +99,7 @@ class CrossModalDataset:
         Raises:
             ValueError: no class or a class named twice; a name with control characters; no training
                 modality; a modality with no sample, or unknown to ``train``, or of another width
-                there; features that are not 2-D or not finite (the first bad row is named);
+                there; features without rows of numbers or not finite (the first bad row is named);
                 features and labels of different lengths; a label outside the classes; class ids in
                 one place and multi-hot rows in another; pictures that are not one per test row.
             TypeError: an array of another dtype than :class:`Labelled` names.
@@ -128,7 +128,7 @@ class CrossModalDataset:
                     raise ValueError(f"{where}: not a modality of the training split ({known})")
                 _check_features(where, samples.features)
                 _check_labels(where, samples, len(self.classes))
-                width, expected = samples.features.shape[1], self._train_width(modality)
+                width, expected = _width(samples), _width(self.train[modality])
                 if width != expected:
                     raise ValueError(f"{where}: features are {width} wide, in train {expected}")
                 kinds.setdefault(is_multi_hot(samples.labels), where)
@@ -145,9 +145,6 @@ class CrossModalDataset:
                     f"({rows}, height, width), one for each test row"
                 )
 
-    def _train_width(self, modality: str) -> int:
-        return int(self.train[modality].features.shape[1])
-
     def describe(self) -> str:
         """A table of split, modality, samples, feature width and the share of labelled rows."""
         name = max(10, *(len(modality) + 2 for modality in self.modalities))
@@ -158,21 +155,26 @@ class CrossModalDataset:
         for split, modalities in self.splits.items():
             for modality, (features, labels) in modalities.items():
                 share = is_labelled(labels).mean()
-                rows, width = features.shape
+                rows, width = len(features), _width(Labelled(features, labels))
                 lines.append(f"{split:<12}{modality:<{name}}{rows:>7}{width:>7}{share:>10.1%}")
         return "\n".join(lines)
+
+
+def _width(samples: Labelled) -> str:
+    """The shape of a sample: ``"128"``, or ``"32×32×3"``."""
+    return "×".join(map(str, samples.features.shape[1:]))
 
 
 def _check_features(where: str, features: np.ndarray) -> None:
     if not isinstance(features, np.ndarray):
         raise TypeError(f"{where}: features are a {type(features).__name__}: expected an array")
-    if features.ndim != 2:
+    if features.ndim < 2:
         raise ValueError(f"{where}: features have shape {features.shape}, not (samples, width)")
     if features.dtype != np.float32:
         raise TypeError(f"{where}: features are {features.dtype}: expected float32")
     if 0 in features.shape:
         raise ValueError(f"{where}: empty modality, features have shape {features.shape}")
-    finite = np.isfinite(features).all(axis=1)
+    finite = np.isfinite(features).all(axis=tuple(range(1, features.ndim)))
     if not finite.all():
         bad = np.flatnonzero(~finite)
         raise ValueError(

@@ -1,20 +1,25 @@
-"""One reader for every array file: npz, npy, mat (v5 and v7.3), h5, parquet, safetensors.
+"""One reader for every array file: npz, npy, mat (v4, v5 and v7.3), h5, parquet, csv, safetensors.
 
 Nothing is ever unpickled. Keys, where a file holds several arrays:
 
 ==================  ====================================================================
-``.npz``            array name
+``.npz``            array name; none for a sparse matrix of ``scipy.sparse.save_npz``
 ``.npy``            none: the file is the array
-``.mat``            variable name; ``name{2}`` is the second cell of a cell array
+``.mat``            variable name; ``name.field`` is the field of a struct, ``name{2}`` the second
+                    cell of a cell array
 ``.h5`` ``.hdf5``   path of the dataset, ``group/name``
 ``.h5py``
 ``.parquet``        column names, comma separated, ``*`` as wildcard: one column of lists,
                     or several numeric columns side by side
+``.csv`` ``.tsv``   column names likewise; none for a table of numbers without a line of names,
+                    whose columns are called 1, 2, … (:mod:`drcl.data.tables`)
 ``.safetensors``    tensor name
 ==================  ====================================================================
 
 MATLAB stores arrays column by column. A v7.3 file is HDF5, which shows them transposed; they are
 turned back, so both versions of one file read the same. A plain ``.h5`` file is left as it is.
+Sparse matrices come dense. Of MATLAB's objects the strings of v7.3 are read; the others (table,
+datetime, …) are refused by name.
 
 A truncated file of any format is refused, and so is one that asks for far more memory than it takes
 (:mod:`drcl.data.limits`).
@@ -23,19 +28,20 @@ A truncated file of any format is refused, and so is one that asks for far more 
 from __future__ import annotations
 
 import importlib
-import math
 import re
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from drcl.data.hdf5 import is_hdf5, read_hdf5
-from drcl.data.limits import Budget, Refused, allow, string_array
+from drcl.data.limits import Budget, Refused, string_array
+from drcl.data.matlab4 import is_matlab4, read_matlab4
 from drcl.data.matlab5 import read_matlab5
+from drcl.data.npy import read_npy, read_npz
 from drcl.data.parquet import read_parquet
+from drcl.data.tables import read_table
 
 __all__ = ["Variable", "pick", "read_array", "read_variable"]
 
@@ -143,47 +149,24 @@ def _choose(key: str | None, keys: list[str]) -> str:
 def _read_npy(path: Path, key: str | None) -> np.ndarray:
     if key is not None:
         raise Refused(f"an .npy file holds one array and takes no key, but {key!r} was given")
-    with path.open("rb") as file:
-        return _npy(file, path.stat().st_size)
+    return read_npy(path)
 
 
 def _read_npz(path: Path, key: str | None) -> np.ndarray:
-    with zipfile.ZipFile(path) as archive:
-        members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        member = members[_choose(key, list(members))]
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise Refused(f"{member.filename!r} is compressed in a way that NumPy does not write")
-        allow(path, (member.file_size,), 1)
-        with archive.open(member) as file:
-            return _npy(file, member.file_size)
+    return read_npz(Budget(path), key, lambda names: _choose(key, names))
 
 
-def _npy(file: IO[bytes], size: int) -> np.ndarray:
-    """The array in an .npy file of ``size`` bytes, which must be as large as it says it is."""
-    version = np.lib.format.read_magic(file)
-    headers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    if version not in headers:
-        raise Refused(f".npy version {version}: expected 1.0 or 2.0")
-    shape, _, dtype = headers[version](file)
-    # An element of no bytes still counts: empty strings, say, are turned into others later.
-    wanted = math.prod(shape) * max(dtype.itemsize, 1)
-    if min(shape, default=0) < 0 or wanted > size - file.tell():
-        raise ValueError(f"its header says {dtype} {shape}, {wanted} bytes")
-    file.seek(0)
-    array: np.ndarray = np.lib.format.read_array(file, allow_pickle=False)
-    if isinstance(file, zipfile.ZipExtFile) and file.read(1):  # reading to the end checks the CRC
-        raise ValueError("more bytes than its header says")
-    return array
+def _read_table(path: Path, key: str | None) -> np.ndarray:
+    return read_table(Budget(path), key)
 
 
 def _read_mat(path: Path, key: str | None) -> Variable:
     if is_hdf5(path):
-        return _read_hdf5(path, key, matlab=True)
+        return _read_hdf5(path, key.replace("/", ".") if key else None, matlab=True)
     budget = Budget(path)
-    found = read_matlab5(budget, lambda names: _choose(key, names))
+    if is_matlab4(path):
+        return read_matlab4(budget, lambda names: _choose(key, names))
+    found = read_matlab5(budget, key, _choose)
     return _join_strings(budget, found) if isinstance(found, list) else found
 
 
@@ -210,7 +193,13 @@ def _read_parquet(path: Path, key: str | None) -> np.ndarray:
 def _read_safetensors(path: Path, key: str | None) -> np.ndarray:
     # Read through torch: NumPy has no bfloat16, and float32 holds every bfloat16 exactly.
     with _library("safetensors").safe_open(path, framework="pt") as file:
-        tensor = file.get_tensor(_choose(key, list(file.keys())))
+        name = _choose(key, list(file.keys()))
+        tensor = file.get_tensor(name)
+        if "float8" in str(tensor.dtype) or "float4" in str(tensor.dtype):
+            raise Refused(
+                f"{name!r} is {tensor.dtype}, which is kept with scales that only its writer "
+                "knows: save it scaled back, as float16 or float32"
+            )
         return np.asarray(tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor)
 
 
@@ -222,5 +211,7 @@ _READERS: dict[str, Callable[[Path, str | None], Variable]] = {
     ".hdf5": _read_hdf5,
     ".h5py": _read_hdf5,
     ".parquet": _read_parquet,
+    ".csv": _read_table,
+    ".tsv": _read_table,
     ".safetensors": _read_safetensors,
 }

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 
 from drcl.data.limits import OBJECT, Budget, Refused, allow, string_array
-from drcl.data.matlab5 import text_rows
+from drcl.data.matlab5 import object_refusal, text_rows
+from drcl.data.matlab_strings import object_number, property_cell, strings
+from drcl.data.sparse import dense_of_columns
 
 __all__ = ["is_hdf5", "read_hdf5"]
 
@@ -27,6 +29,10 @@ PIECE = 2**26
 """Bytes of strings read at once, about."""
 
 DEPTH = 100
+
+INNER = ("#refs#", "#subsystem#")
+SPARSE = "MATLAB_sparse"
+"""Marks a group as a sparse matrix, and gives its rows."""
 
 CHUNKS = 2**20
 """So many chunks, or as many as the file has bytes. One that was never written takes no room in the
@@ -45,10 +51,12 @@ def read_hdf5(
 ) -> np.ndarray | list[np.ndarray | str]:
     """The dataset that ``choose`` picks among the paths; a list for a MATLAB cell array."""
     with h5py.File(budget.path, "r") as file:
-        dataset = file[choose(_datasets(file, h5py))]
+        paths = _datasets(file, h5py, matlab)
         if not matlab:
-            return np.asarray(_values(budget, dataset, h5py))
-        if dataset.dtype != h5py.ref_dtype:
+            return np.asarray(_values(budget, file[choose(paths)], h5py))
+        fields = {path.replace("/", "."): path for path in paths}
+        dataset = file[fields[choose(list(fields))]]
+        if not _is_cells(dataset, h5py):
             return np.atleast_1d(_matlab_value(budget, dataset, h5py))
         # Transposed like every MATLAB array, so C order here is MATLAB's own cell order.
         _check(budget, dataset, OBJECT)
@@ -56,8 +64,9 @@ def read_hdf5(
         return [_matlab_value(budget, file[reference], h5py) for reference in references]
 
 
-def _datasets(file: Any, h5py: Any) -> list[str]:
-    """Paths of the datasets, save what MATLAB's cells refer to.
+def _datasets(file: Any, h5py: Any, matlab: bool) -> list[str]:
+    """Paths of the datasets, save what MATLAB's cells and objects refer to; of MATLAB's files also
+    those of groups that are one sparse matrix.
 
     The library's own visit calls itself for a group in a group: some 16 000 overflow the stack.
     """
@@ -68,10 +77,10 @@ def _datasets(file: Any, h5py: Any) -> list[str]:
         parents, group = waiting.pop()
         for name in group:
             place = (*parents, name)
-            if name == "#refs#" or not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            if name in INNER or not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 continue
             item = group[name]
-            if isinstance(item, h5py.Dataset):
+            if isinstance(item, h5py.Dataset) or (matlab and SPARSE in item.attrs):
                 found.append("/".join(place))
             elif isinstance(item, h5py.Group) and item.id not in seen:
                 if len(place) > DEPTH:
@@ -143,10 +152,23 @@ def _check_heaps(path: Path) -> int:
     return longest
 
 
+def _is_cells(dataset: Any, h5py: Any) -> bool:
+    return isinstance(dataset, h5py.Dataset) and dataset.dtype == h5py.ref_dtype
+
+
 def _matlab_value(budget: Budget, dataset: Any, h5py: Any) -> Any:
     """An array in MATLAB's own orientation, or a str for a row of characters."""
+    kind = _matlab_class(dataset)
+    if kind == "string" and (found := _matlab_strings(budget, dataset, h5py)) is not None:
+        return found[0] if len(found) == 1 else string_array(budget, found)
+    if "MATLAB_object_decode" in dataset.attrs or kind == "function_handle":
+        raise object_refusal(dataset.name.strip("/"), kind)
+    if isinstance(dataset, h5py.Group):
+        if SPARSE not in dataset.attrs:
+            raise Refused("a struct in a cell array: expected arrays or strings in its cells")
+        return _matlab_sparse(budget, dataset, h5py)
     values = _values(budget, dataset, h5py)
-    text = dataset.attrs.get("MATLAB_class", b"") == b"char"
+    text = kind == "char"
     if dataset.attrs.get("MATLAB_empty", 0):  # then the values are its shape
         shape = tuple(map(int, values))
         if 0 not in shape:
@@ -162,3 +184,51 @@ def _matlab_value(budget: Budget, dataset: Any, h5py: Any) -> Any:
         )
     rows = text_rows(budget, units)
     return str(rows[0]) if len(rows) == 1 else rows
+
+
+def _matlab_strings(budget: Budget, dataset: Any, h5py: Any) -> list[str] | None:
+    """The strings of a string array; None where they are kept in a way that is not known."""
+    held = dataset.file
+    for part in ("#subsystem#", "MCOS"):  # one after the other, for either may be a link outside
+        if not isinstance(held.get(part, getlink=True), h5py.HardLink):
+            return None
+        held = held[part]
+    if not isinstance(dataset, h5py.Dataset):
+        return None
+    number = object_number(_values(budget, dataset, h5py))
+    if number is None or not _is_cells(held, h5py):
+        return None
+    _check(budget, held, OBJECT)
+    cells = held[()].reshape(-1)
+    metadata = dataset.file[cells[0]]
+    if not isinstance(metadata, h5py.Dataset) or metadata.dtype != np.uint8:
+        return None
+    cell = property_cell(budget, _values(budget, metadata, h5py), number)
+    words = None if cell is None else dataset.file[cells[cell]]
+    if not isinstance(words, h5py.Dataset):
+        return None
+    return strings(budget, _values(budget, words, h5py))
+
+
+def _matlab_class(item: Any) -> str:
+    kind = item.attrs.get("MATLAB_class", b"")
+    return kind.decode("utf-8", "replace") if isinstance(kind, bytes) else str(kind)
+
+
+def _matlab_sparse(budget: Budget, group: Any, h5py: Any) -> np.ndarray:
+    """Compressed columns: ``jc`` their starts, ``ir`` rows and ``data`` values, which are not there
+    where all is zero."""
+
+    def part(name: str, default: np.ndarray) -> np.ndarray:
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            return default
+        if not isinstance(group[name], h5py.Dataset):
+            raise Refused(f"{group.name!r} is a sparse matrix whose {name} is no array")
+        return _values(budget, group[name], h5py).reshape(-1)
+
+    rows, starts = (part(name, np.zeros(0, np.int64)) for name in ("ir", "jc"))
+    height = np.asarray(group.attrs[SPARSE]).reshape(-1)
+    if height.dtype.kind not in "iu" or len(height) != 1 or not len(starts):
+        raise ValueError(f"a sparse matrix with {starts.shape} column starts")
+    shape = (int(height[0]), len(starts) - 1)
+    return dense_of_columns(budget, shape, rows, starts, part("data", np.zeros(0)))

@@ -51,8 +51,8 @@ another, or the environment's DRCL_DATA)
 
 
 def read_text(path: Path) -> str:
-    """The text in a file; a ValueError that names it where it holds none."""
+    """The text in a file without its byte order mark; a ValueError names one that holds none."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: expected text in UTF-8 ({error.reason})") from error

@@ -9,6 +9,7 @@
     features = "image_train.npz:x"       # file:key; no key where the file holds one array
     labels = "image_train.npz:y"         # left out: unlabelled
     rows = "0:2000"                      # left out: all
+    transpose = false                    # true where the features are stored (d, N)
 
     [train.song]                         # modalities need not be paired, nor of one size
     features = "songs.parquet:mfcc_*"
@@ -25,8 +26,11 @@ its folder is refused, so a manifest from a stranger reads nothing of yours.
 
 ``classes`` is a list, where a label is a name or counts from 0, or a table from label to name for
 any other numbering: ``classes = { 1 = "sparrow", 7 = "owl" }``. Labels may be whole numbers (also
-as floats or in a column), names, or multi-hot rows; -1 that is not in the table, NaN, an empty name
-or a row of zeros means unlabelled.
+as floats, in a column or in a row), names, or multi-hot rows, which may be stored turned, (C, N);
+-1 that is not in the table, NaN, an empty name or a row of zeros means unlabelled.
+
+Features are rows (N, d), or arrays (N, ...) such as pictures (N, h, w, c): then give ``fit`` a
+network for the modality, ``DRCL(networks=...).fit(load_manifest(path).train)``.
 """
 
 from __future__ import annotations
@@ -49,7 +53,7 @@ __all__ = ["load_manifest"]
 
 SPLITS = ("train", "validation", "test")
 SETTINGS = ("name", "classes", "validation_share", "seed")
-MODALITY_KEYS = ("features", "labels", "rows")
+MODALITY_KEYS = ("features", "labels", "rows", "transpose")
 
 
 def load_manifest(path: str | Path) -> CrossModalDataset:
@@ -83,7 +87,7 @@ def load_manifest(path: str | Path) -> CrossModalDataset:
     if not path.is_file():
         raise FileNotFoundError(f"no such manifest: {path}")
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     # Both TOMLDecodeError and UnicodeDecodeError are ValueErrors.
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a TOML file: {error}") from error
@@ -118,13 +122,15 @@ def _source(entry: Any, folder: Path, where: str) -> Source:
     if "features" not in entry:
         raise ValueError(f"{where} has no features")
     for key, value in entry.items():
-        if not isinstance(value, str):
-            raise ValueError(f"{key} in {where} is {value!r}: expected a string")
+        kind = bool if key == "transpose" else str
+        if not isinstance(value, kind):
+            raise ValueError(f"{key} in {where} is {value!r}: expected {_WORDS[kind]}")
     labels = entry.get("labels")
     return Source(
         _array_at(entry["features"], folder, f"features in {where}"),
         None if labels is None else _array_at(labels, folder, f"labels in {where}"),
         entry.get("rows", ":"),
+        entry.get("transpose", False),
     )
 
 
@@ -153,7 +159,12 @@ def _classes(value: Any) -> ClassList | None:
         raise ValueError(f"classes has labels {list(value)!r}: expected whole numbers") from None
 
 
-_WORDS = {str: "a string", int: "a whole number", float: "a number between 0 and 1"}
+_WORDS = {
+    str: "a string",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number between 0 and 1",
+}
 
 
 def _setting(table: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:

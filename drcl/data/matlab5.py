@@ -1,4 +1,5 @@
-"""MATLAB files of version 5 (``save -v6`` and ``-v7``): numbers, text, sparse matrices, cells.
+"""MATLAB files of version 5 (``save -v6`` and ``-v7``): numbers, text, cells, structs, sparse
+matrices.
 
 The format is MathWorks' *MAT-File Format*, level 5: elements of a type, a size and a payload, of
 which a matrix holds others. It has no checksum, and SciPy's compiled reader trusts its types and
@@ -22,8 +23,9 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from drcl.data.limits import OBJECT, Budget, Refused, allow, string_array
+from drcl.data.sparse import dense_of_columns
 
-__all__ = ["read_matlab5", "text_rows"]
+__all__ = ["object_refusal", "read_matlab5", "text_rows"]
 
 Cell = np.ndarray | str
 
@@ -33,9 +35,10 @@ LETTERS = {1: "u1", 2: "u1", 4: "u2", 17: "u2", 18: "u4"}
 CODECS = {1: "latin-1", 2: "utf-16-le", 4: "utf-32-le"}
 UTF8 = 16
 MATRIX, COMPRESSED = 14, 15
-CELL, CHAR, SPARSE = 1, 4, 5
+CELL, STRUCT, OBJECT_OF_CLASS, CHAR, SPARSE = 1, 2, 3, 4, 5
 NUMERIC = range(6, 16)
-COMPLEX = 0x0800
+FUNCTION, OPAQUE = 16, 17
+COMPLEX, LOGICAL = 0x0800, 0x0200
 
 NAME_WITHIN = 2**16
 """A variable's name stands within its first bytes, so listing the names needs no more of it."""
@@ -43,6 +46,20 @@ NAME_WITHIN = 2**16
 
 DIMENSIONS = 32
 """More than these no version of NumPy makes."""
+
+FIELDS = 2**16
+"""More fields no struct of data has."""
+
+REMEDIES = {
+    "string": "save cellstr(x), or char(x)",
+    "categorical": "save cellstr(x), or double(x) and categories(x)",
+    "table": "save its columns as variables, or table2array(x)",
+    "timetable": "save its columns as variables, or table2array(timetable2table(x))",
+    "datetime": "save posixtime(x)",
+    "duration": "save seconds(x)",
+    "dictionary": "save keys(x) and values(x)",
+    "containers.Map": "save keys(x) and values(x)",
+}
 
 
 class Place(NamedTuple):
@@ -53,10 +70,25 @@ class Place(NamedTuple):
     size: int
 
 
+def object_refusal(name: str, kind: str) -> Refused:
+    """Says that a variable is an object of MATLAB's class ``kind``, and what to save instead.
+
+    Objects lie in a part of the file whose format MathWorks does not publish.
+    """
+    remedy = REMEDIES.get(kind, "save what it holds as arrays")
+    what = repr(name) if name and not name.startswith("#") else "a cell"
+    return Refused(f"{what} is an object of MATLAB's class {kind!r}, which is not read; {remedy}")
+
+
 def read_matlab5(
-    budget: Budget, choose: Callable[[list[str]], str]
+    budget: Budget, key: str | None, choose: Callable[[str | None, list[str]], str]
 ) -> np.ndarray | list[np.ndarray | str]:
-    """The variable that ``choose`` picks among the names; a list for a cell array.
+    """A variable, or the field of one; a list for a cell array.
+
+    Args:
+        budget: what the file may take.
+        key: the variable's name, or ``name.field`` for a field of a struct, which may be one again.
+        choose: picks the variable among the names there are, or refuses.
 
     Raises:
         Refused: what the variable holds is none of the kinds above.
@@ -67,11 +99,18 @@ def read_matlab5(
         order = _byte_order(file.read(128))
         places = {}
         for place in _places(file, order):
-            name = _header(_elements(_content(path, file, place, order, NAME_WITHIN), order), order)
-            places[name.name] = place
+            beginning = _content(path, file, place, order, NAME_WITHIN)
+            places[_header(_elements(beginning, order), order).name] = place
         places.pop("", None)  # what MATLAB keeps for objects
-        place = places[choose(list(places))]
-        return _read_matrix(budget, _content(path, file, place, order), order)
+        named, fields = key, list[str]()
+        if key is not None and key not in places:
+            named, *fields = key.split(".")
+        name = choose(named, list(places))
+        place = places[name]
+        content = _content(path, file, place, order)
+        for index, field in enumerate(fields):
+            content = _field(content, field, order, ".".join([name, *fields[:index]]))
+        return _read_matrix(budget, content, order, ".".join([name, *fields]))
 
 
 class Header(NamedTuple):
@@ -151,18 +190,61 @@ def _numbers(elements: Iterator[tuple[int, memoryview]], order: str) -> np.ndarr
 
 def _header(elements: Iterator[tuple[int, memoryview]], order: str) -> Header:
     flags = _numbers(elements, order)
-    shape = tuple(map(int, _numbers(elements, order)[: DIMENSIONS + 1]))
-    _, name = next(elements, (0, None))
-    if flags.dtype != np.dtype(f"{order}u4") or len(flags) != 2 or name is None:
+    if flags.dtype != np.dtype(f"{order}u4") or len(flags) != 2:
         raise ValueError("no matrix where one was expected")
+    if int(flags[0]) & 0xFF == OPAQUE:  # an object, which has no shape
+        return Header(OPAQUE, int(flags[0]), (), _string(elements))
+    shape = tuple(map(int, _numbers(elements, order)[: DIMENSIONS + 1]))
+    name = _string(elements)
     if not 2 <= len(shape) <= DIMENSIONS or min(shape) < 0:
         raise ValueError(f"a matrix of shape {shape}")
-    return Header(int(flags[0]) & 0xFF, int(flags[0]), shape, bytes(name).decode("latin-1"))
+    return Header(int(flags[0]) & 0xFF, int(flags[0]), shape, name)
 
 
-def _read_matrix(budget: Budget, content: memoryview, order: str) -> np.ndarray | list[Cell]:
+def _string(elements: Iterator[tuple[int, memoryview]]) -> str:
+    """A name. MATLAB's are of its ASCII letters; other programs write UTF-8."""
+    _, name = next(elements, (0, None))
+    if name is None:
+        raise ValueError("no name where one was expected")
+    return bytes(name).decode("utf-8" if len(name) < NAME_WITHIN else "ascii", "replace")
+
+
+def _field(content: memoryview, field: str, order: str, called: str) -> memoryview:
+    """What a field of the struct ``called`` so holds: a matrix, like a variable."""
     elements = _elements(content, order)
-    header = _header(elements, order)
+    header = _header(elements, order)._replace(name=called)
+    names = _field_names(header, elements, order)
+    if math.prod(header.shape) != 1:
+        raise Refused(f"{header.name!r} is a struct array of {header.shape}: expected one struct")
+    if field not in names:
+        raise Refused(f"no field {field!r} in {called!r}; it holds {', '.join(names) or 'nothing'}")
+    kind, found = next(itertools.islice(elements, names.index(field), None), (0, memoryview(b"")))
+    if kind != MATRIX:
+        raise ValueError(f"an element of type {kind} where a field was expected")
+    if not found:
+        raise Refused(f"nothing was put in {called}.{field}")
+    return found
+
+
+def _field_names(
+    header: Header, elements: Iterator[tuple[int, memoryview]], order: str
+) -> list[str]:
+    if header.kind != STRUCT:
+        raise Refused(f"{header.name!r} is no struct, so it has no fields")
+    length = _numbers(elements, order)
+    _, names = next(elements, (0, memoryview(b"")))
+    size = int(length[0]) if length.dtype.kind == "i" and len(length) == 1 else 0
+    if size < 1 or len(names) % size or len(names) // size > FIELDS:
+        raise ValueError(f"{len(names)} letters of field names with {size} each")
+    stored = (bytes(names[at : at + size]) for at in range(0, len(names), size))
+    return [name.partition(b"\0")[0].decode("utf-8", "replace") for name in stored]
+
+
+def _read_matrix(
+    budget: Budget, content: memoryview, order: str, called: str
+) -> np.ndarray | list[Cell]:
+    elements = _elements(content, order)
+    header = _header(elements, order)._replace(name=called)
     if header.kind != CELL:
         return _read_array(budget, header, elements, order)
     count = math.prod(header.shape)
@@ -193,13 +275,25 @@ def _read_array(
 ) -> np.ndarray:
     if header.kind == CHAR:
         return _read_text(budget, header.shape, elements, order)
-    if header.kind not in (SPARSE, *NUMERIC) or header.flags & COMPLEX:
-        raise Refused(
-            f"{header.name!r} is a struct, an object or complex: expected an array of numbers, "
-            "text or a cell array"
-        )
+    if header.kind == OPAQUE:
+        system, kind = _string(elements), _string(elements)
+        raise object_refusal(header.name, kind if system == "MCOS" else f"{system} {kind}")
+    if header.kind == OBJECT_OF_CLASS:
+        raise object_refusal(header.name, _string(elements))
+    if header.kind == FUNCTION:
+        raise object_refusal(header.name, "function_handle")
+    if header.kind == STRUCT:
+        if not header.name:
+            raise Refused("a struct in a cell array: expected arrays or strings in its cells")
+        fields = _field_names(header, elements, order)
+        named = ", ".join(f"{header.name}.{field}" for field in fields) or "it has none"
+        raise Refused(f"{header.name!r} is a struct: name one of its fields, {named}")
+    if header.kind not in (SPARSE, *NUMERIC):
+        raise ValueError(f"a matrix of class {header.kind}")
+    if header.flags & COMPLEX:
+        raise Refused(f"{header.name!r} is complex: expected real numbers, so save real(x)")
     if header.kind == SPARSE:
-        return _read_sparse(budget, header.shape, elements, order)
+        return _read_sparse(budget, header, elements, order)
     values = _numbers(elements, order)
     if len(values) != math.prod(header.shape):
         raise ValueError(f"{len(values)} numbers in an array of shape {header.shape}")
@@ -243,25 +337,16 @@ def text_rows(budget: Budget, units: np.ndarray) -> np.ndarray:
 
 
 def _read_sparse(
-    budget: Budget, shape: tuple[int, ...], elements: Iterator[tuple[int, memoryview]], order: str
+    budget: Budget, header: Header, elements: Iterator[tuple[int, memoryview]], order: str
 ) -> np.ndarray:
     """A compressed-column matrix, as a dense one."""
-    rows, starts, values = (_numbers(elements, order) for _ in range(3))
-    budget.take((len(starts) + len(rows), 4), 8)  # indices as whole words, while it is built
-    starts = starts.astype(np.int64)
-    if len(shape) != 2 or len(starts) != shape[1] + 1 or rows.dtype.kind not in "iu":
-        raise ValueError(f"{len(starts)} column starts in a sparse matrix of shape {shape}")
-    counts, stored = np.diff(starts), int(starts[-1])
-    rows, values = rows[:stored], values[:stored]
-    ascending = starts[0] == 0 and (counts >= 0).all()
-    if not ascending or len(rows) != stored or len(values) != stored:
-        raise ValueError("the columns of a sparse matrix lie outside its values")
-    if stored and not (rows.min() >= 0 and rows.max() < shape[0]):
-        raise ValueError(f"a row outside a sparse matrix of shape {shape}")
-    budget.take(shape, values.dtype.itemsize)
-    dense = np.zeros(shape, values.dtype.newbyteorder("="), order="F")
-    dense[rows, np.repeat(np.arange(shape[1]), counts)] = values
-    return dense
+    rows, starts = _numbers(elements, order), _numbers(elements, order)
+    kind, payload = next(elements, (0, memoryview(b"")))
+    stored = int(starts[-1]) if len(starts) and starts.dtype.kind in "iu" else 0
+    if header.flags & LOGICAL and NUMBERS.get(kind) == "f8" and len(payload) == stored:
+        kind = 2  # MATLAB says that they are doubles, and writes bytes
+    values = _numbers(iter([(kind, payload)]), order)
+    return dense_of_columns(budget, header.shape, rows, starts, values)
 
 
 def _native(values: np.ndarray) -> np.ndarray:

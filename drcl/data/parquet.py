@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from drcl.data.limits import Budget, Refused, allow
+from drcl.data.tables import choose_columns
 
 __all__ = ["read_parquet"]
 
@@ -22,7 +22,7 @@ def read_parquet(budget: Budget, key: str | None, pyarrow: Any, parquet: Any) ->
     """The columns that ``key`` names, comma separated, ``*`` as wildcard."""
     path = budget.path
     schema = parquet.read_schema(path)
-    columns = _choose(key, list(schema.names))
+    columns = choose_columns(key, list(schema.names))
     # Equal strings stay one until it is known how much room all of them take.
     strings = [field.name for field in schema if _is_text(field.type, pyarrow.types)]
     parts: list[list[np.ndarray]] = [[] for _ in columns]
@@ -43,18 +43,6 @@ def read_parquet(budget: Budget, key: str | None, pyarrow: Any, parquet: Any) ->
     allow(path, (sum(map(len, parts[0])), width), kind.itemsize)
     arrays = [np.concatenate(parts.pop(0)) for _ in columns]
     return arrays[0] if len(arrays) == 1 else np.column_stack(arrays)
-
-
-def _choose(key: str | None, names: list[str]) -> list[str]:
-    if key is None and len(names) > 1:
-        raise Refused(f"name one of its arrays; it holds {', '.join(names)}")
-    columns: list[str] = []
-    for pattern in names if key is None else map(str.strip, key.split(",")):
-        matches = [pattern] if pattern in names else fnmatch.filter(names, pattern)
-        if not matches:
-            raise Refused(f"no column {pattern!r}; it holds {', '.join(names)}")
-        columns += matches
-    return columns
 
 
 def _rows_at_once(path: Path, columns: list[str], file: Any, types: Any) -> int:
@@ -94,6 +82,8 @@ def _array(budget: Budget, values: Any, name: str, pyarrow: Any) -> np.ndarray:
         budget.take((len(values), longest), 4)
         return np.array([value or "" for value in values.to_pylist()], dtype=str)
     if not types.is_nested(values.type):
+        if values.null_count:
+            values = _with_gaps(values, name, pyarrow)
         array = np.asarray(values.to_numpy(zero_copy_only=False))
         if array.dtype.kind not in "biufUS":  # an object in each row may take any room
             raise Refused(f"column {name!r} is {array.dtype}: expected numbers or strings")
@@ -111,9 +101,24 @@ def _array(budget: Budget, values: Any, name: str, pyarrow: Any) -> np.ndarray:
     return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(len(values), width)
 
 
+def _with_gaps(values: Any, name: str, pyarrow: Any) -> Any:
+    """What becomes doubles exactly, with NaN in the gaps."""
+    if pyarrow.types.is_boolean(values.type):
+        return values.cast(pyarrow.uint8())
+    if pyarrow.types.is_integer(values.type):
+        ends = pyarrow.compute.min_max(values).as_py().values()
+        if any(abs(end) > 2**53 for end in ends if end is not None):
+            raise Refused(
+                f"column {name!r} holds whole numbers above 2⁵³ beside empty cells, as doubles "
+                "inexact"
+            )
+    return values
+
+
 def _uneven(name: str, least: int, most: int) -> Refused:
     return Refused(f"column {name!r} holds lists of {least} to {most} values")
 
 
 def _is_text(kind: Any, types: Any) -> bool:
-    return bool(types.is_string(kind) or types.is_large_string(kind))
+    kinds = (types.is_string, types.is_large_string, types.is_string_view)
+    return any(is_kind(kind) for is_kind in kinds)

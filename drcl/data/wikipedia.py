@@ -64,7 +64,7 @@ def _find(root: Path, name: str) -> Path:
 
 def _read_list(path: Path) -> np.ndarray:
     labels = []
-    for number, line in enumerate(read_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).rstrip().splitlines(), start=1):
         try:
             labels.append(np.int64(int(line.split("\t")[2])))
         except (IndexError, ValueError, OverflowError):

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from drcl.data.assemble import file_labels
 from drcl.data.classes import ClassList
 from drcl.data.dataset import CrossModalDataset, Labelled, is_multi_hot
 from drcl.data.files import read_array
 from drcl.data.splits import stratified_holdout
-from drcl.labels import Label, parse_labels
+from drcl.labels import Label
 
 HELD_OUT_SHARE = 0.1
 
@@ -72,7 +73,8 @@ def read_features(text: str) -> np.ndarray:
 def _read_labelled(features: str, labels: str, data: CrossModalDataset) -> Labelled:
     rows = read_features(features)
     classes = _class_list(data.classes)
-    encoded = classes.encode(parse_labels(read_file(labels), labels, count=len(rows)))
+    remedy = f"save the transpose of {features}"
+    encoded = classes.encode(file_labels(read_file(labels), rows.shape, labels, remedy))
     if any(is_multi_hot(samples.labels) for samples in data.train.values()):
         encoded = classes.as_rows(encoded)
     return Labelled(rows, encoded)

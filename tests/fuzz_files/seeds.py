@@ -28,6 +28,34 @@ def npz() -> Iterator[bytes]:
         buffer = io.BytesIO()
         save(buffer, x=X, y=Y)
         yield buffer.getvalue()
+    from scipy import sparse
+
+    for form in ("csr", "csc", "coo"):
+        buffer = io.BytesIO()
+        sparse.save_npz(buffer, sparse.csr_matrix(X).asformat(form), compressed=form != "csr")
+        yield buffer.getvalue()
+
+
+def csv() -> Iterator[bytes]:
+    yield b'x,y,word\n0.5,1,owl\n-2,NA,"a, b"\n1e3,2,\n'
+    yield b"\xef\xbb\xbfx;y\r\n1;2\r\n\r\n3;4\r\n"
+    yield b"0,1,2\n3,4,5\n"
+    yield b"x\nant\n\nowl\n"
+
+
+def mat4() -> Iterator[bytes]:
+    from scipy.io import savemat
+    from scipy.sparse import csc_array
+
+    for variables in (
+        {"x": X, "y": Y.astype(np.float64)},
+        {"x": csc_array(X)},
+        {"x": np.array(["owl", "eel"])},
+        {"x": X + 1j},
+    ):
+        buffer = io.BytesIO()
+        savemat(buffer, variables, format="4")
+        yield buffer.getvalue()
 
 
 def mat() -> Iterator[bytes]:
@@ -70,10 +98,23 @@ def mat73() -> Iterator[bytes]:
                 text.attrs["MATLAB_class"] = np.bytes_("char")
                 references = np.empty((2, 1), h5py.ref_dtype)
                 references[0, 0], references[1, 0] = held.ref, text.ref
-                file.create_dataset("x", data=references)
+                file.create_dataset("x/field" if options else "x", data=references)
             content = bytearray(path.read_bytes())
         content[:128] = b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM"
         yield bytes(content)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "x.mat")
+        with h5py.File(path, "w", userblock_size=512) as file:
+            group = file.create_group("x")
+            group.attrs["MATLAB_class"] = np.bytes_("double")
+            group.attrs["MATLAB_sparse"] = np.uint64(3)
+            for part, numbers in {"data": [1.5, 2], "ir": [0, 2], "jc": [0, 1, 2]}.items():
+                group[part] = np.array(numbers, None if part == "data" else np.uint64)
+            held = np.array([[3707764736, 2, 1, 1, 1, 1]], np.uint32)
+            thing = file.create_dataset("y", data=held)
+            thing.attrs["MATLAB_class"] = np.bytes_("string")
+            thing.attrs["MATLAB_object_decode"] = np.int32(3)
+        yield path.read_bytes()
 
 
 def h5() -> Iterator[bytes]:
@@ -174,7 +215,9 @@ def run() -> Iterator[bytes]:
 SEEDS: dict[str, Callable[[], Iterator[bytes]]] = {
     "npy": npy,
     "npz": npz,
+    "csv": csv,
     "mat": mat,
+    "mat4": mat4,
     "mat73": mat73,
     "h5": h5,
     "parquet": parquet,

@@ -31,7 +31,7 @@ def make_target(name: str, folder: Path) -> Target:
             return _config(folder)
         case "run":
             return _run(folder)
-    ending = {"mat73": "mat"}.get(name, name)
+    ending = {"mat4": "mat", "mat73": "mat"}.get(name, name)
     return lambda content: _arrays(folder / f"a.{ending}", content)
 
 
@@ -52,7 +52,7 @@ def _arrays(path: Path, content: bytes) -> None:
     from drcl.data.files import read_array
 
     path.write_bytes(content)
-    for key in (None, "x", "x{1}", "group/x"):
+    for key in (None, "x", "x{1}", "x.field", "group/x"):
         _must_name(path, lambda path, key=key: read_array(path, key))
 
 
