@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from importlib import import_module, metadata
 from typing import Any, NamedTuple
 
@@ -371,7 +371,7 @@ class Tally:
         self.left += other.left
 
 
-@lru_cache(maxsize=None)
+@cache
 def compare(name: str, seed: int) -> Tally:
     """One library on one set. Raises AssertionError where a value differs."""
     library, tally = LIBRARIES[name], Tally()

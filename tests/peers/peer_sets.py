@@ -1,7 +1,7 @@
 """Generated sets of queries and gallery items whose order no rounding can change.
 
-Scores are whole numbers below 2²⁴, or differ by far more than float32 rounds: every library ranks the
-items alike, in float32 and in float64, so the measures must agree to the last digits.
+Scores are whole numbers below 2²⁴, or differ by far more than float32 rounds: every library ranks
+the items alike, in float32 and in float64, so the measures must agree to the last digits.
 """
 
 from __future__ import annotations
