@@ -1,7 +1,7 @@
 """Write docs/tools/peers.json: how many values other libraries and drcl agree on.
 
-Needs the libraries: ``make peers`` makes the environment, then
-``PYTHONPATH=. build/peers/bin/python docs/tools/peers.py``.
+Needs the libraries, so the environment that ``make peers`` makes:
+``build/peers/bin/python docs/tools/peers.py``.
 """
 
 from __future__ import annotations
