@@ -16,7 +16,8 @@ COUNTS = json.loads((ROOT / "docs" / "tools" / "peers.json").read_text(encoding=
 
 @pytest.fixture(params=LIBRARIES)
 def name(request: pytest.FixtureRequest) -> str:
-    pytest.importorskip(LIBRARIES[request.param].module)
+    module = LIBRARIES[request.param].module
+    pytest.importorskip(module, reason=f"{request.param} is not installed; `make peers` does it")
     return request.param
 
 
