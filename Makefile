@@ -7,8 +7,9 @@ BIN    := $(VENV)/bin
 DEMO   := $(BIN)/drcl train digits --out runs/digits-demo --overwrite
 TRITON := triton==3.9.0
 CASES  ?= 100000
+PEERS  := build/peers
 
-.PHONY: demo test test-long bench docs lint wheel install clean
+.PHONY: demo test test-long peers bench docs lint wheel install clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -23,6 +24,10 @@ test: $(VENV)/.installed
 test-long: $(VENV)/.installed
 	-$(BIN)/pip install --quiet atheris
 	DRCL_FUZZ_CASES=$(CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m long
+
+# Metrics and training beside other libraries, in an environment of their own.
+peers: $(PEERS)/.installed
+	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest tests/peers tests/test_other_evaluators.py tests/test_frameworks.py
 
 # Measures everything on this machine, then rewrites the README's table and the plots from the results.
 bench: $(VENV)/.installed
@@ -61,6 +66,15 @@ $(VENV)/.torch: constraints.txt
 
 $(VENV)/.docs: $(VENV)/.installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[full,test,lint,docs]'
+	touch $@
+
+# The other libraries, one version of each, over what .venv has, which a .pth file brings in.
+$(PEERS)/.installed: tests/peers/requirements.txt | $(VENV)/.installed
+	rm -rf $(PEERS)
+	$(BIN)/python -m venv --without-pip $(PEERS)
+	$(BIN)/python -c "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" \
+		> "$$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/venv.pth"
+	$(BIN)/pip --python $(PEERS)/bin/python install --quiet --no-deps --requirement tests/peers/requirements.txt
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py $(shell find csrc -type f)

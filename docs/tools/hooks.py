@@ -295,6 +295,40 @@ def installs() -> str:
     return "\n".join(lines)
 
 
+def peers(what: str) -> str:
+    """What other libraries and drcl agree on: ``counts``, ``differences`` or ``left``."""
+    found = json.loads(Path(__file__).with_name("peers.json").read_text(encoding="utf-8"))
+    libraries: dict[str, Row] = found["libraries"]
+    kinds = {"differences": "different definition", "left": "not expressible"}
+    if what == "counts":
+        lines = [
+            cells("library", "version", "compared", "equal", *kinds.values()),
+            "|" + "---|" * 6,
+        ]
+        total = [0] * 4
+        for name, row in libraries.items():
+            counts = [
+                row["compared"],
+                row["equal"],
+                *(sum(row[k].values()) for k in kinds.values()),
+            ]
+            total = [a + b for a, b in zip(total, counts, strict=True)]
+            lines.append(cells(name, row["version"], *(f"{n:,}" for n in counts)))
+        lines.append(cells("all", "", *(f"{n:,}" for n in total)))
+        return "\n".join(lines)
+    reasons: dict[str, list[str]] = {}
+    for name, row in libraries.items():
+        for reason, count in row[kinds[what]].items():
+            reasons.setdefault(reason, []).append(f"{name} {count:,}")
+    lines = [cells("what", "where"), "|---|---|"]
+    lines += [cells(reason, ", ".join(where)) for reason, where in reasons.items()]
+    return "\n".join(lines)
+
+
+def cells(*values: str) -> str:
+    return "| " + " | ".join(values) + " |"
+
+
 def commands() -> str:
     """The help of every command."""
     import click
@@ -311,17 +345,7 @@ def commands() -> str:
 FILLERS: dict[str, Callable[..., str]] = {
     function.__name__: function
     for function in (
-        *(
-            backends,
-            commands,
-            gates,
-            installs,
-            intensity,
-            literal_matrices,
-            measured,
-            memory,
-            predicted,
-        ),
-        *(newcomer, readme, roofline),
+        *(backends, commands, gates, installs, intensity, literal_matrices, measured, memory),
+        *(newcomer, peers, predicted, readme, roofline),
     )
 }
