@@ -162,7 +162,7 @@ def average_precision(
         memory,
     )
     if backend != "native":
-        return average_precision_by_sorting(*arguments, backend == "reference")
+        return average_precision_by_sorting(*arguments[:-1], backend == "reference")
     table = torch.ops.drcl.average_precision(*arguments)
     if not torch.compiler.is_compiling():
         nan = table[:, 0].isnan()  # how a GPU, which cannot raise, says it
