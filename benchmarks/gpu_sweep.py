@@ -84,9 +84,9 @@ def looped(where: Sizes) -> Sizes:
     return lambda b, d, c: where(b, d, c) and c <= LOOPED_CLASSES
 
 
-def several(b: int, d: int, c: int) -> bool:
-    """Where a program holds several rows as it is."""
-    return d <= 512
+def narrow(b: int, d: int, c: int) -> bool:
+    """Many rows, so narrow that a program may hold several of them in a warp."""
+    return b >= d and d <= 512
 
 
 def variants() -> list[Variant]:
@@ -128,8 +128,8 @@ def variants() -> list[Variant]:
             tried_at=where,
         )
         for rows, warps, where in (
-            (1, 1, several),
-            (4, 1, several),
+            (1, 1, narrow),
+            (4, 1, narrow),
             (1, 2, everywhere),
             (2, 2, everywhere),
             (4, 4, everywhere),
@@ -140,9 +140,17 @@ def variants() -> list[Variant]:
             "coefficients, FᵀF",
             f"{rows} rows, {warps} warps",
             {("consistency_gradient", "coefficient_tile"): tiles_of(rows, warps)},
-            tried_at=looped(more_rows),
+            tried_at=looped(where),
         )
-        for rows, warps in ((1, 1), (2, 1), (2, 4), (4, 2), (4, 4), (8, 4))
+        for rows, warps, where in (
+            (1, 1, more_rows),
+            (2, 1, more_rows),
+            (2, 4, more_rows),
+            (4, 2, narrow),
+            (4, 4, more_rows),
+            (8, 4, narrow),
+            (8, 8, more_rows),
+        )
     ]
     found += [
         Variant(
@@ -171,7 +179,7 @@ def variants() -> list[Variant]:
         for kind, m, n, k, warps, stages in (
             ("bf16x6", 64, 64, 32, 4, 3),
             ("bf16x6", 64, 128, 32, 4, 2),
-            ("bf16x6", 128, 64, 32, 4, 2),
+            ("bf16x6", 128, 64, 32, 8, 2),
             ("bf16x6", 128, 128, 32, 8, 2),
             ("tf32", 128, 64, 32, 4, 3),
             ("tf32", 64, 128, 32, 4, 3),
