@@ -270,7 +270,9 @@ def at_one_size(each):
     return dataclasses.replace(each, tried_at=lambda *sizes: sizes == size)
 wanted = sweep.variants()
 if "all" not in sys.argv:
-    wanted = [at_one_size(each) for each in {each.subject: each for each in wanted}.values()]
+    subjects = {each.subject: each for each in wanted}
+    chosen = "as it is", "float32 products", "orientation", "coefficients, FᵀF"
+    wanted = [at_one_size(subjects[name]) for name in chosen]
 missing = sweep.Variant("a name", "gone", {("product", "NO_SUCH"): sweep.instead("")})
 def doubled(product):
     def other(*given, **named):
@@ -301,11 +303,12 @@ def after_a_sweep(folder: Path, which: str) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "which", ["one of each", pytest.param("all", marks=pytest.mark.long)], ids=["one", "all"]
+    "which", ["some", pytest.param("all", marks=pytest.mark.long)], ids=["some", "all"]
 )
 def test_a_sweep_under_the_interpreter(which: str, tmp_path: Path) -> None:
     rows = after_a_sweep(tmp_path, which)
-    assert {row["subject"] for row in rows} >= {each.subject for each in gpu_sweep.variants()}
+    subjects = {row["subject"] for row in rows}
+    assert len(subjects) == 6 or subjects > {each.subject for each in gpu_sweep.variants()}
     for row in rows:
         if row["subject"] == "a name":
             assert row["refused"] == "Absent: product.NO_SUCH is not there"
