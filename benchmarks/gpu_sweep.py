@@ -22,12 +22,20 @@ import torch
 
 from drcl import use_backend
 from drcl.benchmarks.gpu_first import REPLAYS, TOLERANCE, Case, Journal
+from drcl.kernels.launch import LOOPED_CLASSES
 from drcl.memory import first_line
 from drcl.precision import network_precision
 
 KERNELS = "drcl.kernels."
 SHAPES = ((1024, 2048, 10), (8192, 2048, 10), (2**20, 512, 10), (1024, 2048, 1000))
 TINY = ((5, 16, 3), (20, 16, 3))
+
+
+Sizes = Callable[[int, int, int], bool]  # whether (B, D, C) are among them
+
+
+def everywhere(b: int, d: int, c: int) -> bool:
+    return True
 
 
 class Absent(Exception):
@@ -42,6 +50,7 @@ class Variant:
     value: str
     replaced: Mapping[tuple[str, str], Callable[[Any], Any]]
     precision: str = "highest"
+    tried_at: Sizes = everywhere
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
@@ -60,37 +69,40 @@ class Variant:
                 setattr(place, name, value)
 
 
+def fewer_rows(b: int, d: int, c: int) -> bool:
+    """Where M and Z are made."""
+    return b < d
+
+
+def more_rows(b: int, d: int, c: int) -> bool:
+    """Where FᵀF is made."""
+    return b >= d
+
+
+def looped(where: Sizes) -> Sizes:
+    """There, with so few classes that the kernels loop over them."""
+    return lambda b, d, c: where(b, d, c) and c <= LOOPED_CLASSES
+
+
+def narrow(b: int, d: int, c: int) -> bool:
+    """Many rows, so narrow that a program may hold several of them in a warp."""
+    return b >= d and d <= 512
+
+
 def variants() -> list[Variant]:
     """As they are first, for each precision; then by what the counts say is worth most."""
     found = [Variant("as it is", precision, {}, precision) for precision in TOLERANCE]
-    found.append(
+    found += [Variant("float32 products", kind, float32_as(kind)) for kind in ("ieee", "tf32x3")]
+    found += [
         Variant(
             "orientation",
-            "the symmetric operand of T transposed",
-            {("consistency_gradient", "product_with_dots"): transposed},
+            f"{name}, the symmetric operand of T transposed",
+            {("consistency_gradient", "product_with_dots"): transposed, **replaced},
+            precision,
         )
-    )
-    found += [
-        Variant(
-            "row tile",
-            f"{rows} rows, {warps} warps",
-            {
-                ("consistency_rows", "row_tile"): tiles_of(rows, warps),
-                ("consistency_gradient", "row_tile"): tiles_of(rows, warps),
-            },
-        )
-        for rows, warps in ((1, 1), (2, 1), (1, 2), (2, 2), (4, 2), (4, 4))
-    ]
-    found += [
-        Variant(
-            "products",
-            "tf32x3",
-            {
-                ("product", "PRODUCT"): with_tf32x3,
-                ("symmetric", "SYMMETRIC"): with_tf32x3,
-                ("product", "matmul_precision"): always("tf32x3"),
-                ("symmetric", "matmul_precision"): always("tf32x3"),
-            },
+        for name, replaced, precision in (
+            ("ieee", float32_as("ieee"), "highest"),
+            ("tf32", {}, "high"),
         )
     ]
     found += [
@@ -103,39 +115,123 @@ def variants() -> list[Variant]:
                 )
             },
         )
-        for rows, columns, warps in ((4, 512, 4), (4, 256, 4), (8, 256, 4), (2, 1024, 4))
+        for rows, columns, warps in ((2, 512, 4), (4, 256, 4), (8, 256, 4), (2, 1024, 4))
     ]
-    sizes = ((64, 64, 32, 4), (128, 64, 16, 4), (128, 128, 16, 8))
     found += [
         Variant(
-            "ieee product",
-            f"{m} x {n} x {k}, {warps} warps",
+            "row tile",
+            f"{rows} rows, {warps} warps",
             {
-                ("product", "PRODUCT"): of_precision(
-                    "ieee", BLOCK_M=m, BLOCK_N=n, BLOCK_K=k, num_warps=warps
-                )
+                ("consistency_rows", "row_tile"): tiles_of(rows, warps),
+                ("wide_rows", "row_tile"): tiles_of(rows, warps),
             },
+            tried_at=where,
         )
-        for m, n, k, warps in sizes
+        for rows, warps, where in (
+            (1, 1, narrow),
+            (4, 1, narrow),
+            (1, 2, everywhere),
+            (2, 2, everywhere),
+            (4, 4, everywhere),
+        )
     ]
     found += [
         Variant(
-            "tf32 product",
+            "coefficients, FᵀF",
+            f"{rows} rows, {warps} warps",
+            {("consistency_gradient", "coefficient_tile"): tiles_of(rows, warps)},
+            tried_at=looped(where),
+        )
+        for rows, warps, where in (
+            (1, 1, more_rows),
+            (2, 1, more_rows),
+            (2, 4, more_rows),
+            (4, 2, narrow),
+            (4, 4, more_rows),
+            (8, 4, narrow),
+            (8, 8, more_rows),
+        )
+    ]
+    found += [
+        Variant(
+            "coefficients, M and Z",
+            f"{rows} rows, {depth} deep, {warps} warps",
+            {
+                ("consistency_gradient", "COEFFICIENTS_BY_ROWS"): tile_with(rows, warps),
+                ("consistency_gradient", "DEPTH_BY_ROWS"): instead(depth),
+            },
+            tried_at=looped(fewer_rows),
+        )
+        for rows, depth, warps in ((8, 64, 4), (4, 128, 4), (16, 128, 4), (16, 64, 8))
+    ]
+    found += [
+        Variant(
+            f"{kind} product",
             f"{m} x {n} x {k}, {warps} warps, {stages} stages",
             {
+                **(float32_as("ieee") if kind == "ieee" else {}),
                 ("product", "PRODUCT"): of_precision(
-                    "tf32", BLOCK_M=m, BLOCK_N=n, BLOCK_K=k, num_warps=warps, num_stages=stages
+                    kind, BLOCK_M=m, BLOCK_N=n, BLOCK_K=k, num_warps=warps, num_stages=stages
+                ),
+            },
+            "high" if kind == "tf32" else "highest",
+        )
+        for kind, m, n, k, warps, stages in (
+            ("bf16x6", 64, 64, 32, 4, 3),
+            ("bf16x6", 64, 128, 32, 4, 2),
+            ("bf16x6", 128, 64, 32, 8, 2),
+            ("bf16x6", 128, 128, 32, 8, 2),
+            ("tf32", 128, 64, 32, 4, 3),
+            ("tf32", 64, 128, 32, 4, 3),
+            ("tf32", 128, 128, 32, 8, 4),
+            ("ieee", 64, 64, 32, 4, 2),
+            ("ieee", 128, 64, 16, 4, 3),
+            ("ieee", 128, 128, 16, 8, 3),
+        )
+    ]
+    found += [
+        Variant(
+            f"{kind} symmetric product",
+            f"{block} x {k}, {warps} warps, {stages} stages",
+            {
+                **(float32_as("ieee") if kind == "ieee" else {}),
+                ("symmetric", "SYMMETRIC"): of_precision(
+                    kind, BLOCK=block, BLOCK_K=k, num_warps=warps, num_stages=stages
+                ),
+                ("symmetric", "symmetric_config"): as_in_table,
+            },
+            "high" if kind == "tf32" else "highest",
+            where,
+        )
+        for kind, block, k, warps, stages, where in (
+            ("bf16x6", 64, 32, 4, 2, more_rows),
+            ("bf16x6", 64, 32, 4, 3, fewer_rows),
+            ("bf16x6", 64, 64, 4, 2, everywhere),
+            ("bf16x6", 128, 32, 8, 2, everywhere),
+            ("tf32", 64, 32, 4, 4, everywhere),
+            ("tf32", 128, 32, 8, 4, everywhere),
+            ("ieee", 64, 32, 4, 2, everywhere),
+            ("ieee", 128, 16, 8, 3, everywhere),
+        )
+    ]
+    found += [
+        Variant(
+            "sums over the batch",
+            f"{height} x {width} x {rows}, {warps} warps",
+            {
+                ("class_sums", "CROSS"): changed(
+                    BLOCK_H=height, BLOCK_D=width, BLOCK_B=rows, num_warps=warps
                 )
             },
-            "high",
+            tried_at=looped(more_rows),
         )
-        for m, n, k, warps, stages in ((128, 64, 32, 4, 3), (64, 64, 32, 4, 4), (64, 128, 32, 4, 3))
+        for height, width, rows, warps in ((32, 128, 32, 4), (32, 32, 32, 4), (32, 64, 64, 4))
     ]
     return found
 
 
-def always(value: str) -> Callable[[Any], Any]:
-    return lambda _: lambda: value
+def instead(value: Any) -> Callable[[Any], Any]:
+    return lambda _: value
 
 
 def changed(**new: int) -> Callable[[Any], Any]:
@@ -154,31 +250,47 @@ def of_precision(name: str, **new: int) -> Callable[[Any], Any]:
     return make
 
 
-def with_tf32x3(configs: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
-    """The tile that is there for tf32x3, or 64 x 64 x 32 in four warps."""
-    own = {**configs["ieee"], "BLOCK_K": 32, "num_warps": 4, "num_stages": 3}
-    return {"tf32x3": own, **configs}
+def as_in_table(_: Any) -> Callable[[str, bool], dict[str, int]]:
+    """``symmetric_config`` without exceptions for an orientation."""
+    symmetric = import_module(KERNELS + "symmetric")
+    return lambda precision, along_rows: symmetric.SYMMETRIC[precision]
+
+
+def float32_as(kind: str) -> dict[tuple[str, str], Callable[[Any], Any]]:
+    """Products of float32 accuracy in another way; tiles for ``tf32x3`` are those of the parts."""
+
+    def tables(configs: dict[str, Any]) -> dict[str, Any]:
+        return {**configs, kind: configs.get(kind, configs["bf16x6"])}
+
+    return {
+        ("product", "PRODUCT"): tables,
+        ("symmetric", "SYMMETRIC"): tables,
+        ("symmetric", "LONGEST"): tables,
+        ("product", "float32_precision"): instead(lambda tensor: kind),
+        ("symmetric", "float32_precision"): instead(lambda tensor: kind),
+    }
 
 
 def tiles_of(rows: int, warps: int) -> Callable[[Any], Any]:
-    """``row_tile`` with other numbers of rows and warps, where it holds a whole row at all."""
+    """A function of a row's tile with other numbers of rows and warps."""
 
-    def make(row_tile: Callable[..., Any]) -> Callable[..., Any]:
-        def tile(*arguments: Any, **options: Any) -> Any:
-            return row_tile(*arguments, **options)._replace(block_rows=rows, num_warps=warps)
-
-        return tile
+    def make(of_width: Callable[[int], Any]) -> Callable[[int], Any]:
+        return lambda width: tile_with(rows, warps)(of_width(width))
 
     return make
+
+
+def tile_with(rows: int, warps: int) -> Callable[[Any], Any]:
+    """A tile of rows with other numbers of rows and warps."""
+    return lambda tile: tile._replace(block_rows=rows, num_warps=warps)
 
 
 def transposed(product: Callable[..., Any]) -> Callable[..., Any]:
     """``product_with_dots`` with its symmetric operand, M or FᵀF, read along the other side."""
 
-    def other(left: torch.Tensor, right: torch.Tensor, *rest: Any) -> Any:
-        if left.shape[0] == left.shape[1]:
-            return product(left.T, right, *rest)
-        return product(left, right.T, *rest)
+    def other(a: torch.Tensor, b: torch.Tensor, *rest: Any, b_is_symmetric: bool) -> Any:
+        a, b = (a, b.T) if b_is_symmetric else (a.T, b)
+        return product(a, b, *rest, b_is_symmetric=b_is_symmetric)
 
     return other
 
@@ -217,7 +329,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cases = [Case(sizes, device, replays) for sizes in (TINY if asked.tiny else SHAPES)]
     with use_backend("triton"):
         for case, variant in itertools.product(cases, variants()):  # the first size matters most
-            journal.add(measure(variant, case))
+            if variant.tried_at(*case.sizes):
+                journal.add(measure(variant, case))
     as_is = [row for row in journal.rows if row["subject"] == "as it is"]
     return int(any("refused" in row for row in as_is))
 

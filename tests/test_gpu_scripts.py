@@ -10,7 +10,9 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -261,35 +263,52 @@ def test_the_gate_has_more_rows_than_columns_where_the_case_has() -> None:
 # --- the sweep
 
 SWEEP = """
-import sys
+import dataclasses, sys
 from drcl.benchmarks import gpu_sweep as sweep
-every = sweep.variants()
-wanted = [each for each in every if each.subject in ("as it is", "orientation", "finish tile")]
-missing = sweep.Variant("a name", "gone", {("product", "NO_SUCH"): sweep.always("")})
-wrong = sweep.Variant(
-    "a wrong product",
-    "doubled",
-    {("consistency_gradient", "product_with_dots"): lambda p: lambda *a: (p(*a)[0] * 2, p(*a)[1])},
-)
-sweep.variants = lambda: [*wanted[:4], missing, wrong]
-sweep.TINY = sweep.TINY[1:]
+def at_one_size(each):
+    size = next(sizes for sizes in reversed(sweep.TINY) if each.tried_at(*sizes))
+    return dataclasses.replace(each, tried_at=lambda *sizes: sizes == size)
+wanted = sweep.variants()
+if "all" not in sys.argv:
+    subjects = {each.subject: each for each in wanted}
+    chosen = "as it is", "float32 products", "orientation", "coefficients, FᵀF"
+    wanted = [at_one_size(subjects[name]) for name in chosen]
+missing = sweep.Variant("a name", "gone", {("product", "NO_SUCH"): sweep.instead("")})
+def doubled(product):
+    def other(*given, **named):
+        t, dots = product(*given, **named)
+        return 2 * t, dots
+    return other
+place = "consistency_gradient", "product_with_dots"
+wrong = sweep.Variant("a wrong product", "doubled", {place: doubled})
+sweep.variants = lambda: [*wanted, missing, wrong]
 sys.exit(sweep.main(["--device", "cpu", "--tiny", "--out", sys.argv[1]]))
 """
 
 
-@pytest.mark.slow
-def test_a_sweep_under_the_interpreter(tmp_path: Path) -> None:
+def after_a_sweep(folder: Path, which: str) -> list[dict[str, Any]]:
+    """Rows of a sweep at tiny sizes under the interpreter."""
     pytest.importorskip("triton", reason="Triton is not installed")
     run = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SWEEP, str(tmp_path)],
+        [sys.executable, "-W", "ignore", "-c", SWEEP, str(folder), which],
         cwd=ROOT,
         env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0, run.stdout + run.stderr
-    rows = json.loads((tmp_path / "sweep.json").read_text())["rows"]
-    assert len(rows) == 6
+    rows: list[dict[str, Any]] = json.loads((folder / "sweep.json").read_text())["rows"]
+    return rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "which", ["some", pytest.param("all", marks=pytest.mark.long)], ids=["some", "all"]
+)
+def test_a_sweep_under_the_interpreter(which: str, tmp_path: Path) -> None:
+    rows = after_a_sweep(tmp_path, which)
+    subjects = {row["subject"] for row in rows}
+    assert len(subjects) == 6 or subjects > {each.subject for each in gpu_sweep.variants()}
     for row in rows:
         if row["subject"] == "a name":
             assert row["refused"] == "Absent: product.NO_SUCH is not there"
@@ -299,30 +318,64 @@ def test_a_sweep_under_the_interpreter(tmp_path: Path) -> None:
             assert row["replay_us"] > 0 and row["error"] < 1e-5, row
 
 
+def replaced_by(variant: gpu_sweep.Variant) -> list[Any]:
+    modules = {module: import_module(f"drcl.kernels.{module}") for module, _ in variant.replaced}
+    return [getattr(modules[module], name) for module, name in variant.replaced]
+
+
 def test_variants_differ_and_put_back_what_they_replace() -> None:
     pytest.importorskip("triton", reason="Triton is not installed")
-    from drcl.kernels import consistency_gradient, consistency_rows, product
-
     found = gpu_sweep.variants()
     assert len({(each.subject, each.value) for each in found}) == len(found)
     assert [each.subject for each in found[:2]] == ["as it is"] * 2
-    before = dict(product.PRODUCT), consistency_gradient.FINISH, consistency_rows.row_tile
-    refused = []
     for each in found:
-        try:
-            with each.applied():
-                after = product.PRODUCT, consistency_gradient.FINISH, consistency_rows.row_tile
-                assert each.subject in ("as it is", "orientation") or after != before
-                if each.subject == "row tile":
-                    tile = consistency_rows.row_tile(2048, 10)
-                    assert f"{tile.block_rows} rows, {tile.num_warps} warps" == each.value
-                if each.value == "tf32x3":
-                    assert product.matmul_precision() == "tf32x3" and "tf32x3" in product.PRODUCT
-        except gpu_sweep.Absent as absent:
-            refused.append(str(absent))
-        after = dict(product.PRODUCT), consistency_gradient.FINISH, consistency_rows.row_tile
-        assert after == before
-    assert refused == []
+        before = replaced_by(each)
+        with each.applied():
+            after = replaced_by(each)
+            assert each.subject == "as it is" or after != before
+        assert replaced_by(each) == before
+
+
+def launched(sizes: tuple[int, int, int], precision: str) -> dict[str, Any]:
+    """The compiled kernels of the loss at these sizes, by name."""
+    from drcl.benchmarks.gates.launches import Problem, launches_of
+
+    problem = Problem("loss", *sizes, precision=precision)
+    return {launch.binary: launch for launch in launches_of(problem)}
+
+
+def test_every_variant_changes_a_kernel_wherever_it_is_tried() -> None:
+    """At every size that a sweep gives it; two variants of a size are never the same kernels."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    for sizes in gpu_sweep.SHAPES:
+        seen: dict[frozenset[str], str] = {}
+        for each in gpu_sweep.variants():
+            if each.tried_at(*sizes):
+                with each.applied():
+                    kernels = frozenset(launched(sizes, each.precision))
+                name = f"{each.subject}: {each.value}"
+                assert seen.setdefault(kernels, name) == name, (sizes, name)
+
+
+@pytest.mark.long
+def test_every_variant_compiles_for_a_card(tmp_path: Path) -> None:
+    """Each launch of a sweep compiles for sm_90, into the shared memory that there is."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from drcl.benchmarks.gates.checks import assembled
+
+    cases: dict[str, Any] = {}
+    for sizes in gpu_sweep.SHAPES:
+        for each in gpu_sweep.variants():
+            if each.tried_at(*sizes):
+                with each.applied():
+                    for binary, launch in launched(sizes, each.precision).items():
+                        cases.setdefault(binary, launch)
+    named = {f"{case.kernel} {number}": case for number, case in enumerate(cases.values())}
+    rows = assembled(named, [90], tmp_path)
+    assert len(rows) == len(cases)
+    for row in rows:
+        assert "refused" not in row, row
+        assert row["shared"] <= 227 * 1024, row
 
 
 # --- taking results in: of a card that does not exist, in a folder of the test's

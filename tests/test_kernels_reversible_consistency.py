@@ -29,10 +29,9 @@ SHAPES = [
     (7, 10, 40),  # more classes than dimensions, B < D
     (12, 10, 40),  # the same, B ≥ D
     (7, 64, 10),
-    (20, 300, 10),  # no block divides D
 ]
-# several programs of every kernel, a single row in the last one
-LARGE = [(131, 64, 2), (128, 300, 1)]
+# several programs of every kernel and several steps of its sums, a single row in the last one
+LARGE = [(129, 40, 2), (129, 130, 1)]
 ON_GPU = [
     pytest.param(shape, marks=on_gpu_only)
     for shape in (
@@ -104,20 +103,43 @@ def test_values_and_gradient(shape, kind, mixing):
     assert_exact(*make(*shape, kind), mixing=mixing)
 
 
+@pytest.mark.parametrize(("kind", "mixing"), [("ids", True), ("rows", False)])
+def test_a_width_that_no_block_divides(kind, mixing):
+    assert_exact(*make(20, 300, 10, kind), mixing=mixing)
+
+
 @pytest.mark.parametrize("shape", LARGE)
 def test_several_programs(shape):
     assert_exact(*make(*shape))
 
 
-@pytest.mark.parametrize("shape", [(7, 24, 18), (26, 24, 18), (7, 12, 40), (26, 12, 40)])
-@pytest.mark.parametrize("kind", ["ids", "rows"])
-@pytest.mark.parametrize("mixing", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "kind", "mixing"),
+    [  # each shape with each kind, with and without mixing
+        ((7, 24, 18), "ids", True),
+        ((7, 24, 18), "rows", False),
+        ((26, 24, 18), "ids", False),
+        ((26, 24, 18), "rows", True),
+        ((7, 12, 40), "ids", False),
+        ((7, 12, 40), "rows", True),
+        ((26, 12, 40), "ids", True),
+        ((26, 12, 40), "rows", False),
+    ],
+)
 def test_class_space_as_products(monkeypatch, shape, kind, mixing):
     """More classes than are looped over; with 40, K = D and there is nothing outside."""
     monkeypatch.setattr(consistency_rows, "LOOPED_CLASSES", 16)
     monkeypatch.setattr(consistency_gradient, "LOOPED_CLASSES", 16)
     monkeypatch.setattr(symmetric, "LOOPED_CLASSES", 16)
     assert_exact(*make(*shape, kind), mixing=mixing)
+
+
+@pytest.mark.parametrize("batch", [7, 26])
+def test_rows_too_wide_for_a_loop_over_classes(monkeypatch, batch):
+    """Class space as products, M and Z or FᵀF as for few classes."""
+    monkeypatch.setattr(consistency_rows, "LOOPED_WIDTH", 16)
+    monkeypatch.setattr(consistency_gradient, "LOOPED_WIDTH", 16)
+    assert_exact(*make(batch, 24, 3))
 
 
 def test_rows_wider_than_fit_on_chip(monkeypatch):
@@ -144,9 +166,10 @@ def test_ends_of_q(q):
     assert_exact(*make(7, 10, 3), q=q)
 
 
-@pytest.mark.parametrize("looped", [launch.LOOPED_CLASSES, 2])
-@pytest.mark.parametrize("shape", [(9, 32, 4), (40, 32, 4)])
-@pytest.mark.parametrize("noise", [1e-2, 1e-4])
+@pytest.mark.parametrize(
+    ("looped", "noise"), [(launch.LOOPED_CLASSES, 1e-2), (launch.LOOPED_CLASSES, 1e-4), (2, 1e-4)]
+)
+@pytest.mark.parametrize("shape", [(9, 32, 4), (33, 32, 4)])
 def test_converged_features(monkeypatch, shape, noise, looped):
     """Features on their recast labels: the similarity terms are 1e-9 of what they started at."""
     monkeypatch.setattr(consistency_rows, "LOOPED_CLASSES", looped)
@@ -366,9 +389,9 @@ def test_class_sums_in_slices():
 
 
 def test_long_sums_keep_small_terms(monkeypatch):
-    """What one float32 sum after another would lose: 16,352 rows that add 1/64 each to 2²⁴."""
+    """What one float32 sum after another would lose: 4,064 rows that add 1/64 each to 2²⁴."""
     monkeypatch.setattr(class_sums, "slices", lambda *_: 1)
-    batch = 16_384
+    batch = 4096
     h, f = torch.ones(batch, 3, device=DEVICE), torch.full((batch, 1), 1 / 64, device=DEVICE)
     f[0] = 2.0**24
     _, cross = kernels.class_sums(h, f)
