@@ -157,7 +157,7 @@ def _loss(problem: Problem) -> None:
     order, q = torch.empty(batch, dtype=torch.int64), torch.zeros((), dtype=torch.float64)
     total, *_ = reversible_consistency(
         x, _targets(problem), order, q, torch.empty(width, k), torch.empty(classes, k),
-        torch.empty(k, classes), 0.1, 0.1, 1.0, 1.0, 0.9, "", "triton",
+        torch.empty(k, classes), 0.1, 0.1, 1.0, 1.0, 0.9, "", batch < width, "triton",
     )  # fmt: skip
     torch.autograd.grad(total.sum(), x)
 
