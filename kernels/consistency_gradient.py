@@ -64,7 +64,7 @@ def coefficient_tile(width: int) -> RowTile:
     Narrower rows take one warp, whose sums need no barrier. Two of 2,048 in one warp spill.
     """
     block_width = power_of_two(width, 16)
-    block_rows = min(8, max(2, 2048 // block_width))
+    block_rows = min(4, max(2, 2048 // block_width))
     return RowTile(block_rows, block_width, max(1, block_rows * block_width // 2048))
 
 

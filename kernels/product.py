@@ -49,18 +49,24 @@ def matmul_precision() -> str:
     return {"highest": "ieee", "high": "tf32", "medium": "bf16"}[allowed_on_gpu()]
 
 
-def float32_precision(tensor: Tensor) -> str:
-    """How this tensor's device multiplies with float32 accuracy."""
+def capability(tensor: Tensor) -> tuple[int, int]:
+    """Of this tensor's GPU; for a CPU's tensor, that of a recent one."""
     import torch
 
-    old = tensor.is_cuda and torch.cuda.get_device_capability(tensor.device) < (8, 0)
-    return "ieee" if old else "bf16x6"
+    return torch.cuda.get_device_capability(tensor.device) if tensor.is_cuda else (9, 0)
+
+
+def float32_precision(tensor: Tensor) -> str:
+    """How this tensor's device multiplies with float32 accuracy."""
+    return "ieee" if capability(tensor) < (8, 0) else "bf16x6"
 
 
 def product_precision(tensor: Tensor) -> str:
-    """The user's choice, on this tensor's device."""
+    """The user's choice, on this tensor's device. GPUs before compute capability 8.0 have neither
+    TF32 nor bf16, and multiply in float32 whatever is chosen."""
     precision = matmul_precision()
-    return float32_precision(tensor) if precision == "ieee" else precision
+    exact = precision == "ieee" or capability(tensor) < (8, 0)
+    return float32_precision(tensor) if exact else precision
 
 
 # Triton's interpreter would multiply the bit patterns of bf16 operands. In float32, which holds
@@ -113,14 +119,21 @@ def multiply(a, b, accumulator, PRECISION: tl.constexpr):
 def product_kernel(
     a, b, out, factor, dots, m_total, n_total, k_total,
     a_stride_m, a_stride_k, b_stride_k, b_stride_n, factor_stride,
-    DOTS: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr,
+    A_FOURS: tl.constexpr, B_FOURS: tl.constexpr, DOTS: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """``A B`` for any strides; with DOTS also every row's inner product with that row of
     ``factor``.
 
-    Neighbouring programs share their rows of A, or their columns of B, through L2.
+    Neighbouring programs share their rows of A, or their columns of B, through L2. The axes along
+    which numbers lie in fours (see :func:`fours`) are A_FOURS and B_FOURS.
     """
+    if A_FOURS == 1:
+        k_total, a_stride_m = k_total // 4 * 4, a_stride_m // 4 * 4
+    if B_FOURS == 0:
+        k_total, b_stride_n = k_total // 4 * 4, b_stride_n // 4 * 4
+    if B_FOURS == 1:
+        n_total, b_stride_k = n_total // 4 * 4, b_stride_k // 4 * 4
     tiles_n = tl.cdiv(n_total, BLOCK_N)
     program = tl.program_id(0)
     band = 8 * tiles_n
@@ -151,6 +164,20 @@ def product_kernel(
         f = tl.load(factor + m[:, None] * factor_stride + n[None, :], mask=mask, other=0.0)
         dot = tl.sum(accumulator * f, 1)
         tl.store(dots + tile_n.to(tl.int64) * m_total + m, dot, mask=in_m)
+
+
+def fours(matrix: Tensor) -> int | None:
+    """The axis along which the matrix lies in whole groups of four numbers, where a kernel has to
+    tell the compiler by dividing and multiplying by 4; else None.
+
+    Groups of four are copied to shared memory by 16 bytes. Otherwise every number is copied by
+    itself, with bank conflicts of up to 32 ways. What 16 divides the compiler is told anyhow.
+    """
+    for axis, other in ((0, 1), (1, 0)):
+        numbers = (matrix.shape[axis], matrix.stride(other))
+        if matrix.stride(axis) == 1 and all(n % 4 == 0 for n in numbers):
+            return axis if any(n % 16 for n in numbers) else None
+    return None
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -189,6 +216,8 @@ def _product(
             *a.stride(),
             *b.stride(),
             0 if factor is None else factor.stride(0),
+            A_FOURS=fours(a),
+            B_FOURS=fours(b),
             DOTS=dots is not None,
             PRECISION=precision,
             **config,

@@ -17,13 +17,13 @@ rows: an eighth of F at D = 2,048.
 # mypy: allow-untyped-defs
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import triton
 import triton.language as tl
 
 from .launch import LOOPED_CLASSES, blocks, on_device_of, slices
-from .product import Config, float32_precision, multiply, product, product_precision
+from .product import Config, float32_precision, fours, multiply, product, product_precision
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,13 +38,8 @@ SYMMETRIC: dict[str, Config] = {
 # of 32, but single products in "ieee".
 LONGEST = {"ieee": 1024, "bf16x6": 8192, "tf32": 8192, "bf16": 8192}
 GRAM: Config = {"BLOCK_R": 8, "num_warps": 4}
-DIFFERENCES: dict[str, Any] = {
-    "PRECISION": "bf16x6",
-    "BLOCK_R": 16,
-    "BLOCK_K": 16,
-    "num_warps": 8,
-    "num_stages": 2,
-}
+# One stage: copies of single numbers past the registers would collide 16-way.
+DIFFERENCES: Config = {"BLOCK_R": 16, "BLOCK_K": 16, "num_warps": 8, "num_stages": 1}
 
 
 @triton.jit
@@ -62,9 +57,13 @@ def triangle(block):
 @triton.jit
 def symmetric_kernel(
     factor, partials, size, depth, slice_depth, stride_i, stride_k,
-    PRECISION: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
+    FOURS: tl.constexpr, PRECISION: tl.constexpr, BLOCK: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """``A Aᵀ`` of A (size, depth): a block's share from one slice of the depth."""
+    if FOURS == 0:
+        size, stride_k = size // 4 * 4, stride_k // 4 * 4
+    if FOURS == 1:
+        depth, stride_i = depth // 4 * 4, stride_i // 4 * 4
     block_i, block_j = triangle(tl.program_id(0))
     part = tl.program_id(1)
     i = block_i.to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -214,6 +213,7 @@ def _slices_of_product(factor: Tensor, precision: str) -> tuple[Tensor, int, int
             depth,
             slice_depth,
             *factor.stride(),
+            FOURS=fours(factor),
             PRECISION=precision,
             **config,
         )
@@ -267,6 +267,7 @@ def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
             k,
             parts,
             BLOCK=block,
-            **{**DIFFERENCES, "PRECISION": float32_precision(outside)},
+            PRECISION=float32_precision(outside) if class_part is None else "ieee",
+            **DIFFERENCES,
         )
     return result

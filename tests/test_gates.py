@@ -128,6 +128,8 @@ WGMMA = "wgmma.mma_async.sync.aligned.m64n128k8.f32.tf32.tf32"
         ({"precision": "bf16", "tensor_core": WGMMA}, "bf16 products"),
         ({"precision": "bf16x6"}, "bf16x6 products run as fma"),
         ({"precision": "tf32", "arch": 100, "tensor_core": WGMMA}, "tf32 products"),
+        ({"precision": "bf16x6", "kernel": "differences_kernel"}, "bf16x6 products run as fma"),
+        ({"precision": "bf16x6", "arch": 75}, "no such instructions"),
         ({"refused": "no"}, "does not compile"),
     ],
 )
@@ -161,6 +163,16 @@ def test_every_form_of_a_kernel_has_a_name_of_its_own():
     launches = launches_of(HEADLINES[3])
     assert len(named(launches)) == len({launch.binary for launch in launches})
     assert len(named(launches)) < len(launches)
+
+
+@compiled
+def test_old_gpus_are_given_float32_arithmetic():
+    """Whatever the matmul precision: compute capability 7.5 has neither TF32 nor bf16."""
+    for precision in ("highest", "high", "medium"):
+        launches = launches_of(Problem("loss", 64, 128, 10, precision=precision), arch=75)
+        assert {x.constants.get("PRECISION", "ieee") for x in launches} == {"ieee"}
+    newer = launches_of(Problem("loss", 64, 128, 10, precision="high"), arch=80)
+    assert {"tf32", "bf16x6"} <= {x.constants.get("PRECISION") for x in newer}
 
 
 def code(*lines: tuple[str, int]) -> list[sass.Instruction]:

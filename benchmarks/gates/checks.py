@@ -14,22 +14,25 @@ from typing import Any
 
 from . import banks
 from .device import MULTIPROCESSORS, resident_blocks
-from .floors import CONFLICTS, WARPS, Table
+from .floors import CONFLICTS, LOW_TILES, WARPS, Table
 from .launches import Launch, named, record
 
 Row = dict[str, Any]
 ASSEMBLE = Path(__file__).with_name("assemble.py")
 
 
-def recorded(kernels: Sequence[str] = (), problems: Sequence[str] = ()) -> dict[str, Launch]:
-    """The compiled kernels by name, where kernel and first problem fit a pattern."""
+def recorded(
+    kernels: Sequence[str] = (), problems: Sequence[str] = (), arch: int = 90
+) -> dict[str, Launch]:
+    """The compiled kernels by name, where kernel and first problem fit a pattern, as they are
+    launched on such a GPU."""
 
     def fits(name: str, patterns: Sequence[str]) -> bool:
         return not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
     return {
         name: launch
-        for name, launch in named(record()).items()
+        for name, launch in named(record(arch)).items()
         if fits(launch.kernel, kernels) and fits(launch.problem, problems)
     }
 
@@ -128,12 +131,16 @@ def problems(row: Row) -> list[str]:
     if row["precision"] == "ieee":
         if row["tensor_core"] and ".f64" not in row["tensor_core"]:
             found.append(f"float32 products run as {row['tensor_core']}")
-    elif arch.tensor_core:
+    elif not arch.tensor_core:
+        found.append(f"{row['precision']} products on a GPU that has no such instructions")
+    else:
         kind = (
             r"\.(bf16|kind::f16)" if row["precision"].startswith("bf16") else r"\.(tf32|kind::tf32)"
         )
         core = row["tensor_core"]
-        if not (core.startswith(arch.tensor_core) and re.search(kind, core)):
+        low = any(fnmatch.fnmatchcase(row["kernel"], kernel) for kernel in LOW_TILES)
+        instruction = "mma.sync" if low else arch.tensor_core
+        if not (core.startswith(instruction) and re.search(kind, core)):
             found.append(f"{row['precision']} products run as {core or 'fma'}")
     return found
 
@@ -158,5 +165,11 @@ def check(
     jobs: int = 1,
 ) -> list[Row]:
     """Records, compiles and counts; rows with their ``problems``."""
-    with tempfile.TemporaryDirectory() as folder:
-        return assembled(recorded(kernels, problems), archs, Path(folder), python, jobs)
+    # GPUs without tensor cores for bf16 are given other forms
+    groups = [[a for a in archs if (a < 80) == old] for old in (True, False)]
+    rows: list[Row] = []
+    for group in filter(None, groups):
+        with tempfile.TemporaryDirectory() as folder:
+            cases = recorded(kernels, problems, group[0])
+            rows += assembled(cases, group, Path(folder), python, jobs)
+    return rows

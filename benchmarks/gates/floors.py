@@ -12,18 +12,21 @@ Table = list[tuple[str, str, tuple[int, ...], int]]
 WARPS: Table = [
     # whole rows in registers: eight warps of one row each at D = 2,048
     ("rows_kernel", "*", (90,), 8),
-    ("unit_rows_kernel", "*", (90,), 16),
+    ("unit_rows_kernel", "*", (90,), 12),
+    ("outside_kernel", "*", (90,), 20),
     ("coefficients_kernel", "*", (90,), 8),
-    ("finish_kernel", "*", (90,), 16),
-    ("gce_rows_kernel", "*", (90,), 20),
-    ("wide_coefficients_kernel", "*", (90,), 32),
+    ("finish_kernel", "*", (90,), 12),
+    ("gce_rows_kernel", "*", (90,), 16),
+    ("wide_coefficients_kernel", "*", (90,), 28),
     # products: three blocks where no user's precision asks for larger tiles
     ("symmetric_kernel", "*high*", (90,), 16),
     ("symmetric_kernel", "*medium*", (90,), 16),
     ("symmetric_kernel", "*", (90,), 12),
-    ("product_kernel", "*", (90,), 8),
-    ("prior_similarity_kernel", "*", (90,), 12),
-    ("class_sums_kernel", "*", (90,), 24),
+    ("product_kernel", "*high*", (90,), 8),
+    ("product_kernel", "*medium*", (90,), 8),
+    ("product_kernel", "*", (90,), 12),
+    ("prior_similarity_kernel", "*", (90,), 8),
+    ("class_sums_kernel", "*", (90,), 16),
     ("similarity_kernel", "*", (90,), 8),
     ("differences_kernel", "*", (90,), 8),
     # sums and copies: what hides the latency of memory
@@ -33,8 +36,16 @@ WARPS: Table = [
 
 # n-way, in the loops of products.
 CONFLICTS: Table = [
-    # for tcgen05 Triton writes the bf16 parts of float32 operands to shared memory, eight-way
+    # wgmma takes TF32 operands along the sum only: what lies the other way (F in M F, both sides
+    # of FᵀF) is turned round on its way through registers
+    ("symmetric_kernel", "*high*", (90,), 16),
+    ("product_kernel", "*high*", (90,), 16),
+    # counted with Triton 3.9, which writes bf16 operands of tcgen05 to shared memory; the
+    # instructions that collide have not been traced back
     ("symmetric_kernel", "*", (100,), 8),
     ("product_kernel", "*", (100,), 8),
     ("*", "*", ALL, 2),
 ]
+
+# Kernels whose tiles have fewer than 64 rows, which wgmma and tcgen05 would need.
+LOW_TILES = ("differences_kernel", "prior_similarity_kernel")

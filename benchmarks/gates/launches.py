@@ -130,19 +130,24 @@ def recorded() -> Iterator[list[Launch]]:
         JITFunction.run = run
 
 
-def launches_of(problem: Problem) -> list[Launch]:
-    """What one step of the problem launches, forward and backward, in order."""
+def launches_of(problem: Problem, arch: int = 90) -> list[Launch]:
+    """What one step of the problem launches on such a GPU, forward and backward, in order."""
     import torch
+
+    from drcl.kernels import product
 
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise RuntimeError("TRITON_INTERPRET: the compiler is needed here, unset it")
     before = torch.get_float32_matmul_precision()
+    capability = product.capability
+    product.capability = lambda tensor: divmod(arch, 10)
     torch.set_float32_matmul_precision(problem.precision)
     try:
         with recorded() as launches:
             STEPS[problem.op](problem)
     finally:
         torch.set_float32_matmul_precision(before)
+        product.capability = capability
     return [launch._replace(problem=problem.label) for launch in launches]
 
 
@@ -218,6 +223,6 @@ def named(launches: list[Launch]) -> dict[str, Launch]:
     return result
 
 
-def record() -> list[Launch]:
-    """The launches of all problems."""
-    return [launch for problem in PROBLEMS for launch in launches_of(problem)]
+def record(arch: int = 90) -> list[Launch]:
+    """The launches of all problems on such a GPU."""
+    return [launch for problem in PROBLEMS for launch in launches_of(problem, arch)]
