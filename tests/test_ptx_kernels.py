@@ -21,7 +21,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 from ptx.approximate import Rounding
 from ptx.compiling import OtherPython, compile_here
 from ptx.launch import Gpu
-from ptx.problems import Problem, assert_as_exact, loss, mix, on, similarity
+from ptx.problems import Problem, loss, mix, on, similarity
 
 from drcl.kernels import symmetric
 
@@ -31,6 +31,8 @@ QUICK = [
     loss(20, 300, 10),  # M and Z; rows of several warps
     loss(90, 70, 5, "rows", mixing=False),  # FᵀF
     loss(3, 5, 5),  # K = D
+    loss(20, 150, 130, "rows"),  # more classes than a tile; M and Z, class space as products
+    loss(45, 40, 34),  # FᵀF, class space as products
     loss(131, 140, 3, precision="high"),
     loss(150, 136, 3, narrow=BF16, precision="medium"),
     similarity(19, 70, 5),
@@ -58,12 +60,15 @@ def all_kernels() -> set[str]:
 @pytest.mark.slow
 def test_every_kernel_runs_without_a_fault_and_as_exact_as_float32():
     """A new kernel has to be launched by one of these problems."""
-    launched = set()
+    launched, undecided = set(), set()
     for problem in QUICK:
         gpu = Gpu(Rounding(1.0, seed=0))
-        assert_as_exact(problem, problem.ours(gpu))
+        problem.check(gpu)
         launched |= {launch.kernel for launch in gpu.launches}
+        undecided |= gpu.undecided
     assert launched == all_kernels()
+    # no last digit depends on which warp writes first
+    assert not undecided
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +96,9 @@ ROUNDINGS = {
 @pytest.mark.parametrize("problem", QUICK + LONG, ids=str)
 def test_problems_run_without_a_fault_however_approximations_round(problem: Problem, compiler):
     for rounding in ROUNDINGS.values():
-        assert_as_exact(problem, problem.ours(Gpu(rounding, compiler)))
+        gpu = Gpu(rounding, compiler)
+        problem.check(gpu)
+        assert not gpu.undecided
 
 
 def cut(x: torch.Tensor, precision: str) -> torch.Tensor:
