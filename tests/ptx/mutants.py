@@ -131,7 +131,7 @@ def is_index(name: str) -> bool:
 
 def narrow_offsets() -> Iterator[Edit]:
     """A kernel's offsets in 32 bits."""
-    yield from _everywhere(".to(tl.int64)", "", "without 64-bit offsets", every=True)
+    yield from _everywhere(".to(tl.int64)", "", "without 64-bit offsets")
 
 
 def shared_blocks() -> Iterator[Edit]:
@@ -139,7 +139,7 @@ def shared_blocks() -> Iterator[Edit]:
     yield from _everywhere("tl.program_id(0)", "(tl.program_id(0) // 2)", "blocks in pairs")
 
 
-def _everywhere(old: str, new: str, what: str, every: bool = False) -> Iterator[Edit]:
+def _everywhere(old: str, new: str, what: str) -> Iterator[Edit]:
     for file, source, function in functions():
         start, end = span(source, function)
         spans = []
@@ -147,5 +147,4 @@ def _everywhere(old: str, new: str, what: str, every: bool = False) -> Iterator[
             spans.append((at, at + len(old)))
             start = at + 1
         if spans and function.name.endswith("_kernel"):
-            spans = spans if every else spans[:1]
             yield Edit(file, function.name, what, tuple(spans), (new,) * len(spans))
