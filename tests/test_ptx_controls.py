@@ -66,6 +66,7 @@ WITH_BARRIERS = [
 ]  # fmt: skip
 MORE_BARRIERS = [
     loss(20, 300, 10).ours, loss(12, 64, 200, "rows").ours, loss(70, 120, 40).ours,
+    loss(45, 40, 34).ours,
     loss(200, 220, 20).ours, loss(270, 40, 20, "rows").ours, similarity(19, 300, 5).ours,
     loss(150, 140, 5, precision="high").ours, loss(150, 140, 5, precision="medium").ours,
     loss(140, 160, 5, precision="high").ours, loss(140, 160, 5, precision="medium").ours,
@@ -127,8 +128,8 @@ def slices(gpu: Gpu) -> None:
     torch.testing.assert_close(gram.double(), f.double().T @ f.double(), **close)
 
 
-CONVERGING = loss(70, 40, 5, converging=True).check
-ONE_OF_EACH = loss(90, 70, 5, "rows", mixing=False).check
+# Near convergence a kernel chooses what elsewhere it only reads.
+CONVERGING = loss(90, 70, 5, "rows", mixing=False, converging=True).check
 PAIRED = ["rows_kernel", "class_sums_kernel", "symmetric_kernel", "product_kernel", "finish_kernel"]
 CHECKS = [
     mix(37, 70).check, similarity(19, 70, 5).check, similarity(19, 70, 200, "rows").check,
@@ -180,7 +181,7 @@ def test_a_planted_fault_is_found(function, edits, old, check, tmp_path):
 @pytest.mark.parametrize("kernel", PAIRED)
 def test_two_blocks_that_do_the_same_work_are_found(kernel, tmp_path):
     (edit,) = planted(mutants.shared_blocks, kernel)
-    assert found(edit, tmp_path, [ONE_OF_EACH]) == RACE_OF_BLOCKS
+    assert found(edit, tmp_path, [CONVERGING]) == RACE_OF_BLOCKS
 
 
 @pytest.mark.long
@@ -246,10 +247,10 @@ def run_at_the_end(name: str, gpu: Gpu) -> None:
             basis = torch.linalg.qr(torch.randn(WIDTH, k))[0]
             square = torch.randn(k, k)
             outside = stages.rows(x, targets, order, q, basis, square, square, 0.9, 1.0).outside
-            unit = torch.nn.functional.normalize(x[-5:])
-            torch.testing.assert_close(
-                outside[-5:], unit - unit @ basis @ basis.T, rtol=1e-4, atol=1e-5
-            )
+            if name == "rows":  # two rows in two blocks; of wide ones no row has all its columns
+                unit = torch.nn.functional.normalize(x[-2:])
+                expected = unit - unit @ basis @ basis.T
+                torch.testing.assert_close(outside[-2:], expected, rtol=1e-4, atol=1e-5)
         elif name == "class_sums":
             stages.class_sums(huge(ROWS, 30), x)
         elif name == "gram":
@@ -316,14 +317,24 @@ def test_an_offset_of_any_kernel_that_overflows_32_bits_is_found(kernel, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mix", "rows", "product"])
+@pytest.mark.parametrize("name", ["mix"])
 def test_the_last_blocks_of_huge_launches_find_their_memory(name):
     run_at_the_end(name, Gpu(blocks=last_blocks))
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "name", ["similarity", "wide rows", "class_sums", "gram", "gradient", "wide gradient"]
+    "name",
+    [
+        "similarity",
+        "rows",
+        "wide rows",
+        "product",
+        "class_sums",
+        "gram",
+        "gradient",
+        "wide gradient",
+    ],
 )
 def test_all_kernels_find_their_memory_at_the_end_of_huge_launches(name):
     run_at_the_end(name, Gpu(blocks=last_blocks))
