@@ -28,19 +28,20 @@ from drcl.kernels import symmetric
 BF16, F16 = torch.bfloat16, torch.float16
 # Between them every kernel, ids and rows, mixed and not, B on both sides of D, ragged everywhere.
 QUICK = [
-    loss(20, 300, 10),  # M and Z; rows of several warps
     loss(90, 70, 5, "rows", mixing=False),  # FᵀF
     loss(3, 5, 5),  # K = D
     loss(20, 150, 130, "rows"),  # more classes than a tile; M and Z, class space as products
     loss(45, 40, 34),  # FᵀF, class space as products
-    loss(131, 140, 3, precision="high"),
+    loss(131, 140, 3, precision="high"),  # M and Z
     loss(150, 136, 3, narrow=BF16, precision="medium"),
     similarity(19, 70, 5),
     similarity(19, 70, 200, "rows"),  # more classes than stay on chip
     mix(37, 70, BF16),
 ]
 LONG = [
-    loss(1, 1, 1), loss(2, 10, 1), loss(7, 10, 40), loss(12, 10, 40, "rows"), loss(11, 10, 2),
+    loss(3, 2100, 2),  # rows of several warps
+    loss(20, 300, 10), loss(1, 1, 1),
+    loss(2, 10, 1), loss(7, 10, 40), loss(12, 10, 40, "rows"), loss(11, 10, 2),
     loss(7, 64, 10, "rows"), loss(80, 64, 10), loss(70, 80, 4, "rows", mixing=False),
     loss(70, 120, 40), loss(130, 120, 33, "rows"), loss(20, 48, 200), loss(12, 64, 200, "rows"),
     loss(70, 300, 200), loss(5, 2048, 10), loss(9, 2048, 10, "rows", narrow=BF16),
