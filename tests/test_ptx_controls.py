@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,10 +23,12 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 from ptx import mutants
 from ptx.launch import Gpu, Launch, launched
 from ptx.memory import RACE_OF_BLOCKS, Fault, lazy_zeros
-from ptx.problems import Problem, assert_as_exact, loss, mix, on, similarity
+from ptx.problems import loss, mix, on, similarity
+from ptx.replay import Check, Replay, how_it_is_found
 
 from drcl.kernels import mixup, prior_similarity, reduction
 from drcl.kernels import reversible_consistency as stages
+from drcl.kernels.product import product
 
 # --- barriers
 
@@ -63,6 +66,7 @@ WITH_BARRIERS = [
 ]  # fmt: skip
 MORE_BARRIERS = [
     loss(20, 300, 10).ours, loss(12, 64, 200, "rows").ours, loss(70, 120, 40).ours,
+    loss(45, 40, 34).ours,
     loss(200, 220, 20).ours, loss(270, 40, 20, "rows").ours, similarity(19, 300, 5).ours,
     loss(150, 140, 5, precision="high").ours, loss(150, 140, 5, precision="medium").ours,
     loss(140, 160, 5, precision="high").ours, loss(140, 160, 5, precision="medium").ours,
@@ -92,46 +96,94 @@ def test_every_barrier_left_out_is_found():
 
 # --- faults in the source
 
-PROBLEMS = [
-    loss(37, 30, 5), loss(23, 50, 5, "rows"), similarity(19, 70, 5),
-    similarity(19, 70, 200, "rows"), mix(37, 70), loss(20, 48, 200), loss(140, 150, 34),
+
+def foreign_ids(classes: int) -> Check:
+    """Ids that are no class make a row NaN, their own and the one they are mixed into."""
+
+    def check(gpu: Gpu) -> None:
+        b, d = 11, 3 * classes
+        ids, order = torch.arange(b) % classes, torch.arange(b).roll(1).flip(0)
+        ids[4] = classes
+        basis = torch.linalg.qr(torch.randn(d, classes))[0]
+        table, weight = torch.randn(2, classes, classes)
+        q = torch.tensor(0.5).double()
+        with on(gpu):
+            rows = stages.rows(torch.randn(b, d), ids, order, q, basis, table, weight, 0.9, 1.0)
+        foreign = (ids == classes) | (ids[order] == classes)
+        assert torch.equal(rows.coordinates.isnan().any(1), foreign)
+
+    return check
+
+
+def slices(gpu: Gpu) -> None:
+    """Sums over so many rows that they are cut into slices."""
+    h, f = torch.randn(140, 9), torch.randn(600, 20)
+    with on(gpu):
+        inner, cross = stages.class_sums(h, f[:140])
+        gram = stages.gram(f)[0]
+    exact = h.double()
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(inner, exact.T @ exact, **close)
+    torch.testing.assert_close(cross.double(), exact[:, 3:].T @ f[:140].double(), **close)
+    torch.testing.assert_close(gram.double(), f.double().T @ f.double(), **close)
+
+
+# Near convergence a kernel chooses what elsewhere it only reads.
+CONVERGING = loss(90, 70, 5, "rows", mixing=False, converging=True).check
+PAIRED = ["rows_kernel", "class_sums_kernel", "symmetric_kernel", "product_kernel", "finish_kernel"]
+CHECKS = [
+    mix(37, 70).check, similarity(19, 70, 5).check, similarity(19, 70, 200, "rows").check,
+    foreign_ids(5), foreign_ids(40), slices, loss(37, 30, 5).check, loss(23, 50, 5, "rows").check,
+    CONVERGING, loss(20, 48, 200).check,
+    loss(70, 45, 34, "rows").check, loss(37, 140, 34).check, loss(530, 70, 3).check,
 ]  # fmt: skip
-# Edits that change nothing: the first of a bound in a function is 0.
+
+
+@functools.cache
+def replay(check: Check) -> Replay:
+    return Replay(check)
+
+
+def found(edit: mutants.Edit, folder: Path, checks: list[Check]) -> str:
+    return how_it_is_found(edit, folder, map(replay, checks))
+
+
+def planted(edits: Callable[[], Iterator[mutants.Edit]], function: str, old: str = ""):
+    """The edits of one function, those in the place of ``old`` alone if it is given."""
+    return [e for e in edits() if e.function == function and old in ("", e.old)]
+
+
+# Edits that change nothing.
 EQUIVALENT = {
-    ("recast_tile", "first < known", 0): "an id that is no class is refused before",
-    ("recast_tile", "second < known", 0): "an id that is no class is refused before",
-    (
-        "rows_kernel",
-        "some < k_total",
-        0,
-    ): "the index is clamped too, and a number seen twice is no new maximum",
-    (
-        "differences_kernel",
-        "i < batch",
-        0,
-    ): "reads a length that is there, of a row that is not stored",
+    ("unit_rows_kernel", "k < k_total", 0): "a zero of U where the next kernel puts Δ",
 }
 
-
-def how_it_is_found(edit: mutants.Edit, folder: Path, problems: list[Problem]) -> str:
-    """The kind of fault, "wrong" for a wrong result, "" where nothing shows."""
-    mutant = mutants.Mutant(edit, folder)
-    for problem in problems:
-        try:
-            assert_as_exact(problem, problem.ours(Gpu(compile=mutant)))
-        except Fault as fault:
-            return fault.kind
-        except AssertionError:
-            return "wrong"
-    return ""
+KNOWN = [
+    # function, kind of edit, what is edited, the check that finds it
+    ("mix_kernel", mutants.masks, "", mix(37, 70).check),
+    ("mix_kernel", mutants.strides, "", mix(37, 70).check),
+    ("recast_tile", mutants.masks, "first < known", foreign_ids(5)),
+    ("recast_tile", mutants.masks, "second < known", foreign_ids(5)),
+    ("class_matrix_kernel", mutants.strides, "k_total * pitch", CONVERGING),
+    ("class_sums_kernel", mutants.strides, "part.to(tl.int64) * slice_rows", slices),
+    ("class_sums_kernel", mutants.strides, "part.to(tl.int64) * height * width", slices),
+    ("symmetric_kernel", mutants.strides, "part.to(tl.int64) * slice_depth", slices),
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("edits", [mutants.masks, mutants.strides, mutants.shared_blocks])
-def test_a_planted_fault_is_found(edits, tmp_path):
-    edit = next(e for e in edits() if e.function == "mix_kernel")
-    found = how_it_is_found(edit, tmp_path, [mix(37, 70)])
-    assert found == (RACE_OF_BLOCKS if edits is mutants.shared_blocks else "out of bounds")
+@pytest.mark.parametrize(
+    "function, edits, old, check", KNOWN, ids=[f"{f}-{old or e.__name__}" for f, e, old, _ in KNOWN]
+)
+def test_a_planted_fault_is_found(function, edits, old, check, tmp_path):
+    assert found(planted(edits, function, old)[0], tmp_path, [check])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", PAIRED)
+def test_two_blocks_that_do_the_same_work_are_found(kernel, tmp_path):
+    (edit,) = planted(mutants.shared_blocks, kernel)
+    assert found(edit, tmp_path, [CONVERGING]) == RACE_OF_BLOCKS
 
 
 @pytest.mark.long
@@ -139,19 +191,21 @@ def test_a_planted_fault_is_found(edits, tmp_path):
 def test_a_mask_off_by_one_is_found(edit, tmp_path):
     if reason := EQUIVALENT.get((edit.function, edit.old, edit.number)):
         pytest.skip(reason)
-    assert how_it_is_found(edit, tmp_path, PROBLEMS)
+    assert found(edit, tmp_path, CHECKS)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("edit", list(mutants.strides()), ids=str)
 def test_a_stride_wrong_by_one_is_found(edit, tmp_path):
-    assert how_it_is_found(edit, tmp_path, PROBLEMS)
+    if reason := EQUIVALENT.get((edit.function, edit.old, edit.number)):
+        pytest.skip(reason)
+    assert found(edit, tmp_path, CHECKS)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("edit", list(mutants.shared_blocks()), ids=str)
 def test_blocks_that_write_to_one_place_are_found(edit, tmp_path):
-    assert how_it_is_found(edit, tmp_path, PROBLEMS) == RACE_OF_BLOCKS
+    assert found(edit, tmp_path, CHECKS) == RACE_OF_BLOCKS
 
 
 # --- offsets beyond 32 bits: the last blocks of launches over memory that is there in name only
@@ -175,36 +229,44 @@ def last_blocks(grid: tuple[int, int, int]) -> list[int]:
 
 
 def run_at_the_end(name: str, gpu: Gpu) -> None:
-    """Launches over (ROWS, WIDTH), 2³¹ numbers and more, of which the last blocks run."""
+    """A stage over (ROWS, WIDTH), 2³¹ numbers and more: the last blocks of its launches run."""
     x, order = huge(ROWS, WIDTH), torch.arange(ROWS)
     targets, q = torch.arange(ROWS) % 10, torch.tensor(0.5).double()
     x[-5:] = torch.randn(5, WIDTH)
     with launched_on_zeros(gpu):
         if name == "mix":
-            mixed = mixup.mix(x, order, 0.9)
-            torch.testing.assert_close(mixed[-5:], x[-5:])
+            torch.testing.assert_close(mixup.mix(x, order, 0.9)[-5:], x[-5:])
         elif name == "similarity":
             weight = torch.randn(WIDTH, 10)
             logits = prior_similarity.prior_similarity(x, weight, targets, q, 1.0)[0]
             torch.testing.assert_close(logits[-5:], x[-5:] @ weight, rtol=1e-4, atol=1e-4)
+        elif name == "product":
+            weight = torch.randn(WIDTH, 10)
+            got = product(x, weight)[-5:]
+            torch.testing.assert_close(got, x[-5:] @ weight, rtol=1e-4, atol=1e-4)
+        elif name in ("rows", "wide rows"):
+            k = 10 if name == "rows" else 40
+            basis = torch.linalg.qr(torch.randn(WIDTH, k))[0]
+            square = torch.randn(k, k)
+            outside = stages.rows(x, targets, order, q, basis, square, square, 0.9, 1.0).outside
+            if name == "rows":  # two rows in two blocks; of wide ones no row has all its columns
+                unit = torch.nn.functional.normalize(x[-2:])
+                expected = unit - unit @ basis @ basis.T
+                torch.testing.assert_close(outside[-2:], expected, rtol=1e-4, atol=1e-5)
+        elif name == "class_sums":
+            stages.class_sums(huge(ROWS, 30), x)
+        elif name == "gram":
+            stages.gram(x)
         else:
-            loss_at_the_end(x, targets, order, q)
-
-
-def loss_at_the_end(x, targets, order, q) -> None:
-    basis = torch.linalg.qr(torch.randn(WIDTH, 10))[0]
-    rows = stages.rows(
-        x, targets, order, q, basis, torch.randn(10, 10), torch.randn(10, 10), 0.9, 1.0
-    )
-    assert rows.outside[-5:].norm(dim=1).min() > 0.1
-    inner, cross = stages.class_sums(rows.coordinates, rows.outside)
-    gram = stages.gram(rows.outside)
-    parts = stages.combine(rows.sums, inner, cross, gram, 0.1, 0.1, 1.0, WIDTH)
-    gradient = stages.gradient(
-        torch.ones_like(parts), *rows[:4], rows.sums, inner, cross, gram, basis, order,
-        0.1, 0.1, 1.0, 0.9, torch.float32,
-    )  # fmt: skip
-    assert gradient.shape == x.shape
+            k = 10 if name == "gradient" else 40
+            basis = torch.linalg.qr(torch.randn(WIDTH, k))[0]
+            gradient = stages.gradient(
+                (torch.ones(()), None, None, None), x, huge(ROWS, 3 * k), huge(ROWS, k),
+                torch.ones(2, ROWS), torch.ones(3), torch.zeros(3 * k, 3 * k).double(),
+                torch.zeros(2 * k, WIDTH), torch.zeros(1, WIDTH, WIDTH), basis, order,
+                0.1, 0.1, 1.0, 0.9, torch.float32,
+            )  # fmt: skip
+            assert gradient.shape == x.shape
 
 
 @contextlib.contextmanager
@@ -226,37 +288,55 @@ def launched_on_zeros(gpu: Gpu) -> Iterator[None]:
         torch.Tensor.new_empty = before
 
 
-@pytest.mark.slow
-def test_the_last_blocks_of_huge_launches_find_their_memory():
-    run_at_the_end("mix", Gpu(blocks=last_blocks))
-
-
-@pytest.mark.slow
-def test_an_offset_that_overflows_32_bits_is_found(tmp_path):
-    edit = next(e for e in mutants.narrow_offsets() if e.function == "mix_kernel")
-    with pytest.raises(Fault, match="out of bounds"):
-        run_at_the_end("mix", Gpu(compile=mutants.Mutant(edit, tmp_path), blocks=last_blocks))
-
-
-# Where a row's offset is made: these kernels address (ROWS, WIDTH).
+# The stage by which each kernel addresses (ROWS, WIDTH).
 OF_FULL_WIDTH = {
-    "mix_kernel": "mix", "prior_similarity_kernel": "similarity", "rows_kernel": "loss",
-    "class_sums_kernel": "loss", "coefficients_kernel": "loss", "finish_kernel": "loss",
-    "product_kernel": "loss", "symmetric_kernel": "loss",
+    "mix_kernel": "mix", "rows_kernel": "rows", "product_kernel": "product",
+    "finish_kernel": "gradient",
+}  # fmt: skip
+ALSO_OF_FULL_WIDTH = {
+    "prior_similarity_kernel": "similarity", "class_sums_kernel": "class_sums",
+    "symmetric_kernel": "gram", "coefficients_kernel": "gradient", "unit_rows_kernel": "wide rows",
+    "outside_kernel": "wide rows",
 }  # fmt: skip
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("kernel", OF_FULL_WIDTH)
-def test_an_offset_of_any_kernel_that_overflows_32_bits_is_found(kernel, tmp_path):
-    edit = next(e for e in mutants.narrow_offsets() if e.function == kernel)
+def assert_narrow_offsets_are_found(kernel: str, name: str, folder: Path) -> None:
+    (edit,) = planted(mutants.narrow_offsets, kernel)
     with pytest.raises(Fault, match=f"{kernel}: out of bounds"):
-        run_at_the_end(
-            OF_FULL_WIDTH[kernel], Gpu(compile=mutants.Mutant(edit, tmp_path), blocks=last_blocks)
-        )
+        run_at_the_end(name, Gpu(compile=mutants.Mutant(edit, folder), blocks=last_blocks))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", OF_FULL_WIDTH)
+def test_an_offset_that_overflows_32_bits_is_found(kernel, tmp_path):
+    assert_narrow_offsets_are_found(kernel, OF_FULL_WIDTH[kernel], tmp_path)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["mix", "similarity", "loss"])
+@pytest.mark.parametrize("kernel", ALSO_OF_FULL_WIDTH)
+def test_an_offset_of_any_kernel_that_overflows_32_bits_is_found(kernel, tmp_path):
+    assert_narrow_offsets_are_found(kernel, ALSO_OF_FULL_WIDTH[kernel], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mix"])
+def test_the_last_blocks_of_huge_launches_find_their_memory(name):
+    run_at_the_end(name, Gpu(blocks=last_blocks))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "name",
+    [
+        "similarity",
+        "rows",
+        "wide rows",
+        "product",
+        "class_sums",
+        "gram",
+        "gradient",
+        "wide gradient",
+    ],
+)
 def test_all_kernels_find_their_memory_at_the_end_of_huge_launches(name):
     run_at_the_end(name, Gpu(blocks=last_blocks))

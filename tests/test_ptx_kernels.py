@@ -21,24 +21,27 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 from ptx.approximate import Rounding
 from ptx.compiling import OtherPython, compile_here
 from ptx.launch import Gpu
-from ptx.problems import Problem, assert_as_exact, loss, mix, on, similarity
+from ptx.problems import Problem, loss, mix, on, similarity
 
 from drcl.kernels import symmetric
 
 BF16, F16 = torch.bfloat16, torch.float16
 # Between them every kernel, ids and rows, mixed and not, B on both sides of D, ragged everywhere.
 QUICK = [
-    loss(20, 300, 10),  # M and Z; rows of several warps
     loss(90, 70, 5, "rows", mixing=False),  # FᵀF
     loss(3, 5, 5),  # K = D
-    loss(131, 140, 3, precision="high"),
+    loss(20, 150, 130, "rows"),  # more classes than a tile; M and Z, class space as products
+    loss(45, 40, 34),  # FᵀF, class space as products
+    loss(131, 140, 3, precision="high"),  # M and Z
     loss(150, 136, 3, narrow=BF16, precision="medium"),
     similarity(19, 70, 5),
     similarity(19, 70, 200, "rows"),  # more classes than stay on chip
     mix(37, 70, BF16),
 ]
 LONG = [
-    loss(1, 1, 1), loss(2, 10, 1), loss(7, 10, 40), loss(12, 10, 40, "rows"), loss(11, 10, 2),
+    loss(3, 2100, 2),  # rows of several warps
+    loss(20, 300, 10), loss(1, 1, 1),
+    loss(2, 10, 1), loss(7, 10, 40), loss(12, 10, 40, "rows"), loss(11, 10, 2),
     loss(7, 64, 10, "rows"), loss(80, 64, 10), loss(70, 80, 4, "rows", mixing=False),
     loss(70, 120, 40), loss(130, 120, 33, "rows"), loss(20, 48, 200), loss(12, 64, 200, "rows"),
     loss(70, 300, 200), loss(5, 2048, 10), loss(9, 2048, 10, "rows", narrow=BF16),
@@ -58,12 +61,15 @@ def all_kernels() -> set[str]:
 @pytest.mark.slow
 def test_every_kernel_runs_without_a_fault_and_as_exact_as_float32():
     """A new kernel has to be launched by one of these problems."""
-    launched = set()
+    launched, undecided = set(), set()
     for problem in QUICK:
         gpu = Gpu(Rounding(1.0, seed=0))
-        assert_as_exact(problem, problem.ours(gpu))
+        problem.check(gpu)
         launched |= {launch.kernel for launch in gpu.launches}
+        undecided |= gpu.undecided
     assert launched == all_kernels()
+    # no last digit depends on which warp writes first
+    assert not undecided
 
 
 @pytest.fixture(scope="module")
@@ -91,20 +97,26 @@ ROUNDINGS = {
 @pytest.mark.parametrize("problem", QUICK + LONG, ids=str)
 def test_problems_run_without_a_fault_however_approximations_round(problem: Problem, compiler):
     for rounding in ROUNDINGS.values():
-        assert_as_exact(problem, problem.ours(Gpu(rounding, compiler)))
+        gpu = Gpu(rounding, compiler)
+        problem.check(gpu)
+        assert not gpu.undecided
 
 
 def cut(x: torch.Tensor, precision: str) -> torch.Tensor:
-    """Operands as the tensor cores take them, in float64."""
+    """Operands as the tensor cores take them, in float64; "highest": in parts that lose nothing."""
+    if precision == "highest":
+        return x.double()
     if precision == "medium":
         return x.to(BF16).double()
     return (x.contiguous().view(torch.int32) & ~0x1FFF).view(torch.float32).double()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["high", "medium"])
+@pytest.mark.parametrize(
+    "precision, kind", [("highest", "bf16"), ("high", "tf32"), ("medium", "bf16")]
+)
 @pytest.mark.parametrize("shape", [(70, 132), pytest.param((300, 260), marks=pytest.mark.long)])
-def test_products_on_tensor_cores_round_their_operands_and_nothing_else(shape, precision):
+def test_products_on_tensor_cores_round_their_operands_and_nothing_else(shape, precision, kind):
     f = torch.randn(shape)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
@@ -116,11 +128,12 @@ def test_products_on_tensor_cores_round_their_operands_and_nothing_else(shape, p
     operand = cut(f, precision)
     expected = operand.T @ operand
     assert (got - expected).norm() <= 1e-6 * expected.norm()
-    assert (got - f.double().T @ f.double()).norm() > 1e-5 * expected.norm()
+    off = (got - f.double().T @ f.double()).norm()
+    assert precision == "highest" or off > 1e-5 * expected.norm()
     opcodes = " ".join(
         i.opcode for launch in gpu.launches for i in launch.code.program.instructions
     )
-    assert f"{ {'high': 'tf32', 'medium': 'bf16'}[precision] }" in opcodes and "wgmma" in opcodes
+    assert re.search(rf"wgmma\S*\.{kind}\.{kind}", opcodes)
 
 
 @pytest.mark.slow

@@ -10,6 +10,9 @@
     blocks          control flow and barriers of some blocks that run in step
     compiling       Triton's compiler without its last stage, also of another version
     launch          puts all of it in the place of a GPU under Triton's launches
+    problems        what the tests compute, and how exact it has to be
+    mutants         faults planted in the kernels' sources
+    replay          faulty kernels on the arguments that the right ones had
 
 An instruction that is not known raises :class:`parse.Unknown`; nothing is passed over in silence.
 A wrong access raises :class:`memory.Fault` where it happens, or at the barrier that should have

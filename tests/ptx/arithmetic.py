@@ -8,6 +8,7 @@ fma in float32 is rounded twice, from float64: one case in 2²⁹ is off by a un
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -172,6 +173,7 @@ def _convert(to: str, kind: str, rounding: str) -> Callable[..., Any]:
     return lambda x: x.astype(target)
 
 
+@functools.cache
 def _describe(opcode: str) -> tuple[Callable[..., Any], str, list[str], bool] | None:
     """The function, the type of the result, those of the sources, whether it takes a rounding."""
     if m := re.fullmatch(

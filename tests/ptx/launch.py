@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import struct
 from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +51,9 @@ class Launch:
     values: dict[str, Any]  # the arguments that are not compiled in
     grid: tuple[int, int, int]
     code: Code
+    source: tuple[Any, Request] | None = None  # the kernel, and what was asked of the compiler
+    before: dict[str, Any] = field(default_factory=dict)  # copies of the values, if they are kept
+    after: dict[str, Any] = field(default_factory=dict)
 
     @property
     def kernel(self) -> str:
@@ -67,6 +71,7 @@ class Gpu:
     rounding   of approximate instructions
     compile    by which Triton
     blocks     the numbers of those blocks of a grid that run, counted along x first
+    keeps      whether every launch keeps copies of its arguments, to be run again
     launches   all that ran
     undecided  kernel and line where the timing of warps decides on a last digit (transfers.settle)
     """
@@ -74,16 +79,25 @@ class Gpu:
     rounding: Rounding = field(default_factory=Rounding)
     compile: Callable[[Any, Request], Compiled] = compile_here
     blocks: Callable[[tuple[int, int, int]], Sequence[int]] = all_of
+    keeps: bool = False
     launches: list[Launch] = field(default_factory=list)
     undecided: set[tuple[str, str]] = field(default_factory=set)
 
-    def launch(self, compiled: Compiled, values: dict[str, Any], grid: tuple[int, ...]) -> None:
+    def launch(
+        self,
+        compiled: Compiled,
+        values: dict[str, Any],
+        grid: tuple[int, ...],
+        source: tuple[Any, Request] | None = None,
+    ) -> None:
         """Runs a compiled kernel with the arguments that are not compiled in."""
-        if compiled.ptx not in CODE:
-            CODE[compiled.ptx] = Code(parse(compiled.ptx))
-        launch = Launch(compiled, values, (*grid, 1, 1)[:3], CODE[compiled.ptx])
+        launch = Launch(compiled, values, (*grid, 1, 1)[:3], code_of(compiled), source)
+        if self.keeps:
+            launch.before = copied(values)
         self.launches.append(launch)
         self.run(launch)
+        if self.keeps:
+            launch.after = copied(values)
 
     def run(self, launch: Launch) -> None:
         """``launch`` (again), with its arguments as they are now."""
@@ -111,6 +125,19 @@ class Gpu:
 
 CODE: dict[str, Code] = {}
 COMPILED: dict[Any, Compiled] = {}
+
+
+def code_of(compiled: Compiled) -> Code:
+    if compiled.ptx not in CODE:
+        CODE[compiled.ptx] = Code(parse(compiled.ptx))
+    return CODE[compiled.ptx]
+
+
+def copied(values: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a launch in memory of their own; what shared memory still does."""
+    return copy.deepcopy(
+        {n: v.detach() if isinstance(v, torch.Tensor) else v for n, v in values.items()}
+    )
 
 
 def as_bits(value: Any) -> int:
@@ -153,10 +180,12 @@ def launched(gpu: Gpu | None = None) -> Iterator[Gpu]:
     """Inside, Triton's launches run here; they take CPU tensors."""
     gpu = gpu or Gpu()
     run, do_compile = JITFunction.run, JITFunction._do_compile
+    asked: list[tuple[Any, Request]] = []
 
     def compile_(kernel: Any, key: Any, signature: Any, device: Any, constants: Any, options: Any,
                  attributes: Any, warmup: bool) -> Compiled:  # fmt: skip
         request = Request.of(kernel, signature, constants, attributes, options)
+        asked.append((kernel, request))
         key = kernel.cache_key, repr(request), gpu.compile
         if key not in COMPILED:
             COMPILED[key] = gpu.compile(kernel, request)
@@ -171,7 +200,7 @@ def launched(gpu: Gpu | None = None) -> Iterator[Gpu]:
                 for i, name in enumerate(kernel.arg_names)
                 if i not in compiled.constants
             }
-            gpu.launch(compiled, values, tuple(grid(given) if callable(grid) else grid))
+            gpu.launch(compiled, values, tuple(grid(given) if callable(grid) else grid), asked[-1])
         return compiled
 
     before = driver._active

@@ -45,11 +45,18 @@ class Mutant:
         file = self.folder / edit.file
         file.write_text(edit.apply(file.read_text()))
 
+    def edited(self, kernel: Any, request: Request) -> Any:
+        """The kernel with the fault; None where neither it nor what it calls has it."""
+        kernel_here = getattr(load(str(self.folder / Path(request.file).name)), request.kernel)
+        return None if kernel_here.cache_key == kernel.cache_key else kernel_here
+
     def __call__(self, kernel: Any, request: Request) -> Compiled:
-        file = str(self.folder / Path(request.file).name)
-        changed = getattr(load(file), request.kernel)
-        if changed.cache_key != kernel.cache_key:  # it, or a function that it calls
-            return compile_here(changed, request)
+        edited = self.edited(kernel, request)
+        if edited is not None:
+            key = edited.cache_key, repr(request), self
+            if key not in launch.COMPILED:
+                launch.COMPILED[key] = compile_here(edited, request)
+            return launch.COMPILED[key]
         key = kernel.cache_key, repr(request), compile_here
         if key not in launch.COMPILED:
             launch.COMPILED[key] = compile_here(kernel, request)
@@ -86,7 +93,7 @@ def masks() -> Iterator[Edit]:
             if isinstance(node.ops[0], ast.Lt):
                 bound, old = node.comparators[0], ast.unparse(node)
                 seen.append(old)
-                if not isinstance(bound, ast.Constant):
+                if any(isinstance(part, ast.Name) for part in ast.walk(bound)):
                     yield Edit(
                         file, function.name, f"{old} + 1 in line {node.lineno}",
                         (span(source, bound),), (f"({ast.unparse(bound)} + 1)",), old,
@@ -95,45 +102,36 @@ def masks() -> Iterator[Edit]:
 
 
 def strides() -> Iterator[Edit]:
-    """Every size or stride that multiplies an index, one too large there.
+    """Every size or stride that multiplies an index or another size, one too large there.
 
-    Not products of two sizes (how many there are), nor the distance of slices.
+    Not in the number of turns of a loop: a turn too many masks all it touches.
     """
     for file, source, function in functions():
-        names = {a.arg for a in function.args.args if a.annotation is None}
+        turns = {
+            inner
+            for node in ast.walk(function)
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "range"
+            for inner in ast.walk(node)
+        }
         for node in ast.walk(function):
             if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)):
                 continue
-            if all(isinstance(side, ast.Name) for side in (node.left, node.right)):
-                continue
-            if ast.unparse(node).startswith("part"):
-                continue
-            for side in (node.left, node.right):
-                if isinstance(side, ast.Name) and side.id in names and is_index(side.id):
+            for side in () if node in turns else (node.left, node.right):
+                if isinstance(side, ast.Name) and is_index(side.id):
                     yield Edit(
                         file, function.name, f"{ast.unparse(node)} in line {node.lineno}",
-                        (span(source, side),), (f"({side.id} + 1)",),
+                        (span(source, side),), (f"({side.id} + 1)",), ast.unparse(node),
                     )  # fmt: skip
 
 
 def is_index(name: str) -> bool:
-    sizes = {
-        "width",
-        "classes",
-        "pitch",
-        "k_total",
-        "batch",
-        "n_total",
-        "m_total",
-        "size",
-        "height",
-    }
-    return name in sizes or "stride" in name
+    sizes = "width classes pitch k_total batch n_total m_total size height slice_rows slice_depth"
+    return name in sizes.split() or "stride" in name
 
 
 def narrow_offsets() -> Iterator[Edit]:
     """A kernel's offsets in 32 bits."""
-    yield from _everywhere(".to(tl.int64)", "", "without 64-bit offsets", every=True)
+    yield from _everywhere(".to(tl.int64)", "", "without 64-bit offsets")
 
 
 def shared_blocks() -> Iterator[Edit]:
@@ -141,7 +139,7 @@ def shared_blocks() -> Iterator[Edit]:
     yield from _everywhere("tl.program_id(0)", "(tl.program_id(0) // 2)", "blocks in pairs")
 
 
-def _everywhere(old: str, new: str, what: str, every: bool = False) -> Iterator[Edit]:
+def _everywhere(old: str, new: str, what: str) -> Iterator[Edit]:
     for file, source, function in functions():
         start, end = span(source, function)
         spans = []
@@ -149,5 +147,4 @@ def _everywhere(old: str, new: str, what: str, every: bool = False) -> Iterator[
             spans.append((at, at + len(old)))
             start = at + 1
         if spans and function.name.endswith("_kernel"):
-            spans = spans if every else spans[:1]
             yield Edit(file, function.name, what, tuple(spans), (new,) * len(spans))

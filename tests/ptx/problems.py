@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -57,9 +58,13 @@ class Problem:
         finally:
             torch.set_float32_matmul_precision(before)
 
+    @functools.cache  # noqa: B019 (there are few)
     def literal(self, dtype: torch.dtype) -> Results:
         with use_backend("reference"):
             return self.compute(dtype)
+
+    def check(self, gpu: Gpu) -> None:
+        assert_as_exact(self, self.ours(gpu))
 
     def __str__(self) -> str:
         return self.name
@@ -79,14 +84,20 @@ def labels(b: int, c: int, kind: str) -> Tensor:
 
 def loss(
     b: int, d: int, c: int, kind: str = "ids", mixing: bool = True,
-    narrow: torch.dtype = torch.float32, precision: str = "highest",
+    narrow: torch.dtype = torch.float32, precision: str = "highest", converging: bool = False,
 ) -> Problem:  # fmt: skip
-    """The reversible consistency loss: its four values and its gradient."""
+    """The reversible consistency loss: its four values and its gradient.
+
+    ``converging``: features near the recast labels, where other differences are the small ones.
+    """
 
     def compute(dtype: torch.dtype) -> Results:
         torch.manual_seed(1000 * b + d + c)
         features, weight = nnf.normalize(torch.randn(b, d)), torch.randn(d, c)
         targets = labels(b, c, kind)
+        if converging:
+            rows = torch.eye(c)[targets] if kind == "ids" else targets
+            features = rows @ torch.linalg.pinv(weight) + 0.01 * features
         if b > 5:
             features[3] = 0
         x = features.to(narrow)
@@ -103,6 +114,7 @@ def loss(
 
     mixed = "mixed" if mixing else "plain"
     name = f"loss-{b}x{d}x{c}-{kind}-{mixed}-{str(narrow)[6:]}-{precision}"
+    name += "-converging" * converging
     return Problem(name, compute, precision, narrow)
 
 
