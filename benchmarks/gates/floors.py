@@ -32,6 +32,8 @@ WARPS: Table = [
     ("class_sums_kernel", "*", (90,), 16),
     ("similarity_kernel", "*", (90,), 8),
     ("differences_kernel", "*", (90,), 8),
+    # few programs, whose loads are all on their way at once
+    ("sum_partials_kernel", "*", (90,), 20),
     # sums and copies: what hides the latency of memory
     ("*", "*", (90,), 24),
     ("*", "*", ALL, 4),
