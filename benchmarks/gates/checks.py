@@ -14,7 +14,7 @@ from typing import Any
 
 from . import banks
 from .device import MULTIPROCESSORS, resident_blocks
-from .floors import CONFLICTS, LOW_TILES, WARPS, Table
+from .floors import CONFLICTS, LOW_TILES, SPILLS, WARPS, Table
 from .launches import Launch, named, record
 
 Row = dict[str, Any]
@@ -116,7 +116,7 @@ def problems(row: Row) -> list[str]:
         return [f"does not compile: {row['refused']}"]
     arch = MULTIPROCESSORS[row["arch"]]
     found = []
-    if row["spilled"]:
+    if row["spilled"] > first_line(SPILLS, row):
         found.append(f"{row['spilled']} bytes a thread are spilled")
     if row["shared"] > arch.shared_block * 1024:
         found.append(f"needs {row['shared'] / 1024:.0f} KiB of shared memory")

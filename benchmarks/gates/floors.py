@@ -1,4 +1,4 @@
-"""How many warps a multiprocessor must hold of each kernel, and the bank conflicts it may have.
+"""The warps a multiprocessor must hold of each kernel, and its bank conflicts and spills at most.
 
 The first line that fits counts: kernel, label, architectures, number. A kernel holds what it was
 counted to hold for sm_90 when its configuration was chosen, with either Triton; a change that loses
@@ -24,11 +24,16 @@ WARPS: Table = [
     ("symmetric_kernel", "*", (90,), 12),
     ("product_kernel", "*high*", (90,), 8),
     ("product_kernel", "*medium*", (90,), 8),
+    # rows of ten numbers, as below
+    ("product_kernel", "8192×2048 C=10 rows*", (90,), 8),
+    ("product_kernel", "1024×16384 C=10*", (90,), 8),
     ("product_kernel", "*", (90,), 12),
     ("prior_similarity_kernel", "*", (90,), 8),
     ("class_sums_kernel", "*", (90,), 16),
     ("similarity_kernel", "*", (90,), 8),
     ("differences_kernel", "*", (90,), 8),
+    # few programs, whose loads are all on their way at once
+    ("sum_partials_kernel", "*", (90,), 20),
     # sums and copies: what hides the latency of memory
     ("*", "*", (90,), 24),
     ("*", "*", ALL, 4),
@@ -40,11 +45,23 @@ CONFLICTS: Table = [
     # of FᵀF) is turned round on its way through registers
     ("symmetric_kernel", "*high*", (90,), 16),
     ("product_kernel", "*high*", (90,), 16),
+    # rows of ten numbers lie in no groups of four and are copied word by word: P Q and V, of which
+    # one step multiplies few
+    ("product_kernel", "8192×2048 C=10 rows*", ALL, 32),
+    ("product_kernel", "1024×16384 C=10*", ALL, 32),
     # counted with Triton 3.9, which writes bf16 operands of tcgen05 to shared memory; the
     # instructions that collide have not been traced back
     ("symmetric_kernel", "*", (100,), 8),
     ("product_kernel", "*", (100,), 8),
     ("*", "*", ALL, 2),
+]
+
+# Bytes a thread that may be spilled.
+SPILLS: Table = [
+    # Triton 3.9: one register, once a program and in no loop; with one row a program there
+    # is none, but every basis vector is then read twice as often
+    ("rows_kernel", "1000×300*", (90,), 8),
+    ("*", "*", ALL, 0),
 ]
 
 # Kernels whose tiles have fewer than 64 rows, which wgmma and tcgen05 would need.
