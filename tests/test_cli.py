@@ -497,7 +497,7 @@ class TestAddModality:
         assert "exists already" in refused("add-modality", run, "photo", features, labels)
         assert "cannot name a file" in refused("add-modality", run, "../x", features, labels)
         error = refused("add-modality", run, name, features, f"{leaves}/leaves.npz:scan_train_y")
-        assert "30 feature rows but labels of shape (60,)" in error
+        assert "expected 30 ids, names or rows, got shape (60,)" in error
         np.save(tmp_path / "y.npy", np.full(30, "oak"))
         error = refused("add-modality", run, name, features, tmp_path / "y.npy")
         assert "label 'oak' in row 0 is outside the 3 classes" in error
@@ -530,7 +530,7 @@ class TestAddModality:
         assert "b row 1: 7" in succeed("search", run, "b", "a", "--query", "1")
         np.save(tmp_path / "ids.npy", np.arange(20) % 2)
         error = refused("add-modality", run, "c", rows, tmp_path / "ids.npy")
-        assert "label 0 in row 0 is outside the 2 classes" in error
+        assert "row 0 has label 0, which is none of the 2 classes" in error
 
     def test_a_negative_number_is_a_name_like_any_other(self, tmp_path: Path) -> None:
         np.savez(tmp_path / "a.npz", x=np.eye(4)[[0, 1, 2, 0]], y=[1, -5, 0, 1])
