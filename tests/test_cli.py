@@ -532,6 +532,20 @@ class TestAddModality:
         error = refused("add-modality", run, "c", rows, tmp_path / "ids.npy")
         assert "row 0 has label 0, which is none of the 2 classes" in error
 
+    def test_numbers_are_those_of_the_manifests_table(self, tmp_path: Path) -> None:
+        y = np.arange(30) % 3 - 1
+        np.savez(tmp_path / "a.npz", x=np.random.default_rng(0).normal(size=(30, 4)), y=y)
+        (tmp_path / "a.toml").write_text(
+            'classes = { -1 = "no", 0 = "maybe", 1 = "yes" }\n'
+            '[train.a]\nfeatures = "a.npz:x"\nlabels = "a.npz:y"\n'
+        )
+        data = load(tmp_path / "a.toml")
+        file = str(tmp_path / "a.npz")
+        added = read_added(
+            AddedModality((f"{file}:x", f"{file}:y"), test=(f"{file}:x", f"{file}:y")), data
+        )
+        assert added["test"].labels.tolist() == (y + 1).tolist()
+
     def test_a_negative_number_is_a_name_like_any_other(self, tmp_path: Path) -> None:
         np.savez(tmp_path / "a.npz", x=np.eye(4)[[0, 1, 2, 0]], y=[1, -5, 0, 1])
         files = AddedModality((f"{tmp_path / 'a.npz'}:x", f"{tmp_path / 'a.npz'}:y"))

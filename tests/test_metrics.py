@@ -411,3 +411,15 @@ def test_non_finite_rows_are_refused_by_name(name, bad):
 def test_bad_arguments_are_named(call, named):
     with pytest.raises((ValueError, TypeError), match=rf"\b{named}\b"):
         call(*random_sets())
+
+
+@pytest.mark.parametrize(
+    "embeddings",
+    [
+        {"a": (np.eye(3), [0, 1, 2], 5), "b": (np.eye(3), [0, 1, 2])},
+        [(np.eye(3), [0, 1, 2]), (np.eye(3), [0, 1, 2])],
+    ],
+)
+def test_a_report_of_triples_or_of_a_list_says_what_to_write(embeddings):
+    with pytest.raises(TypeError, match=r"\(embeddings, labels\)"):
+        metrics.retrieval_report(embeddings)

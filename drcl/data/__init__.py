@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -47,7 +48,7 @@ def names() -> tuple[str, ...]:
     return (*_BUILT_IN, *_FROM_FILES)
 
 
-def load(name: str, root: str | Path | None = None, **options: Any) -> CrossModalDataset:
+def load(name: str | Path, root: str | Path | None = None, **options: Any) -> CrossModalDataset:
     """Load a set by name, or your own by the path of its manifest.
 
     Args:
@@ -69,6 +70,7 @@ def load(name: str, root: str | Path | None = None, **options: Any) -> CrossModa
     ValueError: no data set 'birds': expected digits, synthetic, wikipedia, uci, wikipedia-deep, \
 xmedia, xmedianet, nus-wide, inria-websearch, or the path of a manifest ending in .toml
     """
+    name = os.fspath(name)
     if name.endswith(".toml"):
         return load_manifest(name, **options)
     if name in _BUILT_IN:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,7 +105,7 @@ def hold_out_validation(data: CrossModalDataset, share: float, seed: int) -> Cro
             )
         train[modality] = Labelled(features[kept], labels[kept])
         validation[modality] = Labelled(features[held], labels[held])
-    return CrossModalDataset(data.name, data.classes, train, validation, data.test, data.pictures)
+    return replace(data, train=train, validation=validation)
 
 
 def _reader() -> Reader:

@@ -56,6 +56,8 @@ class CrossModalDataset:
             be empty or lack a modality; what they hold must exist in ``train``.
         pictures: for the report: modality → (N_test, h, w) grey pictures of its test rows; ``{}``
             where there are none.
+        numbers: what stands for each class in the set's files, where its manifest has a table of
+            them; a modality that is added later is read by it.
 
     Raises:
         ValueError: the contents break what is said above; see :meth:`check`.
@@ -78,6 +80,7 @@ class CrossModalDataset:
     validation: Split
     test: Split
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
+    numbers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(clean_name(name) for name in self.classes))

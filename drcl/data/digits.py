@@ -71,7 +71,14 @@ def digits(seed: int = 0) -> CrossModalDataset:
             features = view(images[chosen]).astype(np.float32)
             splits[split][modality] = Labelled(features, labels[chosen])
         pictures[modality] = images[test].astype(np.float32)
-    return CrossModalDataset("digits", tuple(map(str, range(10))), **splits, pictures=pictures)
+    return CrossModalDataset(
+        "digits",
+        tuple(map(str, range(10))),
+        splits["train"],
+        splits["validation"],
+        splits["test"],
+        pictures,
+    )
 
 
 def _holdout(

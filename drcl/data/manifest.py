@@ -37,6 +37,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,10 @@ def _load(table: dict[str, Any], path: Path) -> CrossModalDataset:
         for split in SPLITS
         if split in table
     }
-    data = assemble(name, sources, _classes(table.get("classes")))
+    listed = table.get("classes")
+    data = assemble(name, sources, _classes(listed))
+    if isinstance(listed, dict):
+        data = replace(data, numbers=tuple(sorted(map(int, listed))))
     return data if data.validation else hold_out_validation(data, share, seed)
 
 

@@ -31,9 +31,9 @@ class AddedModality:
 def read_added(added: AddedModality, data: CrossModalDataset) -> dict[str, Labelled]:
     """Split -> samples of an added modality.
 
-    Labels are class names; whole numbers too where those are the names, and otherwise they count
-    the classes from 0. Without validation files a stratified tenth of the training rows is held
-    out.
+    Labels are class names, or numbers: those of the manifest's table where it has one, the names
+    where they are numbers, and otherwise the classes counted from 0. Without validation files a
+    stratified tenth of the training rows is held out.
     """
     found = {
         split: _read_labelled(*files, data)
@@ -72,7 +72,7 @@ def read_features(text: str) -> np.ndarray:
 
 def _read_labelled(features: str, labels: str, data: CrossModalDataset) -> Labelled:
     rows = read_features(features)
-    classes = _class_list(data.classes)
+    classes = _class_list(data)
     remedy = f"save the transpose of {features}"
     encoded = classes.encode(file_labels(read_file(labels), rows.shape, labels, remedy))
     if any(is_multi_hot(samples.labels) for samples in data.train.values()):
@@ -80,7 +80,10 @@ def _read_labelled(features: str, labels: str, data: CrossModalDataset) -> Label
     return Labelled(rows, encoded)
 
 
-def _class_list(names: tuple[str, ...]) -> ClassList:
+def _class_list(data: CrossModalDataset) -> ClassList:
+    names = data.classes
+    if data.numbers is not None:
+        return ClassList.from_table(dict(zip(data.numbers, names, strict=True)))
     if all(re.fullmatch(r"[+-]?\d+", name) for name in names):
         ids: dict[Label, int] = {name: index for index, name in enumerate(names)}
         return ClassList(names, ids | {int(name): index for index, name in enumerate(names)})
