@@ -500,7 +500,7 @@ class TestAddModality:
         assert "expected 30 ids, names or rows, got shape (60,)" in error
         np.save(tmp_path / "y.npy", np.full(30, "oak"))
         error = refused("add-modality", run, name, features, tmp_path / "y.npy")
-        assert "label 'oak' in row 0 is outside the 3 classes" in error
+        assert "row 0 has label 'oak', which is none of the 3 classes" in error
         error = refused("add-modality", run, *smell, "--lr", "taste=1")
         assert "none of the modalities ['smell']" in error
         wide = f"{leaves}/leaves.npz:photo_test_x", f"{leaves}/leaves.npz:photo_test_y"
