@@ -204,7 +204,7 @@ def test_the_bytes_of_the_figure_are_those_of_the_op(tools, batch, classes):
         1.0,
         1.0,
         "",
-        True,
+        batch < width,
         "torch",
     )
     *_, outside, coordinates, label_gradient, _, _, inner, cross, gram = out

@@ -61,6 +61,8 @@ SPILLS: Table = [
     # Triton 3.9: one register, once a program and in no loop; with one row a program there
     # is none, but every basis vector is then read twice as often
     ("rows_kernel", "1000×300*", (90,), 8),
+    # Triton 3.9, forms of class space: counted, not traced back
+    ("product_kernel", "1024×2048 C=1000*", (100,), 8),
     ("*", "*", ALL, 0),
 ]
 

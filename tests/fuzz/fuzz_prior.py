@@ -64,7 +64,8 @@ def prior(draw: Draw) -> None:
     buffers = found.weight, found.inverse, found.basis, found.recast_coordinates
     for buffer in (*buffers, found.weight_coordinates):
         assert buffer.dtype == dtype and bool(buffer.isfinite().all())
-        assert not buffer.requires_grad and buffer.is_contiguous()
+        stored = buffer.T if buffer is found.basis else buffer  # its columns lie together
+        assert not buffer.requires_grad and stored.is_contiguous()
     w, inverse, q, recast = (array(buffer) for buffer in buffers)
     assert np.array_equal(w, exact)
     k = min(exact.shape)
@@ -195,3 +196,34 @@ def backend(draw: Draw) -> None:
 def renamed(faults: dict[str, Any], also: str) -> dict[str, Any]:
     """The same faults, whose errors may use another name for the argument."""
     return {key.replace(":", f"/{also}:", 1): bad for key, bad in faults.items()}
+
+
+def renumbered(draw: Draw) -> tuple[Prior, torch.Tensor, torch.Tensor]:
+    """A prior with ids of its own, class ids drawn from them and −1, and their columns."""
+    classes = draw.choose("classes", (5, 7, 9), (0, 3, 4), (2, 1, 0), (0, 1, 2))
+    columns = torch.tensor([draw.integer(f"column {i}", -1, 2) for i in range(4)])
+    ids = torch.tensor([*classes, -1])[columns]
+    return Prior(torch.eye(4, 3), classes=classes), ids, columns
+
+
+@target("drcl.Prior.positions")
+def positions(draw: Draw) -> None:
+    prior, ids, columns = renumbered(draw)
+    given = draw.choose("kind", ids, ids.numpy(), ids.tolist(), ids.float())
+    assert torch.equal(prior.positions(given), columns)
+    with refused("labels"):
+        prior.positions([*ids.tolist(), 99])
+
+
+@target("drcl.Prior.columns_of")
+def columns_of(draw: Draw) -> None:
+    prior, ids, columns = renumbered(draw)
+    assert torch.equal(prior.columns_of(ids), columns)
+
+
+@target("drcl.Prior.by_column")
+def by_column(draw: Draw) -> None:
+    prior, _, columns = renumbered(draw)
+    other = prior.by_column()
+    assert other.classes == (0, 1, 2) and other.weight is prior.weight
+    assert torch.equal(other.columns_of(columns), columns)
