@@ -88,7 +88,7 @@ def assert_every_barrier_is_needed(problems: list[Callable[[Gpu], object]]) -> i
 
 @pytest.mark.slow
 def test_a_barrier_left_out_is_found():
-    assert assert_every_barrier_is_needed(WITH_BARRIERS) >= 20
+    assert assert_every_barrier_is_needed(WITH_BARRIERS) >= 18
 
 
 @pytest.mark.long
