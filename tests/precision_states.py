@@ -92,7 +92,9 @@ def write(setting: tuple[str, str], value: str) -> None:
 
 @contextlib.contextmanager
 def settings(state: State) -> Iterator[None]:
-    """As a user would set them; afterwards PyTorch's own, but that products say so themselves."""
+    """As a user would set them; afterwards PyTorch's own, and what each said itself before."""
+    said = fingerprint()[-1]
+    assert isinstance(said, dict)
     torch.set_float32_matmul_precision(state.older)
     torch.backends.fp32_precision = state.generic
     torch.backends.cudnn.fp32_precision = state.cuda
@@ -104,11 +106,9 @@ def settings(state: State) -> Iterator[None]:
     try:
         yield
     finally:
-        for setting in (("generic", "all"), ("cuda", "all"), ("mkldnn", "all")):
-            write(setting, "none")
         torch.set_float32_matmul_precision("highest")
-        for backend in ("cuda", "mkldnn"):
-            write((backend, "matmul"), "none")
+        for setting, value in said.items():
+            write(setting, value)
 
 
 def fingerprint() -> list[object]:
