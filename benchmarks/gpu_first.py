@@ -31,7 +31,7 @@ from drcl.benchmarks.measure import distance, timed
 from drcl.benchmarks.registry import Entry, Outcome, Problem, Sizes, entries
 from drcl.benchmarks.results import folder_name, rounded, signed
 from drcl.benchmarks.timing import seconds_of
-from drcl.memory import first_line
+from drcl.out_of_memory import first_line
 from drcl.precision import network_precision
 
 SHAPES = ((1024, 2048, 10), (8192, 2048, 10), (2**20, 512, 10), (1024, 2048, 1000))

@@ -19,7 +19,7 @@ from typing import Any
 
 from drcl.benchmarks.results import Row, keep
 from drcl.benchmarks.timing import RESULTS
-from drcl.train.checkpoint import write_bytes
+from drcl.storage.files import write_bytes
 
 PENDING = Path(__file__).parent / "PENDING_GPU.md"
 SUITE = ("headlines", "scale")  # files with rows of the suite

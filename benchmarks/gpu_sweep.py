@@ -23,7 +23,7 @@ import torch
 from drcl import use_backend
 from drcl.benchmarks.gpu_first import REPLAYS, TOLERANCE, Case, Journal
 from drcl.kernels.launch import LOOPED_CLASSES
-from drcl.memory import first_line
+from drcl.out_of_memory import first_line
 from drcl.precision import network_precision
 
 KERNELS = "drcl.kernels."

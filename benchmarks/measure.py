@@ -14,7 +14,7 @@ from torch import Tensor
 from drcl.benchmarks.registry import Contender, Entry, Problem, Work, Wrong
 from drcl.benchmarks.results import Row
 from drcl.benchmarks.timing import Others, in_turns, seconds_of
-from drcl.memory import first_line, is_out_of_memory
+from drcl.out_of_memory import first_line, is_out_of_memory
 from drcl.precision import network_precision
 
 FEWEST, MOST = 3, 50  # calls that are timed

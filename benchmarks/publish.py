@@ -13,7 +13,7 @@ from typing import Any
 from drcl.benchmarks import quality_tables
 from drcl.benchmarks.results import NAME, Row, read
 from drcl.benchmarks.timing import RESULTS
-from drcl.train.checkpoint import write_bytes
+from drcl.storage.files import write_bytes
 
 ROOT = RESULTS.parents[1]
 BEGIN, END = "<!-- benchmarks: begin, generated -->", "<!-- benchmarks: end -->"

@@ -18,7 +18,7 @@ import torch
 import drcl
 from drcl.benchmarks.registry import OURS
 from drcl.benchmarks.timing import processor_name
-from drcl.train.checkpoint import write_together
+from drcl.storage.files import write_together
 
 NAME = "suite"
 LIBRARIES = ("faiss-cpu", "pytorch-metric-learning", "ranx", "scikit-learn", "torchmetrics")

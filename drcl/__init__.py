@@ -1,8 +1,9 @@
 """Deep Reversible Consistency Learning for cross-modal retrieval."""
 
-from drcl import _checkout_shim
+from drcl import _checkout_shim, _moved
 
 _checkout_shim.install()
+_moved.install()
 
 from drcl import functional, losses, metrics  # noqa: E402 (the kernels must be findable first)
 from drcl._version import __version__  # noqa: E402

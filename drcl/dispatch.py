@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 
 from drcl.backends import probe_backends
+from drcl.errors import BackendUnavailable
 
 # For every op family, its backends from the most to the least preferred. The loss has no native
 # form: on a CPU its rows take 5 of 150 ms at B = 1024, D = 2048 (one thread), the rest is GEMM.
@@ -21,10 +22,6 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "reversible_consistency": ("triton", "torch", "reference"),
     "average_precision": ("native", "torch", "reference"),
 }
-
-
-class BackendUnavailable(RuntimeError):
-    """A backend was asked for that this machine cannot run; the message says why."""
 
 
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("forced", default=None)

@@ -13,15 +13,15 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from drcl import metrics
-from drcl.arrays import check_finite
 from drcl.checks import check_count
 from drcl.duplicates import equal_rows
 from drcl.encoder import Encoder, normalize
 from drcl.labels import Label, encode_labels, known_ids, parse_labels
-from drcl.memory import in_pieces
 from drcl.model_files import read_model, write_model
+from drcl.out_of_memory import in_pieces
 from drcl.precision import product_precision
 from drcl.prior import Prior
+from drcl.tensors import check_finite
 from drcl.train.config import Config
 from drcl.train.consistency import train_encoders
 from drcl.train.datasets import (
@@ -156,10 +156,10 @@ class DRCL:
         fewer than two classes, more classes than ``dim``, a prior of another dimension, names that
         are no file names (letters, digits, ``_.+-``, at most 64), per-modality settings that do not
         fit the modalities; TypeError for what is no features and labels;
-        ``drcl.train.loop.NonFiniteLoss``, a FloatingPointError, when training diverges; MemoryError
+        ``drcl.errors.NonFiniteLoss``, a FloatingPointError, when training diverges; MemoryError
         with a batch size that would fit; OSError where a checkpoint cannot be written or a mapped
         file has become shorter; RuntimeError where a loader's worker is lost, and, as
-        ``drcl.agreement.RankFailed``, where another process failed; ImportError for ``log_dir``
+        ``drcl.errors.RankFailed``, where another process failed; ImportError for ``log_dir``
         without TensorBoard. The model is then as it was before. Source: paper, selective prior
         learning and reversible semantic consistency.
 
@@ -196,7 +196,7 @@ class DRCL:
                 f"parallel: networks {wrapped} are in DistributedDataParallel; with parallel give "
                 "the modules inside"
             )
-        with team.together():
+        with team.raise_together():
             samples, held_out, standardizers = prepare_training(
                 pairs, validation, columns, self.config, self.networks
             )

@@ -35,8 +35,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from drcl.arrays import as_tensor
 from drcl.checks import can_look_at, check_device, check_tensor
+from drcl.tensors import as_tensor
 
 UNLABELLED = -1
 NO_CLASS = -2  # what an id that is no class becomes where its value cannot be looked at

@@ -24,16 +24,14 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from drcl.agreement import everywhere, gather_rows, share, together
-from drcl.arrays import as_features, as_tensor, row_count
 from drcl.checks import check_count, check_cutoff, check_modalities, check_option, check_pair
 from drcl.dispatch import choose
+from drcl.distributed import all_gather_int, gather_rows, raise_together, shard
 from drcl.eager import sharded_ranking
 from drcl.labels import ParsedLabels, look_up, parse_labels, resolve
-from drcl.memory import in_pieces
 from drcl.ops.average_precision import DIVISORS, Columns, Relevance, Request, queries_per_block
 from drcl.ops.average_precision import average_precision as rank_block
-from drcl.pages import is_mapped
+from drcl.out_of_memory import in_pieces
 from drcl.relevance import (
     Callback,
     Known,
@@ -44,6 +42,8 @@ from drcl.relevance import (
     shared_labels,
 )
 from drcl.similarity import METRICS, PRECISIONS, Array, Rows, Scorer, Source
+from drcl.storage.mmap import is_mapped
+from drcl.tensors import as_features, as_tensor, row_count
 
 MEMORY = 256 * 2**20
 
@@ -276,7 +276,7 @@ def _rank(
     backend = choose("average_precision", device) if group is None else "torch"
     # Places, lists and lengths of a large gallery's items leave less for the scores.
     memory = max(memory - 32 * len(items), memory // 4)
-    with together(group):
+    with raise_together(group):
         scorer = Scorer(
             task.query,
             task.gallery,
@@ -296,7 +296,7 @@ def _rank(
 
     def ranked(start: int, stop: int) -> tuple[Tensor, Tensor]:
         part = rows[start:stop]
-        with together(group):
+        with raise_together(group):
             scores, relevant = scorer.block(part), find(start, part)
             left_out = _own(part - task.offset, items, device) if task.exclude_self else None
             if group is not None:
@@ -537,11 +537,11 @@ def _divided(
     if not is_mapped(query):
         query = as_features(query, "query")
     world, me = torch.distributed.get_world_size(group), torch.distributed.get_rank(group)
-    mine = share(len(query), me, world)
+    mine = shard(len(query), me, world)
     size = mine.stop - mine.start
     # Of fewer queries than ranks some get none; they rank one that is not counted.
     own = mine if size else slice(0, 1)
-    with together(group):
+    with raise_together(group):
         found = retrieval_metrics(query[own], gallery, query_labels[own], *rest, **options)
     device = as_tensor(query).device
     whole: dict[str, Any] = {
@@ -568,7 +568,7 @@ class _Task:
         process_group: ProcessGroup | None,
     ) -> None:
         self.exclude_self, self.process_group = exclude_self, process_group
-        with together(process_group):
+        with raise_together(process_group):
             self.query, self.gallery = Source(query, "query"), Source(gallery, "gallery")
             self._check(query_labels, gallery_labels, relevance, query_groups, gallery_groups)
         self._resolve()
@@ -642,7 +642,7 @@ class _Task:
 
     def everywhere(self, value: int) -> list[int]:
         """The value on every rank; alone, that of this process."""
-        return everywhere(value, self.process_group)
+        return all_gather_int(value, self.process_group)
 
     def parts(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Queries and the gallery items that they rank, both rising."""

@@ -20,19 +20,17 @@ from torch import Tensor, nn
 
 from drcl.encoder import Encoder, is_as_built
 from drcl.prior import Prior
-from drcl.train.checkpoint import (
-    check_history,
-    check_name,
-    claimed,
+from drcl.storage.files import check_name, locked, write_bytes
+from drcl.storage.sealed import (
     pack,
     read_json,
     read_tensors,
-    seal,
     to_json,
-    unseal,
-    write_bytes,
+    with_checksum,
+    without_checksum,
 )
 from drcl.train.config import Config
+from drcl.train.history import check_history
 from drcl.train.networks import unwrapped
 from drcl.train.standardize import Standardizer
 
@@ -59,7 +57,7 @@ def write_model(folder: Path, model: DRCL) -> Path:
 
     Two writers would remove each other's files: the second waits, and is refused in the end.
     """
-    with claimed(folder, PATIENCE):
+    with locked(folder, PATIENCE):
         config = write_parts(folder, model)
         write_bytes(folder / "config.json", config)
         drop_stale_parts(folder, config)
@@ -69,7 +67,7 @@ def write_model(folder: Path, model: DRCL) -> Path:
 def write_parts(folder: Path, model: DRCL) -> bytes:
     """Write all but ``config.json`` beside the files of an older model; returns its content.
 
-    Whoever calls this has claimed the folder.
+    Whoever calls this has locked the folder.
     """
     prior = model.prior  # of a model that is not fitted nothing is written
     if (folder / "encoders").is_symlink():  # it may lead to another model's, which would be removed
@@ -99,7 +97,7 @@ def write_parts(folder: Path, model: DRCL) -> bytes:
         config["encoders"][name]["file"] = _store(folder, f"encoders/{name}", tensors)
     write_bytes(folder / config["history"], history)
     config["prior"]["file"] = _store(folder, "prior", {"weight": prior.weight})
-    return to_json(seal(config))
+    return to_json(with_checksum(config))
 
 
 def drop_stale_parts(folder: Path, content: bytes) -> None:
@@ -143,7 +141,7 @@ def _read_named(
     if (found := config.get("format")) != FORMAT:
         raise ValueError(f"{path}: model format {found!r}, this version reads format {FORMAT}")
     try:
-        return _read(folder, unseal(config, path), networks)
+        return _read(folder, without_checksum(config, path), networks)
     except (KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{path}: incomplete or damaged ({error!r})") from error
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drcl.arrays import as_tensor
 from drcl.labels import ParsedLabels
 from drcl.ops.average_precision import Relevance
+from drcl.tensors import as_tensor
 
 Labels: TypeAlias = Any  # whatever drcl.labels reads
 # Query positions (q,) int64 -> relevance (q, N): bool, or integer gains (relevant when positive).

@@ -11,10 +11,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from drcl.arrays import as_features, as_tensor, check_unmasked, is_array
 from drcl.duplicates import equal_rows
-from drcl.pages import check_size, is_mapped
 from drcl.precision import product_precision
+from drcl.storage.mmap import check_size, is_mapped
+from drcl.tensors import as_features, as_tensor, check_unmasked, is_array
 
 Array: TypeAlias = Tensor | npt.NDArray[np.generic]
 Rows: TypeAlias = Array | Iterable[Array]

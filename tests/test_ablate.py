@@ -22,7 +22,7 @@ from drcl.ablate.variants import Variant, _trainings, learn_all_priors, train_va
 from drcl.cli import main
 from drcl.cli.ablate import format_table
 from drcl.data import CrossModalDataset, Labelled
-from drcl.train.checkpoint import claimed
+from drcl.storage.files import locked
 
 CONFIG = Config(dim=16, hidden=(24,), epochs=3, prior_epochs=3, batch_size=16, lr=5e-3)
 
@@ -203,7 +203,7 @@ class TestStudy:
             study(alpha, eta, Variant("α = 0"))
 
     def test_one_writer(self, data: CrossModalDataset, tmp_path: Path) -> None:
-        with claimed(tmp_path), pytest.raises(BlockingIOError, match="by another process"):
+        with locked(tmp_path), pytest.raises(BlockingIOError, match="by another process"):
             ablate(data, CONFIG, tmp_path, progress=False)
         assert not list(tmp_path.iterdir())
 

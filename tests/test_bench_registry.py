@@ -13,7 +13,7 @@ from drcl import reference
 from drcl.benchmarks import loss, measure, registry, results
 from drcl.benchmarks.registry import Contender, Entry, Problem, entries, select
 from drcl.benchmarks.worker import Failed
-from drcl.data.synthetic import SHAPES
+from drcl.data.sets.synthetic import SHAPES
 from drcl.eager import reversible_consistency as eager
 
 CPU = torch.device("cpu")

@@ -17,8 +17,9 @@ import torch
 from safetensors.torch import save
 
 from drcl import DRCL
-from drcl.train import checkpoint
-from drcl.train.checkpoint import pack, read_tensors, write_bytes
+from drcl.storage import files
+from drcl.storage.files import write_bytes
+from drcl.storage.sealed import pack, read_tensors
 
 OLD, NEW = b"o" * 3_000_000, b"n" * 4_000_000
 
@@ -63,7 +64,7 @@ def test_a_killed_writer_leaves_old_or_new(tmp_path):
 
 
 def test_a_file_that_is_being_written_is_not_swept(tmp_path):
-    descriptor, partial = checkpoint._open_temporary(tmp_path / "a")
+    descriptor, partial = files._open_temporary(tmp_path / "a")
     stranger = tmp_path / ".mine.partial"
     stranger.touch()
     write_bytes(tmp_path / "b", b"b")
@@ -74,7 +75,7 @@ def test_a_file_that_is_being_written_is_not_swept(tmp_path):
 
 
 def test_a_temporary_file_swept_before_it_was_locked_is_opened_anew(tmp_path, monkeypatch):
-    real, swept = checkpoint.fcntl.flock, []
+    real, swept = files.fcntl.flock, []
 
     def sweeping(file, operation):
         if not swept:
@@ -82,7 +83,7 @@ def test_a_temporary_file_swept_before_it_was_locked_is_opened_anew(tmp_path, mo
             swept[0].unlink()
         real(file, operation)
 
-    monkeypatch.setattr(checkpoint.fcntl, "flock", sweeping)
+    monkeypatch.setattr(files.fcntl, "flock", sweeping)
     write_bytes(tmp_path / "a", b"content")
     assert len(swept) == 1 and (tmp_path / "a").read_bytes() == b"content"
 
@@ -91,7 +92,7 @@ def test_without_locks_files_are_written_all_the_same(tmp_path, monkeypatch):
     def unsupported(*_):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
-    monkeypatch.setattr(checkpoint.fcntl, "flock", unsupported)
+    monkeypatch.setattr(files.fcntl, "flock", unsupported)
     (tmp_path / ".a.x.drcl-partial").touch()
     write_bytes(tmp_path / "a", b"content")
     assert (tmp_path / "a").read_bytes() == b"content"
@@ -144,7 +145,7 @@ def test_no_space_at_any_step(tmp_path, monkeypatch, call):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoint.os, call, full)
+    monkeypatch.setattr(files.os, call, full)
     with pytest.raises(OSError, match="No space left on device") as caught:
         write_bytes(path, NEW)
     assert caught.value.errno == errno.ENOSPC and str(path) in str(caught.value)
@@ -163,8 +164,8 @@ def test_folder_and_file_are_synced_in_order(tmp_path, monkeypatch):
         steps.append("replace")
         real_replace(source, target)
 
-    monkeypatch.setattr(checkpoint.os, "fsync", sync)
-    monkeypatch.setattr(checkpoint.os, "replace", replace)
+    monkeypatch.setattr(files.os, "fsync", sync)
+    monkeypatch.setattr(files.os, "replace", replace)
     write_bytes(tmp_path / "state", b"x")
     assert steps[0].endswith(".drcl-partial")
     assert steps[1:] == ["replace", str(tmp_path.resolve())]
@@ -181,7 +182,7 @@ def test_folders_made_for_a_file_that_cannot_be_written_go_again(tmp_path, monke
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     (tmp_path / "mine").mkdir()
-    monkeypatch.setattr(checkpoint.os, "write", full)
+    monkeypatch.setattr(files.os, "write", full)
     with pytest.raises(OSError, match="No space left"):
         write_bytes(tmp_path / "mine" / "a" / "b" / "state", NEW)
     assert [file.name for file in tmp_path.rglob("*")] == ["mine"]
@@ -196,7 +197,7 @@ def test_a_folder_that_cannot_be_synced(tmp_path, monkeypatch, number, fatal):
             raise OSError(number, os.strerror(number))
         real(descriptor)
 
-    monkeypatch.setattr(checkpoint.os, "fsync", files_only)
+    monkeypatch.setattr(files.os, "fsync", files_only)
     with pytest.raises(OSError, match="error") if fatal else contextlib.nullcontext():
         write_bytes(tmp_path / "state", b"new")
     assert (tmp_path / "state").read_bytes() == b"new"
@@ -206,7 +207,7 @@ def test_a_claimed_folder_has_one_writer_and_dies_with_it(tmp_path):
     folder = tmp_path / "new" / "run"
 
     def hold():
-        with checkpoint.claimed(folder):
+        with files.locked(folder):
             (folder / "mine").touch()
             time.sleep(60)
 
@@ -215,17 +216,17 @@ def test_a_claimed_folder_has_one_writer_and_dies_with_it(tmp_path):
         time.sleep(0.01)
     with (
         pytest.raises(BlockingIOError, match=f"{folder}: is being written by another process"),
-        checkpoint.claimed(folder, patience=0.1),
+        files.locked(folder, patience=0.1),
     ):
         pytest.fail("two writers")
     os.kill(child, signal.SIGKILL)
-    with checkpoint.claimed(folder, patience=10):
+    with files.locked(folder, patience=10):
         assert [file.name for file in folder.iterdir()] == ["mine"]
         exit_code(child)
 
 
 def test_a_folder_made_for_what_fails_goes_again(tmp_path):
-    with pytest.raises(ValueError, match="refused"), checkpoint.claimed(tmp_path / "a" / "b"):
+    with pytest.raises(ValueError, match="refused"), files.locked(tmp_path / "a" / "b"):
         raise ValueError("refused")
     assert not list(tmp_path.iterdir())
 
@@ -235,8 +236,8 @@ def test_where_there_are_no_locks_a_folder_is_anybody_s(tmp_path, monkeypatch, n
     def unsupported(*_):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(checkpoint.fcntl, "flock", unsupported)
-    with checkpoint.claimed(tmp_path), checkpoint.claimed(tmp_path):
+    monkeypatch.setattr(files.fcntl, "flock", unsupported)
+    with files.locked(tmp_path), files.locked(tmp_path):
         pass
 
 

@@ -19,7 +19,8 @@ from drcl import DRCL, Config
 from drcl.checks import check_weight
 from drcl.run import AddedModality, Run, open_run, start_run
 from drcl.run.record import record_content
-from drcl.train.checkpoint import pack, read_json, read_tensors, seal, unseal, write_bytes
+from drcl.storage.files import write_bytes
+from drcl.storage.sealed import pack, read_json, read_tensors, with_checksum, without_checksum
 
 RUN = Run(
     "wikipedia",
@@ -84,11 +85,11 @@ def test_no_bit_of_a_checkpoint_changes_unseen(tmp_path):
 def test_no_bit_of_the_json_changes_unseen(folder, record, name):
     path = {"config.json": folder / "config.json", "run.json": record}[name]
     content = path.read_bytes()
-    expected = unseal(read_json(path), path)
+    expected = without_checksum(read_json(path), path)
     for changed in damaged(content):
         path.write_bytes(changed)
         try:
-            found = unseal(read_json(path), path)
+            found = without_checksum(read_json(path), path)
         except ValueError as error:
             assert name in str(error)
         else:  # 1e-05 and 1E-05, a last line break that is gone
@@ -131,7 +132,7 @@ def forge(path: Path, change) -> None:
     values = json.loads(path.read_text())
     del values["crc32"]
     change(values)
-    path.write_text(json.dumps(seal(values)))
+    path.write_text(json.dumps(with_checksum(values)))
 
 
 @pytest.mark.parametrize(

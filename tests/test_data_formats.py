@@ -434,7 +434,7 @@ def test_a_manifest_with_a_byte_order_mark(tmp_path):
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 @pytest.mark.parametrize("end", ["", "\n", "\n\n", "\r\n \r\n"])
 def test_lists_with_blank_lines_at_the_end_and_a_byte_order_mark(tmp_path, mark, end):
-    from drcl.data.wikipedia import _read_list
+    from drcl.data.sets.wikipedia import _read_list
 
     path = tmp_path / "a.list"
     path.write_bytes(f"{mark}a\tb\t3\nc\td\t10{end}".encode())

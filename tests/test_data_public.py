@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from drcl.data import load, names
-from drcl.data.synthetic import SHAPES
+from drcl.data.sets.synthetic import SHAPES
 
 
 @pytest.fixture

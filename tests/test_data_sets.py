@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from drcl.data import CrossModalDataset, load
-from drcl.data.paper_sets import LAYOUTS
+from drcl.data.sets.paper_sets import LAYOUTS
 
 h5py = pytest.importorskip("h5py", reason="NUS-WIDE comes as HDF5")
 savemat = pytest.importorskip("scipy.io", reason="four of the sets are MATLAB files").savemat

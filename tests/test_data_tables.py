@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from drcl.data import tables
 from drcl.data.files import read_array
+from drcl.data.formats import tables
 
 X = np.arange(12, dtype=np.float64).reshape(4, 3) + 0.5
 TABLE = "name,f0,f1,y\nant,0.5,1,3\nowl,2,-1e-3,1\n"

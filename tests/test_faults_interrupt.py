@@ -17,7 +17,7 @@ from faults import content, partials
 
 from drcl import DRCL
 from drcl.cli import main
-from drcl.train.checkpoint import read_tensors
+from drcl.storage.sealed import read_tensors
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ["synthetic", "--dim=16", "--hidden=24", "--epochs=4", "--prior=orthogonal", "--device=cpu"]

@@ -13,9 +13,9 @@ import tiny
 import torch
 from faults import in_child
 
-from drcl import DRCL, metrics, pages
-from drcl.pages import read_rows
-from drcl.train.mapped import MappedRows
+from drcl import DRCL, metrics
+from drcl.storage import mmap as pages
+from drcl.storage.mmap import MappedRows, read_rows
 
 ROWS = 4000
 

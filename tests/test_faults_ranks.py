@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from drcl import DRCL
-from drcl.agreement import RankFailed, everywhere
+from drcl.distributed import RankFailed, all_gather_int
 from drcl.encoder import Encoder
 from drcl.metrics import retrieval_metrics
 
@@ -128,7 +128,7 @@ def on_rank(rank: int, folder: Path) -> None:
                 took = "" if time.monotonic() - began < LIMIT else ", late"
                 said.append(f"{name}: {type(error).__name__}{took}: {error}")
         # Nobody is behind in an exchange: the group can be used again.
-        assert everywhere(rank, torch.distributed.group.WORLD) == [0, 1]
+        assert all_gather_int(rank, torch.distributed.group.WORLD) == [0, 1]
         assert len(fit("data").history) == 2 * (6 + 5)
         (folder / f"{rank}.txt").write_text("\n".join(said).replace("\n\n", "\n"))
 

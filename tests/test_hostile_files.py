@@ -26,10 +26,11 @@ from faults import in_child
 
 from drcl import DRCL
 from drcl.cli import main
-from drcl.data import hdf5, load_manifest
-from drcl.data import limits as sizes
+from drcl.data import load_manifest
 from drcl.data.files import read_array
-from drcl.train.checkpoint import write_bytes
+from drcl.data.formats import hdf5
+from drcl.data.formats import limits as sizes
+from drcl.storage.files import write_bytes
 
 h5py = pytest.importorskip("h5py", reason="HDF5 and MATLAB v7.3 files need h5py")
 
@@ -248,7 +249,7 @@ def test_long_parquet_lists_are_read_a_few_rows_at_once(tmp_path, small_limits, 
     """What says that it is too long is not read at all."""
     pa = pytest.importorskip("pyarrow", reason="makes the parquet files of this test")
     pq = pytest.importorskip("pyarrow.parquet")
-    from drcl.data import parquet
+    from drcl.data.formats import parquet
 
     lists, sizes, read = list(np.zeros((100, 100), np.float32)), [], pq.ParquetFile.iter_batches
     pq.write_table(pa.table({"x": lists, "y": lists, "z": lists}), tmp_path / "a.parquet")
@@ -534,7 +535,7 @@ def test_labels_beyond_int64_do_not_become_others(tmp_path, labels):
     "line", ["a\tb\t" + "9" * 30, "a\tb\t" + "9" * 5000, "a\tb", "a\tb\tcat", "\x00"]
 )
 def test_lists_of_the_wikipedia_set(tmp_path, line):
-    from drcl.data.wikipedia import _read_list
+    from drcl.data.sets.wikipedia import _read_list
 
     path = tmp_path / "a.list"
     path.write_text(f"a\tb\t1\n{line}\n")

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from faults import in_child
 
-from drcl.data import limits, load_manifest
+from drcl.data import load_manifest
 from drcl.data.files import read_array
+from drcl.data.formats import limits
 
 h5py = pytest.importorskip("h5py", reason="MATLAB v7.3 files need h5py")
 

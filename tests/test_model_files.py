@@ -16,7 +16,8 @@ from gloo import process_group
 from torch import nn
 
 from drcl import DRCL, model_files
-from drcl.train import checkpoint
+from drcl.storage import files as storage
+from drcl.storage import sealed
 
 TEST = tiny.split(seed=7)
 
@@ -46,7 +47,7 @@ def edit(folder, change):
     config = json.loads(path.read_text())
     change(config)
     del config["crc32"]
-    path.write_text(json.dumps(checkpoint.seal(config)))
+    path.write_text(json.dumps(sealed.with_checksum(config)))
 
 
 def test_round_trip(trained, folder):
@@ -110,7 +111,7 @@ def test_a_crash_while_saving_leaves_the_old_model(trained, folder, monkeypatch,
 
         return call
 
-    monkeypatch.setattr(checkpoint.os, step, failing(getattr(checkpoint.os, step)))
+    monkeypatch.setattr(storage.os, step, failing(getattr(storage.os, step)))
     with pytest.raises(OSError, match="no space"):
         other.save(folder)
     assert_loads(folder, embeddings(trained))
@@ -224,13 +225,13 @@ def test_a_second_writer_waits_and_is_refused_in_the_end(trained, folder, monkey
     other = DRCL(**tiny.SETTINGS, seed=5).fit(tiny.split(), progress=False)
     monkeypatch.setattr(model_files, "PATIENCE", 0.1)
     with (
-        checkpoint.claimed(folder),
+        storage.locked(folder),
         pytest.raises(BlockingIOError, match="model: is being written by another process"),
     ):
         other.save(folder)
     assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
     monkeypatch.setattr(model_files, "PATIENCE", 60.0)
-    with checkpoint.claimed(folder):
+    with storage.locked(folder):
         second = threading.Thread(target=other.save, args=[folder])
         second.start()
         time.sleep(0.1)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from drcl.train.mapped import MappedRows
+from drcl.storage.mmap import MappedRows
 
 ROOT = Path(__file__).resolve().parents[1]
 

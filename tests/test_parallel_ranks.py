@@ -188,7 +188,7 @@ def test_a_gradient_that_one_rank_has_reaches_all(found):
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 9, 1024])
 @pytest.mark.parametrize("world", [1, 2, 4, 7])
 def test_shares_follow_one_another_and_differ_by_a_row_at_most(count, world):
-    shares = [Ranks(None, rank, world).share(count) for rank in range(world)]  # type: ignore[arg-type]
+    shares = [Ranks(None, rank, world).shard(count) for rank in range(world)]  # type: ignore[arg-type]
     assert [row for share in shares for row in range(count)[share]] == list(range(count))
     sizes = [share.stop - share.start for share in shares]
     assert max(sizes) - min(sizes) <= 1

@@ -19,9 +19,8 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from drcl import DRCL, Config
 from drcl.metrics import mean_average_precision
-from drcl.pages import is_mapped
+from drcl.storage.mmap import MappedRows, is_mapped
 from drcl.train import loop, standardize
-from drcl.train.mapped import MappedRows
 from drcl.train.prepare import prepare_training
 from drcl.train.prior_learning import select_prior
 from drcl.train.samples import Samples, check_features

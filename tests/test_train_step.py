@@ -20,8 +20,8 @@ from tqdm import tqdm
 from drcl import DRCL, Config, Prior
 from drcl.encoder import Encoder, normalize
 from drcl.losses import ReversibleConsistencyLoss
+from drcl.storage.sealed import read_tensors
 from drcl.train import loop
-from drcl.train.checkpoint import read_tensors
 from drcl.train.clock import SECTIONS
 from drcl.train.consistency import encoder_phase
 from drcl.train.embedding import products_in

@@ -26,15 +26,13 @@ from drcl.baselines import cca, semantic_matching
 from drcl.checks import check_count
 from drcl.data import CrossModalDataset, Labelled
 from drcl.prior import Prior
-from drcl.train.checkpoint import (
-    claimed,
-    is_empty,
+from drcl.storage.files import is_empty, locked, write_bytes
+from drcl.storage.sealed import (
     pack,
     read_json,
     read_tensors,
-    seal,
-    unseal,
-    write_bytes,
+    with_checksum,
+    without_checksum,
     write_json,
 )
 from drcl.train.config import Config
@@ -78,7 +76,7 @@ def ablate(
         raise ValueError(f"variants: {twice[0]!r} is given twice, expected names that differ")
     _require_libraries()
     config.check_modalities(data.modalities)
-    with claimed(folder):
+    with locked(folder):
         study = Study(folder, data, config)
         study.open(resume)
         found, skipped, chosen = study.baselines()
@@ -128,7 +126,7 @@ class Study:
         elif self.folder.exists() and not is_empty(self.folder):
             raise ValueError(f"{self.folder}: is not empty and holds no ablation")
         else:
-            write_json(path, seal(identity))
+            write_json(path, with_checksum(identity))
 
     def read(self, seed: int, variant: Variant) -> Metrics | None:
         """The stored result, or None."""
@@ -143,7 +141,7 @@ class Study:
         """Train one variant with one seed and store what it reaches."""
         config = replace(self.config, seed=seed)
         metrics = train_variant(variant, self.data, config, self.priors(seed))
-        write_json(self._path(seed, variant), seal(metrics))
+        write_json(self._path(seed, variant), with_checksum(metrics))
 
     def priors(self, seed: int) -> dict[str, Prior]:
         """The learned prior of every modality; learned once and stored."""
@@ -168,7 +166,7 @@ class Study:
                 else:
                     found["metrics"][name] = baseline.metrics
                     found["chosen"][name] = baseline.chosen
-            write_json(path, seal(found))
+            write_json(path, with_checksum(found))
         stored = _read_json(path)
         return stored["metrics"], stored["skipped"], stored["chosen"]
 
@@ -201,7 +199,7 @@ def _read_prior(path: Path) -> Prior:
 
 def _read_json(path: Path) -> Any:
     try:
-        return unseal(read_json(path), path)
+        return without_checksum(read_json(path), path)
     except ValueError as error:
         raise ValueError(f"{error}; remove it and --resume") from error
 

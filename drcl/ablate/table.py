@@ -10,7 +10,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from drcl.train.checkpoint import write_bytes, write_json
+from drcl.storage.files import write_bytes
+from drcl.storage.sealed import write_json
 
 Metrics = dict[str, dict[str, float]]
 

@@ -15,7 +15,7 @@ from drcl.cli.settings import config_options, merge, preset_for, preset_option
 from drcl.cli.show import progress_option
 from drcl.cli.tables import columns
 from drcl.data import load
-from drcl.run.record import spell
+from drcl.run.record import format_settings
 
 
 @click.command()
@@ -58,7 +58,7 @@ def ablate(
     safe = re.sub(r"[^\w.+-]+", "-", loaded.name)[:60]
     folder = out or Path("runs", f"ablate-{safe}")
     click.echo(loaded.describe())
-    click.echo(f"\nsettings: {spell(config.to_dict())} (preset: {name})\n")
+    click.echo(f"\nsettings: {format_settings(config.to_dict())} (preset: {name})\n")
     try:
         table = run_study(loaded, config, folder, seeds=seeds, resume=resume, progress=progress)
     except KeyboardInterrupt:

@@ -27,8 +27,8 @@ from drcl.run import (
     open_run,
     update_run,
 )
-from drcl.run.record import spell
-from drcl.train.checkpoint import claimed
+from drcl.run.record import format_settings
+from drcl.storage.files import locked
 
 # These made the prior, which the new modality takes as it is.
 OF_THE_PRIOR = ("dim", "prior", "prior_epochs", "prior_lr", "prior_norm", "prior_selection")
@@ -75,7 +75,7 @@ def add_modality(
     otherwise they count the classes from 0. Options are for this modality only; by default its
     settings are those of the run.
     """
-    with claimed(run):  # another modality, added meanwhile, would be lost
+    with locked(run):  # another modality, added meanwhile, would be lost
         record, model = open_run(run), DRCL.load(run)
         if name in model.modalities:
             raise ValueError(f"name: modality {name!r} exists already, next to {model.modalities}")
@@ -91,7 +91,7 @@ def add_modality(
         loaded = record.load_data(data)
         samples = {split: part[name] for split, part in loaded.splits.items() if name in part}
         changes = {key: getattr(config, key) for key in config.to_dict() if key not in OF_THE_PRIOR}
-        click.echo(f"settings: {spell(config.to_dict())}\n")
+        click.echo(f"settings: {format_settings(config.to_dict())}\n")
         try:
             model.add_modality(
                 name, samples["train"], samples.get("validation"), progress=progress, **changes

@@ -9,8 +9,8 @@ from typing import IO, Any
 import click
 
 from drcl.data.dataset import UNPRINTED
-from drcl.dispatch import BackendUnavailable
-from drcl.memory import first_line, is_out_of_memory
+from drcl.errors import BackendUnavailable
+from drcl.out_of_memory import first_line, is_out_of_memory
 
 # What the library raises for bad input, missing files, diverging runs, where memory ends and for a
 # backend that cannot run: no traceback is needed.

@@ -14,7 +14,8 @@ from drcl.data import CrossModalDataset, Labelled
 from drcl.estimator import DRCL
 from drcl.run import embed, evaluation_split, measure, open_run, read_features
 from drcl.run.evaluation import SplitName
-from drcl.train.checkpoint import write_bytes, write_json
+from drcl.storage.files import write_bytes
+from drcl.storage.sealed import write_json
 
 split_option = click.option(
     "--split",

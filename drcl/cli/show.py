@@ -15,7 +15,7 @@ from drcl.cli.settings import Device
 from drcl.cli.tables import map_table
 from drcl.data import CrossModalDataset
 from drcl.estimator import DRCL
-from drcl.memory import first_line
+from drcl.out_of_memory import first_line
 from drcl.run import Run, report_data
 from drcl.run.evaluation import SplitName
 from drcl.train.config import Config

@@ -27,7 +27,8 @@ from drcl.run import (
     start_run,
     withdraw_run,
 )
-from drcl.train.checkpoint import claimed
+from drcl.run.record import format_settings
+from drcl.storage.files import locked
 from drcl.train.config import Config
 from drcl.train.parallel import MODES, Mode
 
@@ -116,11 +117,11 @@ def _train(
             launch(["train", *arguments], processes)
             return
         parallel = None
-    with claimed(out) if rank == 0 else nullcontext():
+    with locked(out) if rank == 0 else nullcontext():
         if rank == 0:
             checkpoints = start_run(out, run, resume=resume, overwrite=overwrite)
             click.echo(loaded.describe())
-            click.echo(f"\nsettings: {run.spelled()} (preset: {name})\n")
+            click.echo(f"\nsettings: {format_settings(run.settings)} (preset: {name})\n")
         try:
             if parallel is not None:
                 dist.barrier()

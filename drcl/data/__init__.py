@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from drcl.data.dataset import CrossModalDataset, Labelled, Split
-from drcl.data.digits import digits
 from drcl.data.locate import data_root
 from drcl.data.manifest import load_manifest
-from drcl.data.paper_sets import LAYOUTS, paper_set
-from drcl.data.synthetic import synthetic
-from drcl.data.uci import uci
-from drcl.data.wikipedia import wikipedia
+from drcl.data.sets.digits import digits
+from drcl.data.sets.paper_sets import LAYOUTS, paper_set
+from drcl.data.sets.synthetic import synthetic
+from drcl.data.sets.uci import uci
+from drcl.data.sets.wikipedia import wikipedia
 
 __all__ = [
     "CrossModalDataset",

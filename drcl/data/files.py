@@ -12,7 +12,7 @@ Nothing is ever unpickled. Keys, where a file holds several arrays:
 ``.parquet``        column names, comma separated, ``*`` as wildcard: one column of lists,
                     or several numeric columns side by side
 ``.csv`` ``.tsv``   column names likewise; none for a table of numbers without a line of names,
-                    whose columns are called 1, 2, … (:mod:`drcl.data.tables`)
+                    whose columns are called 1, 2, … (:mod:`drcl.data.formats.tables`)
 ``.safetensors``    tensor name
 ==================  ====================================================================
 
@@ -22,7 +22,7 @@ Sparse matrices come dense. Of MATLAB's objects the strings of v7.3 are read; th
 datetime, …) are refused by name.
 
 A truncated file of any format is refused, and so is one that asks for far more memory than it takes
-(:mod:`drcl.data.limits`).
+(:mod:`drcl.data.formats.limits`).
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from typing import Any
 
 import numpy as np
 
-from drcl.data.hdf5 import is_hdf5, read_hdf5
-from drcl.data.limits import Budget, Refused, string_array
-from drcl.data.matlab4 import is_matlab4, read_matlab4
-from drcl.data.matlab5 import read_matlab5
-from drcl.data.npy import read_npy, read_npz
-from drcl.data.parquet import read_parquet
-from drcl.data.tables import read_table
+from drcl.data.formats.hdf5 import is_hdf5, read_hdf5
+from drcl.data.formats.limits import Budget, Refused, string_array
+from drcl.data.formats.matlab4 import is_matlab4, read_matlab4
+from drcl.data.formats.matlab5 import read_matlab5
+from drcl.data.formats.npy import read_npy, read_npz
+from drcl.data.formats.parquet import read_parquet
+from drcl.data.formats.tables import read_table
 
 __all__ = ["Variable", "pick", "read_array", "read_variable"]
 
@@ -65,7 +65,7 @@ def read_array(path: str | Path, key: str | None = None) -> np.ndarray:
         MemoryError: the array is honestly larger than memory.
         ValueError: unknown ending, damaged or truncated file, no such key (the keys there are
             listed), contents that are no array of numbers or strings, or larger than
-            :func:`drcl.data.limits.allow` lets a file of its size be.
+            :func:`drcl.data.formats.limits.allow` lets a file of its size be.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:

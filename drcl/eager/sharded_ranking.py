@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from drcl.agreement import everywhere, gather
+from drcl.distributed import all_gather_int, gather
 from drcl.eager.average_precision import expected_measures, gain_matrix, kept_items
 from drcl.ops.average_precision import Relevance, Request
 
@@ -93,7 +93,7 @@ def _own_thresholds(
 
     The padding has the key NaN and the gain 0.
     """
-    most = everywhere(int(hit.sum(dim=1).max()), group)
+    most = all_gather_int(int(hit.sum(dim=1).max()), group)
     shape = len(keys), max(1, *most)
     rows, places = hit.nonzero(as_tuple=True)
     slots = hit.cumsum(dim=1, dtype=torch.int32)[rows, places].long() - 1

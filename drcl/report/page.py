@@ -13,7 +13,7 @@ from drcl.report.projection import draw_projection
 from drcl.report.retrieval import SEED, TOP, Example, choose_examples, draw_retrieval
 from drcl.report.style import Panel
 from drcl.report.training import draw_training
-from drcl.train.checkpoint import write_together
+from drcl.storage.files import write_together
 
 FIGURES = (
     "map_matrix.png",

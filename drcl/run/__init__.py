@@ -8,13 +8,13 @@
 
 ``run.json`` appears when the run is finished. Until then it lies in ``checkpoints/``: an older run
 in the same directory stays whole until the new one takes its place. Whoever writes has claimed the
-directory (:func:`drcl.train.checkpoint.claimed`): two commands cannot lose each other's work.
+directory (:func:`drcl.storage.files.claimed`): two commands cannot lose each other's work.
 """
 
+from drcl.errors import RunExists
 from drcl.run.evaluation import embed, evaluation_split, measure, report_data
 from drcl.run.files import AddedModality, read_features
 from drcl.run.folder import (
-    RunExists,
     finish_run,
     interrupted,
     open_run,

@@ -14,7 +14,7 @@ from drcl.data.dataset import CrossModalDataset, Split
 from drcl.estimator import DRCL
 from drcl.labels import is_labelled, known_ids
 from drcl.metrics import precision_recall_curve, retrieval_report
-from drcl.run.record import Run
+from drcl.run.record import Run, format_settings
 from drcl.train.networks import pick_device
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def report_data(
             "measured on": f"{split} split",
             "prior": f"learned from {prior.modality}" if prior.modality else model.config.prior,
             "prior's column norm": f"{float(prior.column_norm):.3g}",
-            "settings": run.spelled(),
+            "settings": format_settings(run.settings),
             "seconds": ", ".join(f"{phase} {value:.1f}" for phase, value in run.seconds.items()),
             "versions": ", ".join(f"{name} {value}" for name, value in run.versions.items()),
         },

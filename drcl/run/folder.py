@@ -7,16 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from drcl.errors import RunExists
 from drcl.estimator import DRCL
 from drcl.model_files import drop_stale_parts, write_parts
 from drcl.report.page import FIGURES
 from drcl.run.evaluation import Metrics
 from drcl.run.record import Run, read_record, record_content
-from drcl.train.checkpoint import is_empty, staged, to_json, write_bytes
-
-
-class RunExists(ValueError):
-    """The directory holds a run, finished or interrupted, that nothing said to replace."""
+from drcl.storage.files import is_empty, staged, write_bytes
+from drcl.storage.sealed import to_json
 
 
 def open_run(folder: Path) -> Run:

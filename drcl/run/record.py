@@ -16,7 +16,8 @@ from drcl._version import __version__
 from drcl.data import CrossModalDataset, load
 from drcl.labels import clean_name
 from drcl.run.files import AddedModality, read_added
-from drcl.train.checkpoint import check_name, is_number, read_json, seal, to_json, unseal
+from drcl.storage.files import check_name
+from drcl.storage.sealed import is_number, read_json, to_json, with_checksum, without_checksum
 from drcl.train.config import Config
 
 FORMAT = 1
@@ -62,10 +63,6 @@ class Run:
             },
         )
 
-    def spelled(self) -> str:
-        """The settings that differ from the default, in a line."""
-        return spell(self.settings)
-
     def load_data(self, elsewhere: str | None = None) -> CrossModalDataset:
         """The data set of the run with the modalities added to it.
 
@@ -95,7 +92,7 @@ class Run:
 
 def record_content(run: Run) -> bytes:
     """What :func:`read_record` reads."""
-    return to_json(seal({"format": FORMAT, **asdict(run)}))
+    return to_json(with_checksum({"format": FORMAT, **asdict(run)}))
 
 
 def read_record(path: Path) -> Run:
@@ -104,7 +101,7 @@ def read_record(path: Path) -> Run:
     values = read_json(path)
     if (found := values.get("format")) != FORMAT:
         raise ValueError(f"{path}: run format {found!r}, this version reads format {FORMAT}")
-    values = unseal(values, path)
+    values = without_checksum(values, path)
     del values["format"]
     names = {field.name for field in fields(Run)}
     if set(values) != names:
@@ -147,10 +144,10 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def spell(settings: Mapping[str, Any]) -> str:
+def format_settings(settings: Mapping[str, Any]) -> str:
     """Settings that differ from the default, in a line.
 
-    >>> spell(Config(dim=64, lr={"image": 0.1}).to_dict())
+    >>> format_settings(Config(dim=64, lr={"image": 0.1}).to_dict())
     'dim 64, lr image 0.1'
     """
     default = json.loads(json.dumps(Config().to_dict()))

@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from drcl.errors import NonFiniteLoss
 from drcl.losses import ReversibleConsistencyLoss
 from drcl.metrics import mean_average_precision
 from drcl.prior import Prior
 from drcl.train.config import Config, setting
 from drcl.train.embedding import apply_in_chunks, chunk_rows, collect
-from drcl.train.loop import Embed, Log, NonFiniteLoss, Outcome, Phase, diverged, stream_seed, train
+from drcl.train.loop import Embed, Log, Outcome, Phase, diverged, stream_seed, train
 from drcl.train.networks import averaging, fewest_rows, pick_device, wrapped_like
 from drcl.train.parallel import ALONE, Parallel, spread
 from drcl.train.ranks import Ranks
@@ -153,7 +154,7 @@ def _judge(
     def judge(q: float, embed: Embed) -> dict[str, float]:
         if validation is None:
             return {}
-        with nullcontext() if ranks is None else ranks.together():
+        with nullcontext() if ranks is None else ranks.raise_together():
             embeddings, targets = collect(embed(validation), validation.count)
         labels = targets if ranks is None else ranks.targets(targets, validation.count)
         criterion.eval()

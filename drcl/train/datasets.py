@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
-from drcl.arrays import as_features, check_finite, check_unmasked, is_array
 from drcl.labels import Label, ParsedLabels, encode_labels, join, parse_labels
+from drcl.tensors import as_features, check_finite, check_unmasked, is_array
 from drcl.train.standardize import Moments, Standardizer
 
 if TYPE_CHECKING:

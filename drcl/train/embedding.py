@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from drcl.memory import in_pieces
+from drcl.out_of_memory import in_pieces
 from drcl.precision import network_precision
 from drcl.train.perceptron import Perceptron
 

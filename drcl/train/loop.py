@@ -22,10 +22,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from drcl.memory import first_line, is_out_of_memory
-from drcl.train.checkpoint import check_history, is_number, pack, read_tensors, write_bytes
+from drcl.errors import NonFiniteLoss
+from drcl.out_of_memory import first_line, is_out_of_memory
+from drcl.storage.files import write_bytes
+from drcl.storage.sealed import is_number, pack, read_tensors
 from drcl.train.clock import Clock
 from drcl.train.embedding import chunk_rows, embed
+from drcl.train.history import check_history
 from drcl.train.perceptron import Perceptron
 from drcl.train.ranks import Ranks
 from drcl.train.source import Batch, Resident, Source, batches
@@ -39,10 +42,6 @@ BYTES_PER_SECOND = 2e8
 Embed = Callable[[Source], Iterator[tuple[Tensor, Tensor]]]
 Record = dict[str, Any]
 Log = Callable[[Record], None]
-
-
-class NonFiniteLoss(FloatingPointError):
-    """The loss became NaN or infinite; the message says in which phase, epoch, batch and part."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +218,7 @@ class Training:
         self.outcome = Outcome(copy_state(phase.module), None, [])
         self._fingerprint = ""
         if checkpoint is not None:
-            with self._together():
+            with self._raise_together():
                 self._fingerprint = fingerprint(phase)
                 if checkpoint.is_file():
                     self._restore(checkpoint)
@@ -295,7 +294,7 @@ class Training:
             self.clock.enter("")
 
     def _next(self, read: Iterator[Batch]) -> Batch | None:
-        with self._together():
+        with self._raise_together():
             return next(read, None)
 
     def _too_large(self, reason: str) -> str:
@@ -364,7 +363,7 @@ class Training:
             refresh=False,
         )
         self._bar.update(self.epoch * phase.source.count - self._bar.n)
-        with self._together():
+        with self._raise_together():
             if self.log is not None and self._leads:
                 self.log(record)
             if self._worth_saving():
@@ -400,9 +399,9 @@ class Training:
         rows = slice(None) if ranks is None else ranks.rows(source.count)
         yield from embed(network, source, self.step.passes, self.phase.precision, rows)
 
-    def _together(self) -> contextlib.AbstractContextManager[None]:
+    def _raise_together(self) -> contextlib.AbstractContextManager[None]:
         ranks = self.phase.ranks
-        return contextlib.nullcontext() if ranks is None else ranks.together()
+        return contextlib.nullcontext() if ranks is None else ranks.raise_together()
 
     @contextlib.contextmanager
     def _seeded(self, *names: str) -> Iterator[None]:

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
-from drcl.agreement import RankFailed, together
+from drcl.distributed import RankFailed, raise_together
 from drcl.train.loop import Outcome
 from drcl.train.ranks import Ranks
 
@@ -58,10 +58,10 @@ class Parallel(NamedTuple):
             return ALONE
         return cls(modalities=ranks) if mode == "modality" else cls(batches=ranks)
 
-    def together(self) -> AbstractContextManager[None]:
+    def raise_together(self) -> AbstractContextManager[None]:
         """What fails in one of the processes within fails in all."""
         ranks = self.modalities or self.batches
-        return together(None if ranks is None else ranks.group)
+        return raise_together(None if ranks is None else ranks.group)
 
 
 ALONE = Parallel()

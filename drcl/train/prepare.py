@@ -10,9 +10,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from drcl.encoder import Encoder
 from drcl.labels import Label
+from drcl.storage.mmap import MappedRows
 from drcl.train.config import Config
 from drcl.train.datasets import LoadedSamples
-from drcl.train.mapped import MappedRows
 from drcl.train.networks import unwrapped
 from drcl.train.samples import Data, Labelled, Modality, Samples, prepare, with_labels
 from drcl.train.standardize import Moments, Standardizer, in_chunks

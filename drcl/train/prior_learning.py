@@ -185,7 +185,7 @@ def prior_phase(
     def judge(q: float, embed: Embed) -> dict[str, float]:
         # A mean of the chunks' means, each with its number of rows: no embedding is kept.
         total, count = torch.zeros((), dtype=torch.float64, device=device), 0
-        with nullcontext() if ranks is None else ranks.together():
+        with nullcontext() if ranks is None else ranks.raise_together():
             for x, y in embed(judged_on):
                 score = functional.prior_similarity(
                     x, module.weight.detach(), y, temperature=config.temperature

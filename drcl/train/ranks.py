@@ -26,7 +26,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from drcl.agreement import gather_rows, share, together
+from drcl.distributed import gather_rows, raise_together, shard
 from drcl.labels import is_labelled, target_rows
 from drcl.metrics import average_precision
 
@@ -55,25 +55,25 @@ class Ranks:
         group = group or cast(ProcessGroup, dist.group.WORLD)
         return cls(group, dist.get_rank(group), dist.get_world_size(group))
 
-    def share(self, count: int) -> slice:
+    def shard(self, count: int) -> slice:
         """The own slice of ``count`` rows; slices differ by one row at most and may be empty.
 
         >>> ranks = [Ranks(None, rank, 3) for rank in range(3)]
-        >>> [(own.start, own.stop) for own in (r.share(8) for r in ranks)]
+        >>> [(own.start, own.stop) for own in (r.shard(8) for r in ranks)]
         [(0, 2), (2, 5), (5, 8)]
         """
-        return self.share_of(self.rank, count)
+        return self.shard_of(self.rank, count)
 
-    def share_of(self, rank: int, count: int) -> slice:
+    def shard_of(self, rank: int, count: int) -> slice:
         """The slice of another rank."""
-        return share(count, rank, self.world)
+        return shard(count, rank, self.world)
 
     def rows(self, count: int) -> slice:
-        """:meth:`share`, or row 0 where that is empty: every rank has to take part in every step.
+        """:meth:`shard`, or row 0 where that is empty: every rank has to take part in every step.
 
         :meth:`targets` then hides the row's label, and a row without a label counts nowhere.
         """
-        own = self.share(count)
+        own = self.shard(count)
         return own if own.start < own.stop else slice(0, 1)
 
     def targets(self, own: Tensor, count: int) -> Tensor:
@@ -145,12 +145,12 @@ class Ranks:
         dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.group)
         return bool(flags)
 
-    def together(self) -> AbstractContextManager[None]:
-        """What fails on one rank within fails on all; see :func:`drcl.agreement.together`."""
-        return together(self.group)
+    def raise_together(self) -> AbstractContextManager[None]:
+        """See :func:`drcl.distributed.raise_together`."""
+        return raise_together(self.group)
 
     def gather(self, rows: Tensor, count: int) -> Tensor:
-        """All ``count`` rows, on every rank, from those of every rank's :meth:`share`."""
+        """All ``count`` rows, on every rank, from those of every rank's :meth:`shard`."""
         return gather_rows(rows[: self.size(count)], self.group)
 
     def mean_average_precision(self, embeddings: Tensor, targets: Tensor) -> float:
@@ -160,7 +160,7 @@ class Ranks:
         every rank, so queries are split and not the gallery: no scores have to travel.
         """
         others = torch.ones(len(targets), dtype=torch.int64)
-        others[self.share(len(targets))] = 0
+        others[self.shard(len(targets))] = 0
         found = average_precision(
             embeddings,
             embeddings,
@@ -176,8 +176,8 @@ class Ranks:
         return float(sums[0] / sums[1])
 
     def size(self, count: int) -> int:
-        """The number of rows of :meth:`share`."""
-        own = self.share(count)
+        """The number of rows of :meth:`shard`."""
+        own = self.shard(count)
         return own.stop - own.start
 
 
@@ -196,8 +196,8 @@ class _Route(NamedTuple):
         # How much goes where has to be known here, so the permutation is read from the device.
         wanted = permutation.cpu()
         count = len(wanted)
-        own = ranks.share(count)
-        stops = torch.tensor([ranks.share_of(rank, count).stop for rank in range(ranks.world)])
+        own = ranks.shard(count)
+        stops = torch.tensor([ranks.shard_of(rank, count).stop for rank in range(ranks.world)])
         # Row p goes to the place where π holds p. Shares follow one another, so rising places are
         # rising ranks: sorted by place, the rows stand in the order in which they are received.
         place = wanted.argsort()[own]

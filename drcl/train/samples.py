@@ -10,7 +10,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from drcl.arrays import as_features, check_finite, check_unmasked, row_count
 from drcl.checks import check_modalities, check_pair
 from drcl.data.dataset import Labelled as OfDataset
 from drcl.labels import (
@@ -22,11 +21,11 @@ from drcl.labels import (
     known_ids,
     parse_labels,
 )
-from drcl.pages import is_mapped
-from drcl.train.checkpoint import check_name
+from drcl.storage.files import check_name
+from drcl.storage.mmap import MappedRows, is_mapped
+from drcl.tensors import as_features, check_finite, check_unmasked, row_count
 from drcl.train.config import Config
 from drcl.train.datasets import Loadable, LoadedSamples, Scanned, is_loadable, scan
-from drcl.train.mapped import MappedRows
 from drcl.train.standardize import in_chunks
 
 Data: TypeAlias = tuple[npt.ArrayLike, Any] | Loadable

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from drcl.labels import is_labelled
+from drcl.storage.mmap import MappedRows
 from drcl.train.datasets import LoadedSamples, in_order, shuffled
-from drcl.train.mapped import MappedRows
 from drcl.train.ranks import Ranks
 from drcl.train.samples import Modality, Samples
 from drcl.train.standardize import in_chunks

@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from drcl.agreement import gather
-from drcl.train.mapped import MappedRows
+from drcl.distributed import gather
+from drcl.storage.mmap import MappedRows
 
 # What is looked at in one go: large enough to be fast, small beside any set worth the care.
 CHUNK_BYTES = 2**25

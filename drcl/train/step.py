@@ -86,7 +86,7 @@ class Step:
 
     def __call__(self, batch: Batch, permutation: Tensor | None) -> Tensor:
         self.clock.enter("data")
-        with nullcontext() if self.ranks is None else self.ranks.together():
+        with nullcontext() if self.ranks is None else self.ranks.raise_together():
             features, targets = self.source.load(*batch.parts)
             if self.ranks is not None:
                 targets = self.ranks.targets(targets, batch.rows)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from drcl.train.checkpoint import naming
+from drcl.storage.files import naming
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

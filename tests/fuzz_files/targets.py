@@ -18,7 +18,7 @@ Target = Callable[[bytes], None]
 
 def make_target(name: str, folder: Path) -> Target:
     """The reader of one format of :data:`seeds.SEEDS`, with its files in ``folder``."""
-    from drcl.train.checkpoint import read_tensors
+    from drcl.storage.files import read_tensors
 
     match name:
         case "checkpoint":
@@ -65,7 +65,7 @@ def _manifest(folder: Path) -> Target:
 
 
 def _lists(folder: Path) -> Target:
-    from drcl.data.wikipedia import _read_list
+    from drcl.data.sets.wikipedia import _read_list
 
     return lambda content: _read(folder / "a.list", content, _read_list)
 
@@ -89,7 +89,7 @@ def _run(folder: Path) -> Target:
 
 def _sealed(content: bytes) -> bytes:
     """The same JSON with a checksum that is right: a forger can do that, so the rest must hold."""
-    from drcl.train.checkpoint import seal
+    from drcl.storage.files import seal
 
     try:
         value = json.loads(content)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from drcl.data.limits import Budget, Refused, allow
-from drcl.data.tables import choose_columns
+from drcl.data.formats.limits import Budget, Refused, allow
+from drcl.data.formats.tables import choose_columns
 
 __all__ = ["read_parquet"]
 

@@ -10,8 +10,8 @@ from typing import IO
 
 import numpy as np
 
-from drcl.data.limits import Budget, Refused, allow
-from drcl.data.sparse import dense_matrix, dense_of_columns
+from drcl.data.formats.limits import Budget, Refused, allow
+from drcl.data.formats.sparse import dense_matrix, dense_of_columns
 
 __all__ = ["read_npy", "read_npz"]
 

@@ -16,9 +16,9 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from drcl.data.limits import Budget, Refused
-from drcl.data.matlab5 import text_rows
-from drcl.data.sparse import dense_matrix
+from drcl.data.formats.limits import Budget, Refused
+from drcl.data.formats.matlab5 import text_rows
+from drcl.data.formats.sparse import dense_matrix
 
 __all__ = ["is_matlab4", "read_matlab4"]
 

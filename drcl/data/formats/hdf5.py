@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from drcl.data.limits import OBJECT, Budget, Refused, allow, string_array
-from drcl.data.matlab5 import object_refusal, text_rows
-from drcl.data.matlab_strings import object_number, property_cell, strings
-from drcl.data.sparse import dense_of_columns
+from drcl.data.formats.limits import OBJECT, Budget, Refused, allow, string_array
+from drcl.data.formats.matlab5 import object_refusal, text_rows
+from drcl.data.formats.matlab_strings import object_number, property_cell, strings
+from drcl.data.formats.sparse import dense_of_columns
 
 __all__ = ["is_hdf5", "read_hdf5"]
 

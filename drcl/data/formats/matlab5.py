@@ -22,8 +22,8 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from drcl.data.limits import OBJECT, Budget, Refused, allow, string_array
-from drcl.data.sparse import dense_of_columns
+from drcl.data.formats.limits import OBJECT, Budget, Refused, allow, string_array
+from drcl.data.formats.sparse import dense_of_columns
 
 __all__ = ["object_refusal", "read_matlab5", "text_rows"]
 

@@ -36,7 +36,7 @@ def allow(path: Path, shape: Iterable[int], itemsize: int) -> None:
     ...     allow(Path(file.name), (10**9, 1000), 4)
     Traceback (most recent call last):
     ...
-    drcl.data.limits.Refused: an array of (1000000000, 1000) would take 3726 GiB, \
+    drcl.data.formats.limits.Refused: an array of (1000000000, 1000) would take 3726 GiB, \
 and the file holds 0 bytes: at most 1 GiB or 1000 times the file is read; store it uncompressed
     """
     Budget(path).take(shape, itemsize)
@@ -52,8 +52,8 @@ class Budget:
     ...     budget.take((2**30,), 1)
     Traceback (most recent call last):
     ...
-    drcl.data.limits.Refused: an array of (1073741824,) would take 2 GiB with those before it, \
-and the file holds 0 bytes: at most 1 GiB or 1000 times the file is read; store it uncompressed
+    drcl.data.formats.limits.Refused: an array of (1073741824,) would take 2 GiB with those before \
+it, and the file holds 0 bytes: at most 1 GiB or 1000 times the file is read; store it uncompressed
     """
 
     def __init__(self, path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from drcl.data.limits import OBJECT, Budget, Refused, string_array
+from drcl.data.formats.limits import OBJECT, Budget, Refused, string_array
 
 __all__ = ["choose_columns", "read_table"]
 

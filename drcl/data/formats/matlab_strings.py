@@ -13,7 +13,7 @@ import math
 
 import numpy as np
 
-from drcl.data.limits import OBJECT, Budget
+from drcl.data.formats.limits import OBJECT, Budget
 
 __all__ = ["object_number", "property_cell", "strings"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from drcl.data.limits import Budget
+from drcl.data.formats.limits import Budget
 
 __all__ = ["dense_matrix", "dense_of_columns"]
 

@@ -1,0 +1,1 @@
+"""One module per family of file formats; :mod:`drcl.data.files` chooses among them."""

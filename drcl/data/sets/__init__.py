@@ -1,0 +1,1 @@
+"""The built-in data sets, a loader each; :func:`drcl.data.load` chooses among them."""

@@ -1,0 +1,32 @@
+"""The exceptions of this package that a caller may want to catch.
+
+Everything else that is refused is one of Python's own: ValueError and TypeError for arguments,
+OSError for files, MemoryError where memory ends, ImportError for a library that is not installed.
+
+>>> issubclass(NonFiniteLoss, FloatingPointError), issubclass(RunExists, ValueError)
+(True, True)
+"""
+
+from __future__ import annotations
+
+__all__ = ["BackendUnavailable", "NonFiniteLoss", "RankFailed", "RunExists"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+class BackendUnavailable(RuntimeError):
+    """A backend was asked for that this machine cannot run; the message says why."""
+
+
+class NonFiniteLoss(FloatingPointError):
+    """The loss became NaN or infinite; the message says in which phase, epoch, batch and part."""
+
+
+class RankFailed(RuntimeError):
+    """Another process of the group failed; the error that it raised says why."""
+
+
+class RunExists(ValueError):
+    """The folder holds a finished or interrupted run, and nothing said to replace it."""

@@ -1,0 +1,194 @@
+"""Files that are replaced whole or not at all, and folders with one writer at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+__all__ = [
+    "check_name",
+    "is_empty",
+    "is_safe_name",
+    "locked",
+    "naming",
+    "staged",
+    "write_bytes",
+    "write_together",
+]
+
+_PARTIAL = ".drcl-partial"
+
+
+def is_safe_name(name: object) -> bool:
+    """Whether a name can be part of a file's name on every system.
+
+    >>> is_safe_name("image"), is_safe_name("../image")
+    (True, False)
+    """
+    return isinstance(name, str) and bool(re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,63}", name))
+
+
+def check_name(modality: str) -> str:
+    """A modality's name must be usable as a file name on every system."""
+    if not is_safe_name(modality):
+        raise ValueError(
+            "modality: expected a name of at most 64 letters, digits, '_', '.', '+' and '-', got "
+            f"{modality!r}"
+        )
+    return modality
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a crash, finds the old content or the new, never a part.
+
+    What a killed process left half-written in the folder is removed first. Raises OSError that
+    names the file if it cannot be written (the disk is full, say), with its old content intact.
+    """
+    write_together({path: content})
+
+
+def write_together(files: Mapping[Path, bytes]) -> None:
+    """:func:`write_bytes` of several files: all are written before the first one is replaced."""
+    with staged(files) as replace:
+        replace()
+
+
+@contextlib.contextmanager
+def staged(files: Mapping[Path, bytes]) -> Iterator[Callable[[], None]]:
+    """:func:`write_together` in two steps, for what has to happen in between.
+
+    Within, the files lie beside their places, and a disk that is full has said so; the function
+    that is yielded puts them into their places, in order.
+    """
+    with contextlib.ExitStack() as open_files:
+        temporary: dict[Path, Path] = {}
+        for path, content in files.items():
+            with naming(path):
+                if path.exists() and not (path.is_file() or path.is_dir()):
+                    # Root could put a file in the place of /dev/null.
+                    raise OSError(errno.EINVAL, "it is a device or a pipe")
+                open_files.enter_context(_made(path.parent))
+                _sweep(path.parent)
+                descriptor, temporary[path] = _open_temporary(path)
+                open_files.callback(os.close, descriptor)
+                open_files.callback(temporary[path].unlink, missing_ok=True)
+                rest = memoryview(content)
+                while rest:
+                    rest = rest[os.write(descriptor, rest) :]
+                os.fsync(descriptor)
+
+        def replace() -> None:
+            for path in files:
+                with naming(path):
+                    os.replace(temporary[path], path)
+            for folder in {path.parent for path in files}:
+                _sync_folder(folder)
+
+        yield replace
+
+
+@contextlib.contextmanager
+def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
+    """Hold the lock of a folder, which is made if need be, against other processes that lock it.
+
+    The lock is on the folder itself: it leaves no file, and the system releases it when the process
+    ends. It is not reentrant. Raises BlockingIOError if another process still holds it after
+    ``patience`` seconds.
+    """
+    with _made(folder):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            until = time.monotonic() + patience
+            while not _try_lock(descriptor):
+                if time.monotonic() >= until:
+                    raise BlockingIOError(f"{folder}: another process is writing to it")
+                time.sleep(0.02)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _try_lock(descriptor: int) -> bool:
+    """Take the lock unless another process holds it; a file system without locks always grants."""
+    with contextlib.suppress(OSError):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+@contextlib.contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """The folder and its parents; those made here go again if what follows fails in them."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for path in missing:
+            with contextlib.suppress(OSError):  # it holds something by now
+                path.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError of the system's, with the file's name in it."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        message = f"{path}: cannot be written ({reason}); what it held before is intact"
+        raise OSError(error.errno, message) from error
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing, or only what a killed process left half-written."""
+    return all(_is_partial(entry) for entry in folder.iterdir())
+
+
+def _open_temporary(path: Path) -> tuple[int, Path]:
+    """A new file beside ``path``, locked for as long as it is open: so a sweep lets it live."""
+    while True:
+        # Short, whatever the file is called: a system bounds the length of a name.
+        temporary = path.with_name(f".{secrets.token_hex(8)}{_PARTIAL}")
+        # For whom any new file of this user would be: the umask says.
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        with contextlib.suppress(OSError):  # some file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, temporary
+        os.close(descriptor)  # swept by another process before it was locked
+
+
+def _sweep(folder: Path) -> None:
+    """Remove the half-written files that no living process holds."""
+    for stray in filter(_is_partial, folder.iterdir()):
+        # Gone already, held by its writer, or on a file system without locks: not ours to remove.
+        with contextlib.suppress(OSError), stray.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stray.unlink()
+
+
+def _is_partial(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(_PARTIAL) and path.is_file()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name in the folder outlast a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that has no such thing
+            raise
+    finally:
+        os.close(descriptor)
