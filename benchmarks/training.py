@@ -36,8 +36,6 @@ from drcl.benchmarks import released_loop
 from drcl.benchmarks.released_loop import Part
 from drcl.benchmarks.timing import write_results
 from drcl.train.loop import stream_seed
-from drcl.train.prior_learning import learn_priors
-from drcl.train.samples import Samples
 
 CLASSES, LR = 10, 5e-4
 
@@ -94,20 +92,15 @@ class Contest:
     def ours(self, phase: str) -> dict[str, float]:
         began = time.perf_counter()
         if phase == "SPL":
-            _, history = learn_priors(
-                {"image": Samples(*self.train)},
-                {},
-                tuple(range(CLASSES)),
-                Config(**self.settings),
-                networks={},
-                progress=False,
+            model = DRCL(**{**self.settings, "epochs": 1}).fit(
+                {"image": self.train}, progress=False
             )
         else:
-            model = DRCL(**self.settings)
             data = {"image": self.train}, {"image": self.validation}
-            history = model.fit(*data, prior=self.prior, progress=False).history
-        whole = time.perf_counter() - began
-        last = history[-1]
+            model = DRCL(**self.settings).fit(*data, prior=self.prior, progress=False)
+        history, whole = model.history, time.perf_counter() - began
+        name = "prior" if phase == "SPL" else "encoder"
+        last = [record for record in history if record["phase"] == name][-1]
         return {
             "epoch": last["seconds"],
             "outside epochs": whole - sum(record["seconds"] for record in history),
@@ -232,14 +225,8 @@ def check_loops() -> None:
     judged = [record.get("validation_loss") for record in model.history]
     _same([epoch.judgement for epoch in history], judged)
 
-    _, records = learn_priors(
-        {"image": Samples(*train)},
-        {},
-        tuple(range(CLASSES)),
-        config,
-        networks={"image": start},
-        progress=False,
-    )
+    model.fit({"image": train}, progress=False)
+    records = [record for record in model.history if record["phase"] == "prior"]
     encoder = copy.deepcopy(start)
     history = released_loop.learn_prior(encoder, prior.weight, part(train), **literal)
     _same([epoch.loss for epoch in history], [record["loss"] for record in records], first=1)

@@ -22,8 +22,9 @@ from drcl.out_of_memory import in_pieces
 from drcl.precision import product_precision
 from drcl.prior import Prior
 from drcl.tensors import check_finite
-from drcl.train.config import Config
+from drcl.train.config import Config, stream_seed
 from drcl.train.consistency import train_encoders
+from drcl.train.context import Context
 from drcl.train.datasets import (
     Loadable,
     as_input,
@@ -34,19 +35,12 @@ from drcl.train.datasets import (
     unmasked,
 )
 from drcl.train.embedding import apply_in_chunks
-from drcl.train.loop import Log, stream_seed
 from drcl.train.networks import build_network, check_networks, pick_device, unwrapped
-from drcl.train.parallel import ALONE, Mode, Parallel
-from drcl.train.prepare import prepare_training, takes_integers
+from drcl.train.parallel import Mode, Parallel
+from drcl.train.phase import Record
+from drcl.train.prepare import Prepared, prepare_training, takes_integers
 from drcl.train.prior_learning import best_prior, learn_priors
-from drcl.train.samples import (
-    Data,
-    Modality,
-    check_features,
-    check_pairs,
-    choose_classes,
-    with_labels,
-)
+from drcl.train.samples import Data, check_features, check_pairs
 from drcl.train.standardize import Standardizer, in_chunks
 from drcl.train.tensorboard import tensorboard
 
@@ -97,7 +91,7 @@ class DRCL:
         self.networks = check_networks(networks)
         self.encoders: dict[str, nn.Module] = {}
         self.standardizers: dict[str, Standardizer] = {}
-        self.history: list[dict[str, Any]] = []
+        self.history: list[Record] = []
         self._prior: Prior | None = None
 
     @property
@@ -170,25 +164,15 @@ class DRCL:
         ('image',)
         """
         validation = {} if validation is None else validation
+        if prior is not None:
+            if classes is not None:
+                raise ValueError("classes: expected None beside a prior, which has its own classes")
+            classes = prior.classes
+            _check_dim(prior, self.config)
         check_pairs(train, "train")
-        check_pairs(validation, "validation")
-        if not train:
-            raise ValueError("train: no modality given")
-        unknown = sorted(set(validation) - set(train))
-        if unknown:
-            raise ValueError(f"validation: modalities {unknown} are not in train {sorted(train)}")
-        self.config.check_modalities(train)
-        pairs = with_labels(train, "train", self.config.standardize)
-        if prior is not None and classes is not None:
-            raise ValueError("classes: are those of the prior that is given; expected one of both")
-        columns = choose_classes(pairs, classes if prior is None else prior.classes, self.config)
-        if prior is not None and prior.dim != self.config.dim:
-            raise ValueError(f"prior: has dimension {prior.dim}, but dim is {self.config.dim}")
         strangers = sorted(set(self.networks) - set(train))
         if strangers:
-            raise ValueError(
-                f"networks: given for {strangers}, which are not in train {sorted(train)}"
-            )
+            raise ValueError(f"networks: expected modalities of {sorted(train)}, got {strangers}")
         team = Parallel.of(parallel)
         wrapped = sorted(m for m, n in self.networks.items() if unwrapped(n) is not n)
         if parallel is not None and wrapped:
@@ -197,22 +181,17 @@ class DRCL:
                 "the modules inside"
             )
         with team.raise_together():
-            samples, held_out, standardizers = prepare_training(
-                pairs, validation, columns, self.config, self.networks
-            )
+            data = prepare_training(train, validation, classes, self.config, self.networks)
         folder = None if checkpoints is None else Path(checkpoints)
-        history: list[dict[str, Any]] = []
+        history: list[Record] = []
         with tensorboard(log_dir) as log:
+            context = Context(self.networks, folder, progress, log, team)
             if prior is None:
-                prior, history = self._choose_prior(
-                    samples, held_out, columns, folder, progress, team, log
-                )
-            encoders, records = self._train(
-                samples, held_out, prior, self.config, self.networks, folder, progress, team, log
-            )
+                prior, history = _choose_prior(data, self.config, context)
+            encoders, records = _train(data, prior, self.config, context)
         # Only now, with nothing left that can fail, does the model change.
         self._prior, self.encoders = prior, encoders
-        self.standardizers, self.history = standardizers, history + records
+        self.standardizers, self.history = data.standardizers, history + records
         return self
 
     @torch.inference_mode(False)  # also where the caller has switched gradients off
@@ -251,30 +230,23 @@ class DRCL:
             raise ValueError(f"name: modality {name!r} exists already, next to {self.modalities}")
         config = dataclasses.replace(self.config.for_modality(name), **settings)
         config.check_modalities([name])
-        if config.dim != self.prior.dim:
-            raise ValueError(f"dim: {config.dim}, but the prior has dimension {self.prior.dim}")
+        _check_dim(self.prior, config)
         networks = self.networks
         if network is not None:
             networks = networks | check_networks({name: network})
-        samples, held_out, standardizers = prepare_training(
+        data = prepare_training(
             {name: train},
             {} if validation is None else {name: validation},
             self.classes,
             config,
             networks,
         )
-        encoders, history = self._train(
-            samples,
-            held_out,
-            self.prior,
-            config,
-            networks,
-            None if checkpoints is None else Path(checkpoints),
-            progress,
-        )
+        folder = None if checkpoints is None else Path(checkpoints)
+        context = Context(networks, folder, progress)
+        encoders, history = _train(data, self.prior, config, context)
         # Only now, with nothing left that can fail, does the model change.
         self.networks, self.encoders[name] = networks, encoders[name]
-        self.standardizers |= standardizers
+        self.standardizers |= data.standardizers
         self.history += history
         return self
 
@@ -453,69 +425,6 @@ class DRCL:
         model.standardizers, model.history = stored.standardizers, stored.history
         return model
 
-    def _choose_prior(
-        self,
-        samples: dict[str, Modality],
-        held_out: dict[str, Modality],
-        classes: tuple[Label, ...],
-        folder: Path | None,
-        progress: bool,
-        parallel: Parallel,
-        log: Log | None,
-    ) -> tuple[Prior, list[dict[str, Any]]]:
-        config = self.config
-        if config.prior == "orthogonal":
-            start = Prior.orthogonal(
-                config.dim, len(classes), seed=stream_seed(config.seed, "prior")
-            )
-            return Prior(start.weight * (config.prior_norm or 1.0), classes=classes), []
-        priors, history = learn_priors(
-            samples,
-            held_out,
-            classes,
-            config,
-            networks=self.networks,
-            checkpoints=folder,
-            progress=progress,
-            log=log,
-            parallel=parallel,
-        )
-        return best_prior(priors, config), history
-
-    def _train(
-        self,
-        samples: dict[str, Modality],
-        held_out: dict[str, Modality],
-        prior: Prior,
-        config: Config,
-        networks: Mapping[str, nn.Module],
-        folder: Path | None,
-        progress: bool,
-        parallel: Parallel = ALONE,
-        log: Log | None = None,
-    ) -> tuple[dict[str, nn.Module], list[dict[str, Any]]]:
-        encoders = {
-            name: build_network(name, part, networks, config, "encoder")
-            for name, part in samples.items()
-        }
-        outcomes = train_encoders(
-            encoders,
-            samples,
-            held_out,
-            prior,
-            config,
-            networks=networks,
-            checkpoints=folder,
-            progress=progress,
-            log=log,
-            parallel=parallel,
-        )
-        for name, outcome in outcomes.items():
-            encoders[name].load_state_dict(outcome.state)
-            encoders[name].eval()
-        history = [record for outcome in outcomes.values() for record in outcome.history]
-        return encoders, history
-
     def _encoder(self, modality: str) -> nn.Module:
         if not self.encoders:
             raise RuntimeError("this DRCL has no encoders yet: call fit() first, or DRCL.load()")
@@ -531,3 +440,31 @@ def _unit_rows(embeddings: Tensor, modality: str) -> Tensor:
         row = int((~finite).nonzero()[0])
         raise ValueError(f"{modality} features: the embedding of row {row} is not finite")
     return normalize(embeddings)
+
+
+def _check_dim(prior: Prior, config: Config) -> None:
+    if prior.dim != config.dim:
+        raise ValueError(f"prior: expected dimension {config.dim}, as dim says, got {prior.dim}")
+
+
+def _choose_prior(data: Prepared, config: Config, context: Context) -> tuple[Prior, list[Record]]:
+    if config.prior == "orthogonal":
+        seed = stream_seed(config.seed, "prior")
+        start = Prior.orthogonal(config.dim, len(data.classes), seed=seed)
+        return Prior(start.weight * (config.prior_norm or 1.0), classes=data.classes), []
+    priors, history = learn_priors(data, config, context)
+    return best_prior(priors, config), history
+
+
+def _train(
+    data: Prepared, prior: Prior, config: Config, context: Context
+) -> tuple[dict[str, nn.Module], list[Record]]:
+    encoders = {
+        name: build_network(name, part, context.networks, config, "encoder")
+        for name, part in data.train.items()
+    }
+    outcomes = train_encoders(encoders, data, prior, config, context)
+    for name, outcome in outcomes.items():
+        encoders[name].load_state_dict(outcome.state)
+        encoders[name].eval()
+    return encoders, [record for outcome in outcomes.values() for record in outcome.history]

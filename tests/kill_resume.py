@@ -30,7 +30,7 @@ import torch
 from drcl import DRCL
 from drcl.cli import main as drcl
 from drcl.data import load
-from drcl.train import loop
+from drcl.train import checkpoint
 
 TRAINING = """
     train digits --no-report --no-progress --device cpu --resume
@@ -45,7 +45,7 @@ def start(folder: Path, every_epoch: bool) -> int:
     if child == 0:
         try:
             if every_epoch:
-                loop.CHECKPOINT_SHARE = math.inf
+                checkpoint.CHECKPOINT_SHARE = math.inf
             with open(folder.with_suffix(".log"), "w") as log, contextlib.redirect_stdout(log):
                 drcl([*TRAINING.split(), "--out", str(folder)], standalone_mode=False)
             os._exit(0)

@@ -27,7 +27,7 @@ from drcl.ablate import VARIANTS, ablate
 from drcl.cli import main
 from drcl.data import CrossModalDataset, Labelled
 from drcl.run import Run, finish_run, open_run, start_run, update_run
-from drcl.train import loop
+from drcl.train import checkpoint
 from drcl.train.tensorboard import tensorboard
 
 METRICS = {"mAP@all": {"image->text": 0.5, "text->image": 0.25, "mean": 0.375}}
@@ -268,7 +268,7 @@ def test_a_full_disk_at_any_write_leaves_the_old_content(what, first, models, tm
 
 
 def test_a_training_that_filled_the_disk_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr("drcl.train.loop.CHECKPOINT_SHARE", float("inf"))  # after every epoch
+    monkeypatch.setattr("drcl.train.checkpoint.CHECKPOINT_SHARE", float("inf"))  # after every epoch
 
     def fit(folder: Path) -> DRCL:
         return DRCL(**tiny.SETTINGS).fit(tiny.split(), checkpoints=folder, progress=False)
@@ -289,7 +289,7 @@ def test_a_training_that_filled_the_disk_goes_on_from_its_last_checkpoint(tmp_pa
 
 @pytest.mark.parametrize("number", [0, 4, 9])
 def test_commands_name_the_file_and_the_reason(run, tmp_path, monkeypatch, number):
-    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", math.inf)  # so many writes, however fast it is
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_SHARE", math.inf)  # many writes
     before = content(run)
     arguments = ["train", "synthetic", "--out", run, "--overwrite", "--no-report", *SMALL]
     with failing("write", number, no_space) as reached:

@@ -304,7 +304,9 @@ def test_modalities_at_once_train_as_one_after_the_other(monkeypatch: pytest.Mon
     at_once = fit()
     real = loop.run_together
     monkeypatch.setattr(
-        loop, "run_together", lambda pairs, *rest: [real([pair], *rest)[0] for pair in pairs]
+        loop,
+        "run_together",
+        lambda phases, context: [real([phase], context)[0] for phase in phases],
     )
     assert torch.equal(weights(at_once), weights(fit()))
 

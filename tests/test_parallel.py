@@ -163,10 +163,10 @@ RUN += ["--no-report", "--no-progress", "--device=cpu"]
 WITH_KILLS = """
 import math, os, signal
 from drcl.cli import main
-from drcl.train import loop, ranks
+from drcl.train import checkpoint, loop, ranks
 
 kills = {kills}  # restart -> (rank, call)
-loop.CHECKPOINT_SHARE = math.inf  # save after every epoch
+checkpoint.CHECKPOINT_SHARE = math.inf  # save after every epoch
 calls = 0
 
 def counted(call):

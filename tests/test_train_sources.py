@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from drcl import DRCL, Config
 from drcl.metrics import mean_average_precision
 from drcl.storage.mmap import MappedRows, is_mapped
-from drcl.train import loop, standardize
+from drcl.train import checkpoint, loop, standardize
 from drcl.train.prepare import prepare_training
 from drcl.train.prior_learning import select_prior
 from drcl.train.samples import Samples, check_features
@@ -468,7 +468,7 @@ def test_statistics_do_not_depend_on_how_rows_come(monkeypatch):
 @pytest.mark.parametrize("after", [0, 4, 8])
 def test_a_standardized_loader_resumes_to_the_same_bits(monkeypatch, tmp_path, after):
     """Whatever state torch's generator is in when the run is taken up again."""
-    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", math.inf)
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_SHARE", math.inf)
     (arrays,) = far(image=40).values()
 
     def run(seed, folder=None):

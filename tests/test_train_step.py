@@ -19,14 +19,16 @@ from tqdm import tqdm
 
 from drcl import DRCL, Config, Prior
 from drcl.encoder import Encoder, normalize
+from drcl.errors import NonFiniteLoss
 from drcl.losses import ReversibleConsistencyLoss
 from drcl.storage.sealed import read_tensors
-from drcl.train import loop
+from drcl.train import checkpoint, interrupt, loop
 from drcl.train.clock import SECTIONS
 from drcl.train.consistency import encoder_phase
+from drcl.train.context import Context
 from drcl.train.embedding import products_in
 from drcl.train.perceptron import Perceptron, suits
-from drcl.train.samples import prepare
+from drcl.train.prepare import prepare_training
 from drcl.train.source import Batch
 from drcl.train.step import CapturedStep
 
@@ -35,10 +37,14 @@ CLASSES = (0, 1, 2, 3)
 
 def phase(modality="image", **settings):
     config = Config(**{**tiny.SETTINGS, **settings})
-    samples = prepare(tiny.split(), CLASSES, "train")
+    data = prepare_training(tiny.split(), {}, CLASSES, config, {})
     network = Encoder(tiny.WIDTHS[modality], dim=16, hidden=(24,))
     prior = Prior.orthogonal(16, 4)
-    return encoder_phase(modality, network, samples[modality], None, prior, config)
+    return encoder_phase(modality, network, data, prior, config, Context())
+
+
+def run(one, folder=None, log=None):
+    return loop.run(one, Context(checkpoints=folder, progress=False, log=log))
 
 
 def fit(networks=None, train=None, **settings):
@@ -220,7 +226,7 @@ def test_a_step_is_captured_in_a_stream_of_its_own_device(monkeypatch):
     monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=lambda: None))
     monkeypatch.setattr(torch.cuda, "Stream", lambda device: f"a stream of {device}")
     monkeypatch.setattr(torch.cuda, "graph", graph)
-    training = loop.Training(phase(), progress=False)
+    training = loop.Training(phase(), Context(progress=False))
     training.step.source.device = torch.device("cuda:1")
     rows = torch.arange(16)
     CapturedStep(training.step, 16)._capture(Batch((rows,), 16), rows.flip(0))
@@ -259,14 +265,14 @@ def test_the_part_that_is_not_finite_is_named(monkeypatch, name):
     monkeypatch.setattr(ReversibleConsistencyLoss, "parts", parts)
     symbol = {"label": "J_L", "consistency": "J_D", "recasting": "J_MSE"}[name]
     with pytest.raises(
-        loop.NonFiniteLoss,
+        NonFiniteLoss,
         match=f"encoder image: loss is inf in epoch 1, batch 1 of 3: not finite is {symbol} ",
     ):
-        loop.run(phase(), progress=False)
+        run(phase())
 
 
 def test_a_non_finite_loss_leaves_the_last_good_checkpoint(monkeypatch, tmp_path):
-    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", math.inf)
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_SHARE", math.inf)
     broken = phase()
     file = tmp_path / "encoder-image.safetensors"
     real = loop.Training.begin_epoch
@@ -277,8 +283,8 @@ def test_a_non_finite_loss_leaves_the_last_good_checkpoint(monkeypatch, tmp_path
         real(training)
 
     monkeypatch.setattr(loop.Training, "begin_epoch", begin_epoch)
-    with pytest.raises(loop.NonFiniteLoss, match=r"epoch 3, batch 0 .* the network's output"):
-        loop.run(broken, file, progress=False)
+    with pytest.raises(NonFiniteLoss, match=r"epoch 3, batch 0 .* the network's output"):
+        run(broken, tmp_path)
     tensors, about = read_tensors(file)
     assert about["epoch"] == 3 and all(
         t.isfinite().all() for t in tensors.values() if t.is_floating_point()
@@ -290,7 +296,7 @@ def test_a_non_finite_loss_leaves_the_last_good_checkpoint(monkeypatch, tmp_path
 
 def test_time_by_section():
     began = []
-    outcome = loop.run(phase(epochs=3), progress=False, log=began.append)
+    outcome = run(phase(epochs=3), log=began.append)
     assert [record["epoch"] for record in began] == [0, 1, 2] and began == outcome.history
     for record in outcome.history:
         assert set(record["time"]) == set(SECTIONS)
@@ -322,8 +328,8 @@ def test_the_bar_tells_loss_score_speed_and_time_left(monkeypatch):
 def test_saving_takes_at_most_a_hundredth_of_the_time(monkeypatch, tmp_path):
     now = [0.0]
     saved = []
-    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(loop, "BYTES_PER_SECOND", 1e30)
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(checkpoint, "BYTES_PER_SECOND", 1e30)
     real = loop.Training.begin_epoch
 
     def begin_epoch(training):
@@ -335,8 +341,8 @@ def test_saving_takes_at_most_a_hundredth_of_the_time(monkeypatch, tmp_path):
         saved.append(now[0])
 
     monkeypatch.setattr(loop.Training, "begin_epoch", begin_epoch)
-    monkeypatch.setattr(loop, "write_bytes", write)
-    outcome = loop.run(phase(epochs=100), tmp_path / "x", progress=False)
+    monkeypatch.setattr(checkpoint, "write_bytes", write)
+    outcome = run(phase(epochs=100), tmp_path)
     # At once, as it is thought to cost nothing; then not before both are paid for (give or take the
     # size of the generator's state, which so small a network makes count); then every 100 s.
     assert saved[0] == 11.0 and 170 < saved[1] < 220 and 270 < saved[2] < 320
@@ -345,22 +351,22 @@ def test_saving_takes_at_most_a_hundredth_of_the_time(monkeypatch, tmp_path):
 
 
 def test_the_first_save_waits_for_what_it_is_likely_to_cost(monkeypatch, tmp_path):
-    monkeypatch.setattr(loop, "BYTES_PER_SECOND", 1.0)
+    monkeypatch.setattr(checkpoint, "BYTES_PER_SECOND", 1.0)
     written = []
-    monkeypatch.setattr(loop, "write_bytes", lambda path, content: written.append(path))
-    loop.run(phase(epochs=4), tmp_path / "x", progress=False)
+    monkeypatch.setattr(checkpoint, "write_bytes", lambda path, content: written.append(path))
+    run(phase(epochs=4), tmp_path)
     assert not written
 
 
 def test_a_finished_phase_saves_only_what_it_kept(monkeypatch, tmp_path):
-    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", math.inf)
-    file = tmp_path / "x"
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_SHARE", math.inf)
+    file = tmp_path / "encoder-image.safetensors"
     torch.manual_seed(0)
-    whole = loop.run(phase(epochs=4), file, progress=False)
+    whole = run(phase(epochs=4), tmp_path)
     tensors, _ = read_tensors(file)
     assert sorted(tensors) == sorted(f"kept.{name}" for name in whole.state)
     torch.manual_seed(0)
-    again = loop.run(phase(epochs=4), file, progress=False)
+    again = run(phase(epochs=4), tmp_path)
     assert all(torch.equal(again.state[name], value) for name, value in whole.state.items())
     assert [r["loss"] for r in again.history] == [r["loss"] for r in whole.history]
 
@@ -391,20 +397,19 @@ def test_ctrl_c_ends_the_epoch_and_saves(monkeypatch, tmp_path, where):
 
 def test_ctrl_c_where_no_epoch_is_left_is_not_forgotten(monkeypatch, tmp_path):
     """As while the samples of a finished training are compared with those of its checkpoint."""
-    file = tmp_path / "x.safetensors"
-    monkeypatch.setattr(loop, "CHECKPOINT_SHARE", math.inf)
+    monkeypatch.setattr(checkpoint, "CHECKPOINT_SHARE", math.inf)
     torch.manual_seed(0)
-    loop.run(phase(epochs=2), file, progress=False)
+    run(phase(epochs=2), tmp_path)
     torch.manual_seed(0)
-    real = loop.fingerprint
+    real = checkpoint.fingerprint
 
     def fingerprint(phase):
         signal.raise_signal(signal.SIGINT)
         return real(phase)
 
-    monkeypatch.setattr(loop, "fingerprint", fingerprint)
+    monkeypatch.setattr(checkpoint, "fingerprint", fingerprint)
     with pytest.raises(KeyboardInterrupt):
-        loop.run(phase(epochs=2), file, progress=False)
+        run(phase(epochs=2), tmp_path)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -412,8 +417,8 @@ def test_ctrl_c_that_ends_the_reader_of_a_pipe_too_still_saves(monkeypatch):
     def write(*_: object, **__: object) -> None:
         raise BrokenPipeError
 
-    monkeypatch.setattr(loop.tqdm, "write", write)
-    with pytest.raises(KeyboardInterrupt), loop._ending_the_epoch(True) as asked:
+    monkeypatch.setattr(interrupt.tqdm, "write", write)
+    with pytest.raises(KeyboardInterrupt), interrupt.interrupt_after_epoch(True) as asked:
         signal.raise_signal(signal.SIGINT)
         assert asked()
 
@@ -428,8 +433,8 @@ def test_a_second_ctrl_c_stops_at_once(monkeypatch, tmp_path):
 
     monkeypatch.setattr(loop.Training, "begin_epoch", begin_epoch)
     with pytest.raises(KeyboardInterrupt):
-        loop.run(phase(), tmp_path / "x.safetensors", progress=False)
-    assert not (tmp_path / "x.safetensors").exists()
+        run(phase(), tmp_path)
+    assert not list(tmp_path.iterdir())
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -437,7 +442,7 @@ def test_without_a_checkpoint_ctrl_c_is_left_alone(monkeypatch):
     monkeypatch.setattr(loop.Training, "begin_epoch", lambda _: signal.raise_signal(signal.SIGINT))
     monkeypatch.setattr(loop.Training, "end_epoch", lambda _: pytest.fail("not at once"))
     with pytest.raises(KeyboardInterrupt):
-        loop.run(phase(), progress=False)
+        run(phase())
 
 
 def test_normalize_of_extreme_rows():
@@ -448,6 +453,8 @@ def test_normalize_of_extreme_rows():
 def test_a_phase_that_counts_its_epochs_otherwise_has_other_checkpoints():
     """A run with the q of an older ``paper_compat`` must not be continued with this one's."""
     one = phase(paper_compat=True)
-    other = replace(one, first_epoch=0)
-    assert one.first_epoch == 1 and loop.fingerprint(one) != loop.fingerprint(other)
-    assert loop.fingerprint(one) == loop.fingerprint(replace(one))
+    other = replace(one, schedule=one.schedule._replace(first_epoch=0))
+    assert one.schedule.first_epoch == 1 and checkpoint.fingerprint(one) != checkpoint.fingerprint(
+        other
+    )
+    assert checkpoint.fingerprint(one) == checkpoint.fingerprint(replace(one))

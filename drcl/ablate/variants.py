@@ -10,11 +10,10 @@ import numpy as np
 
 from drcl.data import CrossModalDataset
 from drcl.estimator import DRCL
-from drcl.labels import find_classes, known_ids
 from drcl.prior import Prior
 from drcl.run.evaluation import embed, evaluation_split, measure
-from drcl.train.config import Config
-from drcl.train.loop import stream_seed
+from drcl.train.config import Config, stream_seed
+from drcl.train.context import Context
 from drcl.train.prepare import prepare_training
 from drcl.train.prior_learning import best_prior, learn_priors
 
@@ -51,10 +50,8 @@ VARIANTS = (
 
 def learn_all_priors(data: CrossModalDataset, config: Config) -> dict[str, Prior]:
     """The prior of every modality, as :meth:`drcl.DRCL.fit` learns them before it selects one."""
-    classes = find_classes([known_ids(part.labels) for part in data.train.values()])
-    samples, held_out, _ = prepare_training(data.train, data.validation, classes, config, {})
-    priors, _ = learn_priors(samples, held_out, classes, config, networks={}, progress=False)
-    return priors
+    prepared = prepare_training(data.train, data.validation, None, config, {})
+    return learn_priors(prepared, config, Context(progress=False))[0]
 
 
 def train_variant(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -148,6 +149,12 @@ class Config:
 def setting(value: PerModality[T], modality: str) -> T:
     """The value of a per-modality setting for one modality."""
     return value[modality] if isinstance(value, Mapping) else value
+
+
+def stream_seed(seed: int, *names: str) -> int:
+    """A seed of its own for every modality and phase, whatever order they run in."""
+    digest = hashlib.sha256("/".join((str(seed), *names)).encode()).digest()
+    return int.from_bytes(digest[:7], "big")
 
 
 # In the settings' order; each returns a plain value.

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -14,75 +13,53 @@ from drcl.errors import NonFiniteLoss
 from drcl.losses import ReversibleConsistencyLoss
 from drcl.metrics import mean_average_precision
 from drcl.prior import Prior
-from drcl.train.config import Config, setting
+from drcl.train.config import Config
+from drcl.train.context import Context
 from drcl.train.embedding import apply_in_chunks, chunk_rows, collect
-from drcl.train.loop import Embed, Log, Outcome, Phase, diverged, stream_seed, train
+from drcl.train.loop import train_modalities
 from drcl.train.networks import averaging, fewest_rows, pick_device, wrapped_like
-from drcl.train.parallel import ALONE, Parallel, spread
+from drcl.train.phase import Embed, Loss, LossFunction, Outcome, Phase, Schedule, Validate
+from drcl.train.prepare import Prepared
 from drcl.train.ranks import Ranks
-from drcl.train.samples import Modality
 from drcl.train.source import Source, make_source
-from drcl.train.step import Loss, LossFunction
 
 
 def train_encoders(
     encoders: Mapping[str, nn.Module],
-    samples: Mapping[str, Modality],
-    validation: Mapping[str, Modality],
+    data: Prepared,
     prior: Prior,
     config: Config,
-    *,
-    networks: Mapping[str, nn.Module] | None = None,
-    checkpoints: Path | None = None,
-    progress: bool = True,
-    log: Log | None = None,
-    parallel: Parallel = ALONE,
+    context: Context,
 ) -> dict[str, Outcome]:
     """Train the encoders in place and return, for each, the kept parameters with the history.
 
     A modality without validation samples keeps its last epoch, whatever ``config.selection`` says.
-    ``networks`` are the user's own, of which ``encoders`` are copies.
+    ``context.networks`` are the user's own, of which ``encoders`` are copies.
     """
 
-    def learn(modalities: list[str]) -> dict[str, Outcome]:
-        phases = [
-            encoder_phase(
-                modality,
-                encoders[modality],
-                samples[modality],
-                validation.get(modality),
-                prior,
-                config,
-                template=(networks or {}).get(modality),
-                ranks=parallel.batches,
-            )
-            for modality in modalities
-        ]
-        outcomes = train(phases, checkpoints, progress, log)
-        for phase in phases:
-            # No loss sees what the last step did; with validation samples the last judgement does.
-            if phase.modality not in validation:
-                _check_output(phase)
-        return dict(zip(modalities, outcomes, strict=True))
+    def make_phase(modality: str) -> Phase:
+        return encoder_phase(modality, encoders[modality], data, prior, config, context)
 
-    costs = {name: len(samples[name].targets) * setting(config.epochs, name) for name in encoders}
-    return spread(costs, learn, parallel.modalities)
+    def finish(phase: Phase, outcome: Outcome) -> Outcome:
+        # No loss sees what the last step did; with validation samples the last epoch's does.
+        if phase.modality not in data.validation:
+            _check_output(phase)
+        return outcome
+
+    return train_modalities(data.costs("encoder", config), make_phase, finish, context)
 
 
 def encoder_phase(
     modality: str,
     encoder: nn.Module,
-    samples: Modality,
-    validation: Modality | None,
+    data: Prepared,
     prior: Prior,
     config: Config,
-    *,
-    template: nn.Module | None = None,
-    ranks: Ranks | None = None,
+    context: Context,
 ) -> Phase:
-    """The training of one encoder; ``template`` is the user's network that it is a copy of."""
-    device = pick_device(config.device)
-    network = wrapped_like(template, encoder.to(device))
+    """The training of one encoder, a copy of the user's network where there is one."""
+    device, ranks = pick_device(config.device), context.parallel.batches
+    network = wrapped_like(context.networks.get(modality), encoder.to(device))
     criterion = ReversibleConsistencyLoss(
         prior.by_column(),
         alpha=config.alpha,
@@ -93,32 +70,27 @@ def encoder_phase(
         lam=config.lam if ranks is None else 1.0,
         process_group=None if ranks is None else ranks.group,
     ).to(device)
-    judged = None if validation is None else make_source(validation.labelled(), device, ranks)
+    samples, held_out = data.train[modality], data.validation.get(modality)
+    validation = None if held_out is None else make_source(held_out.labelled(), device, ranks)
     selection = "loss" if config.paper_compat else config.selection
+    schedule = Schedule.of("encoder", modality, config)
     return Phase(
         name="encoder",
         modality=modality,
+        config=config,
+        schedule=schedule,
         network=network,
         module=encoder,
         source=make_source(samples.labelled(), device, ranks),
         loss=_loss(criterion, config, ranks),
-        judge=_judge(judged, criterion, selection, config, ranks),
-        criterion=None if judged is None or selection == "last" else f"validation_{selection}",
+        validate=_validate(validation, criterion, selection, config, ranks),
+        criterion=None if validation is None or selection == "last" else f"validation_{selection}",
         maximize=selection == "map",
-        epochs=setting(config.epochs, modality),
-        batch_size=setting(config.batch_size, modality),
-        lr=setting(config.lr, modality),
-        seed=stream_seed(config.seed, "encoder", modality),
-        drop_last=config.paper_compat,
-        settings=config.to_dict(),
-        precision=config.precision,
         mixes=config.lam < 1.0,
-        inputs=(prior.weight, *(() if judged is None else (judged,))),
+        inputs=(prior.weight, *(() if validation is None else (validation,))),
         average=averaging(network),
         ranks=ranks,
-        least=fewest_rows(encoder, modality, samples, setting(config.batch_size, modality), ranks),
-        # The released code calls this loss with epoch + 1, and that of prior learning with epoch.
-        first_epoch=1 if config.paper_compat else 0,
+        least=fewest_rows(encoder, modality, samples, schedule.batch_size, ranks),
     )
 
 
@@ -126,7 +98,7 @@ def _check_output(phase: Phase) -> None:
     with torch.random.fork_rng(devices=[]):  # a user's loader may draw from it
         features, _ = next(iter(phase.source.chunks(chunk_rows(phase.source.device))))
     if not bool(apply_in_chunks(phase.module, features).isfinite().all()):
-        raise NonFiniteLoss(diverged(phase, "NaN embeddings after the last epoch"))
+        raise NonFiniteLoss(phase.diverged("NaN embeddings after the last epoch"))
 
 
 def _loss(
@@ -144,14 +116,14 @@ def _loss(
     return loss
 
 
-def _judge(
+def _validate(
     validation: Source | None,
     criterion: ReversibleConsistencyLoss,
     selection: str,
     config: Config,
     ranks: Ranks | None,
-) -> Callable[[float, Embed], dict[str, float]]:
-    def judge(q: float, embed: Embed) -> dict[str, float]:
+) -> Validate:
+    def validate(q: float, embed: Embed) -> dict[str, float]:
         if validation is None:
             return {}
         with nullcontext() if ranks is None else ranks.raise_together():
@@ -173,4 +145,4 @@ def _judge(
             values["validation_map"] = found
         return values
 
-    return judge
+    return validate

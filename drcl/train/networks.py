@@ -12,9 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from drcl.checks import check_modalities
 from drcl.encoder import Encoder
-from drcl.train.config import Config
+from drcl.train.config import Config, stream_seed
 from drcl.train.datasets import LoadedSamples
-from drcl.train.loop import stream_seed
 from drcl.train.ranks import Ranks
 from drcl.train.samples import Modality
 

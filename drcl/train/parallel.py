@@ -29,8 +29,9 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
-from drcl.distributed import RankFailed, raise_together
-from drcl.train.loop import Outcome
+from drcl.distributed import raise_together
+from drcl.errors import RankFailed
+from drcl.train.phase import Outcome
 from drcl.train.ranks import Ranks
 
 Mode = Literal["modality", "data"]
@@ -59,7 +60,7 @@ class Parallel(NamedTuple):
         return cls(modalities=ranks) if mode == "modality" else cls(batches=ranks)
 
     def raise_together(self) -> AbstractContextManager[None]:
-        """What fails in one of the processes within fails in all."""
+        """See :func:`drcl.distributed.raise_together`."""
         ranks = self.modalities or self.batches
         return raise_together(None if ranks is None else ranks.group)
 
@@ -107,9 +108,7 @@ def spread(
         raise
     failed = _wait(*_tell(False, group))
     if any(failed):
-        raise RankFailed(
-            f"rank {failed.index(1)} could not train its modalities; its error says why"
-        )
+        raise RankFailed(f"rank {failed.index(1)} failed; stopping all ranks (see its error)")
     trained = {}
     for modality in costs:
         trained[modality] = _from_owner(own.get(modality), owner[modality], group)

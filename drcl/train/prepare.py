@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from torch import nn
@@ -14,38 +14,76 @@ from drcl.storage.mmap import MappedRows
 from drcl.train.config import Config
 from drcl.train.datasets import LoadedSamples
 from drcl.train.networks import unwrapped
-from drcl.train.samples import Data, Labelled, Modality, Samples, prepare, with_labels
+from drcl.train.phase import Schedule
+from drcl.train.samples import (
+    Data,
+    Modality,
+    Samples,
+    check_pairs,
+    choose_classes,
+    parse,
+    prepare,
+)
 from drcl.train.standardize import Moments, Standardizer, in_chunks
 
 
 class Prepared(NamedTuple):
-    """Samples of every modality, standardized where the settings ask for it, and with what."""
+    """Samples of every modality, standardized where the settings ask for it, and with what.
+
+    ``classes`` are the ids or names in the order of the targets' columns.
+    """
 
     train: dict[str, Modality]
     validation: dict[str, Modality]
     standardizers: dict[str, Standardizer]
+    classes: tuple[Label, ...]
+
+    def costs(self, phase: str, config: Config) -> dict[str, float]:
+        """Modality -> how many samples a phase sees in all its epochs."""
+        return {
+            name: len(part.targets) * Schedule.of(phase, name, config).epochs
+            for name, part in self.train.items()
+        }
 
 
 def prepare_training(
-    train: Mapping[str, Data | Labelled],
+    train: Mapping[str, Data],
     validation: Mapping[str, Data],
-    classes: tuple[Label, ...],
+    classes: Iterable[Label] | None,
     config: Config,
     networks: Mapping[str, nn.Module],
 ) -> Prepared:
-    """Checked samples, alike whether they come from arrays, files, a Dataset or a DataLoader."""
+    """Checked samples, alike whether they come from arrays, files, a Dataset or a DataLoader.
+
+    Args:
+        train, validation: modality -> (features, labels), or a Dataset or DataLoader.
+        classes: all of them, in order; None takes the sorted ones that occur in ``train``.
+        config: the settings, which must fit the modalities.
+        networks: modality -> the user's own network.
+
+    Raises what :meth:`drcl.DRCL.fit` says of its arguments.
+    """
+    check_pairs(train, "train")
+    check_pairs(validation, "validation")
+    if not train:
+        raise ValueError("train: expected at least one modality, got none")
+    unknown = sorted(set(validation) - set(train))
+    if unknown:
+        raise ValueError(f"validation: expected modalities of {sorted(train)}, got {unknown}")
+    config.check_modalities(train)
     integers = {name for name, network in networks.items() if takes_integers(network)}
-    samples = prepare(with_labels(train, "train", config.standardize), classes, "train", integers)
-    held_out = prepare(validation, classes, "validation", integers)
+    parsed = parse(train, "train", config.standardize)
+    columns = choose_classes(parsed, classes, config)
+    samples = prepare(parsed, columns, "train", integers)
+    held_out = prepare(parse(validation, "validation"), columns, "validation", integers)
     for modality, part in held_out.items():
-        # A network of the user's own may take any.
-        if modality in networks or modality not in samples:
+        if modality in networks:  # which may take rows of any shape
             continue
         shape, expected = part.shape[1:], samples[modality].shape[1:]
         if shape != expected:
             raise ValueError(
-                f"validation {modality} features: rows of shape {tuple(shape)}, expected "
-                f"{tuple(expected)} as in train"
+                f"validation {modality} features: expected rows of shape {tuple(expected)} as in "
+                f"train, got {tuple(shape)}"
             )
     standardizers = {}
     if config.standardize:
@@ -55,6 +93,7 @@ def prepare_training(
         {name: _standardized(part, standardizers.get(name)) for name, part in samples.items()},
         {name: _standardized(part, standardizers.get(name)) for name, part in held_out.items()},
         standardizers,
+        columns,
     )
 
 

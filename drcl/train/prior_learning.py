@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +12,9 @@ from torch import Tensor, nn
 from drcl import functional
 from drcl.labels import Label, is_labelled
 from drcl.prior import Prior
-from drcl.train.config import Config, setting
-from drcl.train.loop import Embed, Log, Outcome, Phase, Record, stream_seed
-from drcl.train.loop import train as run_phases
+from drcl.train.config import Config, stream_seed
+from drcl.train.context import Context
+from drcl.train.loop import train_modalities
 from drcl.train.networks import (
     averaging,
     build_network,
@@ -24,14 +23,10 @@ from drcl.train.networks import (
     pick_device,
     wrapped_like,
 )
-from drcl.train.parallel import ALONE, Parallel, spread
-from drcl.train.prepare import prepare_training
-from drcl.train.ranks import Ranks
-from drcl.train.samples import Data, Modality, check_pairs, choose_classes, with_labels
+from drcl.train.phase import Embed, Loss, Outcome, Phase, Record, Schedule
+from drcl.train.prepare import Prepared, prepare_training
+from drcl.train.samples import Data
 from drcl.train.source import make_source
-from drcl.train.step import Loss
-
-Networks = Mapping[str, nn.Module]
 
 
 class _Classifier(nn.Module):
@@ -50,7 +45,7 @@ def select_prior(
     config: Config | None = None,
     *,
     classes: Iterable[Label] | None = None,
-    networks: Networks | None = None,
+    networks: Mapping[str, nn.Module] | None = None,
     progress: bool = True,
 ) -> Prior:
     """Learn a prior in each modality and return the one with the best quality score.
@@ -76,24 +71,10 @@ def select_prior(
     16
     """
     config = config or Config()
-    networks = check_networks(networks)
-    check_pairs(train, "train")
-    if not train:
-        raise ValueError("train: no modality given")
-    config.check_modalities(train)
-    pairs = with_labels(train, "train", config.standardize)
-    columns = choose_classes(pairs, classes, config)
+    context = Context(networks=check_networks(networks), progress=progress)
     held_out = {} if validation is None else validation
-    prepared = prepare_training(pairs, held_out, columns, config, networks)
-    priors, _ = learn_priors(
-        prepared.train,
-        prepared.validation,
-        columns,
-        config,
-        networks=networks,
-        progress=progress,
-    )
-    return best_prior(priors, config)
+    data = prepare_training(train, held_out, classes, config, context.networks)
+    return best_prior(learn_priors(data, config, context)[0], config)
 
 
 def best_prior(priors: Mapping[str, Prior], config: Config) -> Prior:
@@ -103,74 +84,48 @@ def best_prior(priors: Mapping[str, Prior], config: Config) -> Prior:
 
 
 def learn_priors(
-    train: Mapping[str, Modality],
-    validation: Mapping[str, Modality],
-    classes: tuple[Label, ...],
-    config: Config,
-    *,
-    networks: Networks,
-    checkpoints: Path | None = None,
-    progress: bool = True,
-    log: Log | None = None,
-    parallel: Parallel = ALONE,
+    data: Prepared, config: Config, context: Context
 ) -> tuple[dict[str, Prior], list[Record]]:
     """A prior per modality, all from one random orthogonal start, and their training's history."""
-    missing = sorted(set(train) - set(validation))
+    missing = sorted(set(data.train) - set(data.validation))
     if config.prior_selection == "validation" and missing:
-        raise ValueError(f'prior_selection="validation" needs validation samples for {missing}')
+        raise ValueError(
+            'prior_selection: "validation" needs validation samples of every modality, got none of '
+            f"{missing}"
+        )
 
-    def learn(modalities: list[str]) -> dict[str, Outcome]:
-        phases = [
-            prior_phase(
-                modality,
-                train[modality],
-                validation.get(modality),
-                classes,
-                config,
-                networks,
-                parallel.batches,
-            )
-            for modality in modalities
-        ]
-        outcomes = run_phases(phases, checkpoints, progress, log)
+    def make_phase(modality: str) -> Phase:
+        return prior_phase(modality, data, config, context)
+
+    def finish(phase: Phase, outcome: Outcome) -> Outcome:
         # Of what was trained only W is needed further on.
-        return {
-            modality: replace(outcome, state={"weight": outcome.state["weight"]})
-            for modality, outcome in zip(modalities, outcomes, strict=True)
-        }
+        return replace(outcome, state={"weight": outcome.state["weight"]})
 
-    costs = {
-        name: len(part.targets) * setting(config.prior_epochs, name) for name, part in train.items()
-    }
-    outcomes = spread(costs, learn, parallel.modalities)
+    outcomes = train_modalities(data.costs("prior", config), make_phase, finish, context)
     priors = {
         modality: Prior(
-            outcome.state["weight"].cpu(), classes=classes, modality=modality, score=outcome.best
+            outcome.state["weight"].cpu(),
+            classes=data.classes,
+            modality=modality,
+            score=outcome.best,
         )
         for modality, outcome in outcomes.items()
     }
     return priors, [record for outcome in outcomes.values() for record in outcome.history]
 
 
-def prior_phase(
-    modality: str,
-    samples: Modality,
-    validation: Modality | None,
-    classes: tuple[Label, ...],
-    config: Config,
-    networks: Networks,
-    ranks: Ranks | None = None,
-) -> Phase:
+def prior_phase(modality: str, data: Prepared, config: Config, context: Context) -> Phase:
     """The training of one modality's encoder together with its W."""
-    device = pick_device(config.device)
-    start = Prior.orthogonal(config.dim, len(classes), seed=stream_seed(config.seed, "prior"))
-    encoder = build_network(modality, samples, networks, config, "prior")
+    device, ranks = pick_device(config.device), context.parallel.batches
+    samples, classes = data.train[modality], len(data.classes)
+    start = Prior.orthogonal(config.dim, classes, seed=stream_seed(config.seed, "prior"))
+    encoder = build_network(modality, samples, context.networks, config, "prior")
     module = _Classifier(encoder, start.weight).to(device)
-    network = wrapped_like(networks.get(modality), encoder)
-    source = judged_on = make_source(samples.labelled(), device, ranks)
+    network = wrapped_like(context.networks.get(modality), encoder)
+    source = scored = make_source(samples.labelled(), device, ranks)
     if config.prior_selection == "validation":
-        assert validation is not None
-        judged_on = make_source(validation.labelled(), device, ranks)
+        scored = make_source(data.validation[modality].labelled(), device, ranks)
+    schedule = Schedule.of("prior", modality, config)
 
     def loss(x: Tensor, y: Tensor, q: Tensor, permutation: Tensor | None) -> Loss:
         found = functional.prior_similarity(
@@ -182,11 +137,11 @@ def prior_phase(
         # The released loss is (1 − s^0)/0 in its first epoch: NaN, but with a gradient of zero.
         return Loss(found * (q > 0) if config.paper_compat else found, {"J_L": found})
 
-    def judge(q: float, embed: Embed) -> dict[str, float]:
+    def validate(q: float, embed: Embed) -> dict[str, float]:
         # A mean of the chunks' means, each with its number of rows: no embedding is kept.
         total, count = torch.zeros((), dtype=torch.float64, device=device), 0
         with nullcontext() if ranks is None else ranks.raise_together():
-            for x, y in embed(judged_on):
+            for x, y in embed(scored):
                 score = functional.prior_similarity(
                     x, module.weight.detach(), y, temperature=config.temperature
                 ).score
@@ -195,29 +150,24 @@ def prior_phase(
                 count += len(x)
         score = total / count
         if ranks is not None:
-            score = ranks.mean(score, ranks.size(judged_on.count))
+            score = ranks.mean(score, ranks.size(scored.count))
         return {"score": float(score)}
 
     return Phase(
         name="prior",
         modality=modality,
+        config=config,
+        schedule=schedule,
         network=network,
         module=module,
         source=source,
         loss=loss,
-        judge=judge,
+        validate=validate,
         criterion="score",
         maximize=True,
-        epochs=setting(config.prior_epochs, modality),
-        batch_size=setting(config.batch_size, modality),
-        lr=setting(config.prior_lr, modality),
-        seed=stream_seed(config.seed, "prior", modality),
-        drop_last=config.paper_compat,
-        settings=config.to_dict(),
-        precision=config.precision,
-        inputs=() if judged_on is source else (judged_on,),
+        inputs=() if scored is source else (scored,),
         keep_last=config.paper_compat,
         average=averaging(network),
         ranks=ranks,
-        least=fewest_rows(encoder, modality, samples, setting(config.batch_size, modality), ranks),
+        least=fewest_rows(encoder, modality, samples, schedule.batch_size, ranks),
     )

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from drcl.checks import check_modalities, check_pair
-from drcl.data.dataset import Labelled as OfDataset
+from drcl.data.dataset import Labelled
 from drcl.labels import (
     Label,
+    ParsedLabels,
     class_list,
     encode_labels,
     find_classes,
@@ -30,7 +31,7 @@ from drcl.train.standardize import in_chunks
 
 Data: TypeAlias = tuple[npt.ArrayLike, Any] | Loadable
 # A Dataset has been passed over once.
-Labelled: TypeAlias = tuple[npt.ArrayLike | Scanned, Any]
+Parsed: TypeAlias = tuple[npt.ArrayLike | Scanned, ParsedLabels]
 
 
 class Samples(NamedTuple):
@@ -84,44 +85,41 @@ def check_features(features: npt.ArrayLike | Tensor, name: str) -> Tensor | Mapp
     return rows
 
 
-def with_labels(
-    data: Mapping[str, Data | Labelled], split: str, standardize: bool = False
-) -> dict[str, Labelled]:
+def parse(data: Mapping[str, Data], split: str, standardize: bool = False) -> dict[str, Parsed]:
     """Every modality as (features, parsed labels); one pass over a Dataset or DataLoader finds its.
 
     With ``standardize`` the pass takes the statistics of its features, too. Rows to train on may be
     probabilities; those that are ranked are 0 and 1.
     """
-    check_pairs(data, split)
     soft = split == "train"
-    found: dict[str, Labelled] = {}
+    found: dict[str, Parsed] = {}
     for name, one in data.items():
         if is_loadable(one):
             found[name] = scan(one, f"{split} {name}", standardize, soft)
         else:
             # With the number of rows known, one row of N labels is told from N columns.
             where = f"{split} {name} labels"
-            parsed = parse_labels(one[1], where, count=row_count(one[0]), soft=soft)
+            labels = parse_labels(one[1], where, count=row_count(one[0]), soft=soft)
             # In a data set of the package −1 is never a class.
-            found[name] = one[0], known_ids(parsed) if isinstance(one, OfDataset) else parsed
+            found[name] = one[0], known_ids(labels) if isinstance(one, Labelled) else labels
     return found
 
 
 def choose_classes(
-    pairs: Mapping[str, Labelled], classes: Iterable[Label] | None, config: Config
+    parsed: Mapping[str, Parsed], classes: Iterable[Label] | None, config: Config
 ) -> tuple[Label, ...]:
     """The classes asked for, or those that occur; two at least and no more than dimensions."""
     found = (
-        find_classes([labels for _, labels in pairs.values()])
+        find_classes([labels for _, labels in parsed.values()])
         if classes is None
         else class_list(classes)
     )
     if len(found) < 2:
-        raise ValueError(f"train: needs at least two classes, got {list(found)}")
+        raise ValueError(f"train: expected at least two classes, got {list(found)}")
     if config.dim < len(found):
         raise ValueError(
-            f"dim: {config.dim} is below the number of classes ({len(found)}); the prior needs a "
-            "direction for each"
+            f"dim: expected at least {len(found)}, one direction of the prior for each class, got "
+            f"{config.dim}"
         )
     return found
 
@@ -142,7 +140,7 @@ def check_pairs(data: Any, split: str) -> None:
 
 
 def prepare(
-    data: Mapping[str, Data | Labelled],
+    data: Mapping[str, Parsed],
     classes: Sequence[Label],
     split: str,
     integers: Container[str] = (),
@@ -152,7 +150,7 @@ def prepare(
     The networks of the modalities in ``integers`` take token ids as they are.
     """
     prepared: dict[str, Modality] = {}
-    for modality, (features, labels) in with_labels(data, split).items():
+    for modality, (features, labels) in data.items():
         where = f"{split} {check_name(modality)}"
         y = torch.from_numpy(encode_labels(labels, classes, soft=True))
         if isinstance(features, Scanned):
@@ -166,5 +164,5 @@ def prepare(
                 raise ValueError(f"{where}: {len(x)} rows of features but {len(y)} labels")
             prepared[modality] = Samples(x, y)
         if not bool(is_labelled(y).any()):
-            raise ValueError(f"{where}: all {len(y)} samples are unlabelled")
+            raise ValueError(f"{where}: expected a labelled sample, got {len(y)} unlabelled ones")
     return prepared

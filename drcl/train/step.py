@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,22 +12,11 @@ from drcl.encoder import Encoder, is_as_built
 from drcl.train.clock import Clock
 from drcl.train.embedding import at_least_float32, products_in
 from drcl.train.perceptron import Perceptron, suits
-from drcl.train.ranks import Ranks
-from drcl.train.source import Batch, Source
+from drcl.train.phase import Phase
+from drcl.train.source import Batch
 
 # Steps that are run before one is captured: libraries choose their kernels in them.
 WARM_UP = 3
-
-
-class Loss(NamedTuple):
-    """What is minimised, and the parts it is made of: scalars."""
-
-    total: Tensor
-    parts: dict[str, Tensor]
-
-
-# (embeddings, targets, q, permutation for the mixing or None)
-LossFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None], Loss]
 
 
 class Pass(Protocol):
@@ -42,35 +30,21 @@ class Pass(Protocol):
 
 
 class Step:
-    """One optimisation step of ``module``, whose embeddings come from ``network``.
-
-    Args:
-        network: features → embeddings (B, D): ``module``, a part of it, or a wrapper around one.
-        module: all that is trained; what lies outside ``network`` gets its gradient by the loss.
-        average: called with a list of tensors to average over processes, if there are several.
-        ranks: the processes that have a slice of every batch each, if there are several.
+    """One optimisation step of a phase.
 
     A call returns (2 + P,) numbers without waiting for the device: the loss, its ``parts``, and the
     sum of the embeddings, which is finite if they are.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        module: nn.Module,
-        source: Source,
-        loss: LossFunction,
-        lr: float,
-        precision: str,
-        average: Callable[[list[Tensor]], None] | None,
-        ranks: Ranks | None,
-        clock: Clock,
-    ) -> None:
-        self.source, self.loss, self.clock = source, loss, clock
-        self.average, self.ranks, self.module = average, ranks, module
-        on_gpu = source.device.type == "cuda"
+    def __init__(self, phase: Phase, clock: Clock) -> None:
+        self.phase, self.clock, self.source = phase, clock, phase.source
+        network, precision = phase.network, phase.config.precision
         self.optimizer = torch.optim.Adam(
-            module.parameters(), lr=lr, betas=(0.5, 0.999), fused=True, capturable=on_gpu
+            phase.module.parameters(),
+            lr=phase.schedule.lr,
+            betas=(0.5, 0.999),
+            fused=True,
+            capturable=self.source.device.type == "cuda",
         )
         self.passes: Pass = (
             Perceptron(network)
@@ -78,18 +52,20 @@ class Step:
             else AutogradPass(network, precision)
         )
         inside = set(network.parameters())
-        self.outside = [p for p in module.parameters() if p not in inside]
+        # What lies outside the network gets its gradient by the loss.
+        self.outside = [p for p in phase.module.parameters() if p not in inside]
         # The rows of a batch whose forward pass is already made: see :meth:`Training.embed`.
         self.ahead: Tensor | None = None
         self.parts: tuple[str, ...] = ()
-        self.q = torch.zeros((), dtype=torch.float64, device=source.device)
+        self.q = torch.zeros((), dtype=torch.float64, device=self.source.device)
 
     def __call__(self, batch: Batch, permutation: Tensor | None) -> Tensor:
+        ranks, average = self.phase.ranks, self.phase.average
         self.clock.enter("data")
-        with nullcontext() if self.ranks is None else self.ranks.raise_together():
+        with nullcontext() if ranks is None else ranks.raise_together():
             features, targets = self.source.load(*batch.parts)
-            if self.ranks is not None:
-                targets = self.ranks.targets(targets, batch.rows)
+            if ranks is not None:
+                targets = ranks.targets(targets, batch.rows)
             self.clock.enter("encoder")
             ahead, self.ahead = self.ahead, None
             if ahead is not None and torch.equal(ahead, batch.parts[0]):
@@ -102,16 +78,16 @@ class Step:
         leaf = at_least_float32(embeddings.detach()).requires_grad_()
         for parameter in self.outside:
             parameter.grad = None
-        loss = self.loss(leaf, targets, self.q, permutation)
+        loss = self.phase.loss(leaf, targets, self.q, permutation)
         self.parts = tuple(loss.parts)
         loss.total.backward()
-        if self.average is not None and self.outside:
-            self.average([p.grad for p in self.outside if p.grad is not None])
+        if average is not None and self.outside:
+            average([p.grad for p in self.outside if p.grad is not None])
         self.clock.enter("encoder")
         assert leaf.grad is not None
         self.passes.backward(leaf.grad)
-        if self.ranks is not None:
-            self.ranks.sum_gradients(self.module.parameters())
+        if ranks is not None:
+            ranks.sum_gradients(self.phase.module.parameters())
         self.clock.enter("optimizer")
         self.optimizer.step()
         self.clock.enter("loss")
@@ -195,11 +171,12 @@ class CapturedStep:
         self._graph = graph
 
 
-def make_step(step: Step, network: nn.Module, size: int) -> Step | CapturedStep:
+def make_step(step: Step) -> Step | CapturedStep:
     """Captured for the package's own encoder on a GPU; what a user's network does is not known.
 
     Steps that talk to other processes run as they are: what they send depends on the batch.
     """
-    if step.source.device.type == "cuda" and is_as_built(network) and step.ranks is None:
-        return CapturedStep(step, min(size, step.source.count))
+    phase = step.phase
+    if step.source.device.type == "cuda" and is_as_built(phase.network) and phase.ranks is None:
+        return CapturedStep(step, min(phase.schedule.batch_size, step.source.count))
     return step

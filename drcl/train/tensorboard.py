@@ -13,7 +13,7 @@ from drcl.storage.files import naming
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from drcl.train.loop import Log
+    from drcl.train.context import Log
 
 SCORES = ("score", "validation_loss", "validation_map")
 
