@@ -33,7 +33,7 @@ peers: $(PEERS)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[full,test,lint,bench]'
 	$(BIN)/drcl bench --out benchmarks/results
-	$(BIN)/python -m drcl.benchmarks.publish
+	$(BIN)/python -m drcl.benchmarks.suite.publish
 
 # The site, in build/site.
 docs: $(VENV)/.docs

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from drcl import Prior, functional, metrics, use_backend
-from drcl.benchmarks.loss import batch, step
+from drcl.benchmarks.workloads.loss import batch, step
 
 
 def sanitize(device: torch.device, backend: str = "triton") -> None:

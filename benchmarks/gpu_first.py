@@ -26,11 +26,11 @@ from torch.autograd import DeviceType
 
 import drcl
 from drcl import functional
-from drcl.benchmarks import loss, ranking
-from drcl.benchmarks.measure import distance, timed
-from drcl.benchmarks.registry import Entry, Outcome, Problem, Sizes, entries
-from drcl.benchmarks.results import folder_name, rounded, signed
-from drcl.benchmarks.timing import seconds_of
+from drcl.benchmarks.suite.measure import distance, timed
+from drcl.benchmarks.suite.registry import Entry, Outcome, Problem, Sizes, entries
+from drcl.benchmarks.suite.results import folder_name, rounded, signed
+from drcl.benchmarks.suite.timing import seconds_of
+from drcl.benchmarks.workloads import loss, ranking
 from drcl.out_of_memory import first_line
 from drcl.precision import network_precision
 

@@ -4,7 +4,7 @@ python -m drcl.benchmarks.gpu_import FOLDER...
 
 Rows of the suite join ``results/<device>/suite.json``, all files are kept beside it as
 ``gpu_<step>.json``, and every line of ``PENDING_GPU.md`` whose step ended well is struck. Run
-``python -m drcl.benchmarks.publish`` afterwards: README and docs are made from the results.
+``python -m drcl.benchmarks.suite.publish`` afterwards: README and docs are made from the results.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from drcl.benchmarks.results import Row, keep
-from drcl.benchmarks.timing import RESULTS
+from drcl.benchmarks.suite.results import Row, keep
+from drcl.benchmarks.suite.timing import RESULTS
 from drcl.storage.files import write_bytes
 
 PENDING = Path(__file__).parent / "PENDING_GPU.md"
@@ -97,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for folder in asked.folders:
         for line in take(folder, asked.results, asked.pending):
             print(f"no longer pending: {line}")
-    print("now: python -m drcl.benchmarks.publish")
+    print("now: python -m drcl.benchmarks.suite.publish")
 
 
 if __name__ == "__main__":

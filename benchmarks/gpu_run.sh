@@ -52,7 +52,7 @@ training() {
     local status=0
     bench --only "training, " || status=1
     # enough steps an epoch that those of the last one are replays
-    "$PYTHON" -m drcl.benchmarks.training --batch 8192 --rows 65536 --out || status=1
+    "$PYTHON" -m drcl.benchmarks.workloads.training --batch 8192 --rows 65536 --out || status=1
     return "$status"
 }
 trace() { "$PYTHON" -m drcl.benchmarks.gpu_checks trace "$OUT"; }

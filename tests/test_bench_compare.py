@@ -15,9 +15,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from drcl.benchmarks import compare, registry
-from drcl.benchmarks.registry import Contender, Entry, Problem, Work, entries, select
-from drcl.benchmarks.worker import Failed, Worker
+from drcl.benchmarks.suite import compare, registry
+from drcl.benchmarks.suite.registry import Contender, Entry, Problem, Work, entries, select
+from drcl.benchmarks.suite.worker import Failed, Worker
 from drcl.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,7 +90,7 @@ def stub(outcome: float = 1.0) -> Entry:
 @pytest.fixture
 def stubbed(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(registry, "entries", lambda device: [stub()])
-    monkeypatch.setattr("drcl.benchmarks.worker.Worker", NoProcess)
+    monkeypatch.setattr("drcl.benchmarks.suite.worker.Worker", NoProcess)
     return monkeypatch
 
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from drcl import reference
-from drcl.benchmarks import loss, measure, registry, results
-from drcl.benchmarks.registry import Contender, Entry, Problem, entries, select
-from drcl.benchmarks.worker import Failed
+from drcl.benchmarks.suite import measure, registry, results
+from drcl.benchmarks.suite.registry import Contender, Entry, Problem, entries, select
+from drcl.benchmarks.suite.worker import Failed
+from drcl.benchmarks.workloads import loss
 from drcl.data.sets.synthetic import SHAPES
 from drcl.eager import reversible_consistency as eager
 
@@ -36,8 +37,7 @@ def one_of_each() -> list[Entry]:
 @pytest.fixture(autouse=True)
 def _uncompiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Compiling takes longer than all else here."""
-    for family in ("loss", "prior_similarity", "mixup"):
-        monkeypatch.setattr(f"drcl.benchmarks.{family}.no_compiler", lambda device: "a test")
+    monkeypatch.setattr(registry, "no_compiler", lambda device: "a test")
     return
 
 
@@ -112,7 +112,7 @@ def test_planted_wrong_gradient_gets_no_number(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_wrong_peer_gets_no_number_and_ours_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    from drcl.benchmarks import ranking_peers
+    from drcl.benchmarks.workloads import ranking_peers
 
     peer = replace(ranking_peers.PEERS["torch argsort"], run=lambda data: 0.5)
     monkeypatch.setitem(ranking_peers.PEERS, "torch argsort", peer)
@@ -123,7 +123,7 @@ def test_wrong_peer_gets_no_number_and_ours_does(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_peer_that_fails_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    from drcl.benchmarks import ranking_peers
+    from drcl.benchmarks.workloads import ranking_peers
 
     class NoMemory:
         def peak(self, entry: Entry, contender: str) -> float:
@@ -233,7 +233,7 @@ def test_the_probe_on_a_gpu_fills_it_or_is_the_workloads_own(entry: Entry) -> No
 
 
 def test_missing_peer_is_a_skip_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    from drcl.benchmarks import ranking_peers
+    from drcl.benchmarks.workloads import ranking_peers
 
     peer = replace(ranking_peers.PEERS["ranx"], module="no_such_module", package="ranx")
     monkeypatch.setitem(ranking_peers.PEERS, "ranx", peer)
@@ -266,7 +266,7 @@ def test_part_of_a_workload_is_scaled_up() -> None:
 
 
 def test_floor_of_the_loss_counts_what_is_left_outside_the_prior() -> None:
-    from drcl.benchmarks.loss import work
+    from drcl.benchmarks.workloads.loss import work
 
     assert work(100, 50, 10).operations == 3 * 100 * 50 * 50 + 4 * 100 * 50 * 10
     assert work(100, 50, 50).operations == 4 * 100 * 50 * 50  # classes span everything
@@ -274,7 +274,7 @@ def test_floor_of_the_loss_counts_what_is_left_outside_the_prior() -> None:
 
 
 def test_literal_is_the_reference() -> None:
-    from drcl.benchmarks.loss import Q, batch, literal
+    from drcl.benchmarks.workloads.loss import Q, batch, literal
 
     features, ids, prior = batch(7, 6, 3)
     rows = torch.eye(3)[ids]

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from drcl.benchmarks import publish, results, timing
-from drcl.benchmarks.registry import entries
-from drcl.benchmarks.results import Row
+from drcl.benchmarks.suite import publish, results, timing
+from drcl.benchmarks.suite.registry import entries
+from drcl.benchmarks.suite.results import Row
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -123,7 +123,7 @@ def test_markers_are_needed_once() -> None:
 def test_readme_shows_what_the_results_say() -> None:
     readme = (ROOT / "README.md").read_text()
     assert publish.published(readme) == readme, (
-        "README.md differs from the stored results: run python -m drcl.benchmarks.publish"
+        "README.md differs from the stored results: run python -m drcl.benchmarks.suite.publish"
     )
 
 
@@ -186,7 +186,7 @@ def test_gpu_run_keeps_its_results_where_they_are_published(
     assert "bench --device cuda --out benchmarks/results " in script
     assert (ROOT / "benchmarks" / "results").samefile(timing.RESULTS) and publish.ROOT == ROOT
     for line in script.splitlines():  # studies of their own write only if they are asked to
-        assert "drcl.benchmarks.training" not in line or " --out " in line
+        assert "drcl.benchmarks.workloads.training" not in line or " --out " in line
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *device: "NVIDIA Fake 80GB X")
     assert results.folder_name(torch.device("cuda")) == timing.device_name() == "fake-80gb-x"

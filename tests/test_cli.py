@@ -663,7 +663,7 @@ def test_a_device_that_bench_has_not_is_said_in_one_line(monkeypatch: pytest.Mon
     def unavailable(*_: object, **__: object) -> None:
         raise AssertionError("Torch not compiled with CUDA enabled")
 
-    pytest.importorskip("drcl.benchmarks.registry", reason="benchmarks need more libraries")
+    pytest.importorskip("drcl.benchmarks.suite.registry", reason="benchmarks need more libraries")
     monkeypatch.setattr("drcl.train.networks.torch.empty", unavailable)
     for listing in ([], ["--list"]):
         error = refused("bench", "--device", "cuda", *listing)

@@ -169,7 +169,9 @@ def test_what_pages_leave_open_is_filled_in(tools):
 
 
 def test_tables_of_measurements_are_of_workloads_that_the_suite_has(tools):
-    registry = pytest.importorskip("drcl.benchmarks.registry", reason="the suite is not installed")
+    registry = pytest.importorskip(
+        "drcl.benchmarks.suite.registry", reason="the suite is not installed"
+    )
     entries = registry.entries(torch.device("cpu"))
     for page, text in PAGES.items():
         for op in re.findall(r"\{\{ measured (\w+) \}\}", text):

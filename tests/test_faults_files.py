@@ -218,7 +218,7 @@ def test_embeddings_killed_anywhere_in_writing_are_old_or_new(run, tmp_path, rea
 
 
 def bench_results(folder: Path) -> None:
-    from drcl.benchmarks.results import Row, keep
+    from drcl.benchmarks.suite.results import Row, keep
 
     keep([Row("loss", {"B": len(content(folder)) + 1}, "", "drcl", device="cpu")], folder)
 

@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 import torch
 
-from drcl.benchmarks import gpu_first, gpu_import, gpu_sweep, results
-from drcl.benchmarks.registry import entries
-from drcl.benchmarks.results import Row
+from drcl.benchmarks import gpu_first, gpu_import, gpu_sweep
+from drcl.benchmarks.suite import results
+from drcl.benchmarks.suite.registry import entries
+from drcl.benchmarks.suite.results import Row
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "benchmarks" / "gpu_first.sh"

@@ -27,7 +27,7 @@ from precision_states import (
 from torch import Tensor, nn
 
 from drcl import DRCL, Encoder, Prior, functional, metrics, use_backend
-from drcl.benchmarks import measure, registry
+from drcl.benchmarks.suite import measure, registry
 from drcl.precision import allowed_on_gpu, network_precision, product_precision
 from drcl.train.perceptron import Perceptron
 

@@ -13,9 +13,9 @@ from drcl.cli.tables import columns
 from drcl.train.networks import pick_device
 
 if TYPE_CHECKING:
-    from drcl.benchmarks.compare import Verdict
-    from drcl.benchmarks.registry import Entry
-    from drcl.benchmarks.results import Row
+    from drcl.benchmarks.suite.compare import Verdict
+    from drcl.benchmarks.suite.registry import Entry
+    from drcl.benchmarks.suite.results import Row
 
 QUICK, FULL = 1.5, 20.0  # seconds for the rounds of a workload
 PAIRS = 5.0  # seconds for the calls of one of our contenders at two revisions
@@ -73,7 +73,7 @@ def bench(
     and a copy among them that give the floor; their memory is measured in a process of its own. A
     library that is not installed is skipped (pip install drcl[bench]).
     """
-    from drcl.benchmarks.registry import entries, select
+    from drcl.benchmarks.suite.registry import entries, select
 
     target = pick_device(device or "auto")
     if threads is not None:
@@ -88,9 +88,9 @@ def bench(
 
 
 def _measure(chosen: list[Entry], device: torch.device, limit: float, out: Path | None) -> None:
-    from drcl.benchmarks.measure import measure
-    from drcl.benchmarks.results import folder_name, keep, signed
-    from drcl.benchmarks.worker import Worker
+    from drcl.benchmarks.suite.measure import measure
+    from drcl.benchmarks.suite.results import folder_name, keep, signed
+    from drcl.benchmarks.suite.worker import Worker
 
     click.echo(f"{folder_name(device)}, {torch.get_num_threads()} threads, {len(chosen)} workloads")
     wrong = []
@@ -138,7 +138,7 @@ def table(rows: list[Row]) -> str:
 
 
 def _compare(chosen: list[Entry], revision: str, device: torch.device, threshold: float) -> None:
-    from drcl.benchmarks.compare import compare, sides
+    from drcl.benchmarks.suite.compare import compare, sides
 
     def tell(verdict: Verdict) -> None:
         if verdict.problem:

@@ -1,6 +1,6 @@
 """Does the fast training reach what the formulas reach? mAP of both, several seeds.
 
-    DRCL_DATA=... python -m drcl.benchmarks.quality --out
+    DRCL_DATA=... python -m drcl.benchmarks.studies.quality --out
 
 On each data set every seed is trained three times: by ``DRCL.fit`` in float32 and in bfloat16, and
 by a plain loop written out below, in which autograd differentiates the literal formulas of
@@ -32,7 +32,7 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from drcl import DRCL, Config, Prior, metrics, reference
-from drcl.benchmarks.timing import write_results
+from drcl.benchmarks.suite.timing import write_results
 from drcl.data import CrossModalDataset, load
 from drcl.data.dataset import Labelled
 from drcl.train.config import PRESETS, setting

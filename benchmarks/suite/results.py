@@ -16,9 +16,8 @@ from typing import Any
 import torch
 
 import drcl
-from drcl.benchmarks.registry import OURS
-from drcl.benchmarks.timing import processor_name
-from drcl.storage.files import write_together
+from drcl.benchmarks.suite.registry import OURS
+from drcl.benchmarks.suite.timing import processor_name
 
 NAME = "suite"
 LIBRARIES = ("faiss-cpu", "pytorch-metric-learning", "ranx", "scikit-learn", "torchmetrics")
@@ -110,6 +109,8 @@ def keep(rows: Sequence[Row], root: Path) -> Path:
 
     Rows of the same workloads that are there already are replaced, all others stay.
     """
+    from drcl.storage.files import write_together  # an older revision's package has it elsewhere
+
     folder = root / rows[0].device
     new = {row.entry for row in rows}
     everything = [row for row in read(folder) if row.entry not in new] + list(rows)

@@ -1,6 +1,6 @@
 """What precision="high" does to scores and mAP: TF32 products emulated, against exact ones.
 
-python -m drcl.benchmarks.ranking_precision [--data FOLDER] [--out results.json]
+python -m drcl.benchmarks.studies.ranking_precision [--data FOLDER] [--out results.json]
 
 TF32 keeps 10 bits of every factor and adds up in float32. Here both factors are rounded so (to
 nearest, ties to even) and multiplied exactly, in float64; the reference multiplies them as they
@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from drcl import backends
-from drcl.benchmarks.ranking import SIZES, make
-from drcl.benchmarks.timing import device_name
+from drcl.benchmarks.suite.timing import device_name
+from drcl.benchmarks.workloads.ranking import SIZES, make
 from drcl.metrics import RetrievalMetrics, retrieval_metrics
 from drcl.precision import product_precision
 

@@ -1,7 +1,7 @@
 """Train on features larger than memory, and tell the peak of resident memory.
 
-    python -m drcl.benchmarks.out_of_core --out                      30 GB, limit 4 GB
-    python -m drcl.benchmarks.out_of_core --gigabytes 2 --limit 1    a quick look
+    python -m drcl.benchmarks.studies.out_of_core --out                      30 GB, limit 4 GB
+    python -m drcl.benchmarks.studies.out_of_core --gigabytes 2 --limit 1    a quick look
 
 One modality in one memory-mapped float32 file goes through ``DRCL.fit``: every value is looked at
 for NaN, then prior learning and encoder training for an epoch each, with the score on all rows
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from drcl import DRCL
-from drcl.benchmarks.timing import write_results
+from drcl.benchmarks.suite.timing import write_results
 from drcl.train.clock import SECTIONS
 
 GB = 1e9

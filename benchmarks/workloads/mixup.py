@@ -9,18 +9,8 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from drcl import functional
-from drcl.benchmarks.loss import batch
-from drcl.benchmarks.registry import (
-    Contender,
-    Entry,
-    Outcome,
-    Problem,
-    Sizes,
-    Work,
-    backend_names,
-    no_compiler,
-    our_backends,
-)
+from drcl.benchmarks.suite import registry
+from drcl.benchmarks.workloads.loss import batch
 
 LAM = 0.9
 
@@ -34,17 +24,17 @@ def literal(permutation: Tensor) -> Mix:
     return mix
 
 
-def step(mix: Mix, features: Tensor, rows: Tensor, grad: Tensor) -> Callable[[], Outcome]:
+def step(mix: Mix, features: Tensor, rows: Tensor, grad: Tensor) -> Callable[[], registry.Outcome]:
     """Mixed features and rows, and the gradient by the features."""
 
-    def run() -> Outcome:
+    def run() -> registry.Outcome:
         x, y = mix(features, rows)
         return x.detach(), y, *torch.autograd.grad(x, features, grad)
 
     return run
 
 
-def build(sizes: Sizes, device: torch.device) -> Problem:
+def build(sizes: registry.Sizes, device: torch.device) -> registry.Problem:
     b, d, c = sizes["B"], sizes["D"], sizes["C"]
     features, ids, _ = batch(b, d, c)
     features = features.detach().to(device).requires_grad_()
@@ -56,24 +46,24 @@ def build(sizes: Sizes, device: torch.device) -> Problem:
     def ours(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return functional.mixup(x, y, lam=LAM, permutation=permutation)
 
-    def oracle() -> Outcome:
+    def oracle() -> registry.Outcome:
         exact = features.detach().double().requires_grad_()
         return step(literal(permutation), exact, rows.double(), grad.double())()
 
-    contenders = our_backends("mixup", device, step(ours, features, rows, grad))
-    contenders["literal"] = Contender(step(literal(permutation), features, rows, grad))
-    contenders["literal, torch.compile"] = no_compiler(device) or Contender(
+    contenders = registry.our_backends("mixup", device, step(ours, features, rows, grad))
+    contenders["literal"] = registry.Contender(step(literal(permutation), features, rows, grad))
+    contenders["literal, torch.compile"] = registry.no_compiler(device) or registry.Contender(
         step(torch.compile(literal(permutation), dynamic=False), features, rows, grad)
     )
     # each row read as itself and as a partner, and written; there and back
-    return Problem(contenders, oracle, Work(6 * b * d, 6 * b * d * 4, (b, d, d)))
+    return registry.Problem(contenders, oracle, registry.Work(6 * b * d, 6 * b * d * 4, (b, d, d)))
 
 
-NAMES = (*backend_names("mixup"), "literal", "literal, torch.compile")
+NAMES = (*registry.backend_names("mixup"), "literal", "literal, torch.compile")
 
 
-def entry(b: int, d: int, note: str, quick: bool = False) -> Entry:
-    return Entry("mixup", {"B": b, "D": d, "C": 10}, build, NAMES, note=note, quick=quick)
+def entry(b: int, d: int, note: str, quick: bool = False) -> registry.Entry:
+    return registry.Entry("mixup", {"B": b, "D": d, "C": 10}, build, NAMES, note=note, quick=quick)
 
 
 ENTRIES = [

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drcl.benchmarks.registry import missing
+from drcl.benchmarks.suite import registry
 
 if TYPE_CHECKING:
-    from drcl.benchmarks.ranking import Data
+    from drcl.benchmarks.workloads.ranking import Data
 
 BLOCK = 256  # queries at once
 
@@ -163,7 +163,9 @@ class Peer:
         """Why it does not take part; empty if it does."""
         if device.type == "cuda" and not self.gpu:
             return "on a CPU only"
-        return (self.whole if k is None else self.cut) or missing(self.module, self.package)
+        return (self.whole if k is None else self.cut) or registry.missing(
+            self.module, self.package
+        )
 
 
 PEERS = {

@@ -16,12 +16,12 @@ from typing import Any, TextIO
 
 import torch
 
-from drcl.benchmarks.measure import gate
-from drcl.benchmarks.registry import OURS, Contender, Entry, Problem, entries
-from drcl.benchmarks.timing import PeakMemory, seconds_of
+from drcl.benchmarks.suite.measure import gate
+from drcl.benchmarks.suite.registry import OURS, Contender, Entry, Problem, entries
+from drcl.benchmarks.suite.timing import PeakMemory, seconds_of
 from drcl.precision import network_precision
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]
 # Freed blocks go back to the system at once, so that resident memory is what is in use.
 MEASURED_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": "131072",
@@ -39,7 +39,7 @@ spec = importlib.util.spec_from_file_location(
     "drcl.benchmarks", benchmarks + "/__init__.py", submodule_search_locations=[benchmarks])
 sys.modules["drcl.benchmarks"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["drcl.benchmarks"])
-from drcl.benchmarks.worker import serve
+from drcl.benchmarks.suite.worker import serve
 serve(sys.stdin, sys.stdout, *sys.argv[3:])
 """
 

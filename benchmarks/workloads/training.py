@@ -1,7 +1,7 @@
 """An epoch of training against the released loop and against the floor of the machine.
 
-    python -m drcl.benchmarks.training --out                    batches of 1024, both phases
-    python -m drcl.benchmarks.training --batch 8192 --rows 8192 --epochs 2 --out
+    python -m drcl.benchmarks.workloads.training --out              batches of 1024, both phases
+    python -m drcl.benchmarks.workloads.training --batch 8192 --rows 8192 --epochs 2 --out
 
 Three contestants take turns. *Released*: ``released_loop.py``. *Ours*: the package's own training
 with its default settings. *Floor*: the encoder's products alone (forward, weight gradients, input
@@ -32,9 +32,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from drcl import DRCL, Config, Prior, functional
-from drcl.benchmarks import released_loop
-from drcl.benchmarks.released_loop import Part
-from drcl.benchmarks.timing import write_results
+from drcl.benchmarks.suite.timing import write_results
+from drcl.benchmarks.workloads import released_loop
+from drcl.benchmarks.workloads.released_loop import Part
 from drcl.train.loop import stream_seed
 
 CLASSES, LR = 10, 5e-4

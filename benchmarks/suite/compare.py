@@ -21,9 +21,9 @@ from pathlib import Path
 
 import torch
 
-from drcl.benchmarks.measure import quantiles
-from drcl.benchmarks.registry import Entry
-from drcl.benchmarks.worker import HERE, Failed, Worker
+from drcl.benchmarks.suite.measure import quantiles
+from drcl.benchmarks.suite.registry import Entry
+from drcl.benchmarks.suite.worker import HERE, Failed, Worker
 
 ROOT = HERE.parent
 WARM_UP = 3

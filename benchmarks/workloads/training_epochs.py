@@ -15,16 +15,16 @@ from typing import Any
 
 import torch
 
-from drcl.benchmarks.registry import OURS, Contender, Entry, Outcome, Problem, Sizes, Work, Wrong
+from drcl.benchmarks.suite import registry
 
 EPOCHS = 2
 VALIDATION = 512
-NAMES = (OURS + "loop", "literal loop")
+NAMES = (registry.OURS + "loop", "literal loop")
 PHASES = {"prior learning": "SPL", "consistency": "RSC"}
 
 
-def build(sizes: Sizes, device: torch.device, phase: str) -> Problem:
-    from drcl.benchmarks import training
+def build(sizes: registry.Sizes, device: torch.device, phase: str) -> registry.Problem:
+    from drcl.benchmarks.workloads import training
 
     widths = [sizes["d"], sizes["hidden"], sizes["hidden"], sizes["D"]]
     options = argparse.Namespace(
@@ -38,24 +38,24 @@ def build(sizes: Sizes, device: torch.device, phase: str) -> Problem:
     )
     contest = training.Contest(options)
 
-    def oracle() -> Outcome:
+    def oracle() -> registry.Outcome:
         try:
             training.check_loss(sizes["B"], sizes["D"])
             training.check_loops()
         except SystemExit as problem:
-            raise Wrong(str(problem)) from None
+            raise registry.Wrong(str(problem)) from None
         return ()
 
-    def last_epoch(loop: Callable[[str], dict[str, Any]]) -> Contender:
-        return Contender(lambda: float(loop(phase)["epoch"]))
+    def last_epoch(loop: Callable[[str], dict[str, Any]]) -> registry.Contender:
+        return registry.Contender(lambda: float(loop(phase)["epoch"]))
 
     loops = (last_epoch(contest.ours), last_epoch(contest.released))
-    contenders: dict[str, Contender | str] = dict(zip(NAMES, loops, strict=True))
+    contenders: dict[str, registry.Contender | str] = dict(zip(NAMES, loops, strict=True))
     judged = sizes["N"] if phase == "SPL" else VALIDATION
-    return Problem(contenders, oracle, work(widths, sizes["B"], sizes["N"], judged))
+    return registry.Problem(contenders, oracle, work(widths, sizes["B"], sizes["N"], judged))
 
 
-def work(widths: list[int], batch: int, rows: int, judged: int) -> Work:
+def work(widths: list[int], batch: int, rows: int, judged: int) -> registry.Work:
     """Products of every step and of judging; parameters, their gradients and Adam's two moments.
 
     A layer's product is there forward and for its weights' gradient, and, but for the first, for
@@ -64,14 +64,14 @@ def work(widths: list[int], batch: int, rows: int, judged: int) -> Work:
     layers = [2 * a * b for a, b in itertools.pairwise(widths)]
     steps = rows // batch
     products = (3 * sum(layers) - layers[0]) * steps * batch + sum(layers) * judged
-    return Work(products, sum(layers) // 2 * 28 * steps, (batch, widths[1], widths[2]))
+    return registry.Work(products, sum(layers) // 2 * 28 * steps, (batch, widths[1], widths[2]))
 
 
-def entry(phase: str, sizes: Sizes, note: str, quick: bool = False) -> Entry:
-    def built(at: Sizes, device: torch.device) -> Problem:
+def entry(phase: str, sizes: registry.Sizes, note: str, quick: bool = False) -> registry.Entry:
+    def built(at: registry.Sizes, device: torch.device) -> registry.Problem:
         return build(at, device, PHASES[phase])
 
-    return Entry(f"training, {phase}", sizes, built, NAMES, note=note, quick=quick)
+    return registry.Entry(f"training, {phase}", sizes, built, NAMES, note=note, quick=quick)
 
 
 SMALL = {"B": 512, "N": 2048, "d": 300, "hidden": 512, "D": 512}
@@ -81,6 +81,6 @@ ENTRIES = (
         *(entry(phase, SMALL, "a small network", quick=True) for phase in PHASES),
         *(entry(phase, PAPER, "the paper's image encoder") for phase in PHASES),
     ]
-    if find_spec("drcl.benchmarks.training")
+    if find_spec("drcl.benchmarks.workloads.training")
     else []
 )

@@ -1,7 +1,7 @@
 """Peak memory of an evaluation beside its inputs and results, as the operating system counts it.
 
-python -m drcl.benchmarks.ranking_memory                 all cases, about ten minutes on two cores
-python -m drcl.benchmarks.ranking_memory long million    some of them
+python -m drcl.benchmarks.studies.ranking_memory               all cases, ten minutes on two cores
+python -m drcl.benchmarks.studies.ranking_memory long million  some of them
 
 Every case runs in a fresh process, and its peak resident memory must lie under the budget. The peak
 is that of a block of queries: where all queries would take long, fewer are run, and said so.
@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from drcl.benchmarks.ranking import Size, make
-from drcl.benchmarks.timing import PeakMemory, write_results
+from drcl.benchmarks.suite.timing import PeakMemory, write_results
+from drcl.benchmarks.workloads.ranking import Size, make
 from drcl.metrics import retrieval_metrics
 
 MIB = 2**20

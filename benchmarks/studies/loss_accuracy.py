@@ -1,6 +1,6 @@
 """Rounding of the loss: our float32 error beside the literal form's, over batches and widths.
 
-python -m drcl.benchmarks.loss_accuracy        several minutes; the suite's gate is far cheaper
+python -m drcl.benchmarks.studies.loss_accuracy   several minutes; the suite's gate is far cheaper
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch.nn.functional as nnf
 from tqdm import tqdm
 
 from drcl import Prior, functional, reference
-from drcl.benchmarks.timing import write_results
+from drcl.benchmarks.suite.timing import write_results
 
 
 def accuracy() -> list[dict[str, Any]]:

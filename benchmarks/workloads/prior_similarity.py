@@ -9,18 +9,8 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from drcl import functional
-from drcl.benchmarks.loss import Q, batch
-from drcl.benchmarks.registry import (
-    Contender,
-    Entry,
-    Outcome,
-    Problem,
-    Sizes,
-    Work,
-    backend_names,
-    no_compiler,
-    our_backends,
-)
+from drcl.benchmarks.suite import registry
+from drcl.benchmarks.workloads.loss import Q, batch
 from drcl.precision import allowed_on_gpu
 
 Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -36,17 +26,17 @@ def literal(rows: Tensor) -> Loss:
     return loss
 
 
-def step(loss: Loss, features: Tensor, weight: Tensor) -> Callable[[], Outcome]:
+def step(loss: Loss, features: Tensor, weight: Tensor) -> Callable[[], registry.Outcome]:
     """Value, score, and the gradients by features and prior."""
 
-    def run() -> Outcome:
+    def run() -> registry.Outcome:
         value, score = loss(features, weight)
         return value.detach(), score, *torch.autograd.grad(value, (features, weight))
 
     return run
 
 
-def build(sizes: Sizes, device: torch.device) -> Problem:
+def build(sizes: registry.Sizes, device: torch.device) -> registry.Problem:
     b, d, c = sizes["B"], sizes["D"], sizes["C"]
     features, ids, prior = batch(b, d, c)
     features = features.detach().to(device).requires_grad_()
@@ -60,26 +50,28 @@ def build(sizes: Sizes, device: torch.device) -> Problem:
         assert found.loss is not None and found.score is not None
         return found.loss, found.score
 
-    def oracle() -> Outcome:
+    def oracle() -> registry.Outcome:
         x, w = (leaf.detach().double().requires_grad_() for leaf in (features, weight))
         return step(literal(rows.double()), x, w)()
 
-    contenders = our_backends("prior_similarity", device, step(ours, features, weight))
-    contenders["literal"] = Contender(step(dense, features, weight))
-    contenders["literal, torch.compile"] = no_compiler(device) or Contender(
+    contenders = registry.our_backends("prior_similarity", device, step(ours, features, weight))
+    contenders["literal"] = registry.Contender(step(dense, features, weight))
+    contenders["literal, torch.compile"] = registry.no_compiler(device) or registry.Contender(
         step(torch.compile(dense, dynamic=False), features, weight)
     )
     # XW, its two gradients; X read for both of its products, its gradient written
-    least = Work(6 * b * d * c, (3 * b * d + 3 * d * c) * 4, (b, d, d))
+    least = registry.Work(6 * b * d * c, (3 * b * d + 3 * d * c) * 4, (b, d, d))
     tf32 = device.type == "cuda" and allowed_on_gpu() == "high"
-    return Problem(contenders, oracle, least, tolerance=2e-3 if tf32 else 1e-5)
+    return registry.Problem(contenders, oracle, least, tolerance=2e-3 if tf32 else 1e-5)
 
 
-NAMES = (*backend_names("prior_similarity"), "literal", "literal, torch.compile")
+NAMES = (*registry.backend_names("prior_similarity"), "literal", "literal, torch.compile")
 
 
-def entry(b: int, d: int, c: int, note: str, quick: bool = False) -> Entry:
-    return Entry("prior_similarity", {"B": b, "D": d, "C": c}, build, NAMES, note=note, quick=quick)
+def entry(b: int, d: int, c: int, note: str, quick: bool = False) -> registry.Entry:
+    return registry.Entry(
+        "prior_similarity", {"B": b, "D": d, "C": c}, build, NAMES, note=note, quick=quick
+    )
 
 
 ENTRIES = [

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import torch
 
-from drcl.benchmarks.measure import timed
-from drcl.benchmarks.registry import Entry, entries
-from drcl.benchmarks.results import Row
+from drcl.benchmarks.suite.measure import timed
+from drcl.benchmarks.suite.registry import Entry, entries
+from drcl.benchmarks.suite.results import Row
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 QUICK, FULL = 1.5, 20.0  # seconds for the rounds of a workload

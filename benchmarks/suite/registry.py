@@ -112,7 +112,7 @@ def entries(device: torch.device) -> list[Entry]:
     """Every workload that makes sense on a device."""
     found: list[Entry] = []
     for name in FAMILY_FILES:
-        found += import_module(f"drcl.benchmarks.{name}").ENTRIES
+        found += import_module(f"drcl.benchmarks.workloads.{name}").ENTRIES
     on_gpu = device.type == "cuda"
     return [entry for entry in found if on_gpu or not (entry.gpu or entry.precision == "high")]
 

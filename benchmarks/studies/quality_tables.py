@@ -1,7 +1,7 @@
 """The README's tables of retrieval quality, from studies stored in results/quality.
 
 A study is what ``drcl ablate NAME --seeds 5`` leaves as ``runs/ablate-NAME/table.json``; copied to
-``results/quality/NAME.json`` it is shown by the next ``python -m drcl.benchmarks.publish``.
+``results/quality/NAME.json`` it is shown by the next ``python -m drcl.benchmarks.suite.publish``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from drcl.benchmarks.timing import RESULTS
+from drcl.benchmarks.suite.timing import RESULTS
 
 BEGIN, END = "<!-- quality: begin, generated -->", "<!-- quality: end -->"
 METRIC = "mAP@all"

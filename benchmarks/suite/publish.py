@@ -1,6 +1,6 @@
 """Tables and plots from the stored results, and nothing else: no figure is ever typed.
 
-python -m drcl.benchmarks.publish      rewrites the README's tables and results/<device>/*.svg
+python -m drcl.benchmarks.suite.publish      rewrites the README's tables and results/<device>/*.svg
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from drcl.benchmarks import quality_tables
-from drcl.benchmarks.results import NAME, Row, read
-from drcl.benchmarks.timing import RESULTS
+from drcl.benchmarks.studies import quality_tables
+from drcl.benchmarks.suite.results import NAME, Row, read
+from drcl.benchmarks.suite.timing import RESULTS
 from drcl.storage.files import write_bytes
 
 ROOT = RESULTS.parents[1]

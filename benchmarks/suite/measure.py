@@ -11,11 +11,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from drcl.benchmarks.registry import Contender, Entry, Problem, Work, Wrong
-from drcl.benchmarks.results import Row
-from drcl.benchmarks.timing import Others, in_turns, seconds_of
-from drcl.out_of_memory import first_line, is_out_of_memory
+from drcl.benchmarks.suite.registry import Contender, Entry, Problem, Work, Wrong
+from drcl.benchmarks.suite.results import Row
+from drcl.benchmarks.suite.timing import Others, in_turns, seconds_of
 from drcl.precision import network_precision
+
+try:
+    from drcl.out_of_memory import first_line, is_out_of_memory
+except (
+    ModuleNotFoundError
+):  # `drcl bench --compare` runs this with the package of an older revision
+    from drcl.memory import first_line, is_out_of_memory
 
 FEWEST, MOST = 3, 50  # calls that are timed
 BRIEF, FEWEST_BRIEF = 0.3, 9  # seconds of a call of which more are timed in any case

@@ -17,7 +17,7 @@ import torch
 
 import drcl
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 FLUSH_BYTES = 256 * 2**20  # more than any L2
 
 

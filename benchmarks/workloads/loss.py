@@ -13,17 +13,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from drcl import Prior, functional
-from drcl.benchmarks.registry import (
-    Contender,
-    Entry,
-    Outcome,
-    Problem,
-    Sizes,
-    Work,
-    backend_names,
-    no_compiler,
-    our_backends,
-)
+from drcl.benchmarks.suite import registry
 from drcl.precision import allowed_on_gpu
 
 Q = 0.5
@@ -58,21 +48,21 @@ def literal(rows: Tensor, weight: Tensor, inverse: Tensor) -> Callable[[Tensor],
     return loss
 
 
-def step(loss: Callable[[Tensor], Tensor], features: Tensor) -> Callable[[], Outcome]:
+def step(loss: Callable[[Tensor], Tensor], features: Tensor) -> Callable[[], registry.Outcome]:
     """One forward and backward pass: value and gradient."""
 
-    def run() -> Outcome:
+    def run() -> registry.Outcome:
         value = loss(features)
         return value.detach(), *torch.autograd.grad(value, features)
 
     return run
 
 
-def graphed(loss: Callable[[Tensor], Tensor], features: Tensor) -> Callable[[], Outcome]:
+def graphed(loss: Callable[[Tensor], Tensor], features: Tensor) -> Callable[[], registry.Outcome]:
     """The same, captured in a CUDA graph when it first runs."""
-    captured: list[tuple[torch.cuda.CUDAGraph, Outcome]] = []
+    captured: list[tuple[torch.cuda.CUDAGraph, registry.Outcome]] = []
 
-    def capture() -> tuple[torch.cuda.CUDAGraph, Outcome]:
+    def capture() -> tuple[torch.cuda.CUDAGraph, registry.Outcome]:
         once = step(loss, features)
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -85,7 +75,7 @@ def graphed(loss: Callable[[Tensor], Tensor], features: Tensor) -> Callable[[], 
             outcome = once()
         return graph, outcome
 
-    def run() -> Outcome:
+    def run() -> registry.Outcome:
         if not captured:
             captured.append(capture())
         graph, outcome = captured[0]
@@ -95,17 +85,17 @@ def graphed(loss: Callable[[Tensor], Tensor], features: Tensor) -> Callable[[], 
     return run
 
 
-def work(b: int, d: int, c: int) -> Work:
+def work(b: int, d: int, c: int) -> registry.Work:
     """A symmetric product and one with it, 3·B·D·min(B, D), unless the classes span all of space.
 
     And the logits there and back, 4·B·D·C. X is read once, its part outside the prior's space
     written once and read twice, the gradient written once.
     """
     outside = 3 * b * d * min(b, d) if c < d else 0
-    return Work(outside + 4 * b * d * c, 5 * b * d * 4, (b, d, min(b, d)))
+    return registry.Work(outside + 4 * b * d * c, 5 * b * d * 4, (b, d, min(b, d)))
 
 
-def build(sizes: Sizes, device: torch.device) -> Problem:
+def build(sizes: registry.Sizes, device: torch.device) -> registry.Problem:
     b, d, c = sizes["B"], sizes["D"], sizes["C"]
     features, ids, prior = batch(b, d, c)
     features = features.detach().to(device).requires_grad_()
@@ -116,38 +106,38 @@ def build(sizes: Sizes, device: torch.device) -> Problem:
     def ours(x: Tensor) -> Tensor:
         return functional.reversible_consistency_loss(x, ids, prior, q=Q).total
 
-    def oracle() -> Outcome:
+    def oracle() -> registry.Outcome:
         exact = features.detach().double().requires_grad_()
         return step(literal(rows.double(), prior.weight.double(), inverse), exact)()
 
     inverse = torch.linalg.pinv(prior.weight.double())
-    contenders = our_backends("reversible_consistency", device, step(ours, features))
+    contenders = registry.our_backends("reversible_consistency", device, step(ours, features))
     contenders["drcl in a CUDA graph"] = (
-        Contender(graphed(ours, features)) if device.type == "cuda" else "on a GPU only"
+        registry.Contender(graphed(ours, features)) if device.type == "cuda" else "on a GPU only"
     )
-    contenders["literal"] = Contender(step(dense, features))
-    contenders["literal, torch.compile"] = no_compiler(device) or Contender(
+    contenders["literal"] = registry.Contender(step(dense, features))
+    contenders["literal, torch.compile"] = registry.no_compiler(device) or registry.Contender(
         step(torch.compile(dense, dynamic=False), features)
     )
     for name, limit in (("literal", LITERAL_BATCH), ("literal, torch.compile", COMPILED_BATCH)):
         if b > limit[device.type]:
             contenders[name] = f"B×B matrices of {b * b * 4 / 2**30:.1f} GiB each: not attempted"
     tf32 = device.type == "cuda" and allowed_on_gpu() == "high"
-    return Problem(contenders, oracle, work(b, d, c), tolerance=2e-3 if tf32 else 1e-5)
+    return registry.Problem(contenders, oracle, work(b, d, c), tolerance=2e-3 if tf32 else 1e-5)
 
 
 NAMES = (
-    *backend_names("reversible_consistency"),
+    *registry.backend_names("reversible_consistency"),
     "drcl in a CUDA graph",
     "literal",
     "literal, torch.compile",
 )
 
 
-def entry(b: int, d: int, c: int, note: str, **options: bool | str) -> Entry:
+def entry(b: int, d: int, c: int, note: str, **options: bool | str) -> registry.Entry:
     # B above D stays above D: the two sides are different code.
     sizes, gate = {"B": b, "D": d, "C": c}, {"B": max(4096, 2 * d)}
-    return Entry("loss", sizes, build, NAMES, gate, note, **options)  # type: ignore[arg-type]
+    return registry.Entry("loss", sizes, build, NAMES, gate, note, **options)  # type: ignore[arg-type]
 
 
 ENTRIES = [

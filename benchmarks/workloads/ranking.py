@@ -12,17 +12,8 @@ import torch
 from torch import Tensor
 
 from drcl import metrics, reference
-from drcl.benchmarks.ranking_peers import PEERS
-from drcl.benchmarks.registry import (
-    Contender,
-    Entry,
-    Outcome,
-    Problem,
-    Sizes,
-    Work,
-    backend_names,
-    our_backends,
-)
+from drcl.benchmarks.suite import registry
+from drcl.benchmarks.workloads.ranking_peers import PEERS
 
 # Enough for blocks of 1,024 queries against a million items: with fewer the product is slow.
 GPU_MEMORY = 2**33
@@ -89,12 +80,12 @@ def make(size: Size) -> Data:
     return Data(query, gallery, query_labels, gallery_labels, size.k)
 
 
-def build(sizes: Sizes, device: torch.device) -> Problem:
+def build(sizes: registry.Sizes, device: torch.device) -> registry.Problem:
     q, n, d = sizes["Q"], sizes["N"], sizes["D"]
     data = make(Size(q, n, d, sizes["C"], sizes.get("k"))).to(device)
     memory = GPU_MEMORY if device.type == "cuda" else metrics.MEMORY
 
-    def ours() -> Outcome:
+    def ours() -> registry.Outcome:
         found = metrics.mean_average_precision(
             data.query,
             data.gallery,
@@ -105,35 +96,37 @@ def build(sizes: Sizes, device: torch.device) -> Problem:
         )
         return (torch.tensor(found),)
 
-    def oracle() -> Outcome:
+    def oracle() -> registry.Outcome:
         scores = data.query.double() @ data.gallery.double().T
         relevant = data.query_labels[:, None] == data.gallery_labels
         return (reference.average_precision(scores.cpu(), relevant.cpu(), data.k).mean(),)
 
-    contenders = our_backends("average_precision", device, ours)
+    contenders = registry.our_backends("average_precision", device, ours)
     if q * n > MOST_SORTED:
         contenders["drcl torch"] = "sorts the gallery for every query: not attempted"
     for name, peer in PEERS.items():
         reason = peer.absent(data.k, device)
         queries = max(1, min(q, peer.scores // n))
-        contenders[name] = reason or Contender(outcome(peer.run, data.head(queries)), queries / q)
-    least = Work(2 * q * n * d, (q + n) * d * 4, (min(q, 1024), d, min(n, 16384)))
-    return Problem(contenders, oracle, least, tolerance=1e-5)
+        contenders[name] = reason or registry.Contender(
+            outcome(peer.run, data.head(queries)), queries / q
+        )
+    least = registry.Work(2 * q * n * d, (q + n) * d * 4, (min(q, 1024), d, min(n, 16384)))
+    return registry.Problem(contenders, oracle, least, tolerance=1e-5)
 
 
-def outcome(run: Callable[[Data], float], data: Data) -> Callable[[], Outcome]:
+def outcome(run: Callable[[Data], float], data: Data) -> Callable[[], registry.Outcome]:
     return lambda: (torch.tensor(run(data), dtype=torch.float64),)
 
 
-NAMES = (*backend_names("average_precision"), *PEERS)
+NAMES = (*registry.backend_names("average_precision"), *PEERS)
 
 
 def entry(
     q: int, n: int, d: int, c: int, note: str, k: int | None = None, **options: bool
-) -> Entry:
+) -> registry.Entry:
     sizes = {"Q": q, "N": n, "D": d, "C": c} | ({} if k is None else {"k": k})
     # Few queries for the literal oracle, but whole galleries: ties and near-ties are theirs.
-    return Entry("map", sizes, build, NAMES, {"Q": 16}, note, **options)
+    return registry.Entry("map", sizes, build, NAMES, {"Q": 16}, note, **options)
 
 
 ENTRIES = [

@@ -1,0 +1,1 @@
+"""Measurements of their own, each a script: ``python -m drcl.benchmarks.studies.NAME``."""
