@@ -62,7 +62,7 @@ def cca(data: CrossModalDataset, *, ks: Sequence[int] = (50,)) -> Baseline:
     >>> cca(load("digits"))
     Traceback (most recent call last):
     ...
-    ValueError: CCA needs paired training rows; pixels and spectrum have ...
+    ValueError: train: expected paired rows for CCA, got ... of pixels and ... of spectrum
     """
     _check_splits(data)
     for first, second in combinations(data.modalities, 2):
@@ -245,20 +245,22 @@ def _check_splits(data: CrossModalDataset) -> None:
     for split in ("validation", "test"):
         missing = sorted(set(data.modalities) - set(data.splits[split]))
         if missing:
-            raise ValueError(f"{data.name}: the baselines need {split} rows of {missing}")
+            raise ValueError(
+                f"{data.name}: expected {split} rows of every modality, got none of {missing}"
+            )
 
 
 def _check_paired(first: str, one: Labelled, second: str, other: Labelled) -> None:
     if len(one.labels) != len(other.labels):
         raise ValueError(
-            f"CCA needs paired training rows; {first} and {second} have "
-            f"{len(one.labels)} and {len(other.labels)}"
+            f"train: expected paired rows for CCA, got {len(one.labels)} of {first} and "
+            f"{len(other.labels)} of {second}"
         )
     differ = np.flatnonzero((one.labels != other.labels).reshape(len(one.labels), -1).any(axis=1))
     if len(differ):
         raise ValueError(
-            f"CCA needs paired training rows; row {differ[0]} has another label in {first} than in "
-            f"{second}"
+            f"train: expected paired rows for CCA, got another label of row {differ[0]} in {first} "
+            f"than in {second}"
         )
 
 

@@ -30,7 +30,7 @@ def check_matrix(name: str, value: Any, shape: str = "(B, D)") -> None:
             f"{tuple(value.shape)}"
         )
     if 0 in value.shape:
-        raise ValueError(f"{name}: is empty, shape {tuple(value.shape)}")
+        raise ValueError(f"{name}: expected rows and columns, got shape {tuple(value.shape)}")
 
 
 def check_tensor(name: str, value: Any) -> None:
@@ -52,13 +52,15 @@ def check_tensor(name: str, value: Any) -> None:
 def check_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
     """Refuse tensors on two devices."""
     if value.device != other.device:
-        raise ValueError(f"{name}: is on {value.device}, but {other_name} on {other.device}")
+        raise ValueError(
+            f"{name}: expected on {other.device}, as {other_name}, got on {value.device}"
+        )
 
 
 def check_has_values(name: str, value: Tensor) -> None:
     """Refuse a tensor on the meta device, where values have to be looked at."""
     if value.is_meta:
-        raise ValueError(f"{name}: is on the meta device and has no values")
+        raise ValueError(f"{name}: expected values, got a tensor on the meta device")
 
 
 def check_prior(weight: Any, features: Tensor) -> None:
@@ -66,8 +68,8 @@ def check_prior(weight: Any, features: Tensor) -> None:
     check_matrix("prior", weight, "(D, C)")
     if weight.shape[0] != features.shape[1]:
         raise ValueError(
-            f"features of width {features.shape[1]} do not fit a prior of shape "
-            f"{tuple(weight.shape)}: expected width {weight.shape[0]}"
+            f"features: expected width {weight.shape[0]}, as of a prior of shape "
+            f"{tuple(weight.shape)}, got {features.shape[1]}"
         )
     check_device("prior", weight, "features", features)
 

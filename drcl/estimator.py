@@ -177,8 +177,8 @@ class DRCL:
         wrapped = sorted(m for m, n in self.networks.items() if unwrapped(n) is not n)
         if parallel is not None and wrapped:
             raise ValueError(
-                f"parallel: networks {wrapped} are in DistributedDataParallel; with parallel give "
-                "the modules inside"
+                "networks: expected plain modules beside parallel, got DistributedDataParallel for "
+                f"{wrapped}; give the modules inside"
             )
         with team.raise_together():
             data = prepare_training(train, validation, classes, self.config, self.networks)
@@ -227,7 +227,7 @@ class DRCL:
         ('image', 'text')
         """
         if name in self.encoders:
-            raise ValueError(f"name: modality {name!r} exists already, next to {self.modalities}")
+            raise ValueError(f"name: expected one that is not in {self.modalities}, got {name!r}")
         config = dataclasses.replace(self.config.for_modality(name), **settings)
         config.check_modalities([name])
         _check_dim(self.prior, config)
@@ -287,7 +287,7 @@ class DRCL:
                 labels.append(part)
                 seen += len(part)
         if not found:
-            raise ValueError(f"{modality}: yields no samples")
+            raise ValueError(f"{modality}: expected samples, got none")
         return _unit_rows(torch.cat(found), modality), labels
 
     def _embed(self, modality: str, rows: Tensor) -> Tensor:
@@ -295,8 +295,8 @@ class DRCL:
         network, device = self._encoder(modality), pick_device(self.config.device)
         if isinstance(network, (Encoder, nn.Linear)) and rows.shape[1:] != (network.in_features,):
             raise ValueError(
-                f"{modality} features: rows of shape {tuple(rows.shape[1:])}, expected "
-                f"({network.in_features},)"
+                f"{modality} features: expected rows of shape ({network.in_features},), got "
+                f"{tuple(rows.shape[1:])}"
             )
         if modality in self.standardizers:
             rows = self.standardizers[modality](rows)
@@ -429,7 +429,7 @@ class DRCL:
         if not self.encoders:
             raise RuntimeError("this DRCL has no encoders yet: call fit() first, or DRCL.load()")
         if modality not in self.encoders:
-            raise ValueError(f"modality: {modality!r} is not one of {self.modalities}")
+            raise ValueError(f"modality: expected one of {self.modalities}, got {modality!r}")
         return self.encoders[modality]
 
 
@@ -438,7 +438,9 @@ def _unit_rows(embeddings: Tensor, modality: str) -> Tensor:
     finite = embeddings.isfinite().all(dim=1)
     if not bool(finite.all()):
         row = int((~finite).nonzero()[0])
-        raise ValueError(f"{modality} features: the embedding of row {row} is not finite")
+        raise ValueError(
+            f"{modality} features: expected finite embeddings, got NaN or infinity in row {row}"
+        )
     return normalize(embeddings)
 
 

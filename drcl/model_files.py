@@ -139,7 +139,7 @@ def _read_named(
 ) -> StoredModel:
     path = folder / "config.json"
     if (found := config.get("format")) != FORMAT:
-        raise ValueError(f"{path}: model format {found!r}, this version reads format {FORMAT}")
+        raise ValueError(f"{path}: expected model format {FORMAT}, got {found!r}")
     try:
         return _read(folder, without_checksum(config, path), networks)
     except (KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
@@ -201,13 +201,13 @@ def _verified(folder: Path, name: str) -> bytes:
     with _naming(folder / "config.json"):  # of a name that no file can have
         inside = path.resolve().is_relative_to(folder.resolve())
     if not inside:
-        raise ValueError(f"{folder / 'config.json'}: names a file outside the folder, {name!r}")
+        raise ValueError(f"{folder / 'config.json'}: expected files in the folder, got {name!r}")
     if path.exists() and not path.is_file():
-        raise ValueError(f"{path}: a folder, or the like, where config.json names a file")
+        raise ValueError(f"{path}: expected a file, as config.json says, got a folder or the like")
     with _present(path):
         content = path.read_bytes()
     if hashlib.sha256(content).hexdigest()[:16] not in name.split("."):
-        raise ValueError(f"{path}: truncated or damaged, its content does not match its digest")
+        raise ValueError(f"{path}: digest mismatch, the file is truncated or damaged")
     return content
 
 

@@ -94,7 +94,9 @@ def check_finite(rows: Tensor, name: str, first: int = 0) -> None:
     finite = rows.isfinite().reshape(len(rows), -1).all(dim=1)
     if not bool(finite.all()):
         row = first + int((~finite).nonzero()[0])
-        raise ValueError(f"{name}: row {row} holds NaN or infinite values (as float32)")
+        raise ValueError(
+            f"{name}: expected finite values (as float32), got NaN or infinity in row {row}"
+        )
 
 
 def _as_numpy(array: Any, name: str) -> npt.NDArray[Any]:

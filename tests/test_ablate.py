@@ -159,9 +159,9 @@ class TestStudy:
     ) -> None:
         options: Any = {"seeds": 1, "variants": VARIANTS[:1], "progress": False}
         ablate(data, CONFIG, tmp_path, **options)
-        with pytest.raises(ValueError, match=r"other settings \(alpha 0.1, now 0.5\)"):
+        with pytest.raises(ValueError, match=r"got others \(alpha 0.1, now 0.5\)"):
             ablate(data, replace(CONFIG, alpha=0.5), tmp_path, resume=True, **options)
-        with pytest.raises(ValueError, match=r"other settings \(samples .*'test': \{'a': \[20, 5"):
+        with pytest.raises(ValueError, match=r"got others \(samples .*'test': \{'a': \[20, 5"):
             fewer = replace(data, test=make_split(20, 2))
             ablate(fewer, CONFIG, tmp_path, resume=True, **options)
         part = data.validation["b"]
@@ -169,14 +169,14 @@ class TestStudy:
             part._replace(features=part.features + np.float32(1)),
             part._replace(labels=part.labels[::-1].copy()),
         ):
-            with pytest.raises(ValueError, match=r"other settings \(samples"):
+            with pytest.raises(ValueError, match=r"got others \(samples"):
                 other = replace(data, validation={**data.validation, "b": changed})
                 ablate(other, CONFIG, tmp_path, resume=True, **options)
         (stored,) = (tmp_path / "results" / "seed-0").iterdir()
         stored.write_text("{")
         with pytest.raises(ValueError, match=r"full\.\w{8}\.json: damaged"):
             ablate(data, CONFIG, tmp_path, resume=True, **options)
-        with pytest.raises(ValueError, match="not empty and holds no ablation"):
+        with pytest.raises(ValueError, match="expected an ablation or an empty folder"):
             ablate(data, CONFIG, tmp_path / "results", **options)
         with pytest.raises(ValueError, match="seeds: expected an integer >= 1, got 0"):
             ablate(data, CONFIG, tmp_path / "new", seeds=0)
@@ -227,8 +227,10 @@ class TestStudy:
         unpaired = replace(data, train=train)
         table = ablate(unpaired, CONFIG, tmp_path, seeds=1, variants=VARIANTS[:1], progress=False)
         assert [row.name for row in table.rows][1:] == ["semantic matching (logistic regression)"]
-        assert table.skipped == {"CCA": "CCA needs paired training rows; a and b have 45 and 30"}
-        assert "CCA left out: CCA needs paired training rows" in format_table(table)
+        assert table.skipped == {
+            "CCA": "train: expected paired rows for CCA, got 45 of a and 30 of b"
+        }
+        assert "CCA left out: train: expected paired rows for CCA" in format_table(table)
 
 
 def row(name: str, *values: float, baseline: bool = False) -> Row:

@@ -353,7 +353,7 @@ def test_functional_refuses_what_it_cannot_rank() -> None:
     scores, relevant = torch.randn(2, 3), torch.ones(2, 3).bool()
     with pytest.raises(ValueError, match="row 1 holds NaN"):
         functional.average_precision(torch.tensor([[0.0], [math.nan]]), torch.ones(2, 1).bool())
-    with pytest.raises(ValueError, match="scores: is empty"):
+    with pytest.raises(ValueError, match="scores: expected rows and columns"):
         functional.average_precision(scores[:, :0], relevant[:, :0])
     with pytest.raises(ValueError, match="one shape"):
         functional.average_precision(scores, relevant[:1])

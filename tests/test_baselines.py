@@ -133,7 +133,7 @@ class TestCCA:
             cca(replace(paired, train={"a": a, "b": fewer}))
         labels = b.labels.copy()
         labels[4] = (labels[4] + 1) % 3
-        with pytest.raises(ValueError, match="row 4 has another label in a than in b"):
+        with pytest.raises(ValueError, match="another label of row 4 in a than in b"):
             cca(replace(paired, train={"a": a, "b": relabelled(b, labels)}))
 
     def test_uses_no_training_labels(self, paired: CrossModalDataset) -> None:

@@ -215,7 +215,7 @@ def test_a_claimed_folder_has_one_writer_and_dies_with_it(tmp_path):
     while not (folder / "mine").exists():
         time.sleep(0.01)
     with (
-        pytest.raises(BlockingIOError, match=f"{folder}: is being written by another process"),
+        pytest.raises(BlockingIOError, match=f"{folder}: another process is writing to it"),
         files.locked(folder, patience=0.1),
     ):
         pytest.fail("two writers")

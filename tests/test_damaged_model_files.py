@@ -123,7 +123,7 @@ def test_a_file_that_is_no_checkpoint_of_ours(tmp_path):
     header = json.dumps({"x": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4]}}).encode()
     for size in (len(header), 2**63, 2**32):
         path.write_bytes(struct.pack("<Q", size) + header + bytes(4))
-        with pytest.raises(ValueError, match=r"a\.safetensors: not a readable safetensors file"):
+        with pytest.raises(ValueError, match=r"a\.safetensors: expected a safetensors file"):
             read_tensors(path)
 
 
@@ -237,7 +237,7 @@ def test_forged_history(folder, change):
     history[0] |= change
     content = json.dumps(history).encode()
     _stored(folder, "history.*", content, lambda config, name: config.update(history=name))
-    with pytest.raises(ValueError, match=r"history\..*: entry 0 is no record of an epoch"):
+    with pytest.raises(ValueError, match=r"history\..*: got another entry 0"):
         DRCL.load(folder)
 
 
@@ -265,7 +265,7 @@ def test_forged_standardizer(folder, change):
 def test_forged_metadata_of_a_checkpoint(tmp_path, text):
     path = tmp_path / "a.safetensors"
     path.write_bytes(save({}, metadata={"crc32 json": f"{zlib.crc32(text.encode()):08x} {text}"}))
-    with pytest.raises(ValueError, match=r"a\.safetensors: its metadata is"):
+    with pytest.raises(ValueError, match=r"a\.safetensors: expected an object as metadata"):
         read_tensors(path)
 
 

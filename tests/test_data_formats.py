@@ -249,7 +249,7 @@ def test_objects_of_version_5_are_refused_by_name_and_hide_no_other(tmp_path, ki
     numbers = pack(matrix(6, (2, 1), doubles(1, 2)))
     path = write_matlab5(tmp_path / "a.mat", held, numbers)
     refused(path, name, f"'{name}' is an object of MATLAB's class '{kind}'", CLASSES[kind])
-    refused(path, None, f"name one of its arrays; it holds {min(name, 'x')}")
+    refused(path, None, f"the name of one of its arrays, {min(name, 'x')}")
     assert read_array(path, "x").tolist() == [[1], [2]]
 
 

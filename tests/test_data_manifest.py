@@ -145,30 +145,30 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[train.image", "is not a TOML file"),
+        ("[train.image", "expected TOML"),
         ("", r"no \[train"),
         ("[train]", r"\[train\] is \{\}"),
         ("train = 3", r"\[train\] is 3: expected a table"),
         (
             "shuffle = true\n" + TRAIN,
-            "unknown key 'shuffle' at the top level: expected name, classes",
+            "key at the top level: expected name, classes, .*got 'shuffle'",
         ),
-        (TRAIN + 'feature = "a.npz:x"', r"unknown key 'feature' in \[train.image\]"),
-        ('[train.image]\nlabels = "a.npz:y"', r"\[train.image\] has no features"),
+        (TRAIN + 'feature = "a.npz:x"', r"key in \[train.image\]: expected .*, got 'feature'"),
+        ('[train.image]\nlabels = "a.npz:y"', r"\[train.image\]: expected features"),
         ("[train.image]\nfeatures = 3", r"features in \[train.image\] is 3: expected a string"),
-        ('validation_share = "half"\n' + TRAIN, "validation_share is 'half': expected a number"),
-        ("validation_share = 1.5\n" + TRAIN, "share is 1.5: expected a number between 0 and 1"),
-        ("validation_share = 1\n" + TRAIN, "validation_share is 1: expected a number between 0"),
+        ('validation_share = "half"\n' + TRAIN, "validation_share: expected a number .*got 'half'"),
+        ("validation_share = 1.5\n" + TRAIN, "share: expected a number between 0 and 1, got 1.5"),
+        ("validation_share = 1\n" + TRAIN, "validation_share: expected a number .*got 1"),
         ("seed = true\n" + TRAIN, "seed is True: expected a whole number"),
-        ("classes = 3\n" + TRAIN, "classes is 3: expected a list of names"),
-        ("classes = [1, 2]\n" + TRAIN, r"classes holds \[1, 2\]: expected a list of names"),
-        ('classes = { one = "a" }\n' + TRAIN, "expected whole numbers"),
+        ("classes = 3\n" + TRAIN, "classes: expected a list of names, .*got 3"),
+        ("classes = [1, 2]\n" + TRAIN, r"classes: expected a list of names, .*got \[1, 2\]"),
+        ('classes = { one = "a" }\n' + TRAIN, "expected labels that are whole numbers"),
         ('classes = ["a"]\n' + TRAIN, "train/image: row 1 has label 1, .* 1 classes"),
         (TRAIN + 'rows = "some"', "rows is 'some': expected 'start:stop'"),
-        (TRAIN + 'rows = "0:41"', "rows is '0:41' but there are only 40 rows"),
-        (TRAIN + 'rows = "5:5"', "train/image: empty modality"),
+        (TRAIN + 'rows = "0:41"', "rows: expected some of 40, got '0:41'"),
+        (TRAIN + 'rows = "5:5"', "train/image rows: expected at least one"),
         (TRAIN.replace(":x", ":z"), "no array 'z'; it holds x, y"),
-        (TRAIN.replace(":x", ":y"), r"train/image: features have shape \(40,\), not"),
+        (TRAIN.replace(":x", ":y"), r"train/image features: expected shape .*, got \(40,\)"),
         ('[train.image]\nfeatures = "a.npz:x"', "no row is labelled"),
     ],
 )
@@ -185,7 +185,7 @@ def test_a_wrong_entry_is_named(tmp_path, text, message):
         ({"y": Y + 0.5}, "train/image: label 0.5 in row 0 is not a whole number"),
         ({"x": np.where(np.arange(40)[:, None] == 17, np.nan, X)}, "NaN or infinity.*row 17"),
         ({"x": np.full((40, 2), 1e300)}, "NaN or infinity in 40 of 40 rows"),
-        ({"x": X.astype(str)}, "train/image: features are <U"),
+        ({"x": X.astype(str)}, "train/image features: expected numbers, got <U"),
         ({"y": np.arange(40)}, "no validation rows can be held out; give a validation split"),
     ],
 )
@@ -200,7 +200,7 @@ def test_wrong_arrays_are_named(tmp_path, arrays, message):
 
 
 def test_a_missing_manifest_or_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no such manifest: .*none\.toml"):
+    with pytest.raises(FileNotFoundError, match=r"manifest .*none\.toml: no such file"):
         load(str(tmp_path / "none.toml"))
     path = manifest(tmp_path, TRAIN.replace("a.npz", "b.npz"))
     with pytest.raises(FileNotFoundError, match=r"no such file: .*b\.npz"):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -209,14 +213,35 @@ def test_synthetic_repeats_with_its_seed():
     assert not np.array_equal(one.train["image"].features, other.train["image"].features)
 
 
+def test_synthetic_does_not_depend_on_the_number_of_threads():
+    code = (
+        "import hashlib, sys; from drcl.data import load; data = load('synthetic', scale=0.5)\n"
+        "parts = [part for split in data.splits.values() for part in split.values()]\n"
+        "print(hashlib.sha256(b''.join(part.features.tobytes() for part in parts)).hexdigest())"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for threads in ("1", "2", "3")
+    }
+    assert len(found) == 1
+
+
 def test_bad_options_and_names_are_named():
-    with pytest.raises(ValueError, match="shape is 'mnist': expected one of wikipedia, xmedia"):
+    with pytest.raises(
+        ValueError, match=r"shape: expected one of \('wikipedia', 'xmedia', .*got 'mnist'"
+    ):
         load("synthetic", shape="mnist")
     for scale in (0, -1, float("nan")):
         with pytest.raises(ValueError, match="expected a number > 0"):
             load("synthetic", scale=scale)
     with pytest.raises(TypeError, match="colour"):
         load("digits", colour=True)
-    with pytest.raises(ValueError, match="no data set 'mnist': expected digits") as error:
+    with pytest.raises(ValueError, match="name: expected digits, .*got 'mnist'") as error:
         load("mnist")
     assert all(name in str(error.value) for name in names())

@@ -405,9 +405,9 @@ class _Pair(nn.Linear):
 @pytest.mark.parametrize(
     ("network", "said"),
     [
-        (nn.Identity(), "no parameter to train"),
-        (nn.Linear(8, 16).requires_grad_(False), "no parameter to train"),
-        (nn.LazyLinear(16), "without a shape"),
+        (nn.Identity(), "expected a parameter to train"),
+        (nn.Linear(8, 16).requires_grad_(False), "expected a parameter to train"),
+        (nn.LazyLinear(16), "expected parameters with a shape"),
         (_Stateful(8, 16), "_extra_state"),
         (_Pair(8, 16), "one tensor"),
     ],
@@ -601,7 +601,7 @@ def test_bad_data_is_refused_by_name(changes, message):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"dim": 3}, "dim: 3 is below the number of classes"),
+        ({"dim": 3}, "dim: expected at least 4"),
         ({"lr": {"image": 1e-3}}, "lr.*image.*text"),
         ({"epochs": {"image": 1, "text": 2, "audio": 3}}, "epochs.*audio"),
         ({"device": "warp"}, "device.*warp"),
@@ -637,12 +637,12 @@ def test_other_ways_to_call_fit_wrongly(tmp_path):
     ):
         with pytest.raises(RuntimeError, match=r"this DRCL has no .* yet: call fit\(\) first"):
             call(DRCL())
-    with pytest.raises(ValueError, match=r"image features: rows of shape \(5,\), expected \(8,\)"):
+    with pytest.raises(ValueError, match=r"expected rows of shape \(8,\), got \(5,\)"):
         fit(epochs=1).encode("image", np.zeros((1, 5)))
 
 
 X, Y = tiny.samples("image", 40)
-MODULES = r"networks: that of image is .*, expected"
+MODULES = r"networks: expected an nn.Module for image, got"
 MISUSES = {
     "a list": (lambda: [(X, Y)], r"train: expected a mapping .* got list; give \{\"image\""),
     "an array": (lambda: X, r"train: expected a mapping .* got ndarray; give \{\"image\""),
@@ -693,7 +693,7 @@ def test_fit_of_features_and_labels_says_what_to_give():
     "network, said",
     [
         (lambda x: x, MODULES + r" an nn\.Module: a function needs one whose forward\(\)"),
-        (nn.Linear, r"networks: that of image is the class Linear, .* Linear\(…\)"),
+        (nn.Linear, r"networks: expected a module for image, got the class Linear; .* Linear\(…\)"),
         ("resnet", MODULES + r" an nn\.Module"),
     ],
     ids=["function", "class", "name"],
@@ -740,7 +740,7 @@ class _OnlyOnce(IterableDataset):
 
 def test_a_dataset_that_can_be_read_only_once_is_named():
     network = nn.Linear(8, 16)
-    with pytest.raises((ValueError), match=r"image: yields no samples"):
+    with pytest.raises((ValueError), match=r"image: expected samples, got none"):
         fit({"image": _OnlyOnce(*tiny.samples("image", 40))}, networks={"image": network})
 
 
@@ -859,7 +859,7 @@ def test_features_that_overflow_in_the_network_are_refused():
         ),
     ):
         with pytest.raises(
-            ValueError, match="image features: the embedding of row 1 is not finite"
+            ValueError, match="image features: expected finite embeddings, got .* in row 1"
         ):
             call()
 

@@ -48,11 +48,7 @@ def start(folder: Path, *options: str) -> subprocess.Popen[str]:
     paths = [str(folder), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.Popen(
         [sys.executable, "-m", "drcl", "train", *RUN, "--out", str(folder / "run"), *options],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(paths),
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-        },
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "2"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

@@ -83,7 +83,7 @@ def test_npy_must_be_as_large_as_its_header_says(tmp_path, content):
 def test_rows_without_columns_are_no_modality(tmp_path):
     (tmp_path / "a.npy").write_bytes(npy("(1000000000000, 0)"))
     (tmp_path / "a.toml").write_text('[train.image]\nfeatures = "a.npy"\n')
-    with pytest.raises(ValueError, match=r"a\.toml.*empty modality"):
+    with pytest.raises(ValueError, match=r"a\.toml.*features: expected at least one value"):
         load_manifest(tmp_path / "a.toml")
 
 

@@ -195,9 +195,9 @@ def test_a_rank_without_rows_contributes_nothing(batch, tmp_path, targets, lam):
         parts = criterion.parts(x, y, q=0.5)
         parts.total.backward()
         assert [float(part.detach()) for part in parts] == [0.0] * 4 and x.grad.shape == (0, 12)
-        with pytest.raises(ValueError, match="features: is empty"):
+        with pytest.raises(ValueError, match="features: expected rows and columns"):
             criterion(x, torch.zeros(3, dtype=torch.int64))
-    with pytest.raises(ValueError, match="features: is empty"):
+    with pytest.raises(ValueError, match="features: expected rows and columns"):
         ReversibleConsistencyLoss(prior)(x, y)
 
 

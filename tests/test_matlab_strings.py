@@ -103,7 +103,7 @@ def words_of(path: Path, variable: str) -> list[str]:
 def test_words_that_do_not_fit_are_refused(path, change):
     (item,) = words_of(path, "one")
     edit(path, item, change)
-    with pytest.raises(ValueError, match=r"a\.mat cannot be read as \.mat: damaged"):
+    with pytest.raises(ValueError, match=r"a\.mat: expected \.mat, got a damaged"):
         read_array(path, "one")
 
 

@@ -168,7 +168,7 @@ def change(*path, to):
 @pytest.mark.parametrize(
     "edited, message",
     [
-        (change("format", to=2), r"config\.json: model format 2, this version reads format 1"),
+        (change("format", to=2), r"config\.json: expected model format 1, got 2"),
         (change("format", to="1"), "format"),
         (
             change("prior", "file", to="../secret.0123456789abcdef.safetensors"),
@@ -226,7 +226,7 @@ def test_a_second_writer_waits_and_is_refused_in_the_end(trained, folder, monkey
     monkeypatch.setattr(model_files, "PATIENCE", 0.1)
     with (
         storage.locked(folder),
-        pytest.raises(BlockingIOError, match="model: is being written by another process"),
+        pytest.raises(BlockingIOError, match="model: another process is writing to it"),
     ):
         other.save(folder)
     assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before

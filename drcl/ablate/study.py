@@ -122,9 +122,13 @@ class Study:
             stored = _read_json(path)
             if stored != identity:
                 differing = _differing(stored, identity)
-                raise ValueError(f"{self.folder}: its results are of other settings ({differing})")
+                raise ValueError(
+                    f"{self.folder}: expected results of these settings, got others ({differing})"
+                )
         elif self.folder.exists() and not is_empty(self.folder):
-            raise ValueError(f"{self.folder}: is not empty and holds no ablation")
+            raise ValueError(
+                f"{self.folder}: expected an ablation or an empty folder, got other files"
+            )
         else:
             write_json(path, with_checksum(identity))
 
@@ -201,7 +205,7 @@ def _read_json(path: Path) -> Any:
     try:
         return without_checksum(read_json(path), path)
     except ValueError as error:
-        raise ValueError(f"{error}; remove it and --resume") from error
+        raise ValueError(f"{error}; delete it and use --resume") from error
 
 
 def _differing(stored: Any, ours: dict[str, Any]) -> str:

@@ -64,7 +64,9 @@ def train_variant(
     """
     split = evaluation_split(data)
     if split is None:
-        raise ValueError(f"{data.name}: no split holds labelled rows of two modalities")
+        raise ValueError(
+            f"{data.name}: expected a split with labelled rows of two modalities, got none"
+        )
     config = replace(config, **variant.changes)
     embeddings: dict[str, np.ndarray] = {}
     for modalities, prior in _trainings(variant, config, priors):

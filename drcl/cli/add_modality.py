@@ -78,7 +78,7 @@ def add_modality(
     with locked(run):  # another modality, added meanwhile, would be lost
         record, model = open_run(run), DRCL.load(run)
         if name in model.modalities:
-            raise ValueError(f"name: modality {name!r} exists already, next to {model.modalities}")
+            raise ValueError(f"name: expected one that is not in {model.modalities}, got {name!r}")
         added = AddedModality(
             _absolute(features, labels),
             _absolute(*validation) if validation else None,

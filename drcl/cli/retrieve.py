@@ -130,7 +130,7 @@ def search(
     outside = [row for row in rows if row >= len(queries.features)]
     if outside:
         raise ValueError(
-            f"query: row {outside[0]} of {source}, which has rows 0 to {len(queries.features) - 1}"
+            f"query: expected rows 0 to {len(queries.features) - 1} of {source}, got {outside[0]}"
         )
     found = model.search(source, queries.features[list(rows)], target, gallery.features, k=k)
     for row, scores, indices in zip(rows, found.scores, found.indices, strict=True):
@@ -162,13 +162,15 @@ def report(run: Path, data: str | None, device: str | None) -> None:
 def _chosen(data: CrossModalDataset, split: SplitName | None) -> SplitName:
     chosen = split or evaluation_split(data)
     if chosen is None:
-        raise ValueError(f"{data.name}: no split holds labelled rows of two modalities")
+        raise ValueError(
+            f"{data.name}: expected a split with labelled rows of two modalities, got none"
+        )
     return chosen
 
 
 def _modality(samples: dict[str, Labelled], name: str) -> Labelled:
     if name not in samples:
-        raise ValueError(f"modality: {name!r} is not one of {list(samples)}")
+        raise ValueError(f"modality: expected one of {list(samples)}, got {name!r}")
     return samples[name]
 
 

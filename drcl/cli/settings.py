@@ -200,7 +200,7 @@ def _per_modality(
     named = {modality: value for modality, value in latest.items() if modality is not None}
     unknown = sorted(set(named) - set(modalities))
     if unknown:
-        raise ValueError(f"{name}: {unknown} are none of the modalities {modalities}")
+        raise ValueError(f"{name}: expected modalities of {modalities}, got {unknown}")
     if not named:
         return rest
     each = rest if isinstance(rest, Mapping) else dict.fromkeys(modalities, rest)

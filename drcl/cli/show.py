@@ -58,8 +58,8 @@ def check_device(config: Config) -> None:
     except ValueError as error:
         reason = first_line(error.__cause__ or error)
         raise ValueError(
-            f"device: {config.device!r} cannot be used here ({reason}); choose another with "
-            "--device"
+            f"device: expected one that is here, got {config.device!r} ({reason}); choose another "
+            "with --device"
         ) from error
 
 

@@ -67,8 +67,8 @@ def load(name: str | Path, root: str | Path | None = None, **options: Any) -> Cr
     >>> load("birds")
     Traceback (most recent call last):
     ...
-    ValueError: no data set 'birds': expected digits, synthetic, wikipedia, uci, wikipedia-deep, \
-xmedia, xmedianet, nus-wide, inria-websearch, or the path of a manifest ending in .toml
+    ValueError: name: expected digits, synthetic, wikipedia, uci, wikipedia-deep, xmedia, \
+xmedianet, nus-wide, inria-websearch, or the path of a manifest ending in .toml, got 'birds'
     """
     name = os.fspath(name)
     if name.endswith(".toml"):
@@ -78,6 +78,6 @@ xmedia, xmedianet, nus-wide, inria-websearch, or the path of a manifest ending i
     if name in _FROM_FILES:
         return _FROM_FILES[name](data_root(root), **options)
     raise ValueError(
-        f"no data set {name!r}: expected {', '.join(names())}, "
-        "or the path of a manifest ending in .toml"
+        f"name: expected {', '.join(names())}, or the path of a manifest ending in .toml, got "
+        f"{name!r}"
     )

@@ -122,13 +122,15 @@ def _read(source: Source, read: Reader, where: str) -> tuple[np.ndarray, ParsedL
     features = read(source.features)
     if features.ndim < 2 or (source.transpose and features.ndim > 2):
         expected = "(width, samples)" if source.transpose else "(samples, width)"
-        raise ValueError(f"{where}: features have shape {features.shape}, not {expected}")
+        raise ValueError(f"{where} features: expected shape {expected}, got {features.shape}")
     if source.transpose:
         features = features.T
     if features.dtype.kind not in "biuf":
-        raise ValueError(f"{where}: features are {features.dtype}: expected numbers")
+        raise ValueError(f"{where} features: expected numbers, got {features.dtype}")
     if not features.size:  # before its rows, which cost no bytes in a file, are counted
-        raise ValueError(f"{where}: empty modality, features have shape {features.shape}")
+        raise ValueError(
+            f"{where} features: expected at least one value, got shape {features.shape}"
+        )
     count = len(features)
     raw: np.ndarray
     if source.labels is None:
@@ -138,7 +140,7 @@ def _read(source: Source, read: Reader, where: str) -> tuple[np.ndarray, ParsedL
     labels = file_labels(raw, features.shape, where, "write transpose = true in its table")
     rows = _parse_rows(source.rows, count, where)
     if not len(labels[rows]):
-        raise ValueError(f"{where}: empty modality, rows {source.rows!r} of {count}")
+        raise ValueError(f"{where} rows: expected at least one, got {source.rows!r} of {count}")
     # A value too large for float32 becomes infinite and is reported with its row by the dataset.
     with np.errstate(over="ignore"):
         return features[rows].astype(np.float32, copy=False), labels[rows]
@@ -168,7 +170,7 @@ def _parse_rows(text: str, count: int, where: str) -> slice:
     try:
         start, stop = (int(end) if end.strip() else None for end in text.split(":"))
     except ValueError:
-        raise ValueError(f"{where}: rows is {text!r}: expected 'start:stop'") from None
+        raise ValueError(f"{where} rows: expected 'start:stop', got {text!r}") from None
     if any(end is not None and abs(end) > count for end in (start, stop)):
-        raise ValueError(f"{where}: rows is {text!r} but there are only {count} rows")
+        raise ValueError(f"{where} rows: expected some of {count}, got {text!r}")
     return slice(start, stop)

@@ -70,7 +70,7 @@ class ClassList:
         found = list(found)
         classes = find_classes([labels for labels in found if labels.rows is not None] or found)
         if not classes:
-            raise ValueError("no row is labelled: a class list cannot be drawn up")
+            raise ValueError("labels: expected a labelled row, got none")
         return cls.from_table(
             {index if isinstance(c, str) else c: str(c) for index, c in enumerate(classes)}
         )

@@ -108,19 +108,21 @@ class CrossModalDataset:
             TypeError: an array of another dtype than :class:`Labelled` names.
         """
         if not self.classes:
-            raise ValueError(f"{self.name}: no classes")
+            raise ValueError(f"{self.name}: expected at least one class, got none")
         if len(set(self.classes)) != len(self.classes):
             twice = sorted({c for c in self.classes if self.classes.count(c) > 1})
-            raise ValueError(f"{self.name}: classes named twice: {', '.join(map(repr, twice))}")
+            raise ValueError(
+                f"{self.name}: expected distinct classes, got {', '.join(map(repr, twice))} twice"
+            )
         for name in (
             self.name,
             *self.classes,
             *(m for split in self.splits.values() for m in split),
         ):
             if any(unicodedata.category(letter) in UNPRINTED for letter in name):
-                raise ValueError(f"{name!r}: expected a name without control characters")
+                raise ValueError(f"name: expected one without control characters, got {name!r}")
         if not self.train:
-            raise ValueError(f"{self.name}: the training split holds no modality")
+            raise ValueError(f"{self.name}: expected a modality in train, got none")
 
         kinds: dict[bool, str] = {}
         for split, modalities in self.splits.items():
@@ -128,24 +130,26 @@ class CrossModalDataset:
                 where = f"{split}/{modality}"
                 if modality not in self.train:
                     known = ", ".join(self.train)
-                    raise ValueError(f"{where}: not a modality of the training split ({known})")
+                    raise ValueError(f"{where}: expected a modality of train ({known})")
                 _check_features(where, samples.features)
                 _check_labels(where, samples, len(self.classes))
                 width, expected = _width(samples), _width(self.train[modality])
                 if width != expected:
-                    raise ValueError(f"{where}: features are {width} wide, in train {expected}")
+                    raise ValueError(
+                        f"{where} features: expected width {expected} as in train, got {width}"
+                    )
                 kinds.setdefault(is_multi_hot(samples.labels), where)
         if len(kinds) == 2:
             raise ValueError(
-                f"{self.name}: labels are class ids in {kinds[False]} and multi-hot rows in "
-                f"{kinds[True]}: expected one kind throughout"
+                f"{self.name} labels: expected one kind, got class ids in {kinds[False]} and "
+                f"multi-hot rows in {kinds[True]}"
             )
         for modality, pictures in self.pictures.items():
             rows = len(self.test[modality].features) if modality in self.test else 0
             if pictures.ndim != 3 or len(pictures) != rows:
                 raise ValueError(
-                    f"pictures of {modality!r} have shape {pictures.shape}: expected "
-                    f"({rows}, height, width), one for each test row"
+                    f"pictures of {modality!r}: expected shape ({rows}, height, width), one for "
+                    f"each test row, got {pictures.shape}"
                 )
 
     def describe(self) -> str:
@@ -170,28 +174,30 @@ def _width(samples: Labelled) -> str:
 
 def _check_features(where: str, features: np.ndarray) -> None:
     if not isinstance(features, np.ndarray):
-        raise TypeError(f"{where}: features are a {type(features).__name__}: expected an array")
+        raise TypeError(f"{where} features: expected an array, got {type(features).__name__}")
     if features.ndim < 2:
-        raise ValueError(f"{where}: features have shape {features.shape}, not (samples, width)")
+        raise ValueError(f"{where} features: expected shape (samples, width), got {features.shape}")
     if features.dtype != np.float32:
-        raise TypeError(f"{where}: features are {features.dtype}: expected float32")
+        raise TypeError(f"{where} features: expected float32, got {features.dtype}")
     if 0 in features.shape:
-        raise ValueError(f"{where}: empty modality, features have shape {features.shape}")
+        raise ValueError(
+            f"{where} features: expected at least one value, got shape {features.shape}"
+        )
     finite = np.isfinite(features).all(axis=tuple(range(1, features.ndim)))
     if not finite.all():
         bad = np.flatnonzero(~finite)
         raise ValueError(
-            f"{where}: features hold NaN or infinity in {len(bad)} of {len(features)} rows, "
-            f"first in row {bad[0]}"
+            f"{where} features: expected finite values, got NaN or infinity in {len(bad)} of "
+            f"{len(features)} rows, first in row {bad[0]}"
         )
 
 
 def _check_labels(where: str, samples: Labelled, classes: int) -> None:
     features, labels = samples
     if not isinstance(labels, np.ndarray):
-        raise TypeError(f"{where}: labels are a {type(labels).__name__}: expected an array")
+        raise TypeError(f"{where} labels: expected an array, got {type(labels).__name__}")
     if is_multi_hot(labels) and labels.dtype not in (np.float32, np.uint8):
-        raise TypeError(f"{where}: label rows are {labels.dtype}: expected float32 or uint8")
+        raise TypeError(f"{where} labels: expected rows of float32 or uint8, got {labels.dtype}")
     if labels.ndim == 1 and labels.dtype != np.int64:
-        raise TypeError(f"{where}: class ids are {labels.dtype}: expected int64")
+        raise TypeError(f"{where} labels: expected ids of int64, got {labels.dtype}")
     encode_labels(labels, range(classes), where, count=len(features), soft=True)

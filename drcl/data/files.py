@@ -85,16 +85,18 @@ def pick(
         found = variable(path, key)
         if isinstance(found, list):
             raise ValueError(
-                f"{path}: {key!r} is a cell array of {len(found)}: "
-                f"name one cell, {key}{{1}} to {key}{{{len(found)}}}"
+                f"{path}: expected the name of one cell, {key}{{1}} to {key}{{{len(found)}}}, got "
+                f"{key!r}"
             )
         return found
     name, index = cell[1], int(cell[2])
     cells = variable(path, name)
     if not isinstance(cells, list):
-        raise ValueError(f"{path}: {name!r} is an array of shape {cells.shape}, not a cell array")
+        raise ValueError(
+            f"{path}: expected a cell array as {name!r}, got an array of shape {cells.shape}"
+        )
     if not 1 <= index <= len(cells):
-        raise ValueError(f"{path}: {name!r} has cells 1 to {len(cells)}, not {index}")
+        raise ValueError(f"{path}: expected a cell from 1 to {len(cells)} of {name!r}, got {index}")
     return cells[index - 1]
 
 
@@ -105,23 +107,23 @@ def read_variable(path: Path, key: str | None) -> Variable:
         raise FileNotFoundError(f"no such file: {path}")
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise ValueError(f"{path}: unknown file ending; expected one of {', '.join(_READERS)}")
+        raise ValueError(f"{path}: expected a file ending in {', '.join(_READERS)}")
     try:
         found = reader(path, key)
     except ImportError:
         raise
     except MemoryError as error:
-        raise MemoryError(f"{path} needs more memory than there is ({error})") from error
+        raise MemoryError(f"{path}: needs more memory than there is ({error})") from error
     except Refused as error:
         raise ValueError(f"{path}: {error}") from None
     except Exception as error:  # every library has its own way to fail on damaged bytes
         raise ValueError(
-            f"{path} cannot be read as {path.suffix}: damaged, truncated or of another format "
+            f"{path}: expected {path.suffix}, got a damaged, truncated or other file "
             f"({type(error).__name__}: {error})"
         ) from error
     for array in found if isinstance(found, list) else [found]:
         if array.dtype.kind not in "biufUS":
-            raise ValueError(f"{path}: {key!r} is {array.dtype}: expected numbers or strings")
+            raise ValueError(f"{path}: expected numbers or strings as {key!r}, got {array.dtype}")
     return found
 
 
@@ -140,15 +142,15 @@ def _choose(key: str | None, keys: list[str]) -> str:
         return keys[0]
     available = ", ".join(sorted(keys)) or "nothing"
     if key is None:
-        raise Refused(f"name one of its arrays; it holds {available}")
+        raise Refused(f"expected the name of one of its arrays, {available}, got none")
     if key not in keys:
-        raise Refused(f"no array {key!r}; it holds {available}")
+        raise Refused(f"expected one of its arrays, {available}, got {key!r}")
     return key
 
 
 def _read_npy(path: Path, key: str | None) -> np.ndarray:
     if key is not None:
-        raise Refused(f"an .npy file holds one array and takes no key, but {key!r} was given")
+        raise Refused(f"expected no key, as an .npy file holds one array, got {key!r}")
     return read_npy(path)
 
 

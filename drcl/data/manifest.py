@@ -86,12 +86,14 @@ def load_manifest(path: str | Path) -> CrossModalDataset:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no such manifest: {path}")
+        raise FileNotFoundError(f"manifest {path}: no such file")
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     # Both TOMLDecodeError and UnicodeDecodeError are ValueErrors.
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not a TOML file: {error}") from error
+        raise ValueError(
+            f"manifest {path}: expected TOML, got a file that is none ({error})"
+        ) from error
     try:
         return _load(table, path)
     except (ValueError, RecursionError) as error:
@@ -104,7 +106,7 @@ def _load(table: dict[str, Any], path: Path) -> CrossModalDataset:
     share = _setting(table, "validation_share", float, 0.1)
     seed = _setting(table, "seed", int, 0)
     if "train" not in table:
-        raise ValueError("no [train.…] table: expected one for each modality")
+        raise ValueError("train: expected a table [train.…] for each modality, got none")
     sources = {
         split: {
             modality: _source(entry, path.parent, f"[{split}.{modality}]")
@@ -124,11 +126,11 @@ def _source(entry: Any, folder: Path, where: str) -> Source:
     entry = _table(entry, where)
     _known(entry, MODALITY_KEYS, f"in {where}")
     if "features" not in entry:
-        raise ValueError(f"{where} has no features")
+        raise ValueError(f"{where}: expected features, got none")
     for key, value in entry.items():
         kind = bool if key == "transpose" else str
         if not isinstance(value, kind):
-            raise ValueError(f"{key} in {where} is {value!r}: expected {_WORDS[kind]}")
+            raise ValueError(f"{key} in {where}: expected {_WORDS[kind]}, got {value!r}")
     labels = entry.get("labels")
     return Source(
         _array_at(entry["features"], folder, f"features in {where}"),
@@ -143,7 +145,7 @@ def _array_at(text: str, folder: Path, where: str) -> ArrayAt:
     folder = folder.resolve()
     path = (folder / file).resolve()
     if not path.is_relative_to(folder):
-        raise ValueError(f"{where} is {text!r}: files must lie beside the manifest or below it")
+        raise ValueError(f"{where}: expected a file beside the manifest or below it, got {text!r}")
     return ArrayAt(path, key or None)
 
 
@@ -154,13 +156,15 @@ def _classes(value: Any) -> ClassList | None:
     if isinstance(value, list):
         value = dict(enumerate(value))
     if not isinstance(value, dict) or not value:
-        raise ValueError(f"classes is {value!r}: {expected}")
+        raise ValueError(f"classes: {expected}, got {value!r}")
     if not all(isinstance(name, str) and name for name in value.values()):
-        raise ValueError(f"classes holds {list(value.values())!r}: {expected}")
+        raise ValueError(f"classes: {expected}, got {list(value.values())!r}")
     try:
         return ClassList.from_table({int(label): name for label, name in value.items()})
     except ValueError:
-        raise ValueError(f"classes has labels {list(value)!r}: expected whole numbers") from None
+        raise ValueError(
+            f"classes: expected labels that are whole numbers, got {list(value)!r}"
+        ) from None
 
 
 _WORDS = {
@@ -174,17 +178,17 @@ _WORDS = {
 def _setting(table: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:
     value = table.get(key, default)
     if type(value) is not kind:
-        raise ValueError(f"{key} is {value!r}: expected {_WORDS[kind]}")
+        raise ValueError(f"{key}: expected {_WORDS[kind]}, got {value!r}")
     return value
 
 
 def _table(value: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not value:
-        raise ValueError(f"{where} is {value!r}: expected a table")
+        raise ValueError(f"{where}: expected a table, got {value!r}")
     return value
 
 
 def _known(table: Mapping[str, Any], keys: tuple[str, ...], where: str) -> None:
     unknown = [key for key in table if key not in keys]
     if unknown:
-        raise ValueError(f"unknown key {unknown[0]!r} {where}: expected {', '.join(keys)}")
+        raise ValueError(f"key {where}: expected {', '.join(keys)}, got {unknown[0]!r}")

@@ -34,7 +34,7 @@ def stratified_holdout(
     (5, 2, True)
     """
     if not 0 < share < 1:
-        raise ValueError(f"share is {share}: expected a number between 0 and 1")
+        raise ValueError(f"share: expected a number between 0 and 1, got {share}")
     strata = labels.argmax(axis=1) if is_multi_hot(labels) else labels
     rows = np.flatnonzero(is_labelled(labels))
     rows = rows[np.argsort(strata[rows], kind="stable")]

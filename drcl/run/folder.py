@@ -66,7 +66,9 @@ def start_run(folder: Path, run: Run, *, resume: bool = False, overwrite: bool =
             )
     known = (folder / "run.json").is_file() or waiting is not None
     if folder.exists() and not known and not _is_fresh(folder):
-        raise ValueError(f"{folder}: is not empty and holds no run; choose another directory")
+        raise ValueError(
+            f"{folder}: expected a run or an empty directory, got other files; choose another"
+        )
     _drop_checkpoints(folder)
     write_bytes(_pending(folder), record_content(run))
     return checkpoints

@@ -78,8 +78,8 @@ class Run:
             data = load(self.dataset, elsewhere or self.root)
         if data.classes != self.classes:
             raise ValueError(
-                f"{data.name}: its classes {list(data.classes)} are not those of the run, "
-                f"{list(self.classes)}"
+                f"{data.name}: expected the classes of the run, {list(self.classes)}, got "
+                f"{list(data.classes)}"
             )
         splits = {name: dict(split) for name, split in data.splits.items()}
         for name, added in self.added.items():
@@ -100,7 +100,7 @@ def read_record(path: Path) -> Run:
     a ValueError."""
     values = read_json(path)
     if (found := values.get("format")) != FORMAT:
-        raise ValueError(f"{path}: run format {found!r}, this version reads format {FORMAT}")
+        raise ValueError(f"{path}: expected run format {FORMAT}, got {found!r}")
     values = without_checksum(values, path)
     del values["format"]
     names = {field.name for field in fields(Run)}

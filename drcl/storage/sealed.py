@@ -109,18 +109,20 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             about = (file.metadata() or {}).get("crc32 json")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path}: not a readable safetensors file ({error})") from error
+        raise ValueError(
+            f"{path}: expected a safetensors file, got an unreadable one ({error})"
+        ) from error
     if about is None:
-        raise ValueError(f"{path}: holds no checksum, so it is none of this package's files")
+        raise ValueError(f"{path}: expected a file of this package, got one without a checksum")
     expected, _, text = about.partition(" ")
     if _checksum(tensors, text) != expected:
         raise ValueError(f"{path}: checksum mismatch, the file is damaged; delete it to start over")
     try:
         metadata = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: its metadata is no JSON ({error})") from error
+        raise ValueError(f"{path}: expected JSON as metadata, got other text ({error})") from error
     if not isinstance(metadata, dict):
-        raise ValueError(f"{path}: its metadata is {type(metadata).__name__}, expected an object")
+        raise ValueError(f"{path}: expected an object as metadata, got {type(metadata).__name__}")
     return tensors, metadata
 
 

@@ -142,7 +142,7 @@ class Config:
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
         if unknown:
-            raise ValueError(f"config: unknown settings {unknown}; known are {sorted(known)}")
+            raise ValueError(f"config: expected settings of {sorted(known)}, got {unknown}")
         return cls(**values)
 
 

@@ -110,12 +110,13 @@ def read_pairs(loader: DataLoader[Any], name: str) -> Iterator[tuple[Tensor, Any
             )
         if features.ndim == 0 or getattr(labels, "ndim", 1) == 0:
             raise ValueError(
-                f"{name}: yields samples one by one; its DataLoader needs a batch_size"
+                f"{name}: expected batches, got single samples; its DataLoader needs a batch_size"
             )
         rows = as_features(features, f"{name} features")
         if len(rows) != len(labels):
             raise ValueError(
-                f"{name}: a batch of {len(rows)} rows of features but {len(labels)} labels"
+                f"{name}: expected {len(rows)} labels, one for each row of the batch, got "
+                f"{len(labels)}"
             )
         yield rows, labels
 
@@ -171,7 +172,7 @@ def join_labels(batches: Iterable[Any], name: str, soft: bool = False) -> Parsed
     """The labels of all batches as those of one array."""
     parts = [parse_labels(part, f"{name} labels", soft=soft) for part in batches]
     if not parts:
-        raise ValueError(f"{name}: yields no samples")
+        raise ValueError(f"{name}: expected samples, got none")
     return join(parts)
 
 

@@ -18,13 +18,15 @@ def check_history(history: Any) -> list[dict[str, Any]]:
     >>> check_history([{"phase": "prior"}])
     Traceback (most recent call last):
     ...
-    ValueError: history: entry 0 is no record of an epoch
+    ValueError: history: expected records of epochs, got another entry 0
     """
     if not isinstance(history, list):
-        raise ValueError("history: expected a list with a record per epoch")
+        raise ValueError(
+            f"history: expected a list of records of epochs, got {type(history).__name__}"
+        )
     for place, record in enumerate(history):
         if not _is_record(record):
-            raise ValueError(f"history: entry {place} is no record of an epoch")
+            raise ValueError(f"history: expected records of epochs, got another entry {place}")
     return history
 
 

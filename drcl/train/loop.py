@@ -198,7 +198,7 @@ class Training:
                     self._bar.update(batch.rows)
             if not losses:
                 raise ValueError(
-                    f"{phase.title}: yields no samples in epoch {self.epoch}; a "
+                    f"{phase.title}: expected samples in epoch {self.epoch}, got none; a "
                     "Dataset or DataLoader is read once an epoch, and once beforehand"
                 )
             self._losses = torch.stack(losses)

@@ -26,7 +26,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device: {name!r} cannot be used here ({error})") from error
+        raise ValueError(f"device: expected one that is here, got {name!r} ({error})") from error
     return device
 
 
@@ -48,7 +48,7 @@ def build_network(
     shape = samples.shape
     if len(shape) != 2:
         raise ValueError(
-            f"{modality} features: the default encoder takes rows (N, d), got shape "
+            f"{modality} features: expected rows (N, d) for the default encoder, got shape "
             f"{tuple(shape)}; pass a network for this modality"
         )
     seed = stream_seed(config.seed, phase, modality, "weights")
@@ -64,13 +64,13 @@ def check_networks(networks: Mapping[str, nn.Module] | None) -> dict[str, nn.Mod
     for modality, network in networks.items():
         if isinstance(network, type):
             raise TypeError(
-                f"networks: that of {modality} is the class {network.__name__}, expected a module "
-                f"made of it: {network.__name__}(…)"
+                f"networks: expected a module for {modality}, got the class {network.__name__}; "
+                f"make one: {network.__name__}(…)"
             )
         if not isinstance(network, nn.Module):
             raise TypeError(
-                f"networks: that of {modality} is a {type(network).__name__}, expected an "
-                "nn.Module: a function needs one whose forward() calls it"
+                f"networks: expected an nn.Module for {modality}, got {type(network).__name__}; a "
+                "function needs a module whose forward() calls it"
             )
     return dict(networks)
 
@@ -88,8 +88,8 @@ def fewest_rows(
     least = 2 * (1 if ranks is None else ranks.world)
     if min(size, len(samples.targets)) < least:
         raise ValueError(
-            f"batch_size: the batch normalisation in the network of {modality} needs batches of "
-            f"{least} rows, got {min(size, len(samples.targets))}"
+            f"batch_size: expected batches of {least} rows for the batch normalisation in the "
+            f"network of {modality}, got {min(size, len(samples.targets))}"
         )
     return least
 
@@ -116,16 +116,16 @@ def _check_network(network: nn.Module, modality: str) -> None:
     parameters = list(network.parameters())
     if any(nn.parameter.is_lazy(parameter) for parameter in parameters):
         raise ValueError(
-            f"networks: that of {modality} has parameters without a shape yet; call it once on a "
-            "batch"
+            f"networks: expected parameters with a shape, got lazy ones for {modality}; call it "
+            "once on a batch"
         )
     if not any(parameter.requires_grad for parameter in parameters):
-        raise ValueError(f"networks: that of {modality} has no parameter to train")
+        raise ValueError(f"networks: expected a parameter to train, got none for {modality}")
     others = [name for name, part in network.state_dict().items() if not isinstance(part, Tensor)]
     if others:
         raise ValueError(
-            f"networks: that of {modality} keeps {others} in its state, which are no tensors and "
-            "cannot be stored"
+            f"networks: expected a state of tensors, which can be stored, got {others} in that of "
+            f"{modality}"
         )
 
 

@@ -49,8 +49,8 @@ class Ranks:
         """This process in ``group``, by default in the default group."""
         if not dist.is_initialized():
             raise ValueError(
-                "parallel: there is no process group; start the processes with torchrun and call "
-                "torch.distributed.init_process_group() in each"
+                "parallel: expected a process group, got none; start the processes with torchrun "
+                "and call torch.distributed.init_process_group() in each"
             )
         group = group or cast(ProcessGroup, dist.group.WORLD)
         return cls(group, dist.get_rank(group), dist.get_world_size(group))

@@ -135,7 +135,7 @@ def check_pairs(data: Any, split: str) -> None:
         check_pair(where, one, "(features, labels), a Dataset or a DataLoader")
         if is_loadable(one[0]):
             raise TypeError(
-                f"{where}: a {type(one[0]).__name__} yields its own labels; give it alone"
+                f"{where}: expected a {type(one[0]).__name__} alone, as it has labels, got a pair"
             )
 
 
@@ -161,7 +161,9 @@ def prepare(
         else:
             x = check_features(features, f"{where} features")
             if len(x) != len(y):
-                raise ValueError(f"{where}: {len(x)} rows of features but {len(y)} labels")
+                raise ValueError(
+                    f"{where}: expected {len(x)} labels, one for each row of features, got {len(y)}"
+                )
             prepared[modality] = Samples(x, y)
         if not bool(is_labelled(y).any()):
             raise ValueError(f"{where}: expected a labelled sample, got {len(y)} unlabelled ones")

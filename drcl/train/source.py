@@ -70,8 +70,8 @@ def make_source(samples: Modality, device: torch.device, ranks: Ranks | None = N
     if isinstance(samples, LoadedSamples):
         if ranks is not None:
             raise ValueError(
-                f'{samples.name}: parallel="data" divides arrays, no Dataset or DataLoader; give '
-                "every process its own, and a network in DistributedDataParallel"
+                f'{samples.name}: expected arrays with parallel="data", got a Dataset or '
+                "DataLoader; give every process its own, and a network in DistributedDataParallel"
             )
         return Loaded(samples, device)
     features = samples.features

@@ -48,8 +48,8 @@ class Standardizer(NamedTuple):
         """
         if features.shape[1:] != self.mean.shape:  # a single column would be broadcast
             raise ValueError(
-                f"features: rows of shape {tuple(features.shape[1:])}, expected "
-                f"{tuple(self.mean.shape)}, which they were standardized with in training"
+                f"features: expected rows of shape {tuple(self.mean.shape)}, as standardized in "
+                f"training, got {tuple(features.shape[1:])}"
             )
         features = features.to(torch.promote_types(features.dtype, torch.float32))
         return (features - self.mean.to(features)) / self.std.to(features)
@@ -81,7 +81,7 @@ class Moments:
         before = self._waiting[0].shape[1:] if self._waiting else self.mean.shape
         if (self.count or self._waiting) and shape != before:
             raise ValueError(
-                f"standardize: {self.name} has rows of shape {tuple(shape)} after others of "
+                f"{self.name}: expected rows of one shape to standardize, got {tuple(shape)} after "
                 f"{tuple(before)}"
             )
         self._waiting.append(rows)

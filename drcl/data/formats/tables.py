@@ -33,17 +33,19 @@ MISSING = {"", "na", "n/a", "nan", "null", "none"}
 def choose_columns(key: str | None, names: Sequence[str]) -> list[str]:
     """The columns that ``key`` names: comma separated, ``*`` as wildcard for those with a name."""
     if key is None and len(names) > 1:
-        raise Refused(f"name one of its arrays; it holds {_listed(names)}")
+        raise Refused(f"expected the name of one of its columns, {_listed(names)}, got none")
     if key is None or key in names:
         return [key or names[0]] if names else []
     columns: list[str] = []
     for pattern in map(str.strip, key.split(",")):
         matches = [pattern] if pattern in names else fnmatch.filter(filter(None, names), pattern)
         if not matches:
-            raise Refused(f"no column {pattern!r}; it holds {_listed(names)}")
+            raise Refused(f"expected one of its columns, {_listed(names)}, got {pattern!r}")
         columns += matches
     if len(twice := [name for name in columns if names.count(name) > 1]):
-        raise Refused(f"{names.count(twice[0])} columns are called {twice[0]!r}")
+        raise Refused(
+            f"expected distinct names of columns, got {names.count(twice[0])} times {twice[0]!r}"
+        )
     return columns
 
 
@@ -96,7 +98,7 @@ def _names(path: Path, delimiter: str) -> tuple[list[str], bool]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         first = next((row for row in csv.reader(file, delimiter=delimiter) if row), [])
     if not first:
-        raise Refused("a table without a line")
+        raise Refused("expected a table with at least one line, got none")
     names = [cell.strip() for cell in first]
     counted = list(map(str, range(len(names))))
     if _as_numbers(names) is None or "" in names or (len(names) > 1 and names == counted):
@@ -117,8 +119,8 @@ def _rows(path: Path, delimiter: str, width: int, skip: bool) -> Iterator[list[s
                 continue
             if len(row) != width:
                 raise Refused(
-                    f"line {reader.line_num} has {len(row)} cells: expected {width}, as in the "
-                    "first line"
+                    f"line {reader.line_num}: expected {width} cells, as in the first line, got "
+                    f"{len(row)}"
                 )
             yield from ([""] for _ in range(empty))
             empty = 0

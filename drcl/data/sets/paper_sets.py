@@ -59,7 +59,13 @@ WIKIPEDIA_DEEP = Layout(
     },
 )
 
-# The first rows of the held-out part are the test here, the rest validation.
+_XMEDIA = {  # features, labels, and how many held-out rows are the test; the rest are validation
+    "image": ("I_{}_CNN", "{}ImgCat", 500),
+    "text": ("T_{}_BOW", "{}TxtCat", 500),
+    "audio": ("A_{}", "{}AudCat", 100),
+    "3d": ("d3_{}", "{}3dCat", 50),
+    "video": ("V_{}_CNN", "{}VidCat", 87),
+}
 XMEDIA = Layout(
     file="XMedia/XMediaFeatures.mat",
     obtain=(
@@ -67,27 +73,15 @@ XMEDIA = Layout(
         "University; XMediaFeatures.mat is its file of extracted features."
     ),
     splits={
-        "train": {
-            "image": ("I_tr_CNN", "trImgCat", ":"),
-            "text": ("T_tr_BOW", "trTxtCat", ":"),
-            "audio": ("A_tr", "trAudCat", ":"),
-            "3d": ("d3_tr", "tr3dCat", ":"),
-            "video": ("V_tr_CNN", "trVidCat", ":"),
-        },
-        "validation": {
-            "image": ("I_te_CNN", "teImgCat", "500:"),
-            "text": ("T_te_BOW", "teTxtCat", "500:"),
-            "audio": ("A_te", "teAudCat", "100:"),
-            "3d": ("d3_te", "te3dCat", "50:"),
-            "video": ("V_te_CNN", "teVidCat", "87:"),
-        },
-        "test": {
-            "image": ("I_te_CNN", "teImgCat", "0:500"),
-            "text": ("T_te_BOW", "teTxtCat", "0:500"),
-            "audio": ("A_te", "teAudCat", "0:100"),
-            "3d": ("d3_te", "te3dCat", "0:50"),
-            "video": ("V_te_CNN", "teVidCat", "0:87"),
-        },
+        split: {
+            modality: (features.format(part), labels.format(part), rows.format(count))
+            for modality, (features, labels, count) in _XMEDIA.items()
+        }
+        for split, part, rows in (
+            ("train", "tr", ":"),
+            ("validation", "te", "{}:"),
+            ("test", "te", "0:{}"),
+        )
     },
 )
 

@@ -60,6 +60,8 @@ def uci(root: Path, validation_share: float = 0.2, seed: int = 0) -> CrossModalD
     data = hold_out_validation(assemble("uci", sources, numerals), validation_share, seed)
     pixels = data.test["pixels"].features
     if pixels.shape[1] != 240:
-        raise ValueError(f"{path}: P_te is {pixels.shape[1]} wide: expected 240, pictures of 16×15")
+        raise ValueError(
+            f"{path}: expected 240 columns in P_te, pictures of 16×15, got {pixels.shape[1]}"
+        )
     pictures = pixels.reshape(-1, 16, 15)
     return replace(data, pictures=dict.fromkeys(data.test, pictures))

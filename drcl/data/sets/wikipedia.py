@@ -69,7 +69,7 @@ def _read_list(path: Path) -> np.ndarray:
             labels.append(np.int64(int(line.split("\t")[2])))
         except (IndexError, ValueError, OverflowError):
             raise ValueError(
-                f"{path}, line {number}: {line[:80]!r}: expected text, image and label number, "
-                "separated by tabs"
+                f"{path}, line {number}: expected text, image and label number, separated by tabs, "
+                f"got {line[:80]!r}"
             ) from None
     return np.array(labels, np.int64)
