@@ -859,7 +859,7 @@ def test_features_that_overflow_in_the_network_are_refused():
         ),
     ):
         with pytest.raises(
-            ValueError, match="image features: expected finite embeddings, got .* in row 1"
+            ValueError, match=r"image features: expected finite embeddings, got .* in row 1"
         ):
             call()
 

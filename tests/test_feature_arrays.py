@@ -271,7 +271,7 @@ def test_a_batch_of_other_lengths_is_refused():
         batch_size=8,
         collate_fn=lambda samples: (x[: len(samples)], y[:3]),
     )
-    with pytest.raises(ValueError, match="train image: expected 8 labels, .* got 3"):
+    with pytest.raises(ValueError, match=r"train image: expected 8 labels, .* got 3"):
         model_of({"image": loader})
 
 

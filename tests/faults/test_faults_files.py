@@ -18,7 +18,15 @@ import pytest
 import tiny
 import torch
 from click.testing import CliRunner
-from faults import content, failing, in_child, killed_everywhere, no_space, partials, refused
+from fault_injection import (
+    content,
+    failing,
+    in_child,
+    killed_everywhere,
+    no_space,
+    partials,
+    refused,
+)
 
 import drcl.ablate.study
 import drcl.ablate.table

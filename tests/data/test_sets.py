@@ -242,6 +242,6 @@ def test_bad_options_and_names_are_named():
             load("synthetic", scale=scale)
     with pytest.raises(TypeError, match="colour"):
         load("digits", colour=True)
-    with pytest.raises(ValueError, match="name: expected digits, .*got 'mnist'") as error:
+    with pytest.raises(ValueError, match=r"name: expected digits, .*got 'mnist'") as error:
         load("mnist")
     assert all(name in str(error.value) for name in names())

@@ -68,7 +68,7 @@ def test_other_dtypes_are_refused(image, message):
 def test_splits_must_fit_together():
     with pytest.raises(ValueError, match=r"test/text: expected a modality of train \(image\)"):
         build({"image": samples()}, test={"text": samples()})
-    with pytest.raises(ValueError, match="validation/image features: expected width 3 .*got 5"):
+    with pytest.raises(ValueError, match=r"validation/image features: expected width 3 .*got 5"):
         build({"image": samples()}, {"image": samples(width=5)})
     with pytest.raises(ValueError, match="class ids in train/image and multi-hot rows in test/im"):
         build({"image": samples()}, test={"image": samples(2, labels=np.eye(2, dtype=np.uint8))})

@@ -93,7 +93,7 @@ def test_bad_rows_of_a_mapped_array_are_named(mapped, monkeypatch, bad):
     array = np.zeros((40, 3))
     array[23, 1] = bad
     for features in (array, mapped(array)):
-        with pytest.raises(ValueError, match="x: expected finite values .* in row 23"):
+        with pytest.raises(ValueError, match=r"x: expected finite values .* in row 23"):
             check_features(features, "x")
     with pytest.raises(ValueError, match="x: expected real numbers, got complex128"):
         check_features(mapped(array + 0j), "x")
@@ -178,7 +178,7 @@ def test_features_larger_than_what_is_kept_in_memory(tmp_path):
         [sys.executable, "-c", textwrap.dedent(script)],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         check=False,
     )
     assert done.returncode == 0, done.stderr

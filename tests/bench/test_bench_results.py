@@ -18,7 +18,7 @@ from drcl.benchmarks.suite import publish, results, timing
 from drcl.benchmarks.suite.registry import entries
 from drcl.benchmarks.suite.results import Row
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 
 

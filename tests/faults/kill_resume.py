@@ -1,6 +1,6 @@
 """Kill a training at random moments, resume it until it is done, compare with one left in peace.
 
-    python tests/kill_resume.py --kills 200 --seed 0
+    python tests/faults/kill_resume.py --kills 200 --seed 0
 
 Each trial is ``drcl train digits --resume`` on a few small epochs, in a forked process that gets
 SIGKILL after a random part of the time the whole run takes; it is started again until it ends by

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from faults import in_child
+from fault_injection import in_child
 from gloo import process_group
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -228,7 +228,7 @@ if os.environ.get("RANK") == "1":
 
 
 def command(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    root = str(Path(__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[2])
     paths = [str(folder), root, *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.run(
         [sys.executable, "-m", "drcl", "train", *RUN, "--out", str(folder / "run"), *options],

@@ -22,7 +22,7 @@ import pytest
 import tiny
 from click.testing import CliRunner
 from conftest import ROOT
-from faults import in_child
+from fault_injection import in_child
 
 from drcl import DRCL
 from drcl.cli import main
@@ -610,7 +610,7 @@ def _unsafe(call: ast.Call) -> str | None:
 
 # --- random damage, and a coverage-guided search ----------------------------------------------
 
-FUZZ = Path(__file__).with_name("fuzz_files")
+FUZZ = Path(__file__).parents[1] / "fuzz_files"
 FORMATS = [
     *("npy", "npz", "csv", "mat", "mat4", "mat73", "h5", "parquet", "safetensors", "checkpoint"),
     *("manifest", "lists", "config", "run"),

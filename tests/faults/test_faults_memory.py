@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from faults import in_child, refused
+from fault_injection import in_child, refused
 from torch import Tensor, nn
 
 from drcl import DRCL, use_backend

@@ -20,7 +20,7 @@ def test_a_killed_training_resumes_to_the_same_bits():
         capture_output=True,
         text=True,
         timeout=300,
-        env=os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])},
+        env=os.environ | {"PYTHONPATH": str(SCRIPT.parents[2])},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "6 kills in" in done.stdout and done.stdout.rstrip().endswith("bit-identical")

@@ -13,7 +13,7 @@ import torch
 
 from drcl.storage.mmap import MappedRows
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/smaps").exists(), reason="the system does not tell how memory is mapped"
@@ -39,7 +39,7 @@ def test_rows_here_and_there_are_read_without_reading_ahead(tmp_path):
 
 @pytest.mark.slow
 def test_peak_memory_is_below_the_file():
-    script = ROOT / "benchmarks" / "out_of_core.py"
+    script = ROOT / "benchmarks" / "studies" / "out_of_core.py"
     command = [sys.executable, script, "--gigabytes", "1", "--limit", "0.9", "--hidden", "16"]
     done = subprocess.run(
         [*command, "--device", "cpu"],

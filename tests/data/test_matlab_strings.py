@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from faults import in_child
+from fault_injection import in_child
 
 from drcl.data import load_manifest
 from drcl.data.files import read_array

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from faults import in_child
+from fault_injection import in_child
 
 from drcl import DRCL, metrics
 from drcl.storage import mmap as pages

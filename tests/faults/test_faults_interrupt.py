@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from faults import content, partials
+from fault_injection import content, partials
 
 from drcl import DRCL
 from drcl.cli import main
 from drcl.storage.sealed import read_tensors
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RUN = ["synthetic", "--dim=16", "--hidden=24", "--epochs=4", "--prior=orthogonal", "--device=cpu"]
 RUN += ["--batch-size=512", "--no-report", "--no-progress"]
 

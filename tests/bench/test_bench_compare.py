@@ -20,7 +20,7 @@ from drcl.benchmarks.suite.registry import Contender, Entry, Problem, Work, entr
 from drcl.benchmarks.suite.worker import Failed, Worker
 from drcl.cli import main
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 OP = "mixup B=1024 D=2048"
 
