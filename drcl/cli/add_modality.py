@@ -19,14 +19,7 @@ from drcl.cli.show import (
     run_argument,
 )
 from drcl.estimator import DRCL
-from drcl.run import (
-    AddedModality,
-    embed,
-    evaluation_split,
-    measure,
-    open_run,
-    update_run,
-)
+from drcl.run import AddedModality, measure_model, open_run, update_run
 from drcl.run.record import format_settings
 from drcl.storage.files import locked
 
@@ -98,12 +91,10 @@ def add_modality(
             )
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted; {run} is as it was before") from None
-        split = evaluation_split(loaded)
         # Measured where it was trained: the device of the run may not be here.
-        embeddings = embed(on_device(model, config.device), loaded.splits[split]) if split else {}
-        metrics = measure(embeddings, loaded.splits[split], device=config.device) if split else None
-        record = update_run(run, record, model, metrics)
-        finish(run, record, model, loaded, split, embeddings, metrics, report)
+        measured = measure_model(on_device(model, config.device), loaded)
+        record = update_run(run, record, model, measured.metrics)
+        finish(run, record, model, measured, report)
 
 
 def _absolute(features: str, labels: str) -> tuple[str, str]:

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 import numpy as np
 
-from drcl.cli.show import data_option, device_option, on_device, run_argument, show_report
-from drcl.cli.tables import columns, map_table
+from drcl.cli.show import (
+    data_option,
+    device_option,
+    on_device,
+    run_argument,
+    show_metrics,
+    show_report,
+)
+from drcl.cli.tables import columns
 from drcl.data import CrossModalDataset, Labelled
 from drcl.estimator import DRCL
-from drcl.run import embed, evaluation_split, measure, open_run, read_features
+from drcl.run import evaluation_split, measure_model, open_run, read_features
 from drcl.run.evaluation import SplitName
 from drcl.storage.files import write_bytes
 from drcl.storage.sealed import write_json
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 split_option = click.option(
     "--split",
@@ -24,19 +35,23 @@ split_option = click.option(
 )
 
 
+def repeated(flag: str, name: str, least: int, default: int, words: str) -> Callable[[F], F]:
+    """An option of whole numbers from ``least`` on that may be given several times."""
+    return click.option(
+        *(flag, name),
+        type=click.IntRange(min=least),
+        multiple=True,
+        default=(default,),
+        show_default=True,
+        help=words,
+    )
+
+
 @click.command()
 @run_argument
 @data_option
 @split_option
-@click.option(
-    "--k",
-    "ks",
-    type=click.IntRange(min=1),
-    multiple=True,
-    default=(50,),
-    show_default=True,
-    help="mAP@k beside mAP@all; may be repeated.",
-)
+@repeated("--k", "ks", 1, 50, "mAP@k beside mAP@all; may be repeated.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write it as JSON.")
 @device_option
 def evaluate(
@@ -54,12 +69,10 @@ def evaluate(
     record, model = open_run(run), on_device(DRCL.load(run), device)
     loaded = record.load_data(data)
     split = _chosen(loaded, split)
-    samples = loaded.splits[split]
-    metrics = measure(embed(model, samples), samples, ks, device=model.config.device)
-    click.echo(f"{split} split, rows are queries and columns galleries\n")
-    click.echo(map_table(metrics))
+    measured = measure_model(model, loaded, split, ks)
+    show_metrics(measured)
     if out is not None:
-        write_json(out, metrics)
+        write_json(out, measured.metrics)
         click.echo(f"\nwritten: {out}")
 
 
@@ -94,15 +107,7 @@ def encode(run: Path, modality: str, features: str, out: Path, device: str | Non
 @run_argument
 @click.argument("source")
 @click.argument("target")
-@click.option(
-    "--query",
-    "rows",
-    type=click.IntRange(min=0),
-    multiple=True,
-    default=(0,),
-    show_default=True,
-    help="Row of SOURCE to search with; may be repeated.",
-)
+@repeated("--query", "rows", 0, 0, "Row of SOURCE to search with; may be repeated.")
 @click.option(
     "--k", type=click.IntRange(min=1), default=10, show_default=True, help="How many to find."
 )
@@ -154,9 +159,7 @@ def report(run: Path, data: str | None, device: str | None) -> None:
     record, model = open_run(run), on_device(DRCL.load(run), device)
     loaded = record.load_data(data)
     split = _chosen(loaded, None)
-    embeddings = embed(model, loaded.splits[split])
-    metrics = measure(embeddings, loaded.splits[split], device=model.config.device)
-    show_report(run, record, model, loaded, split, embeddings, metrics)
+    show_report(run, record, model, measure_model(model, loaded, split))
 
 
 def _chosen(data: CrossModalDataset, split: SplitName | None) -> SplitName:

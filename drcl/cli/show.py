@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-import numpy as np
 
 from drcl.cli.settings import Device
 from drcl.cli.tables import map_table
-from drcl.data import CrossModalDataset
 from drcl.estimator import DRCL
 from drcl.out_of_memory import first_line
-from drcl.run import Run, report_data
-from drcl.run.evaluation import SplitName
+from drcl.run import Measured, Run, report_data
 from drcl.train.config import Config
 from drcl.train.networks import pick_device
 
@@ -63,41 +60,30 @@ def check_device(config: Config) -> None:
         ) from error
 
 
-def finish(
-    folder: Path,
-    run: Run,
-    model: DRCL,
-    data: CrossModalDataset,
-    split: SplitName | None,
-    embeddings: dict[str, np.ndarray],
-    metrics: dict[str, dict[str, float]] | None,
-    report: bool,
-) -> None:
+def finish(folder: Path, run: Run, model: DRCL, measured: Measured, report: bool) -> None:
     """Print mAP, seconds and the path of the report, which is written if asked for."""
-    if split is None or metrics is None:
+    if measured.metrics is None:
         click.echo("no mAP: no split holds labelled rows of two modalities")
     else:
-        click.echo(f"{split} split, rows are queries and columns galleries\n")
-        click.echo(map_table(metrics) + "\n")
+        show_metrics(measured)
     seconds = ", ".join(f"{phase} {value:.1f} s" for phase, value in run.seconds.items())
-    click.echo(f"training: {seconds}\nrun: {folder}")
-    if report and split is not None and metrics is not None:
-        show_report(folder, run, model, data, split, embeddings, metrics)
+    click.echo(f"\ntraining: {seconds}\nrun: {folder}")
+    if report and measured.metrics is not None:
+        show_report(folder, run, model, measured)
 
 
-def show_report(
-    folder: Path,
-    run: Run,
-    model: DRCL,
-    data: CrossModalDataset,
-    split: SplitName,
-    embeddings: dict[str, np.ndarray],
-    metrics: dict[str, dict[str, float]],
-) -> None:
+def show_metrics(measured: Measured) -> None:
+    """Print the mAP of every ordered pair."""
+    assert measured.metrics is not None
+    click.echo(f"{measured.split} split, rows are queries and columns galleries\n")
+    click.echo(map_table(measured.metrics))
+
+
+def show_report(folder: Path, run: Run, model: DRCL, measured: Measured) -> None:
     """Write the report and print its path; without its libraries say so: the run is complete."""
     from drcl.report import write_report
 
-    described = report_data(run, model, data, split, embeddings, metrics)
+    described = report_data(run, model, measured)
     try:
         path = write_report(described, folder / "report")
     except ImportError as error:

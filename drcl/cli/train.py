@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 import torch.distributed as dist
@@ -17,16 +17,7 @@ from drcl.cli.show import finish, progress_option
 from drcl.cli.summary import time_table
 from drcl.data import load
 from drcl.estimator import DRCL
-from drcl.run import (
-    Run,
-    embed,
-    evaluation_split,
-    finish_run,
-    interrupted,
-    measure,
-    start_run,
-    withdraw_run,
-)
+from drcl.run import Run, finish_run, interrupted, measure_model, start_run, withdraw_run
 from drcl.run.record import format_settings
 from drcl.storage.files import locked
 from drcl.train.config import Config
@@ -75,34 +66,38 @@ def train(ctx: click.Context, **options: Any) -> None:
     """
     if is_worker() and options["parallel"] is None:
         raise click.UsageError("several processes were started: say --parallel modality or data")
+    asked = _Asked(**{name: options.pop(name) for name in _Asked._fields})
     with worker() if is_worker() else nullcontext(0) as rank:
-        _train(ctx.meta["arguments"], rank, **options)
+        _train(asked, options, ctx.meta["arguments"], rank)
 
 
-def _train(
-    arguments: list[str],
-    rank: int,
-    dataset: str,
-    out: Path,
-    data: str | None,
-    preset: str | None,
-    parallel: Mode | None,
-    log_dir: str | None,
-    report: bool,
-    resume: bool,
-    overwrite: bool,
-    progress: bool,
-    **given: Any,
-) -> None:
+class _Asked(NamedTuple):
+    """What was asked for beside the settings."""
+
+    dataset: str
+    out: Path
+    data: str | None
+    preset: str | None
+    parallel: Mode | None
+    log_dir: str | None
+    report: bool
+    resume: bool
+    overwrite: bool
+    progress: bool
+
+
+def _train(asked: _Asked, given: dict[str, Any], arguments: list[str], rank: int) -> None:
+    dataset, out, parallel = asked.dataset, asked.out, asked.parallel
+    resume = asked.resume or is_restarted()
     resume = resume or is_restarted()
-    loaded = load(dataset, data)
+    loaded = load(dataset, asked.data)
     waiting = interrupted(out) if resume else None
-    if waiting is not None and preset is None:
+    if waiting is not None and asked.preset is None:
         name, base = "the interrupted run", Config.from_dict(waiting.settings)
     else:
-        name, base = preset_for(dataset, preset)
+        name, base = preset_for(dataset, asked.preset)
     config = merge(base, given, loaded.modalities)
-    run = Run.describe(dataset, data, loaded, config)
+    run = Run.describe(dataset, asked.data, loaded, config)
     model = DRCL(config)
     config.check_modalities(loaded.modalities)
     if parallel is not None and not is_worker():
@@ -119,7 +114,7 @@ def _train(
         parallel = None
     with locked(out) if rank == 0 else nullcontext():
         if rank == 0:
-            checkpoints = start_run(out, run, resume=resume, overwrite=overwrite)
+            checkpoints = start_run(out, run, resume=resume, overwrite=asked.overwrite)
             click.echo(loaded.describe())
             click.echo(f"\nsettings: {format_settings(run.settings)} (preset: {name})\n")
         try:
@@ -130,21 +125,15 @@ def _train(
                 loaded.train,
                 loaded.validation,
                 checkpoints=checkpoints,
-                progress=progress,
+                progress=asked.progress,
                 parallel=parallel,
-                log_dir=log_dir,
+                log_dir=asked.log_dir,
             )
-            split = evaluation_split(loaded)
-            embeddings = embed(model, loaded.splits[split]) if split else {}
-            metrics = None
-            if split is not None:
-                group = dist.group.WORLD if parallel is not None else None
-                metrics = measure(
-                    embeddings, loaded.splits[split], device=config.device, process_group=group
-                )
+            group = dist.group.WORLD if parallel is not None else None
+            measured = measure_model(model, loaded, process_group=group)
             if rank > 0:
                 return
-            run = finish_run(out, run, model, metrics)
+            run = finish_run(out, run, model, measured.metrics)
         except Exception as error:
             # What cannot be trained so must not stand in the way of the command put right. Where
             # the system is at fault the same one goes on; and other processes may still save.
@@ -155,11 +144,11 @@ def _train(
             if rank > 0:
                 raise
             again = ["drcl", "train", dataset, "--out", str(out)]
-            again += ["--data", data] if data else []
+            again += ["--data", asked.data] if asked.data else []
             again += ["--parallel", parallel] if parallel else []
-            again += ["--log-dir", log_dir] if log_dir else []
+            again += ["--log-dir", asked.log_dir] if asked.log_dir else []
             raise Interrupted(
                 f"interrupted; continue with: {shlex.join([*again, '--resume'])}"
             ) from None
         click.echo(f"{time_table(model.history)}\n")
-        finish(out, run, model, loaded, split, embeddings, metrics, report)
+        finish(out, run, model, measured, asked.report)

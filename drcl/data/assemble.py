@@ -20,7 +20,7 @@ from drcl.data.files import Variable, pick, read_variable
 from drcl.data.splits import stratified_holdout
 from drcl.labels import ParsedLabels, parse_labels
 
-__all__ = ["ArrayAt", "Source", "assemble", "file_labels", "hold_out_validation"]
+__all__ = ["ArrayAt", "SamplesAt", "assemble", "file_labels", "hold_out_validation"]
 
 
 class ArrayAt(NamedTuple):
@@ -30,7 +30,7 @@ class ArrayAt(NamedTuple):
     key: str | None
 
 
-class Source(NamedTuple):
+class SamplesAt(NamedTuple):
     """Where one modality of one split lies.
 
     Attributes:
@@ -52,7 +52,7 @@ Reader = Callable[[ArrayAt], np.ndarray]
 
 def assemble(
     name: str,
-    sources: Mapping[str, Mapping[str, Source]],
+    sources: Mapping[str, Mapping[str, SamplesAt]],
     classes: ClassList | None = None,
 ) -> CrossModalDataset:
     """Read every source once and map its labels to class ids.
@@ -61,7 +61,7 @@ def assemble(
 
     Args:
         name: of the dataset.
-        sources: split (``train``, ``validation``, ``test``) → modality → :class:`Source`.
+        sources: split (``train``, ``validation``, ``test``) → modality → :class:`SamplesAt`.
         classes: what the labels stand for; by default the sorted labels that occur.
 
     Raises:
@@ -118,7 +118,7 @@ def _reader() -> Reader:
     return read
 
 
-def _read(source: Source, read: Reader, where: str) -> tuple[np.ndarray, ParsedLabels]:
+def _read(source: SamplesAt, read: Reader, where: str) -> tuple[np.ndarray, ParsedLabels]:
     features = read(source.features)
     if features.ndim < 2 or (source.transpose and features.ndim > 2):
         expected = "(width, samples)" if source.transpose else "(samples, width)"

@@ -41,7 +41,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from drcl.data.assemble import ArrayAt, Source, assemble, hold_out_validation
+from drcl.data.assemble import ArrayAt, SamplesAt, assemble, hold_out_validation
 from drcl.data.classes import ClassList
 from drcl.data.dataset import CrossModalDataset
 
@@ -122,7 +122,7 @@ def _load(table: dict[str, Any], path: Path) -> CrossModalDataset:
     return data if data.validation else hold_out_validation(data, share, seed)
 
 
-def _source(entry: Any, folder: Path, where: str) -> Source:
+def _source(entry: Any, folder: Path, where: str) -> SamplesAt:
     entry = _table(entry, where)
     _known(entry, MODALITY_KEYS, f"in {where}")
     if "features" not in entry:
@@ -132,7 +132,7 @@ def _source(entry: Any, folder: Path, where: str) -> Source:
         if not isinstance(value, kind):
             raise ValueError(f"{key} in {where}: expected {_WORDS[kind]}, got {value!r}")
     labels = entry.get("labels")
-    return Source(
+    return SamplesAt(
         _array_at(entry["features"], folder, f"features in {where}"),
         None if labels is None else _array_at(labels, folder, f"labels in {where}"),
         entry.get("rows", ":"),

@@ -12,7 +12,14 @@ directory (:func:`drcl.storage.files.claimed`): two commands cannot lose each ot
 """
 
 from drcl.errors import RunExists
-from drcl.run.evaluation import embed, evaluation_split, measure, report_data
+from drcl.run.evaluation import (
+    Measured,
+    embed,
+    evaluation_split,
+    measure,
+    measure_model,
+    report_data,
+)
 from drcl.run.files import AddedModality, read_features
 from drcl.run.folder import (
     finish_run,
@@ -26,6 +33,7 @@ from drcl.run.record import Run
 
 __all__ = [
     "AddedModality",
+    "Measured",
     "Run",
     "RunExists",
     "embed",
@@ -33,6 +41,7 @@ __all__ = [
     "finish_run",
     "interrupted",
     "measure",
+    "measure_model",
     "open_run",
     "read_features",
     "report_data",

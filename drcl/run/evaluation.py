@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import permutations
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,22 @@ KS = (50,)
 
 Metrics = dict[str, dict[str, float]]
 SplitName = Literal["test", "validation"]
+
+
+class Measured(NamedTuple):
+    """A model on a split of a data set; split and metrics are None where nothing can be measured.
+
+    Attributes:
+        data: the set, with all its splits.
+        split: the one that was measured.
+        embeddings: modality -> (N, D), of those that are labelled.
+        metrics: measure -> ordered pair, or ``"mean"`` -> value in [0, 1].
+    """
+
+    data: CrossModalDataset
+    split: SplitName | None
+    embeddings: dict[str, np.ndarray]
+    metrics: Metrics | None
 
 
 def evaluation_split(data: CrossModalDataset) -> SplitName | None:
@@ -62,17 +78,34 @@ def measure(
     )
 
 
-def report_data(
-    run: Run,
+def measure_model(
     model: DRCL,
     data: CrossModalDataset,
-    split: SplitName,
-    embeddings: dict[str, np.ndarray],
-    metrics: Metrics,
-) -> ReportData:
-    """What the report shows of a run."""
+    split: SplitName | None = None,
+    ks: Sequence[int] = KS,
+    *,
+    process_group: ProcessGroup | None = None,
+) -> Measured:
+    """:func:`embed` and :func:`measure` on the device of the model's settings.
+
+    ``split`` is by default that of :func:`evaluation_split`.
+    """
+    split = split or evaluation_split(data)
+    if split is None:
+        return Measured(data, None, {}, None)
+    samples = data.splits[split]
+    embeddings = embed(model, samples)
+    device = model.config.device
+    metrics = measure(embeddings, samples, ks, device=device, process_group=process_group)
+    return Measured(data, split, embeddings, metrics)
+
+
+def report_data(run: Run, model: DRCL, measured: Measured) -> ReportData:
+    """What the report shows of a run that was measured."""
     from drcl.report import ReportData
 
+    data, split, embeddings, metrics = measured
+    assert split is not None and metrics is not None
     samples = data.splits[split]
     labels = {name: samples[name].labels for name in embeddings}
     prior = model.prior

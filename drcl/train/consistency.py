@@ -21,7 +21,7 @@ from drcl.train.networks import averaging, fewest_rows, pick_device, wrapped_lik
 from drcl.train.phase import Embed, Loss, LossFunction, Outcome, Phase, Schedule, Validate
 from drcl.train.prepare import Prepared
 from drcl.train.ranks import Ranks
-from drcl.train.source import Source, make_source
+from drcl.train.source import SampleSource, make_source
 
 
 def train_encoders(
@@ -117,7 +117,7 @@ def _loss(
 
 
 def _validate(
-    validation: Source | None,
+    validation: SampleSource | None,
     criterion: ReversibleConsistencyLoss,
     selection: str,
     config: Config,

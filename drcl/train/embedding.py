@@ -15,7 +15,7 @@ from drcl.precision import network_precision
 from drcl.train.perceptron import Perceptron
 
 if TYPE_CHECKING:
-    from drcl.train.source import Source
+    from drcl.train.source import SampleSource
     from drcl.train.step import Pass
 
 
@@ -39,7 +39,7 @@ def apply_in_chunks(network: nn.Module, features: Tensor) -> Tensor:
 
 
 def embed(
-    network: nn.Module, source: Source, passes: Pass, precision: str, rows: slice = slice(None)
+    network: nn.Module, source: SampleSource, passes: Pass, precision: str, rows: slice = slice(None)
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Embeddings (float32 or wider) and targets of some ``rows``, as ``passes`` would compute them.
 

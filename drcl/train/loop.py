@@ -23,7 +23,7 @@ from drcl.train.interrupt import interrupt_after_epoch
 from drcl.train.parallel import spread
 from drcl.train.perceptron import Perceptron
 from drcl.train.phase import Outcome, Phase, schedule_q
-from drcl.train.source import Batch, Resident, Source, batches
+from drcl.train.source import Batch, Resident, SampleSource, batches
 from drcl.train.step import Step, make_step
 
 
@@ -285,7 +285,7 @@ class Training:
         ranks = self.phase.ranks
         return stopped if ranks is None else ranks.any(stopped, self.phase.source.device)
 
-    def embed(self, source: Source) -> Iterator[tuple[Tensor, Tensor]]:
+    def embed(self, source: SampleSource) -> Iterator[tuple[Tensor, Tensor]]:
         """Embeddings and targets of all samples, in chunks; good until the next chunk.
 
         Of several ranks each gets its own rows.
@@ -323,7 +323,7 @@ class Training:
                     torch.cuda.manual_seed(seed)
             yield
 
-    def _reaches_ahead(self, source: Source) -> bool:
+    def _reaches_ahead(self, source: SampleSource) -> bool:
         """Whether judging and the next step share a forward pass: on the samples trained on."""
         return (
             source is self.phase.source

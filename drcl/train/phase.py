@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from drcl.train.config import Config, setting, stream_seed
 from drcl.train.ranks import Ranks
-from drcl.train.source import Source
+from drcl.train.source import SampleSource
 
 Record: TypeAlias = dict[str, Any]
-Embed: TypeAlias = Callable[[Source], Iterator[tuple[Tensor, Tensor]]]
+Embed: TypeAlias = Callable[[SampleSource], Iterator[tuple[Tensor, Tensor]]]
 # (q, embed) -> the values to record
 Validate: TypeAlias = Callable[[float, Embed], dict[str, float]]
 
@@ -77,13 +77,13 @@ class Phase:
     schedule: Schedule
     network: nn.Module
     module: nn.Module
-    source: Source
+    source: SampleSource
     loss: LossFunction
     validate: Validate
     criterion: str | None
     maximize: bool
     mixes: bool = False
-    inputs: tuple[Tensor | Source, ...] = ()
+    inputs: tuple[Tensor | SampleSource, ...] = ()
     keep_last: bool = False
     average: Callable[[list[Tensor]], None] | None = None
     ranks: Ranks | None = None

@@ -23,11 +23,11 @@ AHEAD = 2
 # Of the free memory of a GPU, the share that one modality's features may take.
 RESIDENT_SHARE = 0.4
 
-Rows: TypeAlias = Tensor | slice
+RowIndex: TypeAlias = Tensor | slice
 
 
 class Batch(NamedTuple):
-    """One batch: what :meth:`Source.load` makes features and targets of, and how many.
+    """One batch: what :meth:`SampleSource.load` makes features and targets of, and how many.
 
     Under data parallelism ``rows`` are those of the global batch.
     """
@@ -36,7 +36,7 @@ class Batch(NamedTuple):
     rows: int
 
 
-class Source(Protocol):
+class SampleSource(Protocol):
     """The samples of one modality, in batches on ``device``.
 
     ``epoch`` is one pass in a random order that depends on the generator (and, for a loader of the
@@ -62,7 +62,7 @@ class Source(Protocol):
     def content(self) -> Iterator[Tensor]: ...  # pragma: no cover
 
 
-def make_source(samples: Modality, device: torch.device, ranks: Ranks | None = None) -> Source:
+def make_source(samples: Modality, device: torch.device, ranks: Ranks | None = None) -> SampleSource:
     """The source for some samples: resident where they fit the device's memory, else streamed.
 
     With ``ranks`` its batches hold the rank's own rows of each.
@@ -167,7 +167,7 @@ class Streamed:
         yield from in_chunks(self.features)
         yield self.targets
 
-    def _read_ahead(self, order: Iterator[Rows]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _read_ahead(self, order: Iterator[RowIndex]) -> Iterator[tuple[Tensor, Tensor]]:
         with ThreadPoolExecutor(1) as pool:
             waiting = deque(pool.submit(self._read, rows) for rows in islice(order, AHEAD))
             while waiting:
@@ -176,7 +176,7 @@ class Streamed:
                 features, targets = (part.to(self.device, non_blocking=True) for part in batch)
                 yield features, targets
 
-    def _read(self, rows: Rows) -> tuple[Tensor, Tensor]:
+    def _read(self, rows: RowIndex) -> tuple[Tensor, Tensor]:
         batch = self.features[rows], self.targets[rows]
         if self.device.type != "cuda":
             return batch

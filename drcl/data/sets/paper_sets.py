@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from drcl.data.assemble import ArrayAt, Source, assemble
+from drcl.data.assemble import ArrayAt, SamplesAt, assemble
 from drcl.data.dataset import CrossModalDataset
 from drcl.data.locate import find_file
 
@@ -151,7 +151,7 @@ def paper_set(name: str, root: Path) -> CrossModalDataset:
     path = find_file(root, [layout.file, Path(layout.file).name], layout.obtain)
     sources = {
         split: {
-            modality: Source(ArrayAt(path, features), ArrayAt(path, labels), rows)
+            modality: SamplesAt(ArrayAt(path, features), ArrayAt(path, labels), rows)
             for modality, (features, labels, rows) in modalities.items()
         }
         for split, modalities in layout.splits.items()

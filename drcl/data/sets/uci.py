@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from drcl.data.assemble import ArrayAt, Source, assemble, hold_out_validation
+from drcl.data.assemble import ArrayAt, SamplesAt, assemble, hold_out_validation
 from drcl.data.classes import ClassList
 from drcl.data.dataset import CrossModalDataset
 from drcl.data.locate import find_file
@@ -51,7 +51,7 @@ def uci(root: Path, validation_share: float = 0.2, seed: int = 0) -> CrossModalD
     path = find_file(root, ["uci_multifeature/uci_all.mat", "uci_all.mat"], OBTAIN)
     sources = {
         split: {
-            modality: Source(ArrayAt(path, f"{short}_{part}"), ArrayAt(path, f"L_{part}"))
+            modality: SamplesAt(ArrayAt(path, f"{short}_{part}"), ArrayAt(path, f"L_{part}"))
             for modality, short in MODALITIES.items()
         }
         for split, part in (("train", "tr"), ("test", "te"))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from drcl.data.assemble import ArrayAt, Source, assemble
+from drcl.data.assemble import ArrayAt, SamplesAt, assemble
 from drcl.data.classes import ClassList
 from drcl.data.dataset import CrossModalDataset
 from drcl.data.locate import find_file, read_text
@@ -47,7 +47,7 @@ def wikipedia(root: Path) -> CrossModalDataset:
     for split, (part, listed, rows) in SPLITS.items():
         labels = _read_list(_find(root, listed))
         sources[split] = {
-            modality: Source(ArrayAt(features, f"{letter}_{part}"), labels, rows)
+            modality: SamplesAt(ArrayAt(features, f"{letter}_{part}"), labels, rows)
             for modality, letter in MODALITIES.items()
         }
     categories = features.with_name("categories.list")
