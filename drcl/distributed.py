@@ -15,6 +15,10 @@ from drcl.errors import RankFailed
 __all__ = ["RankFailed", "all_gather_int", "gather", "gather_rows", "raise_together", "shard"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def all_gather_int(value: int, group: ProcessGroup | None) -> list[int]:
     """The value of every rank, in the order of the ranks; without a group, this process's alone."""
     if group is None:

@@ -44,6 +44,12 @@ from drcl.train.samples import Data, check_features, check_pairs
 from drcl.train.standardize import Standardizer, in_chunks
 from drcl.train.tensorboard import tensorboard
 
+__all__ = ["DRCL", "SearchResult"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 class SearchResult(NamedTuple):
     """Cosines (Q, k), falling, and positions in the gallery (Q, k) int64."""

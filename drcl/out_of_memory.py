@@ -7,6 +7,8 @@ from typing import TypeVar
 
 import torch
 
+__all__ = ["first_line", "in_pieces", "is_out_of_memory"]
+
 T = TypeVar("T")
 
 # What PyTorch and the libraries below it say in a plain RuntimeError.
@@ -14,6 +16,10 @@ _WORDS = (
     *("can't allocate memory", "bad_alloc", "out of memory", "ALLOC_FAILED"),
     "Storage size calculation overflowed",
 )
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -22,6 +22,8 @@ from typing import Literal
 
 import torch
 
+__all__ = ["allowed_on_gpu", "network_precision", "product_precision"]
+
 Key = tuple[str, str]  # a backend and an op
 
 _GENERIC: Key = ("generic", "all")
@@ -33,6 +35,10 @@ _LAYERS: tuple[Key, ...] = (
     ("mkldnn", "conv"),
     ("mkldnn", "rnn"),
 )
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def allowed_on_gpu() -> Literal["highest", "high", "medium"]:

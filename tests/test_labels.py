@@ -27,7 +27,7 @@ from drcl.labels import (
     resolve,
 )
 from drcl.report.data import ReportData
-from drcl.run.files import AddedModality, read_added
+from drcl.run.added import AddedModality, read_added
 
 COMPOSED, DECOMPOSED = "Élève", unicodedata.normalize("NFD", "Élève")
 

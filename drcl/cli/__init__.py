@@ -16,6 +16,12 @@ from drcl.cli.info import info
 from drcl.cli.retrieve import encode, evaluate, report, search
 from drcl.cli.train import train
 
+__all__ = ["main"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 class _Commands(click.Group):
     """Says what the library refused in one line, without a traceback."""

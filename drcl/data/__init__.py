@@ -38,6 +38,10 @@ _FROM_FILES: dict[str, Callable[..., CrossModalDataset]] = {
 }
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def names() -> tuple[str, ...]:
     """The sets :func:`load` knows, those that need no file first.
 

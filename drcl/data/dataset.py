@@ -17,6 +17,10 @@ from drcl.labels import clean_name, encode_labels, is_labelled
 __all__ = ["CrossModalDataset", "Labelled", "Split", "is_multi_hot"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 class Labelled(NamedTuple):
     """Samples of one modality.
 

@@ -49,6 +49,10 @@ Variable = np.ndarray | list[np.ndarray]
 """What a key names: an array, or the arrays of a MATLAB cell array."""
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def read_array(path: str | Path, key: str | None = None) -> np.ndarray:
     """Read one array.
 

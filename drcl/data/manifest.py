@@ -57,6 +57,10 @@ SETTINGS = ("name", "classes", "validation_share", "seed")
 MODALITY_KEYS = ("features", "labels", "rows", "transpose")
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def load_manifest(path: str | Path) -> CrossModalDataset:
     """Load the dataset a manifest describes.
 

@@ -12,6 +12,7 @@ directory (:func:`drcl.storage.files.claimed`): two commands cannot lose each ot
 """
 
 from drcl.errors import RunExists
+from drcl.run.added import AddedModality, read_features
 from drcl.run.evaluation import (
     Measured,
     embed,
@@ -20,7 +21,6 @@ from drcl.run.evaluation import (
     measure_model,
     report_data,
 )
-from drcl.run.files import AddedModality, read_features
 from drcl.run.folder import (
     finish_run,
     interrupted,
@@ -49,3 +49,7 @@ __all__ = [
     "update_run",
     "withdraw_run",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

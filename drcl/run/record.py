@@ -15,7 +15,7 @@ import torch
 from drcl._version import __version__
 from drcl.data import CrossModalDataset, load
 from drcl.labels import clean_name
-from drcl.run.files import AddedModality, read_added
+from drcl.run.added import AddedModality, read_added
 from drcl.storage.files import check_name
 from drcl.storage.sealed import is_number, read_json, to_json, with_checksum, without_checksum
 from drcl.train.config import Config

@@ -21,9 +21,15 @@ from drcl.checks import (
     check_weight,
 )
 
+__all__ = ["PRESETS", "Config"]
+
 T = TypeVar("T")
 PerModality: TypeAlias = T | Mapping[str, T]
 PER_MODALITY = ("epochs", "prior_epochs", "batch_size", "lr", "prior_lr")
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,11 @@ def apply_in_chunks(network: nn.Module, features: Tensor) -> Tensor:
 
 
 def embed(
-    network: nn.Module, source: SampleSource, passes: Pass, precision: str, rows: slice = slice(None)
+    network: nn.Module,
+    source: SampleSource,
+    passes: Pass,
+    precision: str,
+    rows: slice = slice(None),
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Embeddings (float32 or wider) and targets of some ``rows``, as ``passes`` would compute them.
 

@@ -28,6 +28,12 @@ from drcl.train.prepare import Prepared, prepare_training
 from drcl.train.samples import Data
 from drcl.train.source import make_source
 
+__all__ = ["best_prior", "learn_priors", "prior_phase", "select_prior"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 class _Classifier(nn.Module):
     """An encoder and the class columns W that are trained with it."""

@@ -62,7 +62,9 @@ class SampleSource(Protocol):
     def content(self) -> Iterator[Tensor]: ...  # pragma: no cover
 
 
-def make_source(samples: Modality, device: torch.device, ranks: Ranks | None = None) -> SampleSource:
+def make_source(
+    samples: Modality, device: torch.device, ranks: Ranks | None = None
+) -> SampleSource:
     """The source for some samples: resident where they fit the device's memory, else streamed.
 
     With ``ranks`` its batches hold the rank's own rows of each.

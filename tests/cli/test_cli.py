@@ -24,7 +24,7 @@ from drcl.cli.settings import attribute_help, merge, preset_for
 from drcl.cli.tables import map_table
 from drcl.data import CrossModalDataset, Labelled, load
 from drcl.data import names as data_names
-from drcl.run.files import AddedModality, read_added
+from drcl.run.added import AddedModality, read_added
 from drcl.train.loop import Training
 
 SMALL = [

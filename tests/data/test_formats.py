@@ -18,7 +18,7 @@ from drcl import DRCL
 from drcl.cli import main
 from drcl.data import load_manifest
 from drcl.data.files import read_array
-from drcl.run.files import read_features
+from drcl.run.added import read_features
 
 h5py = pytest.importorskip("h5py", reason="HDF5 and MATLAB v7.3 files need h5py")
 scipy_io = pytest.importorskip("scipy.io", reason="writes MATLAB files")
@@ -383,7 +383,7 @@ def test_labels_lie_as_they_may(tmp_path, ending, stored, expected):
 
 def test_labels_of_an_added_modality_lie_as_they_may(tmp_path):
     """What ``drcl add-modality`` is given."""
-    from drcl.run.files import AddedModality, read_added
+    from drcl.run.added import AddedModality, read_added
 
     np.savez(tmp_path / "a.npz", x=X, hot=HOT.T, ids=np.arange(40)[None] % 3, turned=X.T)
     toml = tmp_path / "a.toml"
