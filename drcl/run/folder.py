@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,16 +94,12 @@ def finish_run(folder: Path, run: Run, model: DRCL, metrics: Metrics | None) -> 
     ``run.json``, and whoever is killed then has an interrupted run. Returns the run with its
     seconds.
     """
-    run = replace(run, seconds=seconds_by_phase(model.history))
-    config = write_parts(folder, model)
-    files = {"config.json": config, **_content(metrics), "run.json": record_content(run)}
-    with staged({folder / name: content for name, content in files.items()}) as put_in_place:
-        _drop_report(folder)
+    order = ("config.json", "metrics.json", "run.json")
+    with _written(folder, run, model, metrics, order) as (run, put_in_place):
         (folder / "run.json").unlink(missing_ok=True)
         if metrics is None:
             (folder / "metrics.json").unlink(missing_ok=True)
         put_in_place()
-    drop_stale_parts(folder, config)
     _pending(folder).unlink(missing_ok=True)
     _drop_checkpoints(folder)
     _drop_folder(folder)
@@ -114,14 +112,30 @@ def update_run(folder: Path, run: Run, model: DRCL, metrics: Metrics | None) -> 
     ``run.json`` comes first: a modality that it names and the model lacks is passed over, and can
     be added again. The metrics come last: those of the other modalities hold all the while.
     """
+    order = ("run.json", "config.json", "metrics.json")
+    with _written(folder, run, model, metrics, order) as (run, put_in_place):
+        put_in_place()
+    return run
+
+
+@contextlib.contextmanager
+def _written(
+    folder: Path, run: Run, model: DRCL, metrics: Metrics | None, order: Sequence[str]
+) -> Iterator[tuple[Run, Callable[[], None]]]:
+    """Inside, all files are written beside their places; the function puts them there in order.
+
+    An old report is gone then; afterwards old parts of the model go, too.
+    """
     run = replace(run, seconds=seconds_by_phase(model.history))
     config = write_parts(folder, model)
-    files = {"run.json": record_content(run), "config.json": config, **_content(metrics)}
-    with staged({folder / name: content for name, content in files.items()}) as put_in_place:
+    content = {"config.json": config, "run.json": record_content(run)}
+    if metrics is not None:
+        content["metrics.json"] = to_json(metrics)
+    files = {folder / name: content[name] for name in order if name in content}
+    with staged(files) as put_in_place:
         _drop_report(folder)
-        put_in_place()
+        yield run, put_in_place
     drop_stale_parts(folder, config)
-    return run
 
 
 def seconds_by_phase(history: list[dict[str, Any]]) -> dict[str, float]:
@@ -143,10 +157,6 @@ def _check_own(folder: Path) -> None:
             raise ValueError(
                 f"{folder / name}: a symbolic link, expected a folder of the run's own"
             )
-
-
-def _content(metrics: Metrics | None) -> dict[str, bytes]:
-    return {} if metrics is None else {"metrics.json": to_json(metrics)}
 
 
 def _drop_report(folder: Path) -> None:

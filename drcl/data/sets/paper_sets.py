@@ -101,19 +101,27 @@ XMEDIANET = Layout(
     },
 )
 
+
+def _pairs(
+    image: str, text: str, labels: str, parts: tuple[str, str, str]
+) -> dict[str, dict[str, Entry]]:
+    """Images and texts that share labels, each part of the set under a prefix of its own."""
+    return {
+        split: {
+            "image": (part + image, part + labels, ":"),
+            "text": (part + text, part + labels, ":"),
+        }
+        for split, part in zip(("train", "validation", "test"), parts, strict=True)
+    }
+
+
 NUS_WIDE = Layout(
     file="NUSWIDE/nus_wide_deep_doc2vec-corr-ae.h5py",
     obtain=(
         "NUS-WIDE is published by the National University of Singapore; for the features "
         f"{_AUTHORS} for nus_wide_deep_doc2vec-corr-ae.h5py."
     ),
-    splits={
-        split: {
-            "image": (f"{part}_imgs_deep", f"{part}_imgs_labels", ":"),
-            "text": (f"{part}_texts", f"{part}_imgs_labels", ":"),
-        }
-        for split, part in (("train", "train"), ("validation", "valid"), ("test", "test"))
-    },
+    splits=_pairs("_imgs_deep", "_texts", "_imgs_labels", ("train", "valid", "test")),
 )
 
 INRIA_WEBSEARCH = Layout(
@@ -122,13 +130,7 @@ INRIA_WEBSEARCH = Layout(
         "INRIA Web Queries is published by the LEAR team of Inria Grenoble; for the features "
         f"{_AUTHORS} for INRIA-Websearch.mat."
     ),
-    splits={
-        split: {
-            "image": (f"{part}_img", f"{part}_img_lab", ":"),
-            "text": (f"{part}_txt", f"{part}_img_lab", ":"),
-        }
-        for split, part in (("train", "tr"), ("validation", "val"), ("test", "te"))
-    },
+    splits=_pairs("_img", "_txt", "_img_lab", ("tr", "val", "te")),
 )
 
 LAYOUTS = {
