@@ -272,7 +272,7 @@ def _check_paired(first: str, one: Labelled, second: str, other: Labelled) -> No
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Slow convergence at settings that validation will not choose is no news to the user."""
+    """Silence warnings about convergence: validation discards such settings anyway."""
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():

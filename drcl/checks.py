@@ -22,7 +22,7 @@ _ROUNDING = torch.finfo(torch.float64).eps ** 0.5
 
 
 def check_matrix(name: str, value: Any, shape: str = "(B, D)") -> None:
-    """Refuse what is not a dense floating-point matrix with at least one row and column."""
+    """Refuse anything but a dense floating-point matrix with at least one row and column."""
     check_tensor(name, value)
     if value.ndim != 2 or value.dtype not in FLOATS:
         raise ValueError(
@@ -34,7 +34,7 @@ def check_matrix(name: str, value: Any, shape: str = "(B, D)") -> None:
 
 
 def check_tensor(name: str, value: Any) -> None:
-    """Refuse what is not a dense tensor."""
+    """Refuse anything but a dense tensor."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a tensor, got {type(value).__name__}")
     if value.layout != torch.strided:
@@ -75,7 +75,7 @@ def check_prior(weight: Any, features: Tensor) -> None:
 
 
 def check_permutation(permutation: Any, features: Tensor) -> None:
-    """Refuse what is not every row number of the features once."""
+    """Refuse anything but every row number of the features, once each."""
     check_tensor("permutation", permutation)
     if permutation.shape != features.shape[:1] or permutation.dtype != torch.int64:
         raise ValueError(
@@ -93,7 +93,7 @@ def check_permutation(permutation: Any, features: Tensor) -> None:
 
 
 def check_q(q: Any) -> None:
-    """Refuse an exponent that is no number in [0, 1]."""
+    """Refuse an exponent that is not a number in [0, 1]."""
     if torch.compiler.is_compiling() and isinstance(q, float):
         return  # a look at it would compile anew for every value
     if not isinstance(q, Tensor):
@@ -155,7 +155,7 @@ def check_option(name: str, value: Any, allowed: tuple[str, ...]) -> str:
 
 
 def check_modalities(name: str, value: Any, of: str, instead: str = "") -> None:
-    """Refuse what is no mapping from modality to something; ``instead`` says what to give."""
+    """Refuse anything but a mapping from modality to something; ``instead`` says what to give."""
     if not isinstance(value, Mapping):
         raise TypeError(
             f"{name}: expected a mapping from modality to {of}, got {type(value).__name__}{instead}"
@@ -163,7 +163,7 @@ def check_modalities(name: str, value: Any, of: str, instead: str = "") -> None:
 
 
 def check_pair(name: str, value: Any, expected: str) -> None:
-    """Refuse what is no tuple or list of two."""
+    """Refuse anything but a tuple or list of two."""
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         what = f"{len(value)} items" if isinstance(value, (tuple, list)) else type(value).__name__
         raise TypeError(f"{name}: expected {expected}, got {what}")

@@ -14,6 +14,7 @@ from torch.distributed import ProcessGroup
 
 from drcl import metrics
 from drcl.checks import check_count
+from drcl.distributed import raise_together
 from drcl.duplicates import equal_rows
 from drcl.encoder import Encoder, normalize
 from drcl.labels import Label, encode_labels, known_ids, parse_labels
@@ -154,8 +155,8 @@ class DRCL:
 
         Raises ValueError for non-finite features, lengths that differ, labels outside the classes,
         fewer than two classes, more classes than ``dim``, a prior of another dimension, names that
-        are no file names (letters, digits, ``_.+-``, at most 64), per-modality settings that do not
-        fit the modalities; TypeError for what is no features and labels;
+        are not file names (letters, digits, ``_.+-``, at most 64), settings per modality that do
+        not fit the modalities; TypeError for anything but features and labels;
         ``drcl.errors.NonFiniteLoss``, a FloatingPointError, when training diverges; MemoryError
         with a batch size that would fit; OSError where a checkpoint cannot be written or a mapped
         file has become shorter; RuntimeError where a loader's worker is lost, and, as
@@ -186,7 +187,7 @@ class DRCL:
                 "networks: expected plain modules beside parallel, got DistributedDataParallel for "
                 f"{wrapped}; give the modules inside"
             )
-        with team.raise_together():
+        with raise_together(team.group):
             data = prepare_training(train, validation, classes, self.config, self.networks)
         folder = None if checkpoints is None else Path(checkpoints)
         history: list[Record] = []
@@ -264,7 +265,7 @@ class DRCL:
             features: (N, d), finite, of any real dtype, converted to float32; or a Dataset or
                 DataLoader of (features, labels). They are standardized as in training.
 
-        Raises ValueError for a modality that is not there, another width, NaN or infinite features
+        Raises ValueError for an unknown modality, another width, NaN or infinite features
         or none at all; RuntimeError before :meth:`fit`.
 
         >>> y = torch.arange(40) % 4

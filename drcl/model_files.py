@@ -1,7 +1,7 @@
 """A trained model as files: ``config.json``, the prior, and one file per encoder.
 
 ``config.json`` names every other file together with the digest in its name, and is replaced last,
-in one step: whoever reads the folder finds one whole model, the old or the new. It holds a checksum
+in one step: a reader of the folder finds one whole model, the old or the new. It holds a checksum
 of its own entries: no file of the folder is used before it is known to be what was written.
 """
 
@@ -73,7 +73,7 @@ def write_model(folder: Path, model: DRCL) -> Path:
 def write_parts(folder: Path, model: DRCL) -> bytes:
     """Write all but ``config.json`` beside the files of an older model; returns its content.
 
-    Whoever calls this has locked the folder.
+    The caller holds the lock of the folder.
     """
     prior = model.prior  # of a model that is not fitted nothing is written
     if (folder / "encoders").is_symlink():  # it may lead to another model's, which would be removed
@@ -91,7 +91,7 @@ def write_parts(folder: Path, model: DRCL) -> bytes:
         },
         "history": f"history.{hashlib.sha256(history).hexdigest()[:16]}.json",
     }
-    to_json(config)  # what is no JSON is refused before anything is written
+    to_json(config)  # refused before anything is written, if it is not JSON
     folder.mkdir(parents=True, exist_ok=True)
     for name, encoder in model.encoders.items():
         tensors = {f"network.{key}": value for key, value in encoder.state_dict().items()}

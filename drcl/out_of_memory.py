@@ -1,4 +1,4 @@
-"""Running out of memory, on host or device: told from other errors, and met with smaller pieces."""
+"""Running out of memory, on host or device: recognising it, and retrying in smaller pieces."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def in_pieces(work: Callable[[int, int], T], count: int, size: int) -> Iterator[T]:
-    """``work(start, stop)`` over 0..count, ``size`` at a time; half as many where memory ends.
+    """``work(start, stop)`` over 0..count, ``size`` at a time, half as many if memory runs out.
 
     A piece that does not fit is done again in smaller ones, and the rest in these. They are of
     nearly one size: a product of very few rows may take another way, and round differently.

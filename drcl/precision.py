@@ -70,7 +70,7 @@ def product_precision(precision: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def network_precision(precision: str) -> Iterator[None]:
-    """The same for all that runs inside, convolutions and recurrent layers too; nobody waits.
+    """The same for all that runs inside, convolutions and recurrent layers too; no thread waits.
 
     Where wishes meet, of threads or of one block inside another, the most precise one holds.
     """

@@ -17,7 +17,7 @@ __all__ = ["as_features", "as_tensor", "check_finite", "check_unmasked", "is_arr
 _NUMBERS = "?" + np.typecodes["AllInteger"] + np.typecodes["AllFloat"]
 # torch has no long doubles.
 _NARROWER = {"g": np.dtype(np.float64), "G": np.dtype(np.complex128)}
-# Of an array in a file or a store, what is read in one go.
+# How much of an array in a file or a store is read at once.
 _READ_BYTES = 2**25
 
 
@@ -53,7 +53,7 @@ def as_tensor(array: Any, name: str = "array") -> Tensor:
     matrices; and whatever has a shape, a dtype and rows to slice, as arrays of h5py and zarr do. A
     memory-mapped array that torch can read as it is stays on its disk; all others are read whole.
 
-    Raises TypeError or ValueError naming ``name`` for what is no array of numbers, and for a masked
+    Raises TypeError or ValueError naming ``name`` for anything but an array of numbers, and for an
     array with masked entries.
 
     >>> as_tensor(np.arange(3)[::-1])

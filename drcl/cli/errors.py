@@ -12,7 +12,7 @@ from drcl.data.dataset import UNPRINTED
 from drcl.errors import BackendUnavailable
 from drcl.out_of_memory import first_line, is_out_of_memory
 
-# What the library raises for bad input, missing files, diverging runs, where memory ends and for a
+# What the library raises for bad input, missing files, diverging runs, too little memory and for a
 # backend that cannot run: no traceback is needed.
 REFUSALS = (
     *(ValueError, OSError, FloatingPointError, ImportError, MemoryError),
@@ -56,6 +56,6 @@ class Interrupted(click.ClickException):
     exit_code = 130
 
     def show(self, file: IO[Any] | None = None) -> None:
-        with contextlib.suppress(BrokenPipeError):  # nobody listens: the exit status still counts
+        with contextlib.suppress(BrokenPipeError):  # nobody reads it; the exit status still counts
             # The line of a progress bar may still be open.
             click.echo(f"\n{self.message}", file=file, err=True)

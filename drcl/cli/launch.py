@@ -44,8 +44,7 @@ def processes_for(modalities: int, device: str) -> int:
 def worker() -> Iterator[int]:
     """Join the processes that were started together; gives this one's rank.
 
-    An error is left to the launcher to show, so that of those that follow from one another only the
-    first is seen.
+    The launcher shows errors, so that of several with one cause only the first is seen.
     """
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
@@ -58,7 +57,7 @@ def worker() -> Iterator[int]:
     except KeyboardInterrupt:
         if int(os.environ["RANK"]) == 0:
             raise
-        raise click.exceptions.Exit(Interrupted.exit_code) from None  # the first one speaks for all
+        raise click.exceptions.Exit(Interrupted.exit_code) from None  # the first reports for all
     except Exception as error:
         if "TORCHELASTIC_ERROR_FILE" not in os.environ:
             raise
@@ -119,7 +118,7 @@ def launch(arguments: Sequence[str], processes: int) -> None:
 
 
 def _kind(failure: ProcessFailure) -> str:
-    """The name of the exception that ended the process, if it left word."""
+    """The name of the exception that ended the process, if it reported one."""
     message = failure.message
     return message["message"].partition(": ")[0] if isinstance(message, dict) else ""
 

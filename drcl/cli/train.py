@@ -135,8 +135,8 @@ def _train(asked: _Asked, given: dict[str, Any], arguments: list[str], rank: int
                 return
             run = finish_run(out, run, model, measured.metrics)
         except Exception as error:
-            # What cannot be trained so must not stand in the way of the command put right. Where
-            # the system is at fault the same one goes on; and other processes may still save.
+            # A run that cannot be trained must not block the corrected command. After an error of
+            # the system the same command can go on, and other processes may still be saving.
             if waiting is None and parallel is None and not isinstance(error, OSError):
                 withdraw_run(out)
             raise

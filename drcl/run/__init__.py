@@ -7,7 +7,7 @@
     checkpoints/                                 only while training: what --resume continues from
 
 ``run.json`` appears when the run is finished. Until then it lies in ``checkpoints/``: an older run
-in the same directory stays whole until the new one takes its place. Whoever writes has claimed the
+in the same directory stays whole until the new one takes its place. A writer has locked the
 directory (:func:`drcl.storage.files.claimed`): two commands cannot lose each other's work.
 """
 

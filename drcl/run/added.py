@@ -66,7 +66,7 @@ def read_features(text: str) -> np.ndarray:
         raise ValueError(
             f"{text}: expected rows of numbers (N, d), got {features.dtype} {features.shape}"
         )
-    with np.errstate(over="ignore"):  # infinities are reported with their row by whoever uses them
+    with np.errstate(over="ignore"):  # infinities are reported later, with their row
         return features.astype(np.float32, copy=False)
 
 

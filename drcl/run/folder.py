@@ -48,7 +48,7 @@ def start_run(folder: Path, run: Run, *, resume: bool = False, overwrite: bool =
 
     Raises:
         RunExists: the directory holds a run and neither ``resume`` nor ``overwrite`` applies.
-        ValueError: it holds something that is no run; the interrupted run has other settings; a
+        ValueError: it holds something else than a run; the interrupted run has other settings; a
             folder in it is a link.
     """
     _check_own(folder)
@@ -91,7 +91,7 @@ def finish_run(folder: Path, run: Run, model: DRCL, metrics: Metrics | None) -> 
 
     No metrics means that there is nothing to measure on. All is written before anything of an older
     run is replaced, and a report of that one removed. While files are replaced there is no
-    ``run.json``, and whoever is killed then has an interrupted run. Returns the run with its
+    ``run.json``: a process killed then leaves an interrupted run. Returns the run with its
     seconds.
     """
     order = ("config.json", "metrics.json", "run.json")

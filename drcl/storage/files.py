@@ -127,7 +127,7 @@ def _try_lock(descriptor: int) -> bool:
 
 @contextlib.contextmanager
 def _made(folder: Path) -> Iterator[None]:
-    """The folder and its parents; those made here go again if what follows fails in them."""
+    """Make the folder and its parents; those made here are removed if the block fails."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -41,7 +41,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file; anything else in it is a ValueError that names the file."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-        json.dumps(value)  # nested deeper than this can write is none of ours either
+        json.dumps(value)  # nested too deeply to have been written here
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{path}: damaged, not a {path.name} ({type(error).__name__}: {error})"
@@ -54,11 +54,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"expected JSON, got {name}")
 
 
 def is_number(value: Any) -> bool:
-    """Whether this is a finite number, no larger than whoever reads it can take."""
+    """Whether this is a finite number, no larger than 64 bits can hold."""
     if isinstance(value, int):
         return abs(value) < 2**63
     return isinstance(value, float) and math.isfinite(value)

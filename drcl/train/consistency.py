@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
+from drcl.distributed import raise_together
 from drcl.errors import NonFiniteLoss
 from drcl.losses import ReversibleConsistencyLoss
 from drcl.metrics import mean_average_precision
@@ -126,7 +126,7 @@ def _validate(
     def validate(q: float, embed: Embed) -> dict[str, float]:
         if validation is None:
             return {}
-        with nullcontext() if ranks is None else ranks.raise_together():
+        with raise_together(None if ranks is None else ranks.group):
             embeddings, targets = collect(embed(validation), validation.count)
         labels = targets if ranks is None else ranks.targets(targets, validation.count)
         criterion.eval()

@@ -137,7 +137,7 @@ def as_input(
 def _named(loader: DataLoader[Any], name: str) -> Iterator[Any]:
     try:
         yield from loader
-    except (RuntimeError, ConnectionError, EOFError) as error:  # which one is a matter of moments
+    except (RuntimeError, ConnectionError, EOFError) as error:  # which of them depends on timing
         if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
             raise
         raise RuntimeError(f"{name}: a worker of its DataLoader was lost ({error})") from error
@@ -146,7 +146,7 @@ def _named(loader: DataLoader[Any], name: str) -> Iterator[Any]:
 def scan(
     data: Loadable, name: str, standardize: bool, soft: bool = False
 ) -> tuple[Scanned, ParsedLabels]:
-    """What has to be known beforehand, and all labels, from one pass over the samples.
+    """What training needs to know in advance, and all labels, from one pass over the samples.
 
     Every pass draws the same from torch's generator, so that statistics do not depend on what else
     was drawn from it: an interrupted run that is taken up again standardizes as before.

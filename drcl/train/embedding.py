@@ -27,7 +27,7 @@ def chunk_rows(device: torch.device) -> int:
 def apply_in_chunks(network: nn.Module, features: Tensor) -> Tensor:
     """The network's output for all rows, in evaluation mode, without autograd, chunk by chunk.
 
-    Where memory ends the chunks are smaller.
+    The chunks get smaller if memory runs out.
     """
     with evaluating(network), torch.inference_mode():
         parts = in_pieces(
@@ -47,7 +47,7 @@ def embed(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Embeddings (float32 or wider) and targets of some ``rows``, as ``passes`` would compute them.
 
-    They come chunk by chunk, in smaller ones where memory ends.
+    They come in chunks, which get smaller if memory runs out.
     """
 
     def forward(features: Tensor) -> Tensor:

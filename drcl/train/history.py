@@ -13,7 +13,7 @@ _SCORES = ("score", "validation_loss", "validation_map")
 
 
 def check_history(history: Any) -> list[dict[str, Any]]:
-    """Refuse what is no list of epochs' records as a training writes them, or acts on a terminal.
+    """Refuse anything but a list of epochs' records as a training writes them, safe to print.
 
     >>> check_history([{"phase": "prior"}])
     Traceback (most recent call last):

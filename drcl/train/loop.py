@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from drcl.distributed import raise_together
 from drcl.errors import NonFiniteLoss
 from drcl.out_of_memory import first_line, is_out_of_memory
 from drcl.train.checkpoint import Checkpoint
@@ -129,7 +130,7 @@ class Training:
         self.outcome = Outcome(copy_state(phase.module), None, [])
         self.checkpoint: Checkpoint | None = None
         if context.checkpoints is not None:
-            with self._raise_together():
+            with raise_together(self.phase.group):
                 path = context.checkpoints / phase.file
                 self.checkpoint = Checkpoint(path, phase, self.step.optimizer, self.generator)
                 self.outcome = self.checkpoint.restore() or self.outcome
@@ -205,7 +206,7 @@ class Training:
             self.clock.enter("")
 
     def _next(self, read: Iterator[Batch]) -> Batch | None:
-        with self._raise_together():
+        with raise_together(self.phase.group):
             return next(read, None)
 
     def _too_large(self, reason: str) -> str:
@@ -271,7 +272,7 @@ class Training:
             refresh=False,
         )
         self._bar.update(self.epoch * phase.source.count - self._bar.n)
-        with self._raise_together():
+        with raise_together(self.phase.group):
             if self.log is not None and self._leads:
                 self.log(record)
             # The parameters and those that are kept, and two moments; in the end what is kept.
@@ -299,10 +300,6 @@ class Training:
         ranks = self.phase.ranks
         rows = slice(None) if ranks is None else ranks.rows(source.count)
         yield from embed(network, source, self.step.passes, self.phase.config.precision, rows)
-
-    def _raise_together(self) -> contextlib.AbstractContextManager[None]:
-        ranks = self.phase.ranks
-        return contextlib.nullcontext() if ranks is None else ranks.raise_together()
 
     @contextlib.contextmanager
     def _seeded(self, *names: str) -> Iterator[None]:

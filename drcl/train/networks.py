@@ -19,7 +19,7 @@ from drcl.train.samples import Modality
 
 
 def pick_device(name: str) -> torch.device:
-    """``"auto"`` is CUDA where there is one; a device that is not there is a ValueError."""
+    """``"auto"`` is CUDA where there is one; a device that this machine lacks is a ValueError."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

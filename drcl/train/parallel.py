@@ -19,7 +19,6 @@ import datetime
 import json
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from typing import Literal, NamedTuple
 
 import torch
@@ -29,15 +28,14 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
-from drcl.distributed import raise_together
 from drcl.errors import RankFailed
 from drcl.train.phase import Outcome
 from drcl.train.ranks import Ranks
 
 Mode = Literal["modality", "data"]
 MODES = ("modality", "data")
-# Who is done first waits for the others, however long they train. A process that dies does not keep
-# anyone waiting: its connections break, and its launcher ends the rest.
+# A process that is done waits for the others, however long they train. One that dies keeps nobody
+# waiting: its connections break, and the launcher ends the rest.
 CONNECTING, TRAINING = datetime.timedelta(minutes=10), datetime.timedelta(days=365)
 
 
@@ -59,17 +57,18 @@ class Parallel(NamedTuple):
             return ALONE
         return cls(modalities=ranks) if mode == "modality" else cls(batches=ranks)
 
-    def raise_together(self) -> AbstractContextManager[None]:
-        """See :func:`drcl.distributed.raise_together`."""
+    @property
+    def group(self) -> ProcessGroup | None:
+        """The processes that take part, if there are several."""
         ranks = self.modalities or self.batches
-        return raise_together(None if ranks is None else ranks.group)
+        return None if ranks is None else ranks.group
 
 
 ALONE = Parallel()
 
 
 def assign(costs: Mapping[str, float], world: int) -> dict[str, int]:
-    """Modality -> the rank that trains it: the costliest first, to whoever has least to do.
+    """Modality -> the rank that trains it: the costliest first, to the rank with the least work.
 
     >>> assign({"image": 3.0, "text": 1.0, "audio": 1.0}, world=2)
     {'image': 0, 'text': 1, 'audio': 1}
@@ -117,14 +116,14 @@ def spread(
 
 
 def _tell(failed: bool, group: ProcessGroup) -> tuple[dist.Work, list[Tensor]]:
-    """Lets the others know whether the own training failed, and is told the same of theirs."""
+    """Tell the other ranks whether the training failed here, and receive the same from them."""
     flags = [torch.tensor(0) for _ in range(dist.get_world_size(group))]
     return dist.all_gather(flags, torch.tensor(int(failed)), group=group, async_op=True), flags
 
 
 def _wait(exchange: dist.Work, tensors: list[Tensor]) -> list[int]:
     """The numbers that arrive."""
-    while not exchange.is_completed():  # in Python, where Ctrl-C is heard
+    while not exchange.is_completed():  # in Python, so that Ctrl-C gets through
         time.sleep(0.02)
     exchange.wait()
     return [int(tensor) for tensor in tensors]

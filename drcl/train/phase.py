@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from drcl.train.config import Config, setting, stream_seed
 from drcl.train.ranks import Ranks
@@ -88,6 +89,11 @@ class Phase:
     average: Callable[[list[Tensor]], None] | None = None
     ranks: Ranks | None = None
     least: int = 1
+
+    @property
+    def group(self) -> ProcessGroup | None:
+        """The processes of :attr:`ranks`."""
+        return None if self.ranks is None else self.ranks.group
 
     @property
     def title(self) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from drcl import functional
+from drcl.distributed import raise_together
 from drcl.labels import Label, is_labelled
 from drcl.prior import Prior
 from drcl.train.config import Config, stream_seed
@@ -146,7 +146,7 @@ def prior_phase(modality: str, data: Prepared, config: Config, context: Context)
     def validate(q: float, embed: Embed) -> dict[str, float]:
         # A mean of the chunks' means, each with its number of rows: no embedding is kept.
         total, count = torch.zeros((), dtype=torch.float64, device=device), 0
-        with nullcontext() if ranks is None else ranks.raise_together():
+        with raise_together(None if ranks is None else ranks.group):
             for x, y in embed(scored):
                 score = functional.prior_similarity(
                     x, module.weight.detach(), y, temperature=config.temperature

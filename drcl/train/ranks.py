@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -26,7 +25,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from drcl.distributed import gather_rows, raise_together, shard
+from drcl.distributed import gather_rows, shard
 from drcl.labels import is_labelled, target_rows
 from drcl.metrics import average_precision
 
@@ -37,7 +36,7 @@ class Ranks:
 
     Attributes:
         group: the processes; its backend must know the device that is trained on.
-        rank, world: the own number, 0..world−1, and how many there are.
+        rank, world: the number of this process, 0..world−1, and how many there are.
     """
 
     group: ProcessGroup
@@ -56,7 +55,7 @@ class Ranks:
         return cls(group, dist.get_rank(group), dist.get_world_size(group))
 
     def shard(self, count: int) -> slice:
-        """The own slice of ``count`` rows; slices differ by one row at most and may be empty.
+        """This rank's slice of ``count`` rows; slices differ by one row at most and may be empty.
 
         >>> ranks = [Ranks(None, rank, 3) for rank in range(3)]
         >>> [(own.start, own.stop) for own in (r.shard(8) for r in ranks)]
@@ -145,10 +144,6 @@ class Ranks:
         dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.group)
         return bool(flags)
 
-    def raise_together(self) -> AbstractContextManager[None]:
-        """See :func:`drcl.distributed.raise_together`."""
-        return raise_together(self.group)
-
     def gather(self, rows: Tensor, count: int) -> Tensor:
         """All ``count`` rows, on every rank, from those of every rank's :meth:`shard`."""
         return gather_rows(rows[: self.size(count)], self.group)
@@ -193,7 +188,7 @@ class _Route(NamedTuple):
     @classmethod
     def of(cls, permutation: Tensor, ranks: Ranks) -> _Route:
         """The way of row π[i] of the whole batch to its place i."""
-        # How much goes where has to be known here, so the permutation is read from the device.
+        # The host must know how much goes where, so the permutation is read from the device.
         wanted = permutation.cpu()
         count = len(wanted)
         own = ranks.shard(count)

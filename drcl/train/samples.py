@@ -89,7 +89,7 @@ def parse(data: Mapping[str, Data], split: str, standardize: bool = False) -> di
     """Every modality as (features, parsed labels); one pass over a Dataset or DataLoader finds its.
 
     With ``standardize`` the pass takes the statistics of its features, too. Rows to train on may be
-    probabilities; those that are ranked are 0 and 1.
+    probabilities; those that are ranked must be 0 and 1.
     """
     soft = split == "train"
     found: dict[str, Parsed] = {}
@@ -125,7 +125,7 @@ def choose_classes(
 
 
 def check_pairs(data: Any, split: str) -> None:
-    """Refuse what is no mapping of modalities to (features, labels), Datasets or DataLoaders."""
+    """Refuse anything but a mapping of modalities to pairs, Datasets or DataLoaders."""
     instead = f"its .{split}" if hasattr(data, split) else '{"image": (features, labels), …}'
     check_modalities(split, data, "(features, labels)", f"; give {instead}")
     for modality, one in data.items():

@@ -13,7 +13,7 @@ from torch.distributed import ProcessGroup
 from drcl.distributed import gather
 from drcl.storage.mmap import MappedRows
 
-# What is looked at in one go: large enough to be fast, small beside any set worth the care.
+# Read at once: large enough to be fast, small compared to any set that does not fit in memory.
 CHUNK_BYTES = 2**25
 
 

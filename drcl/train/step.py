@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from drcl.distributed import raise_together
 from drcl.encoder import Encoder, is_as_built
 from drcl.train.clock import Clock
 from drcl.train.embedding import at_least_float32, products_in
@@ -62,7 +62,7 @@ class Step:
     def __call__(self, batch: Batch, permutation: Tensor | None) -> Tensor:
         ranks, average = self.phase.ranks, self.phase.average
         self.clock.enter("data")
-        with nullcontext() if ranks is None else ranks.raise_together():
+        with raise_together(self.phase.group):
             features, targets = self.source.load(*batch.parts)
             if ranks is not None:
                 targets = ranks.targets(targets, batch.rows)

@@ -100,7 +100,7 @@ def _variables(file: BinaryIO) -> dict[str, Variable]:
 
 def _whole(array: np.ndarray, most: float) -> np.ndarray:
     if not ((array >= 0) & (array <= most) & (array == np.floor(array))).all():
-        raise ValueError(f"a number that is no whole one from 0 to {most:g}")
+        raise ValueError(f"a number that is not a whole one from 0 to {most:g}")
     return array
 
 
