@@ -129,7 +129,7 @@ class TestCCA:
     def test_needs_pairs(self, paired: CrossModalDataset) -> None:
         a, b = paired.train["a"], paired.train["b"]
         fewer = Labelled(b.features[:80], b.labels[:80])
-        with pytest.raises(ValueError, match="paired training rows; a and b have 90 and 80"):
+        with pytest.raises(ValueError, match="paired rows for CCA, got 90 of a and 80 of b"):
             cca(replace(paired, train={"a": a, "b": fewer}))
         labels = b.labels.copy()
         labels[4] = (labels[4] + 1) % 3

@@ -692,9 +692,9 @@ def test_fit_of_features_and_labels_says_what_to_give():
 @pytest.mark.parametrize(
     "network, said",
     [
-        (lambda x: x, MODULES + r" an nn\.Module: a function needs one whose forward\(\)"),
+        (lambda x: x, MODULES + r" function; a function needs a module whose forward\(\)"),
         (nn.Linear, r"networks: expected a module for image, got the class Linear; .* Linear\(…\)"),
-        ("resnet", MODULES + r" an nn\.Module"),
+        ("resnet", MODULES + " str"),
     ],
     ids=["function", "class", "name"],
 )

@@ -95,7 +95,7 @@ def test_multi_hot_rows_pass_and_ids_join_them():
 
 
 def test_a_class_list_needs_labels_of_one_kind():
-    with pytest.raises(ValueError, match="no row is labelled"):
+    with pytest.raises(ValueError, match="expected a labelled row"):
         class_list(np.array([-1, -1]))
     with pytest.raises(ValueError, match="strings and some are numbers"):
         class_list(np.array([1]), np.array(["owl"]))

@@ -199,7 +199,7 @@ def test_fields_of_structs(tmp_path, version):
     holds(path, "data.inner.deep.X", X + 1)
     if version == "v73":
         holds(path, "data/X")
-        refused(path, "data", "it holds data.X, data.inner.deep.X")
+        refused(path, "data", "its arrays, data.X, data.inner.deep.X")
         return
     assert read_array(path, "data.names").tolist() == ["owl", "ant"]
     assert read_array(path, "data.s").tolist() == ["text"]
@@ -283,7 +283,7 @@ def test_objects_of_version_73_are_refused_by_name_and_hide_no_other(tmp_path, k
     found = "a cell" if inside else "'v'"
     key = "v{1}" if inside else "v"
     refused(path, key, f"{found} is an object of MATLAB's class '{kind}'", CLASSES[kind])
-    refused(path, None, "it holds v, x")
+    refused(path, None, "its arrays, v, x")
     holds(path, "x")
 
 
@@ -308,7 +308,7 @@ def test_sparse_matrices_of_version_73(tmp_path):
     holds(path, "numbers")
     holds(path, "bits", X > 0)
     holds(path, "none", none)
-    refused(path, None, "it holds bits, none, numbers")
+    refused(path, None, "its arrays, bits, none, numbers")
 
 
 def test_a_logical_sparse_matrix_that_says_it_holds_doubles(tmp_path):
@@ -348,7 +348,7 @@ def test_features_stored_by_column_are_turned_by_the_manifest(tmp_path, ending):
     with pytest.raises(ValueError, match=r"features of shape \(5, 40\) have labels .* \(40,\).*"
                        r"stored \(d, N\), write transpose = true"):  # fmt: skip
         load(path, f"{path.name}:x")
-    with pytest.raises(ValueError, match=r"transpose in .* is 'yes': expected true or false"):
+    with pytest.raises(ValueError, match=r"transpose in .*: expected true or false, got 'yes'"):
         load(path, f"{path.name}:x", 'transpose = "yes"\n')
 
 
@@ -416,7 +416,7 @@ def test_pictures_go_from_a_file_to_a_network(tmp_path):
     with pytest.raises(ValueError, match="pass a network for this modality"):
         DRCL(**settings).fit(data.train, progress=False)
     toml.write_text(toml.read_text() + "transpose = true\n")
-    with pytest.raises(ValueError, match=r"\(40, 4, 6, 3\), not \(width, samples\)"):
+    with pytest.raises(ValueError, match=r"expected shape \(width, samples\), got \(40, 4, 6, 3\)"):
         load_manifest(toml)
 
 

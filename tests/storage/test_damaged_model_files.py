@@ -118,7 +118,7 @@ def test_a_file_that_is_no_checkpoint_of_ours(tmp_path):
 
     path = tmp_path / "a.safetensors"
     save_file({"x": WEIGHT}, path)
-    with pytest.raises(ValueError, match=r"a\.safetensors: holds no checksum"):
+    with pytest.raises(ValueError, match=r"a\.safetensors: .*got one without a checksum"):
         read_tensors(path)
     header = json.dumps({"x": {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4]}}).encode()
     for size in (len(header), 2**63, 2**32):
