@@ -20,6 +20,7 @@ MOVED = {
     "drcl.arrays": "drcl.tensors",
     "drcl.memory": "drcl.out_of_memory",
     "drcl.pages": "drcl.storage.mmap",
+    "drcl.run.files": "drcl.run.added",
     "drcl.train.mapped": "drcl.storage.mmap",
     **{
         f"drcl.data.{name}": f"drcl.data.sets.{name}"

@@ -1,1 +1,8 @@
-"""Training: settings, the epoch loop, and the two phases that use it."""
+"""Training, from what a user gives to kept parameters.
+
+`config` has the settings, `context` what else a training is given. `prepare` turns a user's data
+(`samples`, `datasets`, `standardize`) into checked samples, which `source` deals out in batches.
+`prior_learning` and `consistency` make a `phase` of each modality, and `loop` trains it: `step` by
+step, with `checkpoint`, `interrupt`, `clock` and `tensorboard` beside it. `parallel` divides whole
+modalities among processes, `ranks` divides every batch.
+"""
