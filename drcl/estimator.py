@@ -15,10 +15,10 @@ from torch.distributed import ProcessGroup
 from drcl import metrics
 from drcl.arrays import check_finite
 from drcl.checks import check_count
-from drcl.duplicates import equal_rows
 from drcl.encoder import Encoder, normalize
 from drcl.labels import Label, encode_labels, known_ids, parse_labels
 from drcl.memory import in_pieces
+from drcl.metrics.duplicates import equal_rows
 from drcl.model_files import read_model, write_model
 from drcl.precision import product_precision
 from drcl.prior import Prior

@@ -31,55 +31,52 @@ struct WithBarrier {
   }
 };
 
-// What a kernel is given.
-template <class T>
-struct Job {
-  Inputs<T> in;
-  Request want;
-  phases::Layout layout;
-  char* memory;
-  double* out;
-};
-
 template <bool kAverageTies, class T>
-__device__ void rank_queries(const Job<T>& job, const phases::Workspace<T>& workspace) {
-  for (int64_t q = blockIdx.x; q < job.in.queries; q += gridDim.x) {
-    phases::rank_query<kAverageTies>(job.in, job.want, workspace, q, job.out + q * job.want.width(),
-                                     WithBarrier{});
+__device__ void rank_queries(const Inputs<T>& in, const Request& want, const phases::Workspace<T>& workspace,
+                             double* out) {
+  for (int64_t q = blockIdx.x; q < in.queries; q += gridDim.x) {
+    phases::rank_query<kAverageTies>(in, want, workspace, q, out + q * want.width(), WithBarrier{});
   }
 }
 
 // The block's workspace, where all of it is in the device's memory.
 template <class T>
-__device__ phases::Workspace<T> in_memory(const Job<T>& job) {
-  char* memory = job.memory + blockIdx.x * (job.layout.near_bytes + job.layout.far_bytes);
-  return job.layout.template at<T>(memory + job.layout.far_bytes, memory);
+__device__ phases::Workspace<T> in_memory(const phases::Layout& layout, char* memory) {
+  memory += blockIdx.x * (layout.near_bytes + layout.far_bytes);
+  return layout.template at<T>(memory + layout.far_bytes, memory);
 }
+
+// The kernels take separate arguments: as one struct they cost a spilled register on sm_80.
+template <class T>
+using Kernel = void (*)(const Inputs<T>, const Request, const phases::Layout, char*, double*);
 
 // The queries' keys and counts in shared memory.
 template <class T>
-__global__ void __launch_bounds__(kMostThreads) rank_kernel(const Job<T> job) {
+__global__ void __launch_bounds__(kMostThreads)
+    rank_kernel(const Inputs<T> in, const Request want, const phases::Layout layout, char* memory, double* out) {
   extern __shared__ __align__(16) char shared[];
-  char* memory = job.memory + blockIdx.x * job.layout.far_bytes;
-  rank_queries<false>(job, job.layout.template at<T>(shared, memory));
+  memory += blockIdx.x * layout.far_bytes;
+  rank_queries<false>(in, want, layout.template at<T>(shared, memory), out);
 }
 
 // All in the device's memory, where a query may have more relevant items than shared memory has room for.
 template <class T>
-__global__ void __launch_bounds__(kThreads, 3) rank_many_kernel(const Job<T> job) {
-  rank_queries<false>(job, in_memory(job));
+__global__ void __launch_bounds__(kThreads, 3)
+    rank_many_kernel(const Inputs<T> in, const Request want, const phases::Layout layout, char* memory, double* out) {
+  rank_queries<false>(in, want, in_memory<T>(layout, memory), out);
 }
 
 // Averaged ties, all in the device's memory.
 template <class T>
-__global__ void __launch_bounds__(kThreads, 1) rank_tied_kernel(const Job<T> job) {
-  rank_queries<true>(job, in_memory(job));
+__global__ void __launch_bounds__(kThreads, 1)
+    rank_tied_kernel(const Inputs<T> in, const Request want, const phases::Layout layout, char* memory, double* out) {
+  rank_queries<true>(in, want, in_memory<T>(layout, memory), out);
 }
 
 // How a call is launched.
 template <class T>
 struct Plan {
-  void (*kernel)(const Job<T>);
+  Kernel<T> kernel;
   phases::Layout layout;
   int threads;
   int64_t shared, bytes;  // of a block
@@ -118,7 +115,7 @@ void launch(const Inputs<T>& in, const Request& want, const Arguments& a, double
   const int64_t blocks = std::min({in.queries, int64_t{processors} * plan.resident, affordable});
   Tensor workspace = torch::stable::new_empty(a.scores, {blocks * plan.bytes}, ScalarType::Byte);
   char* memory = static_cast<char*>(workspace.mutable_data_ptr());
-  plan.kernel<<<blocks, plan.threads, plan.shared, stream>>>({in, want, plan.layout, memory, out});
+  plan.kernel<<<blocks, plan.threads, plan.shared, stream>>>(in, want, plan.layout, memory, out);
   check(cudaGetLastError());
 }
 
