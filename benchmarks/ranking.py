@@ -92,7 +92,7 @@ def make(size: Size) -> Data:
 def build(sizes: Sizes, device: torch.device) -> Problem:
     q, n, d = sizes["Q"], sizes["N"], sizes["D"]
     data = make(Size(q, n, d, sizes["C"], sizes.get("k"))).to(device)
-    memory = GPU_MEMORY if device.type == "cuda" else metrics.MEMORY
+    memory = GPU_MEMORY if device.type == "cuda" else metrics.MAX_BYTES
 
     def ours() -> Outcome:
         found = metrics.mean_average_precision(
@@ -101,7 +101,7 @@ def build(sizes: Sizes, device: torch.device) -> Problem:
             data.query_labels,
             data.gallery_labels,
             k=data.k,
-            memory=memory,
+            max_bytes=memory,
         )
         return (torch.tensor(found),)
 

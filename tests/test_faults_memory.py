@@ -20,7 +20,7 @@ from drcl import DRCL, use_backend
 from drcl.encoder import Encoder
 from drcl.memory import in_pieces, is_out_of_memory
 from drcl.metrics import retrieval_metrics
-from drcl.similarity import Scorer
+from drcl.metrics.scores import Scorer
 from drcl.train.perceptron import Perceptron
 
 REFUSALS = {
