@@ -47,16 +47,33 @@ struct Scale {
   }
 };
 
+// The inputs of a call; shapes as in drcl/ranking.py. An array that was not given is null.
+template <class T>
+struct Inputs {
+  int64_t queries, n, stride;
+  const T *scores, *scale, *bias;
+  const int64_t *excluded_offsets, *excluded;
+  const int64_t *member_offsets, *members;
+  const int64_t* offsets;
+  const int32_t *items, *gains;
+  const uint64_t* bits;
+  int64_t words, max_relevant;
+  bool average_ties;
+};
+
+// How many columns a query has, a cut-off and a recall level.
+constexpr int64_t kPerQuery = 3, kPerCutoff = 4, kPerLevel = 2;
+
 // What is asked of every ranking of a call.
 struct Request {
   const int64_t* cutoffs;  // (K,) ascending, each in 1..N
   int64_t num_cutoffs;
   int64_t depth;           // ranks beyond it change nothing that is asked for
   Divisor divisor;
-  int64_t levels;          // L, 0 for no curve
+  int64_t recall_levels;   // L, 0 for no curve
   const double* discounts; // (>= depth,) nDCG's 1 / log2(rank + 1), or null: no nDCG
 
-  DRCL_HD int64_t width() const { return 3 + 4 * num_cutoffs + 2 * levels; }
+  DRCL_HD int64_t width() const { return kPerQuery + kPerCutoff * num_cutoffs + kPerLevel * recall_levels; }
 };
 
 // Views of one result row.
@@ -65,12 +82,12 @@ struct Row {
 
   DRCL_HD Row(double* out, const Request& want)
       : head(out),
-        ap(out + 3),
+        ap(out + kPerQuery),
         recall(ap + want.num_cutoffs),
         precision(recall + want.num_cutoffs),
         ndcg(precision + want.num_cutoffs),
         interpolated(ndcg + want.num_cutoffs),
-        raw(interpolated + want.levels) {}
+        raw(interpolated + want.recall_levels) {}
 };
 
 DRCL_HD inline double divisor_of(Divisor divisor, double hits, int64_t relevant, int64_t k) {
@@ -146,12 +163,12 @@ DRCL_HD inline void measure(const int32_t* ranks, const Precision& precision, co
   // on is the interpolated one, so the levels are walked from the last to the first.
   double best = 0.0;
   int64_t seen = hits;
-  for (int64_t l = want.levels - 1; l >= 0; --l) {
+  for (int64_t l = want.recall_levels - 1; l >= 0; --l) {
     if (hits == 0) {
       row.interpolated[l] = row.raw[l] = 0.0;
       continue;
     }
-    const int64_t steps = want.levels - 1;
+    const int64_t steps = want.recall_levels - 1;
     int64_t needed = (l * relevant + steps - 1) / steps;
     needed = needed < 1 ? 1 : needed;
     for (; seen >= needed; --seen) {

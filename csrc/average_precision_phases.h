@@ -23,20 +23,6 @@
 
 namespace drcl::phases {
 
-// The inputs of a call; shapes as in drcl/ops/average_precision.py.
-template <class T>
-struct Inputs {
-  int64_t n, stride;
-  const T *scores, *scale, *bias;
-  const int64_t *left_out_offsets, *left_out;
-  const int64_t *member_offsets, *members;
-  const int64_t* offsets;
-  const int32_t *items, *gains;
-  const uint64_t* bits;
-  int64_t words;
-  bool average_ties;
-};
-
 // A score and an item in one number that rises as a ranking goes on: by falling score, by rising item.
 // -0 is 0, as it compares. NaN gets a place like any number, in a row that is refused in the end.
 template <class T>
@@ -101,7 +87,7 @@ struct Workspace {
   int32_t *gain, *best;           // (capacity,) with nDCG: of each key, and falling
   double* gained;                 // (capacity,) with nDCG
   int32_t* partial;               // (threads,)
-  uint32_t *relevant, *left_out;  // (⌈n/32⌉,) bits
+  uint32_t *relevant, *excluded;  // (⌈n/32⌉,) bits
   TieGroup* groups;               // (capacity,) with averaged ties
   double* ideal;                  // (K,)
   Scale<T>* scale;                // (1,)
@@ -135,17 +121,14 @@ DRCL_HD inline int lowest_bit(uint32_t word) {
 }
 
 // No fused multiply-add: a product and a sum must round as on the CPU, or ties would differ.
-DRCL_HD inline float rounded(float s, float scale, float bias) {
+template <class T>
+DRCL_HD inline T rounded(T s, T scale, T bias) {
 #if defined(__CUDA_ARCH__)
-  return __fadd_rn(__fmul_rn(s, scale), bias);
-#else
-  return s * scale + bias;
-#endif
-}
-
-DRCL_HD inline double rounded(double s, double scale, double bias) {
-#if defined(__CUDA_ARCH__)
-  return __dadd_rn(__dmul_rn(s, scale), bias);
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return __fadd_rn(__fmul_rn(s, scale), bias);
+  } else {
+    return __dadd_rn(__dmul_rn(s, scale), bias);
+  }
 #else
   return s * scale + bias;
 #endif
@@ -262,21 +245,21 @@ DRCL_HD inline void rank_query(const Inputs<T>& in, const Request& want, const W
   const int32_t words = static_cast<int32_t>((in.n + 31) / 32);
   const int64_t first_member = in.member_offsets[query], last_member = in.member_offsets[query + 1];
   const T* const row = in.scores + query * in.stride;
-  const bool leaves_out = in.left_out_offsets != nullptr;
+  const bool excludes = in.excluded_offsets != nullptr;
   const bool one_list = in.bits == nullptr && last_member - first_member == 1;
   each([&](int32_t t, int32_t threads) {
     for (int32_t i = t; i < 4; i += threads) w.found[i] = 0;
     for (int32_t i = t; i < words; i += threads) {
       if (!one_list) w.relevant[i] = 0;
-      if (leaves_out) w.left_out[i] = 0;
+      if (excludes) w.excluded[i] = 0;
     }
   });
-  if (leaves_out || !one_list) {
+  if (excludes || !one_list) {
     each([&](int32_t t, int32_t threads) {
-      if (leaves_out) {
-        const int64_t end = in.left_out_offsets[query + 1];
-        for (int64_t e = in.left_out_offsets[query] + t; e < end; e += threads) {
-          if (set_bit(w.left_out, in.left_out[e]) == 0) add(w.found + 1, 1);
+      if (excludes) {
+        const int64_t end = in.excluded_offsets[query + 1];
+        for (int64_t e = in.excluded_offsets[query] + t; e < end; e += threads) {
+          if (set_bit(w.excluded, in.excluded[e]) == 0) add(w.found + 1, 1);
         }
       }
       for (int64_t m = first_member; m < last_member && !one_list; ++m) {
@@ -295,7 +278,7 @@ DRCL_HD inline void rank_query(const Inputs<T>& in, const Request& want, const W
   each([&](int32_t t, int32_t threads) {
     if (!one_list) {
       for (int32_t i = t; i < words; i += threads) {
-        for (uint32_t word = w.relevant[i] & ~(leaves_out ? w.left_out[i] : 0); word != 0; word &= word - 1) {
+        for (uint32_t word = w.relevant[i] & ~(excludes ? w.excluded[i] : 0); word != 0; word &= word - 1) {
           const int32_t item = 32 * i + lowest_bit(word);
           w.keys[add(w.found, 1)] = Key<T>::of(score_of(in, row, item), item);
         }
@@ -317,11 +300,11 @@ DRCL_HD inline void rank_query(const Inputs<T>& in, const Request& want, const W
       DRCL_UNROLL(kAtOnce)
       for (int32_t k = 0; k < kAtOnce; ++k) {
         const int64_t e = start + k * threads;
-        if (e >= count || (leaves_out && has(w.left_out, mine[k]))) continue;
-        w.keys[leaves_out ? add(w.found, 1) : e] = Key<T>::of(scores[k], static_cast<int32_t>(mine[k]));
+        if (e >= count || (excludes && has(w.excluded, mine[k]))) continue;
+        w.keys[excludes ? add(w.found, 1) : e] = Key<T>::of(scores[k], static_cast<int32_t>(mine[k]));
       }
     }
-    if (t == 0 && !leaves_out) w.found[0] = count;
+    if (t == 0 && !excludes) w.found[0] = count;
   });
   const int32_t found = w.found[0], ranked = static_cast<int32_t>(in.n) - w.found[1];
 
@@ -404,7 +387,7 @@ DRCL_HD inline void rank_query(const Inputs<T>& in, const Request& want, const W
       for (int32_t k = 0; k < kAtOnce; ++k) {
         const uint32_t i = start + k * threads;
         const T score = scores[k];
-        if (i >= n || (leaves_out && has(w.left_out, i))) continue;
+        if (i >= n || (excludes && has(w.excluded, i))) continue;
         if (score != score) add(w.found + 2, 1);
         if (found == 0 || !(score >= lowest)) continue;
         const Key<T> key = Key<T>::of(score, kAverageTies ? 0 : static_cast<int32_t>(i));

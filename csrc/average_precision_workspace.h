@@ -12,12 +12,11 @@ namespace drcl::phases {
 struct Layout {
   // near: 32 bits are enough for shared memory, not for all
   int64_t keys, other, scale, gained, gain, best, tied, ends, partial, found, near_bytes;
-  int64_t groups, ideal, relevant, left_out, far_bytes;
+  int64_t groups, ideal, relevant, excluded, far_bytes;
 
-  // `most`: the most relevant items that a query can have.
   template <class T>
-  static Layout of(const Inputs<T>& in, const Request& want, int64_t most, int64_t threads) {
-    most = most < in.n ? most : in.n;
+  static Layout of(const Inputs<T>& in, const Request& want, int64_t threads) {
+    const int64_t most = in.max_relevant < in.n ? in.max_relevant : in.n;
     const int64_t capacity = most > 0 ? most : 1, words = (in.n + 31) / 32;
     const int64_t gains = want.discounts != nullptr ? capacity : 0;
     int64_t at = 0;
@@ -46,7 +45,7 @@ struct Layout {
     l.groups = take(in.average_ties ? capacity : 0, sizeof(TieGroup));
     l.ideal = take(want.num_cutoffs, sizeof(double));
     l.relevant = take(words, sizeof(uint32_t));
-    l.left_out = take(words, sizeof(uint32_t));
+    l.excluded = take(words, sizeof(uint32_t));
     l.far_bytes = all(256);
     return l;
   }
@@ -60,7 +59,7 @@ struct Layout {
         reinterpret_cast<int32_t*>(near + tied),      reinterpret_cast<double*>(near + keys),
         reinterpret_cast<int32_t*>(near + gain),      reinterpret_cast<int32_t*>(near + best),
         reinterpret_cast<double*>(near + gained),     reinterpret_cast<int32_t*>(near + partial),
-        reinterpret_cast<uint32_t*>(far + relevant),  reinterpret_cast<uint32_t*>(far + left_out),
+        reinterpret_cast<uint32_t*>(far + relevant),  reinterpret_cast<uint32_t*>(far + excluded),
         reinterpret_cast<TieGroup*>(far + groups),    reinterpret_cast<double*>(far + ideal),
         reinterpret_cast<Scale<T>*>(near + scale),    reinterpret_cast<int32_t*>(near + found),
     };

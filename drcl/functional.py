@@ -47,6 +47,7 @@ from drcl.dispatch import choose
 from drcl.eager.gce import gce
 from drcl.labels import check_targets, is_labelled, target_rows
 from drcl.prior import Prior, rank_cutoff
+from drcl.ranking import DIVISORS, Columns, Relevance, Request
 
 
 class PriorSimilarity(NamedTuple):
@@ -362,29 +363,27 @@ def average_precision(
         raise TypeError(f"relevant: expected dtype bool, got {relevant.dtype}")
     k = check_cutoff(k)
     check_option("no_relevant", no_relevant, ("zero", "skip"))
-    check_option("divisor", divisor, ops.average_precision.DIVISORS)
+    check_option("divisor", divisor, DIVISORS)
     check_option("ties", ties, ("index", "average"))
     if not torch.compiler.is_compiling() and bool(scores.isnan().any()):
         raise ValueError(f"scores: row {int(scores.isnan().any(dim=1).nonzero()[0])} holds NaN")
     scores, n = scores.detach(), scores.shape[1]
     cutoff = n if k is None else min(k, n)
-    request = ops.average_precision.Request(
-        (cutoff,), cutoff, divisor, average_ties=ties == "average"
-    )
+    request = Request((cutoff,), cutoff, divisor, average_ties=ties == "average")
     table = ops.average_precision.average_precision(
         scores.contiguous() if scores.dtype == torch.float64 else scores.float().contiguous(),
         _matrix_relevance(relevant),
         request,
         backend=choose("average_precision", scores.device),
     )
-    columns = ops.average_precision.Columns.split(table, request)
+    columns = Columns.split(table, request)
     value = columns.average_precision[:, 0]
     if no_relevant == "skip":
         value = value.masked_fill(columns.relevant == 0, float("nan"))
     return value
 
 
-def _matrix_relevance(relevant: Tensor) -> ops.average_precision.Relevance:
+def _matrix_relevance(relevant: Tensor) -> Relevance:
     """A list of relevant items for every row; bits where a trace needs shapes that are known."""
     queries, n = relevant.shape
     q = torch.arange(queries + 1, device=relevant.device)
@@ -393,12 +392,12 @@ def _matrix_relevance(relevant: Tensor) -> ops.average_precision.Relevance:
         padded = torch.nn.functional.pad(relevant, (0, words * 64 - n))
         places = torch.arange(64, device=relevant.device)
         bits = (padded.view(queries, words, 64).long() << places).sum(dim=2)
-        return ops.average_precision.Relevance(n, q, q[:-1], bits=bits)
+        return Relevance(n, q, q[:-1], bits=bits)
     offsets = torch.zeros_like(q)
     offsets[1:] = relevant.sum(dim=1).cumsum(0)
     items = relevant.nonzero()[:, 1].int()
-    most = int(offsets.diff().max())
-    return ops.average_precision.Relevance(most, q, q[:-1], offsets, items)
+    max_relevant = int(offsets.diff().max())
+    return Relevance(max_relevant, q, q[:-1], offsets, items)
 
 
 def _full_precision(features: Tensor) -> AbstractContextManager[None]:

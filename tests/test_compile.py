@@ -127,7 +127,7 @@ def ranking_arguments():
     lists = (counts, relevant.nonzero()[:, 1].int(), None, None)
     gains = (*lists[:2], torch.randint(1, 4, (int(counts[-1]),), dtype=torch.int32), None)
     discounts = 1 / torch.log2(torch.arange(2, n + 2, dtype=torch.float64))
-    left_out = (torch.arange(q + 1), torch.arange(q))
+    excluded = (torch.arange(q + 1), torch.arange(q))
     for dtype in (torch.float32, torch.float64):
         scores, scale, bias = torch.randn(q, n).to(dtype), torch.rand(n).to(dtype), torch.rand(n)
         for relevance in (lists, gains, (None, None, None, bits)):
@@ -137,7 +137,7 @@ def ranking_arguments():
                         scores,
                         scale if given else None,
                         bias.to(dtype) if given else None,
-                        *(left_out if given else (None, None)),
+                        *(excluded if given else (None, None)),
                         rows,
                         rows[:-1],
                         *relevance,

@@ -12,13 +12,13 @@ import pytest
 import tiny
 import torch
 from precision_states import State, fingerprint, settings
-from test_average_precision import bits_of, lists_of, whole
+from rankings import bits_of, lists_of, whole
 from torch import Tensor
 
 from drcl import DRCL, Prior, functional, metrics
 from drcl.dispatch import choose
 from drcl.ops import average_precision as op
-from drcl.ops.average_precision import DIVISORS, Relevance, Request
+from drcl.ranking import DIVISORS, Relevance, Request
 from drcl.train import loop, source
 from drcl.train.clock import SECTIONS
 from drcl.train.samples import Samples
@@ -52,9 +52,9 @@ def test_a_gpu_takes_the_compiled_ranking_and_the_kernels() -> None:
 
 def on_both(scores: Tensor, relevance: Relevance, request: Request, **options: Tensor) -> None:
     def rank(device: torch.device) -> Tensor:
-        placed = {name: value.to(device) for name, value in options.items() if name != "left_out"}
-        if "left_out" in options:
-            placed["left_out"] = tuple(part.to(device) for part in options["left_out"])
+        placed = {name: value.to(device) for name, value in options.items() if name != "excluded"}
+        if "excluded" in options:
+            placed["excluded"] = tuple(part.to(device) for part in options["excluded"])
         discounts = None if request.discounts is None else request.discounts.to(device)
         asked = Request(**{**vars(request), "discounts": discounts})
         return op.average_precision(
@@ -82,14 +82,14 @@ def test_options_of_a_ranking_have_the_bits_of_the_cpu(divisor: str, average_tie
     q, n = 40, 3000
     scores = torch.randint(50, (q, n)).float()
     gains = (torch.rand(q, n) < 0.1).long()
-    request = whole(n, 7, 500, divisor=divisor, average_ties=average_ties, levels=0)
-    left_out = (torch.arange(q + 1), torch.randint(n, (q,)))
+    request = whole(n, 7, 500, divisor=divisor, average_ties=average_ties, recall_levels=0)
+    excluded = (torch.arange(q + 1), torch.randint(n, (q,)))
     weights = {"scale": torch.rand(n), "bias": torch.randn(n)}
-    on_both(scores, lists_of(gains), request, left_out=left_out)
+    on_both(scores, lists_of(gains), request, excluded=excluded)
     on_both(scores, lists_of(gains), request, **weights)
     on_both(scores, lists_of(gains), Request((7,), 7, divisor))
     labels = torch.rand(q, 65) < 0.1, torch.rand(n, 65) < 0.02
-    on_both(scores, bits_of(*labels), request, left_out=left_out)
+    on_both(scores, bits_of(*labels), request, excluded=excluded)
 
 
 def test_scores_that_are_nan_are_refused_on_the_device() -> None:
@@ -128,10 +128,10 @@ def test_a_ranking_works_within_its_memory(share: float, average_ties: bool) -> 
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    table = op.average_precision(scores, relevance, request, memory=memory, backend="native")
+    table = op.average_precision(scores, relevance, request, max_bytes=memory, backend="native")
     assert torch.cuda.max_memory_allocated() - before < memory + 8 * table.numel() + 2**20
     assert torch.equal(
-        table, op.average_precision(scores, relevance, request, memory=2**31, backend="native")
+        table, op.average_precision(scores, relevance, request, max_bytes=2**31, backend="native")
     )
 
 

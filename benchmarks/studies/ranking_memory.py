@@ -86,11 +86,11 @@ def peak(name: str, queries: int, budget: int) -> None:
         arrays = inputs(case, queries, Path(folder))
         options = {"ks": case.ks, **case.options}
         # What a first call sets up stays out of the count; nor can the case live on what was freed.
-        retrieval_metrics(*(array[:300] for array in arrays), memory=MIB, **options)
+        retrieval_metrics(*(array[:300] for array in arrays), max_bytes=MIB, **options)
         ctypes.CDLL(None).malloc_trim(0)
         arrays[1].sum()  # the pages of a gallery on disk are inputs: they are resident before
         with PeakMemory() as used:
-            retrieval_metrics(*arrays, memory=budget * MIB, **options).summary()
+            retrieval_metrics(*arrays, max_bytes=budget * MIB, **options).summary()
     results = 8 * (3 + 4 * len(case.ks)) * queries
     print(used.bytes - results - case.labels * case.size.items // 8)
 

@@ -83,7 +83,7 @@ def make(size: Size) -> Data:
 def build(sizes: registry.Sizes, device: torch.device) -> registry.Problem:
     q, n, d = sizes["Q"], sizes["N"], sizes["D"]
     data = make(Size(q, n, d, sizes["C"], sizes.get("k"))).to(device)
-    memory = GPU_MEMORY if device.type == "cuda" else metrics.MEMORY
+    memory = GPU_MEMORY if device.type == "cuda" else metrics.MAX_BYTES
 
     def ours() -> registry.Outcome:
         found = metrics.mean_average_precision(
@@ -92,7 +92,7 @@ def build(sizes: registry.Sizes, device: torch.device) -> registry.Problem:
             data.query_labels,
             data.gallery_labels,
             k=data.k,
-            memory=memory,
+            max_bytes=memory,
         )
         return (torch.tensor(found),)
 

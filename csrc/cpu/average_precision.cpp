@@ -8,7 +8,7 @@
 // Scores below the lowest threshold are dropped by a vector compare. The work of a query is the work of
 // one thread, in counts of whole items, so the result does not depend on threads or blocks.
 
-#include "average_precision_inputs.h"
+#include "average_precision_arguments.h"
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
@@ -239,42 +239,29 @@ void Thresholds<T>::sort_long_steps(int32_t longest) {
   }
 }
 
-// The inputs that every query shares; see drcl/ops/average_precision.py for their shapes.
-template <class T>
-struct Gallery {
-  int64_t n;
-  const T *scale, *bias;
-  const int64_t *left_out_offsets, *left_out;
-  const int64_t *member_offsets, *members;
-  const int64_t* offsets;
-  const int32_t *items, *gains;
-  const uint64_t* bits;
-  int64_t words, most;
-  bool average_ties;
-};
-
 // One query's work, and the memory it reuses from query to query.
 template <class T>
 class Ranker {
  public:
-  Ranker(const Gallery<T>& gallery, const Request& want)
-      : gallery_(gallery), want_(want), row_(gallery.n), marks_((gallery.n + 63) / 64),
+  Ranker(const Inputs<T>& in, const Request& want)
+      : in_(in), want_(want), row_(in.n), marks_((in.n + 63) / 64),
         ideal_(want.num_cutoffs) {
-    thresholds_.score.reserve(gallery.most);
-    thresholds_.item.reserve(gallery.most);
-    if (want.discounts != nullptr) gain_of_.assign(gallery.n, 0);
+    thresholds_.score.reserve(in.max_relevant);
+    thresholds_.item.reserve(in.max_relevant);
+    if (want.discounts != nullptr) gain_of_.assign(in.n, 0);
   }
 
   // False when a score is NaN.
-  bool rank(int64_t query, const T* scores, double* out) {
+  bool rank(int64_t query, double* out) {
     static const Loops<T> loops;
-    const int64_t n = gallery_.n;
-    if (!loops.load_row(scores, gallery_.scale, gallery_.bias, row_.data(), n)) return false;
+    const int64_t n = in_.n;
+    const T* scores = in_.scores + query * in_.stride;
+    if (!loops.load_row(scores, in_.scale, in_.bias, row_.data(), n)) return false;
     const T nan = std::numeric_limits<T>::quiet_NaN();
     int64_t ranked = n;
-    if (gallery_.left_out_offsets != nullptr) {
-      for (int64_t e = gallery_.left_out_offsets[query]; e < gallery_.left_out_offsets[query + 1]; ++e) {
-        T& score = row_[gallery_.left_out[e]];
+    if (in_.excluded_offsets != nullptr) {
+      for (int64_t e = in_.excluded_offsets[query]; e < in_.excluded_offsets[query + 1]; ++e) {
+        T& score = row_[in_.excluded[e]];
         ranked -= score == score;
         score = nan;
       }
@@ -288,10 +275,10 @@ class Ranker {
     }
     thresholds_.build(loops);
     below_.assign(found + 1, 0);
-    if (gallery_.average_ties) tied_.assign(found + 1, 0);
+    if (in_.average_ties) tied_.assign(found + 1, 0);
     loops.place_row(row_.data(), n, thresholds_, below_.data(),
-                    gallery_.average_ties ? tied_.data() : nullptr);
-    if (gallery_.average_ties) {
+                    in_.average_ties ? tied_.data() : nullptr);
+    if (in_.average_ties) {
       group();
       measure_expected(groups_.data(), static_cast<int64_t>(groups_.size()), relevant, ranked,
                        ideal_.data(), want_, out);
@@ -305,7 +292,7 @@ class Ranker {
   // A score that every item within the depth reaches: the depth-th highest of the maxima of disjoint
   // groups cannot lie above the depth-th highest score.
   T reachable(const Loops<T>& loops, int64_t ranked) {
-    const int64_t n = gallery_.n, groups = std::max<int64_t>(4 * want_.depth, 64);
+    const int64_t n = in_.n, groups = std::max<int64_t>(4 * want_.depth, 64);
     if (want_.depth >= ranked || groups > n / 2) return -std::numeric_limits<T>::infinity();
     maxima_.resize(groups);
     loops.group_maxima(row_.data(), n, maxima_.data(), groups);
@@ -316,7 +303,7 @@ class Ranker {
 
   // Moves the relevant items that reach `low` out of the row; returns how many there are in all.
   int64_t collect(int64_t query, T low) {
-    const int64_t begin = gallery_.member_offsets[query], end = gallery_.member_offsets[query + 1];
+    const int64_t begin = in_.member_offsets[query], end = in_.member_offsets[query + 1];
     thresholds_.score.clear();
     thresholds_.item.clear();
     all_gains_.clear();
@@ -333,35 +320,35 @@ class Ranker {
       }
       score = std::numeric_limits<T>::quiet_NaN();
     };
-    if (gallery_.bits == nullptr && end - begin == 1) {
-      const int64_t list = gallery_.members[begin];
+    if (in_.bits == nullptr && end - begin == 1) {
+      const int64_t list = in_.members[begin];
       if (want_.discounts == nullptr) return collect_list(list, low);
-      for (int64_t e = gallery_.offsets[list]; e < gallery_.offsets[list + 1]; ++e) {
-        gain_of_[gallery_.items[e]] = gallery_.gains ? gallery_.gains[e] : 1;
-        take(gallery_.items[e]);
+      for (int64_t e = in_.offsets[list]; e < in_.offsets[list + 1]; ++e) {
+        gain_of_[in_.items[e]] = in_.gains ? in_.gains[e] : 1;
+        take(in_.items[e]);
       }
       return relevant;
     }
     std::fill(marks_.begin(), marks_.end(), 0);
     for (int64_t m = begin; m < end; ++m) {
-      const int64_t list = gallery_.members[m];
-      if (gallery_.bits != nullptr) {
-        const uint64_t* bits = gallery_.bits + list * gallery_.words;
-        for (int64_t w = 0; w < gallery_.words; ++w) marks_[w] |= bits[w];
+      const int64_t list = in_.members[m];
+      if (in_.bits != nullptr) {
+        const uint64_t* bits = in_.bits + list * in_.words;
+        for (int64_t w = 0; w < in_.words; ++w) marks_[w] |= bits[w];
       } else {
-        for (int64_t e = gallery_.offsets[list]; e < gallery_.offsets[list + 1]; ++e) {
-          const int32_t item = gallery_.items[e];
+        for (int64_t e = in_.offsets[list]; e < in_.offsets[list + 1]; ++e) {
+          const int32_t item = in_.items[e];
           marks_[item >> 6] |= uint64_t{1} << (item & 63);
-          if (want_.discounts != nullptr) gain_of_[item] += gallery_.gains ? gallery_.gains[e] : 1;
+          if (want_.discounts != nullptr) gain_of_[item] += in_.gains ? in_.gains[e] : 1;
         }
       }
     }
     for (int64_t w = 0; w < static_cast<int64_t>(marks_.size()); ++w) {
       for (uint64_t word = marks_[w]; word != 0; word &= word - 1) {
         const int32_t item = static_cast<int32_t>(64 * w + __builtin_ctzll(word));
-        if (gallery_.bits != nullptr && want_.discounts != nullptr) {
+        if (in_.bits != nullptr && want_.discounts != nullptr) {
           for (int64_t m = begin; m < end; ++m) {
-            gain_of_[item] += gallery_.bits[gallery_.members[m] * gallery_.words + w] >> (item & 63) & 1;
+            gain_of_[item] += in_.bits[in_.members[m] * in_.words + w] >> (item & 63) & 1;
           }
         }
         take(item);
@@ -372,8 +359,8 @@ class Ranker {
 
   // `collect` for the most frequent case: the items of one class, all of the same gain.
   int64_t collect_list(int64_t list, T low) {
-    const int32_t* items = gallery_.items + gallery_.offsets[list];
-    const int64_t count = gallery_.offsets[list + 1] - gallery_.offsets[list];
+    const int32_t* items = in_.items + in_.offsets[list];
+    const int64_t count = in_.offsets[list + 1] - in_.offsets[list];
     thresholds_.score.resize(count);
     thresholds_.item.resize(count);
     T* __restrict score = thresholds_.score.data();
@@ -449,7 +436,7 @@ class Ranker {
     }
   }
 
-  const Gallery<T>& gallery_;
+  const Inputs<T>& in_;
   const Request& want_;
   std::vector<T> row_, maxima_;
   std::vector<uint64_t> marks_;
@@ -461,24 +448,22 @@ class Ranker {
 
 // What a Ranker takes, at most.
 template <class T>
-int64_t bytes_of(const Gallery<T>& gallery, const Request& want) {
-  const int64_t most = std::min(gallery.most, gallery.n), item = sizeof(int32_t);
+int64_t bytes_of(const Inputs<T>& in, const Request& want) {
+  const int64_t most = std::min(in.max_relevant, in.n), item = sizeof(int32_t);
   const int64_t row = sizeof(T) + 1 + (want.discounts != nullptr ? item : 0);
-  const int64_t threshold = 2 * sizeof(T) + 8 * item + (gallery.average_ties ? sizeof(TieGroup) : 0);
-  return gallery.n * row + most * threshold + 2 * item * num_steps(most);
+  const int64_t threshold = 2 * sizeof(T) + 8 * item + (in.average_ties ? sizeof(TieGroup) : 0);
+  return in.n * row + most * threshold + 2 * item * num_steps(most);
 }
 
 template <class T>
-void rank_block(const Tensor& scores, const Gallery<T>& gallery, const Request& want, int64_t memory,
-                double* out) {
-  const T* data = static_cast<const T*>(scores.const_data_ptr());
-  const int64_t queries = scores.size(0), stride = scores.stride(0), width = want.width();
-  const int64_t at_once = std::max<int64_t>(memory / bytes_of(gallery, want), 1);
+void rank_all(const Inputs<T>& in, const Request& want, int64_t max_bytes, double* out) {
+  const int64_t queries = in.queries, width = want.width();
+  const int64_t at_once = std::max<int64_t>(max_bytes / bytes_of(in, want), 1);
   const int64_t each = (queries + at_once - 1) / at_once;  // at least this many for a Ranker
   torch::stable::parallel_for(0, queries, std::max<int64_t>(each, 1), [&](int64_t begin, int64_t end) {
-    Ranker<T> ranker(gallery, want);
+    Ranker<T> ranker(in, want);
     for (int64_t q = begin; q < end; ++q) {
-      if (!ranker.rank(q, data + q * stride, out + q * width)) out[q * width] = NAN;
+      if (!ranker.rank(q, out + q * width)) out[q * width] = NAN;
     }
   });
   for (int64_t q = 0; q < queries; ++q) {  // the first of them, whichever thread met one first
@@ -486,58 +471,18 @@ void rank_block(const Tensor& scores, const Gallery<T>& gallery, const Request& 
   }
 }
 
-template <class T>
-Tensor rank_all(const Tensor& scores, const std::optional<Tensor>& scale,
-                const std::optional<Tensor>& bias, const std::optional<Tensor>& left_out_offsets,
-                const std::optional<Tensor>& left_out, const Tensor& member_offsets,
-                const Tensor& members, const std::optional<Tensor>& offsets,
-                const std::optional<Tensor>& items, const std::optional<Tensor>& gains,
-                const std::optional<Tensor>& bits, int64_t most, const Request& want,
-                bool average_ties, int64_t memory) {
-  const Gallery<T> gallery{
-      scores.size(1),
-      pointer<T>(scale),
-      pointer<T>(bias),
-      pointer<int64_t>(left_out_offsets),
-      pointer<int64_t>(left_out),
-      static_cast<const int64_t*>(member_offsets.const_data_ptr()),
-      static_cast<const int64_t*>(members.const_data_ptr()),
-      pointer<int64_t>(offsets),
-      pointer<int32_t>(items),
-      pointer<int32_t>(gains),
-      pointer<uint64_t>(bits),
-      bits.has_value() ? bits->size(1) : 0,
-      most,
-      average_ties,
-  };
-  Tensor out = torch::stable::empty({scores.size(0), want.width()},
-                                    torch::headeronly::ScalarType::Double);
-  rank_block(scores, gallery, want, memory, static_cast<double*>(out.mutable_data_ptr()));
+Tensor average_precision(const Arguments& a) {
+  a.check();
+  const Request want = a.request();
+  Tensor out = torch::stable::empty({a.scores.size(0), want.width()}, ScalarType::Double);
+  double* rows = static_cast<double*>(out.mutable_data_ptr());
+  a.by_dtype([&](const auto& in) { rank_all(in, want, a.limit, rows); });
   return out;
-}
-
-Tensor average_precision(const Tensor& scores, const std::optional<Tensor>& scale,
-                         const std::optional<Tensor>& bias,
-                         const std::optional<Tensor>& left_out_offsets,
-                         const std::optional<Tensor>& left_out, const Tensor& member_offsets,
-                         const Tensor& members, const std::optional<Tensor>& offsets,
-                         const std::optional<Tensor>& items, const std::optional<Tensor>& gains,
-                         const std::optional<Tensor>& bits, int64_t most,
-                         const std::vector<int64_t>& cutoffs, int64_t depth, int64_t divisor,
-                         bool average_ties, int64_t levels, const std::optional<Tensor>& discounts,
-                         int64_t memory) {
-  check_scores(scores);
-  const Request want{cutoffs.data(), static_cast<int64_t>(cutoffs.size()), depth,
-                     static_cast<Divisor>(divisor), levels, pointer<double>(discounts)};
-  using torch::headeronly::ScalarType;
-  const auto rank = scores.scalar_type() == ScalarType::Float ? rank_all<float> : rank_all<double>;
-  return rank(scores, scale, bias, left_out_offsets, left_out, member_offsets, members, offsets,
-              items, gains, bits, most, want, average_ties, memory);
 }
 
 }  // namespace
 }  // namespace drcl
 
 STABLE_TORCH_LIBRARY_IMPL(drcl, CPU, m) {
-  m.impl("average_precision", TORCH_BOX(&drcl::average_precision));
+  m.impl("average_precision", TORCH_BOX(&drcl::flat<drcl::average_precision>));
 }

@@ -2,7 +2,7 @@
 // average_precision_phases.h. Blocks stay and take the next query when one is done, so the workspace is
 // that of the blocks in flight, whatever the number of queries.
 
-#include "average_precision_inputs.h"
+#include "average_precision_arguments.h"
 #include "average_precision_workspace.h"
 
 #include <cuda_runtime.h>
@@ -32,43 +32,46 @@ struct WithBarrier {
 };
 
 template <bool kAverageTies, class T>
-__device__ void rank_queries(const phases::Inputs<T>& in, const Request& want,
-                             const phases::Workspace<T>& workspace, int64_t queries, double* out) {
-  for (int64_t q = blockIdx.x; q < queries; q += gridDim.x) {
+__device__ void rank_queries(const Inputs<T>& in, const Request& want, const phases::Workspace<T>& workspace,
+                             double* out) {
+  for (int64_t q = blockIdx.x; q < in.queries; q += gridDim.x) {
     phases::rank_query<kAverageTies>(in, want, workspace, q, out + q * want.width(), WithBarrier{});
   }
 }
 
+// The block's workspace, where all of it is in the device's memory.
+template <class T>
+__device__ phases::Workspace<T> in_memory(const phases::Layout& layout, char* memory) {
+  memory += blockIdx.x * (layout.near_bytes + layout.far_bytes);
+  return layout.template at<T>(memory + layout.far_bytes, memory);
+}
+
+// The kernels take separate arguments: as one struct they cost a spilled register on sm_80.
+template <class T>
+using Kernel = void (*)(const Inputs<T>, const Request, const phases::Layout, char*, double*);
+
 // The queries' keys and counts in shared memory.
 template <class T>
 __global__ void __launch_bounds__(kMostThreads)
-    rank_kernel(const phases::Inputs<T> in, const Request want, const phases::Layout layout,
-                int64_t queries, char* memory, double* out) {
+    rank_kernel(const Inputs<T> in, const Request want, const phases::Layout layout, char* memory, double* out) {
   extern __shared__ __align__(16) char shared[];
   memory += blockIdx.x * layout.far_bytes;
-  rank_queries<false>(in, want, layout.template at<T>(shared, memory), queries, out);
+  rank_queries<false>(in, want, layout.template at<T>(shared, memory), out);
 }
 
 // All in the device's memory, where a query may have more relevant items than shared memory has room for.
 template <class T>
 __global__ void __launch_bounds__(kThreads, 3)
-    rank_many_kernel(const phases::Inputs<T> in, const Request want, const phases::Layout layout,
-                     int64_t queries, char* memory, double* out) {
-  memory += blockIdx.x * (layout.near_bytes + layout.far_bytes);
-  rank_queries<false>(in, want, layout.template at<T>(memory + layout.far_bytes, memory), queries, out);
+    rank_many_kernel(const Inputs<T> in, const Request want, const phases::Layout layout, char* memory, double* out) {
+  rank_queries<false>(in, want, in_memory<T>(layout, memory), out);
 }
 
 // Averaged ties, all in the device's memory.
 template <class T>
 __global__ void __launch_bounds__(kThreads, 1)
-    rank_tied_kernel(const phases::Inputs<T> in, const Request want, const phases::Layout layout,
-                     int64_t queries, char* memory, double* out) {
-  memory += blockIdx.x * (layout.near_bytes + layout.far_bytes);
-  rank_queries<true>(in, want, layout.template at<T>(memory + layout.far_bytes, memory), queries, out);
+    rank_tied_kernel(const Inputs<T> in, const Request want, const phases::Layout layout, char* memory, double* out) {
+  rank_queries<true>(in, want, in_memory<T>(layout, memory), out);
 }
-
-template <class T>
-using Kernel = void (*)(const phases::Inputs<T>, const Request, const phases::Layout, int64_t, char*, double*);
 
 // How a call is launched.
 template <class T>
@@ -79,8 +82,8 @@ struct Plan {
   int64_t shared, bytes;  // of a block
   int resident = 0;       // blocks on a multiprocessor
 
-  Plan(const phases::Inputs<T>& in, const Request& want, int64_t most, int threads, int64_t largest)
-      : layout(phases::Layout::of(in, want, most, threads)), threads(threads) {
+  Plan(const Inputs<T>& in, const Request& want, int threads, int64_t largest)
+      : layout(phases::Layout::of(in, want, threads)), threads(threads) {
     const bool fits = !in.average_ties && layout.near_bytes <= largest;
     kernel = fits ? rank_kernel<T> : in.average_ties ? rank_tied_kernel<T> : rank_many_kernel<T>;
     shared = fits ? layout.near_bytes : 0;
@@ -92,66 +95,46 @@ struct Plan {
 };
 
 template <class T>
-Plan<T> plan_of(const phases::Inputs<T>& in, const Request& want, int64_t most, int device) {
+Plan<T> plan_of(const Inputs<T>& in, const Request& want, int device) {
   int largest = 0;
   check(cudaDeviceGetAttribute(&largest, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  const Plan<T> plan(in, want, most, kThreads, largest);
+  const Plan<T> plan(in, want, kThreads, largest);
   if (plan.shared == 0 || plan.resident > 2) return plan;
   // Where shared memory leaves room for one or two blocks, larger ones keep the multiprocessor busy.
-  return Plan<T>(in, want, most, plan.resident == 2 ? 2 * kThreads : kMostThreads, largest);
+  return Plan<T>(in, want, plan.resident == 2 ? 2 * kThreads : kMostThreads, largest);
 }
 
 template <class T>
-void launch(const phases::Inputs<T>& in, const Request& want, const Tensor& scores, int64_t most,
-            int64_t memory, double* out, cudaStream_t stream) {
-  const int64_t queries = scores.size(0);
-  if (queries == 0) return;
+void launch(const Inputs<T>& in, const Request& want, const Arguments& a, double* out, cudaStream_t stream) {
+  if (in.queries == 0) return;
   int device = 0, processors = 0;
   check(cudaGetDevice(&device));
   check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
-  const Plan<T> plan = plan_of(in, want, most, device);
-  const int64_t affordable = std::max<int64_t>(memory / plan.bytes, 1);
-  const int64_t blocks = std::min({queries, int64_t{processors} * plan.resident, affordable});
-  Tensor workspace = torch::stable::new_empty(scores, {blocks * plan.bytes},
-                                              torch::headeronly::ScalarType::Byte);
-  plan.kernel<<<blocks, plan.threads, plan.shared, stream>>>(
-      in, want, plan.layout, queries, static_cast<char*>(workspace.mutable_data_ptr()), out);
+  const Plan<T> plan = plan_of(in, want, device);
+  const int64_t affordable = std::max<int64_t>(a.limit / plan.bytes, 1);
+  const int64_t blocks = std::min({in.queries, int64_t{processors} * plan.resident, affordable});
+  Tensor workspace = torch::stable::new_empty(a.scores, {blocks * plan.bytes}, ScalarType::Byte);
+  char* memory = static_cast<char*>(workspace.mutable_data_ptr());
+  plan.kernel<<<blocks, plan.threads, plan.shared, stream>>>(in, want, plan.layout, memory, out);
   check(cudaGetLastError());
 }
 
-Tensor average_precision(const Tensor& scores, const std::optional<Tensor>& scale,
-                         const std::optional<Tensor>& bias,
-                         const std::optional<Tensor>& left_out_offsets,
-                         const std::optional<Tensor>& left_out, const Tensor& member_offsets,
-                         const Tensor& members, const std::optional<Tensor>& offsets,
-                         const std::optional<Tensor>& items, const std::optional<Tensor>& gains,
-                         const std::optional<Tensor>& bits, int64_t most,
-                         const std::vector<int64_t>& cutoffs, int64_t depth, int64_t divisor,
-                         bool average_ties, int64_t levels, const std::optional<Tensor>& discounts,
-                         int64_t memory) {
-  check_scores(scores);
-  torch::stable::accelerator::DeviceGuard guard(scores.get_device_index());
+Tensor average_precision(const Arguments& a) {
+  a.check();
+  const auto device = a.scores.get_device_index();
+  torch::stable::accelerator::DeviceGuard guard(device);
   void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(
-      aoti_torch_get_current_cuda_stream(scores.get_device_index(), &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   const auto queue = static_cast<cudaStream_t>(stream);
-  const int64_t count = static_cast<int64_t>(cutoffs.size());
-  using torch::headeronly::ScalarType;
-  Tensor ks = torch::stable::new_empty(scores, {count + 1}, ScalarType::Long);
+  Request want = a.request();
+  Tensor ks = torch::stable::new_empty(a.scores, {want.num_cutoffs + 1}, ScalarType::Long);
   int64_t* device_cutoffs = static_cast<int64_t*>(ks.mutable_data_ptr());
-  check(cudaMemcpyAsync(device_cutoffs, cutoffs.data(), count * sizeof(int64_t),
+  check(cudaMemcpyAsync(device_cutoffs, want.cutoffs, want.num_cutoffs * sizeof(int64_t),
                         cudaMemcpyHostToDevice, queue));
-  const Request want{device_cutoffs, count, depth, static_cast<Divisor>(divisor), levels,
-                     pointer<double>(discounts)};
-  Tensor out = torch::stable::new_empty(scores, {scores.size(0), want.width()}, ScalarType::Double);
+  want.cutoffs = device_cutoffs;
+  Tensor out = torch::stable::new_empty(a.scores, {a.scores.size(0), want.width()}, ScalarType::Double);
   double* rows = static_cast<double*>(out.mutable_data_ptr());
-  const auto run = [&](auto zero) {
-    using T = decltype(zero);
-    launch(inputs<T>(scores, scale, bias, left_out_offsets, left_out, member_offsets, members,
-                     offsets, items, gains, bits, average_ties),
-           want, scores, most, memory, rows, queue);
-  };
-  scores.scalar_type() == ScalarType::Float ? run(0.0f) : run(0.0);
+  a.by_dtype([&](const auto& in) { launch(in, want, a, rows, queue); });
   return out;
 }
 
@@ -175,5 +158,5 @@ STABLE_TORCH_LIBRARY_IMPL(drcl, CompositeExplicitAutograd, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(drcl, CUDA, m) {
-  m.impl("average_precision", TORCH_BOX(&drcl::average_precision));
+  m.impl("average_precision", TORCH_BOX(&drcl::flat<drcl::average_precision>));
 }

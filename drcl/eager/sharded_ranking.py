@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from drcl.distributed import all_gather_int, gather
-from drcl.eager.average_precision import expected_measures, gain_matrix, kept_items
-from drcl.ops.average_precision import Relevance, Request
+from drcl.eager.average_precision import Block
+from drcl.ranking import Request, TieGroup, expected_measures, measures_from_ranks, width
 
 # Bytes that one query of a block takes at most, for each item of this rank's piece (its relevance
 # and a sort) and for each threshold (sums along the ranks in float64).
@@ -36,26 +36,15 @@ class Piece(NamedTuple):
     hit: Tensor
 
 
-def sort_piece(
-    scores: Tensor,
-    relevance: Relevance,
-    scale: Tensor | None,
-    bias: Tensor | None,
-    left_out: tuple[Tensor, Tensor] | None,
-) -> Piece:
-    """What a rank can do alone; ``scores`` (Q, n) are its piece of the gallery."""
-    values = scores if scale is None else scores * scale
-    values = values if bias is None else values + bias
-    if bool(values.isnan().any()):
-        raise ValueError(f"scores: row {int(values.isnan().any(dim=1).nonzero()[0])} holds NaN")
-    gains, kept = gain_matrix(relevance, scores), kept_items(left_out, scores)
-    keys, order = torch.where(kept, -values, torch.inf).sort(dim=1, stable=True)
-    kept, gains = kept.gather(1, order), gains.gather(1, order)
+def sort_piece(block: Block) -> Piece:
+    """What a rank can do alone; the block's scores (Q, n) are its piece of the gallery."""
+    keys, order = torch.where(block.kept, -block.values, torch.inf).sort(dim=1, stable=True)
+    kept, gains = block.kept.gather(1, order), block.gains.gather(1, order)
     return Piece(keys, kept, gains, kept & (gains > 0))
 
 
 def rank(piece: Piece, request: Request, group: ProcessGroup) -> Tensor:
-    """The op's table (see :class:`drcl.ops.average_precision.Columns`), the same on every rank.
+    """The table of :mod:`drcl.ranking`, the same on every rank.
 
     All ranks have the same queries and one dtype of keys.
     """
@@ -83,7 +72,7 @@ def rank(piece: Piece, request: Request, group: ProcessGroup) -> Tensor:
     counts = _count(kept & ~hit, places).gather(1, order)
     dist.all_reduce(counts, group=group)
     ranks = counts + torch.arange(1, counts.shape[1] + 1, device=counts.device)
-    return _table(ranks, gains, ranked, request)
+    return measures_from_ranks(ranks, gains, ranked, request)
 
 
 def _own_thresholds(
@@ -112,57 +101,6 @@ def _count(counted: Tensor, places: Tensor) -> Tensor:
     return before.gather(1, places.long()).long()
 
 
-def _table(ranks: Tensor, gains: Tensor, ranked: Tensor, request: Request) -> Tensor:
-    """The op's table from the ranks (Q, T) of the relevant items, rising, then padding of gain 0.
-
-    Sums run along the ranks one by one: their bits do not depend on threads or padding.
-    """
-    real = gains > 0
-    relevant = real.sum(dim=1)
-    number = torch.arange(1, ranks.shape[1] + 1, device=ranks.device, dtype=torch.float64)
-    precision = torch.where(real, number / ranks, 0.0)
-    first = torch.where((relevant > 0) & (ranks[:, 0] <= request.depth), ranks[:, 0], 0).double()
-    reciprocal = torch.where(first > 0, 1 / first.clamp(min=1), 0.0)
-    sums = _sums(precision)
-    if request.discounts is not None:
-        discounts = request.discounts[(ranks - 1).clamp(max=len(request.discounts) - 1)]
-        dcg = _sums(gains * discounts)
-        # no query has more relevant items than there are items: what lies beyond is padding
-        best = gains.sort(dim=1, descending=True).values[:, : len(request.discounts)]
-        ideal = _sums(best * request.discounts[: best.shape[1]])
-    columns: list[list[Tensor]] = [[], [], [], []]
-    for cutoff in request.cutoffs:
-        k = ranked.clamp(max=cutoff)
-        hits = (real & (ranks <= k[:, None])).sum(dim=1)
-        by = {"hits": hits, "min": torch.minimum(relevant, k), "relevant": relevant}
-        ap = _at(sums, hits) / by[request.divisor].clamp(min=1)
-        recall, precise = (hits.double() / n.clamp(min=1) for n in (relevant, k))
-        ndcg = torch.zeros_like(ap)
-        if request.discounts is not None:
-            best_dcg = _at(ideal, torch.minimum(relevant, k))
-            ndcg = _at(dcg, hits) / torch.where(best_dcg > 0, best_dcg, 1.0)
-        for column, part in zip(columns, (ap, recall, precise, ndcg), strict=True):
-            column.append(part)
-    head = [relevant.double(), first, reciprocal]
-    result = torch.stack([*head, *(part for column in columns for part in column)], dim=1)
-    if request.levels:
-        steps = torch.arange(request.levels, device=ranks.device)
-        needed = (steps * relevant[:, None] + request.levels - 2) // (request.levels - 1)
-        place = needed.clamp(min=1) - 1
-        onwards = precision.flip(1).cummax(dim=1).values.flip(1)
-        result = torch.cat([result, onwards.gather(1, place), precision.gather(1, place)], dim=1)
-    return result
-
-
-def _sums(values: Tensor) -> Tensor:
-    """Column t (of T + 1) is the sum of the first t of (Q, T)."""
-    return torch.nn.functional.pad(values.cumsum(dim=1), (1, 0))
-
-
-def _at(sums: Tensor, counts: Tensor) -> Tensor:
-    return sums.gather(1, counts[:, None])[:, 0]
-
-
 def _expected(
     thresholds: Tensor,
     gains: Tensor,
@@ -171,12 +109,12 @@ def _expected(
     request: Request,
     group: ProcessGroup,
 ) -> Tensor:
-    """The op's table averaged over the orders of ties; the ranks share the queries out.
+    """The table averaged over the orders of ties; the ranks share the queries out.
 
     ``counts`` (2, Q, T) are the items that score higher than each threshold, and not lower.
     """
-    width = 3 + 4 * len(request.cutoffs)
-    table = torch.zeros(len(gains), width, dtype=torch.float64, device=gains.device)
+    columns = width(len(request.cutoffs), request.recall_levels)
+    table = torch.zeros(len(gains), columns, dtype=torch.float64, device=gains.device)
     for query in range(dist.get_rank(group), len(gains), dist.get_world_size(group)):
         real = int((gains[query] > 0).sum())
         gain = gains[query, :real].double()
@@ -186,8 +124,8 @@ def _expected(
         last = sizes.cumsum(0) - 1
         above, not_below = counts[:, query, last]
         gain_sums = gain.new_zeros(len(sizes)).index_add_(0, tied, gain)
-        columns = (above, not_below - above, sizes, gain_sums)
-        groups = list(zip(*(column.tolist() for column in columns), strict=True))
+        tied_items = (above, not_below - above, sizes, gain_sums)
+        groups = [TieGroup(*part) for part in zip(*(t.tolist() for t in tied_items), strict=True)]
         table[query] = expected_measures(groups, gain.cpu(), int(ranked[query]), request)
     dist.all_reduce(table, group=group)
     return table

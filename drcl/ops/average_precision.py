@@ -2,21 +2,25 @@
 
 The compiled library defines the op and its CPU (and, where built, CUDA) code; ``torch.ops.drcl``
 holds it once the library is loaded. Without it :mod:`drcl.eager.average_precision` does the same
-with a sort.
+with a sort. What the op is given and returns is in :mod:`drcl.ranking`.
+
+Three things go by this name: this op, which ranks scores and returns a table of every measure;
+:func:`drcl.functional.average_precision`, the AP of scores; and
+:func:`drcl.metrics.average_precision`, the AP of embeddings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from drcl.backends import load_ops
+from drcl.eager.average_precision import Block, rank
+from drcl.ranking import DIVISORS, Relevance, Request, width
 
-DIVISORS = ("hits", "min", "relevant")
 WORKSPACE = 2**28
 # How many queries are ranked together: a product reads, and its library repacks, the whole gallery,
 # and this many rows make little of that.
@@ -25,83 +29,28 @@ BLOCK = 1024
 _AT_ONCE = 4
 
 
-@dataclass(frozen=True)
-class Relevance:
-    """Which gallery items are relevant to the queries of a block, as unions of lists of items.
+class Arguments(NamedTuple):
+    """The arguments of the compiled op, in the order of its schema (``csrc/ops.cpp``)."""
 
-    Query i's relevant items are those of the lists
-    ``members[member_offsets[i]:member_offsets[i+1]]``. List l is
-    ``items[offsets[l]:offsets[l+1]]``, rising, or the set bits of ``bits[l]``. An item's gain is
-    the sum of its gains over the query's lists: with a list a label, the number of shared
-    labels.
-
-    ``most`` bounds the relevant items of a query: memory is reserved by it.
-
-    Shapes: member_offsets (Q+1,), members, offsets (L+1,) int64; items, gains (1 when None) int32;
-    bits (L, ⌈N/64⌉) int64, lowest bit first.
-    """
-
-    most: int
+    scores: Tensor
+    scale: Tensor | None
+    bias: Tensor | None
+    excluded_offsets: Tensor | None
+    excluded: Tensor | None
     member_offsets: Tensor
     members: Tensor
-    offsets: Tensor | None = None
-    items: Tensor | None = None
-    gains: Tensor | None = None
-    bits: Tensor | None = None
-
-    def queries(self, start: int, stop: int) -> Relevance:
-        """The part of queries start..stop."""
-        offsets = self.member_offsets[start : stop + 1]
-        return replace(self, member_offsets=offsets)
-
-    def to(self, device: torch.device) -> Relevance:
-        """The same on a device."""
-        values: dict[str, Any] = {
-            name: value.to(device) if isinstance(value, Tensor) else value
-            for name, value in vars(self).items()
-        }
-        return Relevance(**values)
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to compute: see :func:`drcl.metrics.retrieval_metrics` for the definitions.
-
-    ``cutoffs`` rise. Ranks beyond ``depth`` are not asked for, which is cheaper when it is small;
-    recall levels need the whole ranking. ``discounts`` (N,) float64 asks for nDCG.
-    """
-
-    cutoffs: tuple[int, ...]
+    offsets: Tensor | None
+    items: Tensor | None
+    gains: Tensor | None
+    bits: Tensor | None
+    max_relevant: int
+    cutoffs: Sequence[int]
     depth: int
-    divisor: str = "hits"
-    average_ties: bool = False
-    levels: int = 0
-    discounts: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The result's columns by name, each float64: (Q,), (Q, K) for K cut-offs, (Q, L) for L levels.
-
-    ``first`` and ``reciprocal`` are 0 where no relevant item is within the depth.
-    """
-
-    relevant: Tensor
-    first: Tensor
-    reciprocal: Tensor
-    average_precision: Tensor
-    recall: Tensor
-    precision: Tensor
-    ndcg: Tensor
-    interpolated: Tensor
-    raw: Tensor
-
-    @staticmethod
-    def split(table: Tensor, request: Request) -> Columns:
-        """Names the columns of what the op returns."""
-        k, levels = len(request.cutoffs), request.levels
-        head, *rest = table.split([3, k, k, k, k, levels, levels], dim=1)
-        return Columns(*head.unbind(1), *rest)
+    divisor: int
+    average_ties: bool
+    recall_levels: int
+    discounts: Tensor | None
+    last: int  # max_bytes; of the op that sorts, whether it loops over the ranks instead
 
 
 def queries_per_block(device: torch.device) -> int:
@@ -125,8 +74,8 @@ def average_precision(
     *,
     scale: Tensor | None = None,
     bias: Tensor | None = None,
-    left_out: tuple[Tensor, Tensor] | None = None,
-    memory: int = WORKSPACE,
+    excluded: tuple[Tensor, Tensor] | None = None,
+    max_bytes: int = WORKSPACE,
     backend: str,
 ) -> Tensor:
     """The numbers of each query's ranking by falling ``scores·scale + bias``, ties by column.
@@ -134,35 +83,39 @@ def average_precision(
     Args:
         scores: (Q, N) float32 or float64; NaN is refused.
         scale, bias: (N,) in the scores' dtype.
-        left_out: offsets (Q+1,) int64 and columns int64 that a query's ranking does not hold.
-        memory: bytes that the compiled code works in beside its arguments and result. They bound
+        excluded: offsets (Q+1,) int64 and columns int64 that a query's ranking does not hold.
+        max_bytes: what the compiled code may work in beside its arguments and result. It bounds
             how many queries are ranked at once; one query's is the least.
-        backend: ``"native"``, ``"torch"`` or ``"reference"``.
+        backend: as :func:`drcl.dispatch.choose` names it.
 
-    Returns (Q, columns) float64, to be read through :meth:`Columns.split`.
+    Returns a table (Q, columns) float64, to be read through :meth:`drcl.ranking.Columns.split`.
     """
-    arguments = (
+    excluded_offsets, excluded_columns = excluded or (None, None)
+    arguments = Arguments(
         scores,
         scale,
         bias,
-        *(left_out or (None, None)),
+        excluded_offsets,
+        excluded_columns,
         relevance.member_offsets,
         relevance.members,
         relevance.offsets,
         relevance.items,
         relevance.gains,
         relevance.bits,
-        relevance.most,
+        relevance.max_relevant,
         list(request.cutoffs),
         request.depth,
         DIVISORS.index(request.divisor),
         request.average_ties,
-        request.levels,
+        request.recall_levels,
         request.discounts,
-        memory,
+        max_bytes,
     )
     if backend != "native":
-        return average_precision_by_sorting(*arguments[:-1], backend == "reference")
+        literal = backend == "reference"
+        table: Tensor = average_precision_by_sorting(*arguments._replace(last=literal))
+        return table
     table = torch.ops.drcl.average_precision(*arguments)
     if not torch.compiler.is_compiling():
         nan = table[:, 0].isnan()  # how a GPU, which cannot raise, says it
@@ -171,52 +124,39 @@ def average_precision(
     return table
 
 
-@torch.library.custom_op("drcl::average_precision_by_sorting", mutates_args=())
-def average_precision_by_sorting(
-    scores: Tensor,
-    scale: Tensor | None,
-    bias: Tensor | None,
-    left_out_offsets: Tensor | None,
-    left_out: Tensor | None,
-    member_offsets: Tensor,
-    members: Tensor,
-    offsets: Tensor | None,
-    items: Tensor | None,
-    gains: Tensor | None,
-    bits: Tensor | None,
-    most: int,
-    cutoffs: Sequence[int],
-    depth: int,
-    divisor: int,
-    average_ties: bool,
-    levels: int,
-    discounts: Tensor | None,
-    literal: bool,
-) -> Tensor:
-    """The compiled op's table by PyTorch's sort, or by the reference where ``literal``."""
-    from drcl.eager.average_precision import rank
-
-    return rank(
-        scores,
-        Relevance(most, member_offsets, members, offsets, items, gains, bits),
-        Request(tuple(cutoffs), depth, DIVISORS[divisor], average_ties, levels, discounts),
-        scale,
-        bias,
-        None if left_out_offsets is None or left_out is None else (left_out_offsets, left_out),
-        literal=literal,
+def _by_sorting(*arguments: Any) -> Tensor:
+    """The compiled op's table by PyTorch's sort, or by the reference where the last one is true."""
+    a = Arguments(*arguments)
+    relevance = Relevance(
+        a.max_relevant, a.member_offsets, a.members, a.offsets, a.items, a.gains, a.bits
     )
+    divisor = DIVISORS[a.divisor]
+    request = Request(
+        tuple(a.cutoffs), a.depth, divisor, a.average_ties, a.recall_levels, a.discounts
+    )
+    excluded = None
+    if a.excluded_offsets is not None and a.excluded is not None:
+        excluded = a.excluded_offsets, a.excluded
+    block = Block.of(a.scores, relevance, a.scale, a.bias, excluded)
+    return rank(block, request, literal=bool(a.last))
 
 
-def _table_like(
-    scores: Tensor, scale: Any, bias: Any, left_out_offsets: Any, left_out: Any,
-    member_offsets: Any, members: Any, offsets: Any, items: Any, gains: Any, bits: Any, most: Any,
-    cutoffs: Sequence[int], depth: Any, divisor: Any, average_ties: Any, levels: int, *rest: Any,
-) -> Tensor:  # fmt: skip
+def _table_like(*arguments: Any) -> Tensor:
     """What the op returns, in shape."""
-    columns = 3 + 4 * len(cutoffs) + 2 * levels
-    return scores.new_empty(scores.shape[0], columns, dtype=torch.float64)
+    a = Arguments(*arguments)
+    columns = width(len(a.cutoffs), a.recall_levels)
+    return a.scores.new_empty(a.scores.shape[0], columns, dtype=torch.float64)
 
 
+average_precision_by_sorting = torch.library.custom_op(
+    "drcl::average_precision_by_sorting",
+    _by_sorting,
+    mutates_args=(),
+    schema="(Tensor scores, Tensor? scale, Tensor? bias, Tensor? excluded_offsets, "
+    "Tensor? excluded, Tensor member_offsets, Tensor members, Tensor? offsets, Tensor? items, "
+    "Tensor? gains, Tensor? bits, int max_relevant, int[] cutoffs, int depth, int divisor, "
+    "bool average_ties, int recall_levels, Tensor? discounts, bool literal) -> Tensor",
+)
 average_precision_by_sorting.register_fake(_table_like)
 if not load_ops():
     torch.library.register_fake("drcl::average_precision", _table_like)

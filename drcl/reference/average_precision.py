@@ -72,8 +72,8 @@ def ranking_measures(gains: list[int], k: int, divisor: str = "hits") -> dict[st
         "precision": hits / k if k else 0.0,
         "ndcg": _dcg(gains[:k]) / ideal if ideal else 0.0,
         "relevant": float(relevant),
-        "first": float(first),
-        "reciprocal": 1 / first if first else 0.0,
+        "first_rank": float(first),
+        "reciprocal_rank": 1 / first if first else 0.0,
     }
 
 

@@ -169,7 +169,7 @@ def test_the_metrics_refuse_a_mapped_file_that_has_become_shorter(file, side, fi
     def measure() -> None:
         for place in ("in the middle", "at the start"):
             with pytest.raises(OSError, match=r"x\.npy: the mapped file has become shorter"):
-                metrics.retrieval_metrics(**given, relevance=relevance, memory=memory)
+                metrics.retrieval_metrics(**given, relevance=relevance, max_bytes=memory)
             assert len(blocks) > 1, place
 
     assert in_child(measure) == 0  # and not −SIGBUS

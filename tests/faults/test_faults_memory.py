@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from drcl import DRCL, use_backend
 from drcl.encoder import Encoder
 from drcl.metrics import retrieval_metrics
+from drcl.metrics.scores import Scorer
 from drcl.out_of_memory import in_pieces, is_out_of_memory
-from drcl.similarity import Scorer
 from drcl.train.perceptron import Perceptron
 
 REFUSALS = {

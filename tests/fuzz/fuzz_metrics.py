@@ -83,13 +83,13 @@ def draw_case(draw: Draw) -> Case:
         "divisor": draw.choose("divisor", "hits", "min", "relevant"),
         "no_relevant": draw.choose("no_relevant", "zero", "skip"),
         "ndcg": draw.choose("ndcg", False, True),
-        "memory": 2**20 if width == 4096 else draw.choose("memory", 2**28, 2**20),
+        "max_bytes": 2**20 if width == 4096 else draw.choose("max_bytes", 2**28, 2**20),
         "precision": draw.choose("precision", "highest", "high"),
     }
     if draw.choose("ties", "index", "average") == "average":
         arguments["ties"], items = "average", min(items, 5)
     else:
-        arguments["levels"] = draw.choose("levels", 0, 2, 11)
+        arguments["recall_levels"] = draw.choose("recall_levels", 0, 2, 11)
     query = draw_rows(draw, "query", queries, width, kind, numpy)
     own = draw.choose("exclude_self", False, True)
     if own:
@@ -405,7 +405,10 @@ def measured(draw: Draw, call: Any) -> Iterator[tuple[Case, metrics.RetrievalMet
     backend = draw.choose("backend", "native", "torch", "reference")
     # Blocks of any size give what the oracle gives.
     block = draw.choose("rows of a block", 1024, 1, 2)
-    with use_backend(backend), mock.patch("drcl.metrics.queries_per_block", return_value=block):
+    with (
+        use_backend(backend),
+        mock.patch("drcl.metrics.blocks.queries_per_block", return_value=block),
+    ):
         if draw_nothing_left(case) or bool(
             "gallery_labels" in case.arguments
             and (exact_values(case.arguments["gallery_labels"]) < 0).all()

@@ -79,7 +79,7 @@ struct Memory {
 };
 
 template <class T>
-void rank(const drcl::phases::Inputs<T>& in, const drcl::Request& want, const drcl::phases::Workspace<T>& w,
+void rank(const drcl::Inputs<T>& in, const drcl::Request& want, const drcl::phases::Workspace<T>& w,
           int64_t queries, double* out, const Each& each) {
   for (int64_t q = 0; q < queries; ++q, out += want.width()) {
     in.average_ties ? drcl::phases::rank_query<true>(in, want, w, q, out, each)
@@ -91,15 +91,10 @@ void rank(const drcl::phases::Inputs<T>& in, const drcl::Request& want, const dr
 template <class T>
 void check(Source from, bool only_in_turns) {
   const Case<T> c = draw_case<T>(from);
-  const auto data = [](const auto& values) { return values ? values->data() : nullptr; };
-  const drcl::phases::Inputs<T> in{c.n, c.stride, c.scores.data(), data(c.scale), data(c.bias),
-                                   data(c.left_out_offsets), data(c.left_out), c.member_offsets.data(),
-                                   c.members.data(), data(c.offsets), data(c.items), data(c.gains),
-                                   data(c.bits), c.words, c.average_ties};
-  const drcl::Request want{c.cutoffs.data(), static_cast<int64_t>(c.cutoffs.size()), c.depth, c.divisor,
-                           c.levels, data(c.discounts)};
+  const drcl::Inputs<T> in = c.inputs();
+  const drcl::Request want = c.request();
   const int32_t threads = without < 0 ? 2 + static_cast<int32_t>(from.below(15)) : 4;
-  const auto layout = drcl::phases::Layout::of(in, want, c.most, threads);
+  const auto layout = drcl::phases::Layout::of(in, want, threads);
   Memory<T> turns(layout, -1), at_once(layout, 0x0000000100000001);  // a control reads it, and shall not crash
   std::vector<double> expected(c.queries * c.width(), -7), found(expected);
   rank(in, want, turns.workspace, c.queries, expected.data(), {0, threads, nullptr, nullptr});

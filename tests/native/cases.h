@@ -62,20 +62,31 @@ constexpr ScalarType type_of() {
 
 template <class T>
 struct Case {
-  int64_t queries, n, stride, words = 0, most, depth, levels = 0;
+  int64_t queries, n, stride, words = 0, max_relevant, depth, recall_levels = 0;
   drcl::Divisor divisor;
   bool average_ties;
   std::vector<int64_t> cutoffs;
   std::vector<T> scores;  // stride apart, the last row without its padding
   std::optional<std::vector<T>> scale, bias;
-  std::optional<std::vector<int64_t>> left_out_offsets, left_out;
+  std::optional<std::vector<int64_t>> excluded_offsets, excluded;
   std::vector<int64_t> member_offsets, members;
   std::optional<std::vector<int64_t>> offsets;
   std::optional<std::vector<int32_t>> items, gains;
   std::optional<std::vector<uint64_t>> bits;  // rows of `words`
   std::optional<std::vector<double>> discounts;
 
-  int64_t width() const { return 3 + 4 * static_cast<int64_t>(cutoffs.size()) + 2 * levels; }
+  // What the op's code makes of it.
+  drcl::Inputs<T> inputs() const {
+    const auto data = [](const auto& values) { return values ? values->data() : nullptr; };
+    return {queries, n, stride, scores.data(), data(scale), data(bias), data(excluded_offsets),
+            data(excluded), member_offsets.data(), members.data(), data(offsets), data(items),
+            data(gains), data(bits), words, max_relevant, average_ties};
+  }
+  drcl::Request request() const {
+    return {cutoffs.data(), static_cast<int64_t>(cutoffs.size()), depth, divisor, recall_levels,
+            discounts ? discounts->data() : nullptr};
+  }
+  int64_t width() const { return request().width(); }
   T value(int64_t query, int64_t item) const {
     T s = scores[query * stride + item];
     if (scale) s *= (*scale)[item];
@@ -107,9 +118,9 @@ struct Case {
   }
   std::vector<bool> kept(int64_t query) const {
     std::vector<bool> all(n, true);
-    if (left_out) {
-      for (int64_t e = (*left_out_offsets)[query]; e < (*left_out_offsets)[query + 1]; ++e) {
-        all[(*left_out)[e]] = false;
+    if (excluded) {
+      for (int64_t e = (*excluded_offsets)[query]; e < (*excluded_offsets)[query + 1]; ++e) {
+        all[(*excluded)[e]] = false;
       }
     }
     return all;
@@ -171,16 +182,16 @@ Case<T> draw_case(Source& from) {
 
   // A block of queries sees a part of longer lists: offsets begin anywhere.
   if (from.one_in(3)) {
-    c.left_out_offsets.emplace();
-    c.left_out.emplace(from.below(3), 0);
+    c.excluded_offsets.emplace();
+    c.excluded.emplace(from.below(3), 0);
     const int64_t most = from.one_in(4) ? c.n : std::min<int64_t>(c.n, 3);
     for (int64_t q = 0; q <= c.queries; ++q) {
-      c.left_out_offsets->push_back(static_cast<int64_t>(c.left_out->size()));
+      c.excluded_offsets->push_back(static_cast<int64_t>(c.excluded->size()));
       if (q == c.queries) break;
-      for (int64_t count = rows.below(most + 1); count > 0; --count) c.left_out->push_back(rows.below(c.n));
+      for (int64_t count = rows.below(most + 1); count > 0; --count) c.excluded->push_back(rows.below(c.n));
     }
-    c.left_out->shrink_to_fit();
-    c.left_out_offsets->shrink_to_fit();
+    c.excluded->shrink_to_fit();
+    c.excluded_offsets->shrink_to_fit();
   }
 
   const bool union_of_lists = from.one_in(2);
@@ -226,12 +237,12 @@ Case<T> draw_case(Source& from) {
   }
   c.members.shrink_to_fit();
   c.member_offsets.shrink_to_fit();
-  c.most = 0;
+  c.max_relevant = 0;
   for (int64_t q = 0; q < c.queries; ++q) {
     const auto gain = c.gains_of(q);
-    c.most = std::max<int64_t>(c.most, c.n - std::count(gain.begin(), gain.end(), 0));
+    c.max_relevant = std::max<int64_t>(c.max_relevant, c.n - std::count(gain.begin(), gain.end(), 0));
   }
-  c.most += from.one_in(3) ? from.below(2 * c.n) : 0;
+  c.max_relevant += from.one_in(3) ? from.below(2 * c.n) : 0;
 
   std::set<int64_t> cutoffs;
   for (int64_t count = from.below(5); count > 0; --count) {
@@ -239,7 +250,7 @@ Case<T> draw_case(Source& from) {
   }
   c.cutoffs.assign(cutoffs.begin(), cutoffs.end());
   c.depth = from.one_in(2) ? c.n : cutoffs.empty() ? 1 + from.below(c.n) : *cutoffs.rbegin();
-  if (c.depth == c.n && !c.average_ties && from.one_in(2)) c.levels = 2 + from.below(11);
+  if (c.depth == c.n && !c.average_ties && from.one_in(2)) c.recall_levels = 2 + from.below(11);
   c.divisor = static_cast<drcl::Divisor>(from.below(3));
   if (from.one_in(2)) {
     c.discounts = std::vector<double>(c.depth);

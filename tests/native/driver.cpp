@@ -9,6 +9,7 @@
 //   race         two threads write one row (ThreadSanitizer)
 //   wrong        the op gets other scores than the oracle
 
+#include "average_precision_arguments.h"
 #include "average_precision_workspace.h"
 #include "oracle.h"
 
@@ -21,11 +22,8 @@ namespace {
 
 std::string plant;
 
-using Op = Tensor(const Tensor&, const std::optional<Tensor>&, const std::optional<Tensor>&,
-                  const std::optional<Tensor>&, const std::optional<Tensor>&, const Tensor&, const Tensor&,
-                  const std::optional<Tensor>&, const std::optional<Tensor>&, const std::optional<Tensor>&,
-                  const std::optional<Tensor>&, int64_t, const std::vector<int64_t>&, int64_t, int64_t, bool,
-                  int64_t, const std::optional<Tensor>&, int64_t);
+// As torch calls one.
+using Op = decltype(drcl::flat<nullptr>);
 
 template <class T>
 Tensor view(const std::vector<T>& values) {
@@ -71,10 +69,10 @@ Outcome call(const char* name, const Case<T>& c, int64_t last) {
   }
   Outcome outcome;
   try {
-    Tensor out = op(scores_of(c), view(c.scale), view(c.bias), view(c.left_out_offsets), view(c.left_out),
+    Tensor out = op(scores_of(c), view(c.scale), view(c.bias), view(c.excluded_offsets), view(c.excluded),
                     view(c.member_offsets), view(c.members), view(c.offsets), view(c.items), view(c.gains),
-                    bits, c.most, c.cutoffs, c.depth, static_cast<int64_t>(c.divisor), c.average_ties,
-                    c.levels, view(c.discounts), last);
+                    bits, c.max_relevant, c.cutoffs, c.depth, static_cast<int64_t>(c.divisor), c.average_ties,
+                    c.recall_levels, view(c.discounts), last);
     if (out.size(0) != c.queries || out.size(1) != c.width()) throw std::runtime_error("another shape");
     const double* table = static_cast<const double*>(out.const_data_ptr());
     outcome.table.assign(table, table + c.queries * c.width());
@@ -99,25 +97,20 @@ struct WithBarrier {
 // each phase. Every part of the workspace is a block of its own, filled with garbage.
 template <class T>
 Outcome phases_at_once(const Case<T>& c, int32_t threads) {
-  const auto data = [](const auto& values) { return values ? values->data() : nullptr; };
-  const drcl::phases::Inputs<T> in{c.n, c.stride, c.scores.data(), data(c.scale), data(c.bias),
-                                   data(c.left_out_offsets), data(c.left_out), c.member_offsets.data(),
-                                   c.members.data(), data(c.offsets), data(c.items), data(c.gains),
-                                   data(c.bits), c.words, c.average_ties};
-  const drcl::Request want{c.cutoffs.data(), static_cast<int64_t>(c.cutoffs.size()), c.depth, c.divisor,
-                           c.levels, data(c.discounts)};
-  const int64_t capacity = std::max<int64_t>(std::min(c.most, c.n), 1), words = (c.n + 31) / 32;
+  const drcl::Inputs<T> in = c.inputs();
+  const drcl::Request want = c.request();
+  const int64_t capacity = std::max<int64_t>(std::min(c.max_relevant, c.n), 1), words = (c.n + 31) / 32;
   const int64_t gains = c.discounts ? capacity : 0, ties = c.average_ties ? capacity : 0;
   std::vector<drcl::phases::Key<T>> keys(capacity, drcl::phases::Key<T>::of(77, 77)), other(keys);
   std::vector<int32_t> ends(capacity + 1, -77), below(ends), tied(ties + 1, -77), gain(gains, -77), best(gain);
   std::vector<int32_t> partial(threads, -77), found(4, -77);
-  std::vector<uint32_t> relevant(words, 0xa5a5a5a5), left_out(relevant);
+  std::vector<uint32_t> relevant(words, 0xa5a5a5a5), excluded(relevant);
   std::vector<drcl::TieGroup> groups(ties, {-77, -77, -77, -77});
   std::vector<double> precision(capacity, -77), gained(gains, -77), ideal(c.cutoffs.size(), -77);
   drcl::Scale<T> scale{77, 77, 77};
   const drcl::phases::Workspace<T> workspace{
       keys.data(), other.data(), ends.data(), below.data(), tied.data(), precision.data(),
-      gain.data(), best.data(), gained.data(), partial.data(), relevant.data(), left_out.data(),
+      gain.data(), best.data(), gained.data(), partial.data(), relevant.data(), excluded.data(),
       groups.data(), ideal.data(), &scale, found.data()};
   Outcome outcome;
   outcome.table.assign(c.queries * c.width(), torch::stable::kUnwritten);
@@ -145,8 +138,8 @@ template <class T>
                "%zu cut-offs, divisor %lld, average_ties %d, discounts %d, bits %d, left out %d, scale %d, bias %d\n",
                what, static_cast<long long>(query), expected, found, sizeof(T) == 4 ? "float" : "double",
                static_cast<long long>(c.queries), static_cast<long long>(c.n), static_cast<long long>(c.depth),
-               static_cast<long long>(c.levels), c.cutoffs.size(), static_cast<long long>(c.divisor),
-               c.average_ties, c.discounts.has_value(), c.bits.has_value(), c.left_out.has_value(),
+               static_cast<long long>(c.recall_levels), c.cutoffs.size(), static_cast<long long>(c.divisor),
+               c.average_ties, c.discounts.has_value(), c.bits.has_value(), c.excluded.has_value(),
                c.scale.has_value(), c.bias.has_value());
   std::abort();
 }

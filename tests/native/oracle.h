@@ -92,10 +92,10 @@ std::vector<double> by_index(const Case<T>& c, int64_t query) {
     if (ideal > 0) at.ndcg = dcg / ideal;
     cutoffs.push_back(at);
   }
-  std::vector<double> interpolated(c.levels), raw(c.levels);
-  for (int64_t l = 0; l < c.levels && relevant > 0; ++l) {
+  std::vector<double> interpolated(c.recall_levels), raw(c.recall_levels);
+  for (int64_t l = 0; l < c.recall_levels && relevant > 0; ++l) {
     int64_t needed = 1;
-    while (needed * (c.levels - 1) < l * relevant) ++needed;
+    while (needed * (c.recall_levels - 1) < l * relevant) ++needed;
     raw[l] = static_cast<double>(needed) / static_cast<double>(found.ranks[needed - 1]);
     for (int64_t j = needed; j <= relevant; ++j) {
       interpolated[l] = std::max(interpolated[l], static_cast<double>(j) / static_cast<double>(found.ranks[j - 1]));

@@ -1,4 +1,4 @@
-"""Blocks of similarity scores between queries and a gallery that may not fit in memory."""
+"""Embeddings wherever they are: one array, chunks, an iterator of chunks, or a mapped file."""
 
 from __future__ import annotations
 
@@ -11,23 +11,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from drcl.duplicates import equal_rows
-from drcl.precision import product_precision
-from drcl.storage.mmap import check_size, is_mapped
 from drcl.tensors import as_features, as_tensor, check_unmasked, is_array
+from drcl.storage.mmap import check_size, is_mapped
+
+__all__ = ["TILE_BYTES", "Array", "Embeddings", "Gallery"]
 
 Array: TypeAlias = Tensor | npt.NDArray[np.generic]
-Rows: TypeAlias = Array | Iterable[Array]
+Gallery: TypeAlias = Array | Iterable[Array]
 
-METRICS = ("cosine", "dot", "euclidean")
-PRECISIONS = ("highest", "high")
-_TILE_BYTES = 16 * 2**20
+TILE_BYTES = 16 * 2**20  # of rows that are read together
 
 
-class Source:
-    """Rows (N, D) of embeddings wherever they are, in pieces as a tensor of the products' dtype."""
+class Embeddings:
+    """Rows (N, D), in pieces, as tensors of the dtype that products are made in."""
 
-    def __init__(self, array: Rows, name: str) -> None:
+    def __init__(self, array: Gallery, name: str) -> None:
         self.name = name
         parts = array if isinstance(array, (list, tuple)) else [array]
         self._mapped = [part for part in parts if is_mapped(part)]
@@ -84,7 +82,7 @@ class Source:
 
     def norms(self, kept: Tensor | None, count: int, dtype: torch.dtype) -> Tensor:
         """Euclidean lengths (count,) in float64; rows with NaN or infinite entries are refused."""
-        step = max(1, _TILE_BYTES // (8 * self.width))
+        step = max(1, TILE_BYTES // (8 * self.width))
         found = torch.empty(count, dtype=torch.float64, device=self.device)
         for start in range(0, count, step):
             rows = self.rows(kept, start, min(start + step, count), dtype)
@@ -103,94 +101,7 @@ class Source:
         return found
 
 
-class Scorer:
-    """Scores of query blocks against the kept gallery rows.
-
-    The order of a query's gallery is that of ``block·scale + bias``: for the cosine the gallery is
-    not normalised, which would take a copy of it, but its scores are divided by its lengths; for
-    the Euclidean distance ``q·g − |g|²/2`` falls as the distance grows.
-    """
-
-    def __init__(
-        self,
-        query: Source,
-        gallery: Source,
-        kept: Tensor | None,
-        metric: str,
-        precision: str,
-        memory: int,
-        most_rows: int,
-    ) -> None:
-        self.query, self.gallery, self.kept, self.metric = query, gallery, kept, metric
-        self.precision = precision
-        self.count = len(gallery) if kept is None else len(kept)
-        self.dtype = torch.promote_types(query.dtype, gallery.dtype)
-        self.device = query.device
-        lengths = gallery.norms(kept, self.count, gallery.dtype)
-        largest = float(lengths.max()) if self.count else 0.0
-        smallest = float(lengths[lengths > 0].min()) if bool((lengths > 0).any()) else 1.0
-        if largest > 1e15 or smallest < 1e-15:
-            if max(largest, 1 / smallest) > 1e150:
-                raise ValueError(f"gallery: row lengths {smallest:.1e} to {largest:.1e} overflow")
-            self.dtype = torch.float64
-        self._limit = 1e150 if self.dtype == torch.float64 else 1e15
-        self.scale = self.bias = None
-        if metric == "cosine":
-            inverse = lengths.reciprocal().masked_fill_(lengths == 0, 0.0)
-            self.scale = inverse.to(self.dtype).to(self.device)
-            del inverse
-        elif metric == "euclidean":
-            self.bias = (-0.5 * lengths.square()).to(self.dtype).to(self.device)
-        size = self.dtype.itemsize
-        whole = gallery.whole(self.dtype) if kept is None else None
-        if whole is None and self.count * gallery.width * size <= memory // 4:
-            whole = gallery.rows(kept, 0, self.count, self.dtype)
-        self._whole = None if whole is None else whole.to(self.device)
-        self._tile = max(1, min(_TILE_BYTES, memory // 8) // (size * gallery.width))
-        self.rows_per_block = max(1, min(most_rows, memory // 2 // (size * max(self.count, 1))))
-        self._buffer = torch.empty(0, dtype=self.dtype, device=self.device)
-        del lengths  # a large gallery's vectors are a good part of a small budget
-        self._copies, self._firsts = equal_rows(
-            lambda start, stop: gallery.rows(kept, start, stop, gallery.dtype),
-            lambda items: gallery.at(items if kept is None else kept[items], gallery.dtype),
-            self.count,
-            gallery.width,
-        )
-
-    def block(self, rows: Tensor) -> Tensor:
-        """Scores (q, N) of the queries at these positions; the next block reuses their memory."""
-        x = self.query.rows(rows, 0, len(rows), self.dtype)
-        norms = self.query.norms(rows, len(rows), self.dtype)
-        # A query's own length does not change its ranking, unless products leave the dtype's range.
-        far, near = norms > self._limit, (norms > 0) & (norms < 1 / self._limit)
-        if self.metric == "euclidean":
-            if bool(far.any()):
-                place = int(far.nonzero()[0, 0])
-                raise ValueError(
-                    f"query: row {int(rows[place])} has length {float(norms[place]):.1e}: too far"
-                )
-        elif bool((far | near).any()):
-            x = x / torch.where(norms > 0, norms, 1.0)[:, None].to(self.dtype)
-        if not len(rows) <= len(self._buffer) < 2 * len(rows):  # also when blocks have shrunk
-            self._buffer = x.new_empty(0)  # before the next one is made
-            self._buffer = x.new_empty(len(rows), self.count)
-        scores = self._buffer[: len(rows)]
-        with product_precision(self.precision):
-            if self._whole is not None:
-                self.gallery.check_files()  # it may be the mapped rows themselves
-                torch.mm(x, self._whole.T, out=scores)
-            else:
-                for start in range(0, self.count, self._tile):
-                    stop = min(start + self._tile, self.count)
-                    tile = self.gallery.rows(self.kept, start, stop, self.dtype).to(self.device)
-                    torch.mm(x, tile.T, out=scores[:, start:stop])
-                    del tile  # before the next one is made
-        for copies, firsts in zip(self._copies.split(4096), self._firsts.split(4096), strict=True):
-            scores[:, copies] = scores[:, firsts]
-        return scores
-
-
-def _pieces(array: Rows, name: str) -> list[Tensor]:
+def _pieces(array: Gallery, name: str) -> list[Tensor]:
     if is_array(array):
         pieces = [as_features(array, name)]
     elif isinstance(array, Sequence):
@@ -236,7 +147,7 @@ def _spooled(chunks: Iterable[Array], name: str) -> Tensor:
             width, dtype, count = tensor.shape[1], tensor.dtype, count + len(tensor)
             file.write(tensor.view(torch.uint8).numpy().data)
         if width is None or dtype is None or count == 0:
-            raise ValueError(f"{name}: no chunk holds a row")
+            raise ValueError(f"{name}: expected a chunk with a row, got none")
         file.flush()
         rows = np.memmap(file, dtype=np.uint8, mode="r", shape=(count, width * dtype.itemsize))
     return as_tensor(rows).view(dtype)

@@ -12,19 +12,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rankings import bits_of, lists_of, oracle, whole
 from torch import Tensor
 
 from drcl import functional
 from drcl.backends import probe_native
 from drcl.dispatch import use_backend
 from drcl.ops import average_precision as op
-from drcl.ops.average_precision import DIVISORS, Columns, Relevance, Request
-from drcl.reference.average_precision import (
-    precision_recall,
-    ranking,
-    ranking_measures,
-    tie_orders,
-)
+from drcl.ranking import DIVISORS, PER_CUTOFF, PER_QUERY, Columns, Relevance, Request
+from drcl.reference.average_precision import ranking_measures, tie_orders
 
 NATIVE = probe_native()
 BACKENDS = [
@@ -40,7 +36,6 @@ BACKENDS = [
         for threads in (1, 5, -32)
     ),
 ]
-MEASURES = ("average_precision", "recall", "precision", "ndcg")
 
 
 def average_precision(*args: object, backend: str, **options: object) -> Tensor:
@@ -52,47 +47,6 @@ def average_precision(*args: object, backend: str, **options: object) -> Tensor:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.ops.drcl, "average_precision", lambda *a: run(*a[:-1], threads))
         return op.average_precision(*args, backend="native", **options)  # type: ignore[arg-type]
-
-
-def lists_of(gains: Tensor) -> Relevance:
-    """One list of items for every row of a matrix of gains (Q, N)."""
-    q = torch.arange(len(gains) + 1)
-    found = gains > 0
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), found.sum(1).cumsum(0)])
-    most = int(found.sum(1).max())
-    return Relevance(most, q, q[:-1], offsets, found.nonzero()[:, 1].int(), gains[found].int())
-
-
-def bits_of(query: Tensor, gallery: Tensor) -> Relevance:
-    """Multi-hot rows (Q, C), (N, C) as label bits, packed one bit at a time."""
-    words = torch.zeros(gallery.shape[1], -(-len(gallery) // 64), dtype=torch.int64)
-    for item, label in gallery.nonzero().tolist():
-        bit = 1 << (item % 64)
-        words[label, item // 64] |= bit - (1 << 64) if bit >= 1 << 63 else bit
-    offsets = torch.cat([torch.zeros(1, dtype=torch.int64), query.long().sum(1).cumsum(0)])
-    return Relevance(len(gallery), offsets, query.nonzero()[:, 1], bits=words)
-
-
-def whole(n: int, *cutoffs: int, **options: object) -> Request:
-    discounts = 1 / torch.arange(2, n + 2, dtype=torch.float64).log2()
-    options = {"levels": 7, "discounts": discounts, **options}
-    return Request(tuple(sorted({min(k, n) for k in (*cutoffs, n)})), n, **options)  # type: ignore[arg-type]
-
-
-def oracle(scores: Tensor, gains: Tensor, request: Request) -> Tensor:
-    """The table the op should return, from the literal loops, a query at a time."""
-    rows = []
-    for row, gain in zip(scores, gains, strict=True):
-        order = ranking(row, gain)
-        found = [ranking_measures(order, k, request.divisor) for k in request.cutoffs]
-        head = ranking_measures(order, len(order))
-        values = [head[name] for name in ("relevant", "first", "reciprocal")]
-        values += [measures[name] for name in MEASURES for measures in found]
-        if request.levels:
-            for curve in precision_recall(order, request.levels):
-                values += curve
-        rows.append(values)
-    return torch.tensor(rows, dtype=torch.float64)
 
 
 @st.composite
@@ -155,7 +109,7 @@ def test_looking_no_deeper_than_needed_changes_nothing(
 ) -> None:
     scores, gains = data
     n = scores.shape[1]
-    deep = whole(n, k, levels=0)
+    deep = whole(n, k, recall_levels=0)
     shallow = Request((min(k, n),), min(k, n), discounts=deep.discounts)
     expected = Columns.split(
         average_precision(scores, lists_of(gains), deep, backend=backend), deep
@@ -164,10 +118,10 @@ def test_looking_no_deeper_than_needed_changes_nothing(
         average_precision(scores, lists_of(gains), shallow, backend=backend), shallow
     )
     column = deep.cutoffs.index(min(k, n))
-    for name in MEASURES:
+    for name in PER_CUTOFF:
         assert torch.equal(getattr(found, name)[:, 0], getattr(expected, name)[:, column]), name
-    inside = (expected.first > 0) & (expected.first <= k)
-    assert torch.equal(found.first, expected.first * inside)
+    inside = (expected.first_rank > 0) & (expected.first_rank <= k)
+    assert torch.equal(found.first_rank, expected.first_rank * inside)
     assert torch.equal(found.relevant, expected.relevant)
 
 
@@ -177,29 +131,29 @@ def test_looking_no_deeper_than_needed_changes_nothing(
     data=rankings(largest=7),
     k=st.integers(1, 7),
     divisor=st.sampled_from(DIVISORS),
-    left_out=st.booleans(),
+    excluded=st.booleans(),
 )
 def test_average_over_tie_orders(
-    backend: str, data: tuple[Tensor, Tensor], k: int, divisor: str, left_out: bool
+    backend: str, data: tuple[Tensor, Tensor], k: int, divisor: str, excluded: bool
 ) -> None:
     """The expectation is the mean over every permutation of every group of equal scores."""
     scores, gains = data
     q, n = scores.shape
-    request = whole(n, k, divisor=divisor, levels=0, average_ties=True)
-    without = (torch.arange(q + 1), torch.zeros(q, dtype=torch.int64)) if left_out else None
+    request = whole(n, k, divisor=divisor, recall_levels=0, average_ties=True)
+    without = (torch.arange(q + 1), torch.zeros(q, dtype=torch.int64)) if excluded else None
     found = Columns.split(
-        average_precision(scores, lists_of(gains), request, left_out=without, backend=backend),
+        average_precision(scores, lists_of(gains), request, excluded=without, backend=backend),
         request,
     )
-    start = int(left_out)
+    start = int(excluded)
     for i in range(q):
         orders = list(tie_orders(scores[i, start:], gains[i, start:]))
         for c, cutoff in enumerate(request.cutoffs):
             each = [ranking_measures(order, cutoff, divisor) for order in orders]
-            for name in MEASURES:
+            for name in PER_CUTOFF:
                 mean = sum(measures[name] for measures in each) / len(each)
                 assert getattr(found, name)[i, c] == pytest.approx(mean, rel=1e-12, abs=1e-12), name
-        for name in ("relevant", "first", "reciprocal"):
+        for name in PER_QUERY:
             mean = sum(measures[name] for measures in each) / len(each)
             assert getattr(found, name)[i] == pytest.approx(mean, rel=1e-12, abs=1e-12), name
 
@@ -210,7 +164,7 @@ def test_average_over_tie_orders_agrees_between_backends_on_large_groups(divisor
         pytest.skip(f"native: {NATIVE.reason}")
     scores = torch.randint(4, (3, 5000)).float()
     gains = (torch.rand(3, 5000) < 0.2).long()
-    request = whole(5000, 10, 700, 1300, divisor=divisor, levels=0, average_ties=True)
+    request = whole(5000, 10, 700, 1300, divisor=divisor, recall_levels=0, average_ties=True)
     native = average_precision(scores, lists_of(gains), request, backend="native")
     eager = average_precision(scores, lists_of(gains), request, backend="torch")
     torch.testing.assert_close(native, eager, rtol=1e-10, atol=1e-12)
@@ -242,7 +196,7 @@ def test_shared_labels_as_bits(
 def test_unions_of_lists(backend: str) -> None:
     """A query of several lists: an item in two of them counts once, with the sum of its gains."""
     relevance = Relevance(
-        most=4,
+        max_relevant=4,
         member_offsets=torch.tensor([0, 2, 2, 3]),
         members=torch.tensor([0, 1, 1]),
         offsets=torch.tensor([0, 2, 5]),
@@ -256,7 +210,7 @@ def test_unions_of_lists(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_scale_bias_and_left_out_columns(backend: str) -> None:
+def test_scale_bias_and_excluded_columns(backend: str) -> None:
     scores, scale, bias = torch.randn(4, 90), torch.rand(90), torch.randn(90)
     gains = (torch.rand(4, 90) < 0.3).long()
     offsets, columns = torch.tensor([0, 1, 1, 4, 5]), torch.tensor([3, 0, 1, 89, 40])
@@ -267,7 +221,7 @@ def test_scale_bias_and_left_out_columns(backend: str) -> None:
         request,
         scale=scale,
         bias=bias,
-        left_out=(offsets, columns),
+        excluded=(offsets, columns),
         backend=backend,
     )
     for i in range(4):
@@ -284,7 +238,7 @@ def test_blocks_and_threads_give_the_same_bits(average: bool) -> None:
         pytest.skip(f"native: {NATIVE.reason}")
     scores = (torch.randn(97, 2500) * 50).round()
     gains = torch.randint(0, 40, (97, 2500)) // 37
-    request = whole(2500, 10, 400, average_ties=average, levels=0 if average else 11)
+    request = whole(2500, 10, 400, average_ties=average, recall_levels=0 if average else 11)
     expected = average_precision(scores, lists_of(gains), request, backend="native")
     threads = torch.get_num_threads()
     try:

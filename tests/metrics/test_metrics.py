@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from drcl import functional, metrics
+from drcl.metrics import blocks
 from drcl.metrics import mean_average_precision as mean_ap
 
 
@@ -194,7 +195,7 @@ def test_any_block_size_gives_the_same(monkeypatch):
     x, y, lx, ly = random_sets()
     whole = metrics.average_precision(x, y, lx, ly)
     curve = metrics.precision_recall_curve(x, y, lx, ly)
-    monkeypatch.setattr(metrics, "queries_per_block", lambda device: 1)
+    monkeypatch.setattr(blocks, "queries_per_block", lambda device: 1)
     assert torch.allclose(metrics.average_precision(x, y, lx, ly), whole, rtol=1e-12)
     again = metrics.precision_recall_curve(x, y, lx, ly)
     assert torch.allclose(again.precision, curve.precision, rtol=1e-12)
@@ -206,16 +207,16 @@ def test_ranking_gets_a_quarter_of_the_memory_and_room_for_the_relevant_items_th
     asked = []
 
     def rank(scores, relevance, request, **options):
-        asked.append((relevance.most, options["memory"]))
+        asked.append((relevance.max_relevant, options["max_bytes"]))
         return rank_block(scores, relevance, request, **options)
 
-    rank_block = metrics.rank_block
-    monkeypatch.setattr(metrics, "rank_block", rank)
+    rank_block = blocks.average_precision
+    monkeypatch.setattr(blocks, "average_precision", rank)
     x = torch.randn(400, 8)
     hot = torch.zeros(400, 5, dtype=torch.bool)
     hot[:7, 0] = hot[5:20, 1] = hot[:300, 2] = True
     labels = {"query_labels": hot[::100], "gallery_labels": hot}  # of labels 0 and 2, then 2 alone
-    metrics.retrieval_metrics(x[::100], x, **labels, memory=2**22)
+    metrics.retrieval_metrics(x[::100], x, **labels, max_bytes=2**22)
     assert asked == [(307, (2**22 - 32 * 400) // 4)]
 
 
@@ -396,8 +397,10 @@ def test_non_finite_rows_are_refused_by_name(name, bad):
             "ndcg",
         ),
         (
-            lambda x, y, lx, ly: metrics.retrieval_report({"a": (x, lx), "b": (y, ly)}, levels=11),
-            "levels",
+            lambda x, y, lx, ly: metrics.retrieval_report(
+                {"a": (x, lx), "b": (y, ly)}, recall_levels=11
+            ),
+            "recall_levels",
         ),
         (lambda x, y, lx, ly: metrics.retrieval_report({"a": (x, lx), "b": (y, ly)}, ks=5), "ks"),
         (

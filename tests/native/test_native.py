@@ -16,8 +16,9 @@ from torch.utils.cpp_extension import include_paths, library_paths
 
 from drcl.backends import probe_native
 
-TESTS = Path(__file__).resolve().parent
-CSRC = TESTS.parent / "csrc"
+NATIVE = Path(__file__).resolve().parent
+CSRC = NATIVE.parents[1] / "csrc"
+RANKING_TESTS = NATIVE.parent / "metrics" / "test_average_precision.py"
 CASES = int(os.environ.get("DRCL_FUZZ_CASES", "25"))
 CAPABILITIES = ("default", "avx2", "avx512")  # what the machine does not have falls back
 MEMORY = ("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize-recover=all")
@@ -59,10 +60,10 @@ def build(
             header = headers / name
             header.parent.mkdir(parents=True, exist_ok=True)
             header.write_text('#include "stand_in.h"\n')
-    includes = [f"-I{path}" for path in (CSRC, TESTS / "native", headers)]
+    includes = [f"-I{path}" for path in (CSRC, NATIVE, headers)]
     includes.append("-D_GLIBCXX_ASSERTIONS")
     objects = []
-    for source in [*sorted(CSRC.glob("cpu/*.cpp")), TESTS / "native" / "driver.cpp"]:
+    for source in [*sorted(CSRC.glob("cpu/*.cpp")), NATIVE / "driver.cpp"]:
         flags = core if driver is None or source.parent.name == "cpu" else driver
         objects.append(folder / f"{source.stem}.o")
         compile_with(compiler, *COMMON, *includes, *flags, "-c", source, "-o", objects[-1])
@@ -138,9 +139,9 @@ def test_races(tmp_path: Path) -> None:
 def build_at_once(folder: Path) -> Path:
     compiler = compiler_with("g++", "-fsanitize=thread")
     driver = folder / "at_once"
-    includes = (f"-I{CSRC}", f"-I{TESTS / 'native'}")
+    includes = (f"-I{CSRC}", f"-I{NATIVE}")
     flags = (*COMMON, *includes, "-O1", "-fsanitize=thread")
-    compile_with(compiler, *flags, TESTS / "native" / "at_once.cpp", "-o", driver)
+    compile_with(compiler, *flags, NATIVE / "at_once.cpp", "-o", driver)
     return driver
 
 
@@ -243,7 +244,13 @@ def test_the_ops_inside_torch(capability: str, tmp_path: Path) -> None:
         "'not every_instruction_set']))"  # its own processes would load the usual library
     )
     run = subprocess.run(
-        [sys.executable, "-c", code, library, TESTS / "test_average_precision.py"],
+        [
+            sys.executable,
+            "-c",
+            code,
+            library,
+            RANKING_TESTS,
+        ],
         env={
             **os.environ,
             "LD_PRELOAD": " ".join(runtime),

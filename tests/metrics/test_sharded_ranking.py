@@ -92,13 +92,13 @@ def _multi() -> dict[str, Any]:
 
 
 CASES: dict[str, dict[str, Any]] = {
-    "labels": {**_two_sets(True), **_labels(50), "levels": 6},
-    "real scores": {**_two_sets(False), **_labels(), "levels": 6},
+    "labels": {**_two_sets(True), **_labels(50), "recall_levels": 6},
+    "real scores": {**_two_sets(False), **_labels(), "recall_levels": 6},
     "euclidean": {**_two_sets(False), **_labels(), "metric": "euclidean"},
     "a piece without labels": {**_two_sets(True), **_labels(*range(12)), "no_relevant": "skip"},
     "multi-label": {**_two_sets(True), **_multi()},
     "top": {**_two_sets(True), **_labels(), "ks": (3, 7), "divisor": "min"},
-    "small blocks": {**_two_sets(True), **_labels(), "memory": 2**20},
+    "small blocks": {**_two_sets(True), **_labels(), "max_bytes": 2**20},
     "two dtypes": _far(),
     "minus one and one": {**_two_sets(True), **_signs()},
     "minus one and one, and one other": {**_two_sets(True), **_signs(99)},
@@ -107,7 +107,7 @@ CASES: dict[str, dict[str, Any]] = {
     "function": {**_two_sets(True), "relevance": "function", "divisor": "relevant"},
     "groups": {**_two_sets(True), **_labels(), **GROUPS},
     "groups of pairs": {**_two_sets(True), "relevance": "pairs", **GROUPS},
-    "one set": {**_one_set(True), "levels": 5},
+    "one set": {**_one_set(True), "recall_levels": 5},
     "one set, real scores": _one_set(False),
     "one set in groups": {**_one_set(True), **_groups_of_one_set()},
     "averaged ties": {**_two_sets(True), **_labels(), "ties": "average"},
@@ -146,7 +146,8 @@ def _evaluate(case: str, mine: slice, **options: Any) -> list[Tensor]:
         arguments["relevance"] = lambda rows: gains[rows]
     found = retrieval_metrics(**arguments, **options)
     curves = [found.interpolated, found.raw] if found.interpolated else []
-    return [*list(vars(found).values())[1:8], *(curve.precision for curve in curves)]
+    measures = [value for value in vars(found).values() if isinstance(value, Tensor)]
+    return [*measures, *(curve.precision for curve in curves)]
 
 
 def _rank(rank: int, world: int, folder: str) -> None:
@@ -209,6 +210,9 @@ def test_refusals_are_the_same_on_every_rank(ranks: Path) -> None:
     files = list(ranks.glob("*.txt"))
     for file in files:
         queries, one_set, labels = file.read_text().splitlines()
-        assert "query: with process_group every rank takes all queries, got [3, 4" in queries
-        assert f"needs one set, got 4 queries and {4 * len(files)} items" in one_set
-        assert "every gallery item is unlabelled" in labels
+        assert "query: expected all queries on every rank of process_group, got [3, 4" in queries
+        assert (
+            f"expected one set as query and gallery, got 4 queries and {4 * len(files)} items"
+            in one_set
+        )
+        assert f"expected a labelled item, got −1 for all {4 * len(files)} items" in labels

@@ -1,74 +1,17 @@
-"""What is relevant to what: class ids, shared labels, pairs or a function, as lists of items."""
+"""What is relevant to what as given: pairs, a matrix, or a function of the queries."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from drcl.labels import ParsedLabels
-from drcl.ops.average_precision import Relevance
 from drcl.tensors import as_tensor
+from drcl.metrics.relevance import Callback, largest, offsets_of
+from drcl.ranking import Relevance
 
-Labels: TypeAlias = Any  # whatever drcl.labels reads
-# Query positions (q,) int64 -> relevance (q, N): bool, or integer gains (relevant when positive).
-Callback: TypeAlias = Callable[[Tensor], Tensor]
-
-_CHUNK = 4096  # gallery rows whose label bits are packed at a time, a multiple of 64
-
-
-class Known:
-    """Labels of one side: which rows are labelled, and class ids (N,) or multi-hot rows (N, C)."""
-
-    def __init__(self, labels: ParsedLabels) -> None:
-        self.multi_hot = labels.rows is not None
-        self.values = torch.from_numpy(labels.ids) if labels.rows is None else labels.rows
-        self.labelled = torch.from_numpy(~labels.missing)
-
-
-def shared_labels(query: Known, rows: Tensor, gallery: Known, columns: Tensor) -> Relevance:
-    """An item is relevant if it has the query's class or, multi-hot, shares a label with it."""
-    if query.multi_hot:
-        return _shared_bits(query.values, rows, gallery.values, columns)
-    ids, order = gallery.values[columns].sort(stable=True)
-    items = order.int()
-    del order  # of a large gallery these take more than all else
-    classes, counts = ids.unique_consecutive(return_counts=True)
-    wanted = query.values[rows]
-    place, found = places(classes, wanted)
-    return Relevance(
-        most=_most(counts),
-        member_offsets=_offsets(found.long()),
-        members=place[found],
-        offsets=_offsets(counts),
-        items=items,
-    )
-
-
-def _shared_bits(query: Tensor, rows: Tensor, gallery: Tensor, columns: Tensor) -> Relevance:
-    words = -(-len(columns) // 64)
-    items = torch.zeros(query.shape[1], dtype=torch.int64, device="cpu")  # of each label
-    bits = np.zeros((query.shape[1], words * 8), dtype=np.uint8)
-    for start in range(0, len(columns), _CHUNK):
-        chunk = (gallery[columns[start : start + _CHUNK].to(gallery.device)] > 0).cpu().numpy()
-        packed = np.packbits(chunk.T, axis=1, bitorder="little")
-        bits[:, start // 8 : start // 8 + packed.shape[1]] = packed
-        items += torch.from_numpy(chunk.sum(axis=0))
-    counts, members, most = [], [], 0
-    for part in rows.split(_CHUNK):
-        hot = (query[part.to(query.device)] > 0).cpu()
-        counts.append(hot.sum(dim=1))
-        members.append(hot.nonzero(as_tuple=True)[1])
-        most = max(most, _most(hot.long() @ items))
-    return Relevance(
-        most=min(most, len(columns)),
-        member_offsets=_offsets(torch.cat(counts)),
-        members=torch.cat(members),
-        bits=torch.from_numpy(bits.view(np.int64)),
-    )
+__all__ = ["Pairs", "from_callback"]
 
 
 class Pairs:
@@ -78,14 +21,19 @@ class Pairs:
         rows, columns, gains = _listed(given, (queries, items))
         for values, size, what in ((rows, queries, "query"), (columns, items, "item")):
             if len(values) and (int(values.min()) < 0 or int(values.max()) >= size):
-                raise ValueError(f"relevance: {what} positions must lie in 0..{size - 1}")
+                raise ValueError(
+                    f"relevance: expected {what} positions in 0..{size - 1}, got "
+                    f"{int(values.min())}..{int(values.max())}"
+                )
         _check_gains(gains)
         rows, columns, gains = rows[gains > 0], columns[gains > 0], gains[gains > 0]
         order = (rows * items + columns).argsort()
         self.rows, self.columns = rows[order], columns[order]
         self.gains = gains[order].int()
-        if len(order) > 1 and bool(((self.rows * items + self.columns).diff() == 0).any()):
-            raise ValueError("relevance: a pair of query and item is given twice")
+        twice = ((self.rows * items + self.columns).diff() == 0).nonzero()[:, 0]
+        if len(twice):
+            pair = int(self.rows[twice[0]]), int(self.columns[twice[0]])
+            raise ValueError(f"relevance: expected every pair once, got {pair} twice")
         self.items = items
 
     def relevance(self, rows: Tensor, columns: Tensor) -> Relevance:
@@ -96,10 +44,10 @@ class Pairs:
         kept = (rows[position] == self.rows) & (to_column[self.columns] >= 0)
         counts = torch.bincount(position[kept], minlength=len(rows))
         return Relevance(
-            most=_most(counts),
+            max_relevant=largest(counts),
             member_offsets=torch.arange(len(rows) + 1, device="cpu"),
             members=torch.arange(len(rows), device="cpu"),
-            offsets=_offsets(counts),
+            offsets=offsets_of(counts),
             items=to_column[self.columns[kept]].int(),
             gains=self.gains[kept],
         )
@@ -115,7 +63,7 @@ def _listed(given: Any, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]
             )
         rows, columns = as_tensor(matrix.row).long(), as_tensor(matrix.col).long()
         return rows, columns, _whole_gains(matrix.data)
-    table = signed(as_tensor(given, "relevance"), "relevance").cpu()
+    table = _signed(as_tensor(given, "relevance"), "relevance").cpu()
     is_matrix = tuple(table.shape) == shape
     is_pairs = table.ndim == 2 and table.shape[1] in (2, 3) and not table.is_complex()
     is_pairs &= not table.is_floating_point() and table.dtype != torch.bool
@@ -138,7 +86,7 @@ def _listed(given: Any, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]
 
 
 def _whole_gains(values: Any) -> Tensor:
-    gains = signed(as_tensor(values, "relevance"), "relevance").clone()
+    gains = _signed(as_tensor(values, "relevance"), "relevance").clone()
     if gains.is_complex() or (gains.is_floating_point() and bool((gains != gains.round()).any())):
         raise ValueError("relevance: expected whole numbers as gains, got others")
     return gains
@@ -146,7 +94,7 @@ def _whole_gains(values: Any) -> Tensor:
 
 def from_callback(callback: Callback, rows: Tensor, columns: Tensor, items: int) -> Relevance:
     """What the function says of these queries, for the gallery items that are ranked."""
-    matrix = signed(as_tensor(callback(rows), "relevance"), "relevance")
+    matrix = _signed(as_tensor(callback(rows), "relevance"), "relevance")
     if matrix.is_complex() or matrix.shape != (len(rows), items) or matrix.is_floating_point():
         raise ValueError(
             f"relevance: expected bool or integer gains of shape ({len(rows)}, {items}) from the "
@@ -158,16 +106,16 @@ def from_callback(callback: Callback, rows: Tensor, columns: Tensor, items: int)
     places = found.nonzero()
     counts = found.sum(dim=1)
     return Relevance(
-        most=_most(counts),
+        max_relevant=largest(counts),
         member_offsets=torch.arange(len(rows) + 1, device="cpu"),
         members=torch.arange(len(rows), device="cpu"),
-        offsets=_offsets(counts),
+        offsets=offsets_of(counts),
         items=places[:, 1].int(),
         gains=matrix[found].int(),
     )
 
 
-def signed(tensor: Tensor, name: str) -> Tensor:
+def _signed(tensor: Tensor, name: str) -> Tensor:
     """Unsigned integers of 16 bits or more as int64: torch can do little with them as they are.
 
     Raises ValueError for larger ones, which would become others, −1 among them.
@@ -182,20 +130,4 @@ def signed(tensor: Tensor, name: str) -> Tensor:
 
 def _check_gains(gains: Tensor) -> None:
     if gains.numel() and float(gains.max()) >= 2**31:
-        raise ValueError(f"relevance: gains must be below 2³¹, got {gains.max()}")
-
-
-def places(rising: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Where wanted values are among rising ones, and whether they are there at all."""
-    place = torch.searchsorted(rising, wanted)
-    if len(rising) == 0:
-        return place, torch.zeros_like(place, dtype=torch.bool)
-    return place, rising[place.clamp(max=len(rising) - 1)] == wanted
-
-
-def _most(counts: Tensor) -> int:
-    return int(counts.max()) if len(counts) else 0
-
-
-def _offsets(counts: Tensor) -> Tensor:
-    return torch.cat([counts.new_zeros(1, dtype=torch.int64), counts.cumsum(0)])
+        raise ValueError(f"relevance: expected gains below 2³¹, got {gains.max()}")

@@ -25,7 +25,7 @@ from drcl.metrics import (
     retrieval_metrics,
     retrieval_report,
 )
-from drcl.ops.average_precision import Relevance
+from drcl.ranking import Relevance
 from drcl.reference.average_precision import precision_recall, ranking, ranking_measures
 
 NATIVE = probe_native()
@@ -120,11 +120,11 @@ def test_one_pass_gives_every_number(
         gains = (query_labels[:, None] == gallery_labels).long()
     known = torch.ones(n, dtype=torch.bool) if multi else gallery_labels >= 0
     if not known.any():
-        with pytest.raises(ValueError, match="every gallery item is unlabelled"):
+        with pytest.raises(ValueError, match="expected a labelled item"):
             retrieval_metrics(query, gallery, query_labels, gallery_labels)
         return
     found = retrieval_metrics(
-        query, gallery, query_labels, gallery_labels, ks=(None, 3), ndcg=True, levels=5
+        query, gallery, query_labels, gallery_labels, ks=(None, 3), ndcg=True, recall_levels=5
     )
     scores, gains = similarity(query, gallery)[:, known], gains[:, known]
     curves = []
@@ -139,8 +139,8 @@ def test_one_pass_gives_every_number(
                 value = getattr(found, name)[i, column]
                 assert value == pytest.approx(expected[name], rel=1e-12, abs=1e-12), name
         assert found.relevant[i] == expected["relevant"]
-        assert found.first_rank[i] == expected["first"]
-        assert found.reciprocal_rank[i] == pytest.approx(expected["reciprocal"])
+        assert found.first_rank[i] == expected["first_rank"]
+        assert found.reciprocal_rank[i] == pytest.approx(expected["reciprocal_rank"])
         if expected["relevant"]:
             curves.append(precision_recall(order, 5))
     for place, curve in enumerate((found.interpolated, found.raw)):
@@ -157,7 +157,7 @@ def test_memory_sets_the_block_and_changes_no_bit() -> None:
     # whole numbers: their products are exact in every shape of block
     x = torch.randint(-3, 4, (300, 8)).float()
     values = [
-        average_precision(x, x, labels, labels, metric="dot", memory=memory)
+        average_precision(x, x, labels, labels, metric="dot", max_bytes=memory)
         for memory in (2**20, 2**22, 2**28)
     ]
     assert torch.equal(values[0], values[1]) and torch.equal(values[0], values[2])
@@ -197,7 +197,7 @@ def test_relevance_goes_to_the_device_once(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(Relevance, "to", to)
     x, labels = features(3000, dim=2), torch.arange(3000) % 7
-    average_precision(x, x, labels, labels, memory=2**20)  # blocks of 43 queries
+    average_precision(x, x, labels, labels, max_bytes=2**20)  # blocks of 43 queries
     assert len(moved) == 1
 
 
@@ -365,7 +365,9 @@ def test_queries_with_nothing_relevant() -> None:
     assert skip[0] == 1.0 and skip[1:].isnan().all()
     assert mean_average_precision(x, x, query_labels, gallery_labels) == 0.5
     assert mean_average_precision(x, x, query_labels, gallery_labels, no_relevant="skip") == 1.0
-    with pytest.raises(ValueError, match="none of the 1 queries is labelled"):
+    with pytest.raises(
+        ValueError, match="expected a labelled query with relevant items, got none of 1"
+    ):
         mean_average_precision(x[:1], x, query_labels[2:], gallery_labels)
 
 
@@ -391,13 +393,13 @@ def test_report_computes_every_pair_once(monkeypatch: pytest.MonkeyPatch) -> Non
     [
         ({"query": torch.zeros(0, 4)}, "query: expected a non-empty"),
         ({"gallery": torch.zeros(4)}, r"gallery: expected \(N, D\)"),
-        ({"gallery": torch.zeros(6, 5)}, "widths differ, 4 and 5"),
-        ({"gallery": iter([])}, "gallery: no chunk holds a row"),
+        ({"gallery": torch.zeros(6, 5)}, "expected one width, got 4 and 5"),
+        ({"gallery": iter([])}, "gallery: expected a chunk with a row"),
         ({"gallery_labels": torch.zeros(5)}, "gallery_labels: expected 6 ids, names or rows"),
         ({"gallery_labels": torch.zeros(6, 2)}, "expected one form"),
-        ({"gallery_labels": -torch.ones(6)}, "every gallery item is unlabelled"),
+        ({"gallery_labels": -torch.ones(6)}, "expected a labelled item, got −1 for all 6"),
         ({"query_labels": torch.full((3,), 0.5)}, "label 0.5 in row 0 is not a whole number"),
-        ({"query_labels": None}, "both are needed"),
+        ({"query_labels": None}, "query_labels: expected labels, or relevance instead, got None"),
         ({"ks": (0,)}, "k: expected an integer"),
         ({"metric": "l1"}, "metric: expected one of"),
         ({"divisor": "k"}, "divisor: expected one of"),
@@ -405,11 +407,17 @@ def test_report_computes_every_pair_once(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"ties": "average", "levels": 3}, "ties: precision"),
         ({"no_relevant": "drop"}, "no_relevant: expected one of"),
         ({"precision": "low"}, "precision: expected"),
-        ({"levels": 1}, "levels: expected 0 or at least 2"),
-        ({"memory": 5}, "memory: expected an integer >= 1048576"),
-        ({"exclude_self": True}, "exclude_self: needs one set"),
-        ({"query_groups": torch.zeros(3).long()}, "expected both or neither"),
-        ({"relevance": torch.zeros(1, 2).long()}, "stands instead of labels"),
+        ({"recall_levels": 1}, "recall_levels: expected 0 or at least 2"),
+        ({"max_bytes": 5}, "max_bytes: expected an integer >= 1048576"),
+        ({"exclude_self": True}, "exclude_self: expected one set"),
+        (
+            {"query_groups": torch.zeros(3).long()},
+            "gallery_groups: expected groups of both sides or of neither, got None",
+        ),
+        (
+            {"relevance": torch.zeros(1, 2).long()},
+            "relevance: expected instead of labels, got both",
+        ),
     ],
 )
 def test_bad_input(change: dict[str, object], message: str) -> None:
@@ -438,9 +446,9 @@ def test_rows_that_are_not_finite(value: float, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(
     ("pairs", "message"),
     [
-        (torch.tensor([[0, 9]]), "item positions must lie in 0..5"),
-        (torch.tensor([[-1, 0]]), "query positions must lie in 0..2"),
-        (torch.tensor([[0, 1], [0, 1]]), "given twice"),
+        (torch.tensor([[0, 9]]), "expected item positions in 0..5, got 9..9"),
+        (torch.tensor([[-1, 0]]), "expected query positions in 0..2, got -1..-1"),
+        (torch.tensor([[0, 1], [0, 1]]), r"expected every pair once, got \(0, 1\) twice"),
         (torch.tensor([0, 1]), "or integer pairs"),
         (lambda rows: torch.zeros(len(rows), 5).bool(), r"shape \(3, 6\)"),
         (lambda rows: torch.zeros(len(rows), 6), "bool or integer gains"),

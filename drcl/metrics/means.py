@@ -1,0 +1,140 @@
+"""Single measures: average precision, its mean, recall and the precision–recall curve."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from drcl.checks import check_count
+from drcl.metrics.embeddings import Array, Gallery
+from drcl.metrics.options import RetrievalOptions, refuse
+from drcl.metrics.relevance import Labels
+from drcl.metrics.renamed import takes_old_names
+from drcl.metrics.results import PrecisionRecall
+from drcl.metrics.retrieval import retrieval_metrics
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["average_precision", "mean_average_precision", "precision_recall_curve", "recall_at_k"]
+
+_NOTHING_RELEVANT = "query_labels: expected a query with a relevant item in the gallery, got none"
+
+
+@takes_old_names
+def average_precision(
+    query: Array,
+    gallery: Gallery,
+    query_labels: Labels | None = None,
+    gallery_labels: Labels | None = None,
+    *,
+    k: int | None = None,
+    **options: Unpack[RetrievalOptions],
+) -> Tensor:
+    """Average precision of each query: that of :func:`retrieval_metrics`, whose options it takes.
+
+    ``AP@k = Σ_j precision(rank of hit j) / hits`` over the hits among the first k of the cosine
+    ranking; k = None is the whole gallery.
+
+    Returns (Q,) float64; NaN for queries labelled −1, and with ``no_relevant="skip"`` for those
+    with nothing relevant. Source: the field's definition, see the paper's evaluation; the divisor
+    is the number of hits found in the first k unless ``divisor`` says otherwise.
+
+    >>> import torch
+    >>> average_precision(torch.eye(2), torch.eye(2), torch.tensor([0, 1]), torch.tensor([0, 1]))
+    tensor([1., 1.], dtype=torch.float64)
+    """
+    found = retrieval_metrics(query, gallery, query_labels, gallery_labels, ks=(k,), **options)
+    return found.average_precision[:, 0]
+
+
+@takes_old_names
+def mean_average_precision(
+    query: Array,
+    gallery: Gallery,
+    query_labels: Labels | None = None,
+    gallery_labels: Labels | None = None,
+    *,
+    k: int | None = None,
+    **options: Unpack[RetrievalOptions],
+) -> float:
+    """mAP: the mean of :func:`average_precision` over the queries that count.
+
+    Takes the options of :func:`retrieval_metrics`. Raises ValueError when no query counts (all
+    labelled −1, or all skipped).
+
+    >>> import torch
+    >>> mean_average_precision(torch.eye(3), torch.eye(3), torch.arange(3), torch.arange(3))
+    1.0
+    """
+    found = retrieval_metrics(query, gallery, query_labels, gallery_labels, ks=(k,), **options)
+    return found.summary()[f"mAP@{'all' if k is None else k}"]
+
+
+@takes_old_names
+def precision_recall_curve(
+    query: Array,
+    gallery: Gallery,
+    query_labels: Labels | None = None,
+    gallery_labels: Labels | None = None,
+    *,
+    points: int = 101,
+    interpolated: bool = True,
+    **options: Unpack[RetrievalOptions],
+) -> PrecisionRecall:
+    """Precision at ``points`` recall levels from 0 to 1, mean over queries.
+
+    Interpolated precision at recall r is the highest precision at any recall >= r; otherwise it is
+    the precision at the rank where recall r is first reached. Queries with nothing relevant in the
+    gallery are left out. Takes the options of :func:`retrieval_metrics`, but neither
+    ``no_relevant`` nor ``ties="average"``, and raises what it raises; ValueError for fewer than two
+    points and where no query has a relevant item. Source: Manning, Raghavan and Schütze,
+    *Introduction to Information Retrieval* (2008), section 8.4.
+
+    >>> import torch
+    >>> curve = precision_recall_curve(
+    ...     torch.eye(2), torch.eye(2), torch.arange(2), torch.arange(2), points=3)
+    >>> curve.precision.tolist()
+    [1.0, 1.0, 1.0]
+    """
+    points = check_count("points", points, 2)
+    refuse(options, "no_relevant", "recall_levels")
+    options["recall_levels"] = points
+    found = retrieval_metrics(query, gallery, query_labels, gallery_labels, **options)
+    curve = found.interpolated if interpolated else found.raw
+    if curve is None:
+        raise ValueError(_NOTHING_RELEVANT)
+    return curve
+
+
+@takes_old_names
+def recall_at_k(
+    query: Array,
+    gallery: Gallery,
+    query_labels: Labels | None = None,
+    gallery_labels: Labels | None = None,
+    *,
+    k: int,
+    **options: Unpack[RetrievalOptions],
+) -> float:
+    """Share of a query's relevant items among the first k, mean over queries that have any.
+
+    With one relevant item per query this is the Recall@k of image–text retrieval. Takes the options
+    of :func:`retrieval_metrics` but ``no_relevant``: recall without relevant items is not defined.
+    Raises what it raises, and ValueError where no query has a relevant item.
+
+    >>> import torch
+    >>> recall_at_k(torch.eye(3), torch.eye(3), torch.arange(3), torch.arange(3), k=1)
+    1.0
+    """
+    if k is None:
+        raise ValueError("k: expected an integer >= 1, got None")
+    refuse(options, "no_relevant")
+    options["no_relevant"] = "skip"
+    found = retrieval_metrics(query, gallery, query_labels, gallery_labels, ks=(k,), **options)
+    recall = found.recall[:, 0]
+    recall = recall[~recall.isnan()]
+    if len(recall) == 0:
+        raise ValueError(_NOTHING_RELEVANT)
+    return float(recall.mean())

@@ -1,0 +1,100 @@
+"""What the metrics can be told: the options, their defaults and their checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, TypedDict
+
+import numpy as np
+from torch.distributed import ProcessGroup
+
+from drcl.checks import check_count, check_cutoff, check_option
+from drcl.metrics.relevance import Callback, Labels
+from drcl.metrics.scores import METRICS, PRECISIONS
+from drcl.ranking import DIVISORS
+
+__all__ = ["MAX_BYTES", "RetrievalOptions", "Settings", "check_cutoffs", "refuse"]
+
+MAX_BYTES = 256 * 2**20
+
+
+class RetrievalOptions(TypedDict, total=False):
+    """The options that every metric takes, for type checkers; :func:`retrieval_metrics` says what
+    they mean.
+
+    >>> from drcl.metrics import RetrievalOptions
+    >>> RetrievalOptions(metric="dot", ties="average")
+    {'metric': 'dot', 'ties': 'average'}
+    """
+
+    relevance: Callback | Any | None
+    exclude_self: bool
+    query_groups: Labels | None
+    gallery_groups: Labels | None
+    metric: str
+    divisor: str
+    ties: str
+    no_relevant: str
+    ndcg: bool
+    recall_levels: int
+    precision: str
+    max_bytes: int
+    progress: bool
+    process_group: ProcessGroup | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """:class:`RetrievalOptions` with their defaults, checked."""
+
+    relevance: Callback | Any | None = None
+    exclude_self: bool = False
+    query_groups: Labels | None = None
+    gallery_groups: Labels | None = None
+    metric: str = "cosine"
+    divisor: str = "hits"
+    ties: str = "index"
+    no_relevant: str = "zero"
+    ndcg: bool = False
+    recall_levels: int = 0
+    precision: str = "highest"
+    max_bytes: int = MAX_BYTES
+    progress: bool = False
+    process_group: ProcessGroup | None = None
+
+    def __post_init__(self) -> None:
+        check_option("metric", self.metric, METRICS)
+        check_option("divisor", self.divisor, DIVISORS)
+        check_option("ties", self.ties, ("index", "average"))
+        check_option("no_relevant", self.no_relevant, ("zero", "skip"))
+        check_option("precision", self.precision, PRECISIONS)
+        levels = check_count("recall_levels", self.recall_levels, 0)
+        if levels == 1:
+            raise ValueError("recall_levels: expected 0 or at least 2, got 1")
+        if levels and self.ties == "average":
+            raise ValueError(f'recall_levels: expected 0 with ties="average", got {levels}')
+        check_count("max_bytes", self.max_bytes, 2**20)
+
+    @staticmethod
+    def of(options: Mapping[str, Any]) -> Settings:
+        """Refuses options that there are not."""
+        names = [field.name for field in fields(Settings)]
+        for name in options:
+            if name not in names:
+                raise TypeError(f"{name}: expected one of the options {', '.join(names)}")
+        return Settings(**options)
+
+
+def check_cutoffs(ks: Any) -> tuple[int | None, ...]:
+    """A sequence of cut-offs, None among them for the whole gallery."""
+    if not isinstance(ks, (Sequence, np.ndarray)) or isinstance(ks, str):
+        raise ValueError(f"ks: expected a sequence of cut-offs, got {ks!r}")
+    return tuple(check_cutoff(k) for k in ks)
+
+
+def refuse(options: Mapping[str, Any], *names: str) -> None:
+    """Refuse options that a function does not take, because it decides them itself."""
+    for name in names:
+        if name in options:
+            raise TypeError(f"{name}: expected no such option here, got {options[name]!r}")

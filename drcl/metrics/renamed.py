@@ -1,0 +1,31 @@
+"""Options under the names that they had in drcl 0.1.0."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+__all__ = ["takes_old_names"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_NEW_NAMES = {"levels": "recall_levels", "memory": "max_bytes"}
+
+
+def takes_old_names(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, which also takes options by their old names, with a DeprecationWarning."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **options: P.kwargs) -> R:
+        given: dict[str, Any] = dict(options)
+        for old, new in _NEW_NAMES.items():
+            if old in given:
+                if new in given:
+                    raise TypeError(f"{old}: expected {new} alone, its new name, got both")
+                warnings.warn(f"{old}: is now called {new}", DeprecationWarning, stacklevel=2)
+                given[new] = given.pop(old)
+        return function(*args, **given)  # type: ignore[arg-type]
+
+    return call

@@ -1,0 +1,108 @@
+"""Blocks of similarity scores between queries and a gallery that may not fit in memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from drcl.metrics.duplicates import equal_rows
+from drcl.metrics.embeddings import TILE_BYTES, Embeddings
+from drcl.precision import product_precision
+
+__all__ = ["METRICS", "PRECISIONS", "Scorer"]
+
+METRICS = ("cosine", "dot", "euclidean")
+PRECISIONS = ("highest", "high")
+
+
+class Scorer:
+    """Scores of query blocks against the kept gallery rows.
+
+    The order of a query's gallery is that of ``block·scale + bias``: for the cosine the gallery is
+    not normalised, which would take a copy of it, but its scores are divided by its lengths; for
+    the Euclidean distance ``q·g − |g|²/2`` falls as the distance grows.
+    """
+
+    def __init__(
+        self,
+        query: Embeddings,
+        gallery: Embeddings,
+        kept: Tensor | None,
+        *,
+        metric: str,
+        precision: str,
+        max_bytes: int,
+        max_rows: int,
+    ) -> None:
+        self.query, self.gallery, self.kept, self.metric = query, gallery, kept, metric
+        self.precision = precision
+        self.count = len(gallery) if kept is None else len(kept)
+        self.dtype = torch.promote_types(query.dtype, gallery.dtype)
+        self.device = query.device
+        lengths = gallery.norms(kept, self.count, gallery.dtype)
+        largest = float(lengths.max()) if self.count else 0.0
+        smallest = float(lengths[lengths > 0].min()) if bool((lengths > 0).any()) else 1.0
+        if largest > 1e15 or smallest < 1e-15:
+            if max(largest, 1 / smallest) > 1e150:
+                raise ValueError(
+                    "gallery: expected row lengths of 1e-150 to 1e150, got "
+                    f"{smallest:.1e} to {largest:.1e}"
+                )
+            self.dtype = torch.float64
+        self._limit = 1e150 if self.dtype == torch.float64 else 1e15
+        self.scale = self.bias = None
+        if metric == "cosine":
+            inverse = lengths.reciprocal().masked_fill_(lengths == 0, 0.0)
+            self.scale = inverse.to(self.dtype).to(self.device)
+            del inverse
+        elif metric == "euclidean":
+            self.bias = (-0.5 * lengths.square()).to(self.dtype).to(self.device)
+        size = self.dtype.itemsize
+        whole = gallery.whole(self.dtype) if kept is None else None
+        if whole is None and self.count * gallery.width * size <= max_bytes // 4:
+            whole = gallery.rows(kept, 0, self.count, self.dtype)
+        self._whole = None if whole is None else whole.to(self.device)
+        self._tile = max(1, min(TILE_BYTES, max_bytes // 8) // (size * gallery.width))
+        rows = max_bytes // 2 // (size * max(self.count, 1))
+        self.rows_per_block = max(1, min(max_rows, rows))
+        self._buffer = torch.empty(0, dtype=self.dtype, device=self.device)
+        del lengths  # a large gallery's vectors are a good part of a small budget
+        self._copies, self._firsts = equal_rows(
+            lambda start, stop: gallery.rows(kept, start, stop, gallery.dtype),
+            lambda items: gallery.at(items if kept is None else kept[items], gallery.dtype),
+            self.count,
+            gallery.width,
+        )
+
+    def block(self, rows: Tensor) -> Tensor:
+        """Scores (q, N) of the queries at these positions; the next block reuses their memory."""
+        x = self.query.rows(rows, 0, len(rows), self.dtype)
+        norms = self.query.norms(rows, len(rows), self.dtype)
+        # A query's own length does not change its ranking, unless products leave the dtype's range.
+        far, near = norms > self._limit, (norms > 0) & (norms < 1 / self._limit)
+        if self.metric == "euclidean":
+            if bool(far.any()):
+                place = int(far.nonzero()[0, 0])
+                raise ValueError(
+                    f"query: expected rows no longer than {self._limit:.0e}, got "
+                    f"{float(norms[place]):.1e} in row {int(rows[place])}"
+                )
+        elif bool((far | near).any()):
+            x = x / torch.where(norms > 0, norms, 1.0)[:, None].to(self.dtype)
+        if not len(rows) <= len(self._buffer) < 2 * len(rows):  # also when blocks have shrunk
+            self._buffer = x.new_empty(0)  # before the next one is made
+            self._buffer = x.new_empty(len(rows), self.count)
+        scores = self._buffer[: len(rows)]
+        with product_precision(self.precision):
+            if self._whole is not None:
+                self.gallery.check_files()  # it may be the mapped rows themselves
+                torch.mm(x, self._whole.T, out=scores)
+            else:
+                for start in range(0, self.count, self._tile):
+                    stop = min(start + self._tile, self.count)
+                    tile = self.gallery.rows(self.kept, start, stop, self.dtype).to(self.device)
+                    torch.mm(x, tile.T, out=scores[:, start:stop])
+                    del tile  # before the next one is made
+        for copies, firsts in zip(self._copies.split(4096), self._firsts.split(4096), strict=True):
+            scores[:, copies] = scores[:, firsts]
+        return scores

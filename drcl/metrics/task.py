@@ -1,0 +1,164 @@
+"""One evaluation: queries, gallery, and what is relevant to what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from drcl.distributed import all_gather_int, raise_together
+from drcl.labels import ParsedLabels, look_up, parse_labels, resolve
+from drcl.metrics.embeddings import Array, Embeddings, Gallery
+from drcl.metrics.options import Settings
+from drcl.metrics.pairs import Pairs, from_callback
+from drcl.metrics.relevance import Labels, places, shared_labels
+from drcl.ranking import Relevance
+
+__all__ = ["Task"]
+
+
+class Task:
+    """Queries, gallery and relevance of one evaluation, checked."""
+
+    def __init__(
+        self,
+        query: Array,
+        gallery: Gallery,
+        query_labels: Labels | None,
+        gallery_labels: Labels | None,
+        settings: Settings,
+    ) -> None:
+        self.settings = settings
+        group = settings.process_group
+        with raise_together(group):
+            self.query, self.gallery = Embeddings(query, "query"), Embeddings(gallery, "gallery")
+            self._check_alone(query_labels, gallery_labels)
+        self._resolve()
+        count, pieces = len(self.query), self.everywhere(len(self.gallery))
+        self._offset = 0
+        if group is not None:
+            self._offset = sum(pieces[: torch.distributed.get_rank(group)])
+            counts = self.everywhere(count)
+            if len(set(counts)) > 1:
+                raise ValueError(
+                    f"query: expected all queries on every rank of process_group, got {counts}"
+                )
+        if settings.exclude_self and count != sum(pieces):
+            raise ValueError(
+                "exclude_self: expected one set as query and gallery, got "
+                f"{count} queries and {sum(pieces)} items"
+            )
+        if sum(self.everywhere(len(self.items))) == 0:
+            raise ValueError(
+                f"gallery_labels: expected a labelled item, got −1 for all {sum(pieces)} items"
+            )
+
+    def _check_alone(self, query_labels: Labels | None, gallery_labels: Labels | None) -> None:
+        """What this process can tell without the others."""
+        query, gallery = self.query, self.gallery
+        if query.width != gallery.width:
+            raise ValueError(
+                f"query and gallery: expected one width, got {query.width} and {gallery.width}"
+            )
+        self.queries = torch.arange(len(query), device="cpu")
+        self.items = torch.arange(len(gallery), device="cpu")
+        self._labels: list[ParsedLabels] = []
+        self._pairs: Pairs | None = None
+        relevance = self.settings.relevance
+        if relevance is not None:
+            if query_labels is not None or gallery_labels is not None:
+                raise ValueError("relevance: expected instead of labels, got both")
+            if not callable(relevance):
+                self._pairs = Pairs(relevance, len(query), len(gallery))
+        elif query_labels is None or gallery_labels is None:
+            missing = "query_labels" if query_labels is None else "gallery_labels"
+            raise ValueError(f"{missing}: expected labels, or relevance instead, got None")
+        else:
+            self._labels = [
+                parse_labels(query_labels, "query_labels", count=len(query)),
+                parse_labels(gallery_labels, "gallery_labels", count=len(gallery)),
+            ]
+            resolve(self._labels, signs=0)
+        self._groups = None
+        query_groups, gallery_groups = self.settings.query_groups, self.settings.gallery_groups
+        if (query_groups is None) != (gallery_groups is None):
+            missing = "query_groups" if query_groups is None else "gallery_groups"
+            raise ValueError(f"{missing}: expected groups of both sides or of neither, got None")
+        if query_groups is not None and gallery_groups is not None:
+            self._groups = _groups(
+                parse_labels(query_groups, "query_groups", count=len(query)),
+                parse_labels(gallery_groups, "gallery_groups", count=len(gallery)),
+            )
+
+    def _resolve(self) -> None:
+        """What is labelled: whether −1 is a class, all pieces of a gallery together say."""
+        if not self._labels:
+            return
+        signs = 0
+        for one in self.everywhere(self._labels[0].signs | self._labels[1].signs):
+            signs |= one
+        self._labels = resolve(self._labels, signs)
+        self.queries, self.items = (
+            torch.from_numpy(~side.missing).nonzero()[:, 0] for side in self._labels
+        )
+
+    def everywhere(self, value: int) -> list[int]:
+        """The value on every rank; alone, that of this process."""
+        return all_gather_int(value, self.settings.process_group)
+
+    def parts(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Queries and the gallery items that they rank, both rising."""
+        if self._groups is None:
+            yield self.queries, self.items
+            return
+        query_groups, gallery_groups = self._groups
+        own = query_groups[self.queries]
+        for group in own.unique():
+            yield self.queries[own == group], self.items[gallery_groups[self.items] == group]
+
+    def relevance(
+        self, rows: Tensor, columns: Tensor
+    ) -> tuple[int, Callable[[int, Tensor], Relevance]]:
+        """The most relevant items of a query; each block's relevance from its start and rows.
+
+        It is on the queries' device.
+        """
+        callback, count = self.settings.relevance, len(self.gallery)
+        if callable(callback):
+            return len(columns), lambda start, part: from_callback(
+                callback, part, columns, count
+            ).to(self.query.device)
+        if self._pairs is not None:
+            whole = self._pairs.relevance(rows, columns)
+        else:
+            query, gallery = self._labels
+            whole = shared_labels(query, gallery, rows, columns)
+        whole = whole.to(self.query.device)  # once, and not with every block
+        return whole.max_relevant, lambda start, part: whole.queries(start, start + len(part))
+
+    def excluded(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The op's ``excluded``: each query's own place among the columns, if it is left out."""
+        if not self.settings.exclude_self:
+            return None
+        place, present = places(columns, rows - self._offset)
+        offsets = torch.cat([place.new_zeros(1), present.long().cumsum(0)])
+        device = self.query.device
+        return offsets.to(device), place[present].to(device)
+
+
+def _groups(query: ParsedLabels, gallery: ParsedLabels) -> tuple[Tensor, Tensor]:
+    """Groups of both sides as comparable ids; any integer is a group, and every row is in one."""
+    for one in (query, gallery):
+        if one.rows is not None or one.missing.any():
+            raise ValueError(
+                f"{one.name}: expected {len(one)} integers or names, got shape {one.shape} or NaN"
+            )
+    names = dict.fromkeys((*(query.names or ()), *(gallery.names or ())))
+    if names and (query.names is None or gallery.names is None):
+        raise ValueError(
+            "query_groups and gallery_groups: expected one kind, got names and numbers"
+        )
+    place = {name: index for index, name in enumerate(names)}
+    found = [one.ids if one.names is None else look_up(one, place, "") for one in (query, gallery)]
+    return torch.from_numpy(found[0]), torch.from_numpy(found[1])

@@ -1,0 +1,94 @@
+"""The metrics' options: their names, old and new, and what the package shows of itself."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from typing import Any, get_type_hints
+
+import pytest
+import torch
+
+from drcl import metrics
+from drcl.metrics.options import RetrievalOptions, Settings
+
+X, LABELS = torch.eye(4), torch.tensor([0, 1, 0, 1])
+SIDES = (X, X, LABELS, LABELS)
+
+CALLS: dict[str, Callable[..., Any]] = {
+    "retrieval_metrics": lambda **options: metrics.retrieval_metrics(*SIDES, **options).summary(),
+    "average_precision": lambda **options: metrics.average_precision(*SIDES, **options).tolist(),
+    "mean_average_precision": lambda **options: metrics.mean_average_precision(*SIDES, **options),
+    "recall_at_k": lambda **options: metrics.recall_at_k(*SIDES, k=1, **options),
+    "precision_recall_curve": lambda **options: metrics.precision_recall_curve(
+        *SIDES, points=3, **options
+    ).precision.tolist(),
+    "retrieval_report": lambda **options: metrics.retrieval_report(
+        {"a": (X, LABELS), "b": (X, LABELS)}, **options
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_old_name_of_max_bytes_works_with_a_warning(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        expected = CALLS[name](max_bytes=2**20)
+    with pytest.warns(DeprecationWarning, match="memory: is now called max_bytes") as caught:
+        assert CALLS[name](memory=2**20) == expected
+    assert [warning.filename for warning in caught] == [__file__]  # once, where the call is
+    with pytest.raises(ValueError, match="max_bytes"), pytest.warns(DeprecationWarning):
+        CALLS[name](memory=1)
+
+
+def test_the_old_name_of_recall_levels_works_with_a_warning() -> None:
+    expected = metrics.retrieval_metrics(*SIDES, recall_levels=5).interpolated
+    with pytest.warns(DeprecationWarning, match="levels: is now called recall_levels"):
+        found = metrics.retrieval_metrics(*SIDES, levels=5).interpolated  # type: ignore[call-arg]
+    assert expected is not None and found is not None
+    assert len(found.recall) == 5 and torch.equal(found.precision, expected.precision)
+
+
+def test_the_old_name_of_the_default_budget_works_with_a_warning() -> None:
+    with pytest.warns(DeprecationWarning, match="MAX_BYTES"):
+        assert metrics.MEMORY == metrics.MAX_BYTES == 2**28
+
+
+def test_an_option_by_both_of_its_names_is_refused() -> None:
+    with pytest.raises(TypeError, match="levels: expected recall_levels alone, its new name"):
+        CALLS["retrieval_metrics"](levels=5, recall_levels=5)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_an_unknown_option_is_named_beside_those_that_there_are(name: str) -> None:
+    with pytest.raises(TypeError, match=r"colour: expected one of the options .*max_bytes"):
+        CALLS[name](colour="red")
+
+
+@pytest.mark.parametrize(
+    "name, option",
+    [
+        ("recall_at_k", {"no_relevant": "skip"}),
+        ("precision_recall_curve", {"no_relevant": "skip"}),
+        ("precision_recall_curve", {"recall_levels": 5}),
+        ("retrieval_report", {"ndcg": True}),
+        ("retrieval_report", {"recall_levels": 5}),
+    ],
+)
+def test_an_option_that_a_function_decides_itself_is_refused(name: str, option: Any) -> None:
+    with pytest.raises(TypeError, match=f"{next(iter(option))}: expected no such option here"):
+        CALLS[name](**option)
+
+
+def test_type_checkers_know_every_option_and_no_other() -> None:
+    assert list(get_type_hints(RetrievalOptions)) == [field.name for field in fields(Settings)]
+    defaults = CALLS["retrieval_metrics"](**asdict(Settings()))
+    assert defaults == CALLS["retrieval_metrics"]()
+
+
+def test_the_package_shows_its_public_names_alone() -> None:
+    assert dir(metrics) == sorted(metrics.__all__)
+    assert all(callable(getattr(metrics, name)) for name in metrics.__all__ if name.islower())
+    with pytest.raises(AttributeError, match="no attribute 'precisely'"):
+        _ = metrics.precisely
