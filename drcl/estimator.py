@@ -15,9 +15,9 @@ from torch.distributed import ProcessGroup
 from drcl import metrics
 from drcl.checks import check_count
 from drcl.distributed import raise_together
-from drcl.metrics.duplicates import equal_rows
 from drcl.encoder import Encoder, normalize
 from drcl.labels import Label, encode_labels, known_ids, parse_labels
+from drcl.metrics.duplicates import equal_rows
 from drcl.model_files import read_model, write_model
 from drcl.out_of_memory import in_pieces
 from drcl.precision import product_precision

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from drcl.distributed import all_gather_int, raise_together
 from drcl.dispatch import choose
+from drcl.distributed import all_gather_int, raise_together
 from drcl.eager import sharded_ranking
 from drcl.eager.average_precision import Block
-from drcl.out_of_memory import in_pieces
 from drcl.metrics.scores import Scorer
 from drcl.metrics.task import Task
 from drcl.ops.average_precision import average_precision, queries_per_block
+from drcl.out_of_memory import in_pieces
 from drcl.ranking import Request
 
 __all__ = ["ranked_blocks"]

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from drcl.tensors import as_features, as_tensor, check_unmasked, is_array
 from drcl.storage.mmap import check_size, is_mapped
+from drcl.tensors import as_features, as_tensor, check_unmasked, is_array
 
 __all__ = ["TILE_BYTES", "Array", "Embeddings", "Gallery"]
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drcl.tensors import as_tensor
 from drcl.metrics.relevance import Callback, largest, offsets_of
 from drcl.ranking import Relevance
+from drcl.tensors import as_tensor
 
 __all__ = ["Pairs", "from_callback"]
 

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from drcl.distributed import gather_rows, raise_together, shard
-from drcl.tensors import as_features, as_tensor, row_count
 from drcl.checks import check_modalities, check_pair
+from drcl.distributed import gather_rows, raise_together, shard
 from drcl.labels import parse_labels, resolve
 from drcl.metrics.embeddings import Array
 from drcl.metrics.options import RetrievalOptions, check_cutoffs, refuse
@@ -21,6 +20,7 @@ from drcl.metrics.renamed import takes_old_names
 from drcl.metrics.results import RetrievalMetrics
 from drcl.metrics.retrieval import retrieval_metrics
 from drcl.storage.mmap import is_mapped
+from drcl.tensors import as_features, as_tensor, row_count
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
