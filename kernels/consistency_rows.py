@@ -24,6 +24,7 @@ from .launch import (
     FUSED_WIDTH,
     LOOPED_CLASSES,
     LOOPED_WIDTH,
+    MOST_REGISTERS,
     blocks,
     columns_first,
     on_device_of,
@@ -200,6 +201,7 @@ def rows(
             BLOCK_D=tile.block_width,
             BLOCK_C=power_of_two(classes, 16),
             num_warps=tile.num_warps,
+            maxnreg=MOST_REGISTERS,
         )
     sums = sum_partials(partials, basis.new_empty(3))
     return eager.Rows(outside, coordinates, label_gradient, norms, sums)

@@ -19,7 +19,9 @@ from .reduction import sum_partials
 if TYPE_CHECKING:
     from torch import Tensor
 
-GCE_ROWS = {"BLOCK_B": 4, "BLOCK_C": FUSED_CLASSES, "num_warps": 4}
+# One warp: sums over a row need no barrier. Four warps share rows of a length that 16 does not
+# divide, 15 barriers a block of columns, and some assemblers spill.
+GCE_ROWS = {"BLOCK_B": 1, "BLOCK_C": FUSED_CLASSES, "num_warps": 1}
 
 
 @triton.jit
@@ -258,8 +260,8 @@ def gce_partials(
 ) -> Tensor:
     """The same of ``norms · logits / temperature``, logits those of unit rows.
 
-    Returns the gradient by x W (B, C) for x of these norms; ``partials`` (B/4, 3) receive sums of
-    loss, zeros, and labelled rows.
+    Returns the gradient by x W (B, C) for x of these norms; ``partials`` (programs, 3) receive sums
+    of loss, zeros, and labelled rows.
     """
     return _gce_rows(logits, targets, permutation, q, lam, norms, temperature, None, partials)
 

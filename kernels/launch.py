@@ -42,6 +42,10 @@ def row_tile(width: int) -> RowTile:
     return RowTile(block_rows, block_width, block_width // 1024 if block_width > 2048 else 1)
 
 
+# Registers a thread at most, said to the assembler for rows in one warp: left to itself it spills a
+# few bytes to fit more programs than shared memory or blocks allow.
+MOST_REGISTERS = 255
+
 # The widest row that is held whole, by 16 warps.
 FUSED_WIDTH = 16384
 

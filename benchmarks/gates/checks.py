@@ -165,11 +165,9 @@ def check(
     jobs: int = 1,
 ) -> list[Row]:
     """Records, compiles and counts; rows with their ``problems``."""
-    # GPUs without tensor cores for bf16 are given other forms
-    groups = [[a for a in archs if (a < 80) == old] for old in (True, False)]
     rows: list[Row] = []
-    for group in filter(None, groups):
+    for arch in archs:  # launchers start other forms on other GPUs
         with tempfile.TemporaryDirectory() as folder:
-            cases = recorded(kernels, problems, group[0])
-            rows += assembled(cases, group, Path(folder), python, jobs)
+            cases = recorded(kernels, problems, arch)
+            rows += assembled(cases, [arch], Path(folder), python, jobs)
     return rows
