@@ -42,9 +42,12 @@ def row_tile(width: int) -> RowTile:
     return RowTile(block_rows, block_width, block_width // 1024 if block_width > 2048 else 1)
 
 
-# Registers a thread at most, said to the assembler for rows in one warp: left to itself it spills a
-# few bytes to fit more programs than shared memory or blocks allow.
-MOST_REGISTERS = 255
+def most_registers(num_warps: int) -> int:
+    """What a thread can have in such a program. Said to the assembler for tiles of whole rows: left
+    to itself it spills a few bytes on some GPUs, for one more program.
+    """
+    return min(255, 65536 // (32 * num_warps))
+
 
 # The widest row that is held whole, by 16 warps.
 FUSED_WIDTH = 16384

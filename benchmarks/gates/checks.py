@@ -22,19 +22,28 @@ ASSEMBLE = Path(__file__).with_name("assemble.py")
 
 
 def recorded(
-    kernels: Sequence[str] = (), problems: Sequence[str] = (), arch: int = 90
+    kernels: Sequence[str] = (),
+    problems: Sequence[str] = (),
+    arch: int = 90,
+    one_each: bool = False,
 ) -> dict[str, Launch]:
     """The compiled kernels by name, where kernel and first problem fit a pattern, as they are
-    launched on such a GPU."""
+    launched on such a GPU; or of each kernel and precision the first alone."""
 
     def fits(name: str, patterns: Sequence[str]) -> bool:
         return not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
-    return {
+    found = {
         name: launch
         for name, launch in named(record(arch)).items()
         if fits(launch.kernel, kernels) and fits(launch.problem, problems)
     }
+    if one_each:
+        first: dict[tuple[str, str], str] = {}
+        for name, launch in found.items():
+            first.setdefault((launch.kernel, precision(launch)), name)
+        found = {name: found[name] for name in first.values()}
+    return found
 
 
 def assembled(
@@ -163,11 +172,12 @@ def check(
     problems: Sequence[str] = (),
     python: str = sys.executable,
     jobs: int = 1,
+    one_each: bool = False,
 ) -> list[Row]:
     """Records, compiles and counts; rows with their ``problems``."""
     rows: list[Row] = []
     for arch in archs:  # launchers start other forms on other GPUs
         with tempfile.TemporaryDirectory() as folder:
-            cases = recorded(kernels, problems, arch)
+            cases = recorded(kernels, problems, arch, one_each)
             rows += assembled(cases, [arch], Path(folder), python, jobs)
     return rows
