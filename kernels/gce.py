@@ -146,6 +146,13 @@ def target_tile(
     return y
 
 
+@triton.jit
+def scaled_logits(at, scale, columns):
+    """−∞ in the place of columns that are none."""
+    x = tl.load(at, mask=columns, other=0.0).to(tl.float32)
+    return tl.where(columns, x * scale[:, None], float("-inf"))
+
+
 @triton.jit(do_not_specialize=["batch"])
 def gce_rows_kernel(
     logits, targets, permutation, q_ptr, norms, probabilities, gradient, partials,
@@ -180,8 +187,7 @@ def gce_rows_kernel(
         c = start + tl.arange(0, BLOCK_C)
         columns = in_batch[:, None] & (c < classes)[None, :]
         at = row[:, None] * classes + c[None, :]
-        x = tl.load(logits + at, mask=columns, other=0.0).to(tl.float32)
-        x = tl.where(columns, x * scale[:, None], float("-inf"))
+        x = scaled_logits(logits + at, scale, columns)
         y = target_tile(
             targets, targets_stride, first, second, labelled, c, classes, lam, rest, IDS, MIXED
         )
@@ -203,8 +209,7 @@ def gce_rows_kernel(
         c = start + tl.arange(0, BLOCK_C)
         columns = in_batch[:, None] & (c < classes)[None, :]
         at = row[:, None] * classes + c[None, :]
-        x = tl.load(logits + at, mask=columns, other=0.0).to(tl.float32)
-        x = tl.where(columns, x * scale[:, None], float("-inf"))
+        x = scaled_logits(logits + at, scale, columns)
         y = target_tile(
             targets, targets_stride, first, second, labelled, c, classes, lam, rest, IDS, MIXED
         )

@@ -40,7 +40,7 @@ QUICK = [
     mix(37, 70, BF16),
 ]
 LONG = [
-    loss(3, 2100, 2),  # rows of several warps
+    loss(3, 2100, 2), loss(3, 4200, 2),  # rows of several warps
     loss(20, 300, 10), loss(1, 1, 1),
     loss(2, 10, 1), loss(7, 10, 40), loss(12, 10, 40, "rows"), loss(11, 10, 2),
     loss(7, 64, 10, "rows"), loss(80, 64, 10), loss(70, 80, 4, "rows", mixing=False),

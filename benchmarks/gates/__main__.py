@@ -21,7 +21,7 @@ def main() -> int:
         "--problem", action="append", default=[], help="only those first launched by such"
     )
     parser.add_argument(
-        "--one-each", action="store_true", help="of each kernel and precision the first form alone"
+        "--one-each", action="store_true", help="of each kernel and precision the smallest tile"
     )
     parser.add_argument(
         "--python", default=sys.executable, help="the Python with the Triton to use"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import math
 import re
 import subprocess
 import sys
@@ -28,7 +29,7 @@ def recorded(
     one_each: bool = False,
 ) -> dict[str, Launch]:
     """The compiled kernels by name, where kernel and first problem fit a pattern, as they are
-    launched on such a GPU; or of each kernel and precision the first alone."""
+    launched on such a GPU; or of each kernel and precision the one with the smallest tile."""
 
     def fits(name: str, patterns: Sequence[str]) -> bool:
         return not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
@@ -39,10 +40,11 @@ def recorded(
         if fits(launch.kernel, kernels) and fits(launch.problem, problems)
     }
     if one_each:
-        first: dict[tuple[str, str], str] = {}
-        for name, launch in found.items():
-            first.setdefault((launch.kernel, precision(launch)), name)
-        found = {name: found[name] for name in first.values()}
+        ordered = sorted(found.items(), key=lambda item: tile(item[1]))
+        smallest: dict[tuple[str, str], str] = {}
+        for name, launch in ordered:
+            smallest.setdefault((launch.kernel, precision(launch)), name)
+        found = {name: found[name] for name in smallest.values()}
     return found
 
 
@@ -88,6 +90,11 @@ def configuration(launch: Launch) -> str:
     constants = launch.constants.items()
     sizes = [f"{n.removeprefix('BLOCK_')} {v}" for n, v in constants if n.startswith("BLOCK")]
     return ", ".join([*sizes, f"{launch.options.get('num_warps', 4)} warps"])
+
+
+def tile(launch: Launch) -> int:
+    """Its sizes multiplied."""
+    return math.prod(v for n, v in launch.constants.items() if n.startswith("BLOCK"))
 
 
 def precision(launch: Launch) -> str:
