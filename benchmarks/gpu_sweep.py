@@ -208,8 +208,8 @@ def variants() -> list[Variant]:
             ("bf16x6", 64, 32, 4, 3, fewer_rows),
             ("bf16x6", 64, 64, 4, 2, everywhere),
             ("bf16x6", 128, 32, 8, 2, everywhere),
-            ("tf32", 64, 32, 4, 4, everywhere),
-            ("tf32", 128, 32, 8, 4, everywhere),
+            ("tf32", 64, 32, 4, 4, fewer_rows),
+            ("tf32", 128, 32, 8, 4, fewer_rows),
             ("ieee", 64, 32, 4, 2, everywhere),
             ("ieee", 128, 16, 8, 3, everywhere),
         )
@@ -250,10 +250,10 @@ def of_precision(name: str, **new: int) -> Callable[[Any], Any]:
     return make
 
 
-def as_in_table(_: Any) -> Callable[[str, bool], dict[str, int]]:
+def as_in_table(_: Any) -> Callable[[Any, str], dict[str, int]]:
     """``symmetric_config`` without exceptions for an orientation."""
     symmetric = import_module(KERNELS + "symmetric")
-    return lambda precision, along_rows: symmetric.SYMMETRIC[precision]
+    return lambda factor, precision: symmetric.SYMMETRIC[precision]
 
 
 def float32_as(kind: str) -> dict[tuple[str, str], Callable[[Any], Any]]:

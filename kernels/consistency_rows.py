@@ -26,6 +26,7 @@ from .launch import (
     LOOPED_WIDTH,
     blocks,
     columns_first,
+    most_registers,
     on_device_of,
     power_of_two,
     row_tile,
@@ -200,6 +201,7 @@ def rows(
             BLOCK_D=tile.block_width,
             BLOCK_C=power_of_two(classes, 16),
             num_warps=tile.num_warps,
+            maxnreg=most_registers(tile.num_warps),
         )
     sums = sum_partials(partials, basis.new_empty(3))
     return eager.Rows(outside, coordinates, label_gradient, norms, sums)

@@ -19,7 +19,9 @@ from .reduction import sum_partials
 if TYPE_CHECKING:
     from torch import Tensor
 
-GCE_ROWS = {"BLOCK_B": 4, "BLOCK_C": FUSED_CLASSES, "num_warps": 4}
+# One warp: sums over a row need no barrier. Four warps share rows of a length that 16 does not
+# divide, 15 barriers a block of columns, and some assemblers spill.
+GCE_ROWS = {"BLOCK_B": 1, "BLOCK_C": FUSED_CLASSES, "num_warps": 1}
 
 
 @triton.jit
@@ -144,6 +146,13 @@ def target_tile(
     return y
 
 
+@triton.jit
+def scaled_logits(at, scale, columns):
+    """−∞ in the place of columns that are none."""
+    x = tl.load(at, mask=columns, other=0.0).to(tl.float32)
+    return tl.where(columns, x * scale[:, None], float("-inf"))
+
+
 @triton.jit(do_not_specialize=["batch"])
 def gce_rows_kernel(
     logits, targets, permutation, q_ptr, norms, probabilities, gradient, partials,
@@ -178,8 +187,7 @@ def gce_rows_kernel(
         c = start + tl.arange(0, BLOCK_C)
         columns = in_batch[:, None] & (c < classes)[None, :]
         at = row[:, None] * classes + c[None, :]
-        x = tl.load(logits + at, mask=columns, other=0.0).to(tl.float32)
-        x = tl.where(columns, x * scale[:, None], float("-inf"))
+        x = scaled_logits(logits + at, scale, columns)
         y = target_tile(
             targets, targets_stride, first, second, labelled, c, classes, lam, rest, IDS, MIXED
         )
@@ -201,8 +209,7 @@ def gce_rows_kernel(
         c = start + tl.arange(0, BLOCK_C)
         columns = in_batch[:, None] & (c < classes)[None, :]
         at = row[:, None] * classes + c[None, :]
-        x = tl.load(logits + at, mask=columns, other=0.0).to(tl.float32)
-        x = tl.where(columns, x * scale[:, None], float("-inf"))
+        x = scaled_logits(logits + at, scale, columns)
         y = target_tile(
             targets, targets_stride, first, second, labelled, c, classes, lam, rest, IDS, MIXED
         )
@@ -258,8 +265,8 @@ def gce_partials(
 ) -> Tensor:
     """The same of ``norms · logits / temperature``, logits those of unit rows.
 
-    Returns the gradient by x W (B, C) for x of these norms; ``partials`` (B/4, 3) receive sums of
-    loss, zeros, and labelled rows.
+    Returns the gradient by x W (B, C) for x of these norms; ``partials`` (programs, 3) receive sums
+    of loss, zeros, and labelled rows.
     """
     return _gce_rows(logits, targets, permutation, q, lam, norms, temperature, None, partials)
 

@@ -2,7 +2,7 @@
 
 Precision follows ``torch.set_float32_matmul_precision`` where it may (the products of F with
 itself and with its Gram matrix, which fade as training converges): "highest" multiplies with
-float32 accuracy, "high" in TF32, "medium" in bf16. Sums are float32 always.
+float32 accuracy, "high" in TF32 or in two bf16 parts, "medium" in bf16. Sums are float32 always.
 
 Float32 accuracy comes from the tensor cores, too. A float32 number is the exact sum of three bf16
 numbers of 8 bits each, so six products of parts give all of a product but 2^-24 of it:
@@ -13,6 +13,9 @@ bf16 operands may lie either way in shared memory, so no orientation of F is slo
 exponents of float32: magnitude does not matter. Tensor cores truncate the sums that they run up
 (which biases a long one), so each step starts at zero, the smallest products first, and is added
 to the accumulator in ordinary arithmetic.
+
+TF32 operands must lie along the sum. For others "high" takes a₁ and a₂ alone: three products, 16
+bits, which PyTorch's "high" allows as well.
 """
 
 # mypy: allow-untyped-defs
@@ -37,8 +40,9 @@ Config = dict[str, int]
 PRODUCT: dict[str, Config] = {
     "ieee": {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 16, "num_warps": 4, "num_stages": 3},
     "bf16x6": {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 2},
+    "bf16x3": {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 2},
     "tf32": {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3},
-    "bf16": {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 64, "num_warps": 8, "num_stages": 3},
+    "bf16": {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3},
 }
 
 
@@ -67,6 +71,25 @@ def product_precision(tensor: Tensor) -> str:
     precision = matmul_precision()
     exact = precision == "ieee" or capability(tensor) < (8, 0)
     return float32_precision(tensor) if exact else precision
+
+
+def precision_for(precision: str, along_the_sum: bool) -> str:
+    """Two parts in place of TF32 where an operand does not lie along the sum: stored across it to
+    shared memory, number by number, it collides 16-way."""
+    return "bf16x3" if precision == "tf32" and not along_the_sum else precision
+
+
+def fitted(config: Config, tensor: Tensor, grouped: bool) -> Config:
+    """The configuration on this tensor's GPU; ``grouped``: operands are copied to shared memory in
+    fours.
+
+    Where they are not, they go through registers, in short steps: copies past the registers collide
+    up to 32-way, and every number takes an address. sm_100 takes the left operand from tensor
+    memory, a row a thread; from copies in shared memory rows are read with 8-way conflicts.
+    """
+    if not grouped:
+        return config | {"BLOCK_K": 16, "num_stages": 1}
+    return config | {"num_stages": 1} if capability(tensor)[0] == 10 else config
 
 
 # Triton's interpreter would multiply the bit patterns of bf16 operands. In float32, which holds
@@ -107,6 +130,12 @@ def multiply(a, b, accumulator, PRECISION: tl.constexpr):
         step = tl.dot(a_2, b_1, step)
         step = tl.dot(a_1, b_2, step)
         accumulator += tl.dot(a_1, b_1, step)
+    elif PRECISION == "bf16x3":
+        a_1, a_2, _ = bf16_parts(a)
+        b_1, b_2, _ = bf16_parts(b)
+        accumulator = tl.dot(a_2, b_1, accumulator)
+        accumulator = tl.dot(a_1, b_2, accumulator)
+        accumulator = tl.dot(a_1, b_1, accumulator)
     elif PRECISION == "bf16":
         a_1, b_1 = a.to(tl.bfloat16).to(OPERAND), b.to(tl.bfloat16).to(OPERAND)
         accumulator = tl.dot(a_1, b_1, accumulator)
@@ -166,18 +195,25 @@ def product_kernel(
         tl.store(dots + tile_n.to(tl.int64) * m_total + m, dot, mask=in_m)
 
 
-def fours(matrix: Tensor) -> int | None:
-    """The axis along which the matrix lies in whole groups of four numbers, where a kernel has to
-    tell the compiler by dividing and multiplying by 4; else None.
-
-    Groups of four are copied to shared memory by 16 bytes. Otherwise every number is copied by
-    itself, with bank conflicts of up to 32 ways. What 16 divides the compiler is told anyhow.
-    """
+def group_axis(matrix: Tensor) -> int | None:
+    """The axis along which the matrix lies in whole groups of four numbers, if there is one."""
     for axis, other in ((0, 1), (1, 0)):
-        numbers = (matrix.shape[axis], matrix.stride(other))
-        if matrix.stride(axis) == 1 and all(n % 4 == 0 for n in numbers):
-            return axis if any(n % 16 for n in numbers) else None
+        if matrix.stride(axis) == 1 and matrix.shape[axis] % 4 == matrix.stride(other) % 4 == 0:
+            return axis
     return None
+
+
+def fours(matrix: Tensor) -> int | None:
+    """:func:`group_axis` where a kernel has to tell the compiler by dividing and multiplying by 4;
+    else None.
+
+    Groups of four are copied to shared memory by 16 bytes, other numbers by themselves. What 16
+    divides the compiler is told anyhow.
+    """
+    axis = group_axis(matrix)
+    if axis is None or matrix.shape[axis] % 16 == matrix.stride(1 - axis) % 16 == 0:
+        return None
+    return axis
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -192,6 +228,7 @@ def product_with_dots(
     precision = product_precision(b)
     if b_is_symmetric and precision in ("tf32", "bf16"):
         b = b.T  # the order that tensor cores want for TF32; plain float32 wants the other
+    precision = precision_for(precision, a.stride(1) == b.stride(0) == 1)
     dots = factor.new_empty(blocks(b.shape[1], PRODUCT[precision]["BLOCK_N"]), len(a))
     return _product(a, b, precision, factor, dots), dots
 
@@ -201,7 +238,8 @@ def _product(
 ) -> Tensor:
     (m, k), n = a.shape, b.shape[1]
     out = b.new_empty(m, n)
-    config = PRODUCT[precision]
+    grouped = group_axis(a) is not None and group_axis(b) is not None
+    config = fitted(PRODUCT[precision], b, grouped)
     grid = (blocks(m, config["BLOCK_M"]) * blocks(n, config["BLOCK_N"]),)
     with on_device_of(b):
         product_kernel[grid](

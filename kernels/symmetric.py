@@ -23,7 +23,17 @@ import triton
 import triton.language as tl
 
 from .launch import LOOPED_CLASSES, blocks, on_device_of, slices
-from .product import Config, float32_precision, fours, multiply, product, product_precision
+from .product import (
+    Config,
+    fitted,
+    float32_precision,
+    fours,
+    group_axis,
+    multiply,
+    precision_for,
+    product,
+    product_precision,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,12 +41,13 @@ if TYPE_CHECKING:
 SYMMETRIC: dict[str, Config] = {
     "ieee": {"BLOCK": 64, "BLOCK_K": 16, "num_warps": 4, "num_stages": 3},
     "bf16x6": {"BLOCK": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 3},
+    "bf16x3": {"BLOCK": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 2},
     "tf32": {"BLOCK": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3},
     "bf16": {"BLOCK": 128, "BLOCK_K": 32, "num_warps": 8, "num_stages": 3},
 }
 # A float32 sum of n terms of one sign is wrong by about n^½ · 3e-8. Here the terms are whole steps
 # of 32, but single products in "ieee".
-LONGEST = {"ieee": 1024, "bf16x6": 8192, "tf32": 8192, "bf16": 8192}
+LONGEST = {"ieee": 1024, "bf16x6": 8192, "bf16x3": 8192, "tf32": 8192, "bf16": 8192}
 GRAM: Config = {"BLOCK_R": 8, "num_warps": 4}
 # One stage: copies of single numbers past the registers would collide 16-way.
 DIFFERENCES: Config = {"BLOCK_R": 16, "BLOCK_K": 16, "num_warps": 8, "num_stages": 1}
@@ -181,12 +192,12 @@ def differences_kernel(
     store_mirrored(out + square, batch, i, j, z, -z, block_i == block_j)
 
 
-def symmetric_config(precision: str, along_rows: bool) -> Config:
-    """The tile; ``along_rows``: the sum runs along the rows of a matrix in row-major order."""
+def symmetric_config(factor: Tensor, precision: str) -> Config:
+    """The tile for ``A Aᵀ`` of this A on its device."""
     config = SYMMETRIC[precision]
-    if precision == "bf16x6" and along_rows:
-        return config | {"num_stages": 2}  # with three, the assembler for sm_80 spills
-    return config
+    if precision == "bf16x6" and factor.stride(1) == 1:
+        config = config | {"num_stages": 2}  # with three, the assembler for sm_80 spills
+    return fitted(config, factor, group_axis(factor) is not None)
 
 
 def slice_length(triangle_blocks: int, depth: int, step: int, precision: str) -> int:
@@ -198,7 +209,7 @@ def slice_length(triangle_blocks: int, depth: int, step: int, precision: str) ->
 def _slices_of_product(factor: Tensor, precision: str) -> tuple[Tensor, int, int]:
     """``A Aᵀ`` as (slices · blocks, block, block), how many blocks, and how many slices."""
     size, depth = factor.shape
-    config = symmetric_config(precision, factor.stride(1) == 1)
+    config = symmetric_config(factor, precision)
     block, step = config["BLOCK"], config["BLOCK_K"]
     along = blocks(size, block)
     triangle_blocks = along * (along + 1) // 2
@@ -227,6 +238,7 @@ def gram(outside: Tensor) -> Tensor:
 
         return eager.gram(outside)
     width, precision = outside.shape[1], product_precision(outside)
+    precision = precision_for(precision, False)  # the sum runs down the columns of F
     result = outside.new_empty(1, width, width)
     if width:
         block = SYMMETRIC[precision]["BLOCK"]

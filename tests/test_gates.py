@@ -90,6 +90,16 @@ def test_an_address_from_memory_is_reported_as_unknown():
     assert worst("ld.global.b32 %r2, [%rd1];", "ld.shared.b32 %f1, [%r2];") == (0, 0)
 
 
+def test_an_address_that_the_text_sets_further_down_is_known():
+    """As where the head of a loop is placed behind its body."""
+    text = LOOP.format(
+        address="bra.uni $L__BB0_2;",
+        access="ld.shared.b32 %f1, [%r2];",
+        multiply="fma.rn.f32 %f1,%f2,%f3,%f1;\n" * 16,
+    ).replace("    ret;", "$L__BB0_2:\n    shl.b32 %r2, %r1, 3;\n    bra.uni $L__BB0_1;")
+    assert [access.conflict for access in banks.accesses(text, 64)] == [2]
+
+
 @pytest.mark.parametrize(
     "arch, warps, registers, shared, expected",
     [  # by hand, from 64 Ki registers and the limits of each compute capability

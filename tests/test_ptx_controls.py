@@ -131,7 +131,6 @@ def slices(gpu: Gpu) -> None:
 
 # Near convergence a kernel chooses what elsewhere it only reads.
 CONVERGING = loss(90, 70, 5, "rows", mixing=False, converging=True).check
-PAIRED = ["rows_kernel", "class_sums_kernel", "symmetric_kernel", "product_kernel", "finish_kernel"]
 CHECKS = [
     mix(37, 70).check, similarity(19, 70, 5).check, similarity(19, 70, 200, "rows").check,
     foreign_ids(5), foreign_ids(40), slices, loss(37, 30, 5).check, loss(23, 50, 5, "rows").check,
@@ -159,16 +158,13 @@ EQUIVALENT = {
     ("unit_rows_kernel", "k < k_total", 0): "a zero of U where the next kernel puts Δ",
 }
 
+# Of every kind one, in kernels that compile fast. The long tests plant all.
 KNOWN = [
     # function, kind of edit, what is edited, the check that finds it
     ("mix_kernel", mutants.masks, "", mix(37, 70).check),
     ("mix_kernel", mutants.strides, "", mix(37, 70).check),
-    ("recast_tile", mutants.masks, "first < known", foreign_ids(5)),
     ("recast_tile", mutants.masks, "second < known", foreign_ids(5)),
-    ("class_matrix_kernel", mutants.strides, "k_total * pitch", CONVERGING),
     ("class_sums_kernel", mutants.strides, "part.to(tl.int64) * slice_rows", slices),
-    ("class_sums_kernel", mutants.strides, "part.to(tl.int64) * height * width", slices),
-    ("symmetric_kernel", mutants.strides, "part.to(tl.int64) * slice_depth", slices),
 ]
 
 
@@ -181,10 +177,9 @@ def test_a_planted_fault_is_found(function, edits, old, check, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kernel", PAIRED)
-def test_two_blocks_that_do_the_same_work_are_found(kernel, tmp_path):
-    (edit,) = planted(mutants.shared_blocks, kernel)
-    assert found(edit, tmp_path, [CONVERGING]) == RACE_OF_BLOCKS
+def test_two_blocks_that_do_the_same_work_are_found(tmp_path):
+    (edit,) = planted(mutants.shared_blocks, "mix_kernel")
+    assert found(edit, tmp_path, [mix(37, 70).check]) == RACE_OF_BLOCKS
 
 
 @pytest.mark.long
@@ -290,11 +285,9 @@ def launched_on_zeros(gpu: Gpu) -> Iterator[None]:
 
 
 # The stage by which each kernel addresses (ROWS, WIDTH).
-OF_FULL_WIDTH = {
-    "mix_kernel": "mix", "rows_kernel": "rows", "product_kernel": "product",
-    "finish_kernel": "gradient",
-}  # fmt: skip
+OF_FULL_WIDTH = {"mix_kernel": "mix", "rows_kernel": "rows"}
 ALSO_OF_FULL_WIDTH = {
+    "product_kernel": "product", "finish_kernel": "gradient",
     "prior_similarity_kernel": "similarity", "class_sums_kernel": "class_sums",
     "symmetric_kernel": "gram", "coefficients_kernel": "gradient", "unit_rows_kernel": "wide rows",
     "outside_kernel": "wide rows",

@@ -24,6 +24,7 @@ from ptx.launch import Gpu
 from ptx.problems import Problem, loss, mix, on, similarity
 
 from drcl.kernels import symmetric
+from drcl.kernels.product import product_with_dots
 
 BF16, F16 = torch.bfloat16, torch.float16
 # Between them every kernel, ids and rows, mixed and not, B on both sides of D, ragged everywhere.
@@ -39,7 +40,7 @@ QUICK = [
     mix(37, 70, BF16),
 ]
 LONG = [
-    loss(3, 2100, 2),  # rows of several warps
+    loss(3, 2100, 2), loss(3, 4200, 2),  # rows of several warps
     loss(20, 300, 10), loss(1, 1, 1),
     loss(2, 10, 1), loss(7, 10, 40), loss(12, 10, 40, "rows"), loss(11, 10, 2),
     loss(7, 64, 10, "rows"), loss(80, 64, 10), loss(70, 80, 4, "rows", mixing=False),
@@ -102,34 +103,52 @@ def test_problems_run_without_a_fault_however_approximations_round(problem: Prob
         assert not gpu.undecided
 
 
-def cut(x: torch.Tensor, precision: str) -> torch.Tensor:
-    """Operands as the tensor cores take them, in float64; "highest": in parts that lose nothing."""
-    if precision == "highest":
-        return x.double()
-    if precision == "medium":
-        return x.to(BF16).double()
-    return (x.contiguous().view(torch.int32) & ~0x1FFF).view(torch.float32).double()
+def leading(x: torch.Tensor, bits: int) -> torch.Tensor:
+    """Numbers cut off after so many bits."""
+    return (x.contiguous().view(torch.int32) & (-1 << (24 - bits))).view(torch.float32)
+
+
+def in_parts(f: torch.Tensor) -> torch.Tensor:
+    """``FᵀF`` of two parts of 8 bits each, less the product of the small ones, in float64."""
+    first = leading(f, 8)
+    second = leading(f - first, 8)
+    whole = first.double() + second.double()
+    return whole.T @ whole - second.double().T @ second.double()
+
+
+# The operands as the tensor cores take them; "highest": in parts that lose nothing. TF32 wants both
+# along the sum, as FᵀF is not.
+TENSOR_CORES = {
+    "highest": ("highest", False, "bf16", lambda f: f.double().T @ f.double(), 0.0, 1e-6),
+    "TF32": ("high", True, "tf32", lambda f: leading(f, 11).double().T @ leading(f, 11).double(),
+             1e-5, 1e-3),
+    "two parts": ("high", False, "bf16", in_parts, 1e-7, 3e-5),
+    "medium": ("medium", False, "bf16", lambda f: f.to(BF16).double().T @ f.to(BF16).double(),
+               1e-5, 1e-2),
+}  # fmt: skip
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "precision, kind", [("highest", "bf16"), ("high", "tf32"), ("medium", "bf16")]
-)
+@pytest.mark.parametrize("case", TENSOR_CORES)
 @pytest.mark.parametrize("shape", [(70, 132), pytest.param((300, 260), marks=pytest.mark.long)])
-def test_products_on_tensor_cores_round_their_operands_and_nothing_else(shape, precision, kind):
+def test_products_on_tensor_cores_round_their_operands_and_nothing_else(shape, case):
+    precision, along_the_sum, kind, product_of, least, most = TENSOR_CORES[case]
     f = torch.randn(shape)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(precision)
     try:
         with on(Gpu()) as gpu:
-            got = symmetric.gram(f)[0].double()
+            if along_the_sum:
+                g = f.T.contiguous()
+                got = product_with_dots(g, g.T, torch.zeros(len(g), len(g)))[0].double()
+            else:
+                got = symmetric.gram(f)[0].double()
     finally:
         torch.set_float32_matmul_precision(before)
-    operand = cut(f, precision)
-    expected = operand.T @ operand
+    expected = product_of(f)
     assert (got - expected).norm() <= 1e-6 * expected.norm()
     off = (got - f.double().T @ f.double()).norm()
-    assert precision == "highest" or off > 1e-5 * expected.norm()
+    assert least * expected.norm() <= off <= most * expected.norm()
     opcodes = " ".join(
         i.opcode for launch in gpu.launches for i in launch.code.program.instructions
     )

@@ -21,13 +21,18 @@ def main() -> int:
         "--problem", action="append", default=[], help="only those first launched by such"
     )
     parser.add_argument(
+        "--one-each", action="store_true", help="of each kernel and precision the smallest tile"
+    )
+    parser.add_argument(
         "--python", default=sys.executable, help="the Python with the Triton to use"
     )
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--json", type=Path, help="also write the table there")
     options = parser.parse_args()
     archs = options.arch or [80, 90, 100, 120]
-    rows = check(archs, options.kernel, options.problem, options.python, options.jobs)
+    rows = check(
+        archs, options.kernel, options.problem, options.python, options.jobs, options.one_each
+    )
     print(
         f"{'kernel':24} {'configuration':42} sm   reg blocks warps  shared conflict  tensor cores"
     )

@@ -44,17 +44,14 @@ class Loop(NamedTuple):
 def accesses(ptx: str, threads: int) -> list[Access]:
     """Every access to shared memory in the text of one kernel."""
     lines = [_clean(line) for line in ptx.splitlines()]
-    found, loops = [], loops_of(lines)
+    loops = loops_of(lines)
     machine = _Machine(threads)
-    for number, line in enumerate(lines):
-        if not line or line.startswith(".") or LABEL.match(line):
-            continue
-        guard, body = _guarded(line)
-        if ACCESS.match(body):
-            found.append(machine.access(body, guard, _inner(loops, number)))
-        else:
-            machine.step(body)
-    return found
+    first = machine.walk(lines, loops)
+    if all(access.conflict for access in first):
+        return first
+    # a loop's head may stand behind its body: what the text sets later is known by now
+    again = machine.walk(lines, loops)
+    return [one if one.conflict else other for one, other in zip(first, again, strict=True)]
 
 
 def loops_of(lines: list[str]) -> list[Loop]:
@@ -164,6 +161,19 @@ class _Machine:
             return np.full_like(self.threads, int(text.rstrip("U"), 0))
         except (ValueError, OverflowError):
             return None
+
+    def walk(self, lines: list[str], loops: list[Loop]) -> list[Access]:
+        """Carries the text out once, line by line."""
+        found = []
+        for number, line in enumerate(lines):
+            if not line or line.startswith(".") or LABEL.match(line):
+                continue
+            guard, body = _guarded(line)
+            if ACCESS.match(body):
+                found.append(self.access(body, guard, _inner(loops, number)))
+            else:
+                self.step(body)
+        return found
 
     def step(self, body: str) -> None:
         name, _, rest = body.partition(" ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import math
 import re
 import subprocess
 import sys
@@ -22,19 +23,29 @@ ASSEMBLE = Path(__file__).with_name("assemble.py")
 
 
 def recorded(
-    kernels: Sequence[str] = (), problems: Sequence[str] = (), arch: int = 90
+    kernels: Sequence[str] = (),
+    problems: Sequence[str] = (),
+    arch: int = 90,
+    one_each: bool = False,
 ) -> dict[str, Launch]:
     """The compiled kernels by name, where kernel and first problem fit a pattern, as they are
-    launched on such a GPU."""
+    launched on such a GPU; or of each kernel and precision the one with the smallest tile."""
 
     def fits(name: str, patterns: Sequence[str]) -> bool:
         return not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
-    return {
+    found = {
         name: launch
         for name, launch in named(record(arch)).items()
         if fits(launch.kernel, kernels) and fits(launch.problem, problems)
     }
+    if one_each:
+        ordered = sorted(found.items(), key=lambda item: tile(item[1]))
+        smallest: dict[tuple[str, str], str] = {}
+        for name, launch in ordered:
+            smallest.setdefault((launch.kernel, precision(launch)), name)
+        found = {name: found[name] for name in smallest.values()}
+    return found
 
 
 def assembled(
@@ -79,6 +90,11 @@ def configuration(launch: Launch) -> str:
     constants = launch.constants.items()
     sizes = [f"{n.removeprefix('BLOCK_')} {v}" for n, v in constants if n.startswith("BLOCK")]
     return ", ".join([*sizes, f"{launch.options.get('num_warps', 4)} warps"])
+
+
+def tile(launch: Launch) -> int:
+    """Its sizes multiplied."""
+    return math.prod(v for n, v in launch.constants.items() if n.startswith("BLOCK"))
 
 
 def precision(launch: Launch) -> str:
@@ -163,13 +179,12 @@ def check(
     problems: Sequence[str] = (),
     python: str = sys.executable,
     jobs: int = 1,
+    one_each: bool = False,
 ) -> list[Row]:
     """Records, compiles and counts; rows with their ``problems``."""
-    # GPUs without tensor cores for bf16 are given other forms
-    groups = [[a for a in archs if (a < 80) == old] for old in (True, False)]
     rows: list[Row] = []
-    for group in filter(None, groups):
+    for arch in archs:  # launchers start other forms on other GPUs
         with tempfile.TemporaryDirectory() as folder:
-            cases = recorded(kernels, problems, group[0])
-            rows += assembled(cases, group, Path(folder), python, jobs)
+            cases = recorded(kernels, problems, arch, one_each)
+            rows += assembled(cases, [arch], Path(folder), python, jobs)
     return rows

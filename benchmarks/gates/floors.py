@@ -16,17 +16,17 @@ WARPS: Table = [
     ("outside_kernel", "*", (90,), 20),
     ("coefficients_kernel", "*", (90,), 8),
     ("finish_kernel", "*", (90,), 12),
-    ("gce_rows_kernel", "*", (90,), 16),
+    # a row a warp, and 32 blocks at most
+    ("gce_rows_kernel", "*", (90,), 32),
     ("wide_coefficients_kernel", "*", (90,), 28),
-    # products: three blocks where no user's precision asks for larger tiles
+    # products: three blocks where no user's precision asks for larger tiles. 128×128 in two parts
+    # is one block of eight warps; at two blocks its operands would spill.
+    ("symmetric_kernel", "8192*high*", (90,), 8),
     ("symmetric_kernel", "*high*", (90,), 16),
     ("symmetric_kernel", "*medium*", (90,), 16),
     ("symmetric_kernel", "*", (90,), 12),
     ("product_kernel", "*high*", (90,), 8),
     ("product_kernel", "*medium*", (90,), 8),
-    # rows of ten numbers, as below
-    ("product_kernel", "8192×2048 C=10 rows*", (90,), 8),
-    ("product_kernel", "1024×16384 C=10*", (90,), 8),
     ("product_kernel", "*", (90,), 12),
     ("prior_similarity_kernel", "*", (90,), 8),
     ("class_sums_kernel", "*", (90,), 16),
@@ -41,28 +41,20 @@ WARPS: Table = [
 
 # n-way, in the loops of products.
 CONFLICTS: Table = [
-    # wgmma takes TF32 operands along the sum only: what lies the other way (F in M F, both sides
-    # of FᵀF) is turned round on its way through registers
-    ("symmetric_kernel", "*high*", (90,), 16),
-    ("product_kernel", "*high*", (90,), 16),
-    # rows of ten numbers lie in no groups of four and are copied word by word: P Q and V, of which
-    # one step multiplies few
-    ("product_kernel", "8192×2048 C=10 rows*", ALL, 32),
-    ("product_kernel", "1024×16384 C=10*", ALL, 32),
-    # counted with Triton 3.9, which writes bf16 operands of tcgen05 to shared memory; the
-    # instructions that collide have not been traced back
-    ("symmetric_kernel", "*", (100,), 8),
-    ("product_kernel", "*", (100,), 8),
+    # float32 arithmetic, for GPUs without bf16 tensor cores: an operand that lies along the sum is
+    # read by threads whose rows lie apart by the tile's depth, and Triton's layout for such
+    # operands has no swizzle. The loads are in the inner loop.
+    ("differences_kernel", "*", (75,), 32),
+    ("symmetric_kernel", "*", (75,), 16),
+    ("product_kernel", "*", (75,), 16),
     ("*", "*", ALL, 2),
 ]
 
 # Bytes a thread that may be spilled.
 SPILLS: Table = [
-    # Triton 3.9: one register, once a program and in no loop; with one row a program there
-    # is none, but every basis vector is then read twice as often
-    ("rows_kernel", "1000×300*", (90,), 8),
-    # Triton 3.9, forms of class space: counted, not traced back
-    ("product_kernel", "1024×2048 C=1000*", (100,), 8),
+    # one register, once a program and in no loop. With a limit of 255 registers there is none, but
+    # the assembler for sm_90 then takes twice as many in the forms for narrow rows.
+    ("coefficients_kernel", "1000×300*", (100,), 8),
     ("*", "*", ALL, 0),
 ]
 

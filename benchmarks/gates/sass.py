@@ -496,7 +496,7 @@ def shared_addresses(
     return result
 
 
-SHARED = ("LDS", "STS", "LDSM", "STSM")
+SHARED = ("LDS", "STS", "LDSM", "STSM", "LDGSTS")
 
 
 def _goal(instruction: Instruction) -> int:
