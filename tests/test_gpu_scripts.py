@@ -279,7 +279,7 @@ def doubled(product):
         t, dots = product(*given, **named)
         return 2 * t, dots
     return other
-place = "consistency_gradient", "product_with_dots"
+place = sweep.LOSS + "gradient", "product_with_dots"
 wrong = sweep.Variant("a wrong product", "doubled", {place: doubled})
 sweep.variants = lambda: [*wanted, missing, wrong]
 sys.exit(sweep.main(["--device", "cpu", "--tiny", "--out", sys.argv[1]]))

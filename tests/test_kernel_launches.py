@@ -15,7 +15,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from drcl import Prior
-from drcl.kernels import reversible_consistency as stages
+from drcl.kernels.reversible_consistency import stages
 from drcl.ops.mixup import mixup, mixup_backward
 from drcl.ops.prior_similarity import prior_similarity, prior_similarity_backward
 from drcl.ops.reversible_consistency import (

@@ -11,17 +11,12 @@ from torch.library import opcheck
 
 from drcl import Prior, functional, use_backend
 from drcl.eager import reversible_consistency as eager
-from drcl.kernels import (
-    class_sums,
-    consistency_gradient,
-    consistency_rows,
-    launch,
-    product,
-    symmetric,
-)
-from drcl.kernels import reversible_consistency as kernels
+from drcl.kernels import launch, product
+from drcl.kernels.reversible_consistency import class_sums, symmetric
+from drcl.kernels.reversible_consistency import stages as kernels
 from drcl.ops.reversible_consistency import reversible_consistency
 
+LOSS = "drcl.kernels.reversible_consistency."
 SHAPES = [
     (1, 1, 1),  # one of everything; K = D
     (2, 10, 2),  # M and Z
@@ -128,23 +123,23 @@ def test_several_programs(shape):
 )
 def test_class_space_as_products(monkeypatch, shape, kind, mixing):
     """More classes than are looped over; with 40, K = D and there is nothing outside."""
-    monkeypatch.setattr(consistency_rows, "LOOPED_CLASSES", 16)
-    monkeypatch.setattr(consistency_gradient, "LOOPED_CLASSES", 16)
-    monkeypatch.setattr(symmetric, "LOOPED_CLASSES", 16)
+    monkeypatch.setattr(LOSS + "rows.LOOPED_CLASSES", 16)
+    monkeypatch.setattr(LOSS + "gradient.LOOPED_CLASSES", 16)
+    monkeypatch.setattr(LOSS + "symmetric.LOOPED_CLASSES", 16)
     assert_exact(*make(*shape, kind), mixing=mixing)
 
 
 @pytest.mark.parametrize("batch", [7, 26])
 def test_rows_too_wide_for_a_loop_over_classes(monkeypatch, batch):
     """Class space as products, M and Z or FᵀF as for few classes."""
-    monkeypatch.setattr(consistency_rows, "LOOPED_WIDTH", 16)
-    monkeypatch.setattr(consistency_gradient, "LOOPED_WIDTH", 16)
+    monkeypatch.setattr(LOSS + "rows.LOOPED_WIDTH", 16)
+    monkeypatch.setattr(LOSS + "gradient.LOOPED_WIDTH", 16)
     assert_exact(*make(batch, 24, 3))
 
 
 def test_rows_wider_than_fit_on_chip(monkeypatch):
-    monkeypatch.setattr(consistency_rows, "FUSED_WIDTH", 16)
-    monkeypatch.setattr(consistency_gradient, "FUSED_WIDTH", 16)
+    monkeypatch.setattr(LOSS + "rows.FUSED_WIDTH", 16)
+    monkeypatch.setattr(LOSS + "gradient.FUSED_WIDTH", 16)
     assert_exact(*make(7, 24, 3))
 
 
@@ -172,9 +167,9 @@ def test_ends_of_q(q):
 @pytest.mark.parametrize("shape", [(9, 32, 4), (33, 32, 4)])
 def test_converged_features(monkeypatch, shape, noise, looped):
     """Features on their recast labels: the similarity terms are 1e-9 of what they started at."""
-    monkeypatch.setattr(consistency_rows, "LOOPED_CLASSES", looped)
-    monkeypatch.setattr(consistency_gradient, "LOOPED_CLASSES", looped)
-    monkeypatch.setattr(symmetric, "LOOPED_CLASSES", looped)
+    monkeypatch.setattr(LOSS + "rows.LOOPED_CLASSES", looped)
+    monkeypatch.setattr(LOSS + "gradient.LOOPED_CLASSES", looped)
+    monkeypatch.setattr(LOSS + "symmetric.LOOPED_CLASSES", looped)
     results = {"triton": [], "float32": [], "float64": []}
     for _ in range(3):
         features, weight, targets = make(*shape, spoil=False)
@@ -196,7 +191,7 @@ def test_converged_features(monkeypatch, shape, noise, looped):
 @pytest.mark.parametrize("scale", [1e-30, 1e-38, 1e-40, 1e-43, 1e15, 1e30])
 def test_rows_of_any_length_become_unit_rows(monkeypatch, scale, looped):
     """Also where the inverse of a length leaves the range, below 3e-39."""
-    monkeypatch.setattr(consistency_rows, "LOOPED_CLASSES", looped)
+    monkeypatch.setattr(LOSS + "rows.LOOPED_CLASSES", looped)
     features, weight, targets = make(7, 10, 3, spoil=False)
     features = features * scale
     prior = Prior(weight).to(DEVICE)

@@ -27,8 +27,8 @@ from ptx.problems import loss, mix, on, similarity
 from ptx.replay import Check, Replay, how_it_is_found
 
 from drcl.kernels import mixup, prior_similarity, reduction
-from drcl.kernels import reversible_consistency as stages
 from drcl.kernels.product import product
+from drcl.kernels.reversible_consistency import stages
 
 # --- barriers
 

@@ -104,7 +104,7 @@ def recorded() -> Iterator[list[Launch]]:
         launches.append(
             Launch(
                 "",
-                kernel.fn.__module__.rpartition(".")[2],
+                kernel.fn.__module__.partition("kernels.")[2],
                 kernel.__name__,
                 {name: kind for name, (kind, _) in pairs.items()},
                 {n: a for n, (kind, a) in pairs.items() if kind != "constexpr" and a},

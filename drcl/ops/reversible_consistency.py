@@ -232,9 +232,9 @@ loss = differentiable(reversible_consistency, setup=_setup, backward=_backward, 
 
 def _stages(backend: str) -> ModuleType:
     if backend == "triton":
-        from drcl.kernels import reversible_consistency as kernels
+        from drcl.kernels.reversible_consistency import stages
 
-        return kernels
+        return stages
     return eager
 
 

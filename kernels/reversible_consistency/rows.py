@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from .gce import find_targets, gce_tile, store_sums, target_tile
-from .launch import (
+from ..gce import find_targets, gce_tile, store_sums, target_tile
+from ..launch import (
     FUSED_WIDTH,
     LOOPED_CLASSES,
     LOOPED_WIDTH,
@@ -31,8 +31,8 @@ from .launch import (
     row_tile,
     unit_stride,
 )
-from .product import product
-from .reduction import sum_partials
+from ..product import product
+from ..reduction import sum_partials
 from .row_tiles import half_of_distance, load_unit_rows, recast_tile, unit_rows
 from .wide_rows import wide_rows
 
@@ -132,8 +132,7 @@ def rows(
     """See :func:`drcl.eager.reversible_consistency.rows`; two launches.
 
     Target rows take a small product more, Y P Q. More than 32 classes, and rows wider than 8,192,
-    go through :func:`~drcl.kernels.wide_rows.wide_rows`. float64, and rows wider than 16,384, take
-    the eager stage.
+    go through :mod:`.wide_rows`. float64, and rows wider than 16,384, take the eager stage.
     """
     from drcl.eager import reversible_consistency as eager
 

@@ -28,9 +28,7 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from .combine import is_converging
-from .gradient_tiles import inverse_norm, projection_of, scales, small_part
-from .launch import (
+from ..launch import (
     FUSED_WIDTH,
     LOOPED_CLASSES,
     LOOPED_WIDTH,
@@ -40,7 +38,9 @@ from .launch import (
     on_device_of,
     power_of_two,
 )
-from .product import product_with_dots
+from ..product import product_with_dots
+from .combine import is_converging
+from .gradient_tiles import inverse_norm, projection_of, scales, small_part
 from .wide_gradient import wide_coefficients, wide_part
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from .launch import LOOPED_CLASSES, blocks, on_device_of, slices
-from .product import Config, float32_precision, fours, multiply, product, product_precision
+from ..launch import LOOPED_CLASSES, blocks, on_device_of, slices
+from ..product import Config, float32_precision, fours, multiply, product, product_precision
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
+from ..launch import blocks, on_device_of
+from ..product import product
 from .gradient_tiles import inverse_norm, projection_of, scales, small_part
-from .launch import blocks, on_device_of
-from .product import product
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from .launch import LOOPED_CLASSES, blocks, on_device_of, slices
-from .reduction import sum_partials
+from ..launch import LOOPED_CLASSES, blocks, on_device_of, slices
+from ..reduction import sum_partials
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from .launch import blocks, on_device_of
+from ..launch import blocks, on_device_of
 
 if TYPE_CHECKING:
     from torch import Tensor

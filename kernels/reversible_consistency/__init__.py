@@ -1,0 +1,1 @@
+"""The kernels of the reversible consistency loss, a file per stage; ``stages`` lists them."""
