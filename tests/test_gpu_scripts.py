@@ -117,7 +117,7 @@ def test_all_steps_run_in_order_with_a_card(call, tmp_path: Path) -> None:
     assert "setup.py build_ext --inplace" in asked
     out = tmp_path / "out"
     order = [
-        "-n 12 tests/test_kernels_mixup.py",
+        "-n 12 tests/kernels/test_kernels_mixup.py",
         "-n 4 tests/test_gpu.py",
         f"gpu_first kernels --out {out}",
         f"gpu_first headlines --out {out}",

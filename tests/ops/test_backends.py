@@ -16,7 +16,7 @@ import torch
 from drcl import backends
 from drcl._version import __version__
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _without(monkeypatch: pytest.MonkeyPatch, name: str, error: ImportError) -> None:

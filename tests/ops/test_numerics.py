@@ -2,7 +2,7 @@
 priors, deterministic mode, long runs. Each case runs under anomaly detection, which raises at the
 first NaN on the way back, and is held to the literal formulas in float64.
 
-``test_kernels_numerics.py`` runs the first part of this file on the Triton kernels.
+``kernels/test_kernels_numerics.py`` runs the first part of this file on the Triton kernels.
 """
 
 from __future__ import annotations
