@@ -273,7 +273,7 @@ def _rank(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Blocks of these queries, and the op's table for them, on the CPU."""
     device, group = task.query.device, task.process_group
-    backend = choose("average_precision", device) if group is None else "torch"
+    backend = choose("average_precision" if group is None else "sharded_ranking", device)
     # Places, lists and lengths of a large gallery's items leave less for the scores.
     memory = max(memory - 32 * len(items), memory // 4)
     with together(group):

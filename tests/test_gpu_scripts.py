@@ -206,7 +206,7 @@ def test_a_step_on_a_cpu(step: str, tmp_path: Path) -> None:
     else:
         figures = [row for row in rows if row["op"] != "product alone"]
         assert {row["status"] for row in figures} == {"measured", "skipped"}
-        workloads = [row for row in figures if row["contender"] == "drcl torch"]
+        workloads = [row for row in figures if row["contender"] == "drcl eager"]
         wanted = gpu_first.HEADLINES if step == "headlines" else gpu_first.SCALE
         assert len(workloads) == len(wanted)
         (alone,) = [row for row in rows if row["op"] == "product alone"]

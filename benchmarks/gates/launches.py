@@ -161,8 +161,9 @@ def _loss(problem: Problem) -> None:
     x = torch.empty(batch, width, dtype=getattr(torch, problem.dtype), requires_grad=True)
     order, q = torch.empty(batch, dtype=torch.int64), torch.zeros((), dtype=torch.float64)
     total, *_ = reversible_consistency(
-        x, _targets(problem), order, q, torch.empty(width, k), torch.empty(classes, k),
-        torch.empty(k, classes), 0.1, 0.1, 1.0, 1.0, 0.9, "", batch < width, "triton",
+        x, _targets(problem), order, q,
+        [torch.empty(width, k), torch.empty(classes, k), torch.empty(k, classes)],
+        (0.1, 0.1, 1.0, 1.0, 0.9), "", batch < width, "triton",
     )  # fmt: skip
     torch.autograd.grad(total.sum(), x)
 

@@ -137,7 +137,7 @@ def average_precision(
         left_out: offsets (Q+1,) int64 and columns int64 that a query's ranking does not hold.
         memory: bytes that the compiled code works in beside its arguments and result. They bound
             how many queries are ranked at once; one query's is the least.
-        backend: ``"native"``, ``"torch"`` or ``"reference"``.
+        backend: ``"native"``, ``"eager"`` or ``"reference"``.
 
     Returns (Q, columns) float64, to be read through :meth:`Columns.split`.
     """

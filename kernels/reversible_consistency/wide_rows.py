@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from ..gce import GCE_ROWS, find_targets, gce_partials
+from ..generalized_cross_entropy import GCE_ROWS, find_targets, gce_partials
 from ..launch import blocks, on_device_of, row_tile
 from ..product import product
 from ..reduction import sum_partials
