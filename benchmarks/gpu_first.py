@@ -208,7 +208,7 @@ def chosen(wanted: Sequence[tuple[str, tuple[str, ...]]], tiny: bool) -> Iterato
         entry = found[name]
         if tiny:
             sizes = {key: TINY[key] for key in entry.sizes}
-            entry, names = replace(entry, sizes=sizes, gate={}), (*names, "drcl torch")
+            entry, names = replace(entry, sizes=sizes, gate={}), (*names, "drcl eager")
             names = tuple(name for name in names if "compile" not in name)
         yield taking_part(entry, names)
 

@@ -53,13 +53,13 @@ pytest_on() { # WORKERS FILE...: with xdist, or else a process a file
     for job in "${jobs[@]}"; do wait "$job" || status=1; done
     return "$status"
 }
-kernels() { pytest_on 12 tests/test_kernels_{mixup,prior_similarity,reversible_consistency,precision}.py; }
+kernels() { pytest_on 12 tests/kernels/test_kernels_{mixup,prior_similarity,reversible_consistency,precision}.py; }
 gpu() { pytest_on 4 tests/test_gpu.py; }
 times() { "$PYTHON" -m drcl.benchmarks.gpu_first kernels --out "$OUT"; }
 headlines() { "$PYTHON" -m drcl.benchmarks.gpu_first headlines --out "$OUT"; }
 sanitizer() { # our kernels alone: libraries read padding that they have not written
     local tool name names=() status=0
-    for name in $(grep -oh '\bdef [a-z_]*_kernel\b' kernels/*.py | cut -c5-) rank_kernel; do
+    for name in $(grep -rohI --include='*.py' '\bdef [a-z_]*_kernel\b' kernels | cut -c5-) rank_kernel; do
         names+=(--kernel-name "kernel_substring=$name")
     done
     compute-sanitizer "${names[@]}" true > /dev/null 2>&1 || names=() # an older one: then all kernels

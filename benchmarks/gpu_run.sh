@@ -24,10 +24,11 @@ build() { # where there is a GPU, its code has to compile
 }
 tests() { # of the device alone
     "$PYTHON" -m pytest -q -rs -n 8 tests/test_gpu.py \
-        tests/test_kernels_{mixup,prior_similarity,reversible_consistency,precision}.py
+        tests/kernels/test_kernels_{mixup,prior_similarity,reversible_consistency,precision}.py
 }
 suite() { # but for what makes distributions, or compiles or interprets the kernels without a GPU
-    "$PYTHON" -m pytest tests -q -rs -n 8 --ignore=tests/test_{packaging,kernels_interpreted,kernel_compilation,kernel_launches,cuda_source}.py
+    "$PYTHON" -m pytest tests -q -rs -n 8 --ignore=tests/test_{packaging,kernel_compilation,cuda_source}.py \
+        --ignore=tests/kernels/test_{kernels_interpreted,kernel_launches}.py
 }
 sanitizer() { # every tensor an allocation of its own: inside a shared one nothing is out of bounds
     local status=0

@@ -27,6 +27,7 @@ from drcl.out_of_memory import first_line
 from drcl.precision import network_precision
 
 KERNELS = "drcl.kernels."
+LOSS = "reversible_consistency."
 SHAPES = ((1024, 2048, 10), (8192, 2048, 10), (2**20, 512, 10), (1024, 2048, 1000))
 TINY = ((5, 16, 3), (20, 16, 3))
 
@@ -97,7 +98,7 @@ def variants() -> list[Variant]:
         Variant(
             "orientation",
             f"{name}, the symmetric operand of T transposed",
-            {("consistency_gradient", "product_with_dots"): transposed, **replaced},
+            {(LOSS + "gradient", "product_with_dots"): transposed, **replaced},
             precision,
         )
         for name, replaced, precision in (
@@ -110,7 +111,7 @@ def variants() -> list[Variant]:
             "finish tile",
             f"{rows} x {columns}, {warps} warps",
             {
-                ("consistency_gradient", "FINISH"): changed(
+                (LOSS + "gradient", "FINISH"): changed(
                     BLOCK_B=rows, BLOCK_D=columns, num_warps=warps
                 )
             },
@@ -122,8 +123,8 @@ def variants() -> list[Variant]:
             "row tile",
             f"{rows} rows, {warps} warps",
             {
-                ("consistency_rows", "row_tile"): tiles_of(rows, warps),
-                ("wide_rows", "row_tile"): tiles_of(rows, warps),
+                (LOSS + "rows", "row_tile"): tiles_of(rows, warps),
+                (LOSS + "wide_rows", "row_tile"): tiles_of(rows, warps),
             },
             tried_at=where,
         )
@@ -139,7 +140,7 @@ def variants() -> list[Variant]:
         Variant(
             "coefficients, FᵀF",
             f"{rows} rows, {warps} warps",
-            {("consistency_gradient", "coefficient_tile"): tiles_of(rows, warps)},
+            {(LOSS + "gradient", "coefficient_tile"): tiles_of(rows, warps)},
             tried_at=looped(where),
         )
         for rows, warps, where in (
@@ -157,8 +158,8 @@ def variants() -> list[Variant]:
             "coefficients, M and Z",
             f"{rows} rows, {depth} deep, {warps} warps",
             {
-                ("consistency_gradient", "COEFFICIENTS_BY_ROWS"): tile_with(rows, warps),
-                ("consistency_gradient", "DEPTH_BY_ROWS"): instead(depth),
+                (LOSS + "gradient", "COEFFICIENTS_BY_ROWS"): tile_with(rows, warps),
+                (LOSS + "gradient", "DEPTH_BY_ROWS"): instead(depth),
             },
             tried_at=looped(fewer_rows),
         )
@@ -195,10 +196,10 @@ def variants() -> list[Variant]:
             f"{block} x {k}, {warps} warps, {stages} stages",
             {
                 **(float32_as("ieee") if kind == "ieee" else {}),
-                ("symmetric", "SYMMETRIC"): of_precision(
+                (LOSS + "symmetric", "SYMMETRIC"): of_precision(
                     kind, BLOCK=block, BLOCK_K=k, num_warps=warps, num_stages=stages
                 ),
-                ("symmetric", "symmetric_config"): as_in_table,
+                (LOSS + "symmetric", "symmetric_config"): as_in_table,
             },
             "high" if kind == "tf32" else "highest",
             where,
@@ -219,7 +220,7 @@ def variants() -> list[Variant]:
             "sums over the batch",
             f"{height} x {width} x {rows}, {warps} warps",
             {
-                ("class_sums", "CROSS"): changed(
+                (LOSS + "class_sums", "CROSS"): changed(
                     BLOCK_H=height, BLOCK_D=width, BLOCK_B=rows, num_warps=warps
                 )
             },
@@ -252,7 +253,7 @@ def of_precision(name: str, **new: int) -> Callable[[Any], Any]:
 
 def as_in_table(_: Any) -> Callable[[Any, str], dict[str, int]]:
     """``symmetric_config`` without exceptions for an orientation."""
-    symmetric = import_module(KERNELS + "symmetric")
+    symmetric = import_module(KERNELS + LOSS + "symmetric")
     return lambda factor, precision: symmetric.SYMMETRIC[precision]
 
 
@@ -264,10 +265,10 @@ def float32_as(kind: str) -> dict[tuple[str, str], Callable[[Any], Any]]:
 
     return {
         ("product", "PRODUCT"): tables,
-        ("symmetric", "SYMMETRIC"): tables,
-        ("symmetric", "LONGEST"): tables,
+        (LOSS + "symmetric", "SYMMETRIC"): tables,
+        (LOSS + "symmetric", "LONGEST"): tables,
         ("product", "float32_precision"): instead(lambda tensor: kind),
-        ("symmetric", "float32_precision"): instead(lambda tensor: kind),
+        (LOSS + "symmetric", "float32_precision"): instead(lambda tensor: kind),
     }
 
 

@@ -47,11 +47,11 @@ def probe_backends() -> tuple[Backend, ...]:
     """Every backend, the plainest first.
 
     >>> [backend.name for backend in probe_backends()]
-    ['reference', 'torch', 'triton', 'native']
+    ['reference', 'eager', 'triton', 'native']
     """
     return (
         Backend("reference", True, "the formulas written literally"),
-        Backend("torch", True, "linear-memory algebra in PyTorch, any device"),
+        Backend("eager", True, "linear-memory algebra in PyTorch, any device"),
         probe_triton(),
         probe_native(),
     )

@@ -6,22 +6,38 @@ import contextlib
 import contextvars
 import functools
 import os
+import warnings
 from collections.abc import Iterator
+from importlib import import_module
+from types import ModuleType
 
 import torch
+from torch import Tensor
 
 from drcl.backends import probe_backends
 from drcl.errors import BackendUnavailable
+from drcl.kernels.launch import FUSED_WIDTH
+
+__all__ = [
+    "FAMILIES",
+    "choose",
+    "explain",
+    "kernels_take",
+    "stages",
+    "use_backend",
+]
 
 # For every op family, its backends from the most to the least preferred. The loss has no native
 # form: on a CPU its rows take 5 of 150 ms at B = 1024, D = 2048 (one thread), the rest is GEMM.
 FAMILIES: dict[str, tuple[str, ...]] = {
-    "mixup": ("triton", "torch", "reference"),
-    "generalized_cross_entropy": ("torch", "reference"),
-    "prior_similarity": ("triton", "torch", "reference"),
-    "reversible_consistency": ("triton", "torch", "reference"),
-    "average_precision": ("native", "torch", "reference"),
+    "mixup": ("triton", "eager", "reference"),
+    "generalized_cross_entropy": ("eager", "reference"),
+    "prior_similarity": ("triton", "eager", "reference"),
+    "reversible_consistency": ("triton", "eager", "reference"),
+    "average_precision": ("native", "eager", "reference"),
+    "sharded_ranking": ("eager",),
 }
+_RENAMED = {"torch": "eager"}
 
 
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("forced", default=None)
@@ -31,28 +47,47 @@ _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("forced", d
 def use_backend(name: str) -> Iterator[None]:
     """Force a backend inside a ``with`` block, over the environment variable ``DRCL_BACKEND``.
 
-    For this thread alone: others, also those started inside the block, keep their own choice.
+    For this thread alone: others, also those started inside the block, keep their own choice. An
+    op that the backend does not have, or not for these inputs, takes its usual one.
+
+    Args:
+        name: ``"reference"``, ``"eager"`` (once called ``"torch"``), ``"triton"`` or ``"native"``.
 
     Raises ValueError for an unknown name and BackendUnavailable, a RuntimeError, with the reason
-    for one that this machine cannot run. An op family without that backend takes its usual one.
+    for one that this machine cannot run.
 
     >>> with use_backend("reference"):
     ...     choose("mixup", torch.device("cpu"))
     'reference'
     """
-    _check(name, "backend")
-    token = _forced.set(name)
+    token = _forced.set(_checked(name, "backend", stacklevel=4))  # beyond contextlib
     try:
         yield
     finally:
         _forced.reset(token)
 
 
-def choose(family: str, device: torch.device) -> str:
-    """The backend for one call: the forced one, else the first that fits the device."""
+def kernels_take(family: str, features: Tensor, weight: Tensor | None = None) -> bool:
+    """Whether the Triton kernels of a family take these inputs.
+
+    They compute in float32. Those of the loss hold whole rows of the features on chip.
+    """
+    if features.dtype == torch.float64 or (weight is not None and weight.dtype != torch.float32):
+        return False
+    # an if, not a value: a traced width becomes a guard, and the answer stays a constant
+    if family == "reversible_consistency" and features.shape[1] > FUSED_WIDTH:  # noqa: SIM103
+        return False
+    return True
+
+
+def choose(family: str, device: torch.device, *, kernels: bool = True) -> str:
+    """The backend for one call: the forced one, else the first that fits the device.
+
+    ``kernels`` is False for inputs that :func:`kernels_take` refuses.
+    """
     global _used
     _used = True
-    names = FAMILIES[family]
+    names = [name for name in FAMILIES[family] if kernels or name != "triton"]
     forced = _forced.get() or _from_environment()
     if forced in names:
         return forced
@@ -94,6 +129,11 @@ os.register_at_fork(after_in_child=_after_fork)
 choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
+def stages(family: str, backend: str) -> ModuleType:
+    """The module in which a backend computes an op family, imported on first use."""
+    return import_module(f"drcl.{'kernels' if backend == 'triton' else 'eager'}.{family}")
+
+
 def explain(device: torch.device) -> dict[str, str]:
     """The choice for every op family on a device, for ``drcl info``."""
     return {family: choose(family, device) for family in FAMILIES}
@@ -101,17 +141,25 @@ def explain(device: torch.device) -> dict[str, str]:
 
 def _from_environment() -> str | None:
     name = os.environ.get("DRCL_BACKEND")
-    if name:
-        _check(name, "DRCL_BACKEND")
-    return name or None
+    return _checked(name, "DRCL_BACKEND", stacklevel=5) if name else None
 
 
-def _check(name: str, where: str) -> None:
+def _checked(name: str, where: str, stacklevel: int) -> str:
+    """The name as it is called today, of a backend that this machine can run."""
+    if name in _RENAMED:
+        today = _RENAMED[name]
+        warnings.warn(
+            f"{where}: the backend {name!r} is now called {today!r}",
+            DeprecationWarning,
+            stacklevel=stacklevel,
+        )
+        name = today
     reasons = _reasons()
     if name not in reasons:
         raise ValueError(f"{where}: expected one of {tuple(reasons)}, got {name!r}")
     if reasons[name] is not None:
         raise BackendUnavailable(f"{where}: {name!r} cannot be used here: {reasons[name]}")
+    return name
 
 
 def _reasons() -> dict[str, str | None]:

@@ -20,12 +20,10 @@ a NotImplementedError, as forward mode inside ``torch.compile`` is. ``torch.comp
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributed import ProcessGroup
 
 from drcl import ops, reference
 from drcl.checks import (
@@ -41,13 +39,24 @@ from drcl.checks import (
     check_prior,
     check_q,
     check_tensor,
-    check_weight,
 )
-from drcl.dispatch import choose
-from drcl.eager.gce import gce
+from drcl.dispatch import choose, kernels_take
+from drcl.eager import generalized_cross_entropy as eager
 from drcl.labels import check_targets, is_labelled, target_rows
-from drcl.prior import Prior, rank_cutoff
+from drcl.ops.inputs import as_tensor, full_precision
+from drcl.prior import Prior
 from drcl.ranking import DIVISORS, Columns, Relevance, Request
+from drcl.reversible_consistency import ReversibleConsistency, reversible_consistency_loss
+
+__all__ = [
+    "mixup",
+    "PriorSimilarity",
+    "prior_similarity",
+    "generalized_cross_entropy",
+    "ReversibleConsistency",
+    "reversible_consistency_loss",
+    "average_precision",
+]
 
 
 class PriorSimilarity(NamedTuple):
@@ -57,15 +66,6 @@ class PriorSimilarity(NamedTuple):
     probabilities: Tensor
     loss: Tensor | None
     score: Tensor | None
-
-
-class ReversibleConsistency(NamedTuple):
-    """The loss and its parts, each a scalar: ``total = α·consistency + β·recasting + η·label``."""
-
-    total: Tensor
-    label: Tensor
-    consistency: Tensor
-    recasting: Tensor
 
 
 def mixup(
@@ -104,7 +104,7 @@ def mixup(
         drawn: dict[str, Any] = {} if generator is None else {"generator": generator}
         permutation = torch.randperm(features.shape[0], device=features.device, **drawn)
     check_permutation(permutation, features)
-    backend = choose("mixup", features.device)
+    backend = choose("mixup", features.device, kernels=kernels_take("mixup", features))
     if backend == "reference":
         return reference.mixup(features, rows, permutation, lam)
     if lam == 1.0:
@@ -148,18 +148,22 @@ def prior_similarity(
     check_prior(weight, features)
     temperature = check_positive("temperature", temperature)
     check_q(q)
-    backend = choose("prior_similarity", features.device)
+    backend = choose(
+        "prior_similarity",
+        features.device,
+        kernels=kernels_take("prior_similarity", features, weight),
+    )
     if targets is not None:
         numbering = prior if isinstance(prior, Prior) else None
         targets = check_targets(targets, features, weight.shape[1], numbering)
     if targets is None or backend == "reference":
-        with _full_precision(features):
+        with full_precision(features):
             if targets is None:
                 logits = features.to(weight.dtype) @ weight / temperature
                 return PriorSimilarity(logits, logits.softmax(dim=1), None, None)
             return _reference_prior_similarity(features, weight, targets, q, temperature)
     logits, probabilities, loss, score, _ = ops.prior_similarity.similarity(
-        features, weight, targets, _as_tensor(q, features), temperature, backend
+        features, weight, targets, as_tensor(q, features), temperature, backend
     )
     return PriorSimilarity(logits, probabilities, loss, score)
 
@@ -204,121 +208,8 @@ def generalized_cross_entropy(
     if choose("generalized_cross_entropy", logits.device) == "reference":
         loss = reference.generalized_cross_entropy(wide, rows, q)
     else:
-        loss = gce(wide, rows, _as_tensor(q, logits))
+        loss = eager.generalized_cross_entropy(wide, rows, as_tensor(q, logits))
     return loss
-
-
-def reversible_consistency_loss(
-    features: Tensor,
-    targets: Tensor,
-    prior: Prior | Tensor,
-    *,
-    q: Tensor | float = 1.0,
-    alpha: float = 0.1,
-    beta: float = 0.1,
-    eta: float = 1.0,
-    temperature: float = 1.0,
-    lam: float = 1.0,
-    permutation: Tensor | None = None,
-    process_group: ProcessGroup | None = None,
-) -> ReversibleConsistency:
-    """``α·J_D + β·J_MSE + η·J_L`` against a frozen prior, with all its parts.
-
-    With ``R = Y W⁺`` and ``θ(A, B) = 2 cos(rows of A, rows of B)``:
-    ``J_D = mean((θ(R,R) − θ(X,X))²) + mean((θ(R,X) − θ(R,X)ᵀ)²)``, ``J_MSE = mean((R − X)²)``,
-    ``J_L = GCE(softmax(XW/τ), Y, q)``. With ``lam`` below 1 features and targets are first mixed
-    with ``permutation``.
-
-    Args:
-        features: (B, D) float, usually rows of unit length; the only argument that gets a gradient.
-        targets: ids (B,) or rows (B, C).
-        prior: a :class:`drcl.Prior` (its inverse is kept), or W (D, C) (the inverse is found anew).
-        q, alpha, beta, eta, temperature: as in the formula.
-        lam, permutation: λ and π of :func:`mixup`; λ = 1 is no mixing.
-        process_group: ranks that each hold some rows of one batch; the loss on every rank is then
-            that of the whole batch, and the gradient that of the rank's own rows (mixing stays
-            within the rank). A rank may have none: features (0, D). No features travel, only sums
-            of C×C, C×D and D×D.
-
-    Returns :class:`ReversibleConsistency`, in float64 for float64 features and in float32 for all
-    others; call ``.total.backward()``. The cosine with a zero row is 0.
-
-    Range: rows may have any length that float32 holds. Squared errors are what they are: where
-    entries of X or R pass 1e19 in float32, ``recasting`` and with it ``total`` are infinite, while
-    their gradients stay finite. Logits XW/τ beyond float32 make ``label`` and ``total`` NaN.
-    :meth:`drcl.DRCL.fit` stops with an error at either.
-
-    Source: paper, reversible semantic consistency.
-
-    >>> prior = Prior.orthogonal(dim=16, classes=4)
-    >>> x = prior.inverse[torch.tensor([0, 1, 2, 3])].requires_grad_()
-    >>> loss = reversible_consistency_loss(x, torch.tensor([0, 1, 2, 3]), prior)
-    >>> loss.total.backward()
-    >>> loss.consistency.item() < 1e-10, loss.recasting.item() < 1e-10
-    (True, True)
-    """
-    if process_group is not None:
-        features, targets, permutation = _with_a_row(features, targets, permutation)
-    check_matrix("features", features)
-    lam = check_lam(lam)
-    temperature = check_positive("temperature", temperature)
-    alpha, beta, eta = (
-        check_weight(name, value)
-        for name, value in (("alpha", alpha), ("beta", beta), ("eta", eta))
-    )
-    check_q(q)
-    check_prior(prior.weight if isinstance(prior, Prior) else prior, features)
-    prior = prior if isinstance(prior, Prior) else Prior(prior.detach())
-    targets = check_targets(targets, features, prior.weight.shape[1], prior)
-    if lam == 1.0:
-        permutation = None
-    elif permutation is None:
-        raise ValueError(f"permutation: needed to mix with lam={lam}, got None")
-    else:
-        check_permutation(permutation, features)
-    # Below float32 the features are widened, never the sums narrowed.
-    dtype = torch.promote_types(features.dtype, torch.float32)
-    backend = choose("reversible_consistency", features.device)
-    if backend == "reference":
-        if process_group is not None:
-            raise ValueError("process_group: the reference backend computes one rank's batch only")
-        # The rank of a prior is a matter of its own resolution.
-        wide = torch.promote_types(dtype, prior.weight.dtype)
-        features, rows = features.to(wide), target_rows(targets, prior.weight.shape[1], wide)
-        if permutation is not None:
-            features, rows = reference.mixup(features, rows, permutation, lam)
-        with _full_precision(features):
-            found = reference.reversible_consistency(
-                features,
-                rows,
-                prior.weight.to(wide),
-                q=q,
-                alpha=alpha,
-                beta=beta,
-                eta=eta,
-                temperature=temperature,
-                rtol=rank_cutoff(prior.weight),
-            )
-        return ReversibleConsistency(*(part.to(dtype) for part in found))
-    group = "" if process_group is None else process_group.group_name
-    total, label, consistency, recasting, *_ = ops.reversible_consistency.loss(
-        features,
-        targets,
-        permutation,
-        _as_tensor(q, features),
-        prior.basis.to(dtype),
-        prior.recast_coordinates.to(dtype),
-        prior.weight_coordinates.to(dtype),
-        alpha,
-        beta,
-        eta,
-        temperature,
-        lam,
-        group,
-        ops.reversible_consistency.prefers_rows(features.shape[0], features.shape[1], group),
-        backend,
-    )
-    return ReversibleConsistency(total, label, consistency, recasting)
 
 
 def average_precision(
@@ -398,39 +289,6 @@ def _matrix_relevance(relevant: Tensor) -> Relevance:
     items = relevant.nonzero()[:, 1].int()
     max_relevant = int(offsets.diff().max())
     return Relevance(max_relevant, q, q[:-1], offsets, items)
-
-
-def _full_precision(features: Tensor) -> AbstractContextManager[None]:
-    """Products in the dtype of their factors, as in the compiled ops: autocast narrows them."""
-    device = features.device.type
-    if not torch.amp.is_autocast_available(device):  # the meta device has none
-        return nullcontext()
-    return torch.autocast(device, enabled=False)
-
-
-def _with_a_row(
-    features: Tensor, targets: Tensor, permutation: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """One row without a label for a rank that has none: it has a part in every exchange."""
-    for name, value in (("features", features), ("targets", targets)):
-        check_tensor(name, value)
-        if value.ndim == 0 or value.shape[0] > 0:
-            return features, targets, permutation
-    row = features.new_zeros((1, *features.shape[1:]))
-    if targets.ndim == 2 and targets.shape[1] > 1:
-        hidden = targets.new_zeros((1, targets.shape[1]))
-    else:  # ids, which may be of a dtype without −1
-        hidden = torch.full((1,), -1, dtype=torch.int64, device=targets.device)
-    alone = None if permutation is None else torch.zeros(1, dtype=torch.int64, device=row.device)
-    return torch.cat([features, row]), hidden, alone
-
-
-def _as_tensor(q: Tensor | float, features: Tensor) -> Tensor:
-    """q on the features' device; a tensor is passed on, so that a captured graph follows it."""
-    if isinstance(q, Tensor):
-        return q
-    one = torch.ones((), dtype=torch.float64, device=features.device)
-    return one * q if torch.compiler.is_compiling() else one.fill_(q)
 
 
 def _target_rows(targets: Tensor, features: Tensor, classes: int | None) -> Tensor:

@@ -50,14 +50,7 @@ def invert_kernel(permutation, origin, batch, BLOCK: tl.constexpr):
 
 
 def mix(rows: Tensor, permutation: Tensor, lam: float) -> Tensor:
-    """``λ·rows + (1−λ)·rows[π]`` in the rows' dtype, computed in float32.
-
-    float64 rows take the eager form: a kernel would get λ as a float32 number.
-    """
-    if rows.dtype.itemsize == 8:
-        from drcl.eager import mixup as eager
-
-        return eager.mix(rows, permutation, lam)
+    """``λ·rows + (1−λ)·rows[π]`` in the rows' dtype, computed in float32."""
     rows = unit_stride(rows)
     batch, width = rows.shape
     out = rows.new_empty(rows.shape)

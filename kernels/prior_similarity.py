@@ -13,13 +13,17 @@ from typing import TYPE_CHECKING, Any
 import triton
 import triton.language as tl
 
-from .gce import find_targets, gce_rows, gce_tile, store_sums, target_tile
+from .generalized_cross_entropy import find_targets, gce_rows, gce_tile, store_sums, target_tile
 from .launch import FUSED_CLASSES, blocks, on_device_of, power_of_two, unit_stride
 from .product import float32_precision, multiply
 from .reduction import sum_partials
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
+
+    from drcl.eager.prior_similarity import Saved
 
 SCALE = {"BLOCK": 1024, "num_warps": 4}
 LOGIT_GRADIENT = {"BLOCK_B": 8, "BLOCK_C": FUSED_CLASSES, "num_warps": 4}
@@ -138,15 +142,8 @@ def prior_similarity(
     launches.
 
     With more than 128 classes the logits come from ``torch.mm`` and a kernel walks their rows.
-    Features and weights of other dtypes than float32, bfloat16 and float16, and weights that are
-    not float32, take the eager stage.
+    Features are float32, bfloat16 or float16, the weight float32.
     """
-    import torch
-
-    from drcl.eager import prior_similarity as eager
-
-    if features.dtype == torch.float64 or weight.dtype != torch.float32:
-        return eager.prior_similarity(features, weight, targets, q, temperature)
     features, targets = unit_stride(features), unit_stride(targets)
     q = q.to(features.device, non_blocking=True)
     (batch, width), classes = features.shape, weight.shape[1]
@@ -188,35 +185,11 @@ def prior_similarity(
 
 
 def prior_similarity_backward(
-    grad_logits: Tensor | None,
-    grad_probabilities: Tensor | None,
-    grad_loss: Tensor | None,
-    features: Tensor,
-    weight: Tensor,
-    probabilities: Tensor,
-    loss_gradient: Tensor,
-    temperature: float,
-    needs_features: bool,
-    needs_weight: bool,
+    grads: Sequence[Tensor | None], saved: Saved, temperature: float, needs: Sequence[bool]
 ) -> tuple[Tensor, Tensor]:
     """Gradients by features and weight: one kernel for d(…)/d(XW), and two library products."""
-    import torch
-
-    if features.dtype == torch.float64 or weight.dtype != torch.float32:
-        from drcl.eager import prior_similarity as eager
-
-        return eager.prior_similarity_backward(
-            grad_logits,
-            grad_probabilities,
-            grad_loss,
-            features,
-            weight,
-            probabilities,
-            loss_gradient,
-            temperature,
-            needs_features,
-            needs_weight,
-        )
+    grad_logits, grad_probabilities, grad_loss = grads
+    features, weight, probabilities, loss_gradient = saved
     total = loss_gradient.new_empty(loss_gradient.shape)
     batch, classes = total.shape
     with on_device_of(total):
@@ -232,6 +205,6 @@ def prior_similarity_backward(
             1.0 / temperature,
             **LOGIT_GRADIENT,
         )
-    by_features = (total @ weight.T).to(features.dtype) if needs_features else features.new_empty(0)
-    by_weight = features.to(weight.dtype).T @ total if needs_weight else weight.new_empty(0)
+    by_features = (total @ weight.T).to(features.dtype) if needs[0] else features.new_empty(0)
+    by_weight = features.to(weight.dtype).T @ total if needs[1] else weight.new_empty(0)
     return by_features, by_weight

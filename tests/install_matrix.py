@@ -66,7 +66,7 @@ assert set(report) == {"mAP@all", "mAP@50"}, report
 prior = drcl.Prior.orthogonal(dim=24, classes=5)
 features, ids = torch.randn(32, 24), torch.arange(32) % 5
 found = {}
-for backend, dtype in (("reference", torch.float64), ("torch", torch.float32)):
+for backend, dtype in (("reference", torch.float64), ("eager", torch.float32)):
     leaf = features.to(dtype).requires_grad_()
     with drcl.use_backend(backend):
         loss = functional.reversible_consistency_loss(leaf, ids, prior, q=0.5).total

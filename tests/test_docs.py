@@ -187,7 +187,7 @@ def test_an_unknown_filler_stops_the_build(tools):
 
     page = SimpleNamespace(file=SimpleNamespace(src_uri="page.md"))
     fill = tools("hooks").on_page_markdown
-    assert fill("a {{ backends mixup }} b", page) == "a `triton`, `torch`, `reference` b"
+    assert fill("a {{ backends mixup }} b", page) == "a `triton`, `eager`, `reference` b"
     for text in ("{{ weather }}", "{{ readme No such section }}", "{{ gates no_kernel }}"):
         with pytest.raises(PluginError, match=r"page\.md"):
             fill(text, page)
@@ -200,21 +200,10 @@ def test_the_bytes_of_the_figure_are_those_of_the_op(tools, batch, classes):
     width = 48
     prior = Prior(torch.randn(width, classes))
     features, ids = torch.randn(batch, width), torch.arange(batch) % classes
-    arguments = (prior.basis, prior.recast_coordinates, prior.weight_coordinates)
+    space = [prior.basis, prior.recast_coordinates, prior.weight_coordinates]
+    settings = (0.1, 0.1, 1.0, 1.0, 1.0)
     out = reversible_consistency(
-        features,
-        ids,
-        None,
-        torch.tensor(0.5),
-        *arguments,
-        0.1,
-        0.1,
-        1.0,
-        1.0,
-        1.0,
-        "",
-        batch < width,
-        "torch",
+        features, ids, None, torch.tensor(0.5), space, settings, "", batch < width, "eager"
     )
     *_, outside, coordinates, label_gradient, _, _, inner, cross, gram = out
     expected = tools("figures").linear_bytes(batch, width, classes)

@@ -1,6 +1,6 @@
 """What only a GPU can show: the compiled ranking's bits, captured graphs, streams, 64-bit offsets.
 
-The kernels are held to float64 in the ``test_kernels`` files, which use a GPU where there is one.
+The kernels are held to float64 in ``tests/kernels``, which use a GPU where there is one.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def test_all_steps_run_in_order_with_a_card(call, tmp_path: Path) -> None:
     assert "setup.py build_ext --inplace" in asked
     out = tmp_path / "out"
     order = [
-        "-n 12 tests/test_kernels_mixup.py",
+        "-n 12 tests/kernels/test_kernels_mixup.py",
         "-n 4 tests/test_gpu.py",
         f"gpu_first kernels --out {out}",
         f"gpu_first headlines --out {out}",
@@ -207,7 +207,7 @@ def test_a_step_on_a_cpu(step: str, tmp_path: Path) -> None:
     else:
         figures = [row for row in rows if row["op"] != "product alone"]
         assert {row["status"] for row in figures} == {"measured", "skipped"}
-        workloads = [row for row in figures if row["contender"] == "drcl torch"]
+        workloads = [row for row in figures if row["contender"] == "drcl eager"]
         wanted = gpu_first.HEADLINES if step == "headlines" else gpu_first.SCALE
         assert len(workloads) == len(wanted)
         (alone,) = [row for row in rows if row["op"] == "product alone"]
@@ -280,7 +280,7 @@ def doubled(product):
         t, dots = product(*given, **named)
         return 2 * t, dots
     return other
-place = "consistency_gradient", "product_with_dots"
+place = sweep.LOSS + "gradient", "product_with_dots"
 wrong = sweep.Variant("a wrong product", "doubled", {place: doubled})
 sweep.variants = lambda: [*wanted, missing, wrong]
 sys.exit(sweep.main(["--device", "cpu", "--tiny", "--out", sys.argv[1]]))

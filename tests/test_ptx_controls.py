@@ -26,9 +26,13 @@ from ptx.memory import RACE_OF_BLOCKS, Fault, lazy_zeros
 from ptx.problems import loss, mix, on, similarity
 from ptx.replay import Check, Replay, how_it_is_found
 
+from drcl.eager.reversible_consistency import Batch, Saved, Settings, Space
 from drcl.kernels import mixup, prior_similarity, reduction
-from drcl.kernels import reversible_consistency as stages
 from drcl.kernels.product import product
+from drcl.ops.reversible_consistency import stages as stages_of
+
+stages = stages_of("triton")
+SETTINGS = Settings(0.1, 0.1, 1.0, 1.0, 0.9)
 
 # --- barriers
 
@@ -109,7 +113,8 @@ def foreign_ids(classes: int) -> Check:
         table, weight = torch.randn(2, classes, classes)
         q = torch.tensor(0.5).double()
         with on(gpu):
-            rows = stages.rows(torch.randn(b, d), ids, order, q, basis, table, weight, 0.9, 1.0)
+            given = Batch(torch.randn(b, d), ids, order, q)
+            rows = stages.rows(given, Space(basis, table, weight), SETTINGS)
         foreign = (ids == classes) | (ids[order] == classes)
         assert torch.equal(rows.coordinates.isnan().any(1), foreign)
 
@@ -244,7 +249,8 @@ def run_at_the_end(name: str, gpu: Gpu) -> None:
             k = 10 if name == "rows" else 40
             basis = torch.linalg.qr(torch.randn(WIDTH, k))[0]
             square = torch.randn(k, k)
-            outside = stages.rows(x, targets, order, q, basis, square, square, 0.9, 1.0).outside
+            space = Space(basis, square, square)
+            outside = stages.rows(Batch(x, targets, order, q), space, SETTINGS).outside
             if name == "rows":  # two rows in two blocks; of wide ones no row has all its columns
                 unit = torch.nn.functional.normalize(x[-2:])
                 expected = unit - unit @ basis @ basis.T
@@ -256,12 +262,13 @@ def run_at_the_end(name: str, gpu: Gpu) -> None:
         else:
             k = 10 if name == "gradient" else 40
             basis = torch.linalg.qr(torch.randn(WIDTH, k))[0]
-            gradient = stages.gradient(
-                (torch.ones(()), None, None, None), x, huge(ROWS, 3 * k), huge(ROWS, k),
+            saved = Saved(
+                x, huge(ROWS, 3 * k), huge(ROWS, k),
                 torch.ones(2, ROWS), torch.ones(3), torch.zeros(3 * k, 3 * k).double(),
                 torch.zeros(2 * k, WIDTH), torch.zeros(1, WIDTH, WIDTH), basis, order,
-                0.1, 0.1, 1.0, 0.9, torch.float32,
             )  # fmt: skip
+            grads = (torch.ones(()), None, None, None)
+            gradient = stages.gradient(grads, saved, SETTINGS, torch.float32)
             assert gradient.shape == x.shape
 
 

@@ -23,8 +23,8 @@ from ptx.compiling import OtherPython, compile_here
 from ptx.launch import Gpu
 from ptx.problems import Problem, loss, mix, on, similarity
 
-from drcl.kernels import symmetric
 from drcl.kernels.product import product_with_dots
+from drcl.kernels.reversible_consistency import symmetric
 
 BF16, F16 = torch.bfloat16, torch.float16
 # Between them every kernel, ids and rows, mixed and not, B on both sides of D, ragged everywhere.
@@ -55,7 +55,7 @@ LONG = [
 
 
 def all_kernels() -> set[str]:
-    sources = [path.read_text() for path in (Path(__file__).parents[1] / "kernels").glob("*.py")]
+    sources = [path.read_text() for path in (Path(__file__).parents[1] / "kernels").rglob("*.py")]
     return {name for text in sources for name in re.findall(r"^def (\w+_kernel)\(", text, re.M)}
 
 

@@ -79,7 +79,7 @@ def every_op() -> Results:
 def backends() -> list[str]:
     from drcl.backends import probe_native
 
-    return ["native", "torch"] if probe_native().available else ["torch"]
+    return ["native", "eager"] if probe_native().available else ["eager"]
 
 
 def assert_same(found: Results, expected: Results) -> None:
@@ -122,12 +122,12 @@ def threads() -> None:
     apart = threading.Barrier(THREADS)
 
     def own_backend(i: int) -> None:
-        assert choose("mixup", cpu) == "torch"  # not that of the thread which started this one
-        name = ("reference", "torch")[i % 2]
+        assert choose("mixup", cpu) == "eager"  # not that of the thread which started this one
+        name = ("reference", "eager")[i % 2]
         with use_backend(name):
             apart.wait()
             assert choose("mixup", cpu) == name
-            if name == "torch":
+            if name == "eager":
                 assert_same(every_op(), expected)
             apart.wait()
             assert choose("mixup", cpu) == name

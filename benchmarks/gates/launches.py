@@ -104,7 +104,7 @@ def recorded() -> Iterator[list[Launch]]:
         launches.append(
             Launch(
                 "",
-                kernel.fn.__module__.rpartition(".")[2],
+                kernel.fn.__module__.partition("kernels.")[2],
                 kernel.__name__,
                 {name: kind for name, (kind, _) in pairs.items()},
                 {n: a for n, (kind, a) in pairs.items() if kind != "constexpr" and a},
@@ -161,8 +161,9 @@ def _loss(problem: Problem) -> None:
     x = torch.empty(batch, width, dtype=getattr(torch, problem.dtype), requires_grad=True)
     order, q = torch.empty(batch, dtype=torch.int64), torch.zeros((), dtype=torch.float64)
     total, *_ = reversible_consistency(
-        x, _targets(problem), order, q, torch.empty(width, k), torch.empty(classes, k),
-        torch.empty(k, classes), 0.1, 0.1, 1.0, 1.0, 0.9, "", batch < width, "triton",
+        x, _targets(problem), order, q,
+        [torch.empty(width, k), torch.empty(classes, k), torch.empty(k, classes)],
+        (0.1, 0.1, 1.0, 1.0, 0.9), "", batch < width, "triton",
     )  # fmt: skip
     torch.autograd.grad(total.sum(), x)
 

@@ -35,7 +35,7 @@ class Case:
 
     size: Size
     native_queries: int
-    torch_queries: int
+    eager_queries: int
     labels: int = 0  # of which an item has about five; 0: it has a class
     on_disk: bool = False
     dtype: torch.dtype = torch.float32
@@ -97,7 +97,7 @@ def peak(name: str, queries: int, budget: int) -> None:
 
 def measure(name: str, backend: str, budget: int) -> dict[str, Any]:
     case = CASES[name]
-    queries = case.native_queries if backend == "native" else case.torch_queries
+    queries = case.native_queries if backend == "native" else case.eager_queries
     command = [sys.executable, __file__, "peak", name, str(queries), str(budget)]
     env = os.environ | {"DRCL_BACKEND": backend}
     done = subprocess.run(command, check=True, capture_output=True, env=env, text=True)
@@ -109,7 +109,7 @@ def measure(name: str, backend: str, budget: int) -> dict[str, Any]:
 def main(names: list[str]) -> None:
     rows = []
     for name in names or CASES:
-        for backend in ("native", "torch"):
+        for backend in ("native", "eager"):
             for budget in BUDGETS:
                 rows.append(measure(name, backend, budget))
                 row = rows[-1]

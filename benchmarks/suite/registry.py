@@ -140,7 +140,7 @@ def backend_names(family: str) -> tuple[str, ...]:
     """Our contenders for an op family, the preferred one first.
 
     >>> backend_names("average_precision")
-    ('drcl native', 'drcl torch')
+    ('drcl native', 'drcl eager')
     """
     return tuple(OURS + name for name in FAMILIES[family] if name != "reference")
 

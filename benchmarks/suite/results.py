@@ -20,6 +20,7 @@ from drcl.benchmarks.suite.registry import OURS
 from drcl.benchmarks.suite.timing import processor_name
 
 NAME = "suite"
+RENAMED = {"drcl torch": "drcl eager"}  # in results of before 2026-12
 LIBRARIES = ("faiss-cpu", "pytorch-metric-learning", "ranx", "scikit-learn", "torchmetrics")
 
 
@@ -101,7 +102,10 @@ def read(folder: Path) -> list[Row]:
     path = folder / f"{NAME}.json"
     if not path.is_file():
         return []
-    return [Row(**row) for row in json.loads(path.read_text())]
+    rows = json.loads(path.read_text())
+    return [
+        Row(**row | {"contender": RENAMED.get(row["contender"], row["contender"])}) for row in rows
+    ]
 
 
 def keep(rows: Sequence[Row], root: Path) -> Path:

@@ -103,7 +103,7 @@ def build(sizes: registry.Sizes, device: torch.device) -> registry.Problem:
 
     contenders = registry.our_backends("average_precision", device, ours)
     if q * n > MOST_SORTED:
-        contenders["drcl torch"] = "sorts the gallery for every query: not attempted"
+        contenders["drcl eager"] = "sorts the gallery for every query: not attempted"
     for name, peer in PEERS.items():
         reason = peer.absent(data.k, device)
         queries = max(1, min(q, peer.scores // n))

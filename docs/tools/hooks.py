@@ -74,7 +74,7 @@ def is_ours(row: Row) -> bool:
 
 def our_cpu_rows() -> list[Row]:
     """The ops on a CPU, those that have a floor."""
-    cpu = {"drcl torch", "drcl native"}
+    cpu = {"drcl eager", "drcl native"}
     ops = ("loss", "prior_similarity", "mixup", "map")
     rows = [r for r in suite() if r["contender"] in cpu and r["op"] in ops and r["floor_share"]]
     return [r for r in rows if r["contender"] == "drcl native" or r["op"] != "map"]
@@ -88,7 +88,7 @@ def peaks() -> list[tuple[str, int, float]]:
         for row in suite()
         if row["op"] == "loss"
         and {name: row["sizes"][name] for name in at} == at
-        and row["contender"] in ("drcl torch", "literal")
+        and row["contender"] in ("drcl eager", "literal")
         and row["memory_MB"] is not None
     ]
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from drcl.eager.gce import gce_ids, gce_rows
+from drcl.eager.generalized_cross_entropy import gce_ids, gce_rows
 from drcl.eager.products import project, project_transposed
 from drcl.labels import is_labelled
 
@@ -30,19 +33,24 @@ def prior_similarity(
     return logits, p.to(dtype), loss.to(dtype), score.to(dtype), gradient.to(dtype)
 
 
+class Saved(NamedTuple):
+    """What the gradients need."""
+
+    features: Tensor  # (B, D)
+    weight: Tensor  # (D, C)
+    probabilities: Tensor  # (B, C)
+    loss_gradient: Tensor  # d(loss)/d(logits) (B, C)
+
+
 def prior_similarity_backward(
-    grad_logits: Tensor | None,
-    grad_probabilities: Tensor | None,
-    grad_loss: Tensor | None,
-    features: Tensor,
-    weight: Tensor,
-    probabilities: Tensor,
-    loss_gradient: Tensor,
-    temperature: float,
-    needs_features: bool,
-    needs_weight: bool,
+    grads: Sequence[Tensor | None], saved: Saved, temperature: float, needs: Sequence[bool]
 ) -> tuple[Tensor, Tensor]:
-    """Gradients by features and weight, from those of logits, probabilities and loss."""
+    """Gradients by features and weight, from those of logits, probabilities and loss.
+
+    Those that are not needed are empty.
+    """
+    grad_logits, grad_probabilities, grad_loss = grads
+    features, weight, probabilities, loss_gradient = saved
     total = torch.zeros_like(loss_gradient) if grad_loss is None else grad_loss * loss_gradient
     if grad_probabilities is not None:
         weighted = grad_probabilities * probabilities
@@ -50,10 +58,8 @@ def prior_similarity_backward(
     if grad_logits is not None:
         total = total + grad_logits
     total = total / temperature
-    by_features = (total @ weight.T).to(features.dtype) if needs_features else features.new_empty(0)
+    by_features = (total @ weight.T).to(features.dtype) if needs[0] else features.new_empty(0)
     by_weight = (
-        project_transposed(features.to(weight.dtype), total)
-        if needs_weight
-        else weight.new_empty(0)
+        project_transposed(features.to(weight.dtype), total) if needs[1] else weight.new_empty(0)
     )
     return by_features, by_weight

@@ -33,7 +33,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from drcl.eager.gce import gce_rows
+from drcl.eager.generalized_cross_entropy import gce_rows
 from drcl.eager.mixup import mix, unmix
 from drcl.eager.products import project
 from drcl.labels import is_labelled, target_rows
@@ -42,6 +42,33 @@ from drcl.labels import is_labelled, target_rows
 PANEL = 256
 # The share of the last-level cache that a block of rows may take.
 BLOCK_BYTES = 4 * 2**20
+
+
+class Batch(NamedTuple):
+    """What a loss is of."""
+
+    features: Tensor  # X (B, D) in any floating-point dtype
+    targets: Tensor  # (B,) ids or (B, C) rows
+    permutation: Tensor | None  # π (B,) of the mixing
+    q: Tensor  # 0-d
+
+
+class Space(NamedTuple):
+    """The prior's column space, and the prior in it; all is computed in its dtype."""
+
+    basis: Tensor  # Q (D, K)
+    recast: Tensor  # PQ (C, K)
+    weight: Tensor  # QᵀW (K, C)
+
+
+class Settings(NamedTuple):
+    """The weights of the parts, the temperature, and the mixing's λ."""
+
+    alpha: float
+    beta: float
+    eta: float
+    temperature: float
+    lam: float
 
 
 class Rows(NamedTuple):
@@ -54,22 +81,26 @@ class Rows(NamedTuple):
     sums: Tensor  # (3,): Σ GCE, Σ |r − x|², number of labelled rows
 
 
-def rows(
-    features: Tensor,
-    targets: Tensor,
-    permutation: Tensor | None,
-    q: Tensor,
-    basis: Tensor,
-    recast_coordinates: Tensor,
-    weight_coordinates: Tensor,
-    lam: float,
-    temperature: float,
-) -> Rows:
-    """Mix, normalise, project, and finish the parts of the loss that are sums over rows.
+class Saved(NamedTuple):
+    """What the gradient needs: :class:`Rows`, the sums over pairs, and two of the arguments."""
 
-    Shapes: features (B, D) in any floating-point dtype, targets (B,) ids or (B, C) rows, basis (D,
-    K), recast_coordinates (C, K), weight_coordinates (K, C). All is computed in the basis' dtype.
-    """
+    outside: Tensor
+    coordinates: Tensor
+    label_gradient: Tensor
+    norms: Tensor
+    sums: Tensor
+    inner: Tensor  # HᵀH (3K, 3K) in float64; empty for B < D, as the next
+    cross: Tensor  # [Δ, V]ᵀF (2K, D)
+    gram_matrix: Tensor  # FᵀF (1, D, D), or M and Z (2, B, B) for B < D
+    basis: Tensor
+    permutation: Tensor | None
+
+
+def rows(given: Batch, space: Space, settings: Settings) -> Rows:
+    """Mix, normalise, project, and finish the parts of the loss that are sums over rows."""
+    features, targets, permutation, q = given
+    basis, recast_coordinates, weight_coordinates = space
+    lam, temperature = settings.lam, settings.temperature
     y = target_rows(targets, len(recast_coordinates), basis.dtype)
     labelled = is_labelled(y)
     if permutation is not None:
@@ -189,42 +220,24 @@ def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
 
 
 def combine(
-    sums: Tensor,
-    inner: Tensor,
-    cross: Tensor,
-    gram_matrix: Tensor,
-    alpha: float,
-    beta: float,
-    eta: float,
-    width: int,
+    sums: Tensor, inner: Tensor, cross: Tensor, gram_matrix: Tensor, settings: Settings, width: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Total, J_L, J_D and J_MSE from the sums alone."""
     count = sums[2].clamp(min=1)
     label, squared = sums[0] / count, sums[1] / (count * width)
     similarity = (similarity_terms(inner, cross, gram_matrix) * 4.0).to(count) / count.square()
+    alpha, beta, eta, *_ = settings
     total = eta * label + alpha * similarity + beta * squared
     return total, label, similarity, squared
 
 
 def gradient(
-    grads: Sequence[Tensor | None],
-    outside: Tensor,
-    coordinates: Tensor,
-    label_gradient: Tensor,
-    norms: Tensor,
-    sums: Tensor,
-    inner: Tensor,
-    cross: Tensor,
-    gram_matrix: Tensor,
-    basis: Tensor,
-    permutation: Tensor | None,
-    alpha: float,
-    beta: float,
-    eta: float,
-    lam: float,
-    dtype: torch.dtype,
+    grads: Sequence[Tensor | None], saved: Saved, settings: Settings, dtype: torch.dtype
 ) -> Tensor:
     """Gradient (B, D) in ``dtype``, given those of total, J_L, J_D and J_MSE (None: zero)."""
+    outside, coordinates, label_gradient, norms, sums, inner, cross, gram_matrix, *_ = saved
+    basis, permutation = saved.basis, saved.permutation
+    alpha, beta, eta, _, lam = settings
     width, k = basis.shape
     total, label, similarity, mse = (sums.new_zeros(()) if g is None else g for g in grads)
     n, r = norms

@@ -31,7 +31,7 @@ def ranked_blocks(
     """
     settings, device = task.settings, task.query.device
     group = settings.process_group
-    backend = "" if group else choose("average_precision", device)
+    backend = choose("average_precision" if group is None else "sharded_ranking", device)
     # Places, lists and lengths of a large gallery's items leave less for the scores.
     max_bytes = max(settings.max_bytes - 32 * len(items), settings.max_bytes // 4)
     with raise_together(group):

@@ -1,14 +1,15 @@
 """Derivatives of an op: reverse and forward mode, and every transform of ``torch.func``.
 
 ``torch.library`` knows a custom op's reverse mode. It passes tangents by without an error, so that
-forward-mode derivatives come out as zero, and refuses ``torch.func``. Where one of the two is at
-work the op is therefore called through a ``torch.autograd.Function`` that has all the rules.
+forward-mode derivatives come out as zero, and refuses ``torch.func``. The op is therefore called
+through a ``torch.autograd.Function`` that has all the rules; in compiled code, by itself.
 """
 
 from __future__ import annotations
 
+import itertools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,11 +20,7 @@ from torch.autograd import forward_ad
 from drcl.ops import flops
 
 Rule = Callable[..., Any]
-
-
-def under_transform() -> bool:
-    """Whether a transform of ``torch.func`` or a level of ``forward_ad`` is at work here."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+_is_batched = torch._C._functorch.is_legacy_batchedtensor
 
 
 def differentiable(op: CustomOpDef, *, setup: Rule, backward: Rule, jvp: Rule) -> Rule:
@@ -32,39 +29,58 @@ def differentiable(op: CustomOpDef, *, setup: Rule, backward: Rule, jvp: Rule) -
     Args:
         op: the op, without autograd.
         setup: ``setup(ctx, inputs, output)``; what it saves serves both modes.
-        backward: ``backward(ctx, *gradients)``: gradients by the inputs.
+        backward: ``backward(ctx, *gradients)``: the gradient by the first input, or a tuple of
+            those by the first few; the others have none.
         jvp: ``jvp(ctx, *tangents)``: tangents of the outputs.
     """
 
-    def each(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-        """One call for every sample: a batch of losses is rare, and no kernel is made for it."""
-        samples = []
-        for i in range(info.batch_size):
-            sample = (
-                value if dim is None else value.select(dim, i)
-                for value, dim in zip(args, in_dims, strict=True)
-            )
-            samples.append(call(*sample))
-        if isinstance(samples[0], Tensor):
-            return torch.stack(samples), 0
-        outputs = tuple(torch.stack(values) for values in zip(*samples, strict=True))
-        return outputs, (0,) * len(outputs)
+    def set_up(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.none = [[None] * len(value) if _is_tensors(value) else None for value in inputs]
+        setup(ctx, inputs, output)
 
+    def gradients(ctx: Any, *grads: Any) -> tuple[Any, ...]:
+        found = backward(ctx, *grads)
+        found = found if isinstance(found, tuple) else (found,)
+        return *found, *ctx.none[len(found) :]
+
+    # autograd looks for tensors among the arguments, not inside them
     class Transformed(torch.autograd.Function):
         @staticmethod
-        def forward(*args: Any) -> Any:
-            return op(*args)
+        def forward(*flat: Any) -> Any:
+            return op(*_unflatten(flat))
 
-    Transformed.setup_context = staticmethod(setup)  # type: ignore[method-assign, assignment]
-    Transformed.backward = staticmethod(backward)  # type: ignore[method-assign]
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+            set_up(ctx, _unflatten(inputs), output)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> Any:
+            return *_flatten(gradients(ctx, *grads)), None
+
+        @staticmethod
+        def vmap(info: Any, in_dims: tuple[Any, ...], *flat: Any) -> tuple[Any, Any]:
+            def sample(i: int) -> list[Any]:  # of a tuple of numbers the dim is a tuple, of None
+                pairs = zip(flat, in_dims, strict=True)
+                return [v.select(dim, i) if isinstance(dim, int) else v for v, dim in pairs]
+
+            found = _one_by_one(call, info.batch_size, sample)
+            return found, 0 if isinstance(found, Tensor) else (0,) * len(found)
+
     Transformed.jvp = staticmethod(jvp)  # type: ignore[method-assign]
-    Transformed.vmap = staticmethod(each)  # type: ignore[method-assign]
+
+    def each(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
+        nested = zip(in_dims, args, strict=True)
+        dims = [[d] * len(v) if _is_tensors(v) and d is None else d for d, v in nested]
+        return Transformed.vmap(info, (*_flatten(dims), None), *_flatten(args), _lengths(args))
 
     def call(*args: Any) -> Any:
         if not torch.compiler.is_compiling():
             if "torch.utils.flop_counter" in sys.modules:
                 flops.register()
-            return Transformed.apply(*args) if under_transform() else op(*args)
+            flat = [*_flatten(args), _lengths(args)]
+            if any(isinstance(v, Tensor) and _is_batched(v) for v in flat):
+                return _in_batches_of_autograd(call, flat)
+            return Transformed.apply(*flat)
         if forward_ad._current_level >= 0:
             raise NotImplementedError(
                 f"{op._qualname}: forward-mode derivatives are not compiled; take them outside of "
@@ -72,9 +88,58 @@ def differentiable(op: CustomOpDef, *, setup: Rule, backward: Rule, jvp: Rule) -
             )
         return op(*args)
 
-    op.register_autograd(backward, setup_context=setup)
+    op.register_autograd(gradients, setup_context=set_up)
     op.register_vmap(each)
     return call
+
+
+def _is_tensors(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(one, Tensor) for one in value)
+
+
+def _flatten(args: Sequence[Any]) -> list[Any]:
+    """Arguments with the items of lists in their place."""
+    return [one for value in args for one in (value if isinstance(value, list) else [value])]
+
+
+def _lengths(args: Sequence[Any]) -> tuple[int | None, ...]:
+    return tuple(len(value) if isinstance(value, list) else None for value in args)
+
+
+def _unflatten(given: Sequence[Any]) -> tuple[Any, ...]:
+    """The arguments from :func:`_flatten` and, last, :func:`_lengths`."""
+    *flat, lengths = given
+    items = iter(flat)
+    return tuple(next(items) if n is None else list(itertools.islice(items, n)) for n in lengths)
+
+
+def _one_by_one(call: Rule, count: int, sample: Callable[[int], list[Any]]) -> Any:
+    """A call for every sample: a batch of losses is rare, and no kernel is made for it."""
+    found = [call(*_unflatten(sample(i))) for i in range(count)]
+    if isinstance(found[0], Tensor):
+        return torch.stack(found)
+    return tuple(torch.stack(values) for values in zip(*found, strict=True))
+
+
+def _in_batches_of_autograd(call: Rule, flat: list[Any]) -> Any:
+    """Under the ``vmap`` of ``torch.autograd.grad(is_grads_batched=True)``, which takes no list."""
+    level = torch._C._vmapmode_increment_nesting() - 1
+    torch._C._vmapmode_decrement_nesting()
+    # of size one along its first dimension where it is the same for all samples
+    rows = [torch._remove_batch_dim(v, level, 1, 0) if isinstance(v, Tensor) else v for v in flat]
+    count = max(len(v) for v in rows if isinstance(v, Tensor))
+
+    def sample(i: int) -> list[Any]:
+        return [v[min(i, len(v) - 1)] if isinstance(v, Tensor) else v for v in rows]
+
+    torch._C._vmapmode_decrement_nesting()  # a batch around this one is taken apart in its turn
+    try:
+        found = _one_by_one(call, count, sample)
+    finally:
+        torch._C._vmapmode_increment_nesting()
+    if isinstance(found, Tensor):
+        return torch._add_batch_dim(found, 0, level)
+    return tuple(torch._add_batch_dim(one, 0, level) for one in found)
 
 
 def differentiated_once(op: CustomOpDef, name: str) -> Rule:

@@ -11,12 +11,11 @@ import torch
 
 
 def loss(
-    features: Any, targets: Any, permutation: Any, q: Any, basis: Any, recast: Any, *args: Any,
-    **kwargs: Any,
+    features: Any, targets: Any, permutation: Any, q: Any, space: Any, settings: Any, group: str,
+    by_rows: bool, backend: str, **kwargs: Any,
 ) -> int:  # fmt: skip
     """Labels recast, three projections of every row, logits and their gradient, and the sums."""
-    (batch, width), k, classes = features, basis[1], recast[0]
-    by_rows = args[-2]
+    (batch, width), ((_, k), (classes, _), _) = features, space
     outside = width if k < width else 0
     projections = 8 if outside else 2
     rows = projections * batch * width * k + 6 * batch * classes * k
@@ -25,12 +24,9 @@ def loss(
     return rows + batch * (outside * outside + 4 * k * outside + 18 * k * k)
 
 
-def loss_backward(
-    grad_total: Any, grad_label: Any, grad_consistency: Any, grad_recasting: Any, outside: Any,
-    coordinates: Any, label_gradient: Any, norms: Any, sums: Any, inner: Any, cross: Any,
-    gram: Any, basis: Any, *args: Any, **kwargs: Any,
-) -> int:  # fmt: skip
+def loss_backward(grads: Any, saved: Any, *args: Any, **kwargs: Any) -> int:
     """The product of F with M or FᵀF, and the terms of rank K."""
+    outside, *_, gram, basis = saved
     (batch, width), (_, k) = outside, basis
     if len(gram) == 3 and gram[0] == 2:
         return 2 * batch * (batch * width + 2 * batch * k + basis[0] * k)
@@ -45,12 +41,10 @@ def similarity(features: Any, weight: Any, *args: Any, **kwargs: Any) -> int:
 
 
 def similarity_backward(
-    grad_logits: Any, grad_probabilities: Any, grad_loss: Any, features: Any, weight: Any,
-    probabilities: Any, loss_gradient: Any, temperature: float, needs_features: bool,
-    needs_weight: bool, *args: Any, **kwargs: Any,
-) -> int:  # fmt: skip
+    grads: Any, saved: Any, temperature: float, needs: Any, *args: Any, **kwargs: Any
+) -> int:
     """``G Wᵀ`` and ``Xᵀ G``, where they are asked for."""
-    return (needs_features + needs_weight) * similarity(features, weight)
+    return sum(needs) * similarity(*saved[:2])
 
 
 def none(*args: Any, **kwargs: Any) -> int:

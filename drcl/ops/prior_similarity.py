@@ -2,43 +2,38 @@
 
 from __future__ import annotations
 
-from types import ModuleType
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from drcl.eager import prior_similarity as eager
+from drcl.dispatch import stages
+from drcl.eager.prior_similarity import Saved
 from drcl.ops.derivatives import differentiable, differentiated_once
+
+GRADS = 3  # the outputs that have a gradient: logits, probabilities, loss
 
 
 @torch.library.custom_op("drcl::prior_similarity", mutates_args=())
 def prior_similarity(
-    features: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    q: Tensor,
-    temperature: float,
-    backend: str,
+    features: Tensor, weight: Tensor, targets: Tensor, q: Tensor, temperature: float, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Logits (B, C), probabilities (B, C), loss, score, and what the gradient needs.
 
     Shapes: features (B, D), weight (D, C), targets (B,) ids or (B, C) rows, q 0-d. The last output
     is d(loss)/d(logits) (B, C).
     """
+    compute = stages("prior_similarity", backend).prior_similarity
     with torch.autocast(features.device.type, enabled=False):
-        return _stages(backend).prior_similarity(features, weight, targets, q, temperature)
+        found: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = compute(
+            features, weight, targets, q, temperature
+        )
+    return found
 
 
 @prior_similarity.register_fake
-def _(
-    features: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    q: Tensor,
-    temperature: float,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _(features: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     batch, classes = features.shape[0], weight.shape[1]
     new = weight.new_empty
     return new(batch, classes), new(batch, classes), new(()), new(()), new(batch, classes)
@@ -46,51 +41,29 @@ def _(
 
 @torch.library.custom_op("drcl::prior_similarity_backward", mutates_args=())
 def prior_similarity_backward(
-    grad_logits: Tensor | None,
-    grad_probabilities: Tensor | None,
-    grad_loss: Tensor | None,
-    features: Tensor,
-    weight: Tensor,
-    probabilities: Tensor,
-    loss_gradient: Tensor,
+    grads: Sequence[Tensor | None],
+    saved: Sequence[Tensor],
     temperature: float,
-    needs_features: bool,
-    needs_weight: bool,
+    needs: Sequence[bool],
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients by features (B, D) and weight (D, C); empty where not needed."""
-    with torch.autocast(features.device.type, enabled=False):
-        return _stages(backend).prior_similarity_backward(
-            grad_logits,
-            grad_probabilities,
-            grad_loss,
-            features,
-            weight,
-            probabilities,
-            loss_gradient,
-            temperature,
-            needs_features,
-            needs_weight,
-        )
+    """Gradients by features (B, D) and weight (D, C), of which ``needs`` says which are needed.
+
+    The others are empty. ``grads`` are those of logits, probabilities and loss (None: zero), and
+    ``saved`` the tensors of :class:`drcl.eager.prior_similarity.Saved`.
+    """
+    compute = stages("prior_similarity", backend).prior_similarity_backward
+    with torch.autocast(saved[0].device.type, enabled=False):
+        found: tuple[Tensor, Tensor] = compute(grads, Saved(*saved), temperature, needs)
+    return found
 
 
 @prior_similarity_backward.register_fake
 def _(
-    grad_logits: Tensor | None,
-    grad_probabilities: Tensor | None,
-    grad_loss: Tensor | None,
-    features: Tensor,
-    weight: Tensor,
-    probabilities: Tensor,
-    loss_gradient: Tensor,
-    temperature: float,
-    needs_features: bool,
-    needs_weight: bool,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    return (
-        features.new_empty(features.shape if needs_features else 0),
-        weight.new_empty(weight.shape if needs_weight else 0),
+    grads: Any, saved: Sequence[Tensor], temperature: Any, needs: Sequence[bool], backend: Any
+) -> tuple[Tensor, ...]:
+    return tuple(
+        one.new_empty(one.shape if need else 0) for one, need in zip(saved[:2], needs, strict=True)
     )
 
 
@@ -103,27 +76,12 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
     ctx.set_materialize_grads(False)
 
 
-def _backward(
-    ctx: Any,
-    grad_logits: Tensor | None,
-    grad_probabilities: Tensor | None,
-    grad_loss: Tensor | None,
-    *unused: Tensor | None,
-) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     needs = ctx.needs_input_grad[:2]
-    if grad_logits is None and grad_probabilities is None and grad_loss is None:
-        return (None,) * 6
-    gradients = gradients_of_similarity(
-        grad_logits,
-        grad_probabilities,
-        grad_loss,
-        *ctx.saved_tensors,
-        ctx.temperature,
-        *needs,
-        ctx.backend,
-    )
-    wanted = (gradient if need else None for gradient, need in zip(gradients, needs, strict=True))
-    return *wanted, *(None,) * 4
+    if all(grad is None for grad in grads[:GRADS]):
+        return None, None
+    gradients = _gradients(ctx, grads[:GRADS], needs)
+    return tuple(grad if need else None for grad, need in zip(gradients, needs, strict=True))
 
 
 def _jvp(
@@ -132,11 +90,10 @@ def _jvp(
     if features_tangent is None and weight_tangent is None:
         return (None,) * 5
     features, weight, probabilities, _ = ctx.saved_tensors
-    by_features, by_weight = gradients_of_similarity(
-        None, None, torch.ones_like(probabilities[0, 0]), *ctx.saved_tensors, ctx.temperature,
-        features_tangent is not None, weight_tangent is not None, ctx.backend,
-    )  # fmt: skip
-    logits, loss = torch.zeros_like(probabilities), torch.zeros_like(probabilities[0, 0])
+    needs = features_tangent is not None, weight_tangent is not None
+    one = torch.ones_like(probabilities[0, 0])
+    by_features, by_weight = _gradients(ctx, (None, None, one), needs)
+    logits, loss = torch.zeros_like(probabilities), torch.zeros_like(one)
     if features_tangent is not None:
         logits = logits + features_tangent.to(weight.dtype) @ weight
         loss = loss + (by_features * features_tangent).sum(dtype=loss.dtype)
@@ -149,13 +106,14 @@ def _jvp(
     return logits, by_logits, loss, None, None
 
 
+def _gradients(
+    ctx: Any, grads: Sequence[Tensor | None], needs: tuple[bool, ...]
+) -> tuple[Tensor, Tensor]:
+    found: tuple[Tensor, Tensor] = gradients_of_similarity(
+        list(grads), list(ctx.saved_tensors), ctx.temperature, tuple(needs), ctx.backend
+    )
+    return found
+
+
 gradients_of_similarity = differentiated_once(prior_similarity_backward, "prior_similarity")
 similarity = differentiable(prior_similarity, setup=_setup, backward=_backward, jvp=_jvp)
-
-
-def _stages(backend: str) -> ModuleType:
-    if backend == "triton":
-        from drcl.kernels import prior_similarity as kernels
-
-        return kernels
-    return eager

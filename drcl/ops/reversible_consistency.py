@@ -8,13 +8,16 @@ gradient those of the global batch.
 
 from __future__ import annotations
 
-from types import ModuleType
+import functools
+from collections.abc import Sequence
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from drcl.eager import reversible_consistency as eager
+from drcl.eager.reversible_consistency import Batch, Saved, Settings, Space
 from drcl.ops.derivatives import differentiable, differentiated_once
 
 PARTS = 4  # the first outputs: total, J_L, J_D, J_MSE
@@ -26,14 +29,8 @@ def reversible_consistency(
     targets: Tensor,
     permutation: Tensor | None,
     q: Tensor,
-    basis: Tensor,
-    recast_coordinates: Tensor,
-    weight_coordinates: Tensor,
-    alpha: float,
-    beta: float,
-    eta: float,
-    temperature: float,
-    lam: float,
+    space: Sequence[Tensor],
+    settings: Sequence[float],
     group: str,
     by_rows: bool,
     backend: str,
@@ -42,67 +39,33 @@ def reversible_consistency(
 ]:  # fmt: skip
     """The loss and its parts: total, J_L, J_D, J_MSE; then what the gradient needs.
 
-    Shapes: features (B, D); targets (B,) ids or (B, C) rows; permutation (B,) or None; q 0-d; basis
-    (D, K), recast_coordinates (C, K), weight_coordinates (K, C) of a :class:`drcl.Prior`. ``group``
-    names the process group whose ranks hold the rows of one global batch, "" for none; ``by_rows``
-    takes the B×B matrices in place of the D×D one.
+    ``space`` and ``settings`` are those of :mod:`drcl.eager.reversible_consistency`, and so are the
+    shapes. ``group`` names the process group whose ranks hold the rows of one global batch, "" for
+    none; ``by_rows`` takes the B×B matrices in place of the D×D one.
     """
-    stages = _stages(backend)
+    compute, own, chosen = stages(backend), Space(*space), Settings(*settings)
     with torch.autocast(features.device.type, enabled=False):
-        rows = stages.rows(
-            features,
-            targets,
-            permutation,
-            q,
-            basis,
-            recast_coordinates,
-            weight_coordinates,
-            lam,
-            temperature,
-        )
+        rows = compute.rows(Batch(features, targets, permutation, q), own, chosen)
         if by_rows:
-            inner, cross = basis.new_empty(0, 0, dtype=torch.float64), basis.new_empty(0, 0)
-            gram = stages.differences(rows.outside, rows.coordinates, rows.norms)
+            inner, cross = own.basis.new_empty(0, 0, dtype=torch.float64), own.basis.new_empty(0, 0)
+            gram = compute.differences(rows.outside, rows.coordinates, rows.norms)
         else:
-            inner, cross = stages.class_sums(rows.coordinates, rows.outside)
-            gram = stages.gram(rows.outside)
+            inner, cross = compute.class_sums(rows.coordinates, rows.outside)
+            gram = compute.gram(rows.outside)
         if group:
             _add_up((rows.sums, inner, cross, gram), group)
-        parts = stages.combine(rows.sums, inner, cross, gram, alpha, beta, eta, len(basis))
-    return (
-        *parts,
-        rows.outside,
-        rows.coordinates,
-        rows.label_gradient,
-        rows.norms,
-        rows.sums,
-        inner,
-        cross,
-        gram,
-    )
+        parts = compute.combine(rows.sums, inner, cross, gram, chosen, len(own.basis))
+    return *parts, *rows, inner, cross, gram
 
 
 @reversible_consistency.register_fake
 def _(
-    features: Tensor,
-    targets: Tensor,
-    permutation: Tensor | None,
-    q: Tensor,
-    basis: Tensor,
-    recast_coordinates: Tensor,
-    weight_coordinates: Tensor,
-    alpha: float,
-    beta: float,
-    eta: float,
-    temperature: float,
-    lam: float,
-    group: str,
-    by_rows: bool,
-    backend: str,
-) -> tuple[Tensor, ...]:
-    batch, (width, k) = features.shape[0], basis.shape
+    features: Tensor, targets: Any, permutation: Any, q: Any, space: Sequence[Tensor],
+    settings: Any, group: Any, by_rows: bool, backend: Any,
+) -> tuple[Tensor, ...]:  # fmt: skip
+    batch, (width, k) = features.shape[0], space[0].shape
     outside = 0 if k == width else width
-    new = basis.new_empty
+    new = space[0].new_empty
     return (
         *(new(()) for _ in range(PARTS)),
         new(batch, outside),
@@ -118,90 +81,41 @@ def _(
 
 @torch.library.custom_op("drcl::reversible_consistency_backward", mutates_args=())
 def reversible_consistency_backward(
-    grad_total: Tensor | None,
-    grad_label: Tensor | None,
-    grad_consistency: Tensor | None,
-    grad_recasting: Tensor | None,
-    outside: Tensor,
-    coordinates: Tensor,
-    label_gradient: Tensor,
-    norms: Tensor,
-    sums: Tensor,
-    inner: Tensor,
-    cross: Tensor,
-    gram: Tensor,
-    basis: Tensor,
+    grads: Sequence[Tensor | None],
+    saved: Sequence[Tensor],
     permutation: Tensor | None,
-    alpha: float,
-    beta: float,
-    eta: float,
-    lam: float,
+    settings: Sequence[float],
     dtype: torch.dtype,
     backend: str,
 ) -> Tensor:
     """Gradient (B, D) in ``dtype``, given the gradients of the loss and its parts (None: zero)."""
-    with torch.autocast(outside.device.type, enabled=False):
-        return _stages(backend).gradient(
-            (grad_total, grad_label, grad_consistency, grad_recasting),
-            outside,
-            coordinates,
-            label_gradient,
-            norms,
-            sums,
-            inner,
-            cross,
-            gram,
-            basis,
-            permutation,
-            alpha,
-            beta,
-            eta,
-            lam,
-            dtype,
+    with torch.autocast(saved[0].device.type, enabled=False):
+        gradient: Tensor = stages(backend).gradient(
+            grads, Saved._make([*saved, permutation]), Settings(*settings), dtype
         )
+    return gradient
 
 
 @reversible_consistency_backward.register_fake
 def _(
-    grad_total: Tensor | None,
-    grad_label: Tensor | None,
-    grad_consistency: Tensor | None,
-    grad_recasting: Tensor | None,
-    outside: Tensor,
-    coordinates: Tensor,
-    label_gradient: Tensor,
-    norms: Tensor,
-    sums: Tensor,
-    inner: Tensor,
-    cross: Tensor,
-    gram: Tensor,
-    basis: Tensor,
-    permutation: Tensor | None,
-    alpha: float,
-    beta: float,
-    eta: float,
-    lam: float,
-    dtype: torch.dtype,
-    backend: str,
+    grads: Any, saved: Sequence[Tensor], permutation: Any, settings: Any, dtype: torch.dtype, _: Any
 ) -> Tensor:
+    outside, *_, basis = saved
     return outside.new_empty(outside.shape[0], basis.shape[0], dtype=dtype)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    features, _, permutation, _, basis, *_ = inputs
+    features, _, permutation, _, (basis, *_), ctx.settings, ctx.group, _, ctx.backend = inputs
     saved = (*output[PARTS:], basis, permutation)
     ctx.save_for_backward(*saved)
     ctx.save_for_forward(*saved)
-    ctx.alpha, ctx.beta, ctx.eta, _, ctx.lam, ctx.group, _, ctx.backend = inputs[7:]
     ctx.dtype = features.dtype
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+def _backward(ctx: Any, *grads: Tensor | None) -> Tensor | None:
     of_parts = grads[:PARTS]
-    if all(grad is None for grad in of_parts):
-        return (None,) * 15
-    return _gradient(ctx, of_parts), *(None,) * 14
+    return None if all(grad is None for grad in of_parts) else _gradient(ctx, of_parts)
 
 
 def _jvp(ctx: Any, tangent: Tensor | None, *unused: None) -> tuple[Tensor | None, ...]:
@@ -220,9 +134,10 @@ def _jvp(ctx: Any, tangent: Tensor | None, *unused: None) -> tuple[Tensor | None
 
 
 def _gradient(ctx: Any, of_parts: tuple[Tensor | None, ...]) -> Tensor:
-    *saved, basis, permutation = ctx.saved_tensors
-    settings = (ctx.alpha, ctx.beta, ctx.eta, ctx.lam, ctx.dtype, ctx.backend)
-    gradient: Tensor = gradient_of_loss(*of_parts, *saved, basis, permutation, *settings)
+    *saved, permutation = ctx.saved_tensors
+    gradient: Tensor = gradient_of_loss(
+        list(of_parts), saved, permutation, ctx.settings, ctx.dtype, ctx.backend
+    )
     return gradient
 
 
@@ -230,12 +145,27 @@ gradient_of_loss = differentiated_once(reversible_consistency_backward, "reversi
 loss = differentiable(reversible_consistency, setup=_setup, backward=_backward, jvp=_jvp)
 
 
-def _stages(backend: str) -> ModuleType:
-    if backend == "triton":
-        from drcl.kernels import reversible_consistency as kernels
+def stages(backend: str) -> ModuleType | SimpleNamespace:
+    """The stages of a backend: what :mod:`drcl.eager.reversible_consistency` says of them holds."""
+    return _kernels() if backend == "triton" else eager
 
-        return kernels
-    return eager
+
+@functools.cache
+def _kernels() -> SimpleNamespace:
+    from drcl.kernels.reversible_consistency.class_sums import class_sums
+    from drcl.kernels.reversible_consistency.combine import combine
+    from drcl.kernels.reversible_consistency.gradient import gradient
+    from drcl.kernels.reversible_consistency.rows import rows
+    from drcl.kernels.reversible_consistency.symmetric import differences, gram
+
+    return SimpleNamespace(
+        rows=rows,
+        class_sums=class_sums,
+        gram=gram,
+        differences=differences,
+        combine=combine,
+        gradient=gradient,
+    )
 
 
 def prefers_rows(batch: int, width: int, group: str) -> bool:

@@ -32,7 +32,7 @@ class Side:
         self.factor, self.wrong, self.calls = factor, wrong, 0
 
     def gate(self, entry: Entry) -> dict[str, str]:
-        return {"drcl torch": self.wrong}
+        return {"drcl eager": self.wrong}
 
     def seconds(self, entry: Entry, contender: str) -> float:
         self.calls += 1
@@ -78,13 +78,13 @@ def stub(outcome: float = 1.0) -> Entry:
     def build(sizes: object, device: torch.device) -> Problem:
         right = torch.tensor([1.0])
         contenders: dict[str, Contender | str] = {
-            "drcl torch": Contender(lambda: (torch.tensor([outcome]),)),
+            "drcl eager": Contender(lambda: (torch.tensor([outcome]),)),
             "peer": Contender(lambda: (right,)),
             "other": "other is not installed (pip install drcl[bench])",
         }
         return Problem(contenders, lambda: (right.double(),), Work(1e6, 1e6, (8, 8, 8)))
 
-    return Entry("stub", {"B": 8}, build, ("drcl torch", "peer", "other"), note="a stub")
+    return Entry("stub", {"B": 8}, build, ("drcl eager", "peer", "other"), note="a stub")
 
 
 @pytest.fixture
@@ -136,12 +136,12 @@ def test_prints_ours_peers_ratio_floor_and_memory(
         "memory",
         "MB",
     ]
-    assert ours.split()[:2] == ["drcl", "torch"] and "1.00x" in ours and ours.endswith("5.0")
+    assert ours.split()[:2] == ["drcl", "eager"] and "1.00x" in ours and ours.endswith("5.0")
     assert peer.startswith("peer") and "%" in peer
     assert rest[0] == "other: skipped, other is not installed (pip install drcl[bench])"
     (stored,) = tmp_path.glob("*/suite.json")
     rows = json.loads(stored.read_text())
-    assert [row["contender"] for row in rows] == ["drcl torch", "peer", "other"]
+    assert [row["contender"] for row in rows] == ["drcl eager", "peer", "other"]
     assert rows[0]["ratio"] == 1.0 and rows[0]["memory_MB"] == 5.0
 
 
@@ -149,7 +149,7 @@ def test_wrong_result_ends_with_an_error(stubbed: pytest.MonkeyPatch) -> None:
     stubbed.setattr(registry, "entries", lambda device: [stub(1.01)])
     found = CliRunner().invoke(main, ["bench", "--device", "cpu"])
     assert found.exit_code == 1
-    assert "drcl torch: wrong, off by 1.0e-02 at B=8" in found.output
+    assert "drcl eager: wrong, off by 1.0e-02 at B=8" in found.output
     assert "Gflop" not in found.output and "x" not in found.output.split("stub B=8")[1][:40]
 
 
@@ -163,7 +163,7 @@ def test_worker_measures_memory_and_tells_failures() -> None:
             worker.peak(entry, "drcl triton")
         with pytest.raises(Failed, match="KeyError"):
             worker.seconds(replace(entry, op="no such"), "literal")
-        assert worker.gate(entry) == {"drcl torch": ""}
+        assert worker.gate(entry) == {"drcl eager": ""}
 
 
 @pytest.fixture(scope="module")
@@ -246,7 +246,7 @@ def test_planted_wrong_gradient(clone: Path) -> None:
     finally:
         file.write_text(text)
     assert found.returncode == 1, found.stdout + found.stderr
-    assert "drcl torch  wrong: off by" in found.stdout
+    assert "drcl eager  wrong: off by" in found.stdout
 
 
 @pytest.mark.slow

@@ -105,8 +105,8 @@ def test_planted_wrong_gradient_gets_no_number(monkeypatch: pytest.MonkeyPatch) 
     entry = next(entry for entry in one_of_each() if entry.op == "loss")
     monkeypatch.setattr(eager, "gradient", wrong)
     rows = {row.contender: row for row in measure.measure(entry, CPU, limit=0.0)}
-    assert rows["drcl torch"].status == "wrong"
-    assert "off by 1.0e-03" in rows["drcl torch"].reason
+    assert rows["drcl eager"].status == "wrong"
+    assert "off by 1.0e-03" in rows["drcl eager"].reason
     assert all(row.p50_ms is None and row.ratio is None for row in rows.values())
     assert rows["literal"].status == "skipped"
 
@@ -119,7 +119,7 @@ def test_wrong_peer_gets_no_number_and_ours_does(monkeypatch: pytest.MonkeyPatch
     entry = next(entry for entry in one_of_each() if entry.op == "map")
     rows = {row.contender: row for row in measure.measure(entry, CPU, limit=0.0)}
     assert rows["torch argsort"].status == "wrong" and rows["torch argsort"].p50_ms is None
-    assert rows["drcl torch"].p50_ms is not None
+    assert rows["drcl eager"].p50_ms is not None
 
 
 def test_a_peer_that_fails_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +136,7 @@ def test_a_peer_that_fails_does_not_stop_the_others(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(ranking_peers.PEERS, "torch argsort", peer)
     entry = next(entry for entry in one_of_each() if entry.op == "map")
     rows = {row.contender: row for row in measure.measure(entry, CPU, 0.0, NoMemory())}
-    failed, ours = rows["torch argsort"], rows["drcl torch"]
+    failed, ours = rows["torch argsort"], rows["drcl eager"]
     assert failed.status == "wrong" and failed.p50_ms is None
     assert failed.reason == "NotImplementedError: not on this device"
     assert ours.p50_ms is not None and ours.memory_MB is None
@@ -160,13 +160,13 @@ def failing_at(place: str, error: Exception = OUT) -> Entry:
 
         fail("inputs")
         contenders = {
-            "drcl torch": Contender(lambda: fail("ours")),
+            "drcl eager": Contender(lambda: fail("ours")),
             "peer": Contender(lambda: fail("a peer")),
         }
         work = registry.Work(1.0, 1.0, (1, 1, 1))
         return Problem(contenders, lambda: (torch.ones(1),), work)
 
-    return Entry("made up", {"B": 2}, build, ("drcl torch", "peer"), gate={"B": 1})
+    return Entry("made up", {"B": 2}, build, ("drcl eager", "peer"), gate={"B": 1})
 
 
 @pytest.mark.parametrize("place", ["inputs", "ours", "a peer", "the probe", "the oracle"])
@@ -216,8 +216,8 @@ def test_the_command_goes_on_to_the_next_workload(
     assert SAID in run.output
     (folder,) = tmp_path.iterdir()
     kept = {(row.op, row.contender): row for row in results.read(folder)}
-    assert kept["made up", "drcl torch"].status == "skipped"
-    assert kept["another", "drcl torch"].p50_ms is not None
+    assert kept["made up", "drcl eager"].status == "skipped"
+    assert kept["another", "drcl eager"].p50_ms is not None
 
 
 LOSSES = [entry for entry in entries(torch.device("cuda")) if entry.op == "loss"]
@@ -257,10 +257,10 @@ def test_distance() -> None:
 
 def test_part_of_a_workload_is_scaled_up() -> None:
     def build(sizes: object, device: torch.device) -> Problem:
-        contenders = {"drcl torch": Contender(lambda: 2.0), "peer": Contender(lambda: 1.0, 0.25)}
+        contenders = {"drcl eager": Contender(lambda: 2.0), "peer": Contender(lambda: 1.0, 0.25)}
         return Problem(contenders, tuple, registry.Work(1.0, 1.0, (1, 1, 1)))
 
-    entry = Entry("op", {"B": 1}, build, ("drcl torch", "peer"))
+    entry = Entry("op", {"B": 1}, build, ("drcl eager", "peer"))
     ours, peer = measure.measure(entry, CPU, limit=0.0)
     assert (ours.p50_ms, peer.p50_ms, peer.ratio) == (2000.0, 4000.0, 2.0)
 

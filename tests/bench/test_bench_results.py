@@ -60,14 +60,14 @@ def test_others_is_a_share() -> None:
 
 
 def test_rows_of_a_workload_are_replaced_and_others_stay(tmp_path: Path) -> None:
-    results.keep([row("drcl torch"), row("literal", ratio=3.0)], tmp_path)
-    results.keep([row("drcl torch", b=64)], tmp_path)
-    folder = results.keep([row("drcl torch", p50_ms=50.0)], tmp_path)
+    results.keep([row("drcl eager"), row("literal", ratio=3.0)], tmp_path)
+    results.keep([row("drcl eager", b=64)], tmp_path)
+    folder = results.keep([row("drcl eager", p50_ms=50.0)], tmp_path)
     assert folder == tmp_path / "a-chip"
     kept = results.read(folder)
     assert [(r.contender, r.sizes["B"], r.p50_ms) for r in kept] == [
-        ("drcl torch", 64, 60.0),
-        ("drcl torch", 1024, 50.0),
+        ("drcl eager", 64, 60.0),
+        ("drcl eager", 1024, 50.0),
     ]
     table = list(csv.DictReader(io.StringIO((folder / "suite.csv").read_text())))
     assert [line["B"] for line in table] == ["64", "1024"]
@@ -77,7 +77,7 @@ def test_rows_of_a_workload_are_replaced_and_others_stay(tmp_path: Path) -> None
 
 
 def test_rows_say_what_they_were_measured_on() -> None:
-    (signed,) = results.signed([replace(row("drcl torch"), device="", versions="")], CPU)
+    (signed,) = results.signed([replace(row("drcl eager"), device="", versions="")], CPU)
     assert signed.device == timing.processor_name()
     assert signed.threads == torch.get_num_threads()
     assert f"torch {torch.__version__}" in signed.versions
@@ -86,11 +86,11 @@ def test_rows_say_what_they_were_measured_on() -> None:
 
 def test_table_is_made_of_rows() -> None:
     rows = [
-        row("drcl torch"),
+        row("drcl eager"),
         row("literal", ratio=3.44),
         row("literal, torch.compile", status="skipped", p50_ms=None, ratio=None),
-        row("drcl torch", b=4096, p50_ms=1353.0, memory_MB=None),
-        row("drcl torch", b=77),  # not one of those shown
+        row("drcl eager", b=4096, p50_ms=1353.0, memory_MB=None),
+        row("drcl eager", b=77),  # not one of those shown
     ]
     assert publish.table(rows).splitlines()[2:] == [
         "| loss, batch 1,024 | 60.0 ms | 50% | 23.4 MB | literal 3.4× |",
@@ -106,7 +106,7 @@ def test_what_the_readme_shows_is_in_the_registry() -> None:
 
 def test_plot_is_the_same_from_the_same_rows(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-    rows = [row(name, b=b, floor_ms=9.0) for b in (64, 128) for name in ("drcl torch", "literal")]
+    rows = [row(name, b=b, floor_ms=9.0) for b in (64, 128) for name in ("drcl eager", "literal")]
     for name in ("one.svg", "two.svg"):
         publish.plot(rows, tmp_path / name)
     assert (tmp_path / "one.svg").read_bytes() == (tmp_path / "two.svg").read_bytes()

@@ -98,7 +98,7 @@ def numbers(found: Any) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)
-@pytest.mark.parametrize("backend", ["native", "torch"])
+@pytest.mark.parametrize("backend", ["native", "eager"])
 def test_ranking_takes_smaller_blocks_with_the_same_bits(monkeypatch, refusal, backend):
     options = {"ks": (5, None), "ndcg": True, "levels": 5, **sets()}
     with use_backend(backend):

@@ -30,8 +30,8 @@ from drcl.prior import rank_cutoff
 
 # Sums here have at most a few dozen terms, and an op some ten steps.
 ROUNDINGS = 64
-OPS = ("torch", "reference")
-RANKINGS = ("native", "torch", "reference")
+OPS = ("eager", "reference")
+RANKINGS = ("native", "eager", "reference")
 
 
 class Batch(NamedTuple):

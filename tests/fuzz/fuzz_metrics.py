@@ -402,7 +402,7 @@ def draw_nothing_left(case: Case) -> bool:
 def measured(draw: Draw, call: Any) -> Iterator[tuple[Case, metrics.RetrievalMetrics]]:
     """A case and its result, unless it was to be refused, which is checked."""
     case = draw_case(draw)
-    backend = draw.choose("backend", "native", "torch", "reference")
+    backend = draw.choose("backend", "native", "eager", "reference")
     # Blocks of any size give what the oracle gives.
     block = draw.choose("rows of a block", 1024, 1, 2)
     with (

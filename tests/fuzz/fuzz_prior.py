@@ -174,10 +174,10 @@ def backend(draw: Draw) -> None:
             raise AssertionError("entered")
 
     before = functional.generalized_cross_entropy(x, ids)
-    if refuses(draw, enter, {"name": "torch"}, renamed(of_word("name"), "backend")):
+    if refuses(draw, enter, {"name": "eager"}, renamed(of_word("name"), "backend")):
         assert torch.equal(functional.generalized_cross_entropy(x, ids), before)
         return
-    names = [draw.choose("backend", "torch", "reference", "native") for _ in range(3)]
+    names = [draw.choose("backend", "eager", "reference", "native") for _ in range(3)]
 
     def nested(rest: list[str]) -> None:
         if not rest:

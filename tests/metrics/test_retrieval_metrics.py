@@ -170,7 +170,7 @@ def test_repeats_bit_for_bit_from_embeddings() -> None:
     assert torch.equal(first, average_precision(x, x, labels, labels))
 
 
-@pytest.mark.parametrize("backend", ["native", "torch", "reference"])
+@pytest.mark.parametrize("backend", ["native", "eager", "reference"])
 def test_backends_agree(backend: str) -> None:
     if backend == "native" and not NATIVE.available:
         pytest.skip(f"native: {NATIVE.reason}")
@@ -225,7 +225,7 @@ def test_pairs_sparse_matrix_and_function_say_the_same() -> None:
     )
 
 
-@pytest.mark.parametrize("backend", ["native", "torch", "reference"])
+@pytest.mark.parametrize("backend", ["native", "eager", "reference"])
 def test_the_default_device_is_not_that_of_the_ranking(backend: str) -> None:
     if backend == "native" and not NATIVE.available:
         pytest.skip(f"native: {NATIVE.reason}")
@@ -541,7 +541,7 @@ for labels in y, multi:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux counts peak memory")
-@pytest.mark.parametrize(("backend", "queries"), [("native", 1500), ("torch", 60)])
+@pytest.mark.parametrize(("backend", "queries"), [("native", 1500), ("eager", 60)])
 def test_peak_memory_stays_under_the_budget(backend: str, queries: int) -> None:
     """As the operating system counts it; the scores of 1,500 queries alone would be 240 MB.
 

@@ -75,7 +75,7 @@ def test_architectures_that_are_compiled_by_default(cuda: str, expected: str) ->
     assert build["default_architectures"](cuda) == expected
 
 
-@pytest.mark.parametrize("compiled, expected", [(True, "native"), (False, "torch")])
+@pytest.mark.parametrize("compiled, expected", [(True, "native"), (False, "eager")])
 def test_a_device_that_the_cuda_code_was_not_compiled_for_ranks_with_pytorch(
     compiled: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

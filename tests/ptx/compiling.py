@@ -101,10 +101,10 @@ class OtherPython:
 
 
 def load(file: str) -> Any:
-    """A file of kernels, its folder being the package."""
+    """A file of kernels; the folder ``kernels`` above it is the package."""
     import importlib.util
 
-    folder = Path(file).parent
+    folder = next(above for above in Path(file).parents if above.name == "kernels")
     name = f"kernels_in_{str(folder).replace('/', '_').replace('.', '_')}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(
@@ -113,7 +113,9 @@ def load(file: str) -> Any:
         assert spec is not None and spec.loader is not None
         sys.modules[name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(sys.modules[name])
-    return importlib.import_module(f"{name}.{Path(file).stem}")
+    return importlib.import_module(
+        ".".join([name, *Path(file).relative_to(folder).with_suffix("").parts])
+    )
 
 
 def answer() -> None:

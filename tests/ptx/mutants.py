@@ -47,7 +47,9 @@ class Mutant:
 
     def edited(self, kernel: Any, request: Request) -> Any:
         """The kernel with the fault; None where neither it nor what it calls has it."""
-        kernel_here = getattr(load(str(self.folder / Path(request.file).name)), request.kernel)
+        kernel_here = getattr(
+            load(str(self.folder / Path(request.file).relative_to(KERNELS))), request.kernel
+        )
         return None if kernel_here.cache_key == kernel.cache_key else kernel_here
 
     def __call__(self, kernel: Any, request: Request) -> Compiled:
@@ -65,13 +67,13 @@ class Mutant:
 
 def functions() -> Iterator[tuple[str, str, ast.FunctionDef]]:
     """File, source and tree of every function that Triton compiles."""
-    for path in sorted(KERNELS.glob("*.py")):
+    for path in sorted(KERNELS.rglob("*.py")):
         source = path.read_text()
         for node in ast.parse(source).body:
             if isinstance(node, ast.FunctionDef) and any(
                 "jit" in ast.unparse(decorator) for decorator in node.decorator_list
             ):
-                yield path.name, source, node
+                yield str(path.relative_to(KERNELS)), source, node
 
 
 def span(source: str, node: Any) -> tuple[int, int]:

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
+from ..launch import blocks, on_device_of
+from ..product import product
 from .gradient_tiles import inverse_norm, projection_of, scales, small_part
-from .launch import blocks, on_device_of
-from .product import product
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from drcl.eager.reversible_consistency import Saved, Settings
 
 # A warp goes along a row.
 WIDE = {"BLOCK_B": 4, "BLOCK_K": 128, "num_warps": 4}
@@ -120,25 +122,20 @@ def wide_factors_kernel(
 
 def wide_coefficients(
     scalars: tuple[Tensor | None, ...],
-    outside: Tensor,
-    coordinates: Tensor,
-    label_gradient: Tensor,
-    norms: Tensor,
+    saved: Saved,
+    settings: Settings,
     matrix: Tensor,
-    cross: Tensor,
-    permutation: Tensor | None,
     inside: Tensor,
     projection: Tensor,
     origin: Tensor | None,
-    width: int,
-    weights: tuple[float, float, float],
 ) -> None:
     """Fills ``inside`` (B, K), ``projection`` and ``origin`` (B,); three launches.
 
     ``matrix`` is M and Z (2, B, B), or the class matrix (3K, K). ``scalars`` are the gradients of
     the loss and its parts, and the sums.
     """
-    batch, k = inside.shape
+    outside, coordinates, label_gradient, norms, _, _, cross, _, basis, permutation = saved
+    (batch, k), width = inside.shape, len(basis)
     minus = crossed = None
     if matrix.ndim == 3:
         class_part = product(matrix[0], coordinates[:, 2 * k :])
@@ -162,7 +159,7 @@ def wide_coefficients(
             batch,
             width,
             k,
-            *weights,
+            *settings[:3],
             MIXED=permutation is not None,
             **WIDE,
         )
@@ -171,15 +168,11 @@ def wide_coefficients(
 def wide_part(
     scalars: tuple[Tensor | None, ...],
     dots: Tensor | None,
-    coordinates: Tensor,
-    norms: Tensor,
-    cross: Tensor,
-    basis: Tensor,
+    saved: Saved,
+    settings: Settings,
     inside: Tensor,
     projection: Tensor,
     origin: Tensor | None,
-    weights: tuple[float, float, float],
-    lam: float,
     sign: float,
 ) -> Tensor:
     """The gradient's rank-K terms (B, D), mixed; two launches, and a copy where ``cross`` has
@@ -189,6 +182,7 @@ def wide_part(
     """
     import torch
 
+    cross, basis, lam = saved.cross, saved.basis, settings.lam
     (batch, k), width = inside.shape, len(basis)
     crossed = cross.numel() > 0
     factors = inside.new_empty(batch, 3 * k if crossed else k)
@@ -196,8 +190,8 @@ def wide_part(
         wide_factors_kernel[(blocks(batch, WIDE["BLOCK_B"]),)](
             *scalars,
             dots,
-            coordinates,
-            norms,
+            saved.coordinates,
+            saved.norms,
             inside,
             projection,
             origin,
@@ -206,7 +200,7 @@ def wide_part(
             width,
             k,
             0 if dots is None else len(dots),
-            *weights,
+            *settings[:3],
             lam,
             1.0 - lam,
             sign,

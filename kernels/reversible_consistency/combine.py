@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from .launch import blocks, on_device_of
+from ..launch import blocks, on_device_of
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from drcl.eager.reversible_consistency import Settings
 
 SIMILARITY = {"BLOCK": 1024, "num_warps": 4}
 PARTS = {"BLOCK": 256, "num_warps": 4}
@@ -102,25 +104,11 @@ def parts_kernel(
 
 
 def combine(
-    sums: Tensor,
-    inner: Tensor,
-    cross: Tensor,
-    gram_matrix: Tensor,
-    alpha: float,
-    beta: float,
-    eta: float,
-    width: int,
+    sums: Tensor, inner: Tensor, cross: Tensor, gram_matrix: Tensor, settings: Settings, width: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Total, J_L, J_D and J_MSE from the sums alone; two launches.
-
-    float64 takes the eager stage.
-    """
+    """Total, J_L, J_D and J_MSE from the sums alone; two launches."""
     import torch
 
-    if sums.dtype == torch.float64:
-        from drcl.eager import reversible_consistency as eager
-
-        return eager.combine(sums, inner, cross, gram_matrix, alpha, beta, eta, width)
     largest = max(inner.numel() // 9, cross.numel() // 2, gram_matrix.numel())
     programs = min(PROGRAMS, max(1, blocks(largest, SIMILARITY["BLOCK"])))
     partials = sums.new_empty(programs, dtype=torch.float64)
@@ -144,9 +132,7 @@ def combine(
             consistency,
             squared,
             programs,
-            alpha,
-            beta,
-            eta,
+            *settings[:3],
             width,
             **PARTS,
         )

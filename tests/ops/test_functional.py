@@ -15,7 +15,7 @@ from drcl.dispatch import use_backend
 all_batches = pytest.mark.parametrize("batch", oracle.BATCHES.values(), ids=oracle.BATCHES)
 
 
-@pytest.fixture(params=["reference", "torch"], autouse=True)
+@pytest.fixture(params=["reference", "eager"], autouse=True)
 def backend(request):
     with use_backend(request.param):
         yield request.param

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from .gce import GCE_ROWS, find_targets, gce_partials
-from .launch import blocks, most_registers, on_device_of, row_tile
-from .product import product
-from .reduction import sum_partials
+from ..generalized_cross_entropy import GCE_ROWS, find_targets, gce_partials
+from ..launch import blocks, most_registers, on_device_of, row_tile
+from ..product import product
+from ..reduction import sum_partials
 from .row_tiles import divide, half_of_distance, load_unit_rows, recast_tile, root, scales_of
 
 if TYPE_CHECKING:

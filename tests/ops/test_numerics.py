@@ -2,7 +2,7 @@
 priors, deterministic mode, long runs. Each case runs under anomaly detection, which raises at the
 first NaN on the way back, and is held to the literal formulas in float64.
 
-``test_kernels_numerics.py`` runs the first part of this file on the Triton kernels.
+``kernels/test_kernels_numerics.py`` runs the first part of this file on the Triton kernels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from drcl.encoder import normalize
 from drcl.prior import rank_cutoff
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-BACKENDS = ["triton"] if INTERPRETED else ["reference", "torch"]
+BACKENDS = ["triton"] if INTERPRETED else ["reference", "eager"]
 # the interpreter is slow, and the kernels have no float64
 WIDE = [torch.float32] if INTERPRETED else [torch.float64, torch.float32]
 HALF = [torch.bfloat16] if INTERPRETED else [torch.bfloat16, torch.float16]
@@ -344,7 +344,7 @@ def test_a_wide_prior_in_half_precision_keeps_its_rank(dtype):
 # --- ranking
 
 
-RANKERS = ["reference", "torch", "native"]
+RANKERS = ["reference", "eager", "native"]
 
 
 def with_ranker(name):
@@ -431,7 +431,7 @@ def small_training(loss, dtype, stored, steps, seen=None):
 
 
 def fast_loss(features, ids, prior, q, order):
-    with use_backend("torch"):
+    with use_backend("eager"):
         return functional.reversible_consistency_loss(
             features, ids, prior, q=q, lam=0.9, permutation=order
         ).total
@@ -462,7 +462,7 @@ def test_10_000_states_of_one_training(backend):
     features are what they are, the value is held to the same, and the gradient may also be
     rounded to bfloat16, half a unit in the last place of every entry.
     """
-    if backend != "torch":
+    if backend != "eager":
         pytest.skip("once is enough: the loop names its backends itself")
     torch.autograd.set_detect_anomaly(False)
     worst = dict.fromkeys(("value", "gradient", "bf16 value", "bf16 gradient"), 0.0)
@@ -498,7 +498,7 @@ def test_10_000_steps_drift_no_further_than_float32_must(backend):
     distance of the third run so far, and in the final parameters, relative to their norm. The
     final mAP may differ by 0.015, which is what algebraically equal rewrites do to single runs.
     """
-    if backend != "torch":
+    if backend != "eager":
         pytest.skip("once is enough: the runs name their backends themselves")
     torch.autograd.set_detect_anomaly(False)
     steps = 10_000

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from .launch import LOOPED_CLASSES, blocks, on_device_of, slices
-from .reduction import sum_partials
+from ..launch import LOOPED_CLASSES, blocks, on_device_of, slices
+from ..reduction import sum_partials
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,14 +77,10 @@ def class_sums_kernel(
 def class_sums(coordinates: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
     """See :func:`drcl.eager.reversible_consistency.class_sums`; four launches.
 
-    With K large against D, HᵀH is multiplied in float32 as there. float64 takes the eager stage.
+    With K large against D, HᵀH is multiplied in float32 as there.
     """
     import torch
 
-    if coordinates.dtype == torch.float64:
-        from drcl.eager import reversible_consistency as eager
-
-        return eager.class_sums(coordinates, outside)
     pitch, width = coordinates.shape[1], outside.shape[1]
     k = pitch // 3
     exact = k <= max(32, width // 12)

@@ -37,17 +37,11 @@ def consistency_arguments(b, d, c, *, mixing, rows, dtype=torch.float64):
         nnf.one_hot(targets, c).to(dtype) if rows else targets,
         torch.randperm(b) if mixing else None,
         torch.tensor(0.3),
-        prior.basis,
-        prior.recast_coordinates,
-        prior.weight_coordinates,
-        0.1,
-        0.2,
-        1.0,
-        0.7,
-        0.9,
+        [prior.basis, prior.recast_coordinates, prior.weight_coordinates],
+        (0.1, 0.2, 1.0, 0.7, 0.9),
         "",
         b < d,
-        "torch",
+        "eager",
     )
 
 
@@ -65,12 +59,12 @@ def test_prior_similarity_is_registered_right():
     features, targets, prior = batch(7, 12, 4)
     features.requires_grad_()
     weight = prior.weight.clone().requires_grad_()
-    opcheck(prior_similarity, (features, weight, targets, torch.tensor(0.5), 0.7, "torch"))
+    opcheck(prior_similarity, (features, weight, targets, torch.tensor(0.5), 0.7, "eager"))
 
 
 def test_mixup_is_registered_right():
     rows = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
-    opcheck(mixup, (rows, torch.randperm(6), 0.9, "torch"))
+    opcheck(mixup, (rows, torch.randperm(6), 0.9, "eager"))
 
 
 # --- gradients
@@ -84,13 +78,13 @@ def test_every_part_has_the_literal_gradient(shape, mixing):
     permutation = torch.randperm(len(features)) if mixing else None
     options = {"q": 0.4, "alpha": 0.3, "lam": 0.8 if mixing else 1.0, "permutation": permutation}
     results = {}
-    for backend in ("reference", "torch"):
+    for backend in ("reference", "eager"):
         leaf = features.clone().requires_grad_()
         with use_backend(backend):
             parts = functional.reversible_consistency_loss(leaf, targets, prior, **options)
             mixed = (parts.total.sin() + 3 * parts.label, parts.consistency, 2 * parts.recasting)
             results[backend] = [torch.autograd.grad(p, leaf, retain_graph=True)[0] for p in mixed]
-    for ours, oracle in zip(results["torch"], results["reference"], strict=True):
+    for ours, oracle in zip(results["eager"], results["reference"], strict=True):
         torch.testing.assert_close(ours, oracle, rtol=1e-9, atol=1e-12)
 
 
@@ -301,10 +295,45 @@ def test_a_backend_can_be_forced_and_an_unknown_one_is_refused(monkeypatch):
     cpu = torch.device("cpu")
     monkeypatch.setenv("DRCL_BACKEND", "reference")
     assert choose("reversible_consistency", cpu) == "reference"
-    with use_backend("torch"):
-        assert choose("reversible_consistency", cpu) == "torch"
+    with use_backend("eager"):
+        assert choose("reversible_consistency", cpu) == "eager"
+    with pytest.warns(DeprecationWarning, match="DRCL_BACKEND: .*'torch' is now"):
+        monkeypatch.setenv("DRCL_BACKEND", "torch")
+        assert choose("reversible_consistency", cpu) == "eager"
     monkeypatch.setenv("DRCL_BACKEND", "fortran")
     with pytest.raises(ValueError, match=r"DRCL_BACKEND.*fortran"):
         choose("reversible_consistency", cpu)
     with pytest.raises(ValueError, match=r"backend.*cobol"), use_backend("cobol"):
         pass
+
+
+def test_the_old_name_of_the_eager_backend_warns_where_it_is_used():
+    from drcl.dispatch import choose
+
+    says = "'torch' is now called 'eager'"
+    with pytest.warns(DeprecationWarning, match=says) as told, use_backend("torch"):
+        assert choose("mixup", torch.device("cpu")) == "eager"
+    assert told[0].filename == __file__
+
+
+@pytest.mark.parametrize("backend", ["triton", "eager"])
+def test_inputs_that_no_kernel_takes_go_to_the_eager_backend(monkeypatch, backend):
+    """float64, a prior that is not float32, and rows too wide for the loss's kernels."""
+    from drcl import dispatch
+
+    def chosen(family, dtype=torch.float32, width=8, weight=None):
+        features = torch.empty(2, width, dtype=dtype)
+        takes = dispatch.kernels_take(family, features, weight)
+        return dispatch.choose(family, features.device, kernels=takes)
+
+    dispatch._reasons()
+    monkeypatch.setitem(dispatch._probed, "triton", None)
+    with use_backend(backend):
+        for family in ("mixup", "prior_similarity", "reversible_consistency"):
+            assert chosen(family) == chosen(family, torch.bfloat16) == backend
+            assert chosen(family, torch.float64) == "eager"
+        assert chosen("prior_similarity", weight=torch.empty(8, 3)) == backend
+        assert chosen("prior_similarity", weight=torch.empty(8, 3).half()) == "eager"
+        assert chosen("reversible_consistency", width=dispatch.FUSED_WIDTH) == backend
+        assert chosen("reversible_consistency", width=dispatch.FUSED_WIDTH + 1) == "eager"
+        assert chosen("mixup", width=dispatch.FUSED_WIDTH + 1) == backend

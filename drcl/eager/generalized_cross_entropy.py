@@ -43,7 +43,7 @@ def gce_ids(logits: Tensor, ids: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Ten
     return _losses(log_s, q).masked_fill_(absent, 0.0), gradient, p, log_s
 
 
-def gce(logits: Tensor, targets: Tensor, q: Tensor) -> Tensor:
+def generalized_cross_entropy(logits: Tensor, targets: Tensor, q: Tensor) -> Tensor:
     """The mean of :func:`gce_rows`' losses over labelled rows, differentiable by autograd."""
     labelled = is_labelled(targets)
     logits = torch.where(labelled[:, None], logits, 0.0)

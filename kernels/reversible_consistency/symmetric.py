@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from .launch import LOOPED_CLASSES, blocks, on_device_of, slices
-from .product import (
+from ..launch import LOOPED_CLASSES, blocks, on_device_of, slices
+from ..product import (
     Config,
     fitted,
     float32_precision,
@@ -232,11 +232,7 @@ def _slices_of_product(factor: Tensor, precision: str) -> tuple[Tensor, int, int
 
 
 def gram(outside: Tensor) -> Tensor:
-    """``FᵀF`` (1, D, D), (1, 0, 0) when F is empty; two launches. float64: the eager stage."""
-    if outside.dtype.itemsize == 8:
-        from drcl.eager import reversible_consistency as eager
-
-        return eager.gram(outside)
+    """``FᵀF`` (1, D, D), (1, 0, 0) when F is empty; two launches."""
     width, precision = outside.shape[1], product_precision(outside)
     precision = precision_for(precision, False)  # the sum runs down the columns of F
     result = outside.new_empty(1, width, width)
@@ -251,14 +247,7 @@ def gram(outside: Tensor) -> Tensor:
 
 
 def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
-    """M and Z (2, B, B), symmetric and antisymmetric; two launches, four for more than 32 classes.
-
-    float64 takes the eager stage.
-    """
-    if outside.dtype.itemsize == 8:
-        from drcl.eager import reversible_consistency as eager
-
-        return eager.differences(outside, coordinates, norms)
+    """M and Z (2, B, B), symmetric and antisymmetric; two launches, four beyond 32 classes."""
     batch, precision = len(outside), product_precision(outside)
     k = coordinates.shape[1] // 3
     result = outside.new_empty(2, batch, batch)

@@ -28,10 +28,7 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from .combine import is_converging
-from .gradient_tiles import inverse_norm, projection_of, scales, small_part
-from .launch import (
-    FUSED_WIDTH,
+from ..launch import (
     LOOPED_CLASSES,
     LOOPED_WIDTH,
     RowTile,
@@ -40,7 +37,9 @@ from .launch import (
     on_device_of,
     power_of_two,
 )
-from .product import product_with_dots
+from ..product import product_with_dots
+from .combine import is_converging
+from .gradient_tiles import inverse_norm, projection_of, scales, small_part
 from .wide_gradient import wide_coefficients, wide_part
 
 if TYPE_CHECKING:
@@ -48,6 +47,8 @@ if TYPE_CHECKING:
 
     import torch
     from torch import Tensor
+
+    from drcl.eager.reversible_consistency import Saved, Settings
 
 CLASS_MATRIX = {"BLOCK": 256, "num_warps": 4}
 COEFFICIENTS_BY_ROWS = RowTile(block_rows=8, block_width=16, num_warps=4)
@@ -244,67 +245,30 @@ def finish_kernel(
 
 
 def gradient(
-    grads: Sequence[Tensor | None],
-    outside: Tensor,
-    coordinates: Tensor,
-    label_gradient: Tensor,
-    norms: Tensor,
-    sums: Tensor,
-    inner: Tensor,
-    cross: Tensor,
-    gram_matrix: Tensor,
-    basis: Tensor,
-    permutation: Tensor | None,
-    alpha: float,
-    beta: float,
-    eta: float,
-    lam: float,
-    dtype: torch.dtype,
+    grads: Sequence[Tensor | None], saved: Saved, settings: Settings, dtype: torch.dtype
 ) -> Tensor:
     """Gradient (B, D) in ``dtype``, given the gradients of total, J_L, J_D and J_MSE (None: zero).
 
     Three launches with M and Z, four with FᵀF. With K > 32, or D > 8,192, the class-space part is
-    products of its own. float64, and rows wider than 16,384, take the eager stage.
+    products of its own.
     """
-    width, k = basis.shape
-    if basis.dtype.itemsize == 8 or width > FUSED_WIDTH:
-        from drcl.eager import reversible_consistency as eager
-
-        return eager.gradient(
-            grads,
-            outside,
-            coordinates,
-            label_gradient,
-            norms,
-            sums,
-            inner,
-            cross,
-            gram_matrix,
-            basis,
-            permutation,
-            alpha,
-            beta,
-            eta,
-            lam,
-            dtype,
-        )
-    batch, has_outside, by_rows = norms.shape[1], k < width, len(gram_matrix) == 2
-    basis = columns_first(basis)
+    outside, coordinates, label_gradient, norms, sums, inner, cross, gram_matrix, *_ = saved
+    basis, permutation = columns_first(saved.basis), saved.permutation
     permutation = None if permutation is None else permutation.contiguous()
+    saved = saved._replace(basis=basis, permutation=permutation)
+    width, k = basis.shape
+    batch, has_outside, by_rows = norms.shape[1], k < width, len(gram_matrix) == 2
     mixed = permutation is not None
-    lam = lam if mixed else 1.0
+    settings = settings._replace(lam=settings.lam if mixed else 1.0)
+    *weights, _, lam = settings
     matrix = gram_matrix if by_rows else _class_matrix(inner, basis)
     crossed = has_outside and not by_rows
     wide = k > LOOPED_CLASSES or (crossed and width > LOOPED_WIDTH)
     inside, projection = basis.new_empty(batch, k), basis.new_empty(batch)
     origin = None if permutation is None else permutation.new_empty(batch)
     scalars = (*grads, sums)
-    weights = (alpha, beta, eta)
     if wide:
-        wide_coefficients(
-            scalars, outside, coordinates, label_gradient, norms, matrix, cross, permutation,
-            inside, projection, origin, width, weights,
-        )  # fmt: skip
+        wide_coefficients(scalars, saved, settings, matrix, inside, projection, origin)
     else:
         tile = coefficient_tile(width) if crossed else COEFFICIENTS_BY_ROWS
         with on_device_of(basis):
@@ -338,10 +302,8 @@ def gradient(
         left, right = (matrix[0], outside) if by_rows else (outside, gram_matrix[0])
         large, dots = product_with_dots(left, right, outside, b_is_symmetric=not by_rows)
     if wide:
-        class_part = wide_part(
-            scalars, dots, coordinates, norms, cross, basis, inside, projection, origin, weights,
-            lam, 1.0 if by_rows else -1.0,
-        )  # fmt: skip
+        sign = 1.0 if by_rows else -1.0
+        class_part = wide_part(scalars, dots, saved, settings, inside, projection, origin, sign)
     out = basis.new_empty(batch, width, dtype=dtype)
     grid = (blocks(batch, FINISH["BLOCK_B"]), blocks(width, FINISH["BLOCK_D"]))
     with on_device_of(basis):

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from .gce import find_targets, gce_tile, store_sums, target_tile
-from .launch import (
-    FUSED_WIDTH,
+from ..generalized_cross_entropy import find_targets, gce_tile, store_sums, target_tile
+from ..launch import (
     LOOPED_CLASSES,
     LOOPED_WIDTH,
     blocks,
@@ -32,15 +31,13 @@ from .launch import (
     row_tile,
     unit_stride,
 )
-from .product import product
-from .reduction import sum_partials
+from ..product import product
+from ..reduction import sum_partials
 from .row_tiles import half_of_distance, load_unit_rows, recast_tile, unit_rows
 from .wide_rows import wide_rows
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from drcl.eager.reversible_consistency import Rows
+    from drcl.eager.reversible_consistency import Batch, Rows, Settings, Space
 
 
 @triton.jit(do_not_specialize=["batch"])
@@ -119,44 +116,23 @@ def rows_kernel(
     store_sums(partials, loss, error, labelled)
 
 
-def rows(
-    features: Tensor,
-    targets: Tensor,
-    permutation: Tensor | None,
-    q: Tensor,
-    basis: Tensor,
-    recast_coordinates: Tensor,
-    weight_coordinates: Tensor,
-    lam: float,
-    temperature: float,
-) -> Rows:
+def rows(given: Batch, space: Space, settings: Settings) -> Rows:
     """See :func:`drcl.eager.reversible_consistency.rows`; two launches.
 
     Target rows take a small product more, Y P Q. More than 32 classes, and rows wider than 8,192,
-    go through :func:`~drcl.kernels.wide_rows.wide_rows`. float64, and rows wider than 16,384, take
-    the eager stage.
+    go through :mod:`.wide_rows`. No row is wider than 16,384, which is what a program can hold.
     """
-    from drcl.eager import reversible_consistency as eager
+    from drcl.eager.reversible_consistency import Rows
 
-    (width, k), classes = basis.shape, len(recast_coordinates)
-    if basis.dtype.itemsize == 8 or width > FUSED_WIDTH:
-        return eager.rows(
-            features,
-            targets,
-            permutation,
-            q,
-            basis,
-            recast_coordinates,
-            weight_coordinates,
-            lam,
-            temperature,
-        )
-    features, basis = unit_stride(features), columns_first(basis)
+    features, targets, permutation, q = given
+    features, basis = unit_stride(features), columns_first(space.basis)
     targets = unit_stride(targets)
     permutation = None if permutation is None else permutation.contiguous()
-    weight = weight_coordinates.contiguous()
+    weight = space.weight.contiguous()
     q = q.to(features.device, non_blocking=True)
-    table = recast_coordinates.contiguous()
+    table = space.recast.contiguous()
+    (width, k), classes = basis.shape, len(table)
+    lam, temperature = settings.lam, settings.temperature
     if targets.ndim == 2:
         table = product(targets, table)
     if classes > LOOPED_CLASSES or width > LOOPED_WIDTH:
@@ -204,4 +180,4 @@ def rows(
             maxnreg=most_registers(tile.num_warps),
         )
     sums = sum_partials(partials, basis.new_empty(3))
-    return eager.Rows(outside, coordinates, label_gradient, norms, sums)
+    return Rows(outside, coordinates, label_gradient, norms, sums)

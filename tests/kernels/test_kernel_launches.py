@@ -15,12 +15,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from drcl import Prior
-from drcl.kernels import reversible_consistency as stages
+from drcl.eager.reversible_consistency import Batch, Saved, Settings, Space
 from drcl.ops.mixup import mixup, mixup_backward
 from drcl.ops.prior_similarity import prior_similarity, prior_similarity_backward
 from drcl.ops.reversible_consistency import (
     reversible_consistency,
     reversible_consistency_backward,
+    stages,
 )
 
 compiler = pytest.importorskip("triton.compiler", reason="Triton is not installed")
@@ -100,16 +101,17 @@ def test_every_launch_of_the_loss_compiles(launches, shape, kind, mixing):
     prior = Prior(torch.randn(d, c))
     targets = torch.arange(b) % c if kind == "ids" else torch.rand(b, c)
     order, lam = (torch.randperm(b), 0.9) if mixing else (None, 1.0)
-    recast = prior.recast_coordinates, prior.weight_coordinates
+    space = [prior.basis, prior.recast_coordinates, prior.weight_coordinates]
+    settings = Settings(0.1, 0.1, 1.0, 1.0, lam)
     for dtype in (torch.float32, torch.bfloat16):
         _, _, _, _, *saved = reversible_consistency(
-            torch.randn(b, d).to(dtype), targets, order, torch.tensor(0.5).double(), prior.basis,
-            *recast, 0.1, 0.1, 1.0, 1.0, lam, "", b < d, "triton",
+            torch.randn(b, d).to(dtype), targets, order, torch.tensor(0.5).double(), space,
+            settings, "", b < d, "triton",
         )  # fmt: skip
+        grads = [torch.ones(()), None, None, torch.ones(())]
         reversible_consistency_backward(
-            torch.ones(()), None, None, torch.ones(()), *saved, prior.basis, order,
-            0.1, 0.1, 1.0, lam, dtype, "triton",
-        )  # fmt: skip
+            grads, [*saved, prior.basis], order, settings, dtype, "triton"
+        )
     assert {"finish_kernel", "parts_kernel"} <= launches.keys()
     wide = c > 32
     assert ("unit_rows_kernel" in launches) == wide and ("rows_kernel" in launches) != wide
@@ -126,8 +128,9 @@ def test_every_launch_of_prior_similarity_and_mixup_compiles(launches, shape, ki
     logits, p, loss, _, gradient = prior_similarity(x, weight, targets, q, 1.0, "triton")
     for given in itertools.product((True, False), repeat=3):
         if any(given):
-            grads = (g if yes else None for g, yes in zip((logits, p, loss), given, strict=True))
-            prior_similarity_backward(*grads, x, weight, p, gradient, 1.0, True, True, "triton")
+            grads = [g if yes else None for g, yes in zip((logits, p, loss), given, strict=True)]
+            saved = [x, weight, p, gradient]
+            prior_similarity_backward(grads, saved, 1.0, (True, True), "triton")
     mixup_backward(mixup(x, order, 0.9, "triton"), order, 0.9, "triton")
     assert launches.keys() >= {
         "scale_kernel", "logit_gradient_kernel", "mix_kernel", "invert_kernel"
@@ -157,21 +160,20 @@ def test_the_loss_is_its_kernels_and_nothing_else(launches, batch, kind):
     prior = Prior(torch.randn(d, c))
     targets = torch.arange(batch) % c if kind == "ids" else torch.rand(batch, c)
     order, features = torch.randperm(batch), torch.randn(batch, d)
-    recast = prior.recast_coordinates, prior.weight_coordinates
+    space = Space(prior.basis, prior.recast_coordinates, prior.weight_coordinates)
+    settings, compute = Settings(0.1, 0.1, 1.0, 1.0, 0.9), stages("triton")
     q, one = torch.tensor(0.5).double(), torch.ones(())
     with Aten() as aten_launches:
-        rows = stages.rows(features, targets, order, q, prior.basis, *recast, 0.9, 1.0)
+        rows = compute.rows(Batch(features, targets, order, q), space, settings)
         if batch < d:
             inner, cross = torch.empty(0, 0), torch.empty(0, 0)
-            gram = stages.differences(rows.outside, rows.coordinates, rows.norms)
+            gram = compute.differences(rows.outside, rows.coordinates, rows.norms)
         else:
-            inner, cross = stages.class_sums(rows.coordinates, rows.outside)
-            gram = stages.gram(rows.outside)
-        stages.combine(rows.sums, inner, cross, gram, 0.1, 0.1, 1.0, d)
-        stages.gradient(
-            [one, None, None, None], *rows[:4], rows.sums, inner, cross, gram, prior.basis, order,
-            0.1, 0.1, 1.0, 0.9, torch.float32,
-        )  # fmt: skip
+            inner, cross = compute.class_sums(rows.coordinates, rows.outside)
+            gram = compute.gram(rows.outside)
+        compute.combine(rows.sums, inner, cross, gram, settings, d)
+        saved = Saved(*rows, inner, cross, gram, prior.basis, order)
+        compute.gradient([one, None, None, None], saved, settings, torch.float32)
     assert not aten_launches.names
     once = ["rows_kernel", "similarity_kernel", "parts_kernel", "coefficients_kernel"]
     assert all(launches[name] == 1 for name in [*once, "finish_kernel"])

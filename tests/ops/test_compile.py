@@ -160,7 +160,7 @@ def test_ranking_is_registered_right(arguments):
     opcheck(average_precision_by_sorting, (*arguments[:-1], False))
 
 
-@pytest.mark.parametrize("backend", ["native", "torch", "reference"])
+@pytest.mark.parametrize("backend", ["native", "eager", "reference"])
 @pytest.mark.parametrize("options", [{}, {"k": 5, "divisor": "min"}, {"ties": "average"}])
 def test_average_precision_compiles_without_graph_breaks(backend, options):
     compiled = torch.compile(
@@ -222,12 +222,11 @@ def test_flops_are_those_of_the_products_that_are_made(size):
     b, d, c = size
     prior = Prior(torch.randn(d, c))
     features, targets = torch.randn(b, d, requires_grad=True), torch.arange(b) % c
-    by_rows = b < d
+    by_rows, settings = b < d, eager.Settings(0.1, 0.1, 1.0, 1.0, 1.0)
     with Products() as forward:
-        rows = eager.rows(
-            features.detach(), targets, None, torch.tensor(0.5), prior.basis,
-            prior.recast_coordinates, prior.weight_coordinates, 1.0, 1.0,
-        )  # fmt: skip
+        given = eager.Batch(features.detach(), targets, None, torch.tensor(0.5))
+        space = eager.Space(prior.basis, prior.recast_coordinates, prior.weight_coordinates)
+        rows = eager.rows(given, space, settings)
         inner, cross = torch.empty(0, 0, dtype=torch.float64), torch.empty(0, 0)
         if by_rows:
             gram = eager.differences(rows.outside, rows.coordinates, rows.norms)
@@ -235,10 +234,8 @@ def test_flops_are_those_of_the_products_that_are_made(size):
             inner, cross = eager.class_sums(rows.coordinates, rows.outside)
             gram = eager.gram(rows.outside)
     with Products() as backward:
-        eager.gradient(
-            torch.ones(4), *rows[:4], rows.sums, inner, cross, gram, prior.basis, None,
-            0.1, 0.1, 1.0, 1.0, torch.float32,
-        )  # fmt: skip
+        saved = eager.Saved(*rows, inner, cross, gram, prior.basis, None)
+        eager.gradient(torch.ones(4), saved, settings, torch.float32)
     with FlopCounterMode(display=False) as counted_forward:
         loss = functional.reversible_consistency_loss(features, targets, prior).total
     with FlopCounterMode(display=False) as counted_backward:

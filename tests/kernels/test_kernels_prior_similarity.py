@@ -62,8 +62,8 @@ def test_values_and_gradients(shape, kind):
 @pytest.mark.parametrize("classes", [16, 37])
 def test_rows_longer_than_a_block_are_walked(monkeypatch, kind, classes):
     monkeypatch.setattr(kernels, "FUSED_CLASSES", 8)
-    monkeypatch.setattr("drcl.kernels.gce.GCE_ROWS", {"BLOCK_B": 8, "BLOCK_C": 16, "num_warps": 4})
     narrow = {"BLOCK_B": 8, "BLOCK_C": 16, "num_warps": 4}
+    monkeypatch.setattr("drcl.kernels.generalized_cross_entropy.GCE_ROWS", narrow)
     monkeypatch.setattr(kernels, "LOGIT_GRADIENT", narrow)
     assert_exact(*make(11, 10, classes, kind), weights=(1.0, 0.3, 2.0))
 

@@ -11,17 +11,14 @@ from torch.library import opcheck
 
 from drcl import Prior, functional, use_backend
 from drcl.eager import reversible_consistency as eager
-from drcl.kernels import (
-    class_sums,
-    consistency_gradient,
-    consistency_rows,
-    launch,
-    product,
-    symmetric,
-)
-from drcl.kernels import reversible_consistency as kernels
-from drcl.ops.reversible_consistency import reversible_consistency
+from drcl.eager.reversible_consistency import Batch, Settings, Space
+from drcl.kernels import launch, product
+from drcl.kernels.reversible_consistency import class_sums, symmetric
+from drcl.ops.reversible_consistency import reversible_consistency, stages
 
+kernels = stages("triton")
+PLAIN = Settings(0.1, 0.1, 1.0, 1.0, 1.0)
+LOSS = "drcl.kernels.reversible_consistency."
 SHAPES = [
     (1, 1, 1),  # one of everything; K = D
     (2, 10, 2),  # M and Z
@@ -49,6 +46,10 @@ def test_the_reference_of_the_largest_shape_fits_beside_that_of_other_workers():
     """In float64 it holds seven B×B matrices (counted on a CPU); 12 workers share 80 GB."""
     largest = max(case.values[0][0] for case in ON_GPU)
     assert 12 * 7 * 8 * largest**2 < 60e9
+
+
+def space_of(prior):
+    return Space(prior.basis, prior.recast_coordinates, prior.weight_coordinates)
 
 
 def make(b, d, c, kind="ids", spoil=True):
@@ -139,23 +140,22 @@ def test_several_programs(shape):
 )
 def test_class_space_as_products(monkeypatch, shape, kind, mixing):
     """More classes than are looped over; with 40, K = D and there is nothing outside."""
-    monkeypatch.setattr(consistency_rows, "LOOPED_CLASSES", 16)
-    monkeypatch.setattr(consistency_gradient, "LOOPED_CLASSES", 16)
-    monkeypatch.setattr(symmetric, "LOOPED_CLASSES", 16)
+    monkeypatch.setattr(LOSS + "rows.LOOPED_CLASSES", 16)
+    monkeypatch.setattr(LOSS + "gradient.LOOPED_CLASSES", 16)
+    monkeypatch.setattr(LOSS + "symmetric.LOOPED_CLASSES", 16)
     assert_exact(*make(*shape, kind), mixing=mixing)
 
 
 @pytest.mark.parametrize("batch", [7, 26])
 def test_rows_too_wide_for_a_loop_over_classes(monkeypatch, batch):
     """Class space as products, M and Z or FᵀF as for few classes."""
-    monkeypatch.setattr(consistency_rows, "LOOPED_WIDTH", 16)
-    monkeypatch.setattr(consistency_gradient, "LOOPED_WIDTH", 16)
+    monkeypatch.setattr(LOSS + "rows.LOOPED_WIDTH", 16)
+    monkeypatch.setattr(LOSS + "gradient.LOOPED_WIDTH", 16)
     assert_exact(*make(batch, 24, 3))
 
 
 def test_rows_wider_than_fit_on_chip(monkeypatch):
-    monkeypatch.setattr(consistency_rows, "FUSED_WIDTH", 16)
-    monkeypatch.setattr(consistency_gradient, "FUSED_WIDTH", 16)
+    monkeypatch.setattr("drcl.dispatch.FUSED_WIDTH", 16)
     assert_exact(*make(7, 24, 3))
 
 
@@ -181,9 +181,9 @@ def test_ends_of_q(q):
 @pytest.mark.parametrize(("shape", "noise"), [((9, 32, 4), 1e-4), ((33, 32, 4), 1e-2)])
 def test_converged_features(monkeypatch, shape, noise, looped):
     """Features on their recast labels: the similarity terms are 1e-9 of what they started at."""
-    monkeypatch.setattr(consistency_rows, "LOOPED_CLASSES", looped)
-    monkeypatch.setattr(consistency_gradient, "LOOPED_CLASSES", looped)
-    monkeypatch.setattr(symmetric, "LOOPED_CLASSES", looped)
+    monkeypatch.setattr(LOSS + "rows.LOOPED_CLASSES", looped)
+    monkeypatch.setattr(LOSS + "gradient.LOOPED_CLASSES", looped)
+    monkeypatch.setattr(LOSS + "symmetric.LOOPED_CLASSES", looped)
     results = {"triton": [], "float32": [], "float64": []}
     for _ in range(3):
         features, weight, targets = make(*shape, spoil=False)
@@ -205,13 +205,13 @@ def test_converged_features(monkeypatch, shape, noise, looped):
 @pytest.mark.parametrize("scale", [1e-30, 1e-38, 1e-40, 1e-43, 1e15, 1e30])
 def test_rows_of_any_length_become_unit_rows(monkeypatch, scale, looped):
     """Also where the inverse of a length leaves the range, below 3e-39."""
-    monkeypatch.setattr(consistency_rows, "LOOPED_CLASSES", looped)
+    monkeypatch.setattr(LOSS + "rows.LOOPED_CLASSES", looped)
     features, weight, targets = make(7, 10, 3, spoil=False)
     features = features * scale
     prior = Prior(weight).to(DEVICE)
-    coordinates = (prior.basis, prior.recast_coordinates, prior.weight_coordinates)
-    given = (features.to(DEVICE), targets.to(DEVICE), None, torch.tensor(0.3, device=DEVICE))
-    rows = kernels.rows(*given, *coordinates, 1.0, 1.0)
+    q = torch.tensor(0.3, device=DEVICE)
+    given = Batch(features.to(DEVICE), targets.to(DEVICE), None, q)
+    rows = kernels.rows(given, space_of(prior), PLAIN)
     unit = nnf.normalize(features.double() / scale)
     basis = prior.basis.double().cpu()
     v = rows.coordinates[:, 6:].double().cpu()
@@ -241,7 +241,9 @@ def test_strides_are_respected():
         q = torch.tensor(0.3, device=DEVICE)
         results.append(
             kernels.rows(
-                x, y, order, q, basis, prior.recast_coordinates, prior.weight_coordinates, 0.9, 1.0
+                Batch(x, y, order, q),
+                space_of(prior)._replace(basis=basis),
+                PLAIN._replace(lam=0.9),
             )
         )
     for other in results[1:]:
@@ -262,10 +264,8 @@ def test_unlabelled_batch_has_no_loss_and_no_gradient(shape):
 def test_an_id_that_is_no_class_makes_the_loss_nan(bad, row):
     features, weight, targets = (t.to(DEVICE) for t in make(4, 10, 3))
     targets[row] = bad
-    prior = Prior(weight)
-    coordinates = (prior.basis, prior.recast_coordinates, prior.weight_coordinates)
     q = torch.tensor(0.3, device=DEVICE)
-    sums = kernels.rows(features, targets, None, q, *coordinates, 1.0, 1.0).sums
+    sums = kernels.rows(Batch(features, targets, None, q), space_of(Prior(weight)), PLAIN).sums
     assert sums[:2].isnan().all()
 
 
@@ -275,7 +275,7 @@ def test_two_runs_give_the_same_bits():
     assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
 
 
-def test_float64_takes_the_eager_stages():
+def test_float64_takes_the_eager_backend():
     problem = make(7, 10, 3)
     ours, oracle = (run(name, *problem, torch.float64) for name in ("triton", "reference"))
     torch.testing.assert_close(ours, oracle, rtol=1e-9, atol=1e-12)
@@ -284,14 +284,13 @@ def test_float64_takes_the_eager_stages():
 @pytest.mark.parametrize("shape", [(5, 16, 3), (20, 16, 3), (4, 6, 9), (9, 6, 9)])
 def test_registered_with_the_kernels(shape):
     features, weight, targets = (t.to(DEVICE) for t in make(*shape))
-    prior = Prior(weight)
     order = torch.randperm(len(features), device=DEVICE)
-    coordinates = (prior.basis, prior.recast_coordinates, prior.weight_coordinates)
     opcheck(
         reversible_consistency,
         (
             features.requires_grad_(), targets, order, torch.tensor(0.3, device=DEVICE),
-            *coordinates, 0.1, 0.2, 1.0, 0.7, 0.9, "", shape[0] < shape[1], "triton",
+            list(space_of(Prior(weight))), (0.1, 0.2, 1.0, 0.7, 0.9), "",
+            shape[0] < shape[1], "triton",
         ),
         test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
     )  # fmt: skip
@@ -374,14 +373,10 @@ def test_differences(converged):
     prior = Prior(weight)
     if converged:
         features = nnf.normalize(prior.inverse[targets] + 1e-4 * features)
-    q, coordinates = (
-        torch.tensor(0.3),
-        (prior.basis, prior.recast_coordinates, prior.weight_coordinates),
-    )
-    rows = eager.rows(features, targets, None, q, *coordinates, 1.0, 1.0)
-    exact = eager.rows(
-        features.double(), targets, None, q, *(t.double() for t in coordinates), 1.0, 1.0
-    )
+    q, space = torch.tensor(0.3), space_of(prior)
+    rows = eager.rows(Batch(features, targets, None, q), space, PLAIN)
+    wide = Space(*(one.double() for one in space))
+    exact = eager.rows(Batch(features.double(), targets, None, q), wide, PLAIN)
     u, _, v = exact.coordinates.chunk(3, dim=1)
     x = v @ prior.basis.double().T + exact.outside
     m = u @ u.T - x @ x.T

@@ -37,7 +37,7 @@ def test_kernels_under_the_interpreter(file):
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore::RuntimeWarning"]
     run = subprocess.run(
         [sys.executable, "-m", "pytest", *options, file],
-        cwd=file.parents[1],
+        cwd=file.parents[2],
         env=environment,
         capture_output=True,
         text=True,

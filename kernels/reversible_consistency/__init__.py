@@ -1,13 +1,13 @@
 """``drcl::reversible_consistency``: the stages of :mod:`drcl.eager.reversible_consistency` as
-kernels.
+kernels, a file each. :func:`drcl.ops.reversible_consistency.stages` puts them together.
 
-    stage        file                      launches (up to 32 classes)
-    rows         consistency_rows.py       2 (3 for target rows)
-    class_sums   class_sums.py             4
-    gram         symmetric.py              2
-    differences  symmetric.py              2 (in place of class_sums and gram, for B < D)
-    combine      combine.py                2
-    gradient     consistency_gradient.py   3 (4 after class_sums)
+    stage        file            launches (up to 32 classes)
+    rows         rows.py         2 (3 for target rows)
+    class_sums   class_sums.py   4
+    gram         symmetric.py    2
+    differences  symmetric.py    2 (in place of class_sums and gram, for B < D)
+    combine      combine.py      2
+    gradient     gradient.py     3 (4 after class_sums)
 
 What goes from stage to stage, in float32 unless said; the algebra is in docs/linear-memory.md:
 
@@ -28,11 +28,3 @@ Each has the eager stage's signature and returns the same tensors. Nothing waits
 shape depends on data, nothing is added up atomically: a captured graph replays, and replays the
 same bits.
 """
-
-from .class_sums import class_sums
-from .combine import combine
-from .consistency_gradient import gradient
-from .consistency_rows import rows
-from .symmetric import differences, gram
-
-__all__ = ["rows", "class_sums", "gram", "differences", "combine", "gradient"]

@@ -1,4 +1,4 @@
-"""The cases of ``test_numerics.py``, on the Triton kernels under their interpreter."""
+"""The cases of ``ops/test_numerics.py``, on the Triton kernels under their interpreter."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from kernel_testing import INTERPRETED
 if not INTERPRETED:
     pytest.skip("the cases are on the CPU: for Triton's interpreter", allow_module_level=True)
 
-from test_numerics import (  # noqa: F401 (pytest collects them from here)
+from ops.test_numerics import (  # noqa: F401 (pytest collects them from here)
     backend,
     deterministic,
     test_a_prior_in_half_precision_sums_in_float32,

@@ -1,0 +1,24 @@
+"""What is made of arguments before an op is called."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+
+def full_precision(features: Tensor) -> AbstractContextManager[None]:
+    """Products in the dtype of their factors, as in the compiled ops: autocast narrows them."""
+    device = features.device.type
+    if not torch.amp.is_autocast_available(device):  # the meta device has none
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
+
+
+def as_tensor(q: Tensor | float, features: Tensor) -> Tensor:
+    """q on the features' device; a tensor is passed on, so that a captured graph follows it."""
+    if isinstance(q, Tensor):
+        return q
+    one = torch.ones((), dtype=torch.float64, device=features.device)
+    return one * q if torch.compiler.is_compiling() else one.fill_(q)
