@@ -14,6 +14,7 @@ from drcl.data.dataset import CrossModalDataset, Split
 from drcl.estimator import DRCL
 from drcl.labels import is_labelled, known_ids
 from drcl.metrics import precision_recall_curve, retrieval_report
+from drcl.run.command import train_command
 from drcl.run.record import Run
 from drcl.train.networks import pick_device
 
@@ -91,6 +92,8 @@ def report_data(
             "prior": f"learned from {prior.modality}" if prior.modality else model.config.prior,
             "prior's column norm": f"{float(prior.column_norm):.3g}",
             "settings": run.spelled(),
+            "seed": str(model.config.seed),
+            "command": train_command(run.dataset, run.root, run.settings),
             "seconds": ", ".join(f"{phase} {value:.1f}" for phase, value in run.seconds.items()),
             "versions": ", ".join(f"{name} {value}" for name, value in run.versions.items()),
         },
