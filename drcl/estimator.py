@@ -227,7 +227,7 @@ class DRCL:
         progress: bool = True,
         **settings: Any,
     ) -> DRCL:
-        """Train a further modality against the existing prior; the other encoders stay as they are.
+        """Train another modality against the existing prior; the other encoders stay as they are.
 
         Args:
             name: of the new modality.
