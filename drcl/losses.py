@@ -1,7 +1,7 @@
 """The losses as modules, for use in any training loop.
 
-None of them has parameters. What does not fit is a TypeError or ValueError that names the argument,
-as in :mod:`drcl.functional`.
+They have no parameters. As in :mod:`drcl.functional`, bad input is a TypeError or ValueError that
+names the argument.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ReversibleConsistencyLoss(nn.Module):
         prior: a :class:`drcl.Prior` or W (D, C).
         alpha, beta, eta: weights of the parts; the paper's 0.1, 0.1, 1.
         temperature: τ of ``softmax(XW/τ)``.
-        lam: λ of the feature augmentation applied in training mode; 1 is none, the paper's is 0.9.
+        lam: λ of the feature mixing applied in training mode; 1 is none, the paper's is 0.9.
         process_group: ranks that each hold some rows of one batch; the loss is then that of the
             whole batch, see :func:`functional.reversible_consistency_loss`.
 
@@ -123,10 +123,10 @@ class GeneralizedCrossEntropy(nn.Module):
 
 
 class FeatureMixup(nn.Module):
-    """Feature augmentation, ``X ← λX + (1−λ)X[π]`` and ``Y ← λY + (1−λ)Y[π]``, π drawn anew.
+    """Feature mixing, ``X ← λX + (1−λ)X[π]`` and ``Y ← λY + (1−λ)Y[π]``, with a new π each call.
 
     Called as ``mix(features, targets)`` with features (B, D) and ids (B,) or rows (B, C); returns
-    both mixed, targets as rows. In evaluation mode nothing is mixed. See :func:`functional.mixup`.
+    both mixed, targets as rows. Evaluation mode mixes nothing. See :func:`functional.mixup`.
     Source: paper, feature augmentation.
 
     Args:

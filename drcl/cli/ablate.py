@@ -63,7 +63,7 @@ def ablate(
         table = run_study(loaded, config, folder, seeds=seeds, resume=resume, progress=progress)
     except KeyboardInterrupt:
         raise Interrupted(
-            f"interrupted; finished results are in {folder}; continue with the same command and --resume"
+            f"interrupted; finished results are in {folder}: run the same command with --resume"
         ) from None
     click.echo(format_table(table))
     click.echo(f"\ntables: {folder / 'table.csv'}, {folder / 'table.json'}")

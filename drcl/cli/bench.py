@@ -49,7 +49,7 @@ PAIRS = 5.0  # seconds for the calls of one of our contenders at two revisions
     help="Slowdown that --compare reports: 0.1 is 10 %.",
 )
 @click.option(
-    "--threads", type=click.IntRange(min=1), help="CPU threads of PyTorch; default: PyTorch's own choice."
+    "--threads", type=click.IntRange(min=1), help="CPU threads; default: PyTorch's choice."
 )
 @click.option(
     "--device",

@@ -36,7 +36,7 @@ split_option = click.option(
     show_default=True,
     help="Also print mAP@k; may be repeated.",
 )
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the result as JSON.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write them as JSON.")
 @device_option
 def evaluate(
     run: Path,
