@@ -142,8 +142,8 @@ class DRCL:
                 sorted. See :func:`drcl.select_prior` for classes that do not occur.
             checkpoints: a folder; an interrupted run continues from it and ends bit-identical. It
                 must have been written with the same settings and data (of a Dataset, labels and
-                scale are compared). Saving takes about 1 % of the time; Ctrl-C finishes the epoch and
-                saves first.
+                scale are compared). Saving takes about 1 % of the time; Ctrl-C finishes the epoch
+                and saves first.
             progress: show a bar per phase and modality.
             parallel: divide the training among the processes of the default process group (see
                 ``torch.distributed.init_process_group`` and torchrun), which all call this with the
@@ -419,8 +419,8 @@ class DRCL:
         """Write prior, encoders and settings as safetensors and JSON; returns the folder.
 
         Saving over an older model replaces it in one step: at any moment the folder holds one
-        complete model. Of your own networks only the parameters are stored; pass the modules again to
-        :meth:`load`. Raises RuntimeError before :meth:`fit`, and OSError where the folder cannot be
+        complete model. Of your own networks only the parameters are stored; pass the modules again
+        to :meth:`load`. Raises RuntimeError before :meth:`fit`, and OSError where the folder cannot be
         written, is written by another process (after five seconds) or has a link for ``encoders``;
         what it held is then still there.
 
