@@ -420,9 +420,9 @@ class DRCL:
 
         Saving over an older model replaces it in one step: at any moment the folder holds one
         complete model. Of your own networks only the parameters are stored; pass the modules again
-        to :meth:`load`. Raises RuntimeError before :meth:`fit`, and OSError where the folder cannot be
-        written, is written by another process (after five seconds) or has a link for ``encoders``;
-        what it held is then still there.
+        to :meth:`load`. Raises RuntimeError before :meth:`fit`, and OSError if the folder cannot
+        be written, is written by another process (after five seconds) or has a link for
+        ``encoders``; its old content is then still there.
 
         >>> import tempfile
         >>> y = torch.arange(40) % 4
