@@ -38,6 +38,7 @@ bench: $(VENV)/.installed
 # The site, in build/site.
 docs: $(VENV)/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "Open build/site/index.html in a browser; no server is needed."
 
 # Everything set up, nothing run.
 install: $(VENV)/.installed

@@ -65,17 +65,17 @@ class DRCL:
     Args:
         config: the settings; the default is the paper's.
         networks: modality -> ``nn.Module`` with output (B, dim), instead of the perceptron encoder.
-            The module given is a template: each phase trains a copy. One that is wrapped in
-            DistributedDataParallel is trained so, every process on its own samples.
-        settings: single settings of :class:`Config`, on top of ``config``.
+            Each phase trains a copy of the module. A module wrapped in DistributedDataParallel is
+            trained as such, each process on its own samples.
+        settings: settings of :class:`Config` that override ``config``.
 
     Features are (N, d) arrays or tensors; labels are class ids (whole numbers from 0, −1 for
-    unlabelled), class names, or multi-hot rows (N, C); :mod:`drcl.labels` says what else. The
-    classes are kept with the prior, and saved with the model. Modalities need not be paired or of
-    one size. Instead of (features, labels), a modality may be a ``torch.utils.data`` Dataset or
-    DataLoader that yields such pairs. An array over an ``np.memmap`` is never copied whole: it may
-    be larger than memory. Frames of pandas and Polars, SciPy's sparse matrices and arrays of h5py
-    and zarr are read whole.
+    unlabelled), class names, or multi-hot rows (N, C); :mod:`drcl.labels` has all rules. The
+    classes are stored with the prior and saved with the model. Modalities need not be paired, and
+    may differ in size. Instead of (features, labels), a modality may be a ``torch.utils.data``
+    Dataset or DataLoader that yields such pairs. An array over an ``np.memmap`` is never copied as
+    a whole, so it may be larger than memory. pandas and Polars frames, SciPy sparse matrices, and
+    h5py and zarr arrays are read completely.
 
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
@@ -136,15 +136,15 @@ class DRCL:
         Args:
             train: modality -> (features, labels) or Dataset or DataLoader, one modality or more.
                 A Dataset is read once beforehand, for its labels and statistics, and shuffled as
-                arrays are; a DataLoader decides itself on order and batches.
+                arrays are; a DataLoader decides its own order and batches.
             validation: the same for some or all modalities; without it the last epoch is kept.
-            prior: use this prior and skip prior learning; its classes are those of the model.
-            classes: the ids or names of all classes; by default the sorted ones that occur in
-                ``train``. See :func:`drcl.select_prior` for those that do not.
-            checkpoints: a folder; a run that was interrupted continues from what it finds there and
-                ends as it would have. It must have been written with the same settings and data (of
-                a Dataset, labels and scale are compared). Saving takes about 1 % of the time;
-                Ctrl-C ends the epoch and saves first.
+            prior: use this prior and skip prior learning; the model takes over its classes.
+            classes: the ids or names of all classes; default: those that occur in ``train``,
+                sorted. See :func:`drcl.select_prior` for classes that do not occur.
+            checkpoints: a folder; an interrupted run continues from it and ends bit-identical. It
+                must have been written with the same settings and data (of a Dataset, labels and
+                scale are compared). Saving takes about 1 % of the time; Ctrl-C finishes the epoch
+                and saves first.
             progress: show a bar per phase and modality.
             parallel: divide the training among the processes of the default process group (see
                 ``torch.distributed.init_process_group`` and torchrun), which all call this with the
@@ -213,18 +213,18 @@ class DRCL:
         progress: bool = True,
         **settings: Any,
     ) -> DRCL:
-        """Train a further modality against the existing prior; the other encoders stay as they are.
+        """Train another modality against the existing prior; the other encoders stay as they are.
 
         Args:
             name: of the new modality.
             train, validation: (features, labels) or Dataset or DataLoader, with labels among
                 :attr:`classes`.
             network, checkpoints, progress: as in :meth:`fit`.
-            settings: settings of :class:`Config` for this modality only. Where the model has a
-                value for each of its modalities (``lr={"image": …}``), the default is taken.
+            settings: settings of :class:`Config` for this modality only. If the model has a value
+                per modality (``lr={"image": …}``), the default applies.
 
         Raises RuntimeError before :meth:`fit`, ValueError for a name that exists or another
-        ``dim`` than the prior's, and what :meth:`fit` raises; the model is then as it was before.
+        ``dim`` than the prior's, and what :meth:`fit` raises; the model is then unchanged.
 
         >>> y = torch.arange(40) % 4
         >>> prior = Prior.orthogonal(dim=8, classes=4)
@@ -365,7 +365,7 @@ class DRCL:
         Args:
             source, queries: the queries' modality and features (Q, d), as for :meth:`encode`.
             target, gallery: the gallery's modality and features (N, d').
-            k: how many; above N it means N.
+            k: number of items per query; above N means N.
 
         Returns scores (Q, k) float32, from -1 to 1, highest first, and indices (Q, k) int64. Raises
         what :meth:`encode` raises, and ValueError for k below 1.
@@ -397,11 +397,11 @@ class DRCL:
     def save(self, folder: str | Path) -> Path:
         """Write prior, encoders and settings as safetensors and JSON; returns the folder.
 
-        Saving over an older model replaces it in one step: at any moment the folder holds one whole
-        model. User-supplied networks are stored as parameters; give the modules again to
-        :meth:`load`. Raises RuntimeError before :meth:`fit`, and OSError where the folder cannot be
-        written, is written by another process (after five seconds) or has a link for ``encoders``;
-        what it held is then still there.
+        Saving over an older model replaces it in one step: at any moment the folder holds one
+        complete model. Of your own networks only the parameters are stored; pass the modules again
+        to :meth:`load`. Raises RuntimeError before :meth:`fit`, and OSError if the folder cannot
+        be written, is written by another process (after five seconds) or has a link for
+        ``encoders``; its old content is then still there.
 
         >>> import tempfile
         >>> y = torch.arange(40) % 4
@@ -421,10 +421,10 @@ class DRCL:
 
         Args:
             folder: of the model.
-            networks: the modules of modalities that were trained with networks of your own.
+            networks: modules for the modalities that were trained with your own networks.
 
-        Raises OSError where a file is missing; ValueError, with the file's name, for a damaged or
-        foreign one and for networks that do not fit. An example is at :meth:`save`.
+        Raises OSError if a file is missing, and ValueError, naming the file, if it is damaged or
+        not a model's, or if networks do not fit. See :meth:`save` for an example.
         """
         stored = read_model(Path(folder), check_networks(networks))
         model = cls(stored.config, networks=networks)

@@ -1,21 +1,22 @@
 """One function per op: contract, checks, choice of backend.
 
-Every function takes torch tensors on any device. Targets are class ids ``(B,)`` or ``(B, 1)``, of
-any integer dtype, bool or whole floats, −1 for an unlabelled row; or rows ``(B, C)``: one-hot,
-multi-hot or mixed, and one of zeros is unlabelled. Ids are columns 0..C−1; beside a
-:class:`drcl.Prior` whose classes are other integers they are those (:meth:`drcl.Prior.columns_of`).
-Unlabelled rows count nowhere: a loss over a batch equals the loss over its labelled rows. With
-feature mixing a pair counts where both of its rows are labelled.
+Every function takes torch tensors on any device. Targets are class ids or rows. Ids are ``(B,)`` or
+``(B, 1)``, of any integer dtype, bool or whole floats, with −1 for an unlabelled row. Rows are
+``(B, C)``: one-hot, multi-hot or mixed, with zeros for an unlabelled row. Ids are columns 0..C−1,
+unless a :class:`drcl.Prior` lists other integers as its classes: then they are those classes
+(:meth:`drcl.Prior.columns_of`). Unlabelled rows do not count: a loss over a batch equals the loss
+over its labelled rows. With feature mixing, a pair counts if both of its rows are labelled.
 
 An argument of the wrong type, dtype, shape, device or range is a TypeError or ValueError that names
-it and what was expected. On a GPU and in compiled code the losses do not look at values, as that
-would wait for the device: there an id that is no class makes the loss NaN. See :mod:`drcl.labels`.
+it and what was expected. On a GPU and in compiled code the losses do not check values, because that
+would wait for the device; there, an id that is not a class makes the loss NaN. See
+:mod:`drcl.labels`.
 
-Derivatives: reverse and forward mode, and ``grad``, ``vjp``, ``jvp``, ``jacrev``, ``jacfwd`` and
-``vmap`` of ``torch.func`` over features, targets and q, on every backend. Second derivatives are
-those of the reference backend (``drcl.use_backend("reference")``) and of mixing; elsewhere they are
-a NotImplementedError, as forward mode inside ``torch.compile`` is. ``torch.compile`` and
-``torch.export`` take batches of any size, and a float q without compiling anew for every value.
+Derivatives: every backend supports reverse and forward mode, and ``grad``, ``vjp``, ``jvp``,
+``jacrev``, ``jacfwd`` and ``vmap`` of ``torch.func`` over features, targets and q. Mixing and the
+reference backend (``drcl.use_backend("reference")``) have second derivatives; elsewhere these are a
+NotImplementedError, as is forward mode inside ``torch.compile``. ``torch.compile`` and
+``torch.export`` accept batches of any size, and do not recompile for a new value of a float q.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ __all__ = [
 
 
 class PriorSimilarity(NamedTuple):
-    """What :func:`prior_similarity` returns; ``loss`` and ``score`` are None without targets."""
+    """The result of :func:`prior_similarity`; ``loss`` and ``score`` are None without targets."""
 
     logits: Tensor
     probabilities: Tensor
@@ -77,10 +78,10 @@ def mixup(
     permutation: Tensor | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Feature augmentation: ``X ← λX + (1−λ)X[π]``, ``Y ← λY + (1−λ)Y[π]``.
+    """Feature mixing: ``X ← λX + (1−λ)X[π]``, ``Y ← λY + (1−λ)Y[π]``.
 
     Args:
-        features: (B, D) float; normalised rows are mixed as they are and not normalised again.
+        features: (B, D) float; rows are mixed as given and not normalised afterwards.
         targets: (B,) int64 ids or (B, C) rows.
         classes: C, needed when the targets are ids.
         lam: λ in [0, 1]; the paper's γ = λ = 0.9.
@@ -226,11 +227,10 @@ def average_precision(
     ``AP@k = Σ_j precision(rank of hit j) / divisor`` over the hits among the first k (None: all).
 
     Args:
-        scores: (Q, N) float, higher is nearer; NaN is refused.
+        scores: (Q, N) float, higher is nearer; NaN is an error.
         relevant: (Q, N) bool.
         k: cut-off >= 1; one above N means N.
-        no_relevant: what a query with nothing relevant in the gallery counts: ``"zero"`` is 0,
-            ``"skip"`` is NaN.
+        no_relevant: for a query without relevant items: ``"zero"`` gives 0, ``"skip"`` NaN.
         divisor: ``"hits"`` in the first k, ``"min"`` of k and R, or ``"relevant"``: all R.
         ties: by gallery ``"index"``, or the ``"average"`` over all orders of equal scores.
 

@@ -1,7 +1,7 @@
 """The losses as modules, for use in any training loop.
 
-None of them has parameters. What does not fit is a TypeError or ValueError that names the argument,
-as in :mod:`drcl.functional`.
+They have no parameters. As in :mod:`drcl.functional`, bad input is a TypeError or ValueError that
+names the argument.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class GeneralizedCrossEntropy(nn.Module):
 
 
 class FeatureMixup(nn.Module):
-    """Feature augmentation, ``X ← λX + (1−λ)X[π]`` and ``Y ← λY + (1−λ)Y[π]``, π drawn anew.
+    """Feature mixing, ``X ← λX + (1−λ)X[π]`` and ``Y ← λY + (1−λ)Y[π]``, with a new π each call.
 
     Called as ``mix(features, targets)`` with features (B, D) and ids (B,) or rows (B, C); returns
-    both mixed, targets as rows. In evaluation mode nothing is mixed. See :func:`functional.mixup`.
+    both mixed, targets as rows. Evaluation mode mixes nothing. See :func:`functional.mixup`.
     Source: paper, feature augmentation.
 
     Args:

@@ -108,7 +108,7 @@ class Prior(nn.Module):
         """The first C columns of a random orthogonal D×D matrix, scaled to column norm ``norm``.
 
         W is (dim, classes) float32, and ``WᵀW = norm² I``. The norm sets how sharp ``softmax(XW)``
-        can be; for rows of unit length about 3 is a good start. Raises ValueError for more classes
+        can be; about 3 is a good start for rows of unit length. Raises ValueError for more classes
         than dimensions.
 
         >>> weight = Prior.orthogonal(dim=8, classes=3, norm=2.0).weight
@@ -135,7 +135,7 @@ class Prior(nn.Module):
 
     @property
     def rank(self) -> int:
-        """How many directions W has, to its dtype's resolution."""
+        """Rank of the matrix W, at the resolution of its dtype."""
         singular = torch.linalg.svdvals(self.weight.double())
         return _count_directions(singular, rank_cutoff(self.weight))
 
@@ -152,10 +152,10 @@ class Prior(nn.Module):
         return torch.as_tensor(encode_labels(labels, self.classes, soft=True), device=device)
 
     def columns_of(self, ids: Tensor) -> Tensor:
-        """What the losses make of class ids (B,) int64: columns, and −1 for unlabelled.
+        """The columns that the losses use for class ids (B,) int64, and −1 for unlabelled.
 
-        An id that is no class becomes −2. Ids are columns already where :attr:`classes` are names
-        or count from 0. Values are not looked at, so a GPU is not waited for.
+        An id that is not a class becomes −2. If :attr:`classes` are names or count from 0, ids are
+        columns already. Values are not checked, so this does not wait for a GPU.
 
         >>> Prior(torch.eye(4, 3), classes=(0, 3, 4)).columns_of(torch.tensor([4, 0, -1, 2]))
         tensor([ 2,  0, -1, -2])

@@ -1,11 +1,11 @@
-"""Measure someone else's embeddings: the files that a method left behind, its labels beside them.
+"""Retrieval metrics of embeddings in files, whatever method made them.
 
-    python examples/evaluate_embeddings.py                      embeddings that are made up
+    python examples/evaluate_embeddings.py                      made-up embeddings
     python examples/evaluate_embeddings.py A A_LABELS B B_LABELS
 
 Each argument is ``file`` or ``file:key`` (.npy, .npz, .mat, .h5, .parquet, .safetensors), for
 example ``wiki_0.mat:test_fea wiki_0.mat:test_lab wiki_1.mat:test_fea wiki_1.mat:test_lab``. Labels
-are whole numbers, also as a row or a column, or multi-hot rows.
+are whole numbers, in any shape of a vector, or multi-hot rows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def read(argument: str) -> np.ndarray:
 
 
 def made_up() -> list[np.ndarray]:
-    """Two modalities of other sizes around the same ten centres."""
+    """Two modalities of different sizes around the same ten centres."""
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(10, 32))
     found = []

@@ -1,10 +1,10 @@
-"""A FAISS index from a run: search where the gallery is too large, or the service is not Python.
+"""A FAISS index from a run, for galleries that are too large or services not written in Python.
 
     python examples/faiss_search.py [RUN SOURCE TARGET]
 
-RUN is a folder that ``drcl train`` wrote; without one a small model is trained on digits.
-Embeddings have unit length, so the inner product is the cosine, and any FAISS index for inner
-products will do. The exact one is compared with ``DRCL.search``, an approximate one with the exact.
+RUN is a folder that ``drcl train`` wrote; without one, a small model is trained on digits.
+Embeddings have unit length, so their inner product is the cosine, and any FAISS index for inner
+products works. The exact index is compared with ``DRCL.search``, an approximate one with the exact.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ K = 10
 
 
 def model_and_data(arguments: list[str]) -> tuple[drcl.DRCL, dict[str, Labelled], str, str]:
-    """A run that there is, or a quick one."""
+    """The run that is given, or a small one trained here."""
     if arguments:
         run, source, target = arguments
         return drcl.DRCL.load(run), open_run(Path(run)).load_data(None).test, source, target
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> None:
     error = float(np.abs(scores - exact.scores.numpy()).max())
     same = float((items == exact.indices.numpy()).mean())
     print(f"{index.ntotal} items, {len(queries)} queries: the same items {same:.4f}, ", end="")
-    print(f"cosines within {error:.1e}")  # where cosines are equal, FAISS has no fixed order
+    print(f"cosines within {error:.1e}")  # FAISS orders equal cosines arbitrarily
 
     fast = faiss.IndexHNSWFlat(gallery.shape[1], 16, faiss.METRIC_INNER_PRODUCT)
     fast.add(gallery)

@@ -2,7 +2,7 @@
 
     python examples/loss_in_a_loop.py
 
-The modalities are handwritten digits seen as grey values and as spectra; no picture is in both.
+The modalities are grey values and spectra of handwritten digits; no picture is in both.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ EPOCHS, DIM = 20, 64
 def main() -> None:
     torch.manual_seed(0)
     data = load("digits")
-    # All that ties the modalities together: one column for each class.
+    # The prior alone ties the modalities together: one column per class.
     prior = drcl.Prior.orthogonal(dim=DIM, classes=len(data.classes), norm=3.0, seed=0)
     criterion = drcl.losses.ReversibleConsistencyLoss(prior, lam=0.9)
     embeddings = {}

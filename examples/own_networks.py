@@ -2,10 +2,10 @@
 
     python examples/own_networks.py
 
-The pictures are scikit-learn's handwritten digits, 8 × 8 grey values. Captions do not come with
-them, so they are made up here: a few words, of which some belong to the digit and the others to
-none. The two sets are not paired and differ in size. First ``DRCL.fit`` does everything; then the
-bare loss is used in a training loop written out below, in mixed precision.
+The pictures are scikit-learn's handwritten digits, 8 × 8 grey values. They have no captions, so
+captions are made up here: a few words, some of which belong to the digit. The two sets are not
+paired and differ in size. First ``DRCL.fit`` does everything; then the loss alone is used in a
+training loop of its own, in mixed precision.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def pictures() -> list[TensorDataset]:
 def with_the_estimator(
     train: dict[str, TensorDataset], validation: dict[str, TensorDataset], dim: int
 ) -> drcl.DRCL:
-    """Any Dataset or DataLoader of (input, label), any module: prior, training, selection."""
+    """Prior, training and selection by ``DRCL``, from any Dataset or DataLoader and any module."""
     networks = {"picture": PictureNetwork(dim), "caption": CaptionNetwork(dim)}
     model = drcl.DRCL(
         networks=networks,
@@ -106,10 +106,10 @@ def with_the_estimator(
 
 
 def with_your_own_loop(train: dict[str, TensorDataset], dim: int) -> dict[str, nn.Module]:
-    """Only the loss is taken from the package; loop, optimiser and precision are yours."""
+    """Only the loss comes from the package; loop, optimiser and precision are yours."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     networks = {"picture": PictureNetwork(dim), "caption": CaptionNetwork(dim)}
-    # Both modalities are drawn to the same prior: that is all that ties them together.
+    # The prior alone ties the modalities together.
     prior = drcl.Prior.orthogonal(dim=dim, classes=10, norm=3.0, seed=0)
     criterion = drcl.losses.ReversibleConsistencyLoss(prior, lam=0.9).to(device)
     for name, network in networks.items():

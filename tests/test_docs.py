@@ -268,6 +268,4 @@ def test_docstrings_become_markdown(tools):
     assert convert(text) == "One.\n\n    ```pycon\n    >>> 1 + 1\n    2\n    ```\n\nTwo."
     assert convert(">>> 1\n1") == "```pycon\n>>> 1\n1\n```"
     text = "Args:\n    a, b: both of\n        them.\n    c: it."
-    assert convert(text) == text.replace("a, b:", "a:").replace(
-        "    c:", "    b: both of\n        them.\n    c:"
-    )
+    assert convert(text) == text.replace("a, b:", "a:").replace("    c:", "    b: see `a`.\n    c:")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -18,10 +21,37 @@ pytest.importorskip("jinja2", reason="the report extra is not installed: no jinj
 pytest.importorskip("sklearn", reason="the report extra is not installed: no scikit-learn")
 
 from drcl.report import ReportData, write_report
+from drcl.report.precision_recall import chance
 from drcl.report.projection import project
 from drcl.report.retrieval import TOP, choose_examples
+from drcl.report.style import CLASS_COLOURS, DARK, INK, IRRELEVANT, MUTED, PAPER, QUERY, RELEVANT
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# Machado, Oliveira, Fernandes, "A Physiologically-based Model for Simulation of Color Vision
+# Deficiency" (2009): severity 1.0, on linear RGB.
+DEFICIENCIES = {
+    "none": np.eye(3),
+    "protanopia": np.array(
+        [
+            [0.152286, 1.052583, -0.204868],
+            [0.114503, 0.786281, 0.099216],
+            [-0.003882, -0.048116, 1.051998],
+        ]
+    ),
+    "deuteranopia": np.array(
+        [
+            [0.367322, 0.860646, -0.227968],
+            [0.280085, 0.672501, 0.047413],
+            [-0.011820, 0.042940, 0.968881],
+        ]
+    ),
+    "tritanopia": np.array(
+        [
+            [1.255528, -0.076749, -0.178779],
+            [-0.078411, 0.930809, 0.147602],
+            [0.004733, 0.691367, 0.303900],
+        ]
+    ),
+}
 
 
 def make_data(
@@ -103,10 +133,16 @@ class Page(HTMLParser):
 
     @property
     def images(self) -> list[bytes]:
-        prefix = "data:image/png;base64,"
+        prefix = "data:image/svg+xml;base64,"
         sources = [attributes["src"] for tag, attributes in self.tags if tag == "img"]
         assert all(source.startswith(prefix) for source in sources)
         return [base64.b64decode(source[len(prefix) :]) for source in sources]
+
+    @property
+    def saved(self) -> dict[str, bytes]:
+        """The files that the links of the page save."""
+        links = [attributes for tag, attributes in self.tags if "download" in attributes]
+        return {a["download"]: base64.b64decode(a["href"].partition(",")[2]) for a in links}
 
 
 CASES = {
@@ -132,17 +168,20 @@ def test_page_is_self_contained_and_embeds_every_figure(written: tuple[ReportDat
     data, path = written
     page, files = Page(path), {file.name: file for file in path.parent.iterdir()}
 
-    expected = {"map_matrix", "precision_recall", "projection", "training"}
-    expected |= {"retrieval"} if data.pictures else set()
-    assert set(files) == {f"{name}.png" for name in expected} | {"report.html"}
-    figures = {file.read_bytes() for name, file in files.items() if name.endswith(".png")}
-    assert all(content.startswith(PNG_SIGNATURE) for content in figures)
-    assert set(page.images) == figures
+    examples = len(choose_examples(data)) if data.pictures else 0
+    expected = {"projection.svg", "report.html", "map_matrix_1.svg", "map_matrix_2.svg"}
+    expected |= {f"precision_recall_{i + 1}.svg" for i in range(len(data.modalities))}
+    expected |= {f"training_{i + 1}.svg" for i in range(4)}
+    expected |= {f"retrieval_{i + 1}.svg" for i in range(examples)}
+    assert set(files) == expected
+    figures = {name: file.read_bytes() for name, file in files.items() if name.endswith(".svg")}
+    assert set(page.images) == set(figures.values())
+    assert page.saved == figures
 
     assert "http:" not in path.read_text("utf-8") and "https:" not in path.read_text("utf-8")
     for tag, attributes in page.tags:
         assert tag not in {"script", "link", "iframe", "object", "embed"}
-        assert attributes.get("href", "#").startswith("#")
+        assert attributes.get("href", "#").startswith("#") or "download" in attributes
         assert "@import" not in page.text and "url(" not in page.text
         if tag == "img":
             assert len(attributes["alt"]) > 20
@@ -185,6 +224,10 @@ def test_user_text_is_escaped(tmp_path: Path) -> None:
     assert not any("onload" in attributes for _, attributes in page.tags)
     for text in (evil, "<script>", "_$x & y$", '" onload="alert(1)', "im<b>age"):
         assert text in page.text
+    for file in tmp_path.glob("*.svg"):
+        root = ElementTree.fromstring(file.read_text("utf-8"))
+        tags = {element.tag.partition("}")[2] for element in root.iter()}
+        assert tags.isdisjoint({"script", "b", "foreignObject", "a"})
 
 
 def test_failing_write_leaves_the_old_report(tmp_path: Path) -> None:
@@ -206,14 +249,99 @@ def test_failing_write_leaves_the_old_report(tmp_path: Path) -> None:
     assert path.read_bytes() != before["report.html"]
 
 
+def test_figures_are_vector_drawings_without_background(written: tuple[ReportData, Path]) -> None:
+    _, path = written
+    for file in path.parent.glob("*.svg"):
+        text = file.read_text("utf-8")
+        root = ElementTree.fromstring(text)
+        drawn = {element.tag.partition("}")[2] for element in root.iter()}
+        assert {"title", "text"} <= drawn and "script" not in drawn
+        # A white slab would be a path of the size of the figure.
+        assert not re.search(r'id="patch_1">\s*<path [^>]*fill: #[0-9a-f]{6}', text), file.name
+        assert "prefers-color-scheme:dark" in text
+
+
+def test_every_ink_of_a_figure_has_a_dark_form_that_can_be_read() -> None:
+    ground = DARK[PAPER]
+    for ink in (INK, MUTED, RELEVANT, IRRELEVANT, QUERY):
+        assert contrast(ink, PAPER) > 4.5 and contrast(DARK[ink], ground) > 4.5
+    for colour in CLASS_COLOURS:
+        assert contrast(colour, PAPER) > 1.6 and contrast(colour, ground) > 2
+
+
+@pytest.mark.parametrize("kind", DEFICIENCIES)
+def test_class_colours_can_be_told_apart(kind: str) -> None:
+    """In OKLab black and white are 1 apart, and some 0.02 is a difference one can just see."""
+    seen = [oklab(DEFICIENCIES[kind] @ linear(colour)) for colour in CLASS_COLOURS]
+    assert min(float(np.linalg.norm(a - b)) for a, b in combinations(seen, 2)) > 0.12
+
+
+def linear(colour: str) -> np.ndarray:
+    """sRGB "#rrggbb" to linear RGB."""
+    c = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+
+
+def oklab(rgb: np.ndarray) -> np.ndarray:
+    """Ottosson, "A perceptual color space for image processing" (2020)."""
+    to_lms = [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+    to_lab = [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+    return np.array(to_lab) @ np.cbrt(np.array(to_lms) @ rgb.clip(0, 1))
+
+
+def contrast(a: str, b: str) -> float:
+    """The ratio of WCAG 2."""
+    low, high = sorted(float(linear(c) @ [0.2126, 0.7152, 0.0722]) + 0.05 for c in (a, b))
+    return high / low
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_chance_is_the_mean_share_of_relevant_items(multi_label: bool) -> None:
+    data = make_data(("image", "text"), multi_label=multi_label)
+    for labels in data.labels.values():
+        labels[::5] = 0 if multi_label else -1
+    shares = []
+    items = [row for row, y in enumerate(data.labels["text"]) if multi_label or y != -1]
+    for query in data.label_rows("image"):
+        relevant = sum(bool((query & data.label_rows("text")[i]).any()) for i in items)
+        shares += [relevant / len(items)] if relevant else []
+    assert 0 < len(shares) < 24
+    assert chance(data, "image", "text") == pytest.approx(np.mean(shares), abs=1e-12)
+
+
+def test_precision_recall_figures_have_their_chance_line(written: tuple[ReportData, Path]) -> None:
+    data, path = written
+    texts = [file.read_text("utf-8") for file in path.parent.glob("precision_recall_*.svg")]
+    assert len(texts) == len(data.modalities)
+    assert all(">chance</text>" in text for text in texts)
+
+
+def test_two_modalities_have_bars_and_three_a_matrix(tmp_path: Path) -> None:
+    for count, drawn in ((2, False), (3, True)):
+        folder = tmp_path / str(count)
+        write_report(make_data(("image", "text", "audio")[:count]), folder)
+        text = (folder / "map_matrix_1.svg").read_text("utf-8")
+        assert (">gallery</text>" in text) == drawn
+        assert (">image → text</text>" in text) != drawn
+
+
 def test_figures_with_nothing_to_show_are_left_out_and_removed(tmp_path: Path) -> None:
     data = make_data(pictures=True)
     write_report(data, tmp_path)
     (tmp_path / "notes.png").write_bytes(b"not ours")
     page = Page(write_report(replace(data, history=[], curves={}, pictures={}), tmp_path))
     names = {file.name for file in tmp_path.iterdir()}
-    assert names == {"map_matrix.png", "projection.png", "report.html", "notes.png"}
-    targets = {a["href"][1:] for tag, a in page.tags if tag == "a"}
+    figures = {"map_matrix_1.svg", "map_matrix_2.svg", "projection.svg"}
+    assert names == figures | {"report.html", "notes.png"}
+    targets = {a["href"][1:] for tag, a in page.tags if tag == "a" and "download" not in a}
     assert targets == {a["id"] for tag, a in page.tags if tag == "section"}
 
 
@@ -265,7 +393,7 @@ def test_without_labels_there_are_no_examples(tmp_path: Path) -> None:
     page = Page(write_report(data, tmp_path))
     assert "example-table" not in page.tables
     assert "No test row is labelled" in page.text
-    assert not (tmp_path / "retrieval.png").exists()
+    assert not list(tmp_path.glob("retrieval*"))
 
 
 def test_undefined_scores_are_a_dash(tmp_path: Path) -> None:
@@ -356,11 +484,20 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "labels of others": ({"labels": {"image": np.zeros(24, int)}}, "labels: expected"),
     "no metrics": ({"metrics": {}}, "at least one metric"),
     "unknown pair": ({"metrics": {"mAP@all": {"a->b": 1.0, "mean": 1.0}}}, r"metrics\['mAP@all'\]"),
-    "curve of others": ({"curves": {"a->b": (np.ones(2), np.ones(2))}}, r"curves: \['a->b'\]"),
+    "curve of others": (
+        {"curves": {"a->b": (np.ones(2), np.ones(2))}},
+        r"curves: expected.*got \['a->b'\]",
+    ),
     "curve lengths": ({"curves": {"image->text": (np.ones(2), np.ones(3))}}, r"curves.*\(2,\)"),
     "pictures": ({"pictures": {"image": np.ones((3, 5, 5))}}, r"pictures\['image'\].*24, h, w"),
-    "pictures of others": ({"pictures": {"audio": np.ones((3, 5, 5))}}, "unknown modality 'audio'"),
-    "history keys": ({"history": [{"phase": "prior"}]}, r"history\[0\].*missing.*'loss'"),
+    "pictures of others": (
+        {"pictures": {"audio": np.ones((3, 5, 5))}},
+        "expected modalities of .*got 'audio'",
+    ),
+    "history keys": (
+        {"history": [{"phase": "prior"}]},
+        r"history\[0\]: expected.*'loss'.*got \['phase'\]",
+    ),
     "history phase": (
         {"history": [{"phase": "warm-up", "modality": "image", "epoch": 0, "loss": 1.0}]},
         "'warm-up'",

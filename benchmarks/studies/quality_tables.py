@@ -1,4 +1,4 @@
-"""The README's tables of retrieval quality, from studies stored in results/quality.
+"""The tables of retrieval quality in the documentation, from studies stored in results/quality.
 
 A study is what ``drcl ablate NAME --seeds 5`` leaves as ``runs/ablate-NAME/table.json``; copied to
 ``results/quality/NAME.json`` it is shown by the next ``python -m drcl.benchmarks.suite.publish``.
@@ -12,7 +12,6 @@ from typing import Any
 
 from drcl.benchmarks.suite.timing import RESULTS
 
-BEGIN, END = "<!-- quality: begin, generated -->", "<!-- quality: end -->"
 METRIC = "mAP@all"
 
 
@@ -27,7 +26,7 @@ def table(study: dict[str, Any]) -> str:
     pairs = list(study["rows"][0][METRIC])
     seeds = f"{len(study['seeds'])} seeds"
     lines = [
-        f"| {study['dataset']}, {seeds} | {' | '.join(pairs)} | against the full method |",
+        f"| {study['dataset']}, {seeds} | {' | '.join(map(spaced, pairs))} | vs. full |",
         "|---" * (len(pairs) + 2) + "|",
     ]
     for row in study["rows"]:
@@ -35,6 +34,11 @@ def table(study: dict[str, Any]) -> str:
         verdict = row["against the first"] or "–"
         lines.append(f"| {row['name']} | {' | '.join(cells)} | {verdict} |")
     return "\n".join(lines) + "\n"
+
+
+def spaced(pair: str) -> str:
+    """A direction that a narrow column can break: ``"image->text"`` is "image → text"."""
+    return pair.replace("->", " → ").replace("_", " ")
 
 
 def number(value: dict[str, float | None], with_sd: bool) -> str:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from drcl.benchmarks.studies import quality_tables
 from drcl.benchmarks.suite.results import NAME, Row, read
 from drcl.benchmarks.suite.timing import RESULTS
 from drcl.storage.files import write_bytes
@@ -64,7 +63,7 @@ def section(folder: Path) -> str:
     )
     if series(rows, "loss"):
         place = (folder / "loss.svg").relative_to(ROOT)
-        text += f"\n![time and memory of the loss against the batch]({place})\n"
+        text += f"\n![Time and memory of the loss against the batch, with its peers]({place})\n"
     return text
 
 
@@ -117,29 +116,32 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     first = next(iter(sweep.values()))[0]
     panels: list[tuple[str, Callable[[Row], float | None]]] = [
         ("ms, forward and backward", lambda row: row.p50_ms),
-        ("MB beside inputs and results", lambda row: row.memory_MB),
+        ("MB beyond inputs and results", lambda row: row.memory_MB),
     ]
-    picture, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    for axis, (what, value) in zip(axes, panels, strict=True):
-        for name, found in sweep.items():
-            points = [(row.sizes["B"], value(row)) for row in found]
-            points = [(b, y) for b, y in points if y]
-            if points:
-                axis.plot(*zip(*points, strict=True), marker="o", label=name)
-        if axis is axes[0]:
-            axis.plot(
-                [row.sizes["B"] for row in found_ours(sweep)],
-                [row.floor_ms for row in found_ours(sweep)],
-                linestyle=":",
-                color="grey",
-                label="floor",
-            )
-        axis.set(xscale="log", yscale="log", xlabel="batch", ylabel=what)
-        axis.grid(alpha=0.3)
-    axes[0].legend(frameon=False)
-    picture.suptitle(f"{first.device}: D = {first.sizes['D']}, C = {first.sizes['C']}")
-    picture.savefig(path, metadata={"Date": None})
-    pyplot.close(picture)
+    batches = [row.sizes["B"] for row in max(sweep.values(), key=len)]
+    with matplotlib.rc_context({"font.size": 13, "axes.titlesize": 13, "lines.linewidth": 2.2}):
+        picture, axes = pyplot.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+        for axis, (what, value) in zip(axes, panels, strict=True):
+            for name, found in sweep.items():
+                points = [(row.sizes["B"], value(row)) for row in found]
+                points = [(b, y) for b, y in points if y]
+                if points:
+                    axis.plot(*zip(*points, strict=True), marker="o", label=name)
+            axis.set(xscale="log", yscale="log", xlabel="batch")
+            axis.set_title(what, loc="left")
+            axis.set_xticks(batches, [f"{batch:,}" for batch in batches])
+            axis.minorticks_off()
+            axis.yaxis.set_major_formatter("{x:,.0f}")
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.grid(alpha=0.3)
+        ours = found_ours(sweep)
+        floor = [row.floor_ms for row in ours]
+        axes[0].plot([row.sizes["B"] for row in ours], floor, ":", color="grey", label="floor")
+        axes[0].legend(frameon=False)
+        device = f"{first.device}, D = {first.sizes['D']}, C = {first.sizes['C']}"
+        picture.suptitle(f"The loss on {device}", x=0.01, ha="left", fontweight="bold")
+        picture.savefig(path, metadata={"Date": None})
+        pyplot.close(picture)
 
 
 def found_ours(sweep: dict[str, list[Row]]) -> list[Row]:
@@ -147,18 +149,17 @@ def found_ours(sweep: dict[str, list[Row]]) -> list[Row]:
     return next(found for found in sweep.values() if found[0].ours and found[0].ratio == 1.0)
 
 
-def with_section(readme: str, text: str, begin: str = BEGIN, end: str = END) -> str:
-    """The README with new text between two markers."""
-    pattern = f"{re.escape(begin)}.*?{re.escape(end)}"
+def with_section(readme: str, text: str) -> str:
+    """The README with new text between its markers."""
+    pattern = f"{re.escape(BEGIN)}.*?{re.escape(END)}"
     if len(re.findall(pattern, readme, flags=re.S)) != 1:
-        raise ValueError(f"README.md: expected {begin} … {end} once")
-    return re.sub(pattern, lambda _: f"{begin}\n{text}{end}", readme, flags=re.S)
+        raise ValueError(f"README.md: expected {BEGIN} … {END} once")
+    return re.sub(pattern, lambda _: f"{BEGIN}\n{text}{END}", readme, flags=re.S)
 
 
 def published(readme: str) -> str:
-    """The README with all that is generated made anew."""
-    readme = with_section(readme, sections())
-    return with_section(readme, quality_tables.tables(), quality_tables.BEGIN, quality_tables.END)
+    """The README with its generated table and plot."""
+    return with_section(readme, sections())
 
 
 def sections(root: Path = RESULTS) -> str:

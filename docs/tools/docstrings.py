@@ -13,14 +13,19 @@ TOGETHER = re.compile(r"^( {4,})(\w+(?:, \w+)+): (.*(?:\n\1 .*)*)", flags=re.M)
 
 
 def one_by_one(text: str) -> str:
-    """Arguments that are described together described each: they have their own type and default.
+    """Arguments that are described together get a row each, with their own type and default.
 
-    Otherwise their row of the table would call them required.
+    The first has the description; the others refer to it.
     """
 
     def split(match: re.Match[str]) -> str:
         indent, names, words = match.groups()
-        return "\n".join(f"{indent}{name}: {words}" for name in names.split(", "))
+        first, *others = names.split(", ")
+        rows = [
+            f"{indent}{first}: {words}",
+            *(f"{indent}{name}: see `{first}`." for name in others),
+        ]
+        return "\n".join(rows)
 
     return TOGETHER.sub(split, text)
 

@@ -28,20 +28,33 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     drawn = {"linear_memory": figures.linear_memory(peaks())}
     if rows := our_cpu_rows():
         drawn["roofline_cpu"] = figures.roofline(rows)
+    for device, path in plots().items():
+        drawn[f"loss_{device}"] = path.read_text(encoding="utf-8")
     for name, svg in drawn.items():
         files.append(File.generated(config, f"figures/{name}.svg", content=svg))
     return files
+
+
+def on_post_build(config: MkDocsConfig) -> None:
+    """The index of the search also as a script: a page opened from disk may not fetch a file."""
+    folder = Path(config.site_dir, "search")
+    index = (folder / "search_index.json").read_text(encoding="utf-8")
+    (folder / "search_index.js").write_text(f"var __index = {index}", encoding="utf-8")
 
 
 def on_page_markdown(markdown: str, page: Any, **unused: Any) -> str:
     def fill(match: re.Match[str]) -> str:
         name, *arguments = match[1].split()
         if name not in FILLERS:
-            raise PluginError(f"{page.file.src_uri}: {{{{ {name} }}}} is none of {sorted(FILLERS)}")
+            raise PluginError(
+                f"{page.file.src_uri}: {{{{ {name} }}}}: expected one of {sorted(FILLERS)}"
+            )
         try:
-            return FILLERS[name](*arguments)
+            text = FILLERS[name](*arguments)
         except (KeyError, ValueError, TypeError) as error:
             raise PluginError(f"{page.file.src_uri}: {match[0]}: {error}") from error
+        # a figure and its unit stay on one line
+        return re.sub(r"(?<=\d) (?=(?:ms|s|MB|GB)\b|± )|(?<=±) ", "\N{NO-BREAK SPACE}", text)
 
     return re.sub(r"\{\{ (\w+[^}]*?) \}\}", fill, markdown)
 
@@ -53,8 +66,22 @@ def readme(*heading: str) -> str:
     found = [body for name, _, body in (s.partition("\n") for s in sections) if name == title]
     if not found:
         raise ValueError(f"the README has no section {title!r}")
-    # its links and pictures are given from the root of the checkout
-    return re.sub(r"!?\[([^]]*)\]\((?!https?:)[^)]*\)", r"*\1*", found[0]).strip()
+    text = found[0]
+    # its links are given from the root of the checkout; this is for a page at the root of docs
+    text = re.sub(r"\]\(benchmarks/results/([^/)]+)/(\w+)\.svg\)", r"](figures/\2_\1.svg)", text)
+    return text.replace("](docs/", "](").strip()
+
+
+def plots() -> dict[str, Path]:
+    """Device -> the plot of the loss that is drawn from its results."""
+    return {path.parent.name: path for path in sorted(RESULTS.glob("*/loss.svg"))}
+
+
+def quality() -> str:
+    """The stored studies of retrieval quality."""
+    from drcl.benchmarks.studies import quality_tables
+
+    return quality_tables.tables()
 
 
 @cache
@@ -144,7 +171,7 @@ def roofline() -> str:
     """The figure, where something was measured."""
     if not our_cpu_rows():
         return NOT_MEASURED
-    return "![Measured rates of the ops under the measured ceilings](../figures/roofline_cpu.svg)"
+    return "![Measured rates of the ops, and the measured ceilings](../figures/roofline_cpu.svg)"
 
 
 def gates(*kernels: str) -> str:
@@ -346,6 +373,6 @@ FILLERS: dict[str, Callable[..., str]] = {
     function.__name__: function
     for function in (
         *(backends, commands, gates, installs, intensity, literal_matrices, measured, memory),
-        *(newcomer, peers, predicted, readme, roofline),
+        *(newcomer, peers, predicted, quality, readme, roofline),
     )
 }

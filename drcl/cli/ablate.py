@@ -27,11 +27,11 @@ from drcl.run.record import format_settings
 )
 @click.option("--data", metavar="DIR", help="Data folder; default: $DRCL_DATA, else ./data.")
 @click.option(
-    "--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="How many seeds."
+    "--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Number of seeds."
 )
 @preset_option
 @config_options(without=("prior",))
-@click.option("--resume", is_flag=True, help="Use the results that the folder holds.")
+@click.option("--resume", is_flag=True, help="Reuse the results in the folder.")
 @progress_option
 def ablate(
     dataset: str,
@@ -45,11 +45,11 @@ def ablate(
 ) -> None:
     """Compare the method with its variants.
 
-    All are trained over seeds and put beside linear baselines. Variants: a random orthogonal prior
-    (unit columns, and scaled to the learned prior's norm), each modality's own prior, the prior
-    with the lowest score, no recasting terms, no augmentation, no label loss, the released code's
-    behaviour. Baselines: CCA where the samples are paired, and semantic matching by logistic
-    regression. Each result is stored as it comes.
+    Every variant is trained with several seeds and compared with linear baselines. Variants: a
+    random orthogonal prior (with unit columns, and with the learned prior's norm), a separate prior
+    per modality, the prior with the lowest score, no recasting terms, no feature mixing, no label
+    loss, and the behaviour of the released code. Baselines: CCA if the samples are paired, and
+    semantic matching by logistic regression. Each result is saved as soon as it is computed.
     """
     loaded = load(dataset, data)
     name, base = preset_for(dataset, preset)
@@ -63,7 +63,7 @@ def ablate(
         table = run_study(loaded, config, folder, seeds=seeds, resume=resume, progress=progress)
     except KeyboardInterrupt:
         raise Interrupted(
-            f"interrupted; {folder} holds what is finished: the same command with --resume goes on"
+            f"interrupted; finished results are in {folder}: run the same command with --resume"
         ) from None
     click.echo(format_table(table))
     click.echo(f"\ntables: {folder / 'table.csv'}, {folder / 'table.json'}")

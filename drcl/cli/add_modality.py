@@ -36,13 +36,13 @@ OF_THE_PRIOR = ("dim", "prior", "prior_epochs", "prior_lr", "prior_norm", "prior
     "--validation",
     nargs=2,
     metavar="FEATURES[:KEY] LABELS[:KEY]",
-    help="Rows to choose the epoch on; default: a stratified tenth of the training rows.",
+    help="Rows for choosing the epoch; default: a stratified tenth of the training rows.",
 )
 @click.option(
     "--test",
     nargs=2,
     metavar="FEATURES[:KEY] LABELS[:KEY]",
-    help="Rows to measure mAP on; without them the modality is trained and not measured.",
+    help="Rows for measuring mAP; without them the modality is trained but not measured.",
 )
 @config_options(without=OF_THE_PRIOR, one_modality=True)
 @data_option
@@ -62,11 +62,11 @@ def add_modality(
 ) -> None:
     """Add a modality to a run.
 
-    It is trained against the prior of the run; the other modalities stay as they are.
+    It is trained against the prior of the run; the other modalities do not change.
 
-    Labels are the names of the run's classes; whole numbers too where those are the names, and
-    otherwise they count the classes from 0. Options are for this modality only; by default its
-    settings are those of the run.
+    Labels are names of the run's classes, or whole numbers, which count the classes from 0 unless
+    the names themselves are numbers. Options apply to this modality only; settings that are not
+    given are those of the run.
     """
     with locked(run):  # another modality, added meanwhile, would be lost
         record, model = open_run(run), DRCL.load(run)

@@ -29,32 +29,32 @@ PAIRS = 5.0  # seconds for the calls of one of our contenders at two revisions
     multiple=True,
     help="Workloads whose name or note contains TEXT; may be repeated.",
 )
-@click.option("--list", "listing", is_flag=True, help="Name the workloads and measure nothing.")
+@click.option("--list", "listing", is_flag=True, help="List the workloads without measuring.")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Keep the results there, as JSON and CSV in a folder for this device.",
+    help="Save results as JSON and CSV, in a subfolder for this device.",
 )
 @click.option(
     "--compare",
     "revision",
     metavar="REVISION",
-    help="Set this checkout against another git revision; exit code 1 if something is slower.",
+    help="Compare this checkout with another git revision; exit code 1 if something is slower.",
 )
 @click.option(
     "--threshold",
     type=click.FloatRange(min=0.0),
     default=0.1,
     show_default=True,
-    help="What --compare calls slower: 0.1 is 10 %.",
+    help="Slowdown that --compare reports: 0.1 is 10 %.",
 )
 @click.option(
-    "--threads", type=click.IntRange(min=1), help="Of PyTorch on a CPU; default: PyTorch's own."
+    "--threads", type=click.IntRange(min=1), help="CPU threads; default: PyTorch's choice."
 )
 @click.option(
     "--device",
     type=click.Choice(["cpu", "cuda"]),
-    help="Default: cuda where there is one.",
+    help="Where to measure; default: cuda if available.",
 )
 def bench(
     quick: bool,
@@ -66,12 +66,12 @@ def bench(
     threads: int | None,
     device: str | None,
 ) -> None:
-    """Measure speed and memory here, other libraries beside.
+    """Measure speed and memory of drcl and of other libraries.
 
-    Every workload is first held to the literal formulas in float64: what fails gets no number, and
-    the exit code is 1. Then all contenders take turns, ours and the peers, with a matrix product
-    and a copy among them that give the floor; their memory is measured in a process of its own. A
-    library that is not installed is skipped (pip install drcl[bench]).
+    Every workload is first checked against the literal formulas in float64. One that fails gets no
+    number, and the exit code is 1. Then all contenders take turns, together with a matrix product
+    and a copy that give the floor. Memory is measured in a separate process. A library that is not
+    installed is skipped (pip install drcl[bench]).
     """
     from drcl.benchmarks.suite.registry import entries, select
 

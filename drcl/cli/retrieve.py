@@ -31,7 +31,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 split_option = click.option(
     "--split",
     type=click.Choice(["test", "validation"]),
-    help="Which rows; default: test, or validation where there is no test split.",
+    help="Rows to use; default: test, or validation if there is no test split.",
 )
 
 
@@ -64,7 +64,7 @@ def evaluate(
 ) -> None:
     """Print the mAP of a run.
 
-    Nothing is written without --out.
+    Writes nothing without --out.
     """
     record, model = open_run(run), on_device(DRCL.load(run), device)
     loaded = record.load_data(data)
@@ -84,7 +84,7 @@ def evaluate(
     "--out",
     required=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Where to: .npy, or .npz or .safetensors with the array 'embeddings'.",
+    help="Output file: .npy, or .npz or .safetensors with an array named 'embeddings'.",
 )
 @device_option
 def encode(run: Path, modality: str, features: str, out: Path, device: str | None) -> None:
@@ -109,7 +109,7 @@ def encode(run: Path, modality: str, features: str, out: Path, device: str | Non
 @click.argument("target")
 @repeated("--query", "rows", 0, 0, "Row of SOURCE to search with; may be repeated.")
 @click.option(
-    "--k", type=click.IntRange(min=1), default=10, show_default=True, help="How many to find."
+    "--k", type=click.IntRange(min=1), default=10, show_default=True, help="Number of results."
 )
 @data_option
 @split_option
@@ -155,7 +155,7 @@ def search(
 @data_option
 @device_option
 def report(run: Path, data: str | None, device: str | None) -> None:
-    """Write the report of a run anew."""
+    """Rebuild the report of a run."""
     record, model = open_run(run), on_device(DRCL.load(run), device)
     loaded = record.load_data(data)
     split = _chosen(loaded, None)

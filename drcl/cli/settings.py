@@ -42,8 +42,8 @@ def preset_option(function: F) -> F:
     return click.option(
         "--preset",
         type=click.Choice(["none", *PRESETS]),
-        help="Settings to start from; options given beside it win. By default the preset of the "
-        "data set, if there is one; 'none' is the defaults listed here.",
+        help="Settings to start from; other options override them. Default: the preset of the data "
+        "set, if it has one; 'none' means the defaults listed here.",
     )(function)
 
 

@@ -26,8 +26,8 @@ run_argument = click.argument(
 data_option = click.option(
     "--data",
     metavar="DIR|MANIFEST.toml",
-    help="Data folder, or manifest, where it is not the one of the training. Files of modalities "
-    "added later are read where they were.",
+    help="Data folder or manifest, if not the one used in training. Files of modalities added "
+    "later are read from their original place.",
 )
 device_option = click.option(
     "--device", type=Device(), help="Where to compute; default: the device of the run."

@@ -43,14 +43,14 @@ class _Repeatable(click.Command):
 @click.option(
     "--parallel",
     type=click.Choice(MODES),
-    help="Train in several processes, started here or by torchrun: each its own modalities. Or, by "
-    "torchrun only, all of them a slice of every batch ('data').",
+    help="Train in several processes. 'modality': each trains its own modalities, started here or "
+    "by torchrun. 'data': each trains on a slice of every batch, started by torchrun.",
 )
 @click.option("--report/--no-report", default=True, help="Write RUN/report.", show_default=True)
 @click.option(
     "--log-dir",
     type=click.Path(file_okay=False),
-    help="Folder for TensorBoard: write curves there.",
+    help="Write TensorBoard curves to this folder.",
 )
 @click.option("--resume", is_flag=True, help="Continue an interrupted run with its own settings.")
 @click.option("--overwrite", is_flag=True, help="Replace the run that the directory holds.")
@@ -59,10 +59,10 @@ class _Repeatable(click.Command):
 def train(ctx: click.Context, **options: Any) -> None:
     """Train on a data set.
 
-    Then measure mAP on its test split, and write it all to a run directory.
+    Measures mAP on the test split and writes everything to a run directory.
 
     DATASET is digits, synthetic, wikipedia, uci, wikipedia-deep, xmedia, xmedianet, nus-wide or
-    inria-websearch; or the path of a manifest that describes your own files.
+    inria-websearch, or the path of a manifest that describes your own files.
     """
     if is_worker() and options["parallel"] is None:
         raise click.UsageError("several processes were started: say --parallel modality or data")

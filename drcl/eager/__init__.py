@@ -1,1 +1,1 @@
-"""The ``torch`` backend: linear-memory algebra in plain PyTorch, on any device."""
+"""The ``eager`` backend: linear-memory algebra in plain PyTorch, on any device."""

@@ -1,6 +1,6 @@
-"""The report of a run: one self-contained HTML page, and its figures as PNG files beside it.
+"""The report of a run: one self-contained HTML page, and its figures as SVG files beside it.
 
-One file per section of the page, named after its figure: ``map_matrix``, ``precision_recall``,
+One module per section of the page, named after its figures: ``map_matrix``, ``precision_recall``,
 ``projection``, ``retrieval``, ``training``. ``page`` puts them together.
 """
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from drcl.labels import clean_name, encode_labels, parse_labels
 
+__all__ = ["PHASES", "ReportData", "pair_key"]
+
 PHASES = ("prior", "encoder")
 
 
@@ -31,7 +33,7 @@ class ReportData:
             ``validation_loss``.
         curves: ordered pair -> (recall, precision), two arrays of the same length.
         pictures: modality -> (N, h, w) grey pictures of the test rows; may be empty.
-        summary: facts about the run, shown as they are.
+        summary: facts about the run, shown as they are; ``command`` is set as code.
 
     Raises:
         ValueError: an argument contradicts the others; the message names it and what was expected.
@@ -102,7 +104,7 @@ def _check_embeddings(embeddings: Mapping[str, np.ndarray]) -> None:
                 f"embeddings[{modality!r}]: expected a non-empty (N, D) array, got {np.shape(x)}"
             )
         if not np.isfinite(x).all():
-            raise ValueError(f"embeddings[{modality!r}]: expected finite values, found NaN or inf")
+            raise ValueError(f"embeddings[{modality!r}]: expected finite values, got NaN or inf")
         widths.add(np.shape(x)[1])
     if len(widths) > 1:
         raise ValueError(f"embeddings: expected one width D for all, got {sorted(widths)}")
@@ -140,7 +142,7 @@ def _check_curves(
 ) -> None:
     unknown = set(curves) - {pair_key(*pair) for pair in pairs}
     if unknown:
-        raise ValueError(f"curves: {sorted(unknown)} are no ordered pairs of the modalities")
+        raise ValueError(f"curves: expected ordered pairs of the modalities, got {sorted(unknown)}")
     for pair, (recall, precision) in curves.items():
         if np.ndim(recall) != 1 or np.shape(recall) != np.shape(precision):
             raise ValueError(
@@ -154,7 +156,9 @@ def _check_pictures(
 ) -> None:
     for modality, stack in pictures.items():
         if modality not in embeddings:
-            raise ValueError(f"pictures: unknown modality {modality!r}, not in {list(embeddings)}")
+            raise ValueError(
+                f"pictures: expected modalities of {list(embeddings)}, got {modality!r}"
+            )
         if np.ndim(stack) != 3 or len(stack) != len(embeddings[modality]):
             raise ValueError(
                 f"pictures[{modality!r}]: expected shape ({len(embeddings[modality])}, h, w), "
@@ -164,9 +168,11 @@ def _check_pictures(
 
 def _check_history(history: list[dict[str, Any]], modalities: tuple[str, ...]) -> None:
     for position, record in enumerate(history):
-        missing = {"phase", "modality", "epoch", "loss"} - set(record)
-        if missing:
-            raise ValueError(f"history[{position}]: missing {sorted(missing)}")
+        needed = {"phase", "modality", "epoch", "loss"}
+        if not needed <= set(record):
+            raise ValueError(
+                f"history[{position}]: expected the keys {sorted(needed)}, got {sorted(record)}"
+            )
         if record["phase"] not in PHASES:
             raise ValueError(
                 f"history[{position}]['phase']: expected one of {PHASES}, got {record['phase']!r}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +12,33 @@ from drcl.report.map_matrix import draw_map_matrix
 from drcl.report.precision_recall import draw_precision_recall
 from drcl.report.projection import draw_projection
 from drcl.report.retrieval import SEED, TOP, Example, choose_examples, draw_retrieval
-from drcl.report.style import Panel
+from drcl.report.style import Panel, Section
 from drcl.report.training import draw_training
 from drcl.storage.files import write_together
 
-FIGURES = (
-    "map_matrix.png",
-    "precision_recall.png",
-    "projection.png",
-    "retrieval.png",
-    "training.png",
+__all__ = ["is_report_file", "write_report"]
+
+_OURS = re.compile(
+    r"report\.html|(map_matrix|precision_recall|projection|retrieval|training)(_\d+)?\.(svg|png)"
 )
 
 
+def is_report_file(name: str) -> bool:
+    """Whether a report writes a file of this name, or did when its figures were PNG files.
+
+    >>> is_report_file("training_2.svg"), is_report_file("notes.svg")
+    (True, False)
+    """
+    return _OURS.fullmatch(name) is not None
+
+
 def write_report(data: ReportData, directory: Path) -> Path:
-    """Writes ``report.html`` and its figures as PNG files; returns the path of ``report.html``.
+    """Writes ``report.html`` and its figures as SVG files; returns the path of ``report.html``.
 
     The page needs nothing beside it: figures are embedded, there is no script and no link out. A
-    figure with nothing to show (no history, no curves, no pictures) is left out, and its file from
-    an earlier report removed. Files are replaced only after all of them have been written, the page
-    last: a failure leaves the earlier page as it was.
+    figure with nothing to show (no history, no curves, no pictures) is left out, and the files of
+    an earlier report that this one does not write are removed. Files are replaced only after all
+    of them have been written, the page last: a failure leaves the earlier page as it was.
 
     Args:
         data: what to show.
@@ -48,7 +56,7 @@ def write_report(data: ReportData, directory: Path) -> Path:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = write_report(data, Path(folder))
     ...     sorted(file.name for file in path.parent.iterdir())
-    ['map_matrix.png', 'projection.png', 'report.html']
+    ['map_matrix_1.svg', 'projection.svg', 'report.html']
     """
     _require_libraries()
     examples = choose_examples(data)
@@ -59,17 +67,19 @@ def write_report(data: ReportData, directory: Path) -> Path:
         draw_retrieval(data, examples),
         draw_training(data),
     )
-    panels = {panel.file: panel for panel in drawn if panel is not None}
-    page = _render(data, panels, examples)
-    files = {name: panel.png for name, panel in panels.items()} | {"report.html": page.encode()}
+    sections = {section.name: section for section in drawn if section is not None}
+    panels = [panel for section in sections.values() for panel in section.panels]
+    files = {panel.file: panel.svg for panel in panels}
+    files["report.html"] = _render(data, sections, examples).encode()
     directory = Path(directory)
     write_together({directory / name: content for name, content in files.items()})
-    for name in set(FIGURES) - set(files):
-        (directory / name).unlink(missing_ok=True)
+    for file in list(directory.iterdir()):
+        if is_report_file(file.name) and file.name not in files and file.is_file():
+            file.unlink()
     return directory / "report.html"
 
 
-def _render(data: ReportData, panels: dict[str, Panel], examples: list[Example]) -> str:
+def _render(data: ReportData, sections: dict[str, Section], examples: list[Example]) -> str:
     import jinja2
 
     environment = jinja2.Environment(
@@ -81,7 +91,10 @@ def _render(data: ReportData, panels: dict[str, Panel], examples: list[Example])
     )
     return environment.get_template("template.html.jinja").render(
         data=data,
-        panels={name.removesuffix(".png"): _figure(panel) for name, panel in panels.items()},
+        figures={
+            name: {"caption": section.caption, "panels": [_figure(p) for p in section.panels]}
+            for name, section in sections.items()
+        },
         scores=[
             (q, g, [values[pair_key(q, g)] for values in data.metrics.values()])
             for q, g in data.pairs
@@ -99,9 +112,8 @@ def _render(data: ReportData, panels: dict[str, Panel], examples: list[Example])
 def _figure(panel: Panel) -> dict[str, Any]:
     return {
         "file": panel.file,
-        "uri": "data:image/png;base64," + base64.b64encode(panel.png).decode(),
+        "uri": "data:image/svg+xml;base64," + base64.b64encode(panel.svg).decode(),
         "alt": panel.alt,
-        "caption": panel.caption,
     }
 
 
@@ -112,5 +124,5 @@ def _require_libraries() -> None:
         import sklearn  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f"the report needs {error.name}: pip install 'drcl[report]' brings it"
+            f"the report needs {error.name}; install it with: pip install 'drcl[report]'"
         ) from error

@@ -1,46 +1,76 @@
-"""Precision against recall, one panel per query modality."""
+"""Precision against recall, a figure per query modality."""
 
 from __future__ import annotations
 
-from math import ceil
+import numpy as np
 
 from drcl.report.data import ReportData, pair_key
-from drcl.report.style import Panel, canvas, line, plain, png, shared_legend
+from drcl.report.style import MUTED, Panel, Section, canvas, line, modality_legend, plain, svg
+
+__all__ = ["chance", "draw_precision_recall"]
 
 
-def draw_precision_recall(data: ReportData) -> Panel | None:
-    """The curves of ``data.curves``; None when there are none.
+def draw_precision_recall(data: ReportData) -> Section | None:
+    """The curves of ``data.curves``, each above its chance line; None when there are none.
 
-    A panel per query modality keeps six modalities readable: five lines each instead of thirty in
-    one. A gallery has the same colour and dash in every panel.
+    A figure per query modality keeps six modalities readable: five lines each instead of thirty in
+    one. A gallery has the same colour and dash in every figure.
     """
-    queries = [
-        q for q in data.modalities if any(pair_key(q, g) in data.curves for g in data.modalities)
-    ]
-    if not queries:
-        return None
-    columns = min(3, len(queries))
-    rows = ceil(len(queries) / columns)
-    with canvas(3.3 * columns + 0.4, 3.0 * rows + 0.4) as figure:
-        grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-        for axes, query in zip(grid.flat, queries, strict=False):
-            for position, gallery in enumerate(data.modalities):
-                if pair_key(query, gallery) in data.curves:
-                    recall, precision = data.curves[pair_key(query, gallery)]
-                    axes.plot(recall, precision, **line(position))
+    panels: list[Panel] = []
+    for query in data.modalities:
+        shown = [
+            (position, gallery)
+            for position, gallery in enumerate(data.modalities)
+            if pair_key(query, gallery) in data.curves
+        ]
+        if not shown:
+            continue
+        with canvas(4.2, 3.4) as figure:
+            axes = figure.subplots()
+            levels = [chance(data, query, gallery) for _, gallery in shown]
+            for (position, gallery), level in zip(shown, levels, strict=True):
+                recall, precision = data.curves[pair_key(query, gallery)]
+                axes.plot(recall, precision, **line(position))
+                axes.axhline(level, color=MUTED, linestyle=":", linewidth=1.4)
+            axes.annotate(
+                "chance",
+                (0.02, max(levels)),
+                xytext=(0, 3),
+                textcoords="offset points",
+                color=MUTED,
+                fontsize=9.5,
+            )
             axes.set_title(f"{plain(query, 20)} queries")
-            axes.set(xlim=(0, 1), ylim=(0, 1.02))
-        for spare in range(len(queries), grid.size):
-            grid.flat[spare].remove()
-            grid.flat[spare - columns].tick_params(labelbottom=True)
-        shared_legend(figure, [f"→ {gallery}" for gallery in data.modalities])
-        figure.supxlabel("recall", fontsize=10)
-        figure.supylabel("precision", fontsize=10)
-        return Panel(
-            file="precision_recall.png",
-            png=png(figure),
-            alt=f"Precision against recall for queries of {', '.join(queries)}, "
-            "one line per gallery modality",
-            caption="Mean over the test queries, one panel per query modality. A random ranking "
-            "gives about a flat line at the share of relevant items.",
-        )
+            axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
+            modality_legend(figure, [(i, f"→ {gallery}") for i, gallery in shown])
+            alt = (
+                f"Precision against recall for {query} queries, one line per gallery: "
+                f"{', '.join(gallery for _, gallery in shown)}; chance is "
+                f"{', '.join(f'{level:.3f}' for level in levels)}"
+            )
+            name = f"precision_recall_{len(panels) + 1}"
+            panels.append(Panel(name, svg(figure, alt), alt))
+    if not panels:
+        return None
+    return Section(
+        "precision_recall",
+        tuple(panels),
+        "Interpolated, mean over the test queries. Dotted: chance, the share of the gallery that "
+        "is relevant.",
+    )
+
+
+def chance(data: ReportData, query: str, gallery: str) -> float:
+    """Mean share of relevant items in the gallery, over the queries that have any.
+
+    As in the curves, items of class id -1 are not in the gallery.
+    """
+    items = data.label_rows(gallery)
+    if np.ndim(data.labels[gallery]) == 1:
+        items = items[items.any(axis=1)]
+    # Rows of equal labels are counted once: the matrix is one of label sets, not of samples.
+    queries, many = np.unique(data.label_rows(query), axis=0, return_counts=True)
+    found, each = np.unique(items, axis=0, return_counts=True)
+    share = (queries.astype(int) @ found.T.astype(int) > 0) @ (each / max(1, each.sum()))
+    counts = many * (share > 0)
+    return float(counts @ share / max(1, counts.sum()))

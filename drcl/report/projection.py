@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,17 +12,22 @@ from drcl.report.style import (
     CLASS_COLOURS,
     INK,
     MARKERS,
+    PAPER,
     UNLABELLED,
     Panel,
+    Section,
     canvas,
     cycle,
     empty,
     plain,
-    png,
+    svg,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_projection", "project"]
 
 SEED = 0
 MAX_POINTS = 1500  # t-SNE stays within seconds
@@ -29,7 +35,7 @@ MAX_LABELS = 20
 _MANY_CLASSES = len(CLASS_COLOURS)
 
 
-def draw_projection(data: ReportData) -> Panel:
+def draw_projection(data: ReportData) -> Section:
     """Test embeddings of all modalities, coloured by class and marked by modality.
 
     Rows are L2-normalised first, because cosine is what the ranking sees.
@@ -41,7 +47,7 @@ def draw_projection(data: ReportData) -> Panel:
     label = np.concatenate([_first_label(data.label_rows(m)[i]) for m, i in chosen.items()])
     colours = _class_colours(len(data.classes))
 
-    with canvas(8.6, 6.2) as figure:
+    with canvas(4.8, 4.6 + 0.24 * _legend_rows(data)) as figure:
         axes = figure.subplots()
         order = np.random.default_rng(SEED).permutation(len(points))  # no modality on top
         for position in range(len(chosen)):
@@ -50,25 +56,21 @@ def draw_projection(data: ReportData) -> Panel:
             axes.scatter(
                 x,
                 y,
-                s=20,
-                linewidths=0.3,
-                edgecolors="white",
-                alpha=0.85,
+                s=18,
+                linewidths=0.4,
+                edgecolors=PAPER,
                 marker=cycle(MARKERS, position),
                 c=colours[label[mine]],
             )
         empty(axes)
-        axes.set_title(f"Common space, {method}")
-        if len(data.classes) > _MANY_CLASSES:
-            _write_class_names(axes, points, label, data.classes)
-        _legends(axes, data, colours, unlabelled=bool((label < 0).any()))
-        return Panel(
-            file="projection.png",
-            png=png(figure),
-            alt=f"{method} projection of {len(points)} test embeddings, coloured by class and "
-            f"marked by modality ({', '.join(data.modalities)})",
-            caption=_caption(data, len(points), method),
+        _write_class_names(axes, points, label, data.classes)
+        _legend(figure, data, colours, unlabelled=bool((label < 0).any()))
+        alt = (
+            f"{method} projection of {len(points)} test embeddings, coloured by class and "
+            f"marked by modality ({', '.join(data.modalities)})"
         )
+        panel = Panel("projection", svg(figure, alt), alt)
+    return Section("projection", (panel,), _caption(data, len(points), method))
 
 
 def project(rows: np.ndarray) -> tuple[np.ndarray, str]:
@@ -125,6 +127,7 @@ def _class_colours(classes: int) -> np.ndarray:
 def _write_class_names(
     axes: Axes, points: np.ndarray, label: np.ndarray, classes: tuple[str, ...]
 ) -> None:
+    """Each at the median of its points: where colours fail, the name still tells classes apart."""
     from matplotlib.patheffects import withStroke
 
     count = np.bincount(label[label >= 0], minlength=len(classes))
@@ -135,52 +138,57 @@ def _write_class_names(
                 x,
                 y,
                 plain(classes[c], 18),
-                fontsize=8.5,
+                fontsize=10,
                 ha="center",
                 va="center",
                 fontweight="bold",
-                path_effects=[withStroke(linewidth=2.5, foreground="white")],
+                path_effects=[withStroke(linewidth=3, foreground=PAPER)],
             )
 
 
-def _legends(axes: Axes, data: ReportData, colours: np.ndarray, *, unlabelled: bool) -> None:
+def _legend(figure: Figure, data: ReportData, colours: np.ndarray, *, unlabelled: bool) -> None:
+    """Modalities by shape above the points; below, classes by colour where each has its own."""
     from matplotlib.lines import Line2D
 
     def key(name: str, colour: Any, marker: Any) -> Line2D:
-        return Line2D([], [], linestyle="", marker=marker, color=colour, label=plain(name, 22))
+        return Line2D([], [], linestyle="", marker=marker, color=colour, label=plain(name, 16))
 
     shapes = [key(m, INK, cycle(MARKERS, i)) for i, m in enumerate(data.modalities)]
-    hues = [key("unlabelled", UNLABELLED, "o")] if unlabelled else []
-    if len(data.classes) <= _MANY_CLASSES:
-        hues = [key(name, colours[c], "o") for c, name in enumerate(data.classes)] + hues
-    # One legend with headings: of two, the layout would make room for the last one only.
-    headings = [key("Modality", "none", "")] + ([key("Class", "none", "")] if hues else [])
-    handles = [headings[0], *shapes, *headings[1:], *hues]
-    legend = axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    for handle, text in zip(handles, legend.get_texts(), strict=True):
-        if handle in headings:
-            text.set_fontweight("bold")
+    hues = [key(name, colours[c], "o") for c, name in enumerate(data.classes)]
+    hues = hues if len(data.classes) <= _MANY_CLASSES else []
+    hues += [key("unlabelled", UNLABELLED, "o")] if unlabelled else []
+    look: dict[str, Any] = {"fontsize": 10, "handletextpad": 0.2, "columnspacing": 1.2}
+    figure.legend(handles=shapes, loc="outside upper left", ncols=3, **look)
+    if hues:
+        figure.legend(handles=hues, loc="outside lower left", ncols=_columns(data), **look)
+
+
+def _columns(data: ReportData) -> int:
+    return 5 if max(map(len, data.classes)) <= 9 else 3
+
+
+def _legend_rows(data: ReportData) -> int:
+    hues = len(data.classes) + 1 if len(data.classes) <= _MANY_CLASSES else 1
+    return ceil(hues / _columns(data)) + ceil(len(data.modalities) / 3)
 
 
 def _caption(data: ReportData, shown: int, method: str) -> str:
     total = sum(len(x) for x in data.embeddings.values())
-    words = [
-        "Cosine geometry; distances between far-apart groups mean little in t-SNE."
-        if "t-SNE" in method
-        else "Cosine geometry."
-    ]
+    words = [f"{method[0].upper()}{method[1:]}, of cosine geometry."]
+    if "t-SNE" in method:
+        words.append("In t-SNE, distances between far-apart groups mean little.")
     if shown < total:
         words.append(
-            f"{shown:,} of {total:,} test rows, the same number at most from each "
-            f"modality, drawn at random with seed {SEED}."
+            f"{shown:,} of {total:,} test rows, drawn at random (seed {SEED}), at most the same "
+            "number from each modality."
         )
     else:
         words.append(f"All {total:,} test rows.")
     if any(np.ndim(y) == 2 for y in data.labels.values()):
-        words.append("A sample with several labels has the colour of its first.")
+        words.append("A sample with several labels has the colour of its first one.")
     if len(data.classes) > _MANY_CLASSES:
         words.append(
-            f"{len(data.classes)} classes: at most {MAX_LABELS} names are written, the "
-            "most frequent, each at its points' median."
+            f"Of {len(data.classes)} classes, the names of the {MAX_LABELS} most frequent are "
+            "written, each at the median of its points."
         )
     return " ".join(words)

@@ -9,10 +9,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from drcl.report.data import ReportData
-from drcl.report.style import IRRELEVANT, MUTED, QUERY, RELEVANT, Panel, canvas, empty, plain, png
+from drcl.report.style import (
+    IRRELEVANT,
+    MUTED,
+    QUERY,
+    RELEVANT,
+    Panel,
+    Section,
+    canvas,
+    empty,
+    plain,
+    svg,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+__all__ = ["Example", "Hit", "choose_examples", "draw_retrieval"]
 
 SEED = 0
 TOP = 8
@@ -60,51 +73,44 @@ def choose_examples(data: ReportData) -> list[Example]:
     return examples
 
 
-def draw_retrieval(data: ReportData, examples: Sequence[Example]) -> Panel | None:
-    """A row of pictures per example; None when no modality of the examples has pictures."""
+def draw_retrieval(data: ReportData, examples: Sequence[Example]) -> Section | None:
+    """A figure per example; None when no modality of the examples has pictures."""
     if not any({e.query, e.gallery} & set(data.pictures) for e in examples):
         return None
-    with canvas(10.2, 1.2 * len(examples) + 0.2) as figure:
-        grid = figure.subplots(
-            len(examples), TOP + 2, squeeze=False, width_ratios=[1.3, *[1] * (TOP + 1)]
+    panels = tuple(_draw_example(data, example, i) for i, example in enumerate(examples, start=1))
+    return Section("retrieval", panels, "Green with ✓ is relevant, red with ✗ is not.")
+
+
+def _draw_example(data: ReportData, example: Example, number: int) -> Panel:
+    """The query at the left, and beside it what was found, in two rows."""
+    with canvas(4.4, 2.45) as figure:
+        grid = figure.add_gridspec(2, TOP // 2 + 1, width_ratios=[1.25, *[1] * (TOP // 2)])
+        figure.suptitle(
+            f"{plain(example.query, 16)} → {plain(example.gallery, 16)} · "
+            f"row {example.index} · AP {example.average_precision:.3f}",
+            x=0.01,
+            ha="left",
+            fontsize=11,
+            fontweight="bold",
         )
-        for row, example in zip(grid, examples, strict=True):
-            for axes in row:
-                empty(axes)
-            row[0].text(
-                0,
-                0.5,
-                f"{plain(example.query, 16)}\n→ {plain(example.gallery, 16)}",
-                va="bottom",
-                fontweight="bold",
-            )
-            row[0].text(
-                0,
-                0.42,
-                f"row {example.index}\nAP {example.average_precision:.3f}",
-                va="top",
-                color=MUTED,
-                fontsize=9,
-            )
-            _tile(row[1], data, example.query, example.index, QUERY)
-            row[1].set_xlabel(
-                plain(example.classes, 14), fontsize=9, color=QUERY, fontweight="bold"
-            )
-            for axes, hit in zip(row[2:], example.hits, strict=False):
-                colour = RELEVANT if hit.relevant else IRRELEVANT
-                _tile(axes, data, example.gallery, hit.index, colour)
-                mark = "✓" if hit.relevant else "✗"
-                axes.set_xlabel(f"{mark} {plain(hit.classes, 12)}", fontsize=9, color=colour)
-        for rank, axes in enumerate(grid[0][2:], start=1):
-            axes.set_title(str(rank), fontsize=9, color=MUTED, loc="center", fontweight="normal")
-        grid[0][1].set_title("query", fontsize=9, color=MUTED, loc="center", fontweight="normal")
-        return Panel(
-            file="retrieval.png",
-            png=png(figure, dpi=140),
-            alt=f"{len(examples)} queries, each with the first {TOP} items found in another "
-            "modality; the table below says the same in words",
-            caption="Green with ✓ is relevant, red with ✗ is not.",
+        axes = figure.add_subplot(grid[:, 0])
+        empty(axes)
+        _tile(axes, data, example.query, example.index, QUERY)
+        axes.set_title("query", fontsize=10, color=MUTED, loc="center", fontweight="normal")
+        axes.set_xlabel(plain(example.classes, 10), fontsize=10, color=QUERY, fontweight="bold")
+        for rank, hit in enumerate(example.hits):
+            axes = figure.add_subplot(grid[rank // (TOP // 2), 1 + rank % (TOP // 2)])
+            empty(axes)
+            colour = RELEVANT if hit.relevant else IRRELEVANT
+            _tile(axes, data, example.gallery, hit.index, colour)
+            mark = "✓" if hit.relevant else "✗"
+            axes.set_xlabel(f"{mark} {plain(hit.classes, 8)}", fontsize=10, color=colour)
+        alt = (
+            f"{example.query} query row {example.index}, {example.classes}, and the first "
+            f"{len(example.hits)} found in {example.gallery}: "
+            + ", ".join(f"{'✓' if hit.relevant else '✗'} {hit.classes}" for hit in example.hits)
         )
+        return Panel(f"retrieval_{number}", svg(figure, alt), alt)
 
 
 def _search(data: ReportData, query: str, gallery: str, index: int) -> Example:
@@ -143,7 +149,9 @@ def _tile(axes: Axes, data: ReportData, modality: str, index: int, colour: str) 
     axes.spines[:].set(visible=True, color=colour, linewidth=2.5)
     if modality in data.pictures:
         stack = data.pictures[modality]
-        axes.imshow(stack[index], cmap="gray", vmin=stack.min(), vmax=stack.max())
+        axes.imshow(
+            stack[index], cmap="gray", vmin=stack.min(), vmax=stack.max(), interpolation="none"
+        )
     else:
         axes.set(box_aspect=1)
         axes.text(

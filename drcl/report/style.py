@@ -1,75 +1,116 @@
-"""How every figure looks: palettes, type, and the way from a Figure to PNG bytes.
+"""How every figure looks: colours, type, and the way from a Figure to an SVG file.
 
-Figures are made without pyplot, so no window, backend or figure list of the caller is touched.
+Figures are made without pyplot, so no window, backend or figure list of the caller is touched. They
+have no background: on a dark page their ink turns light, by a style sheet inside the file.
 """
 
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from xml.sax.saxutils import escape
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+__all__ = [
+    "CLASS_COLOURS", "DARK", "INK", "IRRELEVANT", "LINES", "MARKERS", "MODALITY_COLOURS", "MUTED",
+    "PAPER", "QUERY", "RELEVANT", "Panel", "Section", "UNLABELLED", "canvas", "cycle", "empty",
+    "line", "modality_legend", "plain", "png", "svg",
+]  # fmt: skip
+
 INK = "#1b2330"
 MUTED = "#5c6675"
 RULE = "#d9dee6"
+GRID = "#edf0f4"
+PAPER = "#ffffff"
 UNLABELLED = "#c4c9d1"
 # Okabe-Ito's green and red stay apart under every common colour vision deficiency.
 RELEVANT, IRRELEVANT, QUERY = "#00815e", "#c44601", "#2457a8"
+# What replaces them on a dark page; data colours serve on both.
+DARK = {
+    INK: "#e8ecf2",
+    MUTED: "#9aa5b4",
+    RULE: "#3a4452",
+    GRID: "#28303b",
+    PAPER: "#1b212a",
+    UNLABELLED: "#5b6472",
+    RELEVANT: "#4fd0a5",
+    IRRELEVANT: "#ff9a66",
+    QUERY: "#6f9fe8",
+}
 
-# Petroff, "Accessible color sequences for data visualization" (arXiv 2107.02270): sequences of
-# six and ten colours with the largest distances under colour vision deficiencies.
+# Petroff, "Accessible color sequences for data visualization" (arXiv 2107.02270).
 MODALITY_COLOURS = ("#5790fc", "#f89c20", "#e42536", "#964a8b", "#9c9ca1", "#7a21dd")
+# Searched for: of ten colours that stand out on white and on the dark page, those whose closest two
+# are the furthest apart, in OKLab, for normal vision and three deficiencies (Machado et al. 2009).
+# In this order each is the furthest from those before it.
 CLASS_COLOURS = (
-    "#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6",
-    "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd",
+    "#3c84fc", "#e4c030", "#545400", "#9c0084", "#54d8b4",
+    "#e430b4", "#3c00fc", "#9c6c54", "#b4a8fc", "#cc903c",
 )  # fmt: skip
 MARKERS = ("o", "^", "s", "D", "v", "P")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
 
 _RC: Any = {
     "font.family": "sans-serif",
-    "font.size": 10.0,
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 11.0,
     "text.color": INK,
     "axes.edgecolor": RULE,
     "axes.labelcolor": MUTED,
-    "axes.titlesize": 11.0,
+    "axes.titlesize": 12.0,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": "#edf0f4",
+    "grid.color": GRID,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
     "legend.frameon": False,
-    "lines.linewidth": 1.8,
-    "figure.constrained_layout.h_pad": 0.08,
-    "figure.constrained_layout.w_pad": 0.08,
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
+    "lines.linewidth": 2.0,
+    "figure.constrained_layout.h_pad": 0.06,
+    "figure.constrained_layout.w_pad": 0.06,
+    "svg.fonttype": "none",  # text stays text: it can be searched, and edited in a saved figure
+    "svg.hashsalt": "drcl",  # the same file from the same data
 }
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A drawn figure and the words that go with it."""
+    """One figure: an SVG file, and the sentence for those who do not see it."""
 
-    file: str
-    png: bytes
+    name: str
+    svg: bytes
     alt: str
+
+    @property
+    def file(self) -> str:
+        return f"{self.name}.svg"
+
+
+@dataclass(frozen=True)
+class Section:
+    """The figures of one section of the page, and their caption."""
+
+    name: str
+    panels: tuple[Panel, ...]
     caption: str
 
 
 @contextmanager
 def canvas(width: float, height: float) -> Iterator[Figure]:
-    """A Figure of the given size in inches; draw it and take its :func:`png` inside the block."""
+    """A Figure of the given size in inches; draw and save it inside the block.
+
+    Figures about four inches wide have type that can be read on a phone.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -77,10 +118,30 @@ def canvas(width: float, height: float) -> Iterator[Figure]:
         yield Figure(figsize=(width, height), layout="constrained")
 
 
+def svg(figure: Figure, title: str) -> bytes:
+    """The figure as an SVG file without background, whose ink follows a dark page."""
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]  # without the DOCTYPE, which names a file elsewhere
+    head = f"<title>{escape(title)}</title>\n<style>{_dark_ink()}</style>\n"
+    return re.sub(r"(<svg[^>]*>\n?)", lambda tag: tag[1] + head, text, count=1).encode()
+
+
+def _dark_ink() -> str:
+    rules = (
+        f'[style*="{what}: {light}"]{{{what}:{dark}!important}}'
+        for light, dark in DARK.items()
+        for what in ("fill", "stroke")
+    )
+    return f"@media (prefers-color-scheme:dark){{{''.join(rules)}}}"
+
+
 def png(figure: Figure, dpi: int = 160) -> bytes:
-    """The figure as the bytes of a PNG file."""
+    """The figure as the bytes of a PNG file, on white."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
+    figure.savefig(buffer, format="png", dpi=dpi, facecolor=PAPER)
     return buffer.getvalue()
 
 
@@ -106,12 +167,13 @@ def line(position: int) -> dict[str, Any]:
     return {"color": cycle(MODALITY_COLOURS, position), "linestyle": cycle(LINES, position)}
 
 
-def shared_legend(figure: Figure, names: Sequence[str]) -> None:
-    """One legend of the modalities' lines above all axes, where no curve can run under it."""
+def modality_legend(figure: Figure, entries: Sequence[tuple[int, str]]) -> None:
+    """A legend above the axes, where no curve can run under it; (position, text) by modality."""
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], label=plain(name, 20), **line(i)) for i, name in enumerate(names)]
-    figure.legend(handles=handles, loc="outside upper left", ncols=6)
+    handles = [Line2D([], [], label=plain(text, 30), **line(i)) for i, text in entries]
+    long = max(len(text) for _, text in entries) > 14
+    figure.legend(handles=handles, loc="outside upper left", ncols=1 if long else 3, fontsize=10)
 
 
 def empty(axes: Axes) -> None:

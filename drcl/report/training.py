@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from drcl.report.data import PHASES, ReportData
-from drcl.report.style import Panel, canvas, line, png, shared_legend
+from drcl.report.style import PAPER, Panel, Section, canvas, line, modality_legend, plain, svg
 
-_PHASE_NAMES = {"prior": "Prior learning", "encoder": "Consistency training"}
-# key -> (what it is called, the choice of the best epoch; None for the training loss, which
-# chooses nothing)
+__all__ = ["draw_training"]
+
+_PHASE_NAMES = {"prior": "Prior", "encoder": "Encoders"}
+# key -> (name, how the best epoch is chosen; None for the training loss, which chooses nothing)
 _CURVES: dict[str, tuple[str, Any]] = {
     "loss": ("training loss", None),
     "score": ("quality score", np.argmax),
@@ -21,54 +22,43 @@ _CURVES: dict[str, tuple[str, Any]] = {
 }
 
 
-def draw_training(data: ReportData) -> Panel | None:
-    """A row per phase and a column per curve its records hold; None without history."""
-    rows = [(phase, _curves_of(data.history, phase)) for phase in PHASES]
-    rows = [(phase, keys) for phase, keys in rows if keys]
-    if not rows:
+def draw_training(data: ReportData) -> Section | None:
+    """A figure per phase and curve that its records hold; None without history."""
+    shown = [(phase, key) for phase in PHASES for key in _curves_of(data.history, phase)]
+    if not shown:
         return None
-    columns = max(len(keys) for _, keys in rows)
-    with canvas(4.6 * columns, 2.9 * len(rows) + 0.4) as figure:
-        grid = figure.subplots(len(rows), columns, squeeze=False)
-        for axes_row, (phase, keys) in zip(grid, rows, strict=True):
-            for axes, key in zip(axes_row, keys, strict=False):
-                name, best = _CURVES[key]
-                for position, modality in enumerate(data.modalities):
-                    epochs, values = _series(data.history, phase, modality, key)
-                    if not len(values):
-                        continue
-                    look = line(position)
-                    # A line of one point would not be seen.
-                    axes.plot(epochs, values, marker="." if len(values) == 1 else None, **look)
-                    if best is not None:
-                        at = best(values)
-                        axes.plot(
-                            epochs[at],
-                            values[at],
-                            "o",
-                            color=look["color"],
-                            markersize=6,
-                            markeredgecolor="white",
-                        )
-                axes.set_title(f"{_PHASE_NAMES[phase]}: {name}")
-                axes.xaxis.get_major_locator().set_params(integer=True)
-            for axes in axes_row[len(keys) :]:
-                axes.remove()
-        for axes in grid[-1][: len(rows[-1][1])]:
+    panels = []
+    for number, (phase, key) in enumerate(shown, start=1):
+        name, best = _CURVES[key]
+        with canvas(4.2, 3.3) as figure:
+            axes = figure.subplots()
+            entries = []
+            for position, modality in enumerate(data.modalities):
+                epochs, values = _series(data.history, phase, modality, key)
+                if not len(values):
+                    continue
+                # A line of one point would not be seen.
+                marker = "." if len(values) == 1 else None
+                axes.plot(epochs, values, marker=marker, **line(position))
+                entries.append((position, modality))
+                if best is not None:
+                    at = best(values)
+                    colour = line(position)["color"]
+                    axes.scatter(epochs[at], values[at], 50, colour, edgecolors=PAPER, zorder=3)
+                    text = f"{plain(modality, 12)}: {values[at]:.3f} at epoch {epochs[at]}"
+                    entries[-1] = (position, text)
+            axes.set_title(f"{_PHASE_NAMES[phase]}: {name}")
             axes.set_xlabel("epoch")
-        shared_legend(figure, data.modalities)
-        return Panel(
-            file="training.png",
-            png=png(figure),
-            alt="Curves over epochs, one line per modality: "
-            + "; ".join(
-                f"{_PHASE_NAMES[phase]}: {', '.join(_CURVES[key][0] for key in keys)}"
-                for phase, keys in rows
-            ),
-            caption="Dots mark the best epoch. The label loss changes with its exponent q, which "
-            "the default schedule raises every epoch: a falling training loss is therefore not by "
-            "itself progress, the score is what to read.",
-        )
+            axes.locator_params(axis="x", integer=True)
+            modality_legend(figure, entries)
+            alt = f"{_PHASE_NAMES[phase]}: {name} per epoch. " + "; ".join(t for _, t in entries)
+            panels.append(Panel(f"training_{number}", svg(figure, alt), alt))
+    return Section(
+        "training",
+        tuple(panels),
+        "Dots mark the best epoch. By default the exponent q of the label loss rises with the "
+        "epochs, which lowers the loss by itself; judge progress by the score and the mAP.",
+    )
 
 
 def _curves_of(history: list[dict[str, Any]], phase: str) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from drcl.errors import RunExists
 from drcl.estimator import DRCL
 from drcl.model_files import drop_stale_parts, write_parts
-from drcl.report.page import FIGURES
+from drcl.report.page import is_report_file
 from drcl.run.evaluation import Metrics
 from drcl.run.record import Run, read_record, record_content
 from drcl.storage.files import is_empty, staged, write_bytes
@@ -161,8 +161,8 @@ def _check_own(folder: Path) -> None:
 
 def _drop_report(folder: Path) -> None:
     """Remove what the report wrote; other files in its folder are the user's."""
-    for name in ("report.html", *FIGURES):
-        if (file := folder / "report" / name).is_file():
+    for file in sorted((folder / "report").glob("*.*")):
+        if is_report_file(file.name) and file.is_file():
             file.unlink()
 
 

@@ -37,10 +37,10 @@ class Config:
     """Settings of selective prior learning and reversible consistency training.
 
     ``epochs``, ``prior_epochs``, ``lr``, ``prior_lr`` and ``batch_size`` are one value for all
-    modalities or a mapping modality -> value. The defaults are the paper's, but for ``selection``
-    (there it is ``"loss"``). NumPy's numbers are stored as Python's, a device as its name.
+    modalities or a mapping modality -> value. The defaults are the paper's, except ``selection``,
+    which is ``"loss"`` there. NumPy numbers are stored as Python numbers, a device as its name.
 
-    Raises ValueError for a setting of the wrong kind or out of its range, named.
+    Raises ValueError, naming the setting, if one has the wrong type or is out of range.
 
     >>> Config(dim=64, hidden=(128,), lr={"image": 1e-4, "text": 1e-3}).dim
     64
@@ -48,34 +48,33 @@ class Config:
     Attributes:
         dim: width D of the common space.
         hidden: hidden widths of the default encoder.
-        epochs, lr: of the encoder training (Adam, betas 0.5 and 0.999).
+        epochs, lr: of encoder training (Adam, betas 0.5 and 0.999).
         prior_epochs, prior_lr: of prior learning.
-        batch_size: rows per step; one larger than the set means one batch of the whole set.
+        batch_size: rows per step; a size larger than the data set means one batch of all rows.
         alpha: weight of J_D, the similarity consistency.
         beta: weight of J_MSE, the recasting error.
         eta: weight of J_L, the label loss.
-        lam: λ of the feature augmentation; 1 switches it off.
+        lam: λ of feature mixing; 1 switches it off.
         temperature: τ of ``softmax(XW/τ)`` in both phases; 1 as in the paper.
         prior: ``"learned"``, or ``"orthogonal"``: random orthogonal columns, no prior learning.
-        prior_norm: if given, a learned prior's mean column norm is set to this once it is chosen;
-            an orthogonal one has it from the start. A prior that is given to ``fit`` stays as it
-            is.
-        prior_selection: which score picks the prior: of the ``"training"`` set (the paper's) or of
-            the ``"validation"`` set.
-        selection: which epoch's encoder is kept: best ``"map"`` (validation mAP within the
-            modality), lowest validation ``"loss"`` at q = 1, or the ``"last"``.
-        standardize: features to zero mean and unit variance per column, stored with the model;
-            whatever source they come from.
-        paper_compat: the released code's behaviour: the last W is the prior; the last partial
-            batch is dropped; q is 0.01, 0.02, … in the epochs of the encoder training, and 0, 0.01,
-            … in those of prior learning, where the loss gives no gradient at q = 0; the kept
-            encoder has the lowest validation loss at each epoch's own q.
-        precision: of the networks' products in training. ``"float32"``; ``"tf32"``: TF32 where the
-            device has it; ``"bf16"``: bfloat16 products. Weights, optimiser, losses and everything
-            else are float32 always.
-        seed: of weights, permutations and batches. Each modality and phase draws from its own
-            stream.
-        device: ``"auto"`` (CUDA when there is one), or a torch device.
+        prior_norm: if given, the mean column norm of the prior. A learned prior is rescaled to it
+            once it is selected; a prior passed to ``fit`` is not changed.
+        prior_selection: the score that selects the prior: on the ``"training"`` set, as in the
+            paper, or on the ``"validation"`` set.
+        selection: the epoch whose encoder is kept: the best ``"map"`` (validation mAP within the
+            modality), the lowest validation ``"loss"`` at q = 1, or the ``"last"``.
+        standardize: scale features to zero mean and unit variance per column; the statistics are
+            stored with the model.
+        paper_compat: follow the released code. The last W becomes the prior; the last partial
+            batch is dropped; q is 0.01, 0.02, … over the epochs of encoder training, and 0, 0.01,
+            … over those of prior learning, where q = 0 gives no gradient; the encoder kept is the
+            one with the lowest validation loss at its epoch's own q.
+        precision: of matrix products in the networks during training: ``"float32"``, ``"tf32"`` if
+            the device has it, or ``"bf16"``. Weights, optimiser, losses and everything else stay in
+            float32.
+        seed: of weights, permutations and batches. Each modality and phase has its own stream of
+            random numbers.
+        device: ``"auto"`` (CUDA if available), or a torch device.
     """
 
     dim: int = 2048

@@ -599,7 +599,7 @@ class TestSettings:
     def test_words_name_what_is_set(self) -> None:
         words = attribute_help()
         assert words["prior_epochs"].startswith("Epochs of prior learning")
-        assert words["lr"].startswith("Learning rate of the encoder training")
+        assert words["lr"].startswith("Learning rate of encoder training")
 
     def test_add_modality_names_no_defaults_for_what_it_takes_from_the_run(self) -> None:
         output = CliRunner().invoke(main, ["add-modality", "--help"], terminal_width=300).output

@@ -1,4 +1,4 @@
-"""The table in docs/faults.md names tests that exist, and every test of faults is in it."""
+"""The list in docs/faults.md names tests that exist, and every test of faults is in it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def names_in(*files: Path) -> set[str]:
     return set(re.findall(r"^\s*def (test_\w+)", text, flags=re.M))
 
 
-def test_the_table_and_the_tests_are_of_one_mind():
+def test_every_fault_on_the_page_names_a_test_and_every_test_of_faults_is_there():
     page = (TESTS.parent / "docs" / "faults.md").read_text("utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| ") and "---" not in line]
     assert all(line.count(" | ") == 3 for line in rows)
