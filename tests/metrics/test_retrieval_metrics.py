@@ -25,6 +25,7 @@ from drcl.metrics import (
     retrieval_metrics,
     retrieval_report,
 )
+from drcl.metrics.scores import Scorer
 from drcl.ranking import Relevance
 from drcl.reference.average_precision import precision_recall, ranking, ranking_measures
 
@@ -372,16 +373,14 @@ def test_queries_with_nothing_relevant() -> None:
 
 
 def test_report_computes_every_pair_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from drcl import metrics
-
     calls = []
-    score = metrics.Scorer.block
+    score = Scorer.block
 
     def counted(self: object, rows: Tensor) -> Tensor:
         calls.append(len(rows))
         return score(self, rows)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(metrics.Scorer, "block", counted)
+    monkeypatch.setattr(Scorer, "block", counted)
     x = (torch.randn(20, 4), torch.arange(20) % 3)
     report = retrieval_report({"a": x, "b": x, "c": x}, ks=(5, 10))
     assert list(report) == ["mAP@all", "mAP@5", "mAP@10"]
@@ -404,7 +403,7 @@ def test_report_computes_every_pair_once(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"metric": "l1"}, "metric: expected one of"),
         ({"divisor": "k"}, "divisor: expected one of"),
         ({"ties": "first"}, "ties: expected one of"),
-        ({"ties": "average", "levels": 3}, "ties: precision"),
+        ({"ties": "average", "recall_levels": 3}, 'recall_levels: expected 0 with ties="average"'),
         ({"no_relevant": "drop"}, "no_relevant: expected one of"),
         ({"precision": "low"}, "precision: expected"),
         ({"recall_levels": 1}, "recall_levels: expected 0 or at least 2"),
@@ -529,7 +528,7 @@ def resident(field):
 queries, n, memory = int(sys.argv[1]), 40_000, 64 * 2**20
 x, y = torch.randn(n, 64), torch.randint(50, (n,))
 multi = torch.rand(n, 100) < 0.05
-options = {"ks": (50, None), "ndcg": True, "levels": 101, "memory": memory}
+options = {"ks": (50, None), "ndcg": True, "recall_levels": 101, "max_bytes": memory}
 for labels in y, multi:
     # threads and libraries are loaded
     retrieval_metrics(x[:300], x[:2000], labels[:300], labels[:2000], **options)
