@@ -18,7 +18,7 @@ def check_history(history: Any) -> list[dict[str, Any]]:
     >>> check_history([{"phase": "prior"}])
     Traceback (most recent call last):
     ...
-    ValueError: history: expected records of epochs, got another entry 0
+    ValueError: history: expected records of epochs, got something else in entry 0
     """
     if not isinstance(history, list):
         raise ValueError(
@@ -26,7 +26,9 @@ def check_history(history: Any) -> list[dict[str, Any]]:
         )
     for place, record in enumerate(history):
         if not _is_record(record):
-            raise ValueError(f"history: expected records of epochs, got another entry {place}")
+            raise ValueError(
+                f"history: expected records of epochs, got something else in entry {place}"
+            )
     return history
 
 
