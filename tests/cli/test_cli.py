@@ -367,7 +367,7 @@ class TestRunDirectory:
 
     def test_damaged(self, run: Path, leaves: Path) -> None:
         (run / "run.json").write_text('{"format": 1}')
-        assert "run.json: damaged" in refused("evaluate", run)
+        assert "run.json: checksum mismatch" in refused("evaluate", run)
         (run / "run.json").write_text('{"form')
         assert "not a run.json" in refused("evaluate", run)
         (run / "run.json").unlink()
