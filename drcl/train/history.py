@@ -9,7 +9,7 @@ from drcl.storage.sealed import is_number
 from drcl.train.clock import SECTIONS
 
 _RECORD = {"phase", "modality", "epoch", "loss", "parts", "samples", "seconds", "time"}
-_SCORES = ("score", "validation_loss", "validation_map")
+SCORES = ("score", "validation_loss", "validation_map")
 
 
 def check_history(history: Any) -> list[dict[str, Any]]:
@@ -37,7 +37,7 @@ def _is_record(record: Any) -> bool:
         return False
     names = (record["phase"], record["modality"])
     numbers = [record[name] for name in ("epoch", "loss", "samples", "seconds")]
-    numbers += [record[name] for name in _SCORES if name in record]
+    numbers += [record[name] for name in SCORES if name in record]
     for group in ("parts", "time"):
         if not isinstance(record[group], dict):
             return False
