@@ -56,7 +56,8 @@ class _Moved(MetaPathFinder, Loader):
         return ModuleSpec(fullname, self)
 
     def exec_module(self, module: ModuleType) -> None:
-        new = importlib.import_module(MOVED[module.__name__])
+        name = MOVED[module.__name__]
+        new = importlib.import_module(name)
         renamed = RENAMED.get(module.__name__, {})
 
         def look_up(name: str) -> Any:

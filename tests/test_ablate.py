@@ -203,7 +203,7 @@ class TestStudy:
             study(alpha, eta, Variant("α = 0"))
 
     def test_one_writer(self, data: CrossModalDataset, tmp_path: Path) -> None:
-        with locked(tmp_path), pytest.raises(BlockingIOError, match="by another process"):
+        with locked(tmp_path), pytest.raises(BlockingIOError, match="another process is writing"):
             ablate(data, CONFIG, tmp_path, progress=False)
         assert not list(tmp_path.iterdir())
 

@@ -9,7 +9,7 @@ from drcl.storage.sealed import is_number
 from drcl.train.clock import SECTIONS
 
 _RECORD = {"phase", "modality", "epoch", "loss", "parts", "samples", "seconds", "time"}
-_SCORES = ("score", "validation_loss", "validation_map")
+SCORES = ("score", "validation_loss", "validation_map")
 
 
 def check_history(history: Any) -> list[dict[str, Any]]:
@@ -18,7 +18,7 @@ def check_history(history: Any) -> list[dict[str, Any]]:
     >>> check_history([{"phase": "prior"}])
     Traceback (most recent call last):
     ...
-    ValueError: history: expected records of epochs, got another entry 0
+    ValueError: history: expected records of epochs, got something else in entry 0
     """
     if not isinstance(history, list):
         raise ValueError(
@@ -26,7 +26,9 @@ def check_history(history: Any) -> list[dict[str, Any]]:
         )
     for place, record in enumerate(history):
         if not _is_record(record):
-            raise ValueError(f"history: expected records of epochs, got another entry {place}")
+            raise ValueError(
+                f"history: expected records of epochs, got something else in entry {place}"
+            )
     return history
 
 
@@ -35,7 +37,7 @@ def _is_record(record: Any) -> bool:
         return False
     names = (record["phase"], record["modality"])
     numbers = [record[name] for name in ("epoch", "loss", "samples", "seconds")]
-    numbers += [record[name] for name in _SCORES if name in record]
+    numbers += [record[name] for name in SCORES if name in record]
     for group in ("parts", "time"):
         if not isinstance(record[group], dict):
             return False

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from drcl.storage.files import naming
+from drcl.train.history import SCORES
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
     from drcl.train.context import Log
-
-SCORES = ("score", "validation_loss", "validation_map")
 
 
 @contextlib.contextmanager

@@ -367,7 +367,7 @@ class TestRunDirectory:
 
     def test_damaged(self, run: Path, leaves: Path) -> None:
         (run / "run.json").write_text('{"format": 1}')
-        assert "run.json: damaged" in refused("evaluate", run)
+        assert "run.json: checksum mismatch" in refused("evaluate", run)
         (run / "run.json").write_text('{"form')
         assert "not a run.json" in refused("evaluate", run)
         (run / "run.json").unlink()
@@ -422,7 +422,7 @@ class TestEncodeAndSearch:
         good = f"{file}:photo_test_x"
         assert "got 'taste'" in refused("encode", run, "taste", good, "--out", out)
         error = refused("encode", run, "photo", f"{file}:scan_test_x", "--out", out)
-        assert "rows of shape (5,), expected (6,)" in error
+        assert "expected rows of shape (6,), got (5,)" in error
         error = refused("encode", run, "photo", f"{file}:photo_test_y", "--out", out)
         assert "expected rows of numbers (N, d)" in error
         assert "no array 'z'" in refused("encode", run, "photo", f"{file}:z", "--out", out)
@@ -504,7 +504,7 @@ class TestAddModality:
         error = refused("add-modality", run, name, features, tmp_path / "y.npy")
         assert "row 0 has label 'oak', which is none of the 3 classes" in error
         error = refused("add-modality", run, *smell, "--lr", "taste=1")
-        assert "none of the modalities ['smell']" in error
+        assert "lr: expected modalities of ['smell'], got ['taste']" in error
         wide = f"{leaves}/leaves.npz:photo_test_x", f"{leaves}/leaves.npz:photo_test_y"
         result = drcl_command("add-modality", run, *smell, "--test", *wide)
         assert "test/smell features: expected width" in result.output

@@ -28,7 +28,9 @@ def test_a_non_finite_feature_is_named_by_split_modality_and_first_row(bad):
     image = samples(6)
     image.features[3, 1] = bad
     image.features[5, 0] = bad
-    with pytest.raises(ValueError, match=r"test/image: .*NaN or infinity in 2 of 6 .*row 3"):
+    with pytest.raises(
+        ValueError, match=r"test/image features: .*NaN or infinity in 2 of 6 .*row 3"
+    ):
         build({"image": samples(6)}, test={"image": image})
 
 
@@ -40,7 +42,10 @@ def test_a_non_finite_feature_is_named_by_split_modality_and_first_row(bad):
         (samples(2, labels=[-2, 1]), "train/image: row 0 has label -2"),
         (samples(0), r"train/image features: expected at least one value, got shape \(0, 3\)"),
         (samples(4, width=0), r"features: expected at least one value, got shape \(4, 0\)"),
-        (Labelled(np.ones(4, np.float32), np.zeros(4, np.int64)), r"shape \(4,\), not"),
+        (
+            Labelled(np.ones(4, np.float32), np.zeros(4, np.int64)),
+            r"expected shape \(samples, width\), got \(4,\)",
+        ),
         (Labelled(np.ones((4, 1), np.float32), np.zeros((4, 1, 1))), r"shape \(4, 1, 1\)"),
         (samples(2, labels=np.ones((2, 3), np.uint8)), "3 columns: expected one for each of the 2"),
         (samples(2, labels=np.full((2, 2), 2, np.uint8)), "row 0 .* expected values from 0 to 1"),

@@ -518,7 +518,7 @@ def test_memory_that_is_not_there_is_said_in_a_line(tmp_path, monkeypatch):
         main, ["train", str(tmp_path / "a.toml"), "--out", str(tmp_path / "run")]
     )
     assert found.exit_code == 1 and isinstance(found.exception, SystemExit)
-    assert "a.npy needs more memory than there is (Unable" in found.output
+    assert "a.npy: needs more memory than there is (Unable" in found.output
 
 
 @pytest.mark.parametrize("labels", [np.uint64([2**64 - 1]), [1e300], [2.0**63], [-(2.0**64)]])
@@ -597,7 +597,7 @@ def _unsafe(call: ast.Call) -> str | None:
     if name in ("eval", "exec", "compile", "__import__", "os.system", "torch.hub.load"):
         return name
     if name.rpartition(".")[2] in ("import_module", "run_path", "run_module", "_library"):
-        # `_library` of drcl/data/files.py hands the name it is given on.
+        # `_library` of drcl/data/files.py hands on the name it is given, drcl/_moved.py its own.
         written_out = isinstance(call.args[0], ast.Constant)
         handed_on = ast.unparse(call) == "importlib.import_module(name)"
         return None if written_out or handed_on else f"imports {ast.unparse(call)}"

@@ -149,7 +149,7 @@ def test_what_is_too_many_is_not_read(tmp_path, content, message):
     path = write(tmp_path / "a.mat", compressed(matrix(1, (1, 1), content)))
     tracemalloc.start()
     try:
-        with pytest.raises(ValueError, match=rf"a\.mat .*{message}"):
+        with pytest.raises(ValueError, match=rf"a\.mat: .*{message}"):
             read_array(path, "x{1}")
         assert tracemalloc.get_traced_memory()[1] < 8_000_000
     finally:
@@ -226,7 +226,7 @@ def test_damage_is_refused(tmp_path, name):
 def test_other_versions_are_refused(tmp_path):
     path = tmp_path / "a.mat"
     path.write_bytes(HEAD + b"\x00\x03IM" + whole)
-    with pytest.raises(ValueError, match=r"a\.mat .*no MATLAB file of version 5 or 7\.3"):
+    with pytest.raises(ValueError, match=r"a\.mat: .*no MATLAB file of version 5 or 7\.3"):
         read_array(path)
 
 

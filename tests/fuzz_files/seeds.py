@@ -159,7 +159,7 @@ def safetensors() -> Iterator[bytes]:
 def checkpoint() -> Iterator[bytes]:
     import torch
 
-    from drcl.storage.files import pack
+    from drcl.storage.sealed import pack
 
     yield pack({"x": torch.from_numpy(X), "y": torch.from_numpy(Y)}, {"epoch": 7, "lr": [0.1]})
 

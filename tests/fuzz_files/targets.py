@@ -18,7 +18,7 @@ Target = Callable[[bytes], None]
 
 def make_target(name: str, folder: Path) -> Target:
     """The reader of one format of :data:`seeds.SEEDS`, with its files in ``folder``."""
-    from drcl.storage.files import read_tensors
+    from drcl.storage.sealed import read_tensors
 
     match name:
         case "checkpoint":
@@ -89,10 +89,10 @@ def _run(folder: Path) -> Target:
 
 def _sealed(content: bytes) -> bytes:
     """The same JSON with a checksum that is right: a forger can do that, so the rest must hold."""
-    from drcl.storage.files import seal
+    from drcl.storage.sealed import with_checksum
 
     try:
         value = json.loads(content)
     except (ValueError, RecursionError):
         return content
-    return json.dumps(seal(value)).encode() if isinstance(value, dict) else content
+    return json.dumps(with_checksum(value)).encode() if isinstance(value, dict) else content

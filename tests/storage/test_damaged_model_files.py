@@ -237,7 +237,7 @@ def test_forged_history(folder, change):
     history[0] |= change
     content = json.dumps(history).encode()
     _stored(folder, "history.*", content, lambda config, name: config.update(history=name))
-    with pytest.raises(ValueError, match=r"history\..*: got another entry 0"):
+    with pytest.raises(ValueError, match=r"history\..*: .* got something else in entry 0"):
         DRCL.load(folder)
 
 
@@ -265,7 +265,7 @@ def test_forged_standardizer(folder, change):
 def test_forged_metadata_of_a_checkpoint(tmp_path, text):
     path = tmp_path / "a.safetensors"
     path.write_bytes(save({}, metadata={"crc32 json": f"{zlib.crc32(text.encode()):08x} {text}"}))
-    with pytest.raises(ValueError, match=r"a\.safetensors: expected an object as metadata"):
+    with pytest.raises(ValueError, match=r"a\.safetensors: expected .* as metadata"):
         read_tensors(path)
 
 
@@ -292,5 +292,5 @@ def test_files_of_before_checksums_are_named(folder):
     values = json.loads(path.read_text())
     del values["crc32"]
     path.write_text(json.dumps(values))
-    with pytest.raises(ValueError, match=r"config\.json: damaged, .* checksum"):
+    with pytest.raises(ValueError, match=r"config\.json: checksum mismatch"):
         DRCL.load(folder)

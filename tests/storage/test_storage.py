@@ -296,6 +296,6 @@ def test_a_damaged_checkpoint_is_not_trained_on(tmp_path):
     damaged = bytearray(file.read_bytes())
     damaged[-5] ^= 1
     file.write_bytes(damaged)
-    with pytest.raises(ValueError, match=r"encoder-image\.safetensors: damaged"):
+    with pytest.raises(ValueError, match=r"encoder-image\.safetensors: checksum mismatch"):
         fit()
     assert file.read_bytes() == damaged

@@ -155,7 +155,7 @@ def test_devices():
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
     for name in ("warp", "cuda:99"):
-        with pytest.raises(ValueError, match=f"device: '{name}'"):
+        with pytest.raises(ValueError, match=f"device: expected one that is here, got '{name}'"):
             pick_device(name)
 
 
