@@ -42,13 +42,6 @@ def row_tile(width: int) -> RowTile:
     return RowTile(block_rows, block_width, block_width // 1024 if block_width > 2048 else 1)
 
 
-def most_registers(num_warps: int) -> int:
-    """What a thread can have in such a program. Said to the assembler for tiles of whole rows: left
-    to itself it spills a few bytes on some GPUs, for one more program.
-    """
-    return min(255, 65536 // (32 * num_warps))
-
-
 # The widest row that is held whole, by 16 warps.
 FUSED_WIDTH = 16384
 

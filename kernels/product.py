@@ -60,6 +60,13 @@ def capability(tensor: Tensor) -> tuple[int, int]:
     return torch.cuda.get_device_capability(tensor.device) if tensor.is_cuda else (9, 0)
 
 
+def register_limit(tensor: Tensor, num_warps: int) -> int | None:
+    """What to say to the assembler for tiles of whole rows: on some GPUs it spills a few bytes
+    unless it is told of all registers. On others that costs a quarter of the programs.
+    """
+    return min(255, 65536 // (32 * num_warps)) if capability(tensor)[0] in (7, 10) else None
+
+
 def float32_precision(tensor: Tensor) -> str:
     """How this tensor's device multiplies with float32 accuracy."""
     return "ieee" if capability(tensor) < (8, 0) else "bf16x6"

@@ -64,9 +64,22 @@ def without_barriers(launches: Iterable[Launch]) -> tuple[set[tuple], set[tuple]
     return every, found
 
 
+def slices(gpu: Gpu) -> None:
+    """Sums over so many rows that they are cut into slices."""
+    h, f = torch.randn(140, 9), torch.randn(600, 20)
+    with on(gpu):
+        inner, cross = stages.class_sums(h, f[:140])
+        gram = stages.gram(f)[0]
+    exact = h.double()
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(inner, exact.T @ exact, **close)
+    torch.testing.assert_close(cross.double(), exact[:, 3:].T @ f[:140].double(), **close)
+    torch.testing.assert_close(gram.double(), f.double().T @ f.double(), **close)
+
+
 # Loops with several turns, so that what a barrier keeps apart are two turns of one.
 WITH_BARRIERS = [
-    similarity(19, 70, 200, "rows").ours, mix(37, 70).ours,
+    similarity(19, 70, 200, "rows").ours, mix(37, 70).ours, slices,
     sums(600, 3), sums(8000, 3), sums(40, 70), sums(8000, 70),
 ]  # fmt: skip
 MORE_BARRIERS = [
@@ -119,19 +132,6 @@ def foreign_ids(classes: int) -> Check:
         assert torch.equal(rows.coordinates.isnan().any(1), foreign)
 
     return check
-
-
-def slices(gpu: Gpu) -> None:
-    """Sums over so many rows that they are cut into slices."""
-    h, f = torch.randn(140, 9), torch.randn(600, 20)
-    with on(gpu):
-        inner, cross = stages.class_sums(h, f[:140])
-        gram = stages.gram(f)[0]
-    exact = h.double()
-    close = {"rtol": 1e-4, "atol": 1e-4}
-    torch.testing.assert_close(inner, exact.T @ exact, **close)
-    torch.testing.assert_close(cross.double(), exact[:, 3:].T @ f[:140].double(), **close)
-    torch.testing.assert_close(gram.double(), f.double().T @ f.double(), **close)
 
 
 # Near convergence a kernel chooses what elsewhere it only reads.

@@ -29,17 +29,17 @@ from drcl.kernels.reversible_consistency import symmetric
 BF16, F16 = torch.bfloat16, torch.float16
 # Between them every kernel, ids and rows, mixed and not, B on both sides of D, ragged everywhere.
 QUICK = [
-    loss(90, 70, 5, "rows", mixing=False),  # FᵀF
     loss(3, 5, 5),  # K = D
     loss(20, 150, 130, "rows"),  # more classes than a tile; M and Z, class space as products
     loss(45, 40, 34),  # FᵀF, class space as products
     loss(131, 140, 3, precision="high"),  # M and Z
-    loss(150, 136, 3, narrow=BF16, precision="medium"),
+    loss(50, 44, 3, "rows", mixing=False, narrow=BF16, precision="medium"),  # FᵀF
     similarity(19, 70, 5),
     similarity(19, 70, 200, "rows"),  # more classes than stay on chip
     mix(37, 70, BF16),
 ]
 LONG = [
+    loss(90, 70, 5, "rows", mixing=False), loss(150, 136, 3, narrow=BF16, precision="medium"),
     loss(3, 2100, 2), loss(3, 4200, 2),  # rows of several warps
     loss(20, 300, 10), loss(1, 1, 1),
     loss(2, 10, 1), loss(7, 10, 40), loss(12, 10, 40, "rows"), loss(11, 10, 2),

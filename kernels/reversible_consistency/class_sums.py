@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
+from .. import product
 from ..launch import LOOPED_CLASSES, blocks, on_device_of, slices
 from ..reduction import sum_partials
 
@@ -25,9 +26,7 @@ if TYPE_CHECKING:
 # 2K is 20 for ten classes: a taller tile would be mostly padding.
 CROSS = {"BLOCK_H": 32, "BLOCK_D": 64, "BLOCK_B": 32, "num_warps": 4, "num_stages": 3}
 WIDE_CROSS = CROSS | {"BLOCK_H": 64, "BLOCK_B": 16, "num_warps": 8}
-# One stage: rows of 3K numbers are rarely whole groups of four, and single numbers that are copied
-# past the registers collide 16-way on some GPUs.
-INNER = {"BLOCK_H": 32, "BLOCK_D": 32, "BLOCK_B": 16, "num_warps": 4, "num_stages": 1}
+INNER = {"BLOCK_H": 32, "BLOCK_D": 32, "BLOCK_B": 16, "num_warps": 4, "num_stages": 2}
 # Rows that are added up before they join the rest of the slice: of 1,048,576 rows with a bias, one
 # float32 sum after the other is off by 2e-5 at 70,000 rows a slice, in such parts by 1e-7.
 CHUNK = 1024
@@ -86,7 +85,12 @@ def class_sums(coordinates: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
     exact = k <= max(32, width // 12)
     inner = coordinates.new_empty(pitch, pitch, dtype=torch.float64)
     cross = coordinates.new_empty(2 * k, width)
-    _slice_and_add(coordinates, coordinates, 0, inner, exact, INNER)
+    inner_config = INNER
+    if product.capability(coordinates)[0] >= 10:
+        # rows of 3K numbers are rarely whole groups of four, and single numbers that are copied
+        # past the registers collide 16-way where float64 has no tensor cores
+        inner_config = INNER | {"num_stages": 1}
+    _slice_and_add(coordinates, coordinates, 0, inner, exact, inner_config)
     if width:
         cross_config = CROSS if k <= LOOPED_CLASSES else WIDE_CROSS
         _slice_and_add(coordinates, outside, k, cross, False, cross_config)

@@ -25,13 +25,12 @@ from ..launch import (
     LOOPED_WIDTH,
     blocks,
     columns_first,
-    most_registers,
     on_device_of,
     power_of_two,
     row_tile,
     unit_stride,
 )
-from ..product import product
+from ..product import product, register_limit
 from ..reduction import sum_partials
 from .row_tiles import half_of_distance, load_unit_rows, recast_tile, unit_rows
 from .wide_rows import wide_rows
@@ -177,7 +176,7 @@ def rows(given: Batch, space: Space, settings: Settings) -> Rows:
             BLOCK_D=tile.block_width,
             BLOCK_C=power_of_two(classes, 16),
             num_warps=tile.num_warps,
-            maxnreg=most_registers(tile.num_warps),
+            maxnreg=register_limit(features, tile.num_warps),
         )
     sums = sum_partials(partials, basis.new_empty(3))
     return Rows(outside, coordinates, label_gradient, norms, sums)

@@ -18,8 +18,8 @@ import triton
 import triton.language as tl
 
 from ..generalized_cross_entropy import GCE_ROWS, find_targets, gce_partials
-from ..launch import blocks, most_registers, on_device_of, row_tile
-from ..product import product
+from ..launch import blocks, on_device_of, row_tile
+from ..product import product, register_limit
 from ..reduction import sum_partials
 from .row_tiles import divide, half_of_distance, load_unit_rows, recast_tile, root, scales_of
 
@@ -174,7 +174,7 @@ def wide_rows(
             BLOCK_D=tile.block_width,
             BLOCK_K=BLOCK_K,
             num_warps=tile.num_warps,
-            maxnreg=most_registers(tile.num_warps),
+            maxnreg=register_limit(features, tile.num_warps),
         )
         v = product(unit, basis)
         outside_kernel[(programs,)](
