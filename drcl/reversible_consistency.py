@@ -48,8 +48,8 @@ def reversible_consistency_loss(
     beta: float = 0.1,
     eta: float = 1.0,
     temperature: float = 1.0,
-    lam: float = 1.0,
     permutation: Tensor | None = None,
+    lam: float = 1.0,
     process_group: ProcessGroup | None = None,
 ) -> ReversibleConsistency:
     """``α·J_D + β·J_MSE + η·J_L`` against a frozen prior, with all its parts.
