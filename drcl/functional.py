@@ -58,6 +58,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 class PriorSimilarity(NamedTuple):
     """What :func:`prior_similarity` returns; ``loss`` and ``score`` are None without targets."""
 

@@ -15,6 +15,10 @@ from drcl.reversible_consistency import ReversibleConsistencyLoss
 __all__ = ["ReversibleConsistencyLoss", "GeneralizedCrossEntropy", "FeatureMixup"]
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 class GeneralizedCrossEntropy(nn.Module):
     """``loss(logits, targets, q=1.0)``: ``mean_i (1 − s_i^q)/q``, cross-entropy at q = 0.
 

@@ -29,6 +29,10 @@ from drcl.prior import Prior, rank_cutoff
 __all__ = ["ReversibleConsistency", "ReversibleConsistencyLoss", "reversible_consistency_loss"]
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 class ReversibleConsistency(NamedTuple):
     """The loss and its parts, each a scalar: ``total = α·consistency + β·recasting + η·label``."""
 

@@ -63,3 +63,7 @@ __all__ = [
     "resolve",
     "target_rows",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
