@@ -12,6 +12,12 @@ from torch import Tensor, nn
 
 from drcl.checks import check_count, check_counts, check_device, check_tensor
 
+__all__ = ["Encoder", "normalize"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
 
 def normalize(features: Tensor) -> Tensor:
     """Rows scaled to unit Euclidean length; a zero row stays zero (no division by zero, no NaN).

@@ -60,6 +60,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 class PriorSimilarity(NamedTuple):
     """The result of :func:`prior_similarity`; ``loss`` and ``score`` are None without targets."""
 

@@ -15,6 +15,10 @@ from drcl.reversible_consistency import ReversibleConsistencyLoss
 __all__ = ["ReversibleConsistencyLoss", "GeneralizedCrossEntropy", "FeatureMixup"]
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 class GeneralizedCrossEntropy(nn.Module):
     """``loss(logits, targets, q=1.0)``: ``mean_i (1 − s_i^q)/q``, cross-entropy at q = 0.
 
@@ -23,6 +27,7 @@ class GeneralizedCrossEntropy(nn.Module):
     :func:`functional.generalized_cross_entropy`. Source: paper, label loss; Zhang and Sabuncu,
     *Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels* (2018).
 
+    >>> import torch
     >>> float(GeneralizedCrossEntropy()(torch.zeros(1, 4), torch.tensor([2]), q=1.0))
     0.75
     """
@@ -42,6 +47,7 @@ class FeatureMixup(nn.Module):
         classes: C, the width of the target rows it returns.
         lam: λ in [0, 1].
 
+    >>> import torch
     >>> x, y = FeatureMixup(classes=3)(torch.randn(4, 8), torch.tensor([0, 1, 2, 0]))
     >>> x.shape, y.shape
     (torch.Size([4, 8]), torch.Size([4, 3]))

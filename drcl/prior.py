@@ -13,6 +13,12 @@ from torch import Tensor, nn
 from drcl.checks import check_count, check_has_values, check_matrix, check_positive, check_seed
 from drcl.labels import NO_CLASS, UNLABELLED, Label, class_list, encode_labels
 
+__all__ = ["Prior"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
 
 class Prior(nn.Module):
     """A prior W (D, C), its generalised inverse and its coordinates in its own column space.

@@ -29,6 +29,10 @@ from drcl.prior import Prior, rank_cutoff
 __all__ = ["ReversibleConsistency", "ReversibleConsistencyLoss", "reversible_consistency_loss"]
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 class ReversibleConsistency(NamedTuple):
     """The loss and its parts, each a scalar: ``total = α·consistency + β·recasting + η·label``."""
 
@@ -48,8 +52,8 @@ def reversible_consistency_loss(
     beta: float = 0.1,
     eta: float = 1.0,
     temperature: float = 1.0,
-    lam: float = 1.0,
     permutation: Tensor | None = None,
+    lam: float = 1.0,
     process_group: ProcessGroup | None = None,
 ) -> ReversibleConsistency:
     """``α·J_D + β·J_MSE + η·J_L`` against a frozen prior, with all its parts.

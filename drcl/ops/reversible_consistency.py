@@ -158,14 +158,8 @@ def _kernels() -> SimpleNamespace:
     from drcl.kernels.reversible_consistency.rows import rows
     from drcl.kernels.reversible_consistency.symmetric import differences, gram
 
-    return SimpleNamespace(
-        rows=rows,
-        class_sums=class_sums,
-        gram=gram,
-        differences=differences,
-        combine=combine,
-        gradient=gradient,
-    )
+    functions = (rows, class_sums, gram, differences, combine, gradient)
+    return SimpleNamespace(**{function.__name__: function for function in functions})
 
 
 def prefers_rows(batch: int, width: int, group: str) -> bool:

@@ -28,3 +28,7 @@ __all__ = [
     "reversible_consistency",
     "similarity_consistency",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -71,7 +71,8 @@ def public_functions() -> Iterator[str]:
         exported = getattr(module, "__all__", vars(module))
         for name in exported:
             item = getattr(module, name)
-            own = getattr(item, "__module__", "").startswith(module.__name__)
+            named = "__all__" in vars(module)
+            own = named or getattr(item, "__module__", "").startswith(module.__name__)
             if own and not name.startswith("_") and (inspect.isroutine(item) or is_called(item)):
                 yield f"{module.__name__}.{name}"
     yield from (f"drcl {name}" for name in main.commands)

@@ -31,6 +31,15 @@ def _without(monkeypatch: pytest.MonkeyPatch, name: str, error: ImportError) -> 
     monkeypatch.setattr(backends.importlib, "import_module", fail)
 
 
+def _probe_anew() -> backends.Backend:
+    """The probe of the compiled ops, without what is remembered of the first time."""
+    backends.load_ops.cache_clear()
+    try:
+        return backends.probe_native()
+    finally:
+        backends.load_ops.cache_clear()
+
+
 def test_build_info_is_plain_data() -> None:
     info = json.loads(json.dumps(backends.build_info()))
     assert info["drcl"] == __version__
@@ -41,7 +50,7 @@ def test_build_info_is_plain_data() -> None:
     assert len(info["cuda"]["devices"]) == torch.cuda.device_count()
 
 
-def test_reference_and_torch_are_always_available() -> None:
+def test_reference_and_eager_are_always_available() -> None:
     available = {backend.name: backend.available for backend in backends.probe_backends()}
     assert available["reference"]
     assert available["eager"]
@@ -101,11 +110,7 @@ def test_ops_outlive_a_missing_extension(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_neither_extension_nor_ops(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _without(monkeypatch, "drcl._C", ModuleNotFoundError("No module named 'drcl._C'"))
     monkeypatch.setattr(backends, "__file__", str(tmp_path / "backends.py"))
-    backends.load_ops.cache_clear()
-    try:
-        found = backends.probe_native()
-    finally:
-        backends.load_ops.cache_clear()
+    found = _probe_anew()
     assert not found.available
     assert "drcl._C is not built" in found.reason
 
@@ -163,11 +168,7 @@ def test_ops_that_do_not_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     extension = SimpleNamespace(compiler="gcc", load_ops=load_ops)
     monkeypatch.setattr(backends, "__file__", str(tmp_path / "backends.py"))
     monkeypatch.setattr(backends, "import_extension", lambda: (extension, ""))
-    backends.load_ops.cache_clear()
-    try:
-        found = backends.probe_native()
-    finally:
-        backends.load_ops.cache_clear()
+    found = _probe_anew()
     assert not found.available
     assert "_ops.so does not load" in found.reason
 

@@ -1,0 +1,121 @@
+"""Labels that are encoded already: class ids with −1 for unlabelled, or rows (N, C)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias, TypeVar
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from drcl.checks import can_look_at, check_device, check_tensor
+
+UNLABELLED = -1
+NO_CLASS = -2  # what an id that is no class becomes where its value cannot be looked at
+
+Label: TypeAlias = int | str
+AnyArray = TypeVar("AnyArray", Tensor, npt.NDArray[Any])
+
+
+def is_labelled(labels: AnyArray) -> AnyArray:
+    """Which rows of encoded labels have one (N,) bool: an id other than −1, a row with any mass.
+
+    >>> import numpy as np
+    >>> is_labelled(np.array([0, -1, 2])).tolist(), is_labelled(torch.eye(2, 2) * 0.5).tolist()
+    ([True, False, True], [True, True])
+    """
+    # Neither NaN nor an id that is no class is "unlabelled": it would vanish from a loss.
+    return labels != UNLABELLED if labels.ndim == 1 else labels.sum(1) != 0
+
+
+def target_rows(targets: Tensor, classes: int, dtype: torch.dtype) -> Tensor:
+    """Ids (B,) as one-hot rows (B, C), −1 as a zero row; rows as they are, in ``dtype``.
+
+    An id that is no class gives a row with NaN.
+    """
+    if targets.ndim == 2:
+        return targets.to(dtype)
+    columns, outside = in_range(targets, classes)
+    mass = is_labelled(targets).to(dtype).masked_fill(outside, float("nan"))
+    rows = torch.zeros(targets.shape[0], classes, dtype=dtype, device=targets.device)
+    return rows.scatter_(1, columns[:, None], mass[:, None])
+
+
+def in_range(ids: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Ids that can be indexed with, and which (B,) are neither a class nor −1."""
+    return ids.clamp(0, classes - 1), (ids < UNLABELLED) | (ids >= classes)
+
+
+def check_targets(
+    targets: Any, features: Tensor, classes: int | None, numbering: Any = None
+) -> Tensor:
+    """Targets of a loss: ids (B,) int64, −1 for unlabelled, or non-negative rows (B, C).
+
+    Args:
+        targets: ids of any integer dtype, bools or whole floats, (B,) or (B, 1); or rows.
+        features: (B, …), for the number of rows and the device.
+        classes: C, or None where the rows say it.
+        numbering: a :class:`drcl.Prior`, whose classes the ids are; by default they are columns.
+    """
+    if not isinstance(targets, Tensor):
+        raise TypeError(
+            f"targets: expected a tensor, got {type(targets).__name__}; make one with "
+            "torch.as_tensor, of names with Prior.positions"
+        )
+    check_tensor("targets", targets)
+    check_device("targets", targets, "features", features)
+    if targets.ndim == 0 or targets.shape[0] != features.shape[0]:
+        raise ValueError(
+            f"targets: shape {tuple(targets.shape)} for {features.shape[0]} rows of features; "
+            f"expected ({features.shape[0]},) or ({features.shape[0]}, {classes or 'C'})"
+        )
+    if targets.ndim == 2 and targets.shape[1] == (classes or targets.shape[1]):
+        if targets.is_complex() or 0 in targets.shape:
+            raise ValueError(
+                f"targets: expected real rows (B, C), got {targets.dtype} of shape "
+                f"{tuple(targets.shape)}"
+            )
+        if can_look_at(targets) and not bool((targets >= 0).all() & targets.isfinite().all()):
+            raise ValueError("targets: rows must be finite and not negative")
+        return targets
+    if targets.shape[1:] not in ((), (1,)) or targets.is_complex():
+        raise ValueError(
+            f"targets: expected ids (B,) or rows (B, {classes or 'C'}), got {targets.dtype} of "
+            f"shape {tuple(targets.shape)}"
+        )
+    if classes is None:
+        raise ValueError("classes: needed when targets are class ids")
+    given = targets.reshape(-1)
+    ids = _as_ids(given)
+    if numbering is not None:
+        ids = numbering.columns_of(ids)
+    if can_look_at(ids):
+        _, outside = in_range(ids, classes)
+        if bool(outside.any()):
+            row = int(outside.nonzero()[0])
+            expected = f"class ids in 0..{classes - 1}"
+            if numbering is not None and numbering.is_renumbered:
+                expected = f"ids among the prior's classes {shortened(numbering.classes)}"
+            raise ValueError(
+                f"targets: expected {expected}, or −1 for unlabelled; got {given[row].item()} in "
+                f"row {row}"
+            )
+    return ids
+
+
+def _as_ids(targets: Tensor) -> Tensor:
+    """Ids of any real dtype as int64; what int64 does not hold as no class."""
+    if targets.dtype == torch.int64:
+        return targets
+    if targets.is_floating_point():
+        whole = (targets == targets.round()) & (targets.abs() < 2.0**63)
+        return torch.where(whole, targets, NO_CLASS).long()
+    ids = targets.long()
+    return ids if targets.dtype != torch.uint64 else ids.where(ids >= 0, NO_CLASS)
+
+
+def shortened(classes: Sequence[Label]) -> str:
+    """The classes as errors list them."""
+    shown = ", ".join(repr(label) for label in classes[:10])
+    return f"[{shown}{', …' if len(classes) > 10 else ''}]"
