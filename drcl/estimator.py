@@ -160,7 +160,7 @@ class DRCL:
         with a batch size that would fit; OSError where a checkpoint cannot be written or a mapped
         file has become shorter; RuntimeError where a loader's worker is lost, and, as
         ``drcl.agreement.RankFailed``, where another process failed; ImportError for ``log_dir``
-        without TensorBoard. After an error the model is unchanged. Source: paper, selective prior
+        without TensorBoard. The model is then as it was before. Source: paper, selective prior
         learning and reversible semantic consistency.
 
         >>> y = torch.arange(40) % 4
@@ -180,7 +180,7 @@ class DRCL:
         self.config.check_modalities(train)
         pairs = with_labels(train, "train", self.config.standardize)
         if prior is not None and classes is not None:
-            raise ValueError("classes: expected None beside a prior, which has classes of its own")
+            raise ValueError("classes: are those of the prior that is given; expected one of both")
         columns = choose_classes(pairs, classes if prior is None else prior.classes, self.config)
         if prior is not None and prior.dim != self.config.dim:
             raise ValueError(f"prior: has dimension {prior.dim}, but dim is {self.config.dim}")
@@ -286,8 +286,8 @@ class DRCL:
             features: (N, d), finite, of any real dtype, converted to float32; or a Dataset or
                 DataLoader of (features, labels). They are standardized as in training.
 
-        Raises ValueError for an unknown modality, a different width, NaN or infinite features, or
-        no rows; RuntimeError before :meth:`fit`.
+        Raises ValueError for a modality that is not there, another width, NaN or infinite features
+        or none at all; RuntimeError before :meth:`fit`.
 
         >>> y = torch.arange(40) % 4
         >>> prior = Prior.orthogonal(dim=8, classes=4)

@@ -232,20 +232,20 @@ def reversible_consistency_loss(
     Args:
         features: (B, D) float, usually rows of unit length; the only argument that gets a gradient.
         targets: ids (B,) or rows (B, C).
-        prior: a :class:`drcl.Prior`, which keeps its inverse, or W (D, C), inverted in every call.
+        prior: a :class:`drcl.Prior` (its inverse is kept), or W (D, C) (the inverse is found anew).
         q, alpha, beta, eta, temperature: as in the formula.
         lam, permutation: λ and π of :func:`mixup`; λ = 1 is no mixing.
         process_group: ranks that each hold some rows of one batch; the loss on every rank is then
             that of the whole batch, and the gradient that of the rank's own rows (mixing stays
-            within the rank). A rank may have none: features (0, D). Ranks exchange no features,
-            only sums of C×C, C×D and D×D.
+            within the rank). A rank may have none: features (0, D). No features travel, only sums
+            of C×C, C×D and D×D.
 
     Returns :class:`ReversibleConsistency`, in float64 for float64 features and in float32 for all
     others; call ``.total.backward()``. The cosine with a zero row is 0.
 
-    Range: rows may have any length that float32 holds. Squared errors can overflow: if
-    entries of X or R exceed 1e19 in float32, ``recasting`` and ``total`` are infinite, while their
-    gradients stay finite. Logits XW/τ beyond float32 make ``label`` and ``total`` NaN.
+    Range: rows may have any length that float32 holds. Squared errors are what they are: where
+    entries of X or R pass 1e19 in float32, ``recasting`` and with it ``total`` are infinite, while
+    their gradients stay finite. Logits XW/τ beyond float32 make ``label`` and ``total`` NaN.
     :meth:`drcl.DRCL.fit` stops with an error at either.
 
     Source: paper, reversible semantic consistency.

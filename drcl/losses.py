@@ -26,7 +26,7 @@ class ReversibleConsistencyLoss(nn.Module):
         prior: a :class:`drcl.Prior` or W (D, C).
         alpha, beta, eta: weights of the parts; the paper's 0.1, 0.1, 1.
         temperature: τ of ``softmax(XW/τ)``.
-        lam: λ of the feature mixing applied in training mode; 1 is none, the paper's is 0.9.
+        lam: λ of the feature augmentation applied in training mode; 1 is none, the paper's is 0.9.
         process_group: ranks that each hold some rows of one batch; the loss is then that of the
             whole batch, see :func:`functional.reversible_consistency_loss`.
 

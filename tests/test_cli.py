@@ -494,7 +494,7 @@ class TestAddModality:
     ) -> None:
         before = snapshot(run)
         name, features, labels = smell
-        assert "expected a new modality" in refused("add-modality", run, "photo", features, labels)
+        assert "exists already" in refused("add-modality", run, "photo", features, labels)
         assert "cannot name a file" in refused("add-modality", run, "../x", features, labels)
         error = refused("add-modality", run, name, features, f"{leaves}/leaves.npz:scan_train_y")
         assert "expected 30 ids, names or rows, got shape (60,)" in error

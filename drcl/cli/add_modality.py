@@ -78,9 +78,7 @@ def add_modality(
     with claimed(run):  # another modality, added meanwhile, would be lost
         record, model = open_run(run), DRCL.load(run)
         if name in model.modalities:
-            raise ValueError(
-                f"name: expected a new modality, got {name!r}; the run has {model.modalities}"
-            )
+            raise ValueError(f"name: modality {name!r} exists already, next to {model.modalities}")
         added = AddedModality(
             _absolute(features, labels),
             _absolute(*validation) if validation else None,

@@ -34,9 +34,9 @@ split_option = click.option(
     multiple=True,
     default=(50,),
     show_default=True,
-    help="Also print mAP@k; may be repeated.",
+    help="mAP@k beside mAP@all; may be repeated.",
 )
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write them as JSON.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write it as JSON.")
 @device_option
 def evaluate(
     run: Path,

@@ -92,10 +92,10 @@ def report_data(
             "prior": f"learned from {prior.modality}" if prior.modality else model.config.prior,
             "prior's column norm": f"{float(prior.column_norm):.3g}",
             "settings": run.spelled(),
-            "seed": str(model.config.seed),
-            "command": train_command(run.dataset, run.root, run.settings),
             "seconds": ", ".join(f"{phase} {value:.1f}" for phase, value in run.seconds.items()),
             "versions": ", ".join(f"{name} {value}" for name, value in run.versions.items()),
+            "seed": str(model.config.seed),
+            "command": train_command(run.dataset, run.root, run.settings),
         },
     )
 
