@@ -42,7 +42,7 @@ def commands(page: str) -> list[str]:
     return [line.split("#")[0].strip() for line in lines if line.split("#")[0].strip()]
 
 
-def test_blocks_are_of_a_kind_that_is_looked_at():
+def test_code_blocks_have_a_language_that_is_tested():
     kinds = {kind for blocks in BLOCKS.values() for kind, _ in blocks}
     assert kinds <= {"python", "bash", "toml"}
 
@@ -99,7 +99,7 @@ def test_commands_run_here_or_in_ci(page):
         elif words[:3] == ["python", "-m", "drcl.benchmarks.gates.model"]:
             assert "model" in (ROOT / "tests/test_gates.py").read_text("utf-8")
         else:
-            pytest.fail(f"{page}: {line!r} is run by nobody")
+            pytest.fail(f"{page}: {line!r} is run by no test and not in CI")
 
 
 def test_files_that_pages_name_exist():
@@ -129,7 +129,7 @@ def variables_of_the_code() -> set[str]:
     return found - macros
 
 
-def test_every_variable_is_in_the_table_and_the_other_way_round():
+def test_the_table_of_variables_is_that_of_the_code():
     rows = re.findall(r"^\| `(DRCL_[A-Z_]+)", PAGES["environment.md"], flags=re.M)
     assert len(rows) == len(set(rows))
     assert variables_of_the_code() == set(rows)
@@ -160,7 +160,7 @@ def test_every_page_is_in_the_navigation_and_has_one_title():
         assert len(titles) == 1, f"{page}: {titles}"
 
 
-def test_what_pages_leave_open_is_filled_in(tools):
+def test_every_placeholder_of_a_page_is_filled(tools):
     fillers = tools("hooks").FILLERS
     for page, text in PAGES.items():
         for call in re.findall(r"\{\{ (.*?) \}\}", text):
@@ -180,6 +180,25 @@ def test_tables_of_measurements_are_of_workloads_that_the_suite_has(tools):
             assert operations > 0 and size > 0, page
 
 
+def test_the_plot_of_the_readme_is_a_figure_of_the_site(tools):
+    hooks = tools("hooks")
+    drawn = re.findall(r"!\[[^]]+\]\(figures/([\w-]+)\.svg\)", hooks.readme("Measured"))
+    assert drawn == [f"loss_{device}" for device in hooks.plots()]
+
+
+def test_the_search_works_without_a_server(tools, tmp_path):
+    """The theme reads ``__index`` from a script where a page comes from disk."""
+    from types import SimpleNamespace
+
+    (tmp_path / "search").mkdir()
+    (tmp_path / "search" / "search_index.json").write_text('{"docs": []}', encoding="utf-8")
+    tools("hooks").on_post_build(SimpleNamespace(site_dir=str(tmp_path)))
+    script = (tmp_path / "search" / "search_index.js").read_text("utf-8")
+    assert script == 'var __index = {"docs": []}'
+    assert "polyfills: [search-from-disk.js]" in (ROOT / "mkdocs.yml").read_text("utf-8")
+    assert "IFrameWorker" in (DOCS / "search-from-disk.js").read_text("utf-8")
+
+
 def test_an_unknown_filler_stops_the_build(tools):
     from types import SimpleNamespace
 
@@ -195,7 +214,7 @@ def test_an_unknown_filler_stops_the_build(tools):
 
 @pytest.mark.parametrize("batch", [20, 64, 150])
 @pytest.mark.parametrize("classes", [5, 48])
-def test_the_bytes_of_the_figure_are_those_of_the_op(tools, batch, classes):
+def test_the_memory_figure_counts_what_the_op_saves(tools, batch, classes):
     """Beside the tensors that the op leaves for the way back, by what the figure calls them."""
     width = 48
     prior = Prior(torch.randn(width, classes))
@@ -214,7 +233,7 @@ def test_the_bytes_of_the_figure_are_those_of_the_op(tools, batch, classes):
         assert inner.nbytes + cross.nbytes == expected["class sums"]
 
 
-def test_figures_are_drawn_and_repeat(tools):
+def test_figures_are_reproducible(tools):
     figures = tools("figures")
     measured = [("ours", 1024, 20.0), ("literal", 1024, 130.0)]
     first = figures.linear_memory(measured)
@@ -229,7 +248,7 @@ def test_literal_form_holds_as_many_matrices_as_its_page_says(tools):
     assert 3 < tools("figures").literal_matrices() <= 12
 
 
-def test_compile_table_is_of_the_kernels_and_configurations_that_there_are():
+def test_the_compile_table_has_every_kernel_and_configuration():
     """Recorded in a process of its own: the interpreter, where it is asked for, must not see it."""
     pytest.importorskip("triton", reason="Triton is not installed")
     table = json.loads((DOCS / "tools" / "compile_gates.json").read_text("utf-8"))

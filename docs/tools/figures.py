@@ -47,7 +47,7 @@ def literal_matrices() -> int:
 
 def linear_memory(measured: Sequence[tuple[str, int, float]]) -> str:
     """Where the bytes go, beside the literal form; ``measured`` peaks are (form, B, MB)."""
-    with _canvas(8.6, 3.5) as (figure, svg):
+    with _canvas(9.2, 4.2) as (figure, svg):
         left, right = figure.subplots(1, 2)
         shown = [b for b in BATCHES if b <= 8192]
         bottom = [0.0] * len(shown)
@@ -60,8 +60,8 @@ def linear_memory(measured: Sequence[tuple[str, int, float]]) -> str:
         if dots:
             left.plot(*zip(*dots, strict=True), "k_", ms=16, mew=1.6, label="measured peak")
         left.set_xticks(range(len(shown)), [f"{b:,}" for b in shown])
-        left.set(title="linear form: what the bytes are for", xlabel="batch", ylabel="MB")
-        left.legend(frameon=False, fontsize=8)
+        left.set(title="Linear form: what the bytes are for", xlabel="batch", ylabel="MB")
+        left.legend(frameon=False, fontsize=10)
 
         count = literal_matrices()
         ours = [sum(linear_bytes(b).values()) / MB for b in BATCHES]
@@ -73,8 +73,11 @@ def linear_memory(measured: Sequence[tuple[str, int, float]]) -> str:
             if points:
                 right.plot(*zip(*points, strict=True), "o", color=colour, ms=5)
         right.set(xscale="log", yscale="log", xlabel="batch", ylabel="MB")
-        right.set_title("against the batch" + ("; dots: measured peaks" if measured else ""))
-        right.legend(frameon=False, fontsize=8)
+        right.set_title("Both forms" + ("; dots: measured peaks" if measured else ""))
+        right.set_xticks(BATCHES[::2], [f"{batch:,}" for batch in BATCHES[::2]])
+        right.minorticks_off()
+        right.yaxis.set_major_formatter("{x:,.0f}")
+        right.legend(frameon=False, fontsize=10)
     return svg.getvalue()
 
 
@@ -131,7 +134,7 @@ def roofline(rows: Sequence[dict[str, Any]]) -> str:
             axes.plot(*zip(*points, strict=True), mark, ms=5, alpha=0.8, label=op.replace("_", " "))
         axes.set(xscale="log", yscale="log")
         axes.set(xlabel="operations per byte (of the floor)", ylabel="GFLOP/s")
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=10)
     return svg.getvalue()
 
 
@@ -141,8 +144,13 @@ def _canvas(width: float, height: float) -> Iterator[tuple[Any, io.StringIO]]:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    style = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}
-    style |= {"axes.titlesize": 9, "svg.hashsalt": "drcl", "svg.fonttype": "none"}
+    style = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 11}
+    style |= {
+        "axes.titlesize": 11,
+        "axes.titlelocation": "left",
+        "svg.hashsalt": "drcl",
+        "svg.fonttype": "none",
+    }
     svg = io.StringIO()
     with matplotlib.rc_context(style):
         figure = Figure(figsize=(width, height), layout="constrained", facecolor="white")
