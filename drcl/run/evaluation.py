@@ -14,6 +14,7 @@ from drcl.data.dataset import CrossModalDataset, Split
 from drcl.estimator import DRCL
 from drcl.labels import is_labelled, known_ids
 from drcl.metrics import precision_recall_curve, retrieval_report
+from drcl.run.command import train_command
 from drcl.run.record import Run, format_settings
 from drcl.train.networks import pick_device
 
