@@ -145,8 +145,12 @@ def test_source_distribution_holds_what_a_build_needs(source: Path, tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("compiler", "message"),
-    [("/nonexistent", "needs a C++ compiler"), ("false", "drcl._C did not compile")],
-    ids=["no compiler", "compiler fails"],
+    [
+        pytest.param("/nonexistent", "needs a C++ compiler", id="no compiler"),
+        pytest.param(
+            "false", "drcl._C did not compile", id="compiler fails", marks=pytest.mark.long
+        ),
+    ],
 )
 def test_wheel_without_compiled_code(
     source: Path, tmp_path: Path, compiler: str, message: str
@@ -170,7 +174,7 @@ def test_wheel_without_compiled_code(
     assert "drcl._C is not built" in extension
 
 
-@pytest.mark.slow
+@pytest.mark.long  # .ci/run builds this wheel, and checks it in an environment of its own
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler (c++) on this machine")
 def test_wheel_with_compiled_code(source: Path, tmp_path: Path) -> None:
     wheel, _ = build_wheel(source, tmp_path, CXX="c++", DRCL_REQUIRE_EXT="1")

@@ -265,7 +265,7 @@ def linear() -> nn.Linear:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.long)])
 def test_ranks_have_the_loss_and_gradient_of_the_whole_batch(size, tmp_path: Path):
     mp.spawn(on_rank, (size, str(tmp_path)), nprocs=size)
     torch.manual_seed(0)

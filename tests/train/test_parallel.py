@@ -88,7 +88,7 @@ def on_rank(rank: int, world: int, folder: str) -> None:
             torch.save(numbers(fitted(run, Path(folder), True)), f"{folder}/{rank} {run}.pt")
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.long)])
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Run -> what each rank ended with."""
     folder, world = tmp_path_factory.mktemp(f"world-{request.param}"), request.param
@@ -286,7 +286,7 @@ def test_killed_modality_processes_end_as_one_process(one_process, tmp_path):
     assert same_weights(tmp_path / "run", one_process)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_ranks_resume_and_end_as_if_they_had_not_been(tmp_path):
     script = tmp_path / "script.py"
     outcome = {}

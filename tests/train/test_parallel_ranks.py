@@ -137,7 +137,7 @@ def on_rank(rank: int, world: int, folder: str) -> None:
         torch.save([*everything(ranks), only_here(ranks)], f"{folder}/{rank}.pt")
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.long)])
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What every rank has found, in the order of :func:`everything`."""
     folder: Path = tmp_path_factory.mktemp(f"world-{request.param}")
