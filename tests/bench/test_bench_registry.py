@@ -11,7 +11,14 @@ import torch
 
 from drcl import reference
 from drcl.benchmarks.suite import measure, registry, results
-from drcl.benchmarks.suite.registry import Contender, Entry, Problem, entries, select
+from drcl.benchmarks.suite.registry import (
+    Contender,
+    Entry,
+    Problem,
+    entries,
+    no_compiler,
+    select,
+)
 from drcl.benchmarks.suite.worker import Failed
 from drcl.benchmarks.workloads import loss
 from drcl.data.sets.synthetic import SHAPES
@@ -245,7 +252,7 @@ def test_missing_peer_is_a_skip_with_its_reason(monkeypatch: pytest.MonkeyPatch)
 
 def test_no_compiler_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "/nonexistent/c++ -O3")
-    assert registry.no_compiler(CPU) == "no C++ compiler (/nonexistent/c++) for torch.compile"
+    assert no_compiler(CPU) == "no C++ compiler (/nonexistent/c++) for torch.compile"
 
 
 def test_distance() -> None:
