@@ -47,6 +47,7 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy drcl kernels setup.py
+	$(BIN)/lint-imports
 
 # The wheel is made from the source distribution, so a file missing there is missed here.
 wheel: $(VENV)/.installed
