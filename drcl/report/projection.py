@@ -25,7 +25,7 @@ from drcl.report.style import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 __all__ = ["draw_projection", "project"]
 
@@ -47,7 +47,10 @@ def draw_projection(data: ReportData) -> Section:
     label = np.concatenate([_first_label(data.label_rows(m)[i]) for m, i in chosen.items()])
     colours = _class_colours(len(data.classes))
 
-    with canvas(4.8, 4.6 + 0.24 * _legend_rows(data)) as figure:
+    legends = _keys(data, colours, unlabelled=bool((label < 0).any()))
+    rows_of_keys = sum(ceil(len(keys) / _columns(keys)) for keys in legends)
+
+    with canvas(4.8, 4.6 + 0.24 * rows_of_keys) as figure:
         axes = figure.subplots()
         order = np.random.default_rng(SEED).permutation(len(points))  # no modality on top
         for position in range(len(chosen)):
@@ -64,7 +67,11 @@ def draw_projection(data: ReportData) -> Section:
             )
         empty(axes)
         _write_class_names(axes, points, label, data.classes)
-        _legend(figure, data, colours, unlabelled=bool((label < 0).any()))
+        look: dict[str, Any] = {"handlelength": 1.0, "handletextpad": 0.3, "columnspacing": 1.2}
+        for keys, place in zip(legends, ("outside upper left", "outside lower left"), strict=True):
+            if keys:
+                look |= {"loc": place, "ncols": _columns(keys), "fontsize": 10}
+                figure.legend(handles=keys, **look)
         alt = (
             f"{method} projection of {len(points)} test embeddings, coloured by class and "
             f"marked by modality ({', '.join(data.modalities)})"
@@ -146,8 +153,10 @@ def _write_class_names(
             )
 
 
-def _legend(figure: Figure, data: ReportData, colours: np.ndarray, *, unlabelled: bool) -> None:
-    """Modalities by shape above the points; below, classes by colour where each has its own."""
+def _keys(
+    data: ReportData, colours: np.ndarray, *, unlabelled: bool
+) -> tuple[list[Line2D], list[Line2D]]:
+    """Keys of the legends: modalities by shape, and classes by colour where each has its own."""
     from matplotlib.lines import Line2D
 
     def key(name: str, colour: Any, marker: Any) -> Line2D:
@@ -156,20 +165,13 @@ def _legend(figure: Figure, data: ReportData, colours: np.ndarray, *, unlabelled
     shapes = [key(m, INK, cycle(MARKERS, i)) for i, m in enumerate(data.modalities)]
     hues = [key(name, colours[c], "o") for c, name in enumerate(data.classes)]
     hues = hues if len(data.classes) <= _MANY_CLASSES else []
-    hues += [key("unlabelled", UNLABELLED, "o")] if unlabelled else []
-    look: dict[str, Any] = {"fontsize": 10, "handletextpad": 0.2, "columnspacing": 1.2}
-    figure.legend(handles=shapes, loc="outside upper left", ncols=3, **look)
-    if hues:
-        figure.legend(handles=hues, loc="outside lower left", ncols=_columns(data), **look)
+    return shapes, hues + ([key("unlabelled", UNLABELLED, "o")] if unlabelled else [])
 
 
-def _columns(data: ReportData) -> int:
-    return 5 if max(map(len, data.classes)) <= 9 else 3
-
-
-def _legend_rows(data: ReportData) -> int:
-    hues = len(data.classes) + 1 if len(data.classes) <= _MANY_CLASSES else 1
-    return ceil(hues / _columns(data)) + ceil(len(data.modalities) / 3)
+def _columns(keys: list[Line2D]) -> int:
+    """As many columns as fit the figure beside the longest name."""
+    longest = max((len(str(key.get_label())) for key in keys), default=1)
+    return next((n for n, room in ((5, 7), (4, 10), (3, 14)) if longest <= room), 2)
 
 
 def _caption(data: ReportData, shown: int, method: str) -> str:
