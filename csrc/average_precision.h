@@ -47,18 +47,24 @@ struct Scale {
   }
 };
 
-// The inputs of a call; shapes as in drcl/ranking.py. An array that was not given is null.
+// What the ranking of a query reads; shapes as in drcl/ranking.py. An array that was not given is null.
 template <class T>
 struct Inputs {
-  int64_t queries, n, stride;
+  int64_t n, stride;
   const T *scores, *scale, *bias;
   const int64_t *excluded_offsets, *excluded;
   const int64_t *member_offsets, *members;
   const int64_t* offsets;
   const int32_t *items, *gains;
   const uint64_t* bits;
-  int64_t words, max_relevant;
+  int64_t words;
   bool average_ties;
+};
+
+// The inputs of a call. Its own numbers stay out of what a kernel is given: there they cost registers.
+template <class T>
+struct Queries : Inputs<T> {
+  int64_t queries, max_relevant;
 };
 
 // How many columns a query has, a cut-off and a recall level.

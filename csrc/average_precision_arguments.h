@@ -48,9 +48,8 @@ struct Arguments {
   }
 
   template <class T>
-  Inputs<T> inputs() const {
-    return {
-        scores.size(0),
+  Queries<T> inputs() const {
+    const Inputs<T> in{
         scores.size(1),
         scores.stride(0),
         static_cast<const T*>(scores.const_data_ptr()),
@@ -65,9 +64,9 @@ struct Arguments {
         pointer<int32_t>(gains),
         pointer<uint64_t>(bits),
         bits.has_value() ? bits->size(1) : 0,
-        max_relevant,
         average_ties,
     };
+    return {in, scores.size(0), max_relevant};
   }
 
   // `rank` of the inputs in the scores' dtype.

@@ -15,7 +15,7 @@ struct Layout {
   int64_t groups, ideal, relevant, excluded, far_bytes;
 
   template <class T>
-  static Layout of(const Inputs<T>& in, const Request& want, int64_t threads) {
+  static Layout of(const Queries<T>& in, const Request& want, int64_t threads) {
     const int64_t most = in.max_relevant < in.n ? in.max_relevant : in.n;
     const int64_t capacity = most > 0 ? most : 1, words = (in.n + 31) / 32;
     const int64_t gains = want.discounts != nullptr ? capacity : 0;

@@ -243,7 +243,7 @@ void Thresholds<T>::sort_long_steps(int32_t longest) {
 template <class T>
 class Ranker {
  public:
-  Ranker(const Inputs<T>& in, const Request& want)
+  Ranker(const Queries<T>& in, const Request& want)
       : in_(in), want_(want), row_(in.n), marks_((in.n + 63) / 64),
         ideal_(want.num_cutoffs) {
     thresholds_.score.reserve(in.max_relevant);
@@ -436,7 +436,7 @@ class Ranker {
     }
   }
 
-  const Inputs<T>& in_;
+  const Queries<T>& in_;
   const Request& want_;
   std::vector<T> row_, maxima_;
   std::vector<uint64_t> marks_;
@@ -448,7 +448,7 @@ class Ranker {
 
 // What a Ranker takes, at most.
 template <class T>
-int64_t bytes_of(const Inputs<T>& in, const Request& want) {
+int64_t bytes_of(const Queries<T>& in, const Request& want) {
   const int64_t most = std::min(in.max_relevant, in.n), item = sizeof(int32_t);
   const int64_t row = sizeof(T) + 1 + (want.discounts != nullptr ? item : 0);
   const int64_t threshold = 2 * sizeof(T) + 8 * item + (in.average_ties ? sizeof(TieGroup) : 0);
@@ -456,7 +456,7 @@ int64_t bytes_of(const Inputs<T>& in, const Request& want) {
 }
 
 template <class T>
-void rank_all(const Inputs<T>& in, const Request& want, int64_t max_bytes, double* out) {
+void rank_all(const Queries<T>& in, const Request& want, int64_t max_bytes, double* out) {
   const int64_t queries = in.queries, width = want.width();
   const int64_t at_once = std::max<int64_t>(max_bytes / bytes_of(in, want), 1);
   const int64_t each = (queries + at_once - 1) / at_once;  // at least this many for a Ranker

@@ -24,7 +24,7 @@ struct InTurns {
 };
 
 template <class T>
-void rank_all(const Inputs<T>& in, const Request& want, int64_t threads, double* out) {
+void rank_all(const Queries<T>& in, const Request& want, int64_t threads, double* out) {
   const auto layout = phases::Layout::of(in, want, std::abs(threads));
   // not zero: everything used must be written
   std::vector<int64_t> near(layout.near_bytes / 8, -1), far(layout.far_bytes / 8, -1);

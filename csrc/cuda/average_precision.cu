@@ -33,8 +33,8 @@ struct WithBarrier {
 
 template <bool kAverageTies, class T>
 __device__ void rank_queries(const Inputs<T>& in, const Request& want, const phases::Workspace<T>& workspace,
-                             double* out) {
-  for (int64_t q = blockIdx.x; q < in.queries; q += gridDim.x) {
+                             int64_t queries, double* out) {
+  for (int64_t q = blockIdx.x; q < queries; q += gridDim.x) {
     phases::rank_query<kAverageTies>(in, want, workspace, q, out + q * want.width(), WithBarrier{});
   }
 }
@@ -46,31 +46,34 @@ __device__ phases::Workspace<T> in_memory(const phases::Layout& layout, char* me
   return layout.template at<T>(memory + layout.far_bytes, memory);
 }
 
-// The kernels take separate arguments: as one struct they cost a spilled register on sm_80.
+// Separate arguments: as one struct they cost a spilled register on sm_80.
 template <class T>
-using Kernel = void (*)(const Inputs<T>, const Request, const phases::Layout, char*, double*);
+using Kernel = void (*)(const Inputs<T>, const Request, const phases::Layout, int64_t, char*, double*);
 
 // The queries' keys and counts in shared memory.
 template <class T>
 __global__ void __launch_bounds__(kMostThreads)
-    rank_kernel(const Inputs<T> in, const Request want, const phases::Layout layout, char* memory, double* out) {
+    rank_kernel(const Inputs<T> in, const Request want, const phases::Layout layout,
+                int64_t queries, char* memory, double* out) {
   extern __shared__ __align__(16) char shared[];
   memory += blockIdx.x * layout.far_bytes;
-  rank_queries<false>(in, want, layout.template at<T>(shared, memory), out);
+  rank_queries<false>(in, want, layout.template at<T>(shared, memory), queries, out);
 }
 
 // All in the device's memory, where a query may have more relevant items than shared memory has room for.
 template <class T>
 __global__ void __launch_bounds__(kThreads, 3)
-    rank_many_kernel(const Inputs<T> in, const Request want, const phases::Layout layout, char* memory, double* out) {
-  rank_queries<false>(in, want, in_memory<T>(layout, memory), out);
+    rank_many_kernel(const Inputs<T> in, const Request want, const phases::Layout layout,
+                     int64_t queries, char* memory, double* out) {
+  rank_queries<false>(in, want, in_memory<T>(layout, memory), queries, out);
 }
 
 // Averaged ties, all in the device's memory.
 template <class T>
 __global__ void __launch_bounds__(kThreads, 1)
-    rank_tied_kernel(const Inputs<T> in, const Request want, const phases::Layout layout, char* memory, double* out) {
-  rank_queries<true>(in, want, in_memory<T>(layout, memory), out);
+    rank_tied_kernel(const Inputs<T> in, const Request want, const phases::Layout layout,
+                     int64_t queries, char* memory, double* out) {
+  rank_queries<true>(in, want, in_memory<T>(layout, memory), queries, out);
 }
 
 // How a call is launched.
@@ -82,7 +85,7 @@ struct Plan {
   int64_t shared, bytes;  // of a block
   int resident = 0;       // blocks on a multiprocessor
 
-  Plan(const Inputs<T>& in, const Request& want, int threads, int64_t largest)
+  Plan(const Queries<T>& in, const Request& want, int threads, int64_t largest)
       : layout(phases::Layout::of(in, want, threads)), threads(threads) {
     const bool fits = !in.average_ties && layout.near_bytes <= largest;
     kernel = fits ? rank_kernel<T> : in.average_ties ? rank_tied_kernel<T> : rank_many_kernel<T>;
@@ -95,7 +98,7 @@ struct Plan {
 };
 
 template <class T>
-Plan<T> plan_of(const Inputs<T>& in, const Request& want, int device) {
+Plan<T> plan_of(const Queries<T>& in, const Request& want, int device) {
   int largest = 0;
   check(cudaDeviceGetAttribute(&largest, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
   const Plan<T> plan(in, want, kThreads, largest);
@@ -105,7 +108,7 @@ Plan<T> plan_of(const Inputs<T>& in, const Request& want, int device) {
 }
 
 template <class T>
-void launch(const Inputs<T>& in, const Request& want, const Arguments& a, double* out, cudaStream_t stream) {
+void launch(const Queries<T>& in, const Request& want, const Arguments& a, double* out, cudaStream_t stream) {
   if (in.queries == 0) return;
   int device = 0, processors = 0;
   check(cudaGetDevice(&device));
@@ -115,7 +118,7 @@ void launch(const Inputs<T>& in, const Request& want, const Arguments& a, double
   const int64_t blocks = std::min({in.queries, int64_t{processors} * plan.resident, affordable});
   Tensor workspace = torch::stable::new_empty(a.scores, {blocks * plan.bytes}, ScalarType::Byte);
   char* memory = static_cast<char*>(workspace.mutable_data_ptr());
-  plan.kernel<<<blocks, plan.threads, plan.shared, stream>>>(in, want, plan.layout, memory, out);
+  plan.kernel<<<blocks, plan.threads, plan.shared, stream>>>(in, want, plan.layout, in.queries, memory, out);
   check(cudaGetLastError());
 }
 

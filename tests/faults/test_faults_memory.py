@@ -94,7 +94,8 @@ def sets(queries: int = 333, items: int = 1000) -> dict[str, Tensor]:
 
 def numbers(found: Any) -> list[Tensor]:
     curves = [found.interpolated, found.raw]
-    return [*list(vars(found).values())[1:8], *(curve.precision for curve in curves)]
+    measures = [value for value in vars(found).values() if isinstance(value, Tensor)]
+    return [*measures, *(curve.precision for curve in curves)]
 
 
 @pytest.mark.parametrize("refusal", REFUSALS)

@@ -93,7 +93,7 @@ def is_called(item: object) -> bool:
     """Whether this is a class that users make objects of: not a result that a function returns."""
     if not inspect.isclass(item):
         return False
-    return not issubclass(item, tuple) and item is not metrics.RetrievalMetrics
+    return not issubclass(item, (tuple, dict)) and item is not metrics.RetrievalMetrics
 
 
 # Read from files: fuzzed where the files are.

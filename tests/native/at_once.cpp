@@ -91,7 +91,7 @@ void rank(const drcl::Inputs<T>& in, const drcl::Request& want, const drcl::phas
 template <class T>
 void check(Source from, bool only_in_turns) {
   const Case<T> c = draw_case<T>(from);
-  const drcl::Inputs<T> in = c.inputs();
+  const drcl::Queries<T> in = c.inputs();
   const drcl::Request want = c.request();
   const int32_t threads = without < 0 ? 2 + static_cast<int32_t>(from.below(15)) : 4;
   const auto layout = drcl::phases::Layout::of(in, want, threads);

@@ -76,11 +76,12 @@ struct Case {
   std::optional<std::vector<double>> discounts;
 
   // What the op's code makes of it.
-  drcl::Inputs<T> inputs() const {
+  drcl::Queries<T> inputs() const {
     const auto data = [](const auto& values) { return values ? values->data() : nullptr; };
-    return {queries, n, stride, scores.data(), data(scale), data(bias), data(excluded_offsets),
-            data(excluded), member_offsets.data(), members.data(), data(offsets), data(items),
-            data(gains), data(bits), words, max_relevant, average_ties};
+    return {{n, stride, scores.data(), data(scale), data(bias), data(excluded_offsets), data(excluded),
+             member_offsets.data(), members.data(), data(offsets), data(items), data(gains), data(bits),
+             words, average_ties},
+            queries, max_relevant};
   }
   drcl::Request request() const {
     return {cutoffs.data(), static_cast<int64_t>(cutoffs.size()), depth, divisor, recall_levels,

@@ -97,7 +97,7 @@ struct WithBarrier {
 // each phase. Every part of the workspace is a block of its own, filled with garbage.
 template <class T>
 Outcome phases_at_once(const Case<T>& c, int32_t threads) {
-  const drcl::Inputs<T> in = c.inputs();
+  const drcl::Queries<T> in = c.inputs();
   const drcl::Request want = c.request();
   const int64_t capacity = std::max<int64_t>(std::min(c.max_relevant, c.n), 1), words = (c.n + 31) / 32;
   const int64_t gains = c.discounts ? capacity : 0, ties = c.average_ties ? capacity : 0;
