@@ -20,7 +20,11 @@ from torch.autograd import forward_ad
 from drcl.ops import flops
 
 Rule = Callable[..., Any]
-_is_batched = torch._C._functorch.is_legacy_batchedtensor
+
+
+def under_transform() -> bool:
+    """Whether a transform of ``torch.func`` or a level of ``forward_ad`` is at work here."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def differentiable(op: CustomOpDef, *, setup: Rule, backward: Rule, jvp: Rule) -> Rule:
@@ -77,10 +81,11 @@ def differentiable(op: CustomOpDef, *, setup: Rule, backward: Rule, jvp: Rule) -
         if not torch.compiler.is_compiling():
             if "torch.utils.flop_counter" in sys.modules:
                 flops.register()
-            flat = [*_flatten(args), _lengths(args)]
-            if any(isinstance(v, Tensor) and _is_batched(v) for v in flat):
-                return _in_batches_of_autograd(call, flat)
-            return Transformed.apply(*flat)
+            if _batches_of_autograd() and any(map(_is_batched, _flatten(args))):
+                return _in_batches_of_autograd(call, [*_flatten(args), _lengths(args)])
+            if torch.is_grad_enabled() or under_transform():
+                return Transformed.apply(*_flatten(args), _lengths(args))
+            return op(*args)
         if forward_ad._current_level >= 0:
             raise NotImplementedError(
                 f"{op._qualname}: forward-mode derivatives are not compiled; take them outside of "
@@ -121,10 +126,19 @@ def _one_by_one(call: Rule, count: int, sample: Callable[[int], list[Any]]) -> A
     return tuple(torch.stack(values) for values in zip(*found, strict=True))
 
 
+def _batches_of_autograd() -> int:
+    """How many of autograd's own batches are around this call."""
+    torch._C._vmapmode_increment_nesting()
+    return torch._C._vmapmode_decrement_nesting()
+
+
+def _is_batched(value: Any) -> bool:
+    return isinstance(value, Tensor) and torch._C._functorch.is_legacy_batchedtensor(value)
+
+
 def _in_batches_of_autograd(call: Rule, flat: list[Any]) -> Any:
     """Under the ``vmap`` of ``torch.autograd.grad(is_grads_batched=True)``, which takes no list."""
-    level = torch._C._vmapmode_increment_nesting() - 1
-    torch._C._vmapmode_decrement_nesting()
+    level = _batches_of_autograd()
     # of size one along its first dimension where it is the same for all samples
     rows = [torch._remove_batch_dim(v, level, 1, 0) if isinstance(v, Tensor) else v for v in flat]
     count = max(len(v) for v in rows if isinstance(v, Tensor))
