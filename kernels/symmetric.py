@@ -237,8 +237,9 @@ def gram(outside: Tensor) -> Tensor:
         from drcl.eager import reversible_consistency as eager
 
         return eager.gram(outside)
-    width, precision = outside.shape[1], product_precision(outside)
-    precision = precision_for(precision, False)  # the sum runs down the columns of F
+    width = outside.shape[1]
+    # the sum runs down the columns of F
+    precision = precision_for(product_precision(outside), outside, False)
     result = outside.new_empty(1, width, width)
     if width:
         block = SYMMETRIC[precision]["BLOCK"]
