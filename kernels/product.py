@@ -14,8 +14,8 @@ exponents of float32: magnitude does not matter. Tensor cores truncate the sums 
 (which biases a long one), so each step starts at zero, the smallest products first, and is added
 to the accumulator in ordinary arithmetic.
 
-TF32 operands must lie along the sum. For others "high" takes a₁ and a₂ alone: three products, 16
-bits, which PyTorch's "high" allows as well.
+On sm_90 and sm_100 TF32 operands must lie along the sum. For others "high" takes a₁ and a₂ alone:
+three products, 16 bits, which PyTorch's "high" allows as well.
 """
 
 # mypy: allow-untyped-defs
@@ -80,10 +80,12 @@ def product_precision(tensor: Tensor) -> str:
     return float32_precision(tensor) if exact else precision
 
 
-def precision_for(precision: str, along_the_sum: bool) -> str:
-    """Two parts in place of TF32 where an operand does not lie along the sum: stored across it to
-    shared memory, number by number, it collides 16-way."""
-    return "bf16x3" if precision == "tf32" and not along_the_sum else precision
+def precision_for(precision: str, tensor: Tensor, along_the_sum: bool) -> str:
+    """Two parts in place of TF32 where an operand does not lie along the sum and the tensor cores
+    read it from shared memory: stored across it, number by number, it collides 16-way.
+    """
+    across = capability(tensor)[0] in (9, 10) and not along_the_sum
+    return "bf16x3" if precision == "tf32" and across else precision
 
 
 def fitted(config: Config, tensor: Tensor, grouped: bool) -> Config:
@@ -235,7 +237,7 @@ def product_with_dots(
     precision = product_precision(b)
     if b_is_symmetric and precision in ("tf32", "bf16"):
         b = b.T  # the order that tensor cores want for TF32; plain float32 wants the other
-    precision = precision_for(precision, a.stride(1) == b.stride(0) == 1)
+    precision = precision_for(precision, b, a.stride(1) == b.stride(0) == 1)
     dots = factor.new_empty(blocks(b.shape[1], PRODUCT[precision]["BLOCK_N"]), len(a))
     return _product(a, b, precision, factor, dots), dots
 

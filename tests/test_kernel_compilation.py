@@ -21,6 +21,11 @@ import pytest
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 ROOT = Path(__file__).resolve().parents[1]
 OLDER = "3.6.0"
+# Between them all kernels, in every precision.
+PROBLEMS = [
+    "1024×64 C=10", "1024×2048 C=10", "1024×2048 C=10 high", "1024×2048 C=10 medium",
+    "8192×2048 C=10 high", "1024×2048 C=128 rows", "1024×64 C=1",
+]  # fmt: skip
 # Between them all architectures.
 SHORT = [(OLDER, [90, 120]), (triton.__version__, [75, 80, 100])]
 
@@ -77,14 +82,15 @@ def assert_all_pass(rows: list[dict]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("version, archs", SHORT)
 def test_one_form_of_every_kernel_passes_the_gates(tmp_path, version, archs):
-    rows = gates(tmp_path, version, archs, "--one-each")
+    rows = gates(tmp_path, version, archs, "--one-each", *(f"--problem={p}" for p in PROBLEMS))
     sources = [path.read_text("utf-8") for path in (ROOT / "kernels").rglob("*.py")]
     kernels = {name for text in sources for name in re.findall(r"^def (\w+_kernel)\(", text, re.M)}
     for arch in archs:
         here = [row for row in rows if row["arch"] == arch]
         assert {row["kernel"] for row in here} == kernels, "a problem has to launch every kernel"
         fast = {row["precision"] for row in here} - {"ieee"}
-        assert fast == (set() if arch < 80 else {"tf32", "bf16", "bf16x3", "bf16x6"})
+        parts = {"bf16x3"} if arch in (90, 100) else set()
+        assert fast == (set() if arch < 80 else {"tf32", "bf16", "bf16x6"} | parts)
     assert_all_pass(rows)
 
 

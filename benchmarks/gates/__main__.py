@@ -18,7 +18,7 @@ def main() -> int:
         "--kernel", action="append", default=[], help="only kernels that fit this pattern"
     )
     parser.add_argument(
-        "--problem", action="append", default=[], help="only those first launched by such"
+        "--problem", action="append", default=[], help="only what such problems launch"
     )
     parser.add_argument(
         "--one-each", action="store_true", help="of each kernel and precision the smallest tile"

@@ -16,7 +16,7 @@ from typing import Any
 from . import banks
 from .device import MULTIPROCESSORS, resident_blocks
 from .floors import CONFLICTS, LOW_TILES, SPILLS, WARPS, Table
-from .launches import Launch, named, record
+from .launches import PROBLEMS, Launch, named, record
 
 Row = dict[str, Any]
 ASSEMBLE = Path(__file__).with_name("assemble.py")
@@ -28,16 +28,17 @@ def recorded(
     arch: int = 90,
     one_each: bool = False,
 ) -> dict[str, Launch]:
-    """The compiled kernels by name, where kernel and first problem fit a pattern, as they are
-    launched on such a GPU; or of each kernel and precision the one with the smallest tile."""
+    """The compiled kernels by name, where kernel and problem fit a pattern, as they are launched
+    on such a GPU; or of each kernel and precision the one with the smallest tile."""
 
     def fits(name: str, patterns: Sequence[str]) -> bool:
         return not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
+    chosen = [problem for problem in PROBLEMS if fits(problem.label, problems)]
     found = {
         name: launch
-        for name, launch in named(record(arch)).items()
-        if fits(launch.kernel, kernels) and fits(launch.problem, problems)
+        for name, launch in named(record(arch, chosen)).items()
+        if fits(launch.kernel, kernels)
     }
     if one_each:
         ordered = sorted(found.items(), key=lambda item: tile(item[1]))

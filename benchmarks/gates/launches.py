@@ -8,7 +8,7 @@ constants), and kept as plain data, from which any Triton compiles the same kern
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -224,6 +224,6 @@ def named(launches: list[Launch]) -> dict[str, Launch]:
     return result
 
 
-def record(arch: int = 90) -> list[Launch]:
-    """The launches of all problems on such a GPU."""
-    return [launch for problem in PROBLEMS for launch in launches_of(problem, arch)]
+def record(arch: int, problems: Sequence[Problem]) -> list[Launch]:
+    """The launches of some problems on such a GPU."""
+    return [launch for problem in problems for launch in launches_of(problem, arch)]

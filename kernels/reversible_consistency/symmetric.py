@@ -233,8 +233,9 @@ def _slices_of_product(factor: Tensor, precision: str) -> tuple[Tensor, int, int
 
 def gram(outside: Tensor) -> Tensor:
     """``FᵀF`` (1, D, D), (1, 0, 0) when F is empty; two launches."""
-    width, precision = outside.shape[1], product_precision(outside)
-    precision = precision_for(precision, False)  # the sum runs down the columns of F
+    width = outside.shape[1]
+    # the sum runs down the columns of F
+    precision = precision_for(product_precision(outside), outside, False)
     result = outside.new_empty(1, width, width)
     if width:
         block = SYMMETRIC[precision]["BLOCK"]
