@@ -101,7 +101,7 @@ def numbers(found: Any) -> list[Tensor]:
 @pytest.mark.parametrize("refusal", REFUSALS)
 @pytest.mark.parametrize("backend", ["native", "eager"])
 def test_ranking_takes_smaller_blocks_with_the_same_bits(monkeypatch, refusal, backend):
-    options = {"ks": (5, None), "ndcg": True, "levels": 5, **sets()}
+    options = {"ks": (5, None), "ndcg": True, "recall_levels": 5, **sets()}
     with use_backend(backend):
         whole = numbers(retrieval_metrics(**options))
         real, sizes = Scorer.block, []

@@ -246,7 +246,7 @@ def judge(case: Case, found: metrics.RetrievalMetrics) -> None:
     scores = exact_scores(case)
     ks = case.arguments["ks"]
     finite_ks = [k for k in ks if k is not None]
-    whole = len(finite_ks) < len(ks) or not ks or case.arguments.get("levels", 0) > 0
+    whole = len(finite_ks) < len(ks) or not ks or case.arguments.get("recall_levels", 0) > 0
     tables = {
         "average_precision": found.average_precision,
         "recall": found.recall,
@@ -280,9 +280,9 @@ def judge(case: Case, found: metrics.RetrievalMetrics) -> None:
             first = next((rank for rank, gain in enumerate(order, 1) if gain > 0), 0)
             assert float(found.first_rank[i]) == first
             assert math.isclose(float(found.reciprocal_rank[i]), 1 / first if first else 0.0)
-        if relevant and case.arguments.get("levels"):
-            curves.append(precision_recall(order, case.arguments["levels"]))
-    if not case.arguments.get("levels"):
+        if relevant and case.arguments.get("recall_levels"):
+            curves.append(precision_recall(order, case.arguments["recall_levels"]))
+    if not case.arguments.get("recall_levels"):
         assert found.interpolated is None and found.raw is None
         return
     for place, curve in enumerate((found.interpolated, found.raw)):
@@ -323,8 +323,8 @@ def faults_of(draw: Draw, case: Case) -> Faults:
         **of_word("ties"),
         **of_word("no_relevant"),
         **of_word("precision"),
-        **{f"levels: {v!r}": lambda v=v: v for v in (1, -1, 2.5, "3", None)},
-        **{f"memory: {v!r}": lambda v=v: v for v in (0, 2**20 - 1, -1, "1", None, math.nan)},
+        **{f"recall_levels: {v!r}": lambda v=v: v for v in (1, -1, 2.5, "3", None)},
+        **{f"max_bytes: {v!r}": lambda v=v: v for v in (0, 2**20 - 1, -1, "1", None, math.nan)},
         "ks/k: a number": lambda: 3,
         "ks/k: zero": lambda: (0,),
         "ks/k: half": lambda: (1.5,),
@@ -437,7 +437,7 @@ def retrieval_metrics(draw: Draw) -> None:
 def plain_case(draw: Draw) -> tuple[dict[str, Any], metrics.RetrievalMetrics | None]:
     """Arguments without those that the short functions set themselves, and all measures."""
     case = draw_case(draw)
-    given = {k: v for k, v in case.arguments.items() if k not in ("ks", "levels", "ndcg")}
+    given = {k: v for k, v in case.arguments.items() if k not in ("ks", "recall_levels", "ndcg")}
     if not isinstance(given["gallery"], (torch.Tensor, np.ndarray, list)):
         given["gallery"] = list(given["gallery"])  # it is read twice here
     try:
@@ -496,7 +496,7 @@ def precision_recall_curve(draw: Draw) -> None:
     given.pop("ties", None)
     given.pop("no_relevant", None)  # not its choice
     bad = (1, 0, -3, 2.5, "3", None)
-    faults = {f"points/levels: {v!r}": lambda v=v: v for v in bad}
+    faults = {f"points: {v!r}": lambda v=v: v for v in bad}
     faults["no_relevant: given"] = lambda: "skip"
     call = metrics.precision_recall_curve
     if refuses(draw, call, {**given, "points": 5}, faults) or found is None:
@@ -534,7 +534,7 @@ def retrieval_report(draw: Draw) -> None:
         with refused("gallery_labels", "query_labels"):
             metrics.retrieval_report(embeddings, ks=ks)
         return
-    faults = {"ndcg: given": lambda: True, "levels: given": lambda: 11}
+    faults = {"ndcg: given": lambda: True, "recall_levels: given": lambda: 11}
     if refuses(draw, metrics.retrieval_report, {"embeddings": embeddings}, faults):
         return
     report = metrics.retrieval_report(embeddings, ks=ks)
