@@ -97,7 +97,7 @@ class Encoder(nn.Module):
         casting = features.is_floating_point() and torch.is_autocast_enabled(features.device.type)
         if features.dtype != weight.dtype and not casting:
             raise ValueError(
-                f"features: are {features.dtype}, but the encoder's weights {weight.dtype}"
+                f"features: expected {weight.dtype} as the encoder's weights, got {features.dtype}"
             )
 
 
