@@ -26,10 +26,7 @@ __all__ = [
     "stages",
     "use_backend",
 ]
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = __all__.copy  # dir() shows these alone
 
 
 # For every op family, its backends from the most to the least preferred. The loss has no native

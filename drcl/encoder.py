@@ -13,10 +13,7 @@ from torch import Tensor, nn
 from drcl.checks import check_count, check_counts, check_device, check_tensor
 
 __all__ = ["Encoder", "normalize"]
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = __all__.copy  # dir() shows these alone
 
 
 def normalize(features: Tensor) -> Tensor:
@@ -97,7 +94,7 @@ class Encoder(nn.Module):
         casting = features.is_floating_point() and torch.is_autocast_enabled(features.device.type)
         if features.dtype != weight.dtype and not casting:
             raise ValueError(
-                f"features: are {features.dtype}, but the encoder's weights {weight.dtype}"
+                f"features: expected {weight.dtype} as the encoder's weights, got {features.dtype}"
             )
 
 

@@ -14,10 +14,7 @@ from drcl.checks import check_count, check_has_values, check_matrix, check_posit
 from drcl.labels import NO_CLASS, UNLABELLED, Label, class_list, encode_labels
 
 __all__ = ["Prior"]
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = __all__.copy  # dir() shows these alone
 
 
 class Prior(nn.Module):
@@ -68,7 +65,8 @@ class Prior(nn.Module):
         self.classes = class_list(range(weight.shape[1]) if classes is None else classes)
         if len(self.classes) != weight.shape[1]:
             raise ValueError(
-                f"classes: {len(self.classes)} given, but weight has {weight.shape[1]} columns"
+                f"classes: expected one for each of weight's {weight.shape[1]} columns, "
+                f"got {len(self.classes)}"
             )
         self.modality = modality
         self.score = score
@@ -124,7 +122,7 @@ class Prior(nn.Module):
         classes, dim = check_count("classes", classes), check_count("dim", dim)
         if classes > dim:
             raise ValueError(
-                f"an orthogonal prior needs 1 <= classes <= dim, got classes={classes}, dim={dim}"
+                f"classes: expected no more than dim={dim} for an orthogonal prior, got {classes}"
             )
         norm = check_positive("norm", norm)
         generator = torch.Generator("cpu").manual_seed(check_seed(seed))
@@ -238,6 +236,6 @@ def _check_weight(weight: Tensor) -> None:
     check_matrix("weight", weight, "(D, C)")
     check_has_values("weight", weight)
     if not bool(torch.isfinite(weight).all()):
-        raise ValueError("weight: holds NaN or infinite values")
+        raise ValueError("weight: expected finite values, got NaN or infinite ones")
     if not bool((weight != 0).any()):
-        raise ValueError("weight: is zero everywhere; a prior needs at least one direction")
+        raise ValueError("weight: expected at least one direction, got zeros everywhere")

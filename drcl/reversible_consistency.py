@@ -27,10 +27,7 @@ from drcl.ops.inputs import as_tensor, full_precision
 from drcl.prior import Prior, rank_cutoff
 
 __all__ = ["ReversibleConsistency", "ReversibleConsistencyLoss", "reversible_consistency_loss"]
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = __all__.copy  # dir() shows these alone
 
 
 class ReversibleConsistency(NamedTuple):
@@ -203,14 +200,14 @@ def _loss(
     if settings.lam == 1.0:
         permutation = None
     elif permutation is None:
-        raise ValueError(f"permutation: needed to mix with lam={settings.lam}, got None")
+        raise ValueError(f"permutation: expected one to mix with lam={settings.lam}, got None")
     else:
         check_permutation(permutation, features)
     family, kernels = "reversible_consistency", kernels_take("reversible_consistency", features)
     backend = choose(family, features.device, kernels=kernels)
     if backend == "reference":
         if process_group is not None:
-            raise ValueError("process_group: the reference backend computes one rank's batch only")
+            raise ValueError("process_group: expected None for the reference backend, got a group")
         return _literal(features, targets, prior, q, settings, permutation)
     # Below float32 the features are widened, never the sums narrowed.
     dtype = torch.promote_types(features.dtype, torch.float32)

@@ -67,8 +67,9 @@ def check_targets(
     check_device("targets", targets, "features", features)
     if targets.ndim == 0 or targets.shape[0] != features.shape[0]:
         raise ValueError(
-            f"targets: shape {tuple(targets.shape)} for {features.shape[0]} rows of features; "
-            f"expected ({features.shape[0]},) or ({features.shape[0]}, {classes or 'C'})"
+            f"targets: expected shape ({features.shape[0]},) or ({features.shape[0]}, "
+            f"{classes or 'C'}) for {features.shape[0]} rows of features, got "
+            f"{tuple(targets.shape)}"
         )
     if targets.ndim == 2 and targets.shape[1] == (classes or targets.shape[1]):
         if targets.is_complex() or 0 in targets.shape:
@@ -77,7 +78,7 @@ def check_targets(
                 f"{tuple(targets.shape)}"
             )
         if can_look_at(targets) and not bool((targets >= 0).all() & targets.isfinite().all()):
-            raise ValueError("targets: rows must be finite and not negative")
+            raise ValueError("targets: expected finite rows that are not negative, got others")
         return targets
     if targets.shape[1:] not in ((), (1,)) or targets.is_complex():
         raise ValueError(
@@ -85,7 +86,7 @@ def check_targets(
             f"shape {tuple(targets.shape)}"
         )
     if classes is None:
-        raise ValueError("classes: needed when targets are class ids")
+        raise ValueError("classes: expected their number, as targets are class ids, got None")
     given = targets.reshape(-1)
     ids = _as_ids(given)
     if numbering is not None:

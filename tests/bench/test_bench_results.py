@@ -76,6 +76,13 @@ def test_rows_of_a_workload_are_replaced_and_others_stay(tmp_path: Path) -> None
     assert sorted(path.name for path in folder.iterdir()) == ["suite.csv", "suite.json"]
 
 
+def test_results_that_name_the_eager_backend_as_before_are_read(tmp_path: Path) -> None:
+    folder = results.keep([row("drcl eager")], tmp_path)
+    path = folder / "suite.json"
+    path.write_text(path.read_text().replace("drcl eager", "drcl torch"))
+    assert [one.contender for one in results.read(folder)] == ["drcl eager"]
+
+
 def test_rows_say_what_they_were_measured_on() -> None:
     (signed,) = results.signed([replace(row("drcl eager"), device="", versions="")], CPU)
     assert signed.device == timing.processor_name()
@@ -203,6 +210,6 @@ def test_gpu_run_measures_every_workload_in_one_step() -> None:
 def test_gpu_run_names_tests_that_are_there() -> None:
     script = (ROOT / "benchmarks" / "gpu_run.sh").read_text()
     files = []
-    for before, names, after in re.findall(r"tests/(\w+)(?:\{([\w,]+)\})?(\.py)", script):
+    for before, names, after in re.findall(r"tests/([\w/]+)(?:\{([\w,]+)\})?(\.py)", script):
         files += [before + name + after for name in names.split(",")]
     assert len(files) == 10 and all((ROOT / "tests" / file).is_file() for file in files)
