@@ -425,7 +425,7 @@ class TestEncodeAndSearch:
         assert "expected rows of shape (6,), got (5,)" in error
         error = refused("encode", run, "photo", f"{file}:photo_test_y", "--out", out)
         assert "expected rows of numbers (N, d)" in error
-        assert "no array 'z'" in refused("encode", run, "photo", f"{file}:z", "--out", out)
+        assert "got 'z'" in refused("encode", run, "photo", f"{file}:z", "--out", out)
         assert "ending in .npy" in refused("encode", run, "photo", good, "--out", "e.txt")
         assert not out.exists()
 
