@@ -175,19 +175,21 @@ def variants() -> list[Variant]:
                     kind, BLOCK_M=m, BLOCK_N=n, BLOCK_K=k, num_warps=warps, num_stages=stages
                 ),
             },
-            "high" if kind == "tf32" else "highest",
+            "high" if kind in ("tf32", "bf16x3") else "highest",
+            where,
         )
-        for kind, m, n, k, warps, stages in (
-            ("bf16x6", 64, 64, 32, 4, 3),
-            ("bf16x6", 64, 128, 32, 4, 2),
-            ("bf16x6", 128, 64, 32, 8, 2),
-            ("bf16x6", 128, 128, 32, 8, 2),
-            ("tf32", 128, 64, 32, 4, 3),
-            ("tf32", 64, 128, 32, 4, 3),
-            ("tf32", 128, 128, 32, 8, 4),
-            ("ieee", 64, 64, 32, 4, 2),
-            ("ieee", 128, 64, 16, 4, 3),
-            ("ieee", 128, 128, 16, 8, 3),
+        for kind, m, n, k, warps, stages, where in (
+            ("bf16x6", 64, 64, 32, 4, 3, everywhere),
+            ("bf16x6", 64, 128, 32, 4, 2, everywhere),
+            ("bf16x6", 128, 64, 32, 8, 2, everywhere),
+            ("bf16x6", 128, 128, 32, 8, 2, everywhere),
+            ("tf32", 128, 64, 32, 4, 3, more_rows),
+            ("tf32", 64, 128, 32, 4, 3, more_rows),
+            ("tf32", 128, 128, 32, 8, 4, more_rows),
+            ("bf16x3", 128, 128, 32, 8, 3, fewer_rows),
+            ("ieee", 64, 64, 32, 4, 2, everywhere),
+            ("ieee", 128, 64, 16, 4, 3, everywhere),
+            ("ieee", 128, 128, 16, 8, 3, everywhere),
         )
     ]
     found += [
@@ -201,7 +203,7 @@ def variants() -> list[Variant]:
                 ),
                 (LOSS + "symmetric", "symmetric_config"): as_in_table,
             },
-            "high" if kind == "tf32" else "highest",
+            "high" if kind in ("tf32", "bf16x3") else "highest",
             where,
         )
         for kind, block, k, warps, stages, where in (
@@ -211,6 +213,7 @@ def variants() -> list[Variant]:
             ("bf16x6", 128, 32, 8, 2, everywhere),
             ("tf32", 64, 32, 4, 4, fewer_rows),
             ("tf32", 128, 32, 8, 4, fewer_rows),
+            ("bf16x3", 128, 32, 8, 3, more_rows),
             ("ieee", 64, 32, 4, 2, everywhere),
             ("ieee", 128, 16, 8, 3, everywhere),
         )

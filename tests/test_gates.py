@@ -267,8 +267,9 @@ def test_turns_left_out_take_what_those_simulated_take():
 def test_wavefronts_come_from_the_addresses_of_a_warp():
     instructions = code(
         ("S2R R1, SR_TID.X", 1), ("IMAD.SHL.U32 R2, R1, 0x80, RZ", 4), ("LDS R3, [R2+0x10]", 1),
-        ("IMAD.SHL.U32 R4, R1, 0x10, RZ", 4), ("LDS.128 R8, [R4]", 1), ("EXIT", 5),
+        ("IMAD.SHL.U32 R4, R1, 0x10, RZ", 4), ("LDS.128 R8, [R4]", 1),
+        ("LDGSTS.E [R2+0x20], desc[UR4][R10.64]", 1), ("EXIT", 5),
     )  # fmt: skip
-    found = sass.shared_addresses(instructions, list(range(6)), {}, (0, 0, 0))
+    found = sass.shared_addresses(instructions, list(range(7)), {}, (0, 0, 0))
     assert found[2] == [128 * lane + 16 for lane in range(32)]
-    assert model.wavefronts(instructions, found) == {2: 32, 4: 4}
+    assert model.wavefronts(instructions, found) == {2: 32, 4: 4, 5: 32}

@@ -28,7 +28,7 @@ SHAPES = [
     (7, 64, 10),
 ]
 # several programs of every kernel and several steps of its sums, a single row in the last one
-LARGE = [(65, 40, 2), (129, 130, 1)]
+LARGE = [(65, 40, 2), (65, 66, 1)]
 KINDS = ("ids", "rows")
 ON_GPU = [
     pytest.param(shape, marks=on_gpu_only)
@@ -121,11 +121,12 @@ def test_values_and_gradient(shape, kind, mixing):
 
 @pytest.mark.parametrize(("kind", "mixing"), [("ids", True), ("rows", False)])
 def test_a_width_that_no_block_divides(kind, mixing):
-    assert_exact(*make(20, 300, 10, kind), mixing=mixing)
+    assert_exact(*make(7, 300, 5, kind), mixing=mixing)
 
 
 @pytest.mark.parametrize("shape", LARGE)
-def test_several_programs(shape):
+def test_several_programs(monkeypatch, shape):
+    monkeypatch.setattr(consistency_gradient, "DEPTH_BY_ROWS", 32)
     assert_exact(*make(*shape))
 
 
@@ -178,7 +179,7 @@ def test_ends_of_q(q):
 
 
 @pytest.mark.parametrize("looped", [launch.LOOPED_CLASSES, 2])
-@pytest.mark.parametrize(("shape", "noise"), [((9, 32, 4), 1e-4), ((33, 32, 4), 1e-2)])
+@pytest.mark.parametrize(("shape", "noise"), [((9, 32, 4), 1e-4), ((21, 20, 4), 1e-2)])
 def test_converged_features(monkeypatch, shape, noise, looped):
     """Features on their recast labels: the similarity terms are 1e-9 of what they started at."""
     monkeypatch.setattr(LOSS + "rows.LOOPED_CLASSES", looped)
