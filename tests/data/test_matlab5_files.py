@@ -157,10 +157,12 @@ def test_what_is_too_many_is_not_read(tmp_path, content, message):
 
 
 def nested(depth: int) -> bytes:
-    content = matrix(6, (1, 1), doubles(1))
-    for _ in range(depth):
-        content = matrix(1, (1, 1), content)
-    return content
+    content, shell = matrix(6, (1, 1), doubles(1)), matrix(1, (1, 1))
+    outside, length = [], len(content)
+    for _ in range(depth):  # from the inside out; copying all at each would take minutes
+        length += len(shell)
+        outside.append(struct.pack("<II", 14, length - 8) + shell[8:])
+    return b"".join(reversed(outside)) + content
 
 
 whole = matrix(6, (2, 1), doubles(1, 2))
