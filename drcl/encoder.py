@@ -13,10 +13,7 @@ from torch import Tensor, nn
 from drcl.checks import check_count, check_counts, check_device, check_tensor
 
 __all__ = ["Encoder", "normalize"]
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = __all__.copy
 
 
 def normalize(features: Tensor) -> Tensor:

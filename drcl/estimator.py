@@ -46,10 +46,7 @@ from drcl.train.standardize import Standardizer, in_chunks
 from drcl.train.tensorboard import tensorboard
 
 __all__ = ["DRCL", "SearchResult"]
-
-
-def __dir__() -> list[str]:
-    return __all__
+__dir__ = __all__.copy
 
 
 class SearchResult(NamedTuple):

@@ -58,10 +58,7 @@ __all__ = [
     "reversible_consistency_loss",
     "average_precision",
 ]
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = __all__.copy
 
 
 class PriorSimilarity(NamedTuple):

@@ -13,10 +13,7 @@ from drcl.checks import check_count, check_lam
 from drcl.reversible_consistency import ReversibleConsistencyLoss
 
 __all__ = ["ReversibleConsistencyLoss", "GeneralizedCrossEntropy", "FeatureMixup"]
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = __all__.copy
 
 
 class GeneralizedCrossEntropy(nn.Module):

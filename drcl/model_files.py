@@ -38,14 +38,11 @@ if TYPE_CHECKING:
     from drcl.estimator import DRCL
 
 __all__ = ["StoredModel", "drop_stale_parts", "read_model", "write_model", "write_parts"]
+__dir__ = __all__.copy
 
 FORMAT = 1
 PATIENCE = 5.0  # seconds that a writer waits for another
 ATTEMPTS = 10  # of a reader whose model is replaced meanwhile
-
-
-def __dir__() -> list[str]:
-    return __all__
 
 
 class StoredModel(NamedTuple):

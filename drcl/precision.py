@@ -23,6 +23,7 @@ from typing import Literal
 import torch
 
 __all__ = ["allowed_on_gpu", "network_precision", "product_precision"]
+__dir__ = __all__.copy
 
 Key = tuple[str, str]  # a backend and an op
 
@@ -35,10 +36,6 @@ _LAYERS: tuple[Key, ...] = (
     ("mkldnn", "conv"),
     ("mkldnn", "rnn"),
 )
-
-
-def __dir__() -> list[str]:
-    return __all__
 
 
 def allowed_on_gpu() -> Literal["highest", "high", "medium"]:

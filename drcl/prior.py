@@ -14,10 +14,7 @@ from drcl.checks import check_count, check_has_values, check_matrix, check_posit
 from drcl.labels import NO_CLASS, UNLABELLED, Label, class_list, encode_labels
 
 __all__ = ["Prior"]
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = __all__.copy
 
 
 class Prior(nn.Module):

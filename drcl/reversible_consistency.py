@@ -27,10 +27,7 @@ from drcl.ops.inputs import as_tensor, full_precision
 from drcl.prior import Prior, rank_cutoff
 
 __all__ = ["ReversibleConsistency", "ReversibleConsistencyLoss", "reversible_consistency_loss"]
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = __all__.copy
 
 
 class ReversibleConsistency(NamedTuple):

@@ -13,16 +13,13 @@ from torch import Tensor
 from drcl.checks import check_has_values, check_tensor
 
 __all__ = ["as_features", "as_tensor", "check_finite", "check_unmasked", "is_array", "row_count"]
+__dir__ = __all__.copy
 
 _NUMBERS = "?" + np.typecodes["AllInteger"] + np.typecodes["AllFloat"]
 # torch has no long doubles.
 _NARROWER = {"g": np.dtype(np.float64), "G": np.dtype(np.complex128)}
 # How much of an array in a file or a store is read at once.
 _READ_BYTES = 2**25
-
-
-def __dir__() -> list[str]:
-    return __all__
 
 
 def is_array(value: object) -> bool:

@@ -29,6 +29,7 @@ __all__ = [
     "load_manifest",
     "names",
 ]
+__dir__ = __all__.copy
 
 _BUILT_IN: dict[str, Callable[..., CrossModalDataset]] = {"digits": digits, "synthetic": synthetic}
 _FROM_FILES: dict[str, Callable[..., CrossModalDataset]] = {
@@ -36,10 +37,6 @@ _FROM_FILES: dict[str, Callable[..., CrossModalDataset]] = {
     "uci": uci,
     **{name: partial(paper_set, name) for name in LAYOUTS},
 }
-
-
-def __dir__() -> list[str]:
-    return __all__
 
 
 def names() -> tuple[str, ...]:

@@ -20,8 +20,6 @@ from drcl.data.files import Variable, pick, read_variable
 from drcl.data.splits import stratified_holdout
 from drcl.labels import ParsedLabels, parse_labels
 
-__all__ = ["ArrayAt", "SamplesAt", "assemble", "file_labels", "hold_out_validation"]
-
 
 class ArrayAt(NamedTuple):
     """An array in a file; ``key`` is None where the file holds a single one."""

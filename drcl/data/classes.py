@@ -21,8 +21,6 @@ from drcl.labels import (
     look_up,
 )
 
-__all__ = ["ClassList"]
-
 
 @dataclass(frozen=True)
 class ClassList:

@@ -44,13 +44,10 @@ from drcl.data.formats.parquet import read_parquet
 from drcl.data.formats.tables import read_table
 
 __all__ = ["Variable", "pick", "read_array", "read_variable"]
+__dir__ = __all__.copy
 
 Variable = np.ndarray | list[np.ndarray]
 """What a key names: an array, or the arrays of a MATLAB cell array."""
-
-
-def __dir__() -> list[str]:
-    return __all__
 
 
 def read_array(path: str | Path, key: str | None = None) -> np.ndarray:

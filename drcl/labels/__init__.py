@@ -63,7 +63,4 @@ __all__ = [
     "resolve",
     "target_rows",
 ]
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = __all__.copy

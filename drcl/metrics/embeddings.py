@@ -14,8 +14,6 @@ from torch import Tensor
 from drcl.storage.mmap import check_size, is_mapped
 from drcl.tensors import as_features, as_tensor, check_unmasked, is_array
 
-__all__ = ["TILE_BYTES", "Array", "Embeddings", "Gallery"]
-
 Array: TypeAlias = Tensor | npt.NDArray[np.generic]
 Gallery: TypeAlias = Array | Iterable[Array]
 

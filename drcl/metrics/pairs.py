@@ -11,8 +11,6 @@ from drcl.metrics.relevance import Callback, largest, offsets_of
 from drcl.ranking import Relevance
 from drcl.tensors import as_tensor
 
-__all__ = ["Pairs", "from_callback"]
-
 
 class Pairs:
     """Relevant (query, item) pairs, with a gain each, sorted."""

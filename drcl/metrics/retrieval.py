@@ -19,8 +19,6 @@ from drcl.ranking import PER_CUTOFF, PER_LEVEL, PER_QUERY, Columns, Request
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["retrieval_metrics"]
-
 
 @takes_old_names
 def retrieval_metrics(

@@ -15,8 +15,6 @@ from drcl.metrics.pairs import Pairs, from_callback
 from drcl.metrics.relevance import Labels, places, shared_labels
 from drcl.ranking import Relevance
 
-__all__ = ["Task"]
-
 
 class Task:
     """Queries, gallery and relevance of one evaluation, checked."""

@@ -28,7 +28,4 @@ __all__ = [
     "reversible_consistency",
     "similarity_consistency",
 ]
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__dir__ = __all__.copy

@@ -10,8 +10,6 @@ from drcl.report.style import INK, QUERY, Panel, Section, canvas, empty, plain, 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["draw_map_matrix"]
-
 
 def draw_map_matrix(data: ReportData) -> Section:
     """A figure per metric: a matrix of query rows and gallery columns, two bars for two modalities.

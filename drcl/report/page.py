@@ -16,8 +16,6 @@ from drcl.report.style import Panel, Section
 from drcl.report.training import draw_training
 from drcl.storage.files import write_together
 
-__all__ = ["is_report_file", "write_report"]
-
 _OURS = re.compile(
     r"report\.html|(map_matrix|precision_recall|projection|retrieval|training)(_\d+)?\.(svg|png)"
 )

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw_projection", "project"]
-
 SEED = 0
 MAX_POINTS = 1500  # t-SNE stays within seconds
 MAX_LABELS = 20

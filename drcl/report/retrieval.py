@@ -25,8 +25,6 @@ from drcl.report.style import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Example", "Hit", "choose_examples", "draw_retrieval"]
-
 SEED = 0
 TOP = 8
 MIN_EXAMPLES, MAX_EXAMPLES = 6, 12

@@ -18,12 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "CLASS_COLOURS", "DARK", "INK", "IRRELEVANT", "LINES", "MARKERS", "MODALITY_COLOURS", "MUTED",
-    "PAPER", "QUERY", "RELEVANT", "Panel", "Section", "UNLABELLED", "canvas", "cycle", "empty",
-    "line", "modality_legend", "plain", "png", "svg",
-]  # fmt: skip
-
 INK = "#1b2330"
 MUTED = "#5c6675"
 RULE = "#d9dee6"

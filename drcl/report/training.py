@@ -10,8 +10,6 @@ import numpy as np
 from drcl.report.data import PHASES, ReportData
 from drcl.report.style import PAPER, Panel, Section, canvas, line, modality_legend, plain, svg
 
-__all__ = ["draw_training"]
-
 _PHASE_NAMES = {"prior": "Prior", "encoder": "Encoders"}
 # key -> (name, how the best epoch is chosen; None for the training loss, which chooses nothing)
 _CURVES: dict[str, tuple[str, Any]] = {

@@ -49,7 +49,4 @@ __all__ = [
     "update_run",
     "withdraw_run",
 ]
-
-
-def __dir__() -> list[str]:
-    return __all__
+__dir__ = __all__.copy

@@ -25,8 +25,6 @@ from torch import Tensor
 if TYPE_CHECKING:
     from typing import TypeGuard
 
-__all__ = ["MappedRows", "check_size", "file_name", "find_mapping", "is_mapped", "read_rows"]
-
 Transform: TypeAlias = Callable[[Tensor], Tensor]
 
 SHORTER = "the mapped file has become shorter, or its disk fails"

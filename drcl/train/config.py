@@ -22,14 +22,11 @@ from drcl.checks import (
 )
 
 __all__ = ["PRESETS", "Config"]
+__dir__ = __all__.copy
 
 T = TypeVar("T")
 PerModality: TypeAlias = T | Mapping[str, T]
 PER_MODALITY = ("epochs", "prior_epochs", "batch_size", "lr", "prior_lr")
-
-
-def __dir__() -> list[str]:
-    return __all__
 
 
 @dataclass(frozen=True)

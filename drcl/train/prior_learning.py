@@ -29,10 +29,7 @@ from drcl.train.samples import Data
 from drcl.train.source import make_source
 
 __all__ = ["best_prior", "learn_priors", "prior_phase", "select_prior"]
-
-
-def __dir__() -> list[str]:
-    return __all__
+__dir__ = __all__.copy
 
 
 class _Classifier(nn.Module):

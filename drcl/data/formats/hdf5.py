@@ -20,8 +20,6 @@ from drcl.data.formats.matlab5 import object_refusal, text_rows
 from drcl.data.formats.matlab_strings import object_number, property_cell, strings
 from drcl.data.formats.sparse import dense_of_columns
 
-__all__ = ["is_hdf5", "read_hdf5"]
-
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 HEAP = b"GCOL\x01"
 

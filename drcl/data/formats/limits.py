@@ -14,8 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["OBJECT", "Budget", "Refused", "allow", "string_array"]
-
 FLOOR = 2**30
 RATIO = 1000
 

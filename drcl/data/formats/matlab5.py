@@ -25,8 +25,6 @@ import numpy as np
 from drcl.data.formats.limits import OBJECT, Budget, Refused, allow, string_array
 from drcl.data.formats.sparse import dense_of_columns
 
-__all__ = ["object_refusal", "read_matlab5", "text_rows"]
-
 Cell = np.ndarray | str
 
 INTEGERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 12: "i8", 13: "u8"}

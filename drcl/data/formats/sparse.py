@@ -6,8 +6,6 @@ import numpy as np
 
 from drcl.data.formats.limits import Budget
 
-__all__ = ["dense_matrix", "dense_of_columns"]
-
 
 def dense_matrix(
     budget: Budget,

@@ -19,8 +19,6 @@ import numpy as np
 
 from drcl.data.formats.limits import OBJECT, Budget, Refused, string_array
 
-__all__ = ["choose_columns", "read_table"]
-
 CELLS = 2**18
 """Cells turned into numbers at once, about: as text each takes many times its room."""
 

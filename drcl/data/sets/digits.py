@@ -14,8 +14,6 @@ from drcl.checks import check_count
 from drcl.data.dataset import CrossModalDataset, Labelled, Split
 from drcl.data.splits import stratified_holdout
 
-__all__ = ["digits"]
-
 TEST_SHARE, VALIDATION_SHARE = 0.25, 0.15
 ORIENTATIONS = 8
 

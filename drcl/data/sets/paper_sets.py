@@ -23,8 +23,6 @@ from drcl.data.assemble import ArrayAt, SamplesAt, assemble
 from drcl.data.dataset import CrossModalDataset
 from drcl.data.locate import find_file
 
-__all__ = ["LAYOUTS", "Layout", "paper_set"]
-
 Entry = tuple[str, str, str]
 """Key of the features, key of the labels, rows."""
 

@@ -21,8 +21,6 @@ import numpy as np
 from drcl.checks import check_count, check_option, check_positive
 from drcl.data.dataset import CrossModalDataset, Labelled, Split
 
-__all__ = ["SHAPES", "Shape", "synthetic"]
-
 
 class Shape(NamedTuple):
     """Sizes of a set: ``modalities`` maps a name to (width, train, validation, test)."""
