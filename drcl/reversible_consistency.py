@@ -8,17 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from drcl import reference
-from drcl.checks import (
-    check_lam,
-    check_matrix,
-    check_permutation,
-    check_positive,
-    check_prior,
-    check_q,
-    check_tensor,
-    check_weight,
-)
+from drcl import checks, reference
 from drcl.dispatch import choose, kernels_take
 from drcl.eager.reversible_consistency import Settings
 from drcl.labels import check_targets, target_rows
@@ -173,11 +163,11 @@ class ReversibleConsistencyLoss(nn.Module):
 def _settings(alpha: float, beta: float, eta: float, temperature: float, lam: float) -> Settings:
     """The settings, checked, as plain numbers."""
     return Settings(
-        check_weight("alpha", alpha),
-        check_weight("beta", beta),
-        check_weight("eta", eta),
-        check_positive("temperature", temperature),
-        check_lam(lam),
+        checks.check_weight("alpha", alpha),
+        checks.check_weight("beta", beta),
+        checks.check_weight("eta", eta),
+        checks.check_positive("temperature", temperature),
+        checks.check_lam(lam),
     )
 
 
@@ -192,9 +182,9 @@ def _loss(
 ) -> ReversibleConsistency:
     if process_group is not None:
         features, targets, permutation = _with_a_row(features, targets, permutation)
-    check_matrix("features", features)
-    check_q(q)
-    check_prior(prior.weight if isinstance(prior, Prior) else prior, features)
+    checks.check_matrix("features", features)
+    checks.check_q(q)
+    checks.check_prior(prior.weight if isinstance(prior, Prior) else prior, features)
     prior = prior if isinstance(prior, Prior) else Prior(prior.detach())
     targets = check_targets(targets, features, prior.weight.shape[1], prior)
     if settings.lam == 1.0:
@@ -202,7 +192,7 @@ def _loss(
     elif permutation is None:
         raise ValueError(f"permutation: needed to mix with lam={settings.lam}, got None")
     else:
-        check_permutation(permutation, features)
+        checks.check_permutation(permutation, features)
     family, kernels = "reversible_consistency", kernels_take("reversible_consistency", features)
     backend = choose(family, features.device, kernels=kernels)
     if backend == "reference":
@@ -263,7 +253,7 @@ def _with_a_row(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """One row without a label for a rank that has none: it has a part in every exchange."""
     for name, value in (("features", features), ("targets", targets)):
-        check_tensor(name, value)
+        checks.check_tensor(name, value)
         if value.ndim == 0 or value.shape[0] > 0:
             return features, targets, permutation
     row = features.new_zeros((1, *features.shape[1:]))

@@ -26,15 +26,8 @@ from drcl.baselines import cca, semantic_matching
 from drcl.checks import check_count
 from drcl.data import CrossModalDataset, Labelled
 from drcl.prior import Prior
+from drcl.storage import sealed
 from drcl.storage.files import is_empty, locked, write_bytes
-from drcl.storage.sealed import (
-    pack,
-    read_json,
-    read_tensors,
-    with_checksum,
-    without_checksum,
-    write_json,
-)
 from drcl.train.config import Config
 
 BASELINES = {"CCA": cca, "semantic matching (logistic regression)": semantic_matching}
@@ -130,7 +123,7 @@ class Study:
                 f"{self.folder}: expected an ablation or an empty folder, got other files"
             )
         else:
-            write_json(path, with_checksum(identity))
+            sealed.write_json(path, sealed.with_checksum(identity))
 
     def read(self, seed: int, variant: Variant) -> Metrics | None:
         """The stored result, or None."""
@@ -145,7 +138,7 @@ class Study:
         """Train one variant with one seed and store what it reaches."""
         config = replace(self.config, seed=seed)
         metrics = train_variant(variant, self.data, config, self.priors(seed))
-        write_json(self._path(seed, variant), with_checksum(metrics))
+        sealed.write_json(self._path(seed, variant), sealed.with_checksum(metrics))
 
     def priors(self, seed: int) -> dict[str, Prior]:
         """The learned prior of every modality; learned once and stored."""
@@ -154,7 +147,7 @@ class Study:
         if not all(path.is_file() for path in files.values()):
             learned = learn_all_priors(self.data, replace(self.config, seed=seed))
             for name, prior in learned.items():
-                write_bytes(files[name], pack({"weight": prior.weight}, prior.metadata()))
+                write_bytes(files[name], sealed.pack({"weight": prior.weight}, prior.metadata()))
         return {name: _read_prior(path) for name, path in files.items()}
 
     def baselines(self) -> tuple[dict[str, Metrics], dict[str, str], dict[str, dict[str, str]]]:
@@ -170,7 +163,7 @@ class Study:
                 else:
                     found["metrics"][name] = baseline.metrics
                     found["chosen"][name] = baseline.chosen
-            write_json(path, with_checksum(found))
+            sealed.write_json(path, sealed.with_checksum(found))
         stored = _read_json(path)
         return stored["metrics"], stored["skipped"], stored["chosen"]
 
@@ -192,7 +185,7 @@ def _identify(part: Labelled) -> list[int | str]:
 
 
 def _read_prior(path: Path) -> Prior:
-    tensors, about = read_tensors(path)
+    tensors, about = sealed.read_tensors(path)
     return Prior(
         tensors["weight"],
         classes=tuple(about["classes"]),
@@ -203,7 +196,7 @@ def _read_prior(path: Path) -> Prior:
 
 def _read_json(path: Path) -> Any:
     try:
-        return without_checksum(read_json(path), path)
+        return sealed.without_checksum(sealed.read_json(path), path)
     except ValueError as error:
         raise ValueError(f"{error}; delete it and use --resume") from error
 

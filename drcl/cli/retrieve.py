@@ -10,14 +10,7 @@ from typing import Any, TypeVar
 import click
 import numpy as np
 
-from drcl.cli.show import (
-    data_option,
-    device_option,
-    on_device,
-    run_argument,
-    show_metrics,
-    show_report,
-)
+from drcl.cli import show
 from drcl.cli.tables import columns
 from drcl.data import CrossModalDataset, Labelled
 from drcl.estimator import DRCL
@@ -48,12 +41,12 @@ def repeated(flag: str, name: str, least: int, default: int, words: str) -> Call
 
 
 @click.command()
-@run_argument
-@data_option
+@show.run_argument
+@show.data_option
 @split_option
 @repeated("--k", "ks", 1, 50, "mAP@k beside mAP@all; may be repeated.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write it as JSON.")
-@device_option
+@show.device_option
 def evaluate(
     run: Path,
     data: str | None,
@@ -66,18 +59,18 @@ def evaluate(
 
     Writes nothing without --out.
     """
-    record, model = open_run(run), on_device(DRCL.load(run), device)
+    record, model = open_run(run), show.on_device(DRCL.load(run), device)
     loaded = record.load_data(data)
     split = _chosen(loaded, split)
     measured = measure_model(model, loaded, split, ks)
-    show_metrics(measured)
+    show.show_metrics(measured)
     if out is not None:
         write_json(out, measured.metrics)
         click.echo(f"\nwritten: {out}")
 
 
 @click.command()
-@run_argument
+@show.run_argument
 @click.argument("modality")
 @click.argument("features", metavar="FILE[:KEY]")
 @click.option(
@@ -86,7 +79,7 @@ def evaluate(
     type=click.Path(dir_okay=False, path_type=Path),
     help="Output file: .npy, or .npz or .safetensors with an array named 'embeddings'.",
 )
-@device_option
+@show.device_option
 def encode(run: Path, modality: str, features: str, out: Path, device: str | None) -> None:
     """Encode features of one modality.
 
@@ -97,23 +90,23 @@ def encode(run: Path, modality: str, features: str, out: Path, device: str | Non
         raise click.BadParameter(
             f"{out}: expected a name ending in .npy, .npz or .safetensors", param_hint="--out"
         )
-    model = on_device(DRCL.load(run), device)
+    model = show.on_device(DRCL.load(run), device)
     embeddings = model.encode(modality, read_features(features)).numpy()
     write_bytes(out, pack(embeddings))
     click.echo(f"{out}: {embeddings.shape[0]} × {embeddings.shape[1]} float32")
 
 
 @click.command()
-@run_argument
+@show.run_argument
 @click.argument("source")
 @click.argument("target")
 @repeated("--query", "rows", 0, 0, "Row of SOURCE to search with; may be repeated.")
 @click.option(
     "--k", type=click.IntRange(min=1), default=10, show_default=True, help="Number of results."
 )
-@data_option
+@show.data_option
 @split_option
-@device_option
+@show.device_option
 def search(
     run: Path,
     source: str,
@@ -128,7 +121,7 @@ def search(
 
     Queries and gallery are rows of the data set; a star marks a shared class.
     """
-    record, model = open_run(run), on_device(DRCL.load(run), device)
+    record, model = open_run(run), show.on_device(DRCL.load(run), device)
     loaded = record.load_data(data)
     samples = loaded.splits[_chosen(loaded, split)]
     queries, gallery = (_modality(samples, name) for name in (source, target))
@@ -151,15 +144,15 @@ def search(
 
 
 @click.command()
-@run_argument
-@data_option
-@device_option
+@show.run_argument
+@show.data_option
+@show.device_option
 def report(run: Path, data: str | None, device: str | None) -> None:
     """Rebuild the report of a run."""
-    record, model = open_run(run), on_device(DRCL.load(run), device)
+    record, model = open_run(run), show.on_device(DRCL.load(run), device)
     loaded = record.load_data(data)
     split = _chosen(loaded, None)
-    show_report(run, record, model, measure_model(model, loaded, split))
+    show.show_report(run, record, model, measure_model(model, loaded, split))
 
 
 def _chosen(data: CrossModalDataset, split: SplitName | None) -> SplitName:

@@ -7,21 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from drcl.report import style
 from drcl.report.data import ReportData
-from drcl.report.style import (
-    CLASS_COLOURS,
-    INK,
-    MARKERS,
-    PAPER,
-    UNLABELLED,
-    Panel,
-    Section,
-    canvas,
-    cycle,
-    empty,
-    plain,
-    svg,
-)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,10 +17,10 @@ if TYPE_CHECKING:
 SEED = 0
 MAX_POINTS = 1500  # t-SNE stays within seconds
 MAX_LABELS = 20
-_MANY_CLASSES = len(CLASS_COLOURS)
+_MANY_CLASSES = len(style.CLASS_COLOURS)
 
 
-def draw_projection(data: ReportData) -> Section:
+def draw_projection(data: ReportData) -> style.Section:
     """Test embeddings of all modalities, coloured by class and marked by modality.
 
     Rows are L2-normalised first, because cosine is what the ranking sees.
@@ -45,7 +32,7 @@ def draw_projection(data: ReportData) -> Section:
     label = np.concatenate([_first_label(data.label_rows(m)[i]) for m, i in chosen.items()])
     colours = _class_colours(len(data.classes))
 
-    with canvas(4.8, 4.6 + 0.24 * _legend_rows(data)) as figure:
+    with style.canvas(4.8, 4.6 + 0.24 * _legend_rows(data)) as figure:
         axes = figure.subplots()
         order = np.random.default_rng(SEED).permutation(len(points))  # no modality on top
         for position in range(len(chosen)):
@@ -56,19 +43,19 @@ def draw_projection(data: ReportData) -> Section:
                 y,
                 s=18,
                 linewidths=0.4,
-                edgecolors=PAPER,
-                marker=cycle(MARKERS, position),
+                edgecolors=style.PAPER,
+                marker=style.cycle(style.MARKERS, position),
                 c=colours[label[mine]],
             )
-        empty(axes)
+        style.empty(axes)
         _write_class_names(axes, points, label, data.classes)
         _legend(figure, data, colours, unlabelled=bool((label < 0).any()))
         alt = (
             f"{method} projection of {len(points)} test embeddings, coloured by class and "
             f"marked by modality ({', '.join(data.modalities)})"
         )
-        panel = Panel("projection", svg(figure, alt), alt)
-    return Section("projection", (panel,), _caption(data, len(points), method))
+        panel = style.Panel("projection", style.svg(figure, alt), alt)
+    return style.Section("projection", (panel,), _caption(data, len(points), method))
 
 
 def project(rows: np.ndarray) -> tuple[np.ndarray, str]:
@@ -115,11 +102,11 @@ def _class_colours(classes: int) -> np.ndarray:
     from matplotlib.colors import to_rgba_array
 
     if classes <= _MANY_CLASSES:
-        colours = to_rgba_array(CLASS_COLOURS[:classes])
+        colours = to_rgba_array(style.CLASS_COLOURS[:classes])
     else:
         # Golden-ratio steps put neighbouring ids far apart on an evenly perceived scale.
         colours = colormaps["viridis"](np.arange(classes) * 0.6180339887 % 1.0)
-    return np.concatenate([colours, to_rgba_array(UNLABELLED)])
+    return np.concatenate([colours, to_rgba_array(style.UNLABELLED)])
 
 
 def _write_class_names(
@@ -135,12 +122,12 @@ def _write_class_names(
             axes.text(
                 x,
                 y,
-                plain(classes[c], 18),
+                style.plain(classes[c], 18),
                 fontsize=10,
                 ha="center",
                 va="center",
                 fontweight="bold",
-                path_effects=[withStroke(linewidth=3, foreground=PAPER)],
+                path_effects=[withStroke(linewidth=3, foreground=style.PAPER)],
             )
 
 
@@ -149,12 +136,16 @@ def _legend(figure: Figure, data: ReportData, colours: np.ndarray, *, unlabelled
     from matplotlib.lines import Line2D
 
     def key(name: str, colour: Any, marker: Any) -> Line2D:
-        return Line2D([], [], linestyle="", marker=marker, color=colour, label=plain(name, 16))
+        return Line2D(
+            [], [], linestyle="", marker=marker, color=colour, label=style.plain(name, 16)
+        )
 
-    shapes = [key(m, INK, cycle(MARKERS, i)) for i, m in enumerate(data.modalities)]
+    shapes = [
+        key(m, style.INK, style.cycle(style.MARKERS, i)) for i, m in enumerate(data.modalities)
+    ]
     hues = [key(name, colours[c], "o") for c, name in enumerate(data.classes)]
     hues = hues if len(data.classes) <= _MANY_CLASSES else []
-    hues += [key("unlabelled", UNLABELLED, "o")] if unlabelled else []
+    hues += [key("unlabelled", style.UNLABELLED, "o")] if unlabelled else []
     look: dict[str, Any] = {"fontsize": 10, "handletextpad": 0.2, "columnspacing": 1.2}
     figure.legend(handles=shapes, loc="outside upper left", ncols=3, **look)
     if hues:
