@@ -100,7 +100,8 @@ class Prior(nn.Module):
                     f" take the prior's {name} out of the range of {weight.dtype}"
                 )
             self.register_buffer(name, kept)
-        self.is_renumbered = _are_renumbered(self.classes)
+        columns_by_place = tuple(range(len(self.classes)))
+        self.is_renumbered = isinstance(self.classes[0], int) and self.classes != columns_by_place
         if self.is_renumbered:
             ids, columns = torch.tensor(self.classes, device=weight.device).sort()
             self.register_buffer("_ids", ids, persistent=False)
@@ -225,10 +226,6 @@ def rank_cutoff(weight: Tensor) -> float:
 
 def _count_directions(singular: Tensor, cutoff: float) -> int:
     return int((singular > cutoff * singular[0]).sum())
-
-
-def _are_renumbered(classes: tuple[Label, ...]) -> bool:
-    return isinstance(classes[0], int) and classes != tuple(range(len(classes)))
 
 
 def _check_weight(weight: Tensor) -> None:

@@ -230,20 +230,13 @@ def _literal(
     # The rank of a prior is a matter of its own resolution.
     wide = torch.promote_types(dtype, prior.weight.dtype)
     features, rows = features.to(wide), target_rows(targets, prior.weight.shape[1], wide)
-    alpha, beta, eta, temperature, lam = settings
+    weights = settings._asdict()
+    lam = weights.pop("lam")
     if permutation is not None:
         features, rows = reference.mixup(features, rows, permutation, lam)
     with full_precision(features):
         found = reference.reversible_consistency(
-            features,
-            rows,
-            prior.weight.to(wide),
-            q=q,
-            alpha=alpha,
-            beta=beta,
-            eta=eta,
-            temperature=temperature,
-            rtol=rank_cutoff(prior.weight),
+            features, rows, prior.weight.to(wide), q=q, rtol=rank_cutoff(prior.weight), **weights
         )
     return ReversibleConsistency(*(part.to(dtype) for part in found))
 

@@ -21,11 +21,12 @@ import numpy as np
 from tqdm import tqdm
 
 from drcl.ablate.table import Row, Table, write_table
-from drcl.ablate.variants import VARIANTS, Metrics, Variant, learn_all_priors, train_variant
+from drcl.ablate.variants import VARIANTS, Variant, learn_all_priors, train_variant
 from drcl.baselines import cca, semantic_matching
 from drcl.checks import check_count
 from drcl.data import CrossModalDataset, Labelled
 from drcl.prior import Prior
+from drcl.run.evaluation import Metrics
 from drcl.storage import sealed
 from drcl.storage.files import is_empty, locked, write_bytes
 from drcl.train.config import Config
@@ -148,7 +149,8 @@ class Study:
             learned = learn_all_priors(self.data, replace(self.config, seed=seed))
             for name, prior in learned.items():
                 write_bytes(files[name], sealed.pack({"weight": prior.weight}, prior.metadata()))
-        return {name: _read_prior(path) for name, path in files.items()}
+        found = {name: sealed.read_tensors(path) for name, path in files.items()}
+        return {name: Prior(tensors["weight"], **about) for name, (tensors, about) in found.items()}
 
     def baselines(self) -> tuple[dict[str, Metrics], dict[str, str], dict[str, dict[str, str]]]:
         """mAP of the linear baselines, why others are left out, and what they chose."""
@@ -182,16 +184,6 @@ def _identify(part: Labelled) -> list[int | str]:
         digest.update(values.dtype.str.encode())
         digest.update(np.ascontiguousarray(values).data)
     return [*part.features.shape, digest.hexdigest()[:16]]
-
-
-def _read_prior(path: Path) -> Prior:
-    tensors, about = sealed.read_tensors(path)
-    return Prior(
-        tensors["weight"],
-        classes=tuple(about["classes"]),
-        modality=about["modality"],
-        score=about["score"],
-    )
 
 
 def _read_json(path: Path) -> Any:

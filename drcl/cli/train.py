@@ -89,7 +89,6 @@ class _Asked(NamedTuple):
 def _train(asked: _Asked, given: dict[str, Any], arguments: list[str], rank: int) -> None:
     dataset, out, parallel = asked.dataset, asked.out, asked.parallel
     resume = asked.resume or is_restarted()
-    resume = resume or is_restarted()
     loaded = load(dataset, asked.data)
     waiting = interrupted(out) if resume else None
     if waiting is not None and asked.preset is None:

@@ -16,9 +16,6 @@ scores that are there already, :func:`drcl.functional.average_precision`.
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
-
 from drcl.metrics.means import (
     average_precision,
     mean_average_precision,
@@ -43,10 +40,3 @@ __all__ = [
     "MAX_BYTES",
 ]
 __dir__ = __all__.copy
-
-
-def __getattr__(name: str) -> Any:
-    if name == "MEMORY":
-        warnings.warn("MEMORY: is now called MAX_BYTES", DeprecationWarning, stacklevel=2)
-        return MAX_BYTES
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Iterator
 
 import torch
@@ -93,10 +95,8 @@ class Task:
         """What is labelled: whether −1 is a class, all pieces of a gallery together say."""
         if not self._labels:
             return
-        signs = 0
-        for one in self.everywhere(self._labels[0].signs | self._labels[1].signs):
-            signs |= one
-        self._labels = resolve(self._labels, signs)
+        signs = self.everywhere(self._labels[0].signs | self._labels[1].signs)
+        self._labels = resolve(self._labels, functools.reduce(operator.or_, signs))
         self.queries, self.items = (
             torch.from_numpy(~side.missing).nonzero()[:, 0] for side in self._labels
         )

@@ -119,16 +119,9 @@ def _write_class_names(
     for c in np.argsort(-count, kind="stable")[:MAX_LABELS]:
         if count[c]:
             x, y = np.median(points[label == c], axis=0)
-            axes.text(
-                x,
-                y,
-                style.plain(classes[c], 18),
-                fontsize=10,
-                ha="center",
-                va="center",
-                fontweight="bold",
-                path_effects=[withStroke(linewidth=3, foreground=style.PAPER)],
-            )
+            halo = [withStroke(linewidth=3, foreground=style.PAPER)]
+            look: Any = {"fontsize": 10, "fontweight": "bold", "path_effects": halo}
+            axes.text(x, y, style.plain(classes[c], 18), **style.CENTRED, **look)
 
 
 def _legend(figure: Figure, data: ReportData, colours: np.ndarray, *, unlabelled: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -143,12 +143,5 @@ def _tile(axes: Axes, data: ReportData, modality: str, index: int, colour: str) 
         )
     else:
         axes.set(box_aspect=1)
-        axes.text(
-            0.5,
-            0.5,
-            f"row\n{index}",
-            ha="center",
-            va="center",
-            color=style.MUTED,
-            transform=axes.transAxes,
-        )
+        look: Any = {"color": style.MUTED, "transform": axes.transAxes}
+        axes.text(0.5, 0.5, f"row\n{index}", **style.CENTRED, **look)

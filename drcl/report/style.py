@@ -48,6 +48,7 @@ CLASS_COLOURS = (
     "#3c84fc", "#e4c030", "#545400", "#9c0084", "#54d8b4",
     "#e430b4", "#3c00fc", "#9c6c54", "#b4a8fc", "#cc903c",
 )  # fmt: skip
+CENTRED: Any = {"ha": "center", "va": "center"}
 MARKERS = ("o", "^", "s", "D", "v", "P")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
 

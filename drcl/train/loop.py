@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
@@ -127,7 +127,9 @@ class Training:
         self.step = Step(phase, self.clock)
         self._take = make_step(self.step)
         self.generator = torch.Generator(device).manual_seed(phase.schedule.seed)
-        self.outcome = Outcome(copy_state(phase.module), None, [])
+        state = phase.module.state_dict()
+        kept = {name: value.detach().clone() for name, value in state.items()}
+        self.outcome = Outcome(kept, None, [])
         self.checkpoint: Checkpoint | None = None
         if context.checkpoints is not None:
             with raise_together(self.phase.group):
@@ -387,8 +389,3 @@ class Training:
             for name, tensor in phase.module.state_dict().items():
                 self.outcome.state[name].copy_(tensor)
         return kept
-
-
-def copy_state(module: nn.Module) -> dict[str, Tensor]:
-    """The module's state, in memory of its own."""
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}

@@ -7,11 +7,12 @@ unpaired, with another number of samples and another width in each. That is DRCL
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import numpy as np
 
 from drcl.checks import check_count
-from drcl.data.dataset import CrossModalDataset, Labelled, Split
+from drcl.data.dataset import CrossModalDataset, Labelled
 from drcl.data.splits import stratified_holdout
 
 TEST_SHARE, VALIDATION_SHARE = 0.25, 0.15
@@ -60,7 +61,7 @@ def digits(seed: int = 0) -> CrossModalDataset:
     spectrum, strokes = _holdout(rest, labels, 0.27 / 0.60, seed)
     rows = {"pixels": pixels, "spectrum": spectrum, "strokes": strokes}
 
-    splits: dict[str, Split] = {"train": {}, "validation": {}, "test": {}}
+    splits: dict[str, Any] = {"train": {}, "validation": {}, "test": {}}
     pictures = {}
     for modality, view in (("pixels", _pixels), ("spectrum", _spectrum), ("strokes", _strokes)):
         remaining, test = _holdout(rows[modality], labels, TEST_SHARE, seed)
@@ -69,14 +70,7 @@ def digits(seed: int = 0) -> CrossModalDataset:
             features = view(images[chosen]).astype(np.float32)
             splits[split][modality] = Labelled(features, labels[chosen])
         pictures[modality] = images[test].astype(np.float32)
-    return CrossModalDataset(
-        "digits",
-        tuple(map(str, range(10))),
-        splits["train"],
-        splits["validation"],
-        splits["test"],
-        pictures,
-    )
+    return CrossModalDataset("digits", tuple(map(str, range(10))), **splits, pictures=pictures)
 
 
 def _holdout(
