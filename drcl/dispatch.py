@@ -18,14 +18,7 @@ from drcl.backends import probe_backends
 from drcl.errors import BackendUnavailable
 from drcl.kernels.launch import FUSED_WIDTH
 
-__all__ = [
-    "FAMILIES",
-    "choose",
-    "explain",
-    "kernels_take",
-    "stages",
-    "use_backend",
-]
+__all__ = ["FAMILIES", "choose", "explain", "kernels_take", "stages", "use_backend"]
 __dir__ = __all__.copy
 
 # For every op family, its backends from the most to the least preferred. The loss has no native

@@ -48,9 +48,7 @@ class _Repeatable(click.Command):
 )
 @click.option("--report/--no-report", default=True, help="Write RUN/report.", show_default=True)
 @click.option(
-    "--log-dir",
-    type=click.Path(file_okay=False),
-    help="Write TensorBoard curves to this folder.",
+    "--log-dir", type=click.Path(file_okay=False), help="Write TensorBoard curves to this folder."
 )
 @click.option("--resume", is_flag=True, help="Continue an interrupted run with its own settings.")
 @click.option("--overwrite", is_flag=True, help="Replace the run that the directory holds.")

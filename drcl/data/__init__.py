@@ -21,14 +21,7 @@ from drcl.data.sets.synthetic import synthetic
 from drcl.data.sets.uci import uci
 from drcl.data.sets.wikipedia import wikipedia
 
-__all__ = [
-    "CrossModalDataset",
-    "Labelled",
-    "Split",
-    "load",
-    "load_manifest",
-    "names",
-]
+__all__ = ["CrossModalDataset", "Labelled", "Split", "load", "load_manifest", "names"]
 __dir__ = __all__.copy
 
 _BUILT_IN: dict[str, Callable[..., CrossModalDataset]] = {"digits": digits, "synthetic": synthetic}

@@ -49,9 +49,7 @@ Reader = Callable[[ArrayAt], np.ndarray]
 
 
 def assemble(
-    name: str,
-    sources: Mapping[str, Mapping[str, SamplesAt]],
-    classes: ClassList | None = None,
+    name: str, sources: Mapping[str, Mapping[str, SamplesAt]], classes: ClassList | None = None
 ) -> CrossModalDataset:
     """Read every source once and map its labels to class ids.
 

@@ -21,14 +21,7 @@ from drcl.run.evaluation import (
     measure_model,
     report_data,
 )
-from drcl.run.folder import (
-    finish_run,
-    interrupted,
-    open_run,
-    start_run,
-    update_run,
-    withdraw_run,
-)
+from drcl.run.folder import finish_run, interrupted, open_run, start_run, update_run, withdraw_run
 from drcl.run.record import Run
 
 __all__ = [

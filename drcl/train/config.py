@@ -176,13 +176,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
 
 # For sets with narrow features, small enough for a CPU; chosen on the validation split.
 _NARROW = Config(
-    dim=256,
-    hidden=(512, 512),
-    epochs=60,
-    prior_epochs=30,
-    batch_size=128,
-    lr=1e-3,
-    prior_lr=1e-3,
+    dim=256, hidden=(512, 512), epochs=60, prior_epochs=30, batch_size=128, lr=1e-3, prior_lr=1e-3
 )
 
 # The paper's settings, as known: learning rates per modality, epochs, batch 1024.
@@ -200,10 +194,6 @@ PRESETS: dict[str, Config] = {
     "uci": _NARROW,
     # Chosen on the validation split too.
     "wikipedia-raw": Config(
-        dim=256,
-        hidden=(512, 512),
-        epochs=200,
-        lr={"image": 3e-3, "text": 5e-4},
-        prior_norm=3.0,
+        dim=256, hidden=(512, 512), epochs=200, lr={"image": 3e-3, "text": 5e-4}, prior_norm=3.0
     ),
 }

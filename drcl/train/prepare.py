@@ -16,15 +16,7 @@ from drcl.train.config import Config
 from drcl.train.datasets import LoadedSamples
 from drcl.train.networks import unwrapped
 from drcl.train.phase import Schedule
-from drcl.train.samples import (
-    Data,
-    Modality,
-    Samples,
-    check_pairs,
-    choose_classes,
-    parse,
-    prepare,
-)
+from drcl.train.samples import Data, Modality, Samples, check_pairs, choose_classes, parse, prepare
 from drcl.train.standardize import Moments, Standardizer
 
 
