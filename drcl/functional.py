@@ -36,14 +36,9 @@ from drcl.ranking import DIVISORS, Columns, Relevance, Request
 from drcl.reversible_consistency import ReversibleConsistency, reversible_consistency_loss
 
 __all__ = [
-    "mixup",
-    "PriorSimilarity",
-    "prior_similarity",
-    "generalized_cross_entropy",
-    "ReversibleConsistency",
-    "reversible_consistency_loss",
-    "average_precision",
-]
+    "mixup", "PriorSimilarity", "prior_similarity", "generalized_cross_entropy",
+    "ReversibleConsistency", "reversible_consistency_loss", "average_precision",
+]  # fmt: skip
 __dir__ = __all__.copy
 
 

@@ -61,7 +61,12 @@ class Prior(nn.Module):
         score: float | None = None,
     ) -> None:
         super().__init__()
-        _check_weight(weight)
+        check_matrix("weight", weight, "(D, C)")
+        check_has_values("weight", weight)
+        if not bool(torch.isfinite(weight).all()):
+            raise ValueError("weight: holds NaN or infinite values")
+        if not bool((weight != 0).any()):
+            raise ValueError("weight: is zero everywhere; a prior needs at least one direction")
         self.classes = class_list(range(weight.shape[1]) if classes is None else classes)
         if len(self.classes) != weight.shape[1]:
             raise ValueError(
@@ -226,12 +231,3 @@ def rank_cutoff(weight: Tensor) -> float:
 
 def _count_directions(singular: Tensor, cutoff: float) -> int:
     return int((singular > cutoff * singular[0]).sum())
-
-
-def _check_weight(weight: Tensor) -> None:
-    check_matrix("weight", weight, "(D, C)")
-    check_has_values("weight", weight)
-    if not bool(torch.isfinite(weight).all()):
-        raise ValueError("weight: holds NaN or infinite values")
-    if not bool((weight != 0).any()):
-        raise ValueError("weight: is zero everywhere; a prior needs at least one direction")

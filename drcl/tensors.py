@@ -67,7 +67,8 @@ def as_tensor(array: Any, name: str = "array") -> Tensor:
     dtype = _NARROWER.get(array.dtype.char, array.dtype.newbyteorder("="))
     # torch reads neither foreign byte orders nor strides that are negative or, as those of a record
     # array's field, no multiple of an item.
-    if dtype.char != array.dtype.char or not array.dtype.isnative or _has_odd_strides(array):
+    odd = any(stride < 0 or stride % array.itemsize for stride in array.strides)
+    if dtype.char != array.dtype.char or not array.dtype.isnative or odd:
         # A copy in any case: an array of one row counts as contiguous whatever its strides are.
         array = np.array(array, dtype, order="C")
     with warnings.catch_warnings():
@@ -143,10 +144,6 @@ def _read(array: Any) -> npt.NDArray[Any]:
     for start in range(0, len(found), size):
         found[start : start + size] = np.asarray(array[start : start + size])
     return found
-
-
-def _has_odd_strides(array: npt.NDArray[Any]) -> bool:
-    return any(stride < 0 or stride % array.itemsize for stride in array.strides)
 
 
 def row_count(rows: Any) -> int | None:

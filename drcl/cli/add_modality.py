@@ -66,9 +66,9 @@ def add_modality(
         if name in model.modalities:
             raise ValueError(f"name: expected one that is not in {model.modalities}, got {name!r}")
         added = AddedModality(
-            _absolute(features, labels),
-            _absolute(*validation) if validation else None,
-            _absolute(*test) if test else None,
+            (_absolute(features), _absolute(labels)),
+            validation and (_absolute(validation[0]), _absolute(validation[1])),
+            test and (_absolute(test[0]), _absolute(test[1])),
         )
         config = merge(model.config.for_modality(name), given, [name])
         show.check_device(config)
@@ -90,15 +90,7 @@ def add_modality(
         show.finish(run, record, model, measured, report)
 
 
-def _absolute(features: str, labels: str) -> tuple[str, str]:
-    """Paths that hold from any working directory; only the part before a key is a path."""
-    first, second = (
-        str(Path(text).resolve()) if Path(text).is_file() else _resolve_before_key(text)
-        for text in (features, labels)
-    )
-    return first, second
-
-
-def _resolve_before_key(text: str) -> str:
-    file, colon, key = text.partition(":")
+def _absolute(text: str) -> str:
+    """A path that holds from any working directory; only the part before a key is a path."""
+    file, colon, key = (text, "", "") if Path(text).is_file() else text.partition(":")
     return f"{Path(file).resolve()}{colon}{key}"

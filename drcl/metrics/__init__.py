@@ -28,15 +28,8 @@ from drcl.metrics.results import PrecisionRecall, RetrievalMetrics
 from drcl.metrics.retrieval import retrieval_metrics
 
 __all__ = [
-    "retrieval_metrics",
-    "RetrievalMetrics",
-    "RetrievalOptions",
-    "average_precision",
-    "mean_average_precision",
-    "recall_at_k",
-    "precision_recall_curve",
-    "PrecisionRecall",
-    "retrieval_report",
-    "MAX_BYTES",
-]
+    "retrieval_metrics", "RetrievalMetrics", "RetrievalOptions", "average_precision",
+    "mean_average_precision", "recall_at_k", "precision_recall_curve", "PrecisionRecall",
+    "retrieval_report", "MAX_BYTES",
+]  # fmt: skip
 __dir__ = __all__.copy

@@ -29,7 +29,8 @@ def draw_projection(data: ReportData) -> style.Section:
     rows = np.concatenate([data.embeddings[m][index] for m, index in chosen.items()])
     points, method = project(rows)
     modality = np.repeat(np.arange(len(chosen)), [len(index) for index in chosen.values()])
-    label = np.concatenate([_first_label(data.label_rows(m)[i]) for m, i in chosen.items()])
+    hot = np.concatenate([data.label_rows(m)[i] for m, i in chosen.items()])
+    label = np.where(hot.any(axis=1), hot.argmax(axis=1), -1)  # the first of several
     colours = _class_colours(len(data.classes))
 
     with style.canvas(4.8, 4.6 + 0.24 * _legend_rows(data)) as figure:
@@ -90,10 +91,6 @@ def _subsample(sizes: dict[str, int]) -> dict[str, np.ndarray]:
     share = MAX_POINTS // len(sizes)
     rng = np.random.default_rng(SEED)
     return {modality: rng.permutation(size)[:share] for modality, size in sizes.items()}
-
-
-def _first_label(rows: np.ndarray) -> np.ndarray:
-    return np.where(rows.any(axis=1), rows.argmax(axis=1), -1)
 
 
 def _class_colours(classes: int) -> np.ndarray:

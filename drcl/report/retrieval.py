@@ -110,7 +110,9 @@ def _search(data: ReportData, query: str, gallery: str, index: int) -> Example:
     known = np.flatnonzero(labels != -1) if labels.ndim == 1 else np.arange(len(labels))
     q, items = data.embeddings[query][index : index + 1], data.embeddings[gallery][known]
     q_rows, item_rows = data.label_rows(query)[index : index + 1], data.label_rows(gallery)[known]
-    found = np.argsort(-_cosine(q, items), kind="stable")[:TOP]  # ties by gallery index
+    norms = np.linalg.norm(items, axis=1) * np.linalg.norm(q)
+    cosines = (items @ q[0]) / np.maximum(norms, 1e-12)  # 0 with a zero row
+    found = np.argsort(-cosines, kind="stable")[:TOP]  # ties by gallery index
     relevant = (item_rows & q_rows).any(axis=1)
     return Example(
         query=query,
@@ -125,12 +127,6 @@ def _search(data: ReportData, query: str, gallery: str, index: int) -> Example:
             for i in found
         ),
     )
-
-
-def _cosine(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """Cosine of one query row with every gallery row; 0 with a zero row."""
-    norms = np.linalg.norm(gallery, axis=1) * np.linalg.norm(query)
-    return (gallery @ query[0]) / np.maximum(norms, 1e-12)
 
 
 def _tile(axes: Axes, data: ReportData, modality: str, index: int, colour: str) -> None:

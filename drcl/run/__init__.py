@@ -25,21 +25,8 @@ from drcl.run.folder import finish_run, interrupted, open_run, start_run, update
 from drcl.run.record import Run
 
 __all__ = [
-    "AddedModality",
-    "Measured",
-    "Run",
-    "RunExists",
-    "embed",
-    "evaluation_split",
-    "finish_run",
-    "interrupted",
-    "measure",
-    "measure_model",
-    "open_run",
-    "read_features",
-    "report_data",
-    "start_run",
-    "update_run",
-    "withdraw_run",
-]
+    "AddedModality", "Measured", "Run", "RunExists", "embed", "evaluation_split", "finish_run",
+    "interrupted", "measure", "measure_model", "open_run", "read_features", "report_data",
+    "start_run", "update_run", "withdraw_run",
+]  # fmt: skip
 __dir__ = __all__.copy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -97,13 +98,11 @@ def learn_priors(
             f"{missing}"
         )
 
-    def make_phase(modality: str) -> Phase:
-        return prior_phase(modality, data, config, context)
-
     def finish(phase: Phase, outcome: Outcome) -> Outcome:
         # Of what was trained only W is needed further on.
         return replace(outcome, state={"weight": outcome.state["weight"]})
 
+    make_phase = partial(prior_phase, data=data, config=config, context=context)
     outcomes = train_modalities(data.costs("prior", config), make_phase, finish, context)
     priors = {
         modality: Prior(

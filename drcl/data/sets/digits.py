@@ -7,6 +7,7 @@ unpaired, with another number of samples and another width in each. That is DRCL
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ def digits(seed: int = 0) -> CrossModalDataset:
 
     splits: dict[str, Any] = {"train": {}, "validation": {}, "test": {}}
     pictures = {}
-    for modality, view in (("pixels", _pixels), ("spectrum", _spectrum), ("strokes", _strokes)):
+    for modality, view in _VIEWS.items():
         remaining, test = _holdout(rows[modality], labels, TEST_SHARE, seed)
         train, validation = _holdout(remaining, labels, VALIDATION_SHARE / (1 - TEST_SHARE), seed)
         for split, chosen in (("train", train), ("validation", validation), ("test", test)):
@@ -80,14 +81,6 @@ def _holdout(
     return rows[kept], rows[held]
 
 
-def _pixels(images: np.ndarray) -> np.ndarray:
-    return images.reshape(len(images), -1)
-
-
-def _spectrum(images: np.ndarray) -> np.ndarray:
-    return np.log1p(np.abs(np.fft.rfft2(images))).reshape(len(images), -1)
-
-
 def _strokes(images: np.ndarray) -> np.ndarray:
     down, right = np.gradient(images, axis=(1, 2))
     strength = np.hypot(down, right)
@@ -97,3 +90,10 @@ def _strokes(images: np.ndarray) -> np.ndarray:
     quarters = by_bin.reshape(-1, 2, 4, 2, 4, ORIENTATIONS).sum(axis=(2, 4))
     projections = np.concatenate([images.sum(axis=2), images.sum(axis=1)], axis=1)
     return np.concatenate([projections, quarters.reshape(len(images), -1)], axis=1)
+
+
+_VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "pixels": lambda images: images.reshape(len(images), -1),
+    "spectrum": lambda images: np.log1p(np.abs(np.fft.rfft2(images))).reshape(len(images), -1),
+    "strokes": _strokes,
+}
