@@ -90,12 +90,27 @@ def average_precision(
 
     Returns a table (Q, columns) float64, to be read through :meth:`drcl.ranking.Columns.split`.
     """
-    a, asked, divisor = relevance, request, DIVISORS.index(request.divisor)
-    lists = a.member_offsets, a.members, a.offsets, a.items, a.gains, a.bits, a.max_relevant
-    wanted = list(asked.cutoffs), asked.depth, divisor, asked.average_ties, asked.recall_levels
-    offsets, columns = excluded or (None, None)
+    excluded_offsets, excluded_columns = excluded or (None, None)
     arguments = Arguments(
-        *(scores, scale, bias, offsets, columns), *lists, *wanted, asked.discounts, max_bytes
+        scores,
+        scale,
+        bias,
+        excluded_offsets,
+        excluded_columns,
+        relevance.member_offsets,
+        relevance.members,
+        relevance.offsets,
+        relevance.items,
+        relevance.gains,
+        relevance.bits,
+        relevance.max_relevant,
+        list(request.cutoffs),
+        request.depth,
+        DIVISORS.index(request.divisor),
+        request.average_ties,
+        request.recall_levels,
+        request.discounts,
+        max_bytes,
     )
     if backend != "native":
         literal = backend == "reference"
