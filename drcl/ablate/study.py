@@ -23,7 +23,7 @@ from tqdm import tqdm
 from drcl.ablate.table import Row, Table, write_table
 from drcl.ablate.variants import VARIANTS, Variant, learn_all_priors, train_variant
 from drcl.baselines import cca, semantic_matching
-from drcl.checks import check_count
+from drcl.checks import check_count, check_installed
 from drcl.data import CrossModalDataset, Labelled
 from drcl.prior import Prior
 from drcl.run.evaluation import Metrics
@@ -68,7 +68,8 @@ def ablate(
     names = [variant.name for variant in variants]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"variants: {twice[0]!r} is given twice, expected names that differ")
-    _require_libraries()
+    refusal = "an ablation needs {}: pip install 'drcl[full]' brings it"
+    check_installed(refusal, "matplotlib", "sklearn")
     config.check_modalities(data.modalities)
     with locked(folder):
         study = Study(folder, data, config)
@@ -205,13 +206,3 @@ def _differing(stored: Any, ours: dict[str, Any]) -> str:
         for name, value in ours["settings"].items()
         if theirs.get(name) != value
     )
-
-
-def _require_libraries() -> None:
-    try:
-        import matplotlib  # noqa: F401
-        import sklearn  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"an ablation needs {error.name}: pip install 'drcl[full]' brings it"
-        ) from error

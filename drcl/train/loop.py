@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from drcl.distributed import raise_together
@@ -21,6 +20,7 @@ from drcl.train.config import stream_seed
 from drcl.train.context import Context
 from drcl.train.embedding import chunk_rows, embed
 from drcl.train.interrupt import interrupt_after_epoch
+from drcl.train.networks import unwrapped
 from drcl.train.parallel import spread
 from drcl.train.perceptron import Perceptron
 from drcl.train.phase import Outcome, Phase, schedule_q
@@ -296,10 +296,7 @@ class Training:
         if self._reaches_ahead(source):
             yield from self._embed_ahead()
             return
-        network = self.phase.network
-        if isinstance(network, DistributedDataParallel):
-            network = network.module
-        ranks = self.phase.ranks
+        network, ranks = unwrapped(self.phase.network), self.phase.ranks
         rows = slice(None) if ranks is None else ranks.rows(source.count)
         yield from embed(network, source, self.step.passes, self.phase.config.precision, rows)
 
