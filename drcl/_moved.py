@@ -1,8 +1,4 @@
-"""Old names of modules that have moved: they import with a DeprecationWarning.
-
-The table is the whole mechanism: an old name resolves to a module that looks its attributes up in
-the new one, under their new names where they were renamed.
-"""
+"""Old names of modules that have moved: they import with a DeprecationWarning."""
 
 from __future__ import annotations
 
@@ -10,36 +6,16 @@ import importlib
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
 
+# Those that the documentation named.
 MOVED = {
     "drcl.agreement": "drcl.distributed",
-    "drcl.arrays": "drcl.tensors",
-    "drcl.memory": "drcl.out_of_memory",
-    "drcl.pages": "drcl.storage.mmap",
-    "drcl.run.files": "drcl.run.added",
-    "drcl.train.mapped": "drcl.storage.mmap",
-    **{
-        f"drcl.data.{name}": f"drcl.data.sets.{name}"
-        for name in ("digits", "paper_sets", "synthetic", "uci", "wikipedia")
-    },
-    **{
-        f"drcl.data.{name}": f"drcl.data.formats.{name}"
-        for name in (
-            *("hdf5", "limits", "matlab4", "matlab5", "matlab_strings"),
-            *("npy", "parquet", "sparse", "tables"),
-        )
-    },
-}
-RENAMED = {
-    "drcl.agreement": {
-        "everywhere": "all_gather_int",
-        "share": "shard",
-        "together": "raise_together",
-    },
+    "drcl.data.digits": "drcl.data.sets.digits",
+    "drcl.data.synthetic": "drcl.data.sets.synthetic",
 }
 
 
@@ -58,12 +34,7 @@ class _Moved(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         name = MOVED[module.__name__]
         new = importlib.import_module(name)
-        renamed = RENAMED.get(module.__name__, {})
-
-        def look_up(name: str) -> Any:
-            return getattr(new, renamed.get(name, name))
-
-        module.__dict__.update(__getattr__=look_up, __dir__=lambda: dir(new), __doc__=new.__doc__)
+        module.__dict__.update(__getattr__=partial(getattr, new), __dir__=partial(dir, new))
 
 
 def install() -> None:

@@ -20,6 +20,7 @@ from drcl.labels import ParsedLabels, is_labelled, known_ids
 from drcl.metrics import mean_average_precision, retrieval_report
 
 __all__ = ["Baseline", "cca", "fit_scaling", "semantic_matching"]
+__dir__ = __all__.copy
 
 Scaling = Callable[[np.ndarray], np.ndarray]
 T = TypeVar("T")
@@ -28,10 +29,6 @@ SCALINGS = ("none", "standard", "l2", "sqrt", "log")
 DIRECTIONS = 20
 POWERS = (0, 1, 2, 4, 8)
 INVERSE_PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0)
-
-
-def __dir__() -> list[str]:
-    return __all__
 
 
 class Baseline(NamedTuple):

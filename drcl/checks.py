@@ -6,6 +6,7 @@ Values of tensors are looked at only where that is free; see :func:`can_look_at`
 
 from __future__ import annotations
 
+import importlib
 import math
 import operator
 import re
@@ -182,6 +183,15 @@ def check_device_name(name: str, value: Any) -> str:
     if not re.fullmatch(r"[a-z]+(:\d+)?", named):
         raise ValueError(f'{name}: expected "auto" or a torch device, got {value!r}')
     return named
+
+
+def check_installed(refusal: str, *names: str) -> None:
+    """Raise ImportError where a module is missing, whose name goes into the refusal's ``{}``."""
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ImportError(refusal.format(error.name)) from error
 
 
 def _number(name: str, value: Any, expected: str, holds: Callable[[float], bool]) -> float:

@@ -18,16 +18,8 @@ from drcl.backends import probe_backends
 from drcl.errors import BackendUnavailable
 from drcl.kernels.launch import FUSED_WIDTH
 
-__all__ = [
-    "FAMILIES",
-    "choose",
-    "explain",
-    "kernels_take",
-    "stages",
-    "use_backend",
-]
-__dir__ = __all__.copy  # dir() shows these alone
-
+__all__ = ["FAMILIES", "choose", "explain", "kernels_take", "stages", "use_backend"]
+__dir__ = __all__.copy
 
 # For every op family, its backends from the most to the least preferred. The loss has no native
 # form: on a CPU its rows take 5 of 150 ms at B = 1024, D = 2048 (one thread), the rest is GEMM.

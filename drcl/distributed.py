@@ -13,10 +13,7 @@ from torch.distributed import ProcessGroup
 from drcl.errors import RankFailed
 
 __all__ = ["RankFailed", "all_gather_int", "gather", "gather_rows", "raise_together", "shard"]
-
-
-def __dir__() -> list[str]:
-    return __all__
+__dir__ = __all__.copy
 
 
 def all_gather_int(value: int, group: ProcessGroup | None) -> list[int]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from drcl.checks import check_count, check_counts, check_device, check_tensor
 
 __all__ = ["Encoder", "normalize"]
-__dir__ = __all__.copy  # dir() shows these alone
+__dir__ = __all__.copy
 
 
 def normalize(features: Tensor) -> Tensor:

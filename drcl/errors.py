@@ -10,10 +10,7 @@ OSError for files, MemoryError where memory ends, ImportError for a library that
 from __future__ import annotations
 
 __all__ = ["BackendUnavailable", "NonFiniteLoss", "RankFailed", "RunExists"]
-
-
-def __dir__() -> list[str]:
-    return __all__
+__dir__ = __all__.copy
 
 
 class BackendUnavailable(RuntimeError):

@@ -23,18 +23,10 @@ from drcl.out_of_memory import in_pieces
 from drcl.precision import product_precision
 from drcl.prior import Prior
 from drcl.tensors import check_finite
+from drcl.train import datasets
 from drcl.train.config import Config, stream_seed
 from drcl.train.consistency import train_encoders
 from drcl.train.context import Context
-from drcl.train.datasets import (
-    Loadable,
-    as_input,
-    in_order,
-    is_loadable,
-    join_labels,
-    read_pairs,
-    unmasked,
-)
 from drcl.train.embedding import apply_in_chunks
 from drcl.train.networks import build_network, check_networks, pick_device, unwrapped
 from drcl.train.parallel import Mode, Parallel
@@ -46,10 +38,7 @@ from drcl.train.standardize import Standardizer, in_chunks
 from drcl.train.tensorboard import tensorboard
 
 __all__ = ["DRCL", "SearchResult"]
-
-
-def __dir__() -> list[str]:
-    return __all__
+__dir__ = __all__.copy
 
 
 class SearchResult(NamedTuple):
@@ -257,7 +246,7 @@ class DRCL:
         self.history += history
         return self
 
-    def encode(self, modality: str, features: npt.ArrayLike | Tensor | Loadable) -> Tensor:
+    def encode(self, modality: str, features: npt.ArrayLike | Tensor | datasets.Loadable) -> Tensor:
         """Embeddings (N, dim) float32 on the CPU, rows of unit length.
 
         Args:
@@ -275,22 +264,24 @@ class DRCL:
         >>> model.encode("image", torch.eye(4)).shape
         torch.Size([4, 8])
         """
-        if is_loadable(features):
+        if datasets.is_loadable(features):
             return self._encode_loaded(modality, features)[0]
         self._encoder(modality)  # before anything is read
         x = check_features(features, f"{modality} features")
         chunks = [self._embed(modality, part) for part in in_chunks(x)]
         return _unit_rows(torch.cat(chunks), modality)
 
-    def _encode_loaded(self, modality: str, data: Loadable) -> tuple[Tensor, list[Any]]:
+    def _encode_loaded(self, modality: str, data: datasets.Loadable) -> tuple[Tensor, list[Any]]:
         scaled = modality in self.standardizers
         integers = takes_integers(self._encoder(modality)) and not scaled
         found: list[Tensor] = []
         labels, seen = [], 0
         with torch.random.fork_rng(devices=[]):  # a loader may draw from it
-            for features, part in read_pairs(in_order(data, 1024, unmasked(modality)), modality):
+            for features, part in datasets.read_pairs(
+                datasets.in_order(data, 1024, datasets.unmasked(modality)), modality
+            ):
                 check_finite(features.float(), f"{modality} features", seen)
-                found.append(self._embed(modality, as_input(features, integers)))
+                found.append(self._embed(modality, datasets.as_input(features, integers)))
                 labels.append(part)
                 seen += len(part)
         if not found:
@@ -339,9 +330,9 @@ class DRCL:
         embeddings = {}
         for name, data in test.items():
             where = f"test {name}"
-            if is_loadable(data):
+            if datasets.is_loadable(data):
                 rows, batches = self._encode_loaded(name, data)
-                labels = join_labels(batches, where)
+                labels = datasets.join_labels(batches, where)
             else:
                 rows = self.encode(name, data[0])
                 labels = parse_labels(data[1], f"{where} labels", count=len(rows))

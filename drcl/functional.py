@@ -26,21 +26,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from drcl import ops, reference
-from drcl.checks import (
-    check_count,
-    check_cutoff,
-    check_device,
-    check_has_values,
-    check_lam,
-    check_matrix,
-    check_option,
-    check_permutation,
-    check_positive,
-    check_prior,
-    check_q,
-    check_tensor,
-)
+from drcl import checks, ops, reference
 from drcl.dispatch import choose, kernels_take
 from drcl.eager import generalized_cross_entropy as eager
 from drcl.labels import check_targets, is_labelled, target_rows
@@ -50,15 +36,10 @@ from drcl.ranking import DIVISORS, Columns, Relevance, Request
 from drcl.reversible_consistency import ReversibleConsistency, reversible_consistency_loss
 
 __all__ = [
-    "mixup",
-    "PriorSimilarity",
-    "prior_similarity",
-    "generalized_cross_entropy",
-    "ReversibleConsistency",
-    "reversible_consistency_loss",
-    "average_precision",
-]
-__dir__ = __all__.copy  # dir() shows these alone
+    "mixup", "PriorSimilarity", "prior_similarity", "generalized_cross_entropy",
+    "ReversibleConsistency", "reversible_consistency_loss", "average_precision",
+]  # fmt: skip
+__dir__ = __all__.copy
 
 
 class PriorSimilarity(NamedTuple):
@@ -97,15 +78,15 @@ def mixup(
     tensor([[0.9000, 0.1000],
             [0.1000, 0.9000]])
     """
-    check_matrix("features", features)
-    lam = check_lam(lam)
-    classes = None if classes is None else check_count("classes", classes)
+    checks.check_matrix("features", features)
+    lam = checks.check_lam(lam)
+    classes = None if classes is None else checks.check_count("classes", classes)
     rows = _target_rows(targets, features, classes)
     if permutation is None:
         # a generator, None too, ties a traced graph to one batch size
         drawn: dict[str, Any] = {} if generator is None else {"generator": generator}
         permutation = torch.randperm(features.shape[0], device=features.device, **drawn)
-    check_permutation(permutation, features)
+    checks.check_permutation(permutation, features)
     backend = choose("mixup", features.device, kernels=kernels_take("mixup", features))
     if backend == "reference":
         return reference.mixup(features, rows, permutation, lam)
@@ -145,11 +126,11 @@ def prior_similarity(
     >>> round(float(out.score), 4)
     0.5761
     """
-    check_matrix("features", features)
+    checks.check_matrix("features", features)
     weight = prior.weight if isinstance(prior, Prior) else prior
-    check_prior(weight, features)
-    temperature = check_positive("temperature", temperature)
-    check_q(q)
+    checks.check_prior(weight, features)
+    temperature = checks.check_positive("temperature", temperature)
+    checks.check_q(q)
     backend = choose(
         "prior_similarity",
         features.device,
@@ -202,8 +183,8 @@ def generalized_cross_entropy(
     >>> float(generalized_cross_entropy(logits, torch.tensor([0]), q=1.0))
     0.5
     """
-    check_matrix("logits", logits, "(B, C)")
-    check_q(q)
+    checks.check_matrix("logits", logits, "(B, C)")
+    checks.check_q(q)
     # The gap of two logits may be beyond half precision's range.
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     rows = _target_rows(targets, wide, logits.shape[1])
@@ -242,21 +223,21 @@ def average_precision(
     >>> average_precision(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[True, False, True]]))
     tensor([0.8333], dtype=torch.float64)
     """
-    check_matrix("scores", scores, "(Q, N)")
-    check_tensor("relevant", relevant)
+    checks.check_matrix("scores", scores, "(Q, N)")
+    checks.check_tensor("relevant", relevant)
     if scores.shape != relevant.shape:
         raise ValueError(
             "scores and relevant: expected one shape (Q, N), got "
             f"{tuple(scores.shape)} and {tuple(relevant.shape)}"
         )
-    check_device("relevant", relevant, "scores", scores)
-    check_has_values("scores", scores)
+    checks.check_device("relevant", relevant, "scores", scores)
+    checks.check_has_values("scores", scores)
     if relevant.dtype != torch.bool:
         raise TypeError(f"relevant: expected dtype bool, got {relevant.dtype}")
-    k = check_cutoff(k)
-    check_option("no_relevant", no_relevant, ("zero", "skip"))
-    check_option("divisor", divisor, DIVISORS)
-    check_option("ties", ties, ("index", "average"))
+    k = checks.check_cutoff(k)
+    checks.check_option("no_relevant", no_relevant, ("zero", "skip"))
+    checks.check_option("divisor", divisor, DIVISORS)
+    checks.check_option("ties", ties, ("index", "average"))
     if not torch.compiler.is_compiling() and bool(scores.isnan().any()):
         raise ValueError(f"scores: row {int(scores.isnan().any(dim=1).nonzero()[0])} holds NaN")
     scores, n = scores.detach(), scores.shape[1]

@@ -13,7 +13,7 @@ from drcl.checks import check_count, check_lam
 from drcl.reversible_consistency import ReversibleConsistencyLoss
 
 __all__ = ["ReversibleConsistencyLoss", "GeneralizedCrossEntropy", "FeatureMixup"]
-__dir__ = __all__.copy  # dir() shows these alone
+__dir__ = __all__.copy
 
 
 class GeneralizedCrossEntropy(nn.Module):

@@ -20,15 +20,8 @@ from torch import Tensor, nn
 
 from drcl.encoder import Encoder, is_as_built
 from drcl.prior import Prior
+from drcl.storage import sealed
 from drcl.storage.files import check_name, locked, write_bytes
-from drcl.storage.sealed import (
-    pack,
-    read_json,
-    read_tensors,
-    to_json,
-    with_checksum,
-    without_checksum,
-)
 from drcl.train.config import Config
 from drcl.train.history import check_history
 from drcl.train.networks import unwrapped
@@ -38,14 +31,11 @@ if TYPE_CHECKING:
     from drcl.estimator import DRCL
 
 __all__ = ["StoredModel", "drop_stale_parts", "read_model", "write_model", "write_parts"]
+__dir__ = __all__.copy
 
 FORMAT = 1
 PATIENCE = 5.0  # seconds that a writer waits for another
 ATTEMPTS = 10  # of a reader whose model is replaced meanwhile
-
-
-def __dir__() -> list[str]:
-    return __all__
 
 
 class StoredModel(NamedTuple):
@@ -91,7 +81,7 @@ def write_parts(folder: Path, model: DRCL) -> bytes:
         },
         "history": f"history.{hashlib.sha256(history).hexdigest()[:16]}.json",
     }
-    to_json(config)  # refused before anything is written, if it is not JSON
+    sealed.to_json(config)  # refused before anything is written, if it is not JSON
     folder.mkdir(parents=True, exist_ok=True)
     for name, encoder in model.encoders.items():
         tensors = {f"network.{key}": value for key, value in encoder.state_dict().items()}
@@ -103,7 +93,7 @@ def write_parts(folder: Path, model: DRCL) -> bytes:
         config["encoders"][name]["file"] = _store(folder, f"encoders/{name}", tensors)
     write_bytes(folder / config["history"], history)
     config["prior"]["file"] = _store(folder, "prior", {"weight": prior.weight})
-    return to_json(with_checksum(config))
+    return sealed.to_json(sealed.with_checksum(config))
 
 
 def drop_stale_parts(folder: Path, content: bytes) -> None:
@@ -127,13 +117,13 @@ def read_model(folder: Path, networks: Mapping[str, nn.Module]) -> StoredModel:
     if not path.is_file():  # a named pipe, say, would be waited for
         raise FileNotFoundError(f"{folder}: holds no model (no config.json)")
     for _ in range(ATTEMPTS - 1):
-        config = read_json(path)
+        config = sealed.read_json(path)
         try:
             return _read_named(folder, config, networks)
         except _Missing:
-            if read_json(path) == config:
+            if sealed.read_json(path) == config:
                 raise
-    return _read_named(folder, read_json(path), networks)
+    return _read_named(folder, sealed.read_json(path), networks)
 
 
 class _Missing(ValueError):
@@ -147,7 +137,7 @@ def _read_named(
     if (found := config.get("format")) != FORMAT:
         raise ValueError(f"{path}: expected model format {FORMAT}, got {found!r}")
     try:
-        return _read(folder, without_checksum(config, path), networks)
+        return _read(folder, sealed.without_checksum(config, path), networks)
     except (KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{path}: incomplete or damaged ({error!r})") from error
 
@@ -195,7 +185,7 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _store(folder: Path, stem: str, tensors: dict[str, Tensor]) -> str:
-    content = pack(tensors, {})
+    content = sealed.pack(tensors, {})
     name = f"{stem}.{hashlib.sha256(content).hexdigest()[:16]}.safetensors"
     write_bytes(folder / name, content)
     return name
@@ -228,7 +218,7 @@ def _present(path: Path) -> Iterator[None]:
 def _load(folder: Path, name: str) -> dict[str, Tensor]:
     _verified(folder, name)
     with _present(folder / name):
-        return read_tensors(folder / name)[0]
+        return sealed.read_tensors(folder / name)[0]
 
 
 def _describe(network: nn.Module) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TypeVar
 import torch
 
 __all__ = ["first_line", "in_pieces", "is_out_of_memory"]
+__dir__ = __all__.copy
 
 T = TypeVar("T")
 
@@ -16,10 +17,6 @@ _WORDS = (
     *("can't allocate memory", "bad_alloc", "out of memory", "ALLOC_FAILED"),
     "Storage size calculation overflowed",
 )
-
-
-def __dir__() -> list[str]:
-    return __all__
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -18,27 +18,20 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Literal
 
 import torch
 
 __all__ = ["allowed_on_gpu", "network_precision", "product_precision"]
+__dir__ = __all__.copy
 
 Key = tuple[str, str]  # a backend and an op
 
 _GENERIC: Key = ("generic", "all")
 _BACKENDS: tuple[Key, ...] = (("cuda", "all"), ("mkldnn", "all"))
 _PRODUCTS: tuple[Key, ...] = (("cuda", "matmul"), ("mkldnn", "matmul"))
-_LAYERS: tuple[Key, ...] = (
-    ("cuda", "conv"),
-    ("cuda", "rnn"),
-    ("mkldnn", "conv"),
-    ("mkldnn", "rnn"),
-)
-
-
-def __dir__() -> list[str]:
-    return __all__
+_LAYERS: tuple[Key, ...] = tuple(product(("cuda", "mkldnn"), ("conv", "rnn")))
 
 
 def allowed_on_gpu() -> Literal["highest", "high", "medium"]:

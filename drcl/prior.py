@@ -14,7 +14,7 @@ from drcl.checks import check_count, check_has_values, check_matrix, check_posit
 from drcl.labels import NO_CLASS, UNLABELLED, Label, class_list, encode_labels
 
 __all__ = ["Prior"]
-__dir__ = __all__.copy  # dir() shows these alone
+__dir__ = __all__.copy
 
 
 class Prior(nn.Module):
@@ -61,7 +61,12 @@ class Prior(nn.Module):
         score: float | None = None,
     ) -> None:
         super().__init__()
-        _check_weight(weight)
+        check_matrix("weight", weight, "(D, C)")
+        check_has_values("weight", weight)
+        if not bool(torch.isfinite(weight).all()):
+            raise ValueError("weight: expected finite values, got NaN or infinite ones")
+        if not bool((weight != 0).any()):
+            raise ValueError("weight: expected at least one direction, got zeros everywhere")
         self.classes = class_list(range(weight.shape[1]) if classes is None else classes)
         if len(self.classes) != weight.shape[1]:
             raise ValueError(
@@ -101,7 +106,8 @@ class Prior(nn.Module):
                     f" take the prior's {name} out of the range of {weight.dtype}"
                 )
             self.register_buffer(name, kept)
-        self.is_renumbered = _are_renumbered(self.classes)
+        columns_by_place = tuple(range(len(self.classes)))
+        self.is_renumbered = isinstance(self.classes[0], int) and self.classes != columns_by_place
         if self.is_renumbered:
             ids, columns = torch.tensor(self.classes, device=weight.device).sort()
             self.register_buffer("_ids", ids, persistent=False)
@@ -226,16 +232,3 @@ def rank_cutoff(weight: Tensor) -> float:
 
 def _count_directions(singular: Tensor, cutoff: float) -> int:
     return int((singular > cutoff * singular[0]).sum())
-
-
-def _are_renumbered(classes: tuple[Label, ...]) -> bool:
-    return isinstance(classes[0], int) and classes != tuple(range(len(classes)))
-
-
-def _check_weight(weight: Tensor) -> None:
-    check_matrix("weight", weight, "(D, C)")
-    check_has_values("weight", weight)
-    if not bool(torch.isfinite(weight).all()):
-        raise ValueError("weight: expected finite values, got NaN or infinite ones")
-    if not bool((weight != 0).any()):
-        raise ValueError("weight: expected at least one direction, got zeros everywhere")

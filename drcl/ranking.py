@@ -16,22 +16,6 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = [
-    "DIVISORS",
-    "PER_CUTOFF",
-    "PER_LEVEL",
-    "PER_QUERY",
-    "Columns",
-    "Measures",
-    "Relevance",
-    "Request",
-    "TieGroup",
-    "expected_measures",
-    "in_order",
-    "measures_from_ranks",
-    "width",
-]
-
 DIVISORS = ("hits", "min", "relevant")
 # The measures, and what a summary calls their means; "" where a mean says nothing.
 PER_QUERY = {"relevant": "", "first_rank": "", "reciprocal_rank": "MRR"}

@@ -8,17 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from drcl import reference
-from drcl.checks import (
-    check_lam,
-    check_matrix,
-    check_permutation,
-    check_positive,
-    check_prior,
-    check_q,
-    check_tensor,
-    check_weight,
-)
+from drcl import checks, reference
 from drcl.dispatch import choose, kernels_take
 from drcl.eager.reversible_consistency import Settings
 from drcl.labels import check_targets, target_rows
@@ -27,7 +17,7 @@ from drcl.ops.inputs import as_tensor, full_precision
 from drcl.prior import Prior, rank_cutoff
 
 __all__ = ["ReversibleConsistency", "ReversibleConsistencyLoss", "reversible_consistency_loss"]
-__dir__ = __all__.copy  # dir() shows these alone
+__dir__ = __all__.copy
 
 
 class ReversibleConsistency(NamedTuple):
@@ -173,11 +163,11 @@ class ReversibleConsistencyLoss(nn.Module):
 def _settings(alpha: float, beta: float, eta: float, temperature: float, lam: float) -> Settings:
     """The settings, checked, as plain numbers."""
     return Settings(
-        check_weight("alpha", alpha),
-        check_weight("beta", beta),
-        check_weight("eta", eta),
-        check_positive("temperature", temperature),
-        check_lam(lam),
+        checks.check_weight("alpha", alpha),
+        checks.check_weight("beta", beta),
+        checks.check_weight("eta", eta),
+        checks.check_positive("temperature", temperature),
+        checks.check_lam(lam),
     )
 
 
@@ -192,9 +182,9 @@ def _loss(
 ) -> ReversibleConsistency:
     if process_group is not None:
         features, targets, permutation = _with_a_row(features, targets, permutation)
-    check_matrix("features", features)
-    check_q(q)
-    check_prior(prior.weight if isinstance(prior, Prior) else prior, features)
+    checks.check_matrix("features", features)
+    checks.check_q(q)
+    checks.check_prior(prior.weight if isinstance(prior, Prior) else prior, features)
     prior = prior if isinstance(prior, Prior) else Prior(prior.detach())
     targets = check_targets(targets, features, prior.weight.shape[1], prior)
     if settings.lam == 1.0:
@@ -202,7 +192,7 @@ def _loss(
     elif permutation is None:
         raise ValueError(f"permutation: expected one to mix with lam={settings.lam}, got None")
     else:
-        check_permutation(permutation, features)
+        checks.check_permutation(permutation, features)
     family, kernels = "reversible_consistency", kernels_take("reversible_consistency", features)
     backend = choose(family, features.device, kernels=kernels)
     if backend == "reference":
@@ -240,20 +230,13 @@ def _literal(
     # The rank of a prior is a matter of its own resolution.
     wide = torch.promote_types(dtype, prior.weight.dtype)
     features, rows = features.to(wide), target_rows(targets, prior.weight.shape[1], wide)
-    alpha, beta, eta, temperature, lam = settings
+    weights = settings._asdict()
+    lam = weights.pop("lam")
     if permutation is not None:
         features, rows = reference.mixup(features, rows, permutation, lam)
     with full_precision(features):
         found = reference.reversible_consistency(
-            features,
-            rows,
-            prior.weight.to(wide),
-            q=q,
-            alpha=alpha,
-            beta=beta,
-            eta=eta,
-            temperature=temperature,
-            rtol=rank_cutoff(prior.weight),
+            features, rows, prior.weight.to(wide), q=q, rtol=rank_cutoff(prior.weight), **weights
         )
     return ReversibleConsistency(*(part.to(dtype) for part in found))
 
@@ -263,7 +246,7 @@ def _with_a_row(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """One row without a label for a rank that has none: it has a part in every exchange."""
     for name, value in (("features", features), ("targets", targets)):
-        check_tensor(name, value)
+        checks.check_tensor(name, value)
         if value.ndim == 0 or value.shape[0] > 0:
             return features, targets, permutation
     row = features.new_zeros((1, *features.shape[1:]))

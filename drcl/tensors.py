@@ -13,16 +13,13 @@ from torch import Tensor
 from drcl.checks import check_has_values, check_tensor
 
 __all__ = ["as_features", "as_tensor", "check_finite", "check_unmasked", "is_array", "row_count"]
+__dir__ = __all__.copy
 
 _NUMBERS = "?" + np.typecodes["AllInteger"] + np.typecodes["AllFloat"]
 # torch has no long doubles.
 _NARROWER = {"g": np.dtype(np.float64), "G": np.dtype(np.complex128)}
 # How much of an array in a file or a store is read at once.
 _READ_BYTES = 2**25
-
-
-def __dir__() -> list[str]:
-    return __all__
 
 
 def is_array(value: object) -> bool:
@@ -70,7 +67,8 @@ def as_tensor(array: Any, name: str = "array") -> Tensor:
     dtype = _NARROWER.get(array.dtype.char, array.dtype.newbyteorder("="))
     # torch reads neither foreign byte orders nor strides that are negative or, as those of a record
     # array's field, no multiple of an item.
-    if dtype.char != array.dtype.char or not array.dtype.isnative or _has_odd_strides(array):
+    odd = any(stride < 0 or stride % array.itemsize for stride in array.strides)
+    if dtype.char != array.dtype.char or not array.dtype.isnative or odd:
         # A copy in any case: an array of one row counts as contiguous whatever its strides are.
         array = np.array(array, dtype, order="C")
     with warnings.catch_warnings():
@@ -146,10 +144,6 @@ def _read(array: Any) -> npt.NDArray[Any]:
     for start in range(0, len(found), size):
         found[start : start + size] = np.asarray(array[start : start + size])
     return found
-
-
-def _has_odd_strides(array: npt.NDArray[Any]) -> bool:
-    return any(stride < 0 or stride % array.itemsize for stride in array.strides)
 
 
 def row_count(rows: Any) -> int | None:

@@ -8,7 +8,4 @@ from drcl.ablate.table import Row, Table
 from drcl.ablate.variants import VARIANTS, Variant
 
 __all__ = ["VARIANTS", "Row", "Study", "Table", "Variant", "ablate"]
-
-
-def __dir__() -> list[str]:
-    return __all__
+__dir__ = __all__.copy

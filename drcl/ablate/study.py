@@ -21,20 +21,14 @@ import numpy as np
 from tqdm import tqdm
 
 from drcl.ablate.table import Row, Table, write_table
-from drcl.ablate.variants import VARIANTS, Metrics, Variant, learn_all_priors, train_variant
+from drcl.ablate.variants import VARIANTS, Variant, learn_all_priors, train_variant
 from drcl.baselines import cca, semantic_matching
-from drcl.checks import check_count
+from drcl.checks import check_count, check_installed
 from drcl.data import CrossModalDataset, Labelled
 from drcl.prior import Prior
+from drcl.run.evaluation import Metrics
+from drcl.storage import sealed
 from drcl.storage.files import is_empty, locked, write_bytes
-from drcl.storage.sealed import (
-    pack,
-    read_json,
-    read_tensors,
-    with_checksum,
-    without_checksum,
-    write_json,
-)
 from drcl.train.config import Config
 
 BASELINES = {"CCA": cca, "semantic matching (logistic regression)": semantic_matching}
@@ -74,7 +68,8 @@ def ablate(
     names = [variant.name for variant in variants]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"variants: {twice[0]!r} is given twice, expected names that differ")
-    _require_libraries()
+    refusal = "an ablation needs {}: pip install 'drcl[full]' brings it"
+    check_installed(refusal, "matplotlib", "sklearn")
     config.check_modalities(data.modalities)
     with locked(folder):
         study = Study(folder, data, config)
@@ -130,7 +125,7 @@ class Study:
                 f"{self.folder}: expected an ablation or an empty folder, got other files"
             )
         else:
-            write_json(path, with_checksum(identity))
+            sealed.write_json(path, sealed.with_checksum(identity))
 
     def read(self, seed: int, variant: Variant) -> Metrics | None:
         """The stored result, or None."""
@@ -145,7 +140,7 @@ class Study:
         """Train one variant with one seed and store what it reaches."""
         config = replace(self.config, seed=seed)
         metrics = train_variant(variant, self.data, config, self.priors(seed))
-        write_json(self._path(seed, variant), with_checksum(metrics))
+        sealed.write_json(self._path(seed, variant), sealed.with_checksum(metrics))
 
     def priors(self, seed: int) -> dict[str, Prior]:
         """The learned prior of every modality; learned once and stored."""
@@ -154,8 +149,9 @@ class Study:
         if not all(path.is_file() for path in files.values()):
             learned = learn_all_priors(self.data, replace(self.config, seed=seed))
             for name, prior in learned.items():
-                write_bytes(files[name], pack({"weight": prior.weight}, prior.metadata()))
-        return {name: _read_prior(path) for name, path in files.items()}
+                write_bytes(files[name], sealed.pack({"weight": prior.weight}, prior.metadata()))
+        found = {name: sealed.read_tensors(path) for name, path in files.items()}
+        return {name: Prior(tensors["weight"], **about) for name, (tensors, about) in found.items()}
 
     def baselines(self) -> tuple[dict[str, Metrics], dict[str, str], dict[str, dict[str, str]]]:
         """mAP of the linear baselines, why others are left out, and what they chose."""
@@ -170,7 +166,7 @@ class Study:
                 else:
                     found["metrics"][name] = baseline.metrics
                     found["chosen"][name] = baseline.chosen
-            write_json(path, with_checksum(found))
+            sealed.write_json(path, sealed.with_checksum(found))
         stored = _read_json(path)
         return stored["metrics"], stored["skipped"], stored["chosen"]
 
@@ -191,19 +187,9 @@ def _identify(part: Labelled) -> list[int | str]:
     return [*part.features.shape, digest.hexdigest()[:16]]
 
 
-def _read_prior(path: Path) -> Prior:
-    tensors, about = read_tensors(path)
-    return Prior(
-        tensors["weight"],
-        classes=tuple(about["classes"]),
-        modality=about["modality"],
-        score=about["score"],
-    )
-
-
 def _read_json(path: Path) -> Any:
     try:
-        return without_checksum(read_json(path), path)
+        return sealed.without_checksum(sealed.read_json(path), path)
     except ValueError as error:
         raise ValueError(f"{error}; delete it and use --resume") from error
 
@@ -220,13 +206,3 @@ def _differing(stored: Any, ours: dict[str, Any]) -> str:
         for name, value in ours["settings"].items()
         if theirs.get(name) != value
     )
-
-
-def _require_libraries() -> None:
-    try:
-        import matplotlib  # noqa: F401
-        import sklearn  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"an ablation needs {error.name}: pip install 'drcl[full]' brings it"
-        ) from error

@@ -10,10 +10,9 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
+from drcl.run.evaluation import Metrics
 from drcl.storage.files import write_bytes
 from drcl.storage.sealed import write_json
-
-Metrics = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -154,16 +153,10 @@ def _csv(table: Table) -> str:
     for row in table.rows:
         for metric in table.metrics:
             for pair in table.pairs:
-                sd = row.sd(metric, pair)
-                writer.writerow(
-                    [
-                        row.name,
-                        metric,
-                        pair,
-                        f"{row.mean(metric, pair):.6f}",
-                        "" if sd is None else f"{sd:.6f}",
-                        len(row.runs),
-                        table.verdict(row, metric, pair),
-                    ]
+                mean, sd = f"{row.mean(metric, pair):.6f}", row.sd(metric, pair)
+                spread, verdict = (
+                    "" if sd is None else f"{sd:.6f}",
+                    table.verdict(row, metric, pair),
                 )
+                writer.writerow([row.name, metric, pair, mean, spread, len(row.runs), verdict])
     return text.getvalue()

@@ -11,13 +11,11 @@ import numpy as np
 from drcl.data import CrossModalDataset
 from drcl.estimator import DRCL
 from drcl.prior import Prior
-from drcl.run.evaluation import embed, evaluation_split, measure
+from drcl.run.evaluation import Metrics, embed, measure, measured_split
 from drcl.train.config import Config, stream_seed
 from drcl.train.context import Context
 from drcl.train.prepare import prepare_training
 from drcl.train.prior_learning import best_prior, learn_priors
-
-Metrics = dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -62,11 +60,7 @@ def train_variant(
     Raises:
         ValueError: no split holds labelled rows of two modalities.
     """
-    split = evaluation_split(data)
-    if split is None:
-        raise ValueError(
-            f"{data.name}: expected a split with labelled rows of two modalities, got none"
-        )
+    split = measured_split(data)
     config = replace(config, **variant.changes)
     embeddings: dict[str, np.ndarray] = {}
     for modalities, prior in _trainings(variant, config, priors):

@@ -17,10 +17,7 @@ from drcl.cli.retrieve import encode, evaluate, report, search
 from drcl.cli.train import train
 
 __all__ = ["main"]
-
-
-def __dir__() -> list[str]:
-    return __all__
+__dir__ = __all__.copy
 
 
 class _Commands(click.Group):

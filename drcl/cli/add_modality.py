@@ -8,16 +8,9 @@ from typing import Any
 
 import click
 
+from drcl.cli import show
 from drcl.cli.errors import Interrupted
 from drcl.cli.settings import config_options, merge
-from drcl.cli.show import (
-    check_device,
-    data_option,
-    finish,
-    on_device,
-    progress_option,
-    run_argument,
-)
 from drcl.estimator import DRCL
 from drcl.run import AddedModality, measure_model, open_run, update_run
 from drcl.run.record import format_settings
@@ -28,7 +21,7 @@ OF_THE_PRIOR = ("dim", "prior", "prior_epochs", "prior_lr", "prior_norm", "prior
 
 
 @click.command("add-modality")
-@run_argument
+@show.run_argument
 @click.argument("name")
 @click.argument("features", metavar="FEATURES[:KEY]")
 @click.argument("labels", metavar="LABELS[:KEY]")
@@ -45,9 +38,9 @@ OF_THE_PRIOR = ("dim", "prior", "prior_epochs", "prior_lr", "prior_norm", "prior
     help="Rows for measuring mAP; without them the modality is trained but not measured.",
 )
 @config_options(without=OF_THE_PRIOR, one_modality=True)
-@data_option
+@show.data_option
 @click.option("--report/--no-report", default=True, help="Write RUN/report.", show_default=True)
-@progress_option
+@show.progress_option
 def add_modality(
     run: Path,
     name: str,
@@ -73,12 +66,12 @@ def add_modality(
         if name in model.modalities:
             raise ValueError(f"name: expected one that is not in {model.modalities}, got {name!r}")
         added = AddedModality(
-            _absolute(features, labels),
-            _absolute(*validation) if validation else None,
-            _absolute(*test) if test else None,
+            (_absolute(features), _absolute(labels)),
+            validation and (_absolute(validation[0]), _absolute(validation[1])),
+            test and (_absolute(test[0]), _absolute(test[1])),
         )
         config = merge(model.config.for_modality(name), given, [name])
-        check_device(config)
+        show.check_device(config)
         record = replace(record, added={**record.added, name: added})
         # All rows are read and checked before anything is trained, those of the test, too.
         loaded = record.load_data(data)
@@ -92,20 +85,12 @@ def add_modality(
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted; {run} is as it was before") from None
         # Measured where it was trained: the device of the run may not be here.
-        measured = measure_model(on_device(model, config.device), loaded)
+        measured = measure_model(show.on_device(model, config.device), loaded)
         record = update_run(run, record, model, measured.metrics)
-        finish(run, record, model, measured, report)
+        show.finish(run, record, model, measured, report)
 
 
-def _absolute(features: str, labels: str) -> tuple[str, str]:
-    """Paths that hold from any working directory; only the part before a key is a path."""
-    first, second = (
-        str(Path(text).resolve()) if Path(text).is_file() else _resolve_before_key(text)
-        for text in (features, labels)
-    )
-    return first, second
-
-
-def _resolve_before_key(text: str) -> str:
-    file, colon, key = text.partition(":")
+def _absolute(text: str) -> str:
+    """A path that holds from any working directory; only the part before a key is a path."""
+    file, colon, key = (text, "", "") if Path(text).is_file() else text.partition(":")
     return f"{Path(file).resolve()}{colon}{key}"

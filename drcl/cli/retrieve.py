@@ -9,20 +9,14 @@ from typing import Any, TypeVar
 
 import click
 import numpy as np
+from safetensors.numpy import save
 
-from drcl.cli.show import (
-    data_option,
-    device_option,
-    on_device,
-    run_argument,
-    show_metrics,
-    show_report,
-)
+from drcl.cli import show
 from drcl.cli.tables import columns
 from drcl.data import CrossModalDataset, Labelled
 from drcl.estimator import DRCL
-from drcl.run import evaluation_split, measure_model, open_run, read_features
-from drcl.run.evaluation import SplitName
+from drcl.run import measure_model, open_run, read_features
+from drcl.run.evaluation import SplitName, measured_split
 from drcl.storage.files import write_bytes
 from drcl.storage.sealed import write_json
 
@@ -48,12 +42,12 @@ def repeated(flag: str, name: str, least: int, default: int, words: str) -> Call
 
 
 @click.command()
-@run_argument
-@data_option
+@show.run_argument
+@show.data_option
 @split_option
 @repeated("--k", "ks", 1, 50, "mAP@k beside mAP@all; may be repeated.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write it as JSON.")
-@device_option
+@show.device_option
 def evaluate(
     run: Path,
     data: str | None,
@@ -66,18 +60,18 @@ def evaluate(
 
     Writes nothing without --out.
     """
-    record, model = open_run(run), on_device(DRCL.load(run), device)
+    record, model = open_run(run), show.on_device(DRCL.load(run), device)
     loaded = record.load_data(data)
-    split = _chosen(loaded, split)
+    split = measured_split(loaded, split)
     measured = measure_model(model, loaded, split, ks)
-    show_metrics(measured)
+    show.show_metrics(measured)
     if out is not None:
         write_json(out, measured.metrics)
         click.echo(f"\nwritten: {out}")
 
 
 @click.command()
-@run_argument
+@show.run_argument
 @click.argument("modality")
 @click.argument("features", metavar="FILE[:KEY]")
 @click.option(
@@ -86,34 +80,33 @@ def evaluate(
     type=click.Path(dir_okay=False, path_type=Path),
     help="Output file: .npy, or .npz or .safetensors with an array named 'embeddings'.",
 )
-@device_option
+@show.device_option
 def encode(run: Path, modality: str, features: str, out: Path, device: str | None) -> None:
     """Encode features of one modality.
 
     The result is (N, dim) float32 with rows of unit length, in the common space.
     """
-    pack = {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors}.get(out.suffix)
-    if pack is None:
+    if out.suffix not in (".npy", ".npz", ".safetensors"):
         raise click.BadParameter(
             f"{out}: expected a name ending in .npy, .npz or .safetensors", param_hint="--out"
         )
-    model = on_device(DRCL.load(run), device)
+    model = show.on_device(DRCL.load(run), device)
     embeddings = model.encode(modality, read_features(features)).numpy()
-    write_bytes(out, pack(embeddings))
+    write_bytes(out, _packed(embeddings, out.suffix))
     click.echo(f"{out}: {embeddings.shape[0]} × {embeddings.shape[1]} float32")
 
 
 @click.command()
-@run_argument
+@show.run_argument
 @click.argument("source")
 @click.argument("target")
 @repeated("--query", "rows", 0, 0, "Row of SOURCE to search with; may be repeated.")
 @click.option(
     "--k", type=click.IntRange(min=1), default=10, show_default=True, help="Number of results."
 )
-@data_option
+@show.data_option
 @split_option
-@device_option
+@show.device_option
 def search(
     run: Path,
     source: str,
@@ -128,9 +121,9 @@ def search(
 
     Queries and gallery are rows of the data set; a star marks a shared class.
     """
-    record, model = open_run(run), on_device(DRCL.load(run), device)
+    record, model = open_run(run), show.on_device(DRCL.load(run), device)
     loaded = record.load_data(data)
-    samples = loaded.splits[_chosen(loaded, split)]
+    samples = loaded.splits[measured_split(loaded, split)]
     queries, gallery = (_modality(samples, name) for name in (source, target))
     outside = [row for row in rows if row >= len(queries.features)]
     if outside:
@@ -151,24 +144,15 @@ def search(
 
 
 @click.command()
-@run_argument
-@data_option
-@device_option
+@show.run_argument
+@show.data_option
+@show.device_option
 def report(run: Path, data: str | None, device: str | None) -> None:
     """Rebuild the report of a run."""
-    record, model = open_run(run), on_device(DRCL.load(run), device)
+    record, model = open_run(run), show.on_device(DRCL.load(run), device)
     loaded = record.load_data(data)
-    split = _chosen(loaded, None)
-    show_report(run, record, model, measure_model(model, loaded, split))
-
-
-def _chosen(data: CrossModalDataset, split: SplitName | None) -> SplitName:
-    chosen = split or evaluation_split(data)
-    if chosen is None:
-        raise ValueError(
-            f"{data.name}: expected a split with labelled rows of two modalities, got none"
-        )
-    return chosen
+    measured = measure_model(model, loaded, measured_split(loaded))
+    show.show_report(run, record, model, measured)
 
 
 def _modality(samples: dict[str, Labelled], name: str) -> Labelled:
@@ -186,19 +170,12 @@ def _shared(one: np.ndarray, other: np.ndarray) -> bool:
     return bool((one * other).any()) if np.ndim(one) else bool(one == other >= 0)
 
 
-def _npy(embeddings: np.ndarray) -> bytes:
+def _packed(embeddings: np.ndarray, suffix: str) -> bytes:
+    if suffix == ".safetensors":
+        return bytes(save({"embeddings": embeddings}))
     buffer = io.BytesIO()
-    np.save(buffer, embeddings, allow_pickle=False)
+    if suffix == ".npz":
+        np.savez(buffer, embeddings=embeddings)
+    else:
+        np.save(buffer, embeddings, allow_pickle=False)
     return buffer.getvalue()
-
-
-def _npz(embeddings: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, embeddings=embeddings)
-    return buffer.getvalue()
-
-
-def _safetensors(embeddings: np.ndarray) -> bytes:
-    from safetensors.numpy import save
-
-    return bytes(save({"embeddings": embeddings}))

@@ -15,11 +15,6 @@ def seconds_by_section(history: Iterable[Mapping[str, Any]]) -> dict[str, dict[s
     """ "phase modality" -> section -> seconds over all epochs, from a model's ``history``.
 
     The sections are those of :mod:`drcl.train.clock`, and ``other`` for what is in none of them.
-
-    >>> clocked = {"data": 0.5, "encoder": 2.0, "checkpoint": 0.25}
-    >>> about = {"phase": "prior", "modality": "text", "seconds": 3.0, "time": clocked}
-    >>> seconds_by_section([about, about])["prior text"]["other"]
-    1.0
     """
     found: dict[str, dict[str, float]] = {}
     for record in history:

@@ -48,9 +48,7 @@ class _Repeatable(click.Command):
 )
 @click.option("--report/--no-report", default=True, help="Write RUN/report.", show_default=True)
 @click.option(
-    "--log-dir",
-    type=click.Path(file_okay=False),
-    help="Write TensorBoard curves to this folder.",
+    "--log-dir", type=click.Path(file_okay=False), help="Write TensorBoard curves to this folder."
 )
 @click.option("--resume", is_flag=True, help="Continue an interrupted run with its own settings.")
 @click.option("--overwrite", is_flag=True, help="Replace the run that the directory holds.")
@@ -89,7 +87,6 @@ class _Asked(NamedTuple):
 def _train(asked: _Asked, given: dict[str, Any], arguments: list[str], rank: int) -> None:
     dataset, out, parallel = asked.dataset, asked.out, asked.parallel
     resume = asked.resume or is_restarted()
-    resume = resume or is_restarted()
     loaded = load(dataset, asked.data)
     waiting = interrupted(out) if resume else None
     if waiting is not None and asked.preset is None:

@@ -21,14 +21,8 @@ from drcl.data.sets.synthetic import synthetic
 from drcl.data.sets.uci import uci
 from drcl.data.sets.wikipedia import wikipedia
 
-__all__ = [
-    "CrossModalDataset",
-    "Labelled",
-    "Split",
-    "load",
-    "load_manifest",
-    "names",
-]
+__all__ = ["CrossModalDataset", "Labelled", "Split", "load", "load_manifest", "names"]
+__dir__ = __all__.copy
 
 _BUILT_IN: dict[str, Callable[..., CrossModalDataset]] = {"digits": digits, "synthetic": synthetic}
 _FROM_FILES: dict[str, Callable[..., CrossModalDataset]] = {
@@ -36,10 +30,6 @@ _FROM_FILES: dict[str, Callable[..., CrossModalDataset]] = {
     "uci": uci,
     **{name: partial(paper_set, name) for name in LAYOUTS},
 }
-
-
-def __dir__() -> list[str]:
-    return __all__
 
 
 def names() -> tuple[str, ...]:

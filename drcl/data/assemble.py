@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,8 +19,6 @@ from drcl.data.dataset import CrossModalDataset, Labelled, Split
 from drcl.data.files import Variable, pick, read_variable
 from drcl.data.splits import stratified_holdout
 from drcl.labels import ParsedLabels, parse_labels
-
-__all__ = ["ArrayAt", "SamplesAt", "assemble", "file_labels", "hold_out_validation"]
 
 
 class ArrayAt(NamedTuple):
@@ -51,9 +49,7 @@ Reader = Callable[[ArrayAt], np.ndarray]
 
 
 def assemble(
-    name: str,
-    sources: Mapping[str, Mapping[str, SamplesAt]],
-    classes: ClassList | None = None,
+    name: str, sources: Mapping[str, Mapping[str, SamplesAt]], classes: ClassList | None = None
 ) -> CrossModalDataset:
     """Read every source once and map its labels to class ids.
 
@@ -68,7 +64,12 @@ def assemble(
         FileNotFoundError, ValueError: a file is missing or unreadable, or its arrays are not a
             dataset; see :func:`drcl.data.files.read_array` and :class:`CrossModalDataset`.
     """
-    read = _reader()
+    # Each variable is read once: splits are often rows of one array, modalities share labels.
+    variable: Callable[[Path, str | None], Variable] = functools.cache(read_variable)
+
+    def read(at: ArrayAt) -> np.ndarray:
+        return pick(at.path, at.key, variable)
+
     found = {
         (split, modality): _read(source, read, f"{name}: {split}/{modality}")
         for split, modalities in sources.items()
@@ -76,16 +77,13 @@ def assemble(
     }
     if classes is None:
         classes = ClassList.from_labels(labels for _, labels in found.values())
-    splits: dict[str, Split] = {"train": {}, "validation": {}, "test": {}}
+    splits: dict[str, Any] = {"train": {}, "validation": {}, "test": {}}
     multi_hot = any(labels.rows is not None for _, labels in found.values())
     for (split, modality), (features, parsed) in found.items():
         labels = classes.encode(parsed)
-        splits[split][modality] = Labelled(
-            features, classes.as_rows(labels) if multi_hot else labels
-        )
-    return CrossModalDataset(
-        name, classes.names, splits["train"], splits["validation"], splits["test"]
-    )
+        labels = classes.as_rows(labels) if multi_hot else labels
+        splits[split][modality] = Labelled(features, labels)
+    return CrossModalDataset(name, classes.names, **splits)
 
 
 def hold_out_validation(data: CrossModalDataset, share: float, seed: int) -> CrossModalDataset:
@@ -106,16 +104,6 @@ def hold_out_validation(data: CrossModalDataset, share: float, seed: int) -> Cro
         train[modality] = Labelled(features[kept], labels[kept])
         validation[modality] = Labelled(features[held], labels[held])
     return replace(data, train=train, validation=validation)
-
-
-def _reader() -> Reader:
-    """Reads each variable once: splits are often rows of one array, modalities share labels."""
-    variable: Callable[[Path, str | None], Variable] = functools.cache(read_variable)
-
-    def read(at: ArrayAt) -> np.ndarray:
-        return pick(at.path, at.key, variable)
-
-    return read
 
 
 def _read(source: SamplesAt, read: Reader, where: str) -> tuple[np.ndarray, ParsedLabels]:

@@ -12,16 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from drcl.labels import (
-    Label,
-    ParsedLabels,
-    check_row_width,
-    clean_name,
-    find_classes,
-    look_up,
-)
-
-__all__ = ["ClassList"]
+from drcl.labels import Label, ParsedLabels, check_row_width, clean_name, find_classes, look_up
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,7 @@ import numpy as np
 from drcl.labels import clean_name, encode_labels, is_labelled
 
 __all__ = ["CrossModalDataset", "Labelled", "Split", "is_multi_hot"]
-
-
-def __dir__() -> list[str]:
-    return __all__
+__dir__ = __all__.copy
 
 
 class Labelled(NamedTuple):

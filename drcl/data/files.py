@@ -30,6 +30,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,10 @@ from drcl.data.formats.parquet import read_parquet
 from drcl.data.formats.tables import read_table
 
 __all__ = ["Variable", "pick", "read_array", "read_variable"]
+__dir__ = __all__.copy
 
 Variable = np.ndarray | list[np.ndarray]
 """What a key names: an array, or the arrays of a MATLAB cell array."""
-
-
-def __dir__() -> list[str]:
-    return __all__
 
 
 def read_array(path: str | Path, key: str | None = None) -> np.ndarray:
@@ -158,20 +156,12 @@ def _read_npy(path: Path, key: str | None) -> np.ndarray:
     return read_npy(path)
 
 
-def _read_npz(path: Path, key: str | None) -> np.ndarray:
-    return read_npz(Budget(path), key, lambda names: _choose(key, names))
-
-
-def _read_table(path: Path, key: str | None) -> np.ndarray:
-    return read_table(Budget(path), key)
-
-
 def _read_mat(path: Path, key: str | None) -> Variable:
     if is_hdf5(path):
         return _read_hdf5(path, key.replace("/", ".") if key else None, matlab=True)
     budget = Budget(path)
     if is_matlab4(path):
-        return read_matlab4(budget, lambda names: _choose(key, names))
+        return read_matlab4(budget, partial(_choose, key))
     found = read_matlab5(budget, key, _choose)
     return _join_strings(budget, found) if isinstance(found, list) else found
 
@@ -179,7 +169,7 @@ def _read_mat(path: Path, key: str | None) -> Variable:
 def _read_hdf5(path: Path, key: str | None, matlab: bool = False) -> Variable:
     key = key.strip("/") if key else None
     budget = Budget(path)
-    found = read_hdf5(budget, lambda names: _choose(key, names), _library("h5py"), matlab)
+    found = read_hdf5(budget, partial(_choose, key), _library("h5py"), matlab)
     return _join_strings(budget, found) if isinstance(found, list) else found
 
 
@@ -210,14 +200,14 @@ def _read_safetensors(path: Path, key: str | None) -> np.ndarray:
 
 
 _READERS: dict[str, Callable[[Path, str | None], Variable]] = {
-    ".npz": _read_npz,
+    ".npz": lambda path, key: read_npz(Budget(path), key, partial(_choose, key)),
     ".npy": _read_npy,
     ".mat": _read_mat,
     ".h5": _read_hdf5,
     ".hdf5": _read_hdf5,
     ".h5py": _read_hdf5,
     ".parquet": _read_parquet,
-    ".csv": _read_table,
-    ".tsv": _read_table,
+    ".csv": lambda path, key: read_table(Budget(path), key),
+    ".tsv": lambda path, key: read_table(Budget(path), key),
     ".safetensors": _read_safetensors,
 }

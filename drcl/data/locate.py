@@ -6,8 +6,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["data_root", "find_file", "read_text"]
-
 
 def data_root(root: str | Path | None = None) -> Path:
     """The data folder: ``root``, else the environment's ``DRCL_DATA``, else ``./data``.

@@ -51,14 +51,11 @@ else:
     import tomli as tomllib
 
 __all__ = ["load_manifest"]
+__dir__ = __all__.copy
 
 SPLITS = ("train", "validation", "test")
 SETTINGS = ("name", "classes", "validation_share", "seed")
 MODALITY_KEYS = ("features", "labels", "rows", "transpose")
-
-
-def __dir__() -> list[str]:
-    return __all__
 
 
 def load_manifest(path: str | Path) -> CrossModalDataset:

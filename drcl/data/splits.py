@@ -7,8 +7,6 @@ import numpy as np
 from drcl.data.dataset import is_multi_hot
 from drcl.labels import is_labelled
 
-__all__ = ["stratified_holdout"]
-
 
 def stratified_holdout(
     labels: np.ndarray, share: float, seed: int

@@ -43,24 +43,8 @@ from drcl.labels.encoded import (
 from drcl.labels.parse import ParsedLabels, clean_name, parse_labels
 
 __all__ = [
-    "NO_CLASS",
-    "UNLABELLED",
-    "AnyArray",
-    "Label",
-    "ParsedLabels",
-    "check_row_width",
-    "check_targets",
-    "class_list",
-    "clean_name",
-    "encode_labels",
-    "find_classes",
-    "in_range",
-    "is_labelled",
-    "join",
-    "known_ids",
-    "look_up",
-    "parse_labels",
-    "resolve",
-    "target_rows",
-]
-__dir__ = __all__.copy  # dir() shows these alone
+    "NO_CLASS", "UNLABELLED", "AnyArray", "Label", "ParsedLabels", "check_row_width",
+    "check_targets", "class_list", "clean_name", "encode_labels", "find_classes", "in_range",
+    "is_labelled", "join", "known_ids", "look_up", "parse_labels", "resolve", "target_rows",
+]  # fmt: skip
+__dir__ = __all__.copy

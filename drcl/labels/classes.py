@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -24,7 +25,7 @@ def find_classes(labels: Iterable[Any]) -> tuple[Label, ...]:
     ('ant', 'owl')
     """
     parsed = [parse_labels(one, soft=True) for one in labels]
-    if _joined(parsed) == 3:
+    if functools.reduce(operator.or_, (one.signs for one in parsed), 0) == 3:
         return (-1, 1)
     arrays = resolve(parsed)
     widths = {one.rows.shape[1] for one in arrays if one.rows is not None}
@@ -69,7 +70,9 @@ def resolve(arrays: Sequence[ParsedLabels], signs: int | None = None) -> list[Pa
             replace(one, ids=look_up(one, place, ""), names=names, missing=_unlabelled(one))
             for one in arrays
         ]
-    if (_joined(arrays) if signs is None else signs) == 3:  # −1 and 1, and nothing else
+    if signs is None:
+        signs = functools.reduce(operator.or_, (one.signs for one in arrays), 0)
+    if signs == 3:  # −1 and 1, and nothing else
         return [replace(one, ids=np.where(one.missing, -1, one.ids > 0)) for one in arrays]
     for one in arrays:
         if len(one.ids) and (lowest := int(one.ids.min())) < UNLABELLED:
@@ -195,13 +198,6 @@ def class_list(classes: Iterable[Any], name: str = "classes") -> tuple[Label, ..
         twice = next(label for label in found if found.count(label) > 1)
         raise ValueError(f"{name}: expected each class once, got {twice!r} twice")
     return tuple(found)
-
-
-def _joined(arrays: Iterable[ParsedLabels]) -> int:
-    signs = 0
-    for one in arrays:
-        signs |= one.signs
-    return signs
 
 
 def _unlabelled(parsed: ParsedLabels) -> npt.NDArray[np.bool_]:

@@ -16,9 +16,6 @@ scores that are there already, :func:`drcl.functional.average_precision`.
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
-
 from drcl.metrics.means import (
     average_precision,
     mean_average_precision,
@@ -31,25 +28,8 @@ from drcl.metrics.results import PrecisionRecall, RetrievalMetrics
 from drcl.metrics.retrieval import retrieval_metrics
 
 __all__ = [
-    "retrieval_metrics",
-    "RetrievalMetrics",
-    "RetrievalOptions",
-    "average_precision",
-    "mean_average_precision",
-    "recall_at_k",
-    "precision_recall_curve",
-    "PrecisionRecall",
-    "retrieval_report",
-    "MAX_BYTES",
-]
-
-
-def __dir__() -> list[str]:
-    return __all__
-
-
-def __getattr__(name: str) -> Any:
-    if name == "MEMORY":
-        warnings.warn("MEMORY: is now called MAX_BYTES", DeprecationWarning, stacklevel=2)
-        return MAX_BYTES
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    "retrieval_metrics", "RetrievalMetrics", "RetrievalOptions", "average_precision",
+    "mean_average_precision", "recall_at_k", "precision_recall_curve", "PrecisionRecall",
+    "retrieval_report", "MAX_BYTES",
+]  # fmt: skip
+__dir__ = __all__.copy

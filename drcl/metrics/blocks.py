@@ -19,8 +19,6 @@ from drcl.ops.average_precision import average_precision, queries_per_block
 from drcl.out_of_memory import in_pieces
 from drcl.ranking import Request
 
-__all__ = ["ranked_blocks"]
-
 
 def ranked_blocks(
     task: Task, rows: Tensor, items: Tensor, request: Request

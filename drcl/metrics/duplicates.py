@@ -12,8 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["equal_rows"]
-
 _TILE = 2**21  # entries looked at together
 
 

@@ -14,8 +14,6 @@ from torch import Tensor
 from drcl.storage.mmap import check_size, is_mapped
 from drcl.tensors import as_features, as_tensor, check_unmasked, is_array
 
-__all__ = ["TILE_BYTES", "Array", "Embeddings", "Gallery"]
-
 Array: TypeAlias = Tensor | npt.NDArray[np.generic]
 Gallery: TypeAlias = Array | Iterable[Array]
 
@@ -31,7 +29,9 @@ class Embeddings:
         self._mapped = [part for part in parts if is_mapped(part)]
         self.pieces = _pieces(array, name)
         self.starts = np.cumsum([0, *(len(piece) for piece in self.pieces)])
-        self.dtype = _product_dtype([piece.dtype for piece in self.pieces])
+        # Half precision and integers are widened.
+        double = torch.float64 in [piece.dtype for piece in self.pieces]
+        self.dtype = torch.float64 if double else torch.float32
         self.device = self.pieces[0].device
 
     def __len__(self) -> int:
@@ -151,8 +151,3 @@ def _spooled(chunks: Iterable[Array], name: str) -> Tensor:
         file.flush()
         rows = np.memmap(file, dtype=np.uint8, mode="r", shape=(count, width * dtype.itemsize))
     return as_tensor(rows).view(dtype)
-
-
-def _product_dtype(dtypes: list[torch.dtype]) -> torch.dtype:
-    """float64 if any is; else float32: half precision and integers are widened."""
-    return torch.float64 if torch.float64 in dtypes else torch.float32

@@ -17,8 +17,6 @@ from drcl.metrics.retrieval import retrieval_metrics
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["average_precision", "mean_average_precision", "precision_recall_curve", "recall_at_k"]
-
 _NOTHING_RELEVANT = "query_labels: expected a query with a relevant item in the gallery, got none"
 
 

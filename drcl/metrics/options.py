@@ -14,8 +14,6 @@ from drcl.metrics.relevance import Callback, Labels
 from drcl.metrics.scores import METRICS, PRECISIONS
 from drcl.ranking import DIVISORS
 
-__all__ = ["MAX_BYTES", "RetrievalOptions", "Settings", "check_cutoffs", "refuse"]
-
 MAX_BYTES = 256 * 2**20
 
 

@@ -11,8 +11,6 @@ from drcl.metrics.relevance import Callback, largest, offsets_of
 from drcl.ranking import Relevance
 from drcl.tensors import as_tensor
 
-__all__ = ["Pairs", "from_callback"]
-
 
 class Pairs:
     """Relevant (query, item) pairs, with a gain each, sorted."""
@@ -43,14 +41,7 @@ class Pairs:
         position = torch.searchsorted(rows, self.rows).clamp(max=len(rows) - 1)
         kept = (rows[position] == self.rows) & (to_column[self.columns] >= 0)
         counts = torch.bincount(position[kept], minlength=len(rows))
-        return Relevance(
-            max_relevant=largest(counts),
-            member_offsets=torch.arange(len(rows) + 1, device="cpu"),
-            members=torch.arange(len(rows), device="cpu"),
-            offsets=offsets_of(counts),
-            items=to_column[self.columns[kept]].int(),
-            gains=self.gains[kept],
-        )
+        return _in_lists(counts, to_column[self.columns[kept]], self.gains[kept])
 
 
 def _listed(given: Any, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,16 +94,14 @@ def from_callback(callback: Callback, rows: Tensor, columns: Tensor, items: int)
     matrix = matrix.cpu()[:, columns]
     _check_gains(matrix)
     found = matrix > 0
-    places = found.nonzero()
-    counts = found.sum(dim=1)
-    return Relevance(
-        max_relevant=largest(counts),
-        member_offsets=torch.arange(len(rows) + 1, device="cpu"),
-        members=torch.arange(len(rows), device="cpu"),
-        offsets=offsets_of(counts),
-        items=places[:, 1].int(),
-        gains=matrix[found].int(),
-    )
+    return _in_lists(found.sum(dim=1), found.nonzero()[:, 1], matrix[found])
+
+
+def _in_lists(counts: Tensor, items: Tensor, gains: Tensor) -> Relevance:
+    """A list of so many of the items for every query."""
+    queries = torch.arange(len(counts) + 1, device="cpu")
+    offsets, gains = offsets_of(counts), gains.int()
+    return Relevance(largest(counts), queries, queries[:-1], offsets, items.int(), gains)
 
 
 def _signed(tensor: Tensor, name: str) -> Tensor:

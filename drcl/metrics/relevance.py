@@ -12,8 +12,6 @@ from torch import Tensor
 from drcl.labels import ParsedLabels
 from drcl.ranking import Relevance
 
-__all__ = ["Callback", "Labels", "largest", "offsets_of", "places", "shared_labels"]
-
 Labels: TypeAlias = Any  # whatever drcl.labels reads
 # Query positions (q,) int64 -> relevance (q, N): bool, or integer gains (relevant when positive).
 Callback: TypeAlias = Callable[[Tensor], Tensor]

@@ -7,8 +7,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["takes_old_names"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 _NEW_NAMES = {"levels": "recall_levels", "memory": "max_bytes"}

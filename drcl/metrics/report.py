@@ -25,8 +25,6 @@ from drcl.tensors import as_features, as_tensor, row_count
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["retrieval_report"]
-
 
 @takes_old_names
 def retrieval_report(

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from drcl.ranking import PER_CUTOFF, PER_QUERY, Measures
 
-__all__ = ["PrecisionRecall", "RetrievalMetrics"]
-
 
 class PrecisionRecall(NamedTuple):
     """Mean precision at equally spaced recall levels, each (P,) float64."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from tqdm import tqdm
 
 from drcl.metrics.blocks import ranked_blocks
 from drcl.metrics.embeddings import Array, Gallery
@@ -18,8 +19,6 @@ from drcl.ranking import PER_CUTOFF, PER_LEVEL, PER_QUERY, Columns, Request
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-__all__ = ["retrieval_metrics"]
 
 
 @takes_old_names
@@ -109,7 +108,7 @@ def retrieval_metrics(
         if settings.ndcg or name != "ndcg"
     }
     curves = torch.zeros(len(PER_LEVEL), levels, dtype=torch.float64, device="cpu")
-    with _bar(settings.progress, len(task.queries)) as bar:
+    with tqdm(total=len(task.queries), unit="query", disable=not settings.progress) as bar:
         for rows, items in task.parts():
             size = sum(task.everywhere(len(items)))
             if size == 0:  # a group without items
@@ -153,9 +152,3 @@ def _request(ks: Sequence[int | None], n: int, settings: Settings) -> tuple[Requ
     average = settings.ties == "average"
     request = Request(cutoffs, depth, settings.divisor, average, levels, discounts)
     return request, [cutoffs.index(cutoff) for cutoff in wanted]
-
-
-def _bar(progress: bool, total: int) -> Any:
-    from tqdm import tqdm
-
-    return tqdm(total=total, unit="query", disable=not progress)

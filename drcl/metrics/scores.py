@@ -9,8 +9,6 @@ from drcl.metrics.duplicates import equal_rows
 from drcl.metrics.embeddings import TILE_BYTES, Embeddings
 from drcl.precision import product_precision
 
-__all__ = ["METRICS", "PRECISIONS", "Scorer"]
-
 METRICS = ("cosine", "dot", "euclidean")
 PRECISIONS = ("highest", "high")
 

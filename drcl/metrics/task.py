@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Iterator
 
 import torch
@@ -14,8 +16,6 @@ from drcl.metrics.options import Settings
 from drcl.metrics.pairs import Pairs, from_callback
 from drcl.metrics.relevance import Labels, places, shared_labels
 from drcl.ranking import Relevance
-
-__all__ = ["Task"]
 
 
 class Task:
@@ -95,10 +95,8 @@ class Task:
         """What is labelled: whether −1 is a class, all pieces of a gallery together say."""
         if not self._labels:
             return
-        signs = 0
-        for one in self.everywhere(self._labels[0].signs | self._labels[1].signs):
-            signs |= one
-        self._labels = resolve(self._labels, signs)
+        signs = self.everywhere(self._labels[0].signs | self._labels[1].signs)
+        self._labels = resolve(self._labels, functools.reduce(operator.or_, signs))
         self.queries, self.items = (
             torch.from_numpy(~side.missing).nonzero()[:, 0] for side in self._labels
         )

@@ -18,14 +18,8 @@ from drcl.reference.reversible_consistency import (
 )
 
 __all__ = [
-    "average_precision",
-    "cosine_similarity",
-    "generalized_cross_entropy",
-    "mixup",
-    "prior_similarity",
-    "recast",
-    "recasting_error",
-    "reversible_consistency",
+    "average_precision", "cosine_similarity", "generalized_cross_entropy", "mixup",
+    "prior_similarity", "recast", "recasting_error", "reversible_consistency",
     "similarity_consistency",
-]
-__dir__ = __all__.copy  # dir() shows these alone
+]  # fmt: skip
+__dir__ = __all__.copy

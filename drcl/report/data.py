@@ -11,8 +11,6 @@ import numpy as np
 
 from drcl.labels import clean_name, encode_labels, parse_labels
 
-__all__ = ["PHASES", "ReportData", "pair_key"]
-
 PHASES = ("prior", "encoder")
 
 

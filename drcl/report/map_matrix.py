@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from drcl.report.data import ReportData, pair_key
-from drcl.report.style import INK, QUERY, Panel, Section, canvas, empty, plain, svg
+from drcl.report.style import CENTRED, INK, QUERY, Panel, Section, canvas, empty, plain, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-__all__ = ["draw_map_matrix"]
 
 
 def draw_map_matrix(data: ReportData) -> Section:
@@ -49,16 +47,8 @@ def _matrix(axes: Axes, data: ReportData, values: dict[str, float]) -> None:
             shade = 0.0 if value != value else 0.05 + 0.5 * value
             place = (column - 0.47, row - 0.46)
             axes.add_patch(Rectangle(place, 0.94, 0.92, color=QUERY, alpha=shade, linewidth=0))
-            axes.text(
-                column,
-                row,
-                _figure(value),
-                ha="center",
-                va="center",
-                color=INK,
-                fontsize=9 if small else 12,
-                fontweight="bold",
-            )
+            look: Any = {"color": INK, "fontsize": 9 if small else 12, "fontweight": "bold"}
+            axes.text(column, row, _figure(value), **CENTRED, **look)
     empty(axes)
     axes.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5))
     axes.tick_params(length=0, labelcolor=INK, labelsize=10 if small else 11)

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from drcl.checks import check_installed
 from drcl.report.data import ReportData, pair_key
 from drcl.report.map_matrix import draw_map_matrix
 from drcl.report.precision_recall import draw_precision_recall
@@ -15,8 +16,6 @@ from drcl.report.retrieval import SEED, TOP, Example, choose_examples, draw_retr
 from drcl.report.style import Panel, Section
 from drcl.report.training import draw_training
 from drcl.storage.files import write_together
-
-__all__ = ["is_report_file", "write_report"]
 
 _OURS = re.compile(
     r"report\.html|(map_matrix|precision_recall|projection|retrieval|training)(_\d+)?\.(svg|png)"
@@ -58,7 +57,8 @@ def write_report(data: ReportData, directory: Path) -> Path:
     ...     sorted(file.name for file in path.parent.iterdir())
     ['map_matrix_1.svg', 'projection.svg', 'report.html']
     """
-    _require_libraries()
+    refusal = "the report needs {}; install it with: pip install 'drcl[report]'"
+    check_installed(refusal, "jinja2", "matplotlib", "sklearn")
     examples = choose_examples(data)
     drawn = (
         draw_map_matrix(data),
@@ -115,14 +115,3 @@ def _figure(panel: Panel) -> dict[str, Any]:
         "uri": "data:image/svg+xml;base64," + base64.b64encode(panel.svg).decode(),
         "alt": panel.alt,
     }
-
-
-def _require_libraries() -> None:
-    try:
-        import jinja2  # noqa: F401
-        import matplotlib  # noqa: F401
-        import sklearn  # noqa: F401
-    except ImportError as error:
-        raise ImportError(
-            f"the report needs {error.name}; install it with: pip install 'drcl[report]'"
-        ) from error

@@ -7,8 +7,6 @@ import numpy as np
 from drcl.report.data import ReportData, pair_key
 from drcl.report.style import MUTED, Panel, Section, canvas, line, modality_legend, plain, svg
 
-__all__ = ["chance", "draw_precision_recall"]
-
 
 def draw_precision_recall(data: ReportData) -> Section | None:
     """The curves of ``data.curves``, each above its chance line; None when there are none.

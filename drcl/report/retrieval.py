@@ -4,28 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from drcl.report import style
 from drcl.report.data import ReportData
-from drcl.report.style import (
-    IRRELEVANT,
-    MUTED,
-    QUERY,
-    RELEVANT,
-    Panel,
-    Section,
-    canvas,
-    empty,
-    plain,
-    svg,
-)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-__all__ = ["Example", "Hit", "choose_examples", "draw_retrieval"]
 
 SEED = 0
 TOP = 8
@@ -73,20 +60,20 @@ def choose_examples(data: ReportData) -> list[Example]:
     return examples
 
 
-def draw_retrieval(data: ReportData, examples: Sequence[Example]) -> Section | None:
+def draw_retrieval(data: ReportData, examples: Sequence[Example]) -> style.Section | None:
     """A figure per example; None when no modality of the examples has pictures."""
     if not any({e.query, e.gallery} & set(data.pictures) for e in examples):
         return None
     panels = tuple(_draw_example(data, example, i) for i, example in enumerate(examples, start=1))
-    return Section("retrieval", panels, "Green with ✓ is relevant, red with ✗ is not.")
+    return style.Section("retrieval", panels, "Green with ✓ is relevant, red with ✗ is not.")
 
 
-def _draw_example(data: ReportData, example: Example, number: int) -> Panel:
+def _draw_example(data: ReportData, example: Example, number: int) -> style.Panel:
     """The query at the left, and beside it what was found, in two rows."""
-    with canvas(4.4, 2.45) as figure:
+    with style.canvas(4.4, 2.45) as figure:
         grid = figure.add_gridspec(2, TOP // 2 + 1, width_ratios=[1.25, *[1] * (TOP // 2)])
         figure.suptitle(
-            f"{plain(example.query, 16)} → {plain(example.gallery, 16)} · "
+            f"{style.plain(example.query, 16)} → {style.plain(example.gallery, 16)} · "
             f"row {example.index} · AP {example.average_precision:.3f}",
             x=0.01,
             ha="left",
@@ -94,23 +81,25 @@ def _draw_example(data: ReportData, example: Example, number: int) -> Panel:
             fontweight="bold",
         )
         axes = figure.add_subplot(grid[:, 0])
-        empty(axes)
-        _tile(axes, data, example.query, example.index, QUERY)
-        axes.set_title("query", fontsize=10, color=MUTED, loc="center", fontweight="normal")
-        axes.set_xlabel(plain(example.classes, 10), fontsize=10, color=QUERY, fontweight="bold")
+        style.empty(axes)
+        _tile(axes, data, example.query, example.index, style.QUERY)
+        axes.set_title("query", fontsize=10, color=style.MUTED, loc="center", fontweight="normal")
+        axes.set_xlabel(
+            style.plain(example.classes, 10), fontsize=10, color=style.QUERY, fontweight="bold"
+        )
         for rank, hit in enumerate(example.hits):
             axes = figure.add_subplot(grid[rank // (TOP // 2), 1 + rank % (TOP // 2)])
-            empty(axes)
-            colour = RELEVANT if hit.relevant else IRRELEVANT
+            style.empty(axes)
+            colour = style.RELEVANT if hit.relevant else style.IRRELEVANT
             _tile(axes, data, example.gallery, hit.index, colour)
             mark = "✓" if hit.relevant else "✗"
-            axes.set_xlabel(f"{mark} {plain(hit.classes, 8)}", fontsize=10, color=colour)
+            axes.set_xlabel(f"{mark} {style.plain(hit.classes, 8)}", fontsize=10, color=colour)
         alt = (
             f"{example.query} query row {example.index}, {example.classes}, and the first "
             f"{len(example.hits)} found in {example.gallery}: "
             + ", ".join(f"{'✓' if hit.relevant else '✗'} {hit.classes}" for hit in example.hits)
         )
-        return Panel(f"retrieval_{number}", svg(figure, alt), alt)
+        return style.Panel(f"retrieval_{number}", style.svg(figure, alt), alt)
 
 
 def _search(data: ReportData, query: str, gallery: str, index: int) -> Example:
@@ -121,7 +110,9 @@ def _search(data: ReportData, query: str, gallery: str, index: int) -> Example:
     known = np.flatnonzero(labels != -1) if labels.ndim == 1 else np.arange(len(labels))
     q, items = data.embeddings[query][index : index + 1], data.embeddings[gallery][known]
     q_rows, item_rows = data.label_rows(query)[index : index + 1], data.label_rows(gallery)[known]
-    found = np.argsort(-_cosine(q, items), kind="stable")[:TOP]  # ties by gallery index
+    norms = np.linalg.norm(items, axis=1) * np.linalg.norm(q)
+    cosines = (items @ q[0]) / np.maximum(norms, 1e-12)  # 0 with a zero row
+    found = np.argsort(-cosines, kind="stable")[:TOP]  # ties by gallery index
     relevant = (item_rows & q_rows).any(axis=1)
     return Example(
         query=query,
@@ -138,12 +129,6 @@ def _search(data: ReportData, query: str, gallery: str, index: int) -> Example:
     )
 
 
-def _cosine(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """Cosine of one query row with every gallery row; 0 with a zero row."""
-    norms = np.linalg.norm(gallery, axis=1) * np.linalg.norm(query)
-    return (gallery @ query[0]) / np.maximum(norms, 1e-12)
-
-
 def _tile(axes: Axes, data: ReportData, modality: str, index: int, colour: str) -> None:
     """The picture of a sample in a coloured frame, or its row number where it has none."""
     axes.spines[:].set(visible=True, color=colour, linewidth=2.5)
@@ -154,12 +139,5 @@ def _tile(axes: Axes, data: ReportData, modality: str, index: int, colour: str) 
         )
     else:
         axes.set(box_aspect=1)
-        axes.text(
-            0.5,
-            0.5,
-            f"row\n{index}",
-            ha="center",
-            va="center",
-            color=MUTED,
-            transform=axes.transAxes,
-        )
+        look: Any = {"color": style.MUTED, "transform": axes.transAxes}
+        axes.text(0.5, 0.5, f"row\n{index}", **style.CENTRED, **look)

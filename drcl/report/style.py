@@ -18,12 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = [
-    "CLASS_COLOURS", "DARK", "INK", "IRRELEVANT", "LINES", "MARKERS", "MODALITY_COLOURS", "MUTED",
-    "PAPER", "QUERY", "RELEVANT", "Panel", "Section", "UNLABELLED", "canvas", "cycle", "empty",
-    "line", "modality_legend", "plain", "png", "svg",
-]  # fmt: skip
-
 INK = "#1b2330"
 MUTED = "#5c6675"
 RULE = "#d9dee6"
@@ -54,6 +48,7 @@ CLASS_COLOURS = (
     "#3c84fc", "#e4c030", "#545400", "#9c0084", "#54d8b4",
     "#e430b4", "#3c00fc", "#9c6c54", "#b4a8fc", "#cc903c",
 )  # fmt: skip
+CENTRED: Any = {"ha": "center", "va": "center"}
 MARKERS = ("o", "^", "s", "D", "v", "P")
 LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
 

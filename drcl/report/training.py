@@ -10,8 +10,6 @@ import numpy as np
 from drcl.report.data import PHASES, ReportData
 from drcl.report.style import PAPER, Panel, Section, canvas, line, modality_legend, plain, svg
 
-__all__ = ["draw_training"]
-
 _PHASE_NAMES = {"prior": "Prior", "encoder": "Encoders"}
 # key -> (name, how the best epoch is chosen; None for the training loss, which chooses nothing)
 _CURVES: dict[str, tuple[str, Any]] = {
@@ -24,7 +22,8 @@ _CURVES: dict[str, tuple[str, Any]] = {
 
 def draw_training(data: ReportData) -> Section | None:
     """A figure per phase and curve that its records hold; None without history."""
-    shown = [(phase, key) for phase in PHASES for key in _curves_of(data.history, phase)]
+    held = {(r["phase"], key) for r in data.history for key in _CURVES if _present(r, key)}
+    shown = [(phase, key) for phase in PHASES for key in _CURVES if (phase, key) in held]
     if not shown:
         return None
     panels = []
@@ -59,11 +58,6 @@ def draw_training(data: ReportData) -> Section | None:
         "Dots mark the best epoch. By default the exponent q of the label loss rises with the "
         "epochs, which lowers the loss by itself; judge progress by the score and the mAP.",
     )
-
-
-def _curves_of(history: list[dict[str, Any]], phase: str) -> list[str]:
-    records = [record for record in history if record["phase"] == phase]
-    return [key for key in _CURVES if any(_present(record, key) for record in records)]
 
 
 def _series(

@@ -9,8 +9,6 @@ from typing import Any
 
 from drcl.train.config import Config
 
-__all__ = ["train_command"]
-
 
 def train_command(dataset: str, root: str | None, settings: Mapping[str, Any]) -> str:
     """``drcl train`` with the settings that differ from the defaults; OUT stands for its folder.

@@ -49,6 +49,16 @@ def evaluation_split(data: CrossModalDataset) -> SplitName | None:
     return next((name for name in candidates if len(_measurable(data.splits[name])) > 1), None)
 
 
+def measured_split(data: CrossModalDataset, split: SplitName | None = None) -> SplitName:
+    """The split asked for, or that of :func:`evaluation_split`; ValueError where there is none."""
+    chosen = split or evaluation_split(data)
+    if chosen is None:
+        raise ValueError(
+            f"{data.name}: expected a split with labelled rows of two modalities, got none"
+        )
+    return chosen
+
+
 def embed(model: DRCL, split: Split) -> dict[str, np.ndarray]:
     """Modality -> embeddings (N, D), of those that the model knows and that are labelled."""
     return {

@@ -133,7 +133,9 @@ def _written(
         content["metrics.json"] = to_json(metrics)
     files = {folder / name: content[name] for name in order if name in content}
     with staged(files) as put_in_place:
-        _drop_report(folder)
+        for file in sorted((folder / "report").glob("*.*")):
+            if is_report_file(file.name) and file.is_file():  # others are the user's
+                file.unlink()
         yield run, put_in_place
     drop_stale_parts(folder, config)
 
@@ -157,13 +159,6 @@ def _check_own(folder: Path) -> None:
             raise ValueError(
                 f"{folder / name}: a symbolic link, expected a folder of the run's own"
             )
-
-
-def _drop_report(folder: Path) -> None:
-    """Remove what the report wrote; other files in its folder are the user's."""
-    for file in sorted((folder / "report").glob("*.*")):
-        if is_report_file(file.name) and file.is_file():
-            file.unlink()
 
 
 def _checkpoints(folder: Path) -> Path:

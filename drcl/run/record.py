@@ -81,13 +81,11 @@ class Run:
                 f"{data.name}: expected the classes of the run, {list(self.classes)}, got "
                 f"{list(data.classes)}"
             )
-        splits = {name: dict(split) for name, split in data.splits.items()}
+        splits: dict[str, Any] = {name: dict(split) for name, split in data.splits.items()}
         for name, added in self.added.items():
             for split, samples in read_added(added, data).items():
                 splits[split][name] = samples
-        return replace(
-            data, train=splits["train"], validation=splits["validation"], test=splits["test"]
-        )
+        return replace(data, **splits)
 
 
 def record_content(run: Run) -> bytes:

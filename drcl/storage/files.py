@@ -12,17 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-__all__ = [
-    "check_name",
-    "is_empty",
-    "is_safe_name",
-    "locked",
-    "naming",
-    "staged",
-    "write_bytes",
-    "write_together",
-]
-
 _PARTIAL = ".drcl-partial"
 
 

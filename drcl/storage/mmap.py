@@ -15,17 +15,12 @@ import mmap
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from typing import TypeGuard
-
-__all__ = ["MappedRows", "check_size", "file_name", "find_mapping", "is_mapped", "read_rows"]
 
 Transform: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -180,10 +175,6 @@ class MappedRows:
         """Only the rows where ``mask`` (N,) is True; nothing is read."""
         rows = mask.nonzero()[:, 0].numpy()
         return replace(self, index=rows if self.index is None else self.index[rows])
-
-    def transformed(self, transform: Transform) -> MappedRows:
-        """The same rows, with ``transform`` applied as they are read."""
-        return replace(self, transform=transform)
 
     def _advise(self, advice: str) -> None:
         """Tell the system how the mapping is used, where it can be told."""

@@ -15,17 +15,6 @@ from torch import Tensor
 
 from drcl.storage.files import write_bytes
 
-__all__ = [
-    "is_number",
-    "pack",
-    "read_json",
-    "read_tensors",
-    "to_json",
-    "with_checksum",
-    "without_checksum",
-    "write_json",
-]
-
 
 def to_json(value: Any) -> bytes:
     """Indented JSON, as the content of a file."""

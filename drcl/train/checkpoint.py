@@ -30,11 +30,7 @@ class Checkpoint:
     """
 
     def __init__(
-        self,
-        path: Path,
-        phase: Phase,
-        optimizer: torch.optim.Optimizer,
-        generator: torch.Generator,
+        self, path: Path, phase: Phase, optimizer: torch.optim.Optimizer, generator: torch.Generator
     ) -> None:
         self.path, self.phase = path, phase
         self.optimizer, self.generator = optimizer, generator

@@ -9,27 +9,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from drcl.checks import (
-    check_count,
-    check_counts,
-    check_device_name,
-    check_flag,
-    check_integer,
-    check_lam,
-    check_option,
-    check_positive,
-    check_weight,
-)
+from drcl import checks
 
 __all__ = ["PRESETS", "Config"]
+__dir__ = __all__.copy
 
 T = TypeVar("T")
 PerModality: TypeAlias = T | Mapping[str, T]
 PER_MODALITY = ("epochs", "prior_epochs", "batch_size", "lr", "prior_lr")
-
-
-def __dir__() -> list[str]:
-    return __all__
 
 
 @dataclass(frozen=True)
@@ -164,38 +151,32 @@ def stream_seed(seed: int, *names: str) -> int:
 
 # In the settings' order; each returns a plain value.
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "dim": check_count,
-    "hidden": check_counts,
-    "epochs": check_count,
-    "prior_epochs": check_count,
-    "batch_size": check_count,
-    "lr": check_positive,
-    "prior_lr": check_positive,
-    "alpha": check_weight,
-    "beta": check_weight,
-    "eta": check_weight,
-    "lam": lambda _, value: check_lam(value),
-    "temperature": check_positive,
-    "prior": partial(check_option, allowed=("learned", "orthogonal")),
-    "prior_norm": lambda name, value: None if value is None else check_positive(name, value),
-    "prior_selection": partial(check_option, allowed=("training", "validation")),
-    "selection": partial(check_option, allowed=("map", "loss", "last")),
-    "standardize": check_flag,
-    "paper_compat": check_flag,
-    "precision": partial(check_option, allowed=("float32", "tf32", "bf16")),
-    "seed": check_integer,  # streams are drawn from a digest of it
-    "device": check_device_name,
+    "dim": checks.check_count,
+    "hidden": checks.check_counts,
+    "epochs": checks.check_count,
+    "prior_epochs": checks.check_count,
+    "batch_size": checks.check_count,
+    "lr": checks.check_positive,
+    "prior_lr": checks.check_positive,
+    "alpha": checks.check_weight,
+    "beta": checks.check_weight,
+    "eta": checks.check_weight,
+    "lam": lambda _, value: checks.check_lam(value),
+    "temperature": checks.check_positive,
+    "prior": partial(checks.check_option, allowed=("learned", "orthogonal")),
+    "prior_norm": lambda name, value: None if value is None else checks.check_positive(name, value),
+    "prior_selection": partial(checks.check_option, allowed=("training", "validation")),
+    "selection": partial(checks.check_option, allowed=("map", "loss", "last")),
+    "standardize": checks.check_flag,
+    "paper_compat": checks.check_flag,
+    "precision": partial(checks.check_option, allowed=("float32", "tf32", "bf16")),
+    "seed": checks.check_integer,  # streams are drawn from a digest of it
+    "device": checks.check_device_name,
 }
 
 # For sets with narrow features, small enough for a CPU; chosen on the validation split.
 _NARROW = Config(
-    dim=256,
-    hidden=(512, 512),
-    epochs=60,
-    prior_epochs=30,
-    batch_size=128,
-    lr=1e-3,
-    prior_lr=1e-3,
+    dim=256, hidden=(512, 512), epochs=60, prior_epochs=30, batch_size=128, lr=1e-3, prior_lr=1e-3
 )
 
 # The paper's settings, as known: learning rates per modality, epochs, batch 1024.
@@ -213,10 +194,6 @@ PRESETS: dict[str, Config] = {
     "uci": _NARROW,
     # Chosen on the validation split too.
     "wikipedia-raw": Config(
-        dim=256,
-        hidden=(512, 512),
-        epochs=200,
-        lr={"image": 3e-3, "text": 5e-4},
-        prior_norm=3.0,
+        dim=256, hidden=(512, 512), epochs=200, lr={"image": 3e-3, "text": 5e-4}, prior_norm=3.0
     ),
 }

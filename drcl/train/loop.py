@@ -8,8 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 from tqdm import tqdm
 
 from drcl.distributed import raise_together
@@ -21,6 +20,7 @@ from drcl.train.config import stream_seed
 from drcl.train.context import Context
 from drcl.train.embedding import chunk_rows, embed
 from drcl.train.interrupt import interrupt_after_epoch
+from drcl.train.networks import unwrapped
 from drcl.train.parallel import spread
 from drcl.train.perceptron import Perceptron
 from drcl.train.phase import Outcome, Phase, schedule_q
@@ -127,7 +127,9 @@ class Training:
         self.step = Step(phase, self.clock)
         self._take = make_step(self.step)
         self.generator = torch.Generator(device).manual_seed(phase.schedule.seed)
-        self.outcome = Outcome(copy_state(phase.module), None, [])
+        state = phase.module.state_dict()
+        kept = {name: value.detach().clone() for name, value in state.items()}
+        self.outcome = Outcome(kept, None, [])
         self.checkpoint: Checkpoint | None = None
         if context.checkpoints is not None:
             with raise_together(self.phase.group):
@@ -294,10 +296,7 @@ class Training:
         if self._reaches_ahead(source):
             yield from self._embed_ahead()
             return
-        network = self.phase.network
-        if isinstance(network, DistributedDataParallel):
-            network = network.module
-        ranks = self.phase.ranks
+        network, ranks = unwrapped(self.phase.network), self.phase.ranks
         rows = slice(None) if ranks is None else ranks.rows(source.count)
         yield from embed(network, source, self.step.passes, self.phase.config.precision, rows)
 
@@ -387,8 +386,3 @@ class Training:
             for name, tensor in phase.module.state_dict().items():
                 self.outcome.state[name].copy_(tensor)
         return kept
-
-
-def copy_state(module: nn.Module) -> dict[str, Tensor]:
-    """The module's state, in memory of its own."""
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}

@@ -31,11 +31,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def build_network(
-    modality: str,
-    samples: Modality,
-    networks: Mapping[str, nn.Module],
-    config: Config,
-    phase: str,
+    modality: str, samples: Modality, networks: Mapping[str, nn.Module], config: Config, phase: str
 ) -> nn.Module:
     """A fresh network: a copy of the user's untouched module, or a newly initialised encoder.
 

@@ -105,7 +105,11 @@ def spread(
     except Exception:
         _tell(True, group)  # and no waiting for the others, who may train for long
         raise
-    failed = _wait(*_tell(False, group))
+    exchange, flags = _tell(False, group)
+    while not exchange.is_completed():  # in Python, so that Ctrl-C gets through
+        time.sleep(0.02)
+    exchange.wait()
+    failed = [int(flag) for flag in flags]
     if any(failed):
         raise RankFailed(f"rank {failed.index(1)} failed; stopping all ranks (see its error)")
     trained = {}
@@ -119,14 +123,6 @@ def _tell(failed: bool, group: ProcessGroup) -> tuple[dist.Work, list[Tensor]]:
     """Tell the other ranks whether the training failed here, and receive the same from them."""
     flags = [torch.tensor(0) for _ in range(dist.get_world_size(group))]
     return dist.all_gather(flags, torch.tensor(int(failed)), group=group, async_op=True), flags
-
-
-def _wait(exchange: dist.Work, tensors: list[Tensor]) -> list[int]:
-    """The numbers that arrive."""
-    while not exchange.is_completed():  # in Python, so that Ctrl-C gets through
-        time.sleep(0.02)
-    exchange.wait()
-    return [int(tensor) for tensor in tensors]
 
 
 def _from_owner(own: Outcome | None, owner: int, group: ProcessGroup) -> Outcome:

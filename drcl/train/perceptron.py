@@ -50,10 +50,7 @@ class Perceptron:
         if not self._outputs or len(self._outputs[0]) < rows:
             outputs = [layer.weight.new_empty(rows, layer.out_features) for layer in self.layers]
             gradients = [torch.empty_like(output) for output in outputs[:-1]]
-            self._outputs, self._gradients = (
-                outputs,
-                gradients,
-            )  # both or neither
+            self._outputs, self._gradients = (outputs, gradients)  # both or neither
         self._inputs = [features]
         *hidden, last = zip(self.layers, self._outputs, strict=True)
         for layer, output in hidden:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from torch import nn
@@ -15,16 +16,8 @@ from drcl.train.config import Config
 from drcl.train.datasets import LoadedSamples
 from drcl.train.networks import unwrapped
 from drcl.train.phase import Schedule
-from drcl.train.samples import (
-    Data,
-    Modality,
-    Samples,
-    check_pairs,
-    choose_classes,
-    parse,
-    prepare,
-)
-from drcl.train.standardize import Moments, Standardizer, in_chunks
+from drcl.train.samples import Data, Modality, Samples, check_pairs, choose_classes, parse, prepare
+from drcl.train.standardize import Moments, Standardizer
 
 
 class Prepared(NamedTuple):
@@ -103,13 +96,10 @@ def takes_integers(network: nn.Module) -> bool:
 
 
 def _moments(samples: Modality, network: nn.Module | None) -> Moments:
-    if isinstance(samples, LoadedSamples):
-        assert samples.moments is not None
-        moments = samples.moments
-    else:
-        moments = Moments("features")
-        for chunk in in_chunks(samples.features):
-            moments.add(chunk)
+    moments = (
+        samples.moments if isinstance(samples, LoadedSamples) else Moments.of(samples.features)
+    )
+    assert moments is not None
     # Processes that train one network on samples of their own have to see one scale.
     if isinstance(network, DistributedDataParallel):
         return moments.over(network.process_group)
@@ -123,5 +113,5 @@ def _standardized(samples: Modality, standardizer: Standardizer | None) -> Modal
         return samples._replace(standardizer=standardizer)
     features = samples.features
     if isinstance(features, MappedRows):
-        return Samples(features.transformed(standardizer.__call__), samples.targets)
+        return Samples(replace(features, transform=standardizer.__call__), samples.targets)
     return Samples(standardizer(features), samples.targets)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +30,7 @@ from drcl.train.samples import Data
 from drcl.train.source import make_source
 
 __all__ = ["best_prior", "learn_priors", "prior_phase", "select_prior"]
-
-
-def __dir__() -> list[str]:
-    return __all__
+__dir__ = __all__.copy
 
 
 class _Classifier(nn.Module):
@@ -100,13 +98,11 @@ def learn_priors(
             f"{missing}"
         )
 
-    def make_phase(modality: str) -> Phase:
-        return prior_phase(modality, data, config, context)
-
     def finish(phase: Phase, outcome: Outcome) -> Outcome:
         # Of what was trained only W is needed further on.
         return replace(outcome, state={"weight": outcome.state["weight"]})
 
+    make_phase = partial(prior_phase, data=data, config=config, context=context)
     outcomes = train_modalities(data.costs("prior", config), make_phase, finish, context)
     priors = {
         modality: Prior(

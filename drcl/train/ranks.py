@@ -55,17 +55,8 @@ class Ranks:
         return cls(group, dist.get_rank(group), dist.get_world_size(group))
 
     def shard(self, count: int) -> slice:
-        """This rank's slice of ``count`` rows; slices differ by one row at most and may be empty.
-
-        >>> ranks = [Ranks(None, rank, 3) for rank in range(3)]
-        >>> [(own.start, own.stop) for own in (r.shard(8) for r in ranks)]
-        [(0, 2), (2, 5), (5, 8)]
-        """
-        return self.shard_of(self.rank, count)
-
-    def shard_of(self, rank: int, count: int) -> slice:
-        """The slice of another rank."""
-        return shard(count, rank, self.world)
+        """This rank's slice of ``count`` rows: :func:`drcl.distributed.shard`."""
+        return shard(count, self.rank, self.world)
 
     def rows(self, count: int) -> slice:
         """:meth:`shard`, or row 0 where that is empty: every rank has to take part in every step.
@@ -192,7 +183,8 @@ class _Route(NamedTuple):
         wanted = permutation.cpu()
         count = len(wanted)
         own = ranks.shard(count)
-        stops = torch.tensor([ranks.shard_of(rank, count).stop for rank in range(ranks.world)])
+        shards = (shard(count, rank, ranks.world) for rank in range(ranks.world))
+        stops = torch.tensor([one.stop for one in shards])
         # Row p goes to the place where π holds p. Shares follow one another, so rising places are
         # rising ranks: sorted by place, the rows stand in the order in which they are received.
         place = wanted.argsort()[own]

@@ -140,10 +140,7 @@ def check_pairs(data: Any, split: str) -> None:
 
 
 def prepare(
-    data: Mapping[str, Parsed],
-    classes: Sequence[Label],
-    split: str,
-    integers: Container[str] = (),
+    data: Mapping[str, Parsed], classes: Sequence[Label], split: str, integers: Container[str] = ()
 ) -> dict[str, Modality]:
     """Checked samples of every modality; errors name the split and the modality.
 

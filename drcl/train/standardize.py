@@ -34,13 +34,6 @@ class Standardizer(NamedTuple):
     mean: Tensor
     std: Tensor
 
-    @classmethod
-    def fit(cls, features: Tensor | MappedRows) -> Standardizer:
-        moments = Moments("features")
-        for chunk in in_chunks(features):
-            moments.add(chunk)
-        return moments.standardizer()
-
     def __call__(self, features: Tensor) -> Tensor:
         """The rows, scaled; float64 stays so, all else becomes float32.
 
@@ -72,6 +65,14 @@ class Moments:
         self.mean = self.squares = torch.empty(0)
         self._waiting: list[Tensor] = []
         self._held = 0  # rows of those
+
+    @classmethod
+    def of(cls, features: Tensor | MappedRows) -> Moments:
+        """Those of all rows, which are read in chunks."""
+        moments = cls("features")
+        for chunk in in_chunks(features):
+            moments.add(chunk)
+        return moments
 
     def add(self, rows: Tensor) -> None:
         """Take further rows (n, …), all of one shape, into account."""

@@ -126,7 +126,7 @@ def test_a_width_that_no_block_divides(kind, mixing):
 
 @pytest.mark.parametrize("shape", LARGE)
 def test_several_programs(monkeypatch, shape):
-    monkeypatch.setattr(consistency_gradient, "DEPTH_BY_ROWS", 32)
+    monkeypatch.setattr(LOSS + "gradient.DEPTH_BY_ROWS", 32)
     assert_exact(*make(*shape))
 
 

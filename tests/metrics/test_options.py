@@ -50,11 +50,6 @@ def test_the_old_name_of_recall_levels_works_with_a_warning() -> None:
     assert len(found.recall) == 5 and torch.equal(found.precision, expected.precision)
 
 
-def test_the_old_name_of_the_default_budget_works_with_a_warning() -> None:
-    with pytest.warns(DeprecationWarning, match="MAX_BYTES"):
-        assert metrics.MEMORY == metrics.MAX_BYTES == 2**28
-
-
 def test_an_option_by_both_of_its_names_is_refused() -> None:
     with pytest.raises(TypeError, match="levels: expected recall_levels alone, its new name"):
         CALLS["retrieval_metrics"](levels=5, recall_levels=5)

@@ -245,14 +245,14 @@ def test_a_model_that_is_replaced_while_it_is_read_is_read_anew(
     trained, folder, monkeypatch, times
 ):
     other = DRCL(**tiny.SETTINGS, seed=5).fit(tiny.split(), progress=False)
-    real, saves = model_files.without_checksum, []
+    real, saves = sealed.without_checksum, []
 
     def unseal(config, path):  # config.json has been read, and nothing else
         if len(saves) < times:
             saves.append((trained, other)[len(saves) % 2 == 0].save(folder))
         return real(config, path)
 
-    monkeypatch.setattr(model_files, "without_checksum", unseal)
+    monkeypatch.setattr(sealed, "without_checksum", unseal)
     assert_loads(folder, embeddings(other))
     assert len(saves) == times
 

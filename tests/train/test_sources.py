@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from drcl.train.prepare import prepare_training
 from drcl.train.prior_learning import select_prior
 from drcl.train.samples import Samples, check_features
 from drcl.train.source import Resident, Streamed, make_source
-from drcl.train.standardize import Standardizer
+from drcl.train.standardize import Moments
 
 CPU = torch.device("cpu")
 
@@ -70,7 +71,7 @@ def test_rows_of_a_mapped_array(mapped, dtype):
     mask = torch.arange(10) % 3 == 1
     chosen = rows.select(mask)
     assert len(chosen) == 3 and torch.equal(chosen[0:9], expected[mask])
-    again = chosen.select(torch.tensor([False, True, True])).transformed(lambda x: x + 1)
+    again = replace(chosen.select(torch.tensor([False, True, True])), transform=lambda x: x + 1)
     assert torch.equal(again[torch.tensor([1, 0])], expected[[7, 4]] + 1)
 
 
@@ -110,14 +111,14 @@ def test_a_float32_array_is_not_copied():
 def test_a_column_whose_deviation_is_below_single_precision_counts_as_constant():
     x = torch.zeros(100, 2)
     x[0, 0] = 1e-45
-    assert Standardizer.fit(x).std.tolist() == [1.0, 1.0]
+    assert Moments.of(x).standardizer().std.tolist() == [1.0, 1.0]
 
 
 def test_a_standardizer_in_chunks(monkeypatch):
     x = np.random.default_rng(0).normal(3, 5, size=(1000, 7)).astype(np.float32)
     x[:, 3] = 0.1
     monkeypatch.setattr(standardize, "CHUNK_BYTES", 7 * 4 * 33)
-    found = Standardizer.fit(torch.from_numpy(x))
+    found = Moments.of(torch.from_numpy(x)).standardizer()
     np.testing.assert_allclose(found.mean, x.mean(axis=0, dtype=np.float64), rtol=1e-6)
     wanted = x.std(axis=0, dtype=np.float64)
     wanted[3] = 1.0
@@ -460,7 +461,7 @@ def test_a_dataset_of_columns_in_thousands_is_learned(of):
 def test_statistics_do_not_depend_on_how_rows_come(monkeypatch):
     monkeypatch.setattr(standardize, "CHUNK_BYTES", 7 * 4 * 33)
     x = torch.from_numpy(np.random.default_rng(0).normal(3, 5, size=(1000, 7))).float()
-    wanted = Standardizer.fit(x)
+    wanted = Moments.of(x).standardizer()
     for sizes in ([1] * 1000, [33] * 30 + [10], [1000], [7, 0, 400, 593]):
         moments = standardize.Moments("x")
         for rows in x.split(sizes):
@@ -544,7 +545,7 @@ def scale_on_rank(rank, folder, of):
 def test_processes_with_samples_of_their_own_share_one_scale(of, tmp_path):
     mp.spawn(scale_on_rank, (str(tmp_path), of), nprocs=2)
     ours, theirs = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
-    wanted = Standardizer.fit(torch.from_numpy(tiny.samples("image", 41)[0]))
+    wanted = Moments.of(torch.from_numpy(tiny.samples("image", 41)[0])).standardizer()
     for mine, other, one in zip(ours, theirs, wanted, strict=True):
         assert torch.equal(mine, other)
         torch.testing.assert_close(mine, one, rtol=1e-6, atol=0)

@@ -22,7 +22,7 @@ from drcl.train.loop import stream_seed
 from drcl.train.networks import pick_device
 from drcl.train.samples import check_features
 from drcl.train.source import batches
-from drcl.train.standardize import Standardizer
+from drcl.train.standardize import Moments
 
 # --- settings
 
@@ -181,7 +181,7 @@ def test_streams_differ():
 @pytest.mark.parametrize("value", [0.1, 1e-8, 12345.678, 0.0])
 def test_standardizer_leaves_constant_columns_alone(value):
     for count in (1, 3, 7, 1000):
-        standardize = Standardizer.fit(torch.full((count, 2), value))
+        standardize = Moments.of(torch.full((count, 2), value)).standardizer()
         assert standardize.std.tolist() == [1.0, 1.0]
 
 

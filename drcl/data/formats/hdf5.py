@@ -20,8 +20,6 @@ from drcl.data.formats.matlab5 import object_refusal, text_rows
 from drcl.data.formats.matlab_strings import object_number, property_cell, strings
 from drcl.data.formats.sparse import dense_of_columns
 
-__all__ = ["is_hdf5", "read_hdf5"]
-
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 HEAP = b"GCOL\x01"
 
@@ -158,7 +156,8 @@ def _is_cells(dataset: Any, h5py: Any) -> bool:
 
 def _matlab_value(budget: Budget, dataset: Any, h5py: Any) -> Any:
     """An array in MATLAB's own orientation, or a str for a row of characters."""
-    kind = _matlab_class(dataset)
+    kind = dataset.attrs.get("MATLAB_class", b"")
+    kind = kind.decode("utf-8", "replace") if isinstance(kind, bytes) else str(kind)
     if kind == "string" and (found := _matlab_strings(budget, dataset, h5py)) is not None:
         return found[0] if len(found) == 1 else string_array(budget, found)
     if "MATLAB_object_decode" in dataset.attrs or kind == "function_handle":
@@ -208,11 +207,6 @@ def _matlab_strings(budget: Budget, dataset: Any, h5py: Any) -> list[str] | None
     if not isinstance(words, h5py.Dataset):
         return None
     return strings(budget, _values(budget, words, h5py))
-
-
-def _matlab_class(item: Any) -> str:
-    kind = item.attrs.get("MATLAB_class", b"")
-    return kind.decode("utf-8", "replace") if isinstance(kind, bytes) else str(kind)
 
 
 def _matlab_sparse(budget: Budget, group: Any, h5py: Any) -> np.ndarray:

@@ -14,8 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["OBJECT", "Budget", "Refused", "allow", "string_array"]
-
 FLOOR = 2**30
 RATIO = 1000
 
@@ -28,17 +26,7 @@ class Refused(ValueError):
 
 
 def allow(path: Path, shape: Iterable[int], itemsize: int) -> None:
-    """Refuse an array that takes more than 1 GiB and more than 1000 times its file's size.
-
-    >>> import tempfile
-    >>> with tempfile.NamedTemporaryFile() as file:
-    ...     allow(Path(file.name), (1000, 1000), 4)
-    ...     allow(Path(file.name), (10**9, 1000), 4)
-    Traceback (most recent call last):
-    ...
-    drcl.data.formats.limits.Refused: an array of (1000000000, 1000) would take 3726 GiB, \
-and the file holds 0 bytes: at most 1 GiB or 1000 times the file is read; store it uncompressed
-    """
+    """Refuse an array that takes more than 1 GiB and more than 1000 times its file's size."""
     Budget(path).take(shape, itemsize)
 
 

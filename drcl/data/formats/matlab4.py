@@ -20,8 +20,6 @@ from drcl.data.formats.limits import Budget, Refused
 from drcl.data.formats.matlab5 import text_rows
 from drcl.data.formats.sparse import dense_matrix
 
-__all__ = ["is_matlab4", "read_matlab4"]
-
 NUMBERS = {0: "f8", 1: "f4", 2: "i4", 3: "i2", 4: "u2", 5: "u1"}
 TEXT, SPARSE = 1, 2
 LETTERS = 2**12

@@ -25,8 +25,6 @@ import numpy as np
 from drcl.data.formats.limits import OBJECT, Budget, Refused, allow, string_array
 from drcl.data.formats.sparse import dense_of_columns
 
-__all__ = ["object_refusal", "read_matlab5", "text_rows"]
-
 Cell = np.ndarray | str
 
 INTEGERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 12: "i8", 13: "u8"}
@@ -298,7 +296,8 @@ def _read_array(
     if len(values) != math.prod(header.shape):
         raise ValueError(f"{len(values)} numbers in an array of shape {header.shape}")
     budget.take(values.shape, values.itemsize)
-    return _native(values).reshape(header.shape, order="F")
+    # A copy of its own in this machine's byte order.
+    return values.astype(values.dtype.newbyteorder("=")).reshape(header.shape, order="F")
 
 
 def _read_text(
@@ -347,8 +346,3 @@ def _read_sparse(
         kind = 2  # MATLAB says that they are doubles, and writes bytes
     values = _numbers(iter([(kind, payload)]), order)
     return dense_of_columns(budget, header.shape, rows, starts, values)
-
-
-def _native(values: np.ndarray) -> np.ndarray:
-    """A copy of its own in this machine's byte order."""
-    return values.astype(values.dtype.newbyteorder("="))

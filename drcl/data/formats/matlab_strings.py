@@ -15,8 +15,6 @@ import numpy as np
 
 from drcl.data.formats.limits import OBJECT, Budget
 
-__all__ = ["object_number", "property_cell", "strings"]
-
 TAG = 0xDD000000
 VERSIONS = range(2, 5)
 MISSING = 2**64 - 1

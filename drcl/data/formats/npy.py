@@ -13,8 +13,6 @@ import numpy as np
 from drcl.data.formats.limits import Budget, Refused, allow
 from drcl.data.formats.sparse import dense_matrix, dense_of_columns
 
-__all__ = ["read_npy", "read_npz"]
-
 COMPRESSED = {"format", "shape", "data", "indices", "indptr"}
 COORDINATES = {"format", "shape", "data", "row", "col"}
 """The arrays that ``scipy.sparse.save_npz`` keeps of a matrix."""

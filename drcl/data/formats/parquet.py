@@ -11,8 +11,6 @@ import numpy as np
 from drcl.data.formats.limits import Budget, Refused, allow
 from drcl.data.formats.tables import choose_columns
 
-__all__ = ["read_parquet"]
-
 BATCH, VALUES = 2**14, 2**22
 """Rows read at once, and values of lists. A run of equal values takes a few bytes, however long it
 is: what a file comes to is only known as it is read."""

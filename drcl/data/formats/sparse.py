@@ -6,8 +6,6 @@ import numpy as np
 
 from drcl.data.formats.limits import Budget
 
-__all__ = ["dense_matrix", "dense_of_columns"]
-
 
 def dense_matrix(
     budget: Budget,
@@ -38,11 +36,7 @@ def dense_matrix(
 
 
 def dense_of_columns(
-    budget: Budget,
-    shape: tuple[int, ...],
-    rows: np.ndarray,
-    starts: np.ndarray,
-    values: np.ndarray,
+    budget: Budget, shape: tuple[int, ...], rows: np.ndarray, starts: np.ndarray, values: np.ndarray
 ) -> np.ndarray:
     """A dense matrix of one in compressed columns: ``starts[j]:starts[j + 1]`` are those of column
     j. What lies behind the last column is room to spare. Raises as :func:`dense_matrix` does."""

@@ -19,8 +19,6 @@ import numpy as np
 
 from drcl.data.formats.limits import OBJECT, Budget, Refused, string_array
 
-__all__ = ["choose_columns", "read_table"]
-
 CELLS = 2**18
 """Cells turned into numbers at once, about: as text each takes many times its room."""
 
@@ -175,7 +173,8 @@ def _as_numbers(cells: Sequence[str]) -> np.ndarray | None:
         found = np.array(list(map(float, cells)))
     except ValueError:
         try:
-            found = np.array([np.nan if _is_missing(cell) else float(cell) for cell in cells])
+            plain = (cell.strip().lower() for cell in cells)
+            found = np.array([np.nan if cell in MISSING else float(cell) for cell in plain])
         except ValueError:
             return None
     for place in np.flatnonzero(np.isfinite(found) & (np.abs(found) >= EXACT)).tolist():
@@ -183,7 +182,3 @@ def _as_numbers(cells: Sequence[str]) -> np.ndarray | None:
         if digits.isdecimal() and int(digits) != abs(int(found[place])):
             raise _inexact()
     return found
-
-
-def _is_missing(cell: str) -> bool:
-    return cell.strip().lower() in MISSING

@@ -7,14 +7,14 @@ unpaired, with another number of samples and another width in each. That is DRCL
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from drcl.checks import check_count
-from drcl.data.dataset import CrossModalDataset, Labelled, Split
+from drcl.data.dataset import CrossModalDataset, Labelled
 from drcl.data.splits import stratified_holdout
-
-__all__ = ["digits"]
 
 TEST_SHARE, VALIDATION_SHARE = 0.25, 0.15
 ORIENTATIONS = 8
@@ -62,23 +62,16 @@ def digits(seed: int = 0) -> CrossModalDataset:
     spectrum, strokes = _holdout(rest, labels, 0.27 / 0.60, seed)
     rows = {"pixels": pixels, "spectrum": spectrum, "strokes": strokes}
 
-    splits: dict[str, Split] = {"train": {}, "validation": {}, "test": {}}
+    splits: dict[str, Any] = {"train": {}, "validation": {}, "test": {}}
     pictures = {}
-    for modality, view in (("pixels", _pixels), ("spectrum", _spectrum), ("strokes", _strokes)):
+    for modality, view in _VIEWS.items():
         remaining, test = _holdout(rows[modality], labels, TEST_SHARE, seed)
         train, validation = _holdout(remaining, labels, VALIDATION_SHARE / (1 - TEST_SHARE), seed)
         for split, chosen in (("train", train), ("validation", validation), ("test", test)):
             features = view(images[chosen]).astype(np.float32)
             splits[split][modality] = Labelled(features, labels[chosen])
         pictures[modality] = images[test].astype(np.float32)
-    return CrossModalDataset(
-        "digits",
-        tuple(map(str, range(10))),
-        splits["train"],
-        splits["validation"],
-        splits["test"],
-        pictures,
-    )
+    return CrossModalDataset("digits", tuple(map(str, range(10))), **splits, pictures=pictures)
 
 
 def _holdout(
@@ -86,14 +79,6 @@ def _holdout(
 ) -> tuple[np.ndarray, np.ndarray]:
     kept, held = stratified_holdout(labels[rows], share, seed)
     return rows[kept], rows[held]
-
-
-def _pixels(images: np.ndarray) -> np.ndarray:
-    return images.reshape(len(images), -1)
-
-
-def _spectrum(images: np.ndarray) -> np.ndarray:
-    return np.log1p(np.abs(np.fft.rfft2(images))).reshape(len(images), -1)
 
 
 def _strokes(images: np.ndarray) -> np.ndarray:
@@ -105,3 +90,10 @@ def _strokes(images: np.ndarray) -> np.ndarray:
     quarters = by_bin.reshape(-1, 2, 4, 2, 4, ORIENTATIONS).sum(axis=(2, 4))
     projections = np.concatenate([images.sum(axis=2), images.sum(axis=1)], axis=1)
     return np.concatenate([projections, quarters.reshape(len(images), -1)], axis=1)
+
+
+_VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "pixels": lambda images: images.reshape(len(images), -1),
+    "spectrum": lambda images: np.log1p(np.abs(np.fft.rfft2(images))).reshape(len(images), -1),
+    "strokes": _strokes,
+}

@@ -16,14 +16,13 @@ Labels may count from 0 or 1, and be stored as rows or columns: either is read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from drcl.data.assemble import ArrayAt, SamplesAt, assemble
 from drcl.data.dataset import CrossModalDataset
 from drcl.data.locate import find_file
-
-__all__ = ["LAYOUTS", "Layout", "paper_set"]
 
 Entry = tuple[str, str, str]
 """Key of the features, key of the labels, rows."""
@@ -40,23 +39,28 @@ class Layout:
 
 _AUTHORS = "ask the authors of the DRCL paper (arXiv 2501.05686)"
 
+
+def _pairs(
+    image: str, text: str, labels: str, parts: Sequence[str], rows: Sequence[str] = (":",) * 3
+) -> dict[str, dict[str, Entry]]:
+    """Images and texts that share labels, each split in a part with a prefix of its own."""
+    return {
+        split: {
+            "image": (part + image, part + labels, row),
+            "text": (part + text, part + labels, row),
+        }
+        for split, part, row in zip(("train", "validation", "test"), parts, rows, strict=True)
+    }
+
+
 WIKIPEDIA_DEEP = Layout(
     file="Wiki/wiki.mat",
     obtain=f"{_AUTHORS} for wiki.mat (deep image features, Doc2Vec texts).",
-    splits={
-        "train": {
-            "image": ("train_imgs_deep", "train_imgs_labels", ":"),
-            "text": ("train_texts_doc", "train_imgs_labels", ":"),
-        },
-        "validation": {
-            "image": ("test_imgs_deep", "test_imgs_labels", "0:231"),
-            "text": ("test_texts_doc", "test_imgs_labels", "0:231"),
-        },
-        "test": {
-            "image": ("test_imgs_deep", "test_imgs_labels", "231:"),
-            "text": ("test_texts_doc", "test_imgs_labels", "231:"),
-        },
-    },
+    splits=_pairs(
+        *("_imgs_deep", "_texts_doc", "_imgs_labels"),
+        parts=("train", "test", "test"),
+        rows=(":", "0:231", "231:"),
+    ),
 )
 
 _XMEDIA = {  # features, labels, and how many held-out rows are the test; the rest are validation
@@ -100,20 +104,6 @@ XMEDIANET = Layout(
         for split, part in (("train", "train"), ("validation", "valid"), ("test", "test"))
     },
 )
-
-
-def _pairs(
-    image: str, text: str, labels: str, parts: tuple[str, str, str]
-) -> dict[str, dict[str, Entry]]:
-    """Images and texts that share labels, each part of the set under a prefix of its own."""
-    return {
-        split: {
-            "image": (part + image, part + labels, ":"),
-            "text": (part + text, part + labels, ":"),
-        }
-        for split, part in zip(("train", "validation", "test"), parts, strict=True)
-    }
-
 
 NUS_WIDE = Layout(
     file="NUSWIDE/nus_wide_deep_doc2vec-corr-ae.h5py",

@@ -23,8 +23,6 @@ from drcl.data.classes import ClassList
 from drcl.data.dataset import CrossModalDataset
 from drcl.data.locate import find_file
 
-__all__ = ["uci"]
-
 MODALITIES = {"fourier": "I", "karhunen_loeve": "T", "pixels": "P"}
 OBTAIN = (
     "the UCI machine-learning repository publishes 'Multiple Features' (mfeat-fou, mfeat-kar, "

@@ -17,8 +17,6 @@ from drcl.data.classes import ClassList
 from drcl.data.dataset import CrossModalDataset
 from drcl.data.locate import find_file, read_text
 
-__all__ = ["wikipedia"]
-
 OBTAIN = (
     "the Wikipedia set is published by the Statistical Visual Computing Lab of UC San Diego "
     "with the paper 'A New Approach to Cross-Modal Multimedia Retrieval' (2010); take "
