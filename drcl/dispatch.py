@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+import importlib
 import os
 import warnings
 from collections.abc import Iterator
-from importlib import import_module
 from types import ModuleType
 
 import torch
@@ -125,7 +125,8 @@ choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 def stages(family: str, backend: str) -> ModuleType:
     """The module in which a backend computes an op family, imported on first use."""
-    return import_module(f"drcl.{'kernels' if backend == 'triton' else 'eager'}.{family}")
+    name = {"eager": "drcl.eager.", "triton": "drcl.kernels."}[backend] + family
+    return importlib.import_module(name)
 
 
 def explain(device: torch.device) -> dict[str, str]:

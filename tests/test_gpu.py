@@ -293,7 +293,7 @@ def test_a_captured_step_trains_to_the_same_bits(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(CapturedStep, "_capture", capture)
     captured = fit()
     assert len(graphs) == 4  # two phases, two modalities
-    monkeypatch.setattr(loop, "make_step", lambda step, network, size: step)
+    monkeypatch.setattr(loop, "make_step", lambda step: step)
     eager = fit()
     assert len(graphs) == 4
     assert torch.equal(captured.prior.weight, eager.prior.weight)
