@@ -246,16 +246,25 @@ def product_alone(sizes: Sizes, device: torch.device) -> float:
     return statistics.median(seconds_of(run, device) for _ in range(5))
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("step", choices=["kernels", "headlines", "scale"])
+def parse(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None
+) -> tuple[argparse.Namespace, torch.device]:
+    """With the options that every script for a card has."""
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--tiny", action="store_true")
     asked = parser.parse_args(arguments)
     device = torch.device(asked.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise SystemExit(f"{asked.step}: no CUDA device here; nothing measured")
+        step = getattr(asked, "step", "sweep")
+        raise SystemExit(f"{step}: no CUDA device here; nothing measured")
+    return asked, device
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("step", choices=["kernels", "headlines", "scale"])
+    asked, device = parse(parser, arguments)
     journal = Journal(asked.out / f"{asked.step}.json", device, asked.tiny)
     try:
         if asked.step == "kernels":

@@ -15,13 +15,12 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from drcl import use_backend
-from drcl.benchmarks.gpu_first import REPLAYS, TOLERANCE, Case, Journal
+from drcl.benchmarks.gpu_first import REPLAYS, TOLERANCE, Case, Journal, parse
 from drcl.kernels.launch import LOOPED_CLASSES
 from drcl.out_of_memory import first_line
 from drcl.precision import network_precision
@@ -320,14 +319,7 @@ def measure(variant: Variant, case: Case) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
-    parser.add_argument("--tiny", action="store_true")
-    asked = parser.parse_args(arguments)
-    device = torch.device(asked.device)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("sweep: no CUDA device here; nothing measured")
+    asked, device = parse(argparse.ArgumentParser(description=__doc__), arguments)
     journal = Journal(asked.out / "sweep.json", device, asked.tiny)
     replays = 1 if asked.tiny else REPLAYS
     cases = [Case(sizes, device, replays) for sizes in (TINY if asked.tiny else SHAPES)]

@@ -80,6 +80,17 @@ struct Arguments {
     return {cutoffs.data(), static_cast<int64_t>(cutoffs.size()), depth, static_cast<Divisor>(divisor),
             recall_levels, pointer<double>(discounts)};
   }
+
+  // The table that `rank` fills from inputs and request, for scores in the host's memory.
+  template <class Rank>
+  Tensor table(const Rank& rank) const {
+    check();
+    const Request want = request();
+    Tensor out = torch::stable::empty({scores.size(0), want.width()}, ScalarType::Double);
+    double* rows = static_cast<double*>(out.mutable_data_ptr());
+    by_dtype([&](const auto& in) { rank(in, want, rows); });
+    return out;
+  }
 };
 
 // An op as torch calls it.

@@ -188,16 +188,8 @@ def test_two_blocks_that_do_the_same_work_are_found(tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("edit", list(mutants.masks()), ids=str)
-def test_a_mask_off_by_one_is_found(edit, tmp_path):
-    if reason := EQUIVALENT.get((edit.function, edit.old, edit.number)):
-        pytest.skip(reason)
-    assert found(edit, tmp_path, CHECKS)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("edit", list(mutants.strides()), ids=str)
-def test_a_stride_wrong_by_one_is_found(edit, tmp_path):
+@pytest.mark.parametrize("edit", [*mutants.masks(), *mutants.strides()], ids=str)
+def test_a_mask_or_a_stride_off_by_one_is_found(edit, tmp_path):
     if reason := EQUIVALENT.get((edit.function, edit.old, edit.number)):
         pytest.skip(reason)
     assert found(edit, tmp_path, CHECKS)

@@ -110,19 +110,20 @@ def test_threads_rank_in_the_precision_that_each_asks_for(monkeypatch: pytest.Mo
     assert torch.get_float32_matmul_precision() == "medium"
 
 
+def at_a_product(precision: str, entered: threading.Event, leave: threading.Event) -> str:
+    with product_precision(precision):
+        entered.set()
+        assert leave.wait(LIMIT)
+        return torch.get_float32_matmul_precision()
+
+
 @pytest.mark.usefixtures("medium")
 def test_the_last_thread_at_a_product_restores_the_precision() -> None:
     entered, left = threading.Event(), threading.Event()
 
-    def second() -> str:
-        with product_precision("highest"):
-            entered.set()
-            assert left.wait(LIMIT)
-            return torch.get_float32_matmul_precision()
-
     with ThreadPoolExecutor(1) as pool:
         with product_precision("highest"):
-            during = pool.submit(second)
+            during = pool.submit(at_a_product, "highest", entered, left)
             assert entered.wait(LIMIT)
         left.set()
         assert during.result() == "highest"
@@ -152,13 +153,8 @@ def test_a_relevance_function_may_rank_in_another_precision() -> None:
 def test_a_fork_does_not_wait_for_the_products_of_other_threads() -> None:
     entered, forked = threading.Event(), threading.Event()
 
-    def other() -> None:
-        with product_precision("high"):
-            entered.set()
-            assert forked.wait(LIMIT)
-
     with ThreadPoolExecutor(1) as pool:
-        during = pool.submit(other)
+        during = pool.submit(at_a_product, "high", entered, forked)
         assert entered.wait(LIMIT)
         if (child := os.fork()) == 0:
             signal.alarm(LIMIT)  # which ends it

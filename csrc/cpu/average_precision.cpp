@@ -472,12 +472,7 @@ void rank_all(const Queries<T>& in, const Request& want, int64_t max_bytes, doub
 }
 
 Tensor average_precision(const Arguments& a) {
-  a.check();
-  const Request want = a.request();
-  Tensor out = torch::stable::empty({a.scores.size(0), want.width()}, ScalarType::Double);
-  double* rows = static_cast<double*>(out.mutable_data_ptr());
-  a.by_dtype([&](const auto& in) { rank_all(in, want, a.limit, rows); });
-  return out;
+  return a.table([&](const auto& in, const Request& want, double* rows) { rank_all(in, want, a.limit, rows); });
 }
 
 }  // namespace

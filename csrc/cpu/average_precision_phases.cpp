@@ -37,13 +37,8 @@ void rank_all(const Queries<T>& in, const Request& want, int64_t threads, double
 }
 
 Tensor average_precision_phases(const Arguments& a) {
-  a.check();
   STD_TORCH_CHECK(a.limit != 0, "threads: expected at least one");
-  const Request want = a.request();
-  Tensor out = torch::stable::empty({a.scores.size(0), want.width()}, ScalarType::Double);
-  double* rows = static_cast<double*>(out.mutable_data_ptr());
-  a.by_dtype([&](const auto& in) { rank_all(in, want, a.limit, rows); });
-  return out;
+  return a.table([&](const auto& in, const Request& want, double* rows) { rank_all(in, want, a.limit, rows); });
 }
 
 }  // namespace

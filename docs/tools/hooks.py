@@ -292,12 +292,16 @@ def backends(family: str) -> str:
     return ", ".join(f"`{name}`" for name in FAMILIES[family])
 
 
+def stored(name: str) -> Any:
+    """What is kept beside this file, or None."""
+    path = Path(__file__).with_name(name)
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
 def newcomer() -> str:
     """How long the three ways in took from a fresh clone."""
-    path = Path(__file__).with_name("newcomer.json")
-    if not path.is_file():
+    if (timed := stored("newcomer.json")) is None:
         return NOT_MEASURED
-    timed = json.loads(path.read_text(encoding="utf-8"))
     lines = ["| from a fresh clone to | seconds |", "|---|---|"]
     lines += [f"| {name} | {seconds:.0f} |" for name, seconds in timed["seconds"].items()]
     return "\n".join([*lines, "", f"{timed['about']}, {timed['date']}."])
@@ -305,10 +309,8 @@ def newcomer() -> str:
 
 def installs() -> str:
     """Every Python and torch in which the package was installed and checked."""
-    path = Path(__file__).with_name("installs.json")
-    if not path.is_file():
+    if (tried := stored("installs.json")) is None:
         return NOT_MEASURED
-    tried = json.loads(path.read_text(encoding="utf-8"))
     lines = ["| Python | torch | NumPy | installed from | checks |", "|---|---|---|---|---|"]
     for row in tried["rows"]:
         asked = row["asked"]

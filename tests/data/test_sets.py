@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
+from reruns import outputs
 
 from drcl.data import load, names
 from drcl.data.sets.synthetic import SHAPES
 
 
+def with_matlab_file(root, name):
+    pytest.importorskip("scipy.io", reason="MATLAB files need SciPy")
+    if not (root / name).is_file():
+        pytest.skip(f"no {name} in {root}")
+    return root
+
+
 @pytest.fixture
 def wikipedia_root(data_root):
-    pytest.importorskip("scipy.io", reason="MATLAB files need SciPy")
-    if not (data_root / "wikipedia" / "raw_features.mat").is_file():
-        pytest.skip(f"no wikipedia/raw_features.mat in {data_root}")
-    return data_root
+    return with_matlab_file(data_root, "wikipedia/raw_features.mat")
 
 
 @pytest.fixture
 def uci_root(data_root):
-    pytest.importorskip("scipy.io", reason="MATLAB files need SciPy")
-    if not (data_root / "uci_multifeature" / "uci_all.mat").is_file():
-        pytest.skip(f"no uci_multifeature/uci_all.mat in {data_root}")
-    return data_root
+    return with_matlab_file(data_root, "uci_multifeature/uci_all.mat")
 
 
 def test_wikipedia_has_the_official_split(wikipedia_root):
@@ -219,17 +217,8 @@ def test_synthetic_does_not_depend_on_the_number_of_threads():
         "parts = [part for split in data.splits.values() for part in split.values()]\n"
         "print(hashlib.sha256(b''.join(part.features.tobytes() for part in parts)).hexdigest())"
     )
-    found = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for threads in ("1", "2", "3")
-    }
-    assert len(found) == 1
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    assert len(outputs(code, [dict.fromkeys(names, threads) for threads in "123"])) == 1
 
 
 def test_bad_options_and_names_are_named():

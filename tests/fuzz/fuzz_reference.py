@@ -71,11 +71,14 @@ def cosine_similarity(draw: Draw) -> None:
     within(found, reference.cosine_similarity(other, ours).T, EXACT, "θᵀ")
 
 
+def recast_pair(draw: Draw) -> tuple[tuple[np.ndarray, Tensor], tuple[np.ndarray, Tensor]]:
+    count, width = draw.integer("B", 1, 8), draw.integer("D", 1, 8)
+    return rows(draw, "R", count, width), rows(draw, "X", count, width)
+
+
 @target("drcl.reference.similarity_consistency")
 def similarity_consistency(draw: Draw) -> None:
-    count, width = draw.integer("B", 1, 8), draw.integer("D", 1, 8)
-    r, recasting = rows(draw, "R", count, width)
-    x, features = rows(draw, "X", count, width)
+    (r, recasting), (x, features) = recast_pair(draw)
     found = reference.similarity_consistency(recasting, features)
     within(found, oracle.similarity_consistency(r, x), EXACT, "J_D")
     # Only directions count, and R against itself costs nothing.
@@ -85,9 +88,7 @@ def similarity_consistency(draw: Draw) -> None:
 
 @target("drcl.reference.recasting_error")
 def recasting_error(draw: Draw) -> None:
-    count, width = draw.integer("B", 1, 8), draw.integer("D", 1, 8)
-    r, recasting = rows(draw, "R", count, width)
-    x, features = rows(draw, "X", count, width)
+    (r, recasting), (x, features) = recast_pair(draw)
     found = reference.recasting_error(recasting, features)
     within(found, oracle.recasting_error(r, x), EXACT, "J_MSE")
 
