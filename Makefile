@@ -31,7 +31,7 @@ peers: $(PEERS)/.installed
 
 # Measures everything on this machine, then rewrites the README's table and the plots from the results.
 bench: $(VENV)/.installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[full,test,lint,bench]'
+	$(BIN)/pip install --quiet --constraint constraints.txt 'drcl[bench]'
 	$(BIN)/drcl bench --out benchmarks/results
 	$(BIN)/python -m drcl.benchmarks.suite.publish
 
@@ -66,8 +66,9 @@ $(VENV)/.torch: constraints.txt
 	$(BIN)/python -c "import triton" 2>/dev/null || $(BIN)/pip install --quiet $(TRITON)
 	touch $@
 
+# drcl is there already: what its extra asks for is added, and nothing is compiled again.
 $(VENV)/.docs: $(VENV)/.installed
-	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[full,test,lint,docs]'
+	$(BIN)/pip install --quiet --constraint constraints.txt 'drcl[docs]'
 	touch $@
 
 # The other libraries, one version of each, over what .venv has, which a .pth file brings in.
