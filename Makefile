@@ -60,9 +60,10 @@ clean:
 
 # What the build needs comes first: the package is compiled against this torch. A CUDA build of torch
 # has its own Triton; beside a CPU build it is installed for the interpreter and the compile checks.
+# Bytecode is made as modules are imported: of all that is installed here most never are.
 $(VENV)/.torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt torch setuptools ninja build
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt torch setuptools ninja build
 	$(BIN)/python -c "import triton" 2>/dev/null || $(BIN)/pip install --quiet $(TRITON)
 	touch $@
 
@@ -81,5 +82,5 @@ $(PEERS)/.installed: tests/peers/requirements.txt | $(VENV)/.installed
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py $(shell find csrc -type f)
-	$(BIN)/pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[full,test,lint]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --no-build-isolation --editable '.[full,test,lint]'
 	touch $@

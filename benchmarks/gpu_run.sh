@@ -27,8 +27,8 @@ tests() { # of the device alone
         tests/kernels/test_kernels_{mixup,prior_similarity,reversible_consistency,precision}.py
 }
 suite() { # but for what makes distributions, or compiles or interprets the kernels without a GPU
-    "$PYTHON" -m pytest tests -q -rs -n 8 --ignore=tests/test_{packaging,kernel_compilation,cuda_source}.py \
-        --ignore=tests/kernels/test_{kernels_interpreted,kernel_launches}.py
+    "$PYTHON" -m pytest tests -q -rs -n 8 --ignore=tests/test_{packaging,kernel_compilation}.py \
+        --ignore=tests/native/test_cuda_source.py --ignore=tests/kernels/test_{kernels_interpreted,kernel_launches}.py
 }
 sanitizer() { # every tensor an allocation of its own: inside a shared one nothing is out of bounds
     local status=0

@@ -60,7 +60,7 @@ def test_every_step_is_there_and_has_its_lines_in_the_pending_list_in_order() ->
 def test_test_files_of_the_script_are_there() -> None:
     files = []
     for before, names, after in re.findall(
-        r"tests/(\w+)(?:\{([\w,]+)\})?(\.py)", SCRIPT.read_text()
+        r"tests/([\w/]+)(?:\{([\w,]+)\})?(\.py)", SCRIPT.read_text()
     ):
         files += [before + name + after for name in names.split(",")]
     assert len(files) == 5 and all((ROOT / "tests" / file).is_file() for file in files)

@@ -218,7 +218,7 @@ def test_synthetic_does_not_depend_on_the_number_of_threads():
         "print(hashlib.sha256(b''.join(part.features.tobytes() for part in parts)).hexdigest())"
     )
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    assert len(outputs(code, [dict.fromkeys(names, threads) for threads in "123"])) == 1
+    assert len(outputs(code, [dict.fromkeys(names, threads) for threads in "12"])) == 1
 
 
 def test_bad_options_and_names_are_named():

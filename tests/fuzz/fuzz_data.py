@@ -99,7 +99,7 @@ def names(draw: Draw) -> None:
     known = data.names()
     name = draw.choose("name", *known, "digit", "", "Digits", "a" * 300, "\0")
     if name not in known:
-        with refused("set"):
+        with refused("name"):
             data.load(name)
     elif name not in ("digits", "synthetic"):
         try:

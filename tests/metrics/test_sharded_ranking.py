@@ -175,7 +175,7 @@ def _rank(rank: int, world: int, folder: str) -> None:
         Path(folder, f"{rank}.txt").write_text("\n".join(messages))
 
 
-@pytest.fixture(scope="module", params=PIECES)
+@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.long)])
 def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what every rank found; the processes are started once for all cases."""
     pytest.importorskip("scipy.sparse")

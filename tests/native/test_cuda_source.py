@@ -25,6 +25,7 @@ NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 FLAGS = ("-std=c++20", "--fmad=false", "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000")
 # Threads of a block, and how many blocks a multiprocessor's 65,536 registers must have room for.
 RESIDENT = {"rank_kernel": (256, 4), "rank_many_kernel": (256, 3), "rank_tied_kernel": (256, 1)}
+OTHERS = ("75", "80", "100", "120")  # architectures that make test-long compiles for, too
 
 
 def nvcc() -> str:
@@ -34,7 +35,9 @@ def nvcc() -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("architecture", ["75", "80", "90", "100", "120"])
+@pytest.mark.parametrize(
+    "architecture", ["90", *(pytest.param(a, marks=pytest.mark.long) for a in OTHERS)]
+)
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.name)
 def test_compiles_without_spills_for_the_blocks_that_share_a_multiprocessor(
     source: Path, architecture: str, tmp_path: Path

@@ -274,7 +274,7 @@ def test_ctrl_c_reaches_all_processes(tmp_path):
         assert "--parallel modality --resume" in process.stderr.read()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_modality_processes_end_as_one_process(one_process, tmp_path):
     kills = {"0": ("1", 2), "1": ("0", 3)}
     script = tmp_path / "script.py"

@@ -155,6 +155,7 @@ def test_mapped_pictures(mapped):
     )
 
 
+@pytest.mark.long  # test_out_of_core.py has a file that is read in less time
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
 def test_features_larger_than_what_is_kept_in_memory(tmp_path):
     # 1.2 GB in a sparse file; what a training adds to the process has to stay far below.
@@ -541,7 +542,7 @@ def scale_on_rank(rank, folder, of):
         torch.save(tuple(found.standardizers["image"]), f"{folder}/{rank}.pt")
 
 
-@pytest.mark.parametrize("of", ["arrays", "dataset"])
+@pytest.mark.parametrize("of", [pytest.param("arrays", marks=pytest.mark.long), "dataset"])
 def test_processes_with_samples_of_their_own_share_one_scale(of, tmp_path):
     mp.spawn(scale_on_rank, (str(tmp_path), of), nprocs=2)
     ours, theirs = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
