@@ -249,15 +249,14 @@ def product_alone(sizes: Sizes, device: torch.device) -> float:
 def parse(
     parser: argparse.ArgumentParser, arguments: Sequence[str] | None
 ) -> tuple[argparse.Namespace, torch.device]:
-    """With the options that every script for a card has."""
+    """With the options that every script for a card has; a parser says which ``step`` it is."""
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--tiny", action="store_true")
     asked = parser.parse_args(arguments)
     device = torch.device(asked.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        step = getattr(asked, "step", "sweep")
-        raise SystemExit(f"{step}: no CUDA device here; nothing measured")
+        raise SystemExit(f"{asked.step}: no CUDA device here; nothing measured")
     return asked, device
 
 

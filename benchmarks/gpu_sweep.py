@@ -319,7 +319,9 @@ def measure(variant: Variant, case: Case) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    asked, device = parse(argparse.ArgumentParser(description=__doc__), arguments)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.set_defaults(step="sweep")
+    asked, device = parse(parser, arguments)
     journal = Journal(asked.out / "sweep.json", device, asked.tiny)
     replays = 1 if asked.tiny else REPLAYS
     cases = [Case(sizes, device, replays) for sizes in (TINY if asked.tiny else SHAPES)]

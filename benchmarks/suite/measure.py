@@ -16,11 +16,10 @@ from drcl.benchmarks.suite.results import Row
 from drcl.benchmarks.suite.timing import Others, in_turns, seconds_of
 from drcl.precision import network_precision
 
+# `drcl bench --compare` runs this with the package of an older revision.
 try:
     from drcl.out_of_memory import first_line, is_out_of_memory
-except (
-    ModuleNotFoundError
-):  # `drcl bench --compare` runs this with the package of an older revision
+except ModuleNotFoundError:
     from drcl.memory import first_line, is_out_of_memory
 
 FEWEST, MOST = 3, 50  # calls that are timed

@@ -154,9 +154,7 @@ def _csv(table: Table) -> str:
         for metric in table.metrics:
             for pair in table.pairs:
                 mean, sd = f"{row.mean(metric, pair):.6f}", row.sd(metric, pair)
-                spread, verdict = (
-                    "" if sd is None else f"{sd:.6f}",
-                    table.verdict(row, metric, pair),
-                )
+                spread = "" if sd is None else f"{sd:.6f}"
+                verdict = table.verdict(row, metric, pair)
                 writer.writerow([row.name, metric, pair, mean, spread, len(row.runs), verdict])
     return text.getvalue()

@@ -13,6 +13,7 @@ from drcl.cli.errors import Interrupted
 from drcl.cli.settings import config_options, merge
 from drcl.estimator import DRCL
 from drcl.run import AddedModality, measure_model, open_run, update_run
+from drcl.run.added import part_key
 from drcl.run.record import format_settings
 from drcl.storage.files import locked
 
@@ -92,5 +93,5 @@ def add_modality(
 
 def _absolute(text: str) -> str:
     """A path that holds from any working directory; only the part before a key is a path."""
-    file, colon, key = (text, "", "") if Path(text).is_file() else text.partition(":")
+    file, colon, key = part_key(text)
     return f"{Path(file).resolve()}{colon}{key}"

@@ -32,7 +32,8 @@ split_option = click.option(
 def repeated(flag: str, name: str, least: int, default: int, words: str) -> Callable[[F], F]:
     """An option of whole numbers from ``least`` on that may be given several times."""
     return click.option(
-        *(flag, name),
+        flag,
+        name,
         type=click.IntRange(min=least),
         multiple=True,
         default=(default,),

@@ -1,4 +1,4 @@
-"""Options under the names that they had in drcl 0.1.0."""
+"""Options under their former names."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@
 
 ``run.json`` appears when the run is finished. Until then it lies in ``checkpoints/``: an older run
 in the same directory stays whole until the new one takes its place. A writer has locked the
-directory (:func:`drcl.storage.files.claimed`): two commands cannot lose each other's work.
+directory (:func:`drcl.storage.files.locked`): two commands cannot lose each other's work.
 """
 
 from drcl.errors import RunExists

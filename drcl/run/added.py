@@ -53,9 +53,14 @@ def read_added(added: AddedModality, data: CrossModalDataset) -> dict[str, Label
     return found
 
 
+def part_key(text: str) -> tuple[str, str, str]:
+    """File, colon and key of "file" or "file:key"; a colon may be part of a file's own name."""
+    return (text, "", "") if Path(text).is_file() else text.partition(":")
+
+
 def read_file(text: str) -> np.ndarray:
     """The array at "file" or "file:key"; see :func:`drcl.data.files.read_array`."""
-    file, _, key = (text, "", "") if Path(text).is_file() else text.partition(":")
+    file, _, key = part_key(text)
     return read_array(file, key or None)
 
 

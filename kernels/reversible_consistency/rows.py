@@ -146,7 +146,10 @@ def rows(given: Batch, space: Space, settings: Settings) -> Rows:
     partials = basis.new_empty(programs, 3)
     with on_device_of(features):
         rows_kernel[(programs,)](
-            *(features, targets, permutation, q),
+            features,
+            targets,
+            permutation,
+            q,
             basis,
             table,
             weight,
@@ -163,7 +166,9 @@ def rows(given: Batch, space: Space, settings: Settings) -> Rows:
             features.stride(0),
             targets.stride(0),
             basis.stride(1),
-            *(lam, 1.0 - lam, 1.0 / temperature),
+            lam,
+            1.0 - lam,
+            1.0 / temperature,
             IDS=targets.ndim == 1,
             MIXED=permutation is not None,
             OUTSIDE=k < width,

@@ -57,7 +57,9 @@ WIKIPEDIA_DEEP = Layout(
     file="Wiki/wiki.mat",
     obtain=f"{_AUTHORS} for wiki.mat (deep image features, Doc2Vec texts).",
     splits=_pairs(
-        *("_imgs_deep", "_texts_doc", "_imgs_labels"),
+        "_imgs_deep",
+        "_texts_doc",
+        "_imgs_labels",
         parts=("train", "test", "test"),
         rows=(":", "0:231", "231:"),
     ),
