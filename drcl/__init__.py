@@ -7,6 +7,7 @@ _moved.install()
 
 from drcl import functional, losses, metrics  # noqa: E402 (the kernels must be findable first)
 from drcl._version import __version__  # noqa: E402
+from drcl.automatic import auto  # noqa: E402
 from drcl.dispatch import use_backend  # noqa: E402
 from drcl.encoder import Encoder  # noqa: E402
 from drcl.estimator import DRCL  # noqa: E402
@@ -20,6 +21,7 @@ __all__ = [
     "Encoder",
     "Prior",
     "__version__",
+    "auto",
     "functional",
     "losses",
     "metrics",

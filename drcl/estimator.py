@@ -13,18 +13,19 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from drcl import metrics
-from drcl.checks import check_count
+from drcl.checks import check_count, check_option
 from drcl.distributed import raise_together
 from drcl.encoder import Encoder, normalize
 from drcl.labels import Label, encode_labels, known_ids, parse_labels
 from drcl.metrics.duplicates import equal_rows
-from drcl.model_files import read_model, write_model
+from drcl.model_files import StoredModel, read_model, write_model
 from drcl.out_of_memory import in_pieces
 from drcl.precision import product_precision
 from drcl.prior import Prior
 from drcl.tensors import check_finite
 from drcl.train import datasets
-from drcl.train.config import Config, stream_seed
+from drcl.train.calibration import calibrate, check_output, posteriors
+from drcl.train.config import SPACES, Config, stream_seed
 from drcl.train.consistency import train_encoders
 from drcl.train.context import Context
 from drcl.train.embedding import apply_in_chunks
@@ -42,7 +43,7 @@ __dir__ = __all__.copy
 
 
 class SearchResult(NamedTuple):
-    """Cosines (Q, k), falling, and positions in the gallery (Q, k) int64."""
+    """Scores (Q, k), falling, and positions in the gallery (Q, k) int64."""
 
     scores: Tensor
     indices: Tensor
@@ -88,6 +89,9 @@ class DRCL:
         self.encoders: dict[str, nn.Module] = {}
         self.standardizers: dict[str, Standardizer] = {}
         self.history: list[Record] = []
+        self.temperatures: dict[str, float] = {}
+        self.tried: list[dict[str, Any]] = []
+        self._space = "cosine"
         self._prior: Prior | None = None
 
     @property
@@ -96,6 +100,11 @@ class DRCL:
         if self._prior is None:
             raise RuntimeError("this DRCL has no prior yet: call fit() first, or DRCL.load()")
         return self._prior
+
+    @property
+    def space(self) -> str:
+        """What pairs are ranked by where nothing else is asked for: see :class:`Config`."""
+        return self._space
 
     @property
     def classes(self) -> tuple[Label, ...]:
@@ -185,9 +194,20 @@ class DRCL:
             if prior is None:
                 prior, history = _choose_prior(data, self.config, context)
             encoders, records = _train(data, prior, self.config, context)
+            temperatures, space = calibrate(encoders, data, prior, self.config, context)
         # Only now, with nothing left that can fail, does the model change.
-        self._prior, self.encoders = prior, encoders
-        self.standardizers, self.history = data.standardizers, history + records
+        self._adopt(
+            StoredModel(
+                self.config,
+                prior,
+                encoders,
+                data.standardizers,
+                history + records,
+                space,
+                temperatures,
+                tried=[],
+            )
+        )
         return self
 
     @torch.inference_mode(False)  # also where the caller has switched gradients off
@@ -240,19 +260,34 @@ class DRCL:
         folder = None if checkpoints is None else Path(checkpoints)
         context = Context(networks, folder, progress)
         encoders, history = _train(data, self.prior, config, context)
+        config = dataclasses.replace(config, space="cosine")  # the model's is chosen already
+        temperatures, _ = calibrate(encoders, data, self.prior, config, context)
         # Only now, with nothing left that can fail, does the model change.
         self.networks, self.encoders[name] = networks, encoders[name]
         self.standardizers |= data.standardizers
+        self.temperatures |= temperatures
         self.history += history
         return self
 
-    def encode(self, modality: str, features: npt.ArrayLike | Tensor | datasets.Loadable) -> Tensor:
-        """Embeddings (N, dim) float32 on the CPU, rows of unit length.
+    def encode(
+        self,
+        modality: str,
+        features: npt.ArrayLike | Tensor | datasets.Loadable,
+        *,
+        space: str | None = None,
+    ) -> Tensor:
+        """Embeddings float32 on the CPU, to be ranked by their inner product.
+
+        In the space ``"cosine"`` they are the network's rows (N, dim), of unit length; in
+        ``"posterior"`` the class posteriors ``softmax(xW/τ)`` (N, C), whose inner product is the
+        probability that two samples are of one class. Ranking by it: Robertson, *The Probability
+        Ranking Principle in IR* (1977).
 
         Args:
             modality: one that was trained.
             features: (N, d), finite, of any real dtype, converted to float32; or a Dataset or
                 DataLoader of (features, labels). They are standardized as in training.
+            space: ``"cosine"`` or ``"posterior"``; None for the model's own :attr:`space`.
 
         Raises ValueError for an unknown modality, another width, NaN or infinite features
         or none at all; RuntimeError before :meth:`fit`.
@@ -264,14 +299,17 @@ class DRCL:
         >>> model.encode("image", torch.eye(4)).shape
         torch.Size([4, 8])
         """
+        space = self._checked(space)
         if datasets.is_loadable(features):
-            return self._encode_loaded(modality, features)[0]
+            return self._encode_loaded(modality, features, space)[0]
         self._encoder(modality)  # before anything is read
         x = check_features(features, f"{modality} features")
         chunks = [self._embed(modality, part) for part in in_chunks(x)]
-        return _unit_rows(torch.cat(chunks), modality)
+        return self._ranked(torch.cat(chunks), modality, space)
 
-    def _encode_loaded(self, modality: str, data: datasets.Loadable) -> tuple[Tensor, list[Any]]:
+    def _encode_loaded(
+        self, modality: str, data: datasets.Loadable, space: str
+    ) -> tuple[Tensor, list[Any]]:
         scaled = modality in self.standardizers
         integers = takes_integers(self._encoder(modality)) and not scaled
         found: list[Tensor] = []
@@ -286,7 +324,17 @@ class DRCL:
                 seen += len(part)
         if not found:
             raise ValueError(f"{modality}: expected samples, got none")
-        return _unit_rows(torch.cat(found), modality), labels
+        return self._ranked(torch.cat(found), modality, space), labels
+
+    def _ranked(self, rows: Tensor, modality: str, space: str) -> Tensor:
+        """A network's output as what is ranked by inner product."""
+        check_output(rows, modality)
+        if space == "cosine":
+            return normalize(rows)
+        return posteriors(rows, self.prior, self.temperatures[modality])
+
+    def _checked(self, space: str | None) -> str:
+        return self.space if space is None else check_option("space", space, SPACES)
 
     def _embed(self, modality: str, rows: Tensor) -> Tensor:
         """What the network makes of checked rows, which are standardized first."""
@@ -307,6 +355,7 @@ class DRCL:
         *,
         ks: Sequence[int] = (50,),
         no_relevant: str = "zero",
+        space: str | None = None,
         process_group: ProcessGroup | None = None,
     ) -> dict[str, dict[str, float]]:
         """mAP@all and mAP@k of every ordered pair, ranked on the device of the training.
@@ -314,6 +363,7 @@ class DRCL:
         Args:
             test: modality -> (features, labels) or Dataset or DataLoader.
             ks, no_relevant, process_group: as in :func:`metrics.retrieval_report`.
+            space: as in :meth:`encode`.
 
         Returns measure -> pair of modalities, or ``"mean"`` -> value in [0, 1]. Raises what
         :meth:`encode` and :func:`metrics.retrieval_report` raise, and ValueError for labels that
@@ -325,21 +375,25 @@ class DRCL:
         >>> model.fit(part, progress=False).evaluate(part, ks=())["mAP@all"]["mean"] > 0.9
         True
         """
-        device = pick_device(self.config.device)
+        device, space = pick_device(self.config.device), self._checked(space)
         check_pairs(test, "test")
         embeddings = {}
         for name, data in test.items():
             where = f"test {name}"
             if datasets.is_loadable(data):
-                rows, batches = self._encode_loaded(name, data)
+                rows, batches = self._encode_loaded(name, data, space)
                 labels = datasets.join_labels(batches, where)
             else:
-                rows = self.encode(name, data[0])
+                rows = self.encode(name, data[0], space=space)
                 labels = parse_labels(data[1], f"{where} labels", count=len(rows))
             codes = encode_labels(labels, self.classes)
             embeddings[name] = rows.to(device), labels if codes.ndim == 2 else known_ids(codes)
         return metrics.retrieval_report(
-            embeddings, ks=ks, no_relevant=no_relevant, process_group=process_group
+            embeddings,
+            ks=ks,
+            metric="cosine" if space == "cosine" else "dot",
+            no_relevant=no_relevant,
+            process_group=process_group,
         )
 
     def search(
@@ -350,16 +404,18 @@ class DRCL:
         gallery: npt.ArrayLike | Tensor,
         *,
         k: int = 10,
+        space: str | None = None,
     ) -> SearchResult:
-        """The k nearest items of another modality by cosine, ties by gallery index.
+        """The k best items of another modality by inner product, ties by gallery index.
 
         Args:
             source, queries: the queries' modality and features (Q, d), as for :meth:`encode`.
             target, gallery: the gallery's modality and features (N, d').
             k: number of items per query; above N means N.
+            space: as in :meth:`encode`.
 
-        Returns scores (Q, k) float32, from -1 to 1, highest first, and indices (Q, k) int64. Raises
-        what :meth:`encode` raises, and ValueError for k below 1.
+        Returns scores (Q, k) float32, cosines or probabilities, highest first, and indices (Q, k)
+        int64. Raises what :meth:`encode` raises, and ValueError for k below 1.
 
         >>> y = torch.arange(40) % 4
         >>> part = {"image": (torch.eye(4)[y], y), "text": (torch.eye(6)[y], y)}
@@ -369,7 +425,8 @@ class DRCL:
         tensor([0, 1, 2, 3])
         """
         k = check_count("k", k)
-        found, items = self.encode(source, queries), self.encode(target, gallery)
+        found = self.encode(source, queries, space=space)
+        items = self.encode(target, gallery, space=space)
         copies, firsts = equal_rows(
             lambda start, stop: items[start:stop], items.__getitem__, *items.shape
         )
@@ -419,9 +476,14 @@ class DRCL:
         """
         stored = read_model(Path(folder), check_networks(networks))
         model = cls(stored.config, networks=networks)
-        model._prior, model.encoders = stored.prior, stored.encoders
-        model.standardizers, model.history = stored.standardizers, stored.history
+        model._adopt(stored)
         return model
+
+    def _adopt(self, parts: StoredModel) -> None:
+        self._prior, self.encoders = parts.prior, parts.encoders
+        self.standardizers, self.history = parts.standardizers, parts.history
+        self.temperatures, self._space = parts.temperatures, parts.space
+        self.tried = parts.tried
 
     def _encoder(self, modality: str) -> nn.Module:
         if not self.encoders:
@@ -429,17 +491,6 @@ class DRCL:
         if modality not in self.encoders:
             raise ValueError(f"modality: expected one of {self.modalities}, got {modality!r}")
         return self.encoders[modality]
-
-
-def _unit_rows(embeddings: Tensor, modality: str) -> Tensor:
-    """Rows of unit length, all finite: a network may overflow where the features do not."""
-    finite = embeddings.isfinite().all(dim=1)
-    if not bool(finite.all()):
-        row = int((~finite).nonzero()[0])
-        raise ValueError(
-            f"{modality} features: expected finite embeddings, got NaN or infinity in row {row}"
-        )
-    return normalize(embeddings)
 
 
 def _check_dim(prior: Prior, config: Config) -> None:

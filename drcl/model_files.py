@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from drcl.checks import check_option, check_positive
 from drcl.encoder import Encoder, is_as_built
+from drcl.ensemble import Ensemble
 from drcl.prior import Prior
 from drcl.storage import sealed
 from drcl.storage.files import check_name, locked, write_bytes
-from drcl.train.config import Config
+from drcl.train.config import SPACES, Config
 from drcl.train.history import check_history
 from drcl.train.networks import unwrapped
 from drcl.train.standardize import Standardizer
@@ -39,13 +41,20 @@ ATTEMPTS = 10  # of a reader whose model is replaced meanwhile
 
 
 class StoredModel(NamedTuple):
-    """Everything a :class:`drcl.DRCL` is made of."""
+    """Everything a :class:`drcl.DRCL` is made of.
+
+    ``space`` and ``temperatures`` (τ by modality) say what pairs are ranked by; ``tried`` is what
+    :func:`drcl.auto` tried.
+    """
 
     config: Config
     prior: Prior
     encoders: dict[str, nn.Module]
     standardizers: dict[str, Standardizer]
     history: list[dict[str, Any]]
+    space: str
+    temperatures: dict[str, float]
+    tried: list[dict[str, Any]]
 
 
 def write_model(folder: Path, model: DRCL) -> Path:
@@ -76,9 +85,15 @@ def write_parts(folder: Path, model: DRCL) -> bytes:
         "settings": model.config.to_dict(),
         "prior": {"file": "", **prior.metadata()},
         "encoders": {
-            check_name(name): {"file": "", "network": _describe(encoder)}
+            check_name(name): {
+                "file": "",
+                "network": _describe(encoder),
+                "temperature": model.temperatures[name],
+            }
             for name, encoder in model.encoders.items()
         },
+        "space": model.space,
+        "tried": model.tried,
         "history": f"history.{hashlib.sha256(history).hexdigest()[:16]}.json",
     }
     sealed.to_json(config)  # refused before anything is written, if it is not JSON
@@ -154,11 +169,13 @@ def _read(folder: Path, config: dict[str, Any], networks: Mapping[str, nn.Module
             score=about["score"],
         )
     encoders: dict[str, nn.Module] = {}
-    standardizers = {}
+    standardizers, temperatures = {}, {}
     for name, entry in config["encoders"].items():
         tensors = _load(folder, entry["file"])
         with _naming(path):
             encoders[check_name(name)] = _rebuild(name, entry["network"], networks)
+            # Models of before spaces have none.
+            temperatures[name] = check_positive("temperature", entry.get("temperature", 1.0))
         _load_parameters(encoders[name], _part(tensors, "network."), folder / entry["file"])
         stored = _part(tensors, "standardizer.")
         if stored:
@@ -168,7 +185,19 @@ def _read(folder: Path, config: dict[str, Any], networks: Mapping[str, nn.Module
     content = _verified(folder, config["history"])
     with _naming(folder / config["history"]):
         history = check_history(json.loads(content))
-    return StoredModel(settings, prior, encoders, standardizers, history)
+    with _naming(path):
+        # Models of before spaces rank by cosine.
+        space = check_option("space", config.get("space", "cosine"), SPACES)
+    return StoredModel(
+        settings,
+        prior,
+        encoders,
+        standardizers,
+        history,
+        space,
+        temperatures,
+        tried=config.get("tried", []),
+    )
 
 
 @contextlib.contextmanager
@@ -229,6 +258,8 @@ def _describe(network: nn.Module) -> dict[str, Any]:
             "dim": network.dim,
             "hidden": list(network.hidden),
         }
+    if type(network) is Ensemble:
+        return {"kind": "ensemble", **network.describe()}
     return {"kind": type(network).__name__}
 
 
@@ -236,6 +267,8 @@ def _rebuild(name: str, about: dict[str, Any], networks: Mapping[str, nn.Module]
     if about["kind"] == "encoder":
         with torch.device("meta"):  # no memory for shapes that the stored parameters do not have
             return Encoder(about["in_features"], dim=about["dim"], hidden=about["hidden"])
+    if about["kind"] == "ensemble":
+        return Ensemble.build(about)
     if name not in networks:
         raise ValueError(
             f"networks: modality {name!r} was trained with a network of your own "

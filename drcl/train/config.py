@@ -16,6 +16,7 @@ __dir__ = __all__.copy
 
 T = TypeVar("T")
 PerModality: TypeAlias = T | Mapping[str, T]
+SPACES = ("cosine", "posterior")
 PER_MODALITY = ("epochs", "prior_epochs", "batch_size", "lr", "prior_lr")
 
 
@@ -50,6 +51,10 @@ class Config:
             paper, or on the ``"validation"`` set.
         selection: the epoch whose encoder is kept: the best ``"map"`` (validation mAP within the
             modality), the lowest validation ``"loss"`` at q = 1, or the ``"last"``.
+        space: what pairs are ranked by: ``"cosine"`` of the embeddings, as in the paper;
+            ``"posterior"``, the inner product of the class posteriors ``softmax(XW/τ)``, where τ is
+            fitted to a modality's validation rows; or ``"auto"``, of the two the one with the
+            higher validation mAP over all pairs of modalities.
         standardize: scale features to zero mean and unit variance per column; the statistics are
             stored with the model.
         paper_compat: follow the released code. The last W becomes the prior; the last partial
@@ -80,6 +85,7 @@ class Config:
     prior_norm: float | None = None
     prior_selection: Literal["training", "validation"] = "training"
     selection: Literal["map", "loss", "last"] = "map"
+    space: Literal["cosine", "posterior", "auto"] = "cosine"
     standardize: bool = False
     paper_compat: bool = False
     precision: Literal["float32", "tf32", "bf16"] = "float32"
@@ -167,6 +173,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "prior_norm": lambda name, value: None if value is None else checks.check_positive(name, value),
     "prior_selection": partial(checks.check_option, allowed=("training", "validation")),
     "selection": partial(checks.check_option, allowed=("map", "loss", "last")),
+    "space": partial(checks.check_option, allowed=(*SPACES, "auto")),
     "standardize": checks.check_flag,
     "paper_compat": checks.check_flag,
     "precision": partial(checks.check_option, allowed=("float32", "tf32", "bf16")),

@@ -1,0 +1,199 @@
+"""``drcl.auto``: a strong model without a setting, chosen by cross-validation."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from drcl.checks import check_positive, check_seed
+from drcl.ensemble.choice import choose_shares, fit_temperature, held_out_logits, log_likelihood
+from drcl.ensemble.folds import held_out_rows
+from drcl.ensemble.network import Ensemble, Members
+from drcl.ensemble.training import Recipe, Rows, train_members
+from drcl.estimator import DRCL
+from drcl.labels import Label
+from drcl.labels.encoded import target_rows
+from drcl.model_files import StoredModel
+from drcl.prior import Prior
+from drcl.train.config import Config, stream_seed
+from drcl.train.networks import pick_device
+from drcl.train.prepare import prepare_training
+from drcl.train.samples import Data, Modality, Samples
+
+__all__ = ["auto"]
+__dir__ = __all__.copy
+
+MEMBERS = 5
+# The linear ones take a second or two together, so they come first, whatever the time allowed.
+RECIPES = (
+    *(Recipe(f"linear, penalty {p:g}", penalty=p) for p in (0.1, 0.03, 0.01, 0.003, 0.001)),
+    Recipe("hidden, dropout 0.5", hidden=512, dropout=0.5),
+    Recipe("hidden, dropout 0.2", hidden=512, dropout=0.2),
+    Recipe("consistent, mixed", hidden=512, dim=64, dropout=0.5, alpha=2.0, mix=1.0),
+)
+
+
+@dataclass(frozen=True)
+class _Tried:
+    recipe: Recipe
+    members: Members
+    temperature: float
+    posteriors: Tensor
+
+
+def auto(
+    train: Mapping[str, Data],
+    validation: Mapping[str, Data] | None = None,
+    *,
+    classes: Iterable[Label] | None = None,
+    seconds: float | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    progress: bool = True,
+) -> DRCL:
+    """Train a model that needs no settings: an ensemble per modality, ranked by class posteriors.
+
+    Each modality is trained alone. Its rows are dealt into five folds; every recipe of
+    :data:`RECIPES` (logistic regression with several penalties, perceptrons with dropout, and
+    perceptrons on the unit sphere trained with the reversible consistency loss and mixed inputs)
+    trains five members, each without one fold, as one batched network. On the rows held out of
+    them, the members' posteriors are calibrated (temperature scaling), and the recipes get the
+    shares with the highest likelihood (ensemble selection). The embedding is the ensemble's
+    posterior ``p(c | x)``, and ``space`` is ``"posterior"``: the score of a pair is
+    ``Σ_c p(c | query) p(c | item)``, the probability that the two are of one class.
+
+    Args:
+        train: modality -> (features, labels), as for :meth:`DRCL.fit`; features must fit in memory.
+        validation: further labelled rows of some or all modalities. They are used like those of
+            ``train``: held out of one member, seen by the others.
+        classes: as for :meth:`DRCL.fit`.
+        seconds: about how long training may take; epochs are saved first, then recipes. The linear
+            recipes are always tried. None: as long as it takes.
+        seed: of folds, weights, batches, dropout and mixing.
+        device: as in :class:`drcl.Config`.
+        progress: show a bar.
+
+    Returns a :class:`DRCL` whose prior is the identity, one column a class. Its ``tried`` says, for
+    each modality and recipe, the held-out rows' mean ``log_likelihood``, the ``temperature``, the
+    ``share`` in the ensemble and the ``seconds`` it took.
+
+    Raises what :meth:`DRCL.fit` raises for its data, TypeError for a Dataset or DataLoader, and
+    ValueError for fewer than two labelled rows of a modality or ``seconds`` that are not positive.
+
+    >>> y = torch.arange(60) % 3
+    >>> part = {"image": (torch.eye(3)[y], y), "text": (torch.eye(5)[y], y)}
+    >>> model = auto(part, seconds=1, progress=False)
+    >>> model.evaluate(part, ks=())["mAP@all"]["mean"]
+    1.0
+    """
+    seed = check_seed(seed)
+    if seconds is not None:
+        seconds = check_positive("seconds", seconds)
+    config = Config(
+        prior="orthogonal", standardize=True, space="posterior", seed=seed, device=device
+    )
+    data = prepare_training(train, validation or {}, classes, config, {})
+    held_out, place = data.validation, pick_device(config.device)
+    width = len(data.classes)
+    rows = {
+        name: _rows(name, [part, *([held_out[name]] if name in held_out else [])], width, seed)
+        for name, part in data.train.items()
+    }
+    end = math.inf if seconds is None else time.perf_counter() + seconds
+    encoders: dict[str, nn.Module] = {}
+    tried: list[dict[str, Any]] = []
+    total = sum(recipe.epochs if recipe.hidden else 1 for recipe in RECIPES) * len(rows)
+    with tqdm(total=total, desc="auto", unit="epoch", disable=not progress) as bar:
+        for index, (name, own) in enumerate(rows.items()):
+            now = time.perf_counter()
+            until = now + (end - now) / (len(rows) - index)
+            encoder, records = _train(name, _to(own, place), seed, until, bar)
+            encoders[name] = encoder.cpu()
+            tried += records
+    config = replace(config, dim=width)
+    model = DRCL(config)
+    prior = Prior(torch.eye(width), classes=data.classes)
+    model._adopt(
+        StoredModel(
+            config,
+            prior,
+            encoders,
+            data.standardizers,
+            history=[],
+            space="posterior",
+            temperatures=dict.fromkeys(encoders, 1.0),  # ensembles are calibrated within
+            tried=tried,
+        )
+    )
+    return model
+
+
+def _train(
+    name: str, rows: Rows, seed: int, until: float, bar: Any
+) -> tuple[Ensemble, list[dict[str, Any]]]:
+    tried: list[_Tried] = []
+    took: dict[str, float] = {}
+    for index, recipe in enumerate(RECIPES):
+        begin = time.perf_counter()
+        if recipe.hidden and begin >= until:
+            break
+        bar.set_postfix_str(f"{name}: {recipe.name}")
+        left = sum(1 for later in RECIPES[index:] if later.hidden)
+        members = train_members(
+            recipe,
+            rows,
+            stream_seed(seed, "auto", name, recipe.name) % 2**63,
+            seconds=(until - begin) / left if recipe.hidden else math.inf,
+            tick=bar.update,
+        )
+        if not recipe.hidden:
+            bar.update(1)
+        logits = held_out_logits(members, rows.features, rows.held_out)
+        temperature = fit_temperature(logits, rows.targets)
+        posteriors = (logits / temperature).softmax(dim=1)
+        tried.append(_Tried(recipe, members, temperature, posteriors))
+        took[recipe.name] = time.perf_counter() - begin
+    shares = choose_shares([one.posteriors for one in tried], rows.targets)
+    used = [(one, share) for one, share in zip(tried, shares, strict=True) if share]
+    ensemble = Ensemble([one.members for one, _ in used])
+    ensemble.temperatures.copy_(torch.tensor([one.temperature for one, _ in used]))
+    ensemble.shares.copy_(torch.tensor([share for _, share in used]))
+    records: list[dict[str, Any]] = [
+        {
+            "modality": name,
+            "recipe": one.recipe.name,
+            "log_likelihood": float(log_likelihood(one.posteriors, rows.targets)),
+            "temperature": one.temperature,
+            "share": share,
+            "seconds": took[one.recipe.name],
+        }
+        for one, share in zip(tried, shares, strict=True)
+    ]
+    return ensemble.eval(), records
+
+
+def _rows(name: str, parts: list[Modality], classes: int, seed: int) -> Rows:
+    features, targets = [], []
+    for part in parts:
+        if not isinstance(part, Samples):
+            raise TypeError(f"train {name}: expected (features, labels), got a Dataset or a loader")
+        own = part.labelled()
+        features.append(own.features[:])
+        targets.append(target_rows(own.targets, classes, torch.float32))
+    rows, mass = torch.cat(features), torch.cat(targets)
+    if len(rows) < 2:
+        raise ValueError(f"train {name}: expected two labelled rows or more, got {len(rows)}")
+    generator = torch.Generator().manual_seed(stream_seed(seed, "folds") % 2**63)
+    held_out = held_out_rows(mass, min(MEMBERS, len(rows)), generator)
+    return Rows(rows, mass / mass.sum(dim=1, keepdim=True), held_out)
+
+
+def _to(rows: Rows, device: torch.device) -> Rows:
+    return Rows(*(part.to(device) for part in (rows.features, rows.targets, rows.held_out)))
