@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,13 +31,37 @@ __all__ = ["auto"]
 __dir__ = __all__.copy
 
 MEMBERS = 5
-# The linear ones take a second or two together, so they come first, whatever the time allowed.
-RECIPES = (
-    *(Recipe(f"linear, penalty {p:g}", penalty=p) for p in (0.1, 0.03, 0.01, 0.003, 0.001)),
-    Recipe("hidden, dropout 0.5", hidden=512, dropout=0.5),
-    Recipe("hidden, dropout 0.2", hidden=512, dropout=0.2),
-    Recipe("consistent, mixed", hidden=512, dim=64, dropout=0.5, alpha=2.0, mix=1.0),
+# Seconds together, so they are tried whatever the time allowed.
+LINEAR = tuple(Recipe(f"linear, penalty {p:g}", penalty=p) for p in (0.1, 0.03, 0.01, 0.003, 0.001))
+HIDDEN = (
+    Recipe("hidden, light dropout", hidden=512, dropout=0.2),
+    Recipe("hidden, dropout", hidden=512, dropout=0.5, input_dropout=0.3),
+    Recipe("hidden, heavy dropout", hidden=512, dropout=0.7, input_dropout=0.7),
+    Recipe(
+        "consistent, mixed",
+        hidden=512,
+        dim=64,
+        dropout=0.5,
+        input_dropout=0.5,
+        alpha=2.0,
+        mix=1.0,
+    ),
 )
+# For N·d numbers as in 700 rows of 512 features; larger sets need fewer passes, smaller ones more.
+EPOCHS, NUMBERS = 60, 700 * 512
+FEWEST, MOST = 10, 120
+
+
+def recipes_for(rows: int, width: int) -> tuple[Recipe, ...]:
+    """The recipes for N rows of d features: epochs fall with √(N·d), and so does the width.
+
+    >>> [recipe.epochs for recipe in (recipes_for(700, 512)[-1], recipes_for(2800, 512)[-1])]
+    [60, 30]
+    """
+    share = math.sqrt(NUMBERS / (rows * width))
+    epochs = min(MOST, max(FEWEST, round(EPOCHS * share)))
+    hidden = 512 if share > 0.6 else 256
+    return LINEAR + tuple(replace(recipe, epochs=epochs, hidden=hidden) for recipe in HIDDEN)
 
 
 @dataclass(frozen=True)
@@ -61,7 +85,7 @@ def auto(
     """Train a model that needs no settings: an ensemble per modality, ranked by class posteriors.
 
     Each modality is trained alone. Its rows are dealt into five folds; every recipe of
-    :data:`RECIPES` (logistic regression with several penalties, perceptrons with dropout, and
+    :func:`recipes_for` (logistic regression with several penalties, perceptrons with dropout, and
     perceptrons on the unit sphere trained with the reversible consistency loss and mixed inputs)
     trains five members, each without one fold, as one batched network. On the rows held out of
     them, the members' posteriors are calibrated (temperature scaling), and the recipes get the
@@ -109,12 +133,13 @@ def auto(
     end = math.inf if seconds is None else time.perf_counter() + seconds
     encoders: dict[str, nn.Module] = {}
     tried: list[dict[str, Any]] = []
-    total = sum(recipe.epochs if recipe.hidden else 1 for recipe in RECIPES) * len(rows)
+    plans = {name: recipes_for(*own.features.shape) for name, own in rows.items()}
+    total = sum(recipe.epochs if recipe.hidden else 1 for plan in plans.values() for recipe in plan)
     with tqdm(total=total, desc="auto", unit="epoch", disable=not progress) as bar:
         for index, (name, own) in enumerate(rows.items()):
             now = time.perf_counter()
             until = now + (end - now) / (len(rows) - index)
-            encoder, records = _train(name, _to(own, place), seed, until, bar)
+            encoder, records = _train(name, _to(own, place), plans[name], seed, until, bar)
             encoders[name] = encoder.cpu()
             tried += records
     config = replace(config, dim=width)
@@ -136,16 +161,16 @@ def auto(
 
 
 def _train(
-    name: str, rows: Rows, seed: int, until: float, bar: Any
+    name: str, rows: Rows, plan: Sequence[Recipe], seed: int, until: float, bar: Any
 ) -> tuple[Ensemble, list[dict[str, Any]]]:
     tried: list[_Tried] = []
     took: dict[str, float] = {}
-    for index, recipe in enumerate(RECIPES):
+    for index, recipe in enumerate(plan):
         begin = time.perf_counter()
         if recipe.hidden and begin >= until:
             break
         bar.set_postfix_str(f"{name}: {recipe.name}")
-        left = sum(1 for later in RECIPES[index:] if later.hidden)
+        left = sum(1 for later in plan[index:] if later.hidden)
         members = train_members(
             recipe,
             rows,

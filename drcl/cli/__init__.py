@@ -11,6 +11,7 @@ from drcl._version import __version__
 from drcl.cli.ablate import ablate
 from drcl.cli.add_modality import add_modality
 from drcl.cli.bench import bench
+from drcl.cli.compare import compare
 from drcl.cli.errors import Interrupted, refusal
 from drcl.cli.info import info
 from drcl.cli.retrieve import encode, evaluate, report, search
@@ -46,5 +47,16 @@ def main() -> None:
     """
 
 
-for command in (train, evaluate, encode, search, add_modality, report, ablate, bench, info):
+for command in (
+    train,
+    evaluate,
+    encode,
+    search,
+    add_modality,
+    report,
+    ablate,
+    compare,
+    bench,
+    info,
+):
     main.add_command(command)

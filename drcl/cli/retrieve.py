@@ -19,6 +19,7 @@ from drcl.run import measure_model, open_run, read_features
 from drcl.run.evaluation import SplitName, measured_split
 from drcl.storage.files import write_bytes
 from drcl.storage.sealed import write_json
+from drcl.train.config import SPACES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,6 +27,9 @@ split_option = click.option(
     "--split",
     type=click.Choice(["test", "validation"]),
     help="Rows to use; default: test, or validation if there is no test split.",
+)
+space_option = click.option(
+    "--space", type=click.Choice(SPACES), help="What to rank by; default: as the run was trained."
 )
 
 
@@ -48,6 +52,7 @@ def repeated(flag: str, name: str, least: int, default: int, words: str) -> Call
 @split_option
 @repeated("--k", "ks", 1, 50, "mAP@k beside mAP@all; may be repeated.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write it as JSON.")
+@space_option
 @show.device_option
 def evaluate(
     run: Path,
@@ -55,6 +60,7 @@ def evaluate(
     split: SplitName | None,
     ks: tuple[int, ...],
     out: Path | None,
+    space: str | None,
     device: str | None,
 ) -> None:
     """Print the mAP of a run.
@@ -64,7 +70,7 @@ def evaluate(
     record, model = open_run(run), show.on_device(DRCL.load(run), device)
     loaded = record.load_data(data)
     split = measured_split(loaded, split)
-    measured = measure_model(model, loaded, split, ks)
+    measured = measure_model(model, loaded, split, ks, space=space)
     show.show_metrics(measured)
     if out is not None:
         write_json(out, measured.metrics)
@@ -81,18 +87,22 @@ def evaluate(
     type=click.Path(dir_okay=False, path_type=Path),
     help="Output file: .npy, or .npz or .safetensors with an array named 'embeddings'.",
 )
+@space_option
 @show.device_option
-def encode(run: Path, modality: str, features: str, out: Path, device: str | None) -> None:
+def encode(
+    run: Path, modality: str, features: str, out: Path, space: str | None, device: str | None
+) -> None:
     """Encode features of one modality.
 
-    The result is (N, dim) float32 with rows of unit length, in the common space.
+    The result is float32, to be ranked by inner product: (N, dim) with rows of unit length in the
+    space 'cosine', class posteriors (N, C) in 'posterior'.
     """
     if out.suffix not in (".npy", ".npz", ".safetensors"):
         raise click.BadParameter(
             f"{out}: expected a name ending in .npy, .npz or .safetensors", param_hint="--out"
         )
     model = show.on_device(DRCL.load(run), device)
-    embeddings = model.encode(modality, read_features(features)).numpy()
+    embeddings = model.encode(modality, read_features(features), space=space).numpy()
     write_bytes(out, _packed(embeddings, out.suffix))
     click.echo(f"{out}: {embeddings.shape[0]} × {embeddings.shape[1]} float32")
 
@@ -107,6 +117,7 @@ def encode(run: Path, modality: str, features: str, out: Path, device: str | Non
 )
 @show.data_option
 @split_option
+@space_option
 @show.device_option
 def search(
     run: Path,
@@ -116,6 +127,7 @@ def search(
     k: int,
     data: str | None,
     split: SplitName | None,
+    space: str | None,
     device: str | None,
 ) -> None:
     """Search one modality with rows of another.
@@ -131,10 +143,12 @@ def search(
         raise ValueError(
             f"query: expected rows 0 to {len(queries.features) - 1} of {source}, got {outside[0]}"
         )
-    found = model.search(source, queries.features[list(rows)], target, gallery.features, k=k)
+    found = model.search(
+        source, queries.features[list(rows)], target, gallery.features, k=k, space=space
+    )
     for row, scores, indices in zip(rows, found.scores, found.indices, strict=True):
         click.echo(f"{source} row {row}: {_classes(loaded, queries.labels[row])}")
-        table = [["", "rank", f"{target} row", "cosine", "class"]]
+        table = [["", "rank", f"{target} row", "score", "class"]]
         for rank, (score, index) in enumerate(zip(scores, indices, strict=True), start=1):
             label = gallery.labels[int(index)]
             star = "*" if _shared(queries.labels[row], label) else ""

@@ -15,6 +15,8 @@ from drcl.train.config import PER_MODALITY, PRESETS, Config
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+AUTO = "auto"
+
 # The presets of the sets that are not called like them.
 PRESET_OF = {
     "wikipedia": "wikipedia-raw",
@@ -41,9 +43,10 @@ def preset_option(function: F) -> F:
     """Add ``--preset``."""
     return click.option(
         "--preset",
-        type=click.Choice(["none", *PRESETS]),
+        type=click.Choice(["none", AUTO, *PRESETS]),
         help="Settings to start from; other options override them. Default: the preset of the data "
-        "set, if it has one; 'none' means the defaults listed here.",
+        "set, if it has one; 'none' means the defaults listed here, 'auto' an ensemble chosen by "
+        "cross-validation, which takes no settings (drcl.auto).",
     )(function)
 
 

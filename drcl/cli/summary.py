@@ -52,3 +52,19 @@ def time_table(history: Iterable[Mapping[str, Any]]) -> str:
     rows.append(["share", *(f"{total / whole:.0%}".replace("%", " %") for total in totals)])
     rows[-1] += ["100 %", ""]
     return columns(rows)
+
+
+def tried_table(tried: Iterable[Mapping[str, Any]]) -> str:
+    """What :func:`drcl.auto` tried, as text."""
+    rows = [["modality", "recipe", "log-likelihood", "share", "seconds"]]
+    for record in tried:
+        rows.append(
+            [
+                record["modality"],
+                record["recipe"],
+                f"{record['log_likelihood']:.3f}",
+                f"{record['share']:.0%}",
+                f"{record['seconds']:.1f}",
+            ]
+        )
+    return columns(rows)

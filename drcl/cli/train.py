@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import shlex
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 import torch.distributed as dist
 
+from drcl.automatic import auto
 from drcl.cli.errors import Interrupted
 from drcl.cli.launch import is_restarted, is_worker, launch, processes_for, worker
-from drcl.cli.settings import config_options, merge, preset_for, preset_option
+from drcl.cli.settings import AUTO, config_options, merge, preset_for, preset_option
 from drcl.cli.show import finish, progress_option
-from drcl.cli.summary import time_table
-from drcl.data import load
+from drcl.cli.summary import time_table, tried_table
+from drcl.data import CrossModalDataset, load
 from drcl.estimator import DRCL
 from drcl.run import Run, finish_run, interrupted, measure_model, start_run, withdraw_run
 from drcl.run.record import format_settings
@@ -88,6 +90,9 @@ def _train(asked: _Asked, given: dict[str, Any], arguments: list[str], rank: int
     dataset, out, parallel = asked.dataset, asked.out, asked.parallel
     resume = asked.resume or is_restarted()
     loaded = load(dataset, asked.data)
+    if asked.preset == AUTO:
+        _train_auto(asked, given, loaded)
+        return
     waiting = interrupted(out) if resume else None
     if waiting is not None and asked.preset is None:
         name, base = "the interrupted run", Config.from_dict(waiting.settings)
@@ -149,3 +154,31 @@ def _train(asked: _Asked, given: dict[str, Any], arguments: list[str], rank: int
             ) from None
         click.echo(f"{time_table(model.history)}\n")
         finish(out, run, model, measured, asked.report)
+
+
+def _train_auto(asked: _Asked, given: dict[str, Any], loaded: CrossModalDataset) -> None:
+    """``--preset auto``: it chooses its own settings, and is too short to be continued."""
+    refused = [name for name, value in given.items() if value not in (None, (), [])]
+    refused = sorted(set(refused) - {"seed", "device"})
+    refused += [name for name in ("parallel", "log_dir", "resume") if getattr(asked, name)]
+    if refused:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in refused)
+        raise click.UsageError(f"--preset auto: expected no {flags} beside it")
+    out, seed, device = asked.out, given["seed"] or 0, given["device"] or "auto"
+    with locked(out):
+        base = Config(seed=seed, device=device, space="posterior")
+        run = Run.describe(asked.dataset, asked.data, loaded, base)
+        start_run(out, run, resume=False, overwrite=asked.overwrite)
+        click.echo(f"{loaded.describe()}\n\nsettings: chosen by cross-validation (preset: auto)\n")
+        try:
+            model = auto(
+                loaded.train, loaded.validation, seed=seed, device=device, progress=asked.progress
+            )
+            run = replace(run, settings=model.config.to_dict())
+            measured = measure_model(model, loaded)
+            run = finish_run(out, run, model, measured.metrics)
+        except BaseException:
+            withdraw_run(out)
+            raise
+    click.echo(f"{tried_table(model.tried)}\n")
+    finish(out, run, model, measured, asked.report)

@@ -30,7 +30,7 @@ class Members(nn.Module):
         count: K.
         hidden: width of the hidden layer; 0 for none.
         dim: width D of the embeddings, for members with a prior; 0 for none.
-        dropout: share of hidden units that are left out in training.
+        dropout, input_dropout: shares of hidden units and of inputs left out in training.
         generator: what the weights are drawn with.
 
     Input (B, d), the same for all, or (K, B, d); output logits (K, B, C).
@@ -48,13 +48,14 @@ class Members(nn.Module):
         hidden: int = 0,
         dim: int = 0,
         dropout: float = 0.0,
+        input_dropout: float = 0.0,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         self.in_features = check_count("in_features", in_features)
         self.classes, self.count = check_count("classes", classes), check_count("count", count)
         self.hidden, self.dim = check_count("hidden", hidden, 0), check_count("dim", dim, 0)
-        self.dropout = dropout
+        self.dropout, self.input_dropout = dropout, input_dropout
         widths = [self.in_features, *([self.hidden] if self.hidden else []), self.dim or classes]
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for below, width in pairwise(widths):
@@ -68,6 +69,7 @@ class Members(nn.Module):
     def embed(self, features: Tensor) -> Tensor:
         """``z`` (K, B, D or C), of unit length where there is a prior."""
         x = features.expand(self.count, *features.shape[-2:])
+        x = nnf.dropout(x, self.input_dropout, self.training)
         layers = list(zip(self.weights, self.biases, strict=True))
         for weight, bias in layers[:-1]:
             x = nnf.dropout(torch.baddbmm(bias, x, weight).relu(), self.dropout, self.training)

@@ -26,7 +26,7 @@ class Recipe:
 
     Attributes:
         name: for the record of what was tried.
-        hidden, dim, dropout: of :class:`Members`.
+        hidden, dim, dropout, input_dropout: of :class:`Members`.
         norm: length of the prior's columns, for members with ``dim``.
         alpha: weight of J_D, for members with ``dim``.
         mix: a of λ ~ Beta(a, a), with which inputs are mixed; 0 mixes none.
@@ -39,6 +39,7 @@ class Recipe:
     hidden: int = 0
     dim: int = 0
     dropout: float = 0.0
+    input_dropout: float = 0.0
     norm: float = 4.5
     alpha: float = 0.0
     mix: float = 0.0
@@ -71,17 +72,20 @@ def train_members(
     one. ``tick`` is called once an epoch of hidden members.
     """
     generator = torch.Generator().manual_seed(seed)
+    # A direction of its own for each class.
+    dim = recipe.dim and max(recipe.dim, rows.targets.shape[1])
     members = Members(
         rows.features.shape[1],
         rows.targets.shape[1],
         count=len(rows.held_out),
         hidden=recipe.hidden,
-        dim=recipe.dim,
+        dim=dim,
         dropout=recipe.dropout,
+        input_dropout=recipe.input_dropout,
         generator=generator,
     )
     if recipe.dim:
-        start = Prior.orthogonal(recipe.dim, members.classes, seed=seed).weight
+        start = Prior.orthogonal(dim, members.classes, seed=seed).weight
         members.prior = start * recipe.norm
     members.to(rows.features.device)
     with network_precision("highest"):

@@ -34,12 +34,15 @@ class Measured(NamedTuple):
         data: the set, with all its splits.
         split: the one that was measured.
         embeddings: modality -> (N, D), of those that are labelled.
+        ranking: the metric that they are ranked by, as :func:`drcl.metrics.retrieval_metrics`
+            names it.
         metrics: measure -> ordered pair, or ``"mean"`` -> value in [0, 1].
     """
 
     data: CrossModalDataset
     split: SplitName | None
     embeddings: dict[str, np.ndarray]
+    ranking: str
     metrics: Metrics | None
 
 
@@ -59,10 +62,10 @@ def measured_split(data: CrossModalDataset, split: SplitName | None = None) -> S
     return chosen
 
 
-def embed(model: DRCL, split: Split) -> dict[str, np.ndarray]:
+def embed(model: DRCL, split: Split, space: str | None = None) -> dict[str, np.ndarray]:
     """Modality -> embeddings (N, D), of those that the model knows and that are labelled."""
     return {
-        name: model.encode(name, samples.features).numpy()
+        name: model.encode(name, samples.features, space=space).numpy()
         for name, samples in _measurable(split).items()
         if name in model.modalities
     }
@@ -74,17 +77,19 @@ def measure(
     ks: Sequence[int] = KS,
     *,
     device: str = "cpu",
+    ranking: str = "cosine",
     process_group: ProcessGroup | None = None,
 ) -> Metrics:
     """mAP of every ordered pair, as :func:`drcl.metrics.retrieval_report` returns it.
 
-    ``device`` is that of :class:`drcl.Config`.
+    ``device`` is that of :class:`drcl.Config`, ``ranking`` the report's ``metric``.
     """
     place = pick_device(device)
     rows = {name: torch.from_numpy(part).to(place) for name, part in embeddings.items()}
     return retrieval_report(
         {name: (part, known_ids(split[name].labels)) for name, part in rows.items()},
         ks=ks,
+        metric=ranking,
         process_group=process_group,
     )
 
@@ -95,27 +100,35 @@ def measure_model(
     split: SplitName | None = None,
     ks: Sequence[int] = KS,
     *,
+    space: str | None = None,
     process_group: ProcessGroup | None = None,
 ) -> Measured:
     """:func:`embed` and :func:`measure` on the device of the model's settings.
 
-    ``split`` is by default that of :func:`evaluation_split`.
+    ``split`` is by default that of :func:`evaluation_split`, ``space`` the model's own.
     """
+    ranking = "cosine" if (space or model.space) == "cosine" else "dot"
     split = split or evaluation_split(data)
     if split is None:
-        return Measured(data, None, {}, None)
+        return Measured(data, None, {}, ranking, None)
     samples = data.splits[split]
-    embeddings = embed(model, samples)
-    device = model.config.device
-    metrics = measure(embeddings, samples, ks, device=device, process_group=process_group)
-    return Measured(data, split, embeddings, metrics)
+    embeddings = embed(model, samples, space)
+    metrics = measure(
+        embeddings,
+        samples,
+        ks,
+        device=model.config.device,
+        ranking=ranking,
+        process_group=process_group,
+    )
+    return Measured(data, split, embeddings, ranking, metrics)
 
 
 def report_data(run: Run, model: DRCL, measured: Measured) -> ReportData:
     """What the report shows of a run that was measured."""
     from drcl.report import ReportData
 
-    data, split, embeddings, metrics = measured
+    data, split, embeddings, ranking, metrics = measured
     assert split is not None and metrics is not None
     samples = data.splits[split]
     labels = {name: samples[name].labels for name in embeddings}
@@ -127,7 +140,7 @@ def report_data(run: Run, model: DRCL, measured: Measured) -> ReportData:
         labels=labels,
         classes=data.classes,
         history=[record for record in model.history if record["modality"] in embeddings],
-        curves=_curves(embeddings, labels, metrics),
+        curves=_curves(embeddings, labels, ranking, metrics),
         pictures={m: p for m, p in data.pictures.items() if split == "test" and m in embeddings},
         summary={
             "data set": data.name,
@@ -144,14 +157,17 @@ def report_data(run: Run, model: DRCL, measured: Measured) -> ReportData:
 
 
 def _curves(
-    embeddings: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray], metrics: Metrics
+    embeddings: Mapping[str, np.ndarray],
+    labels: Mapping[str, np.ndarray],
+    ranking: str,
+    metrics: Metrics,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Precision–recall curves of the ordered pairs in which anything relevant can be found."""
     curves = {}
     for a, b in permutations(embeddings, 2):
         if metrics["mAP@all"][f"{a}->{b}"] > 0:
             sides = known_ids(labels[a]), known_ids(labels[b])
-            curve = precision_recall_curve(embeddings[a], embeddings[b], *sides)
+            curve = precision_recall_curve(embeddings[a], embeddings[b], *sides, metric=ranking)
             curves[f"{a}->{b}"] = (curve.recall.numpy(), curve.precision.numpy())
     return curves
 

@@ -1,0 +1,102 @@
+"""``drcl compare``."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import click
+
+from drcl.cli.errors import Interrupted
+from drcl.cli.show import progress_option
+from drcl.compare.methods import METHODS
+from drcl.compare.protocol import fingerprint, with_few_labels, with_noise
+from drcl.compare.study import Damage, run_study, summarize, table
+from drcl.data import load
+from drcl.storage.files import write_bytes
+
+
+@click.command()
+@click.argument("dataset", metavar="DATASET|MANIFEST.toml")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for results.jsonl and table.md; a study that is there goes on.",
+)
+@click.option("--data", metavar="DIR", help="Data folder; default: $DRCL_DATA, else ./data.")
+@click.option(
+    "--methods",
+    default=",".join(METHODS),
+    show_default=True,
+    help="Names with commas; the first is compared with the others.",
+)
+@click.option(
+    "--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Number of seeds."
+)
+@click.option(
+    "--noise",
+    metavar="KIND:RATE",
+    help="Wrong training labels: symmetric:0.4 (any other class) or asymmetric:0.4 (the next one).",
+)
+@click.option(
+    "--labels-per-class", type=click.IntRange(min=1), help="Training rows kept of every class."
+)
+@progress_option
+def compare(
+    dataset: str,
+    out: Path | None,
+    data: str | None,
+    methods: str,
+    seeds: int,
+    noise: str | None,
+    labels_per_class: int | None,
+    progress: bool,
+) -> None:
+    """Compare methods of the field on a data set, over seeds.
+
+    Every method is trained on the training rows, chooses its settings on the validation rows and is
+    measured on the test rows. Where a set has no validation rows, a fifth of its training rows
+    serve as such, drawn anew for each seed. Differences are tested by sign flips of the pairs (one
+    for each seed), corrected by Holm; below five seeds there is no verdict.
+    """
+    names = [name.strip() for name in methods.split(",")]
+    unknown = [name for name in names if name not in METHODS]
+    if unknown or len(set(names)) < len(names):
+        raise click.BadParameter(
+            f"expected different names of {', '.join(METHODS)}, got {methods}",
+            param_hint="--methods",
+        )
+    if noise is not None and labels_per_class is not None:
+        raise click.UsageError("expected --noise or --labels-per-class, got both")
+    damage: Damage | None = None
+    if noise is not None:
+        kind, _, rate = noise.partition(":")
+        try:
+            damage = partial(with_noise, kind=kind, rate=float(rate))
+        except ValueError as error:
+            raise click.BadParameter(
+                f"expected KIND:RATE like symmetric:0.4, got {noise}", param_hint="--noise"
+            ) from error
+    elif labels_per_class is not None:
+        damage = partial(with_few_labels, per_class=labels_per_class)
+    loaded = load(dataset, data)
+    click.echo(f"{loaded.describe()}\n\nfingerprint: {fingerprint(loaded)}\n")
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    try:
+        results = run_study(
+            loaded,
+            {name: METHODS[name].fit for name in names},
+            range(seeds),
+            None if out is None else out / "results.jsonl",
+            damage=damage,
+            progress=progress,
+        )
+    except KeyboardInterrupt:
+        rest = f"; results so far are in {out}, the same command goes on" if out else ""
+        raise Interrupted(f"interrupted{rest}") from None
+    text = table(summarize(results), {name: method.title for name, method in METHODS.items()})
+    click.echo(text)
+    if out is not None:
+        head = f"{loaded.name}, fingerprint {fingerprint(loaded)}\n\n"
+        write_bytes(out / "table.md", f"{head}{text}\n".encode())

@@ -1,0 +1,1 @@
+"""``drcl compare``: methods of the field under one protocol, over seeds, with tests."""

@@ -1,0 +1,65 @@
+"""The methods by name. A new one is a function :data:`Fit` and a line here."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from drcl.automatic import auto
+from drcl.compare import linear
+from drcl.compare.fitted import Fit, Fitted
+from drcl.data.dataset import CrossModalDataset
+from drcl.estimator import DRCL
+from drcl.train.config import Config
+
+RELEASED = Config(
+    dim=256, hidden=(512, 512), epochs=40, prior_epochs=40, batch_size=128, standardize=True
+)
+
+
+class Method(NamedTuple):
+    """A method, and what it is called in a table."""
+
+    title: str
+    fit: Fit
+
+
+def drcl_auto(data: CrossModalDataset, seed: int) -> Fitted:
+    """:func:`drcl.auto`."""
+    model = auto(data.train, data.validation, seed=seed, progress=False)
+    return _embedding(model, f"{sum(r['share'] > 0 for r in model.tried)} recipes")
+
+
+def released(data: CrossModalDataset, seed: int) -> Fitted:
+    """DRCL as published, at a width that trains in seconds: :data:`RELEASED`, ranked by cosine."""
+    return _embedding(_released(data, seed, "cosine"), "published settings")
+
+
+def released_posterior(data: CrossModalDataset, seed: int) -> Fitted:
+    """:func:`released`, ranked by its calibrated posteriors."""
+    return _embedding(_released(data, seed, "posterior"), "published settings")
+
+
+def _released(data: CrossModalDataset, seed: int, space: str) -> DRCL:
+    model = DRCL(RELEASED, seed=seed, space=space)
+    return model.fit(data.train, data.validation, progress=False)
+
+
+def _embedding(model: DRCL, chosen: str) -> Fitted:
+    def embed(modality: str, features: np.ndarray) -> np.ndarray:
+        return model.encode(modality, features).numpy()
+
+    return Fitted(embed, chosen)
+
+
+METHODS = {
+    "auto": Method("drcl.auto", drcl_auto),
+    "drcl": Method("DRCL as published, small", released),
+    "drcl-posterior": Method("the same, posteriors", released_posterior),
+    "logistic": Method("logistic regression", linear.logistic),
+    "logistic-train": Method("the same, train rows only", linear.logistic_train),
+    "ridge": Method("ridge regression", linear.ridge),
+    "cca": Method("regularised CCA", linear.cca),
+    "kernel-cca": Method("kernel CCA", linear.kernel_cca),
+}

@@ -1,0 +1,140 @@
+"""Methods over seeds on one data set: a line of JSON for each result, and the table of them."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from drcl.compare.fitted import Fit, NeedsPairs, measure
+from drcl.compare.protocol import fingerprint, with_validation
+from drcl.compare.statistics import LEAST_SEEDS, holm, sign_flip_test
+from drcl.data.dataset import CrossModalDataset
+from drcl.storage.files import write_bytes
+
+Result = dict[str, Any]
+Damage = Callable[..., CrossModalDataset]  # (data, seed=…)
+
+
+def run_study(
+    data: CrossModalDataset,
+    methods: dict[str, Fit],
+    seeds: Iterable[int],
+    file: Path | None = None,
+    *,
+    damage: Damage | None = None,
+    progress: bool = True,
+) -> list[Result]:
+    """Train every method with every seed and measure it on the test split.
+
+    A seed decides the validation rows, where the set has none of its own, the damage, and the
+    method's own draws: all methods see the same rows. With a ``file`` each result is written at
+    once, and a study that was interrupted goes on after the last one.
+
+    Returns results with ``method``, ``seed``, ``fingerprint`` (of the data, validation rows and
+    damage included), ``mAP@all`` and ``mAP@50`` by pair and ``"mean"``, ``chosen`` and ``seconds``;
+    for a method that needs pairs, on a set without them, ``refused`` instead of the measures.
+    """
+    seeds = list(seeds)
+    results = read_results(file) if file is not None and file.exists() else []
+    done = {(r["method"], r["seed"], r["fingerprint"]) for r in results}
+    found = []
+    with tqdm(total=len(seeds) * len(methods), disable=not progress, unit="fit") as bar:
+        for seed in seeds:
+            given = with_validation(data, seed)
+            given = given if damage is None else damage(given, seed=seed)
+            mark = fingerprint(given)
+            for name, fit in methods.items():
+                bar.set_postfix_str(name)
+                if (name, seed, mark) not in done:
+                    results.append(_result(name, fit, given, seed, mark))
+                    if file is not None:
+                        lines = "".join(json.dumps(result) + "\n" for result in results)
+                        write_bytes(file, lines.encode())
+                found.append((name, seed, mark))
+                bar.update()
+    kept = {(r["method"], r["seed"], r["fingerprint"]): r for r in results}
+    return [kept[key] for key in found]
+
+
+def _result(name: str, fit: Fit, data: CrossModalDataset, seed: int, mark: str) -> Result:
+    begin = time.perf_counter()
+    result: Result = {"method": name, "seed": seed, "fingerprint": mark}
+    try:
+        fitted = fit(data, seed)
+    except NeedsPairs as refusal:
+        return {**result, "refused": str(refusal)}
+    seconds = time.perf_counter() - begin
+    measured = measure(fitted.embed, data.test, ks=(50,))
+    return {**result, **measured, "chosen": fitted.chosen, "seconds": round(seconds, 2)}
+
+
+def read_results(file: Path) -> list[Result]:
+    """The lines of a study's file."""
+    results = []
+    for number, line in enumerate(file.read_text().splitlines(), start=1):
+        try:
+            result = json.loads(line)
+            result["method"], result["seed"], result["fingerprint"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{file}: expected a result in line {number}, got {error}") from error
+        results.append(result)
+    return results
+
+
+def summarize(results: Sequence[Result], measure: str = "mAP@all") -> list[dict[str, Any]]:
+    """A row for each method: ``mean``, ``sd``, ``seconds``, and against the first method ``gain``
+    (its mean less theirs, over the seeds both have) and Holm-corrected ``p``; None where there are
+    fewer than five seeds."""
+    values: dict[str, dict[int, float]] = {}
+    seconds: dict[str, list[float]] = {}
+    for result in results:
+        values.setdefault(result["method"], {})
+        if measure in result:
+            values[result["method"]][result["seed"]] = result[measure]["mean"]
+            seconds.setdefault(result["method"], []).append(result["seconds"])
+    first = next(iter(values))
+    rows: list[dict[str, Any]] = []
+    for name, own in values.items():
+        shared = sorted(set(own) & set(values[first]))
+        gains = [values[first][seed] - own[seed] for seed in shared]
+        judged = name != first and len(shared) >= LEAST_SEEDS
+        rows.append(
+            {
+                "method": name,
+                "seeds": len(own),
+                "mean": statistics.mean(own.values()) if own else None,
+                "sd": statistics.stdev(own.values()) if len(own) > 1 else None,
+                "seconds": statistics.median(seconds[name]) if own else None,
+                "gain": statistics.mean(gains) if gains and name != first else None,
+                "p": sign_flip_test(gains) if judged else None,
+            }
+        )
+    tested = [row for row in rows if row["p"] is not None]
+    for row, p in zip(tested, holm([row["p"] for row in tested]), strict=True):
+        row["p"] = p
+    return rows
+
+
+def table(rows: Sequence[dict[str, Any]], titles: dict[str, str]) -> str:
+    """Markdown, 80 columns at most."""
+    lines = [
+        "| method | mAP@all | seeds | first − it | p (Holm) | seconds |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        name = titles.get(row["method"], row["method"])
+        if row["mean"] is None:
+            lines.append(f"| {name} | needs pairs | | | | |")
+            continue
+        mean = f"{row['mean']:.4f}" + ("" if row["sd"] is None else f" ± {row['sd']:.4f}")
+        gain = "" if row["gain"] is None else f"{row['gain']:+.4f}"
+        p = "" if row["gain"] is None else "too few" if row["p"] is None else f"{row['p']:.3f}"
+        cells = [name, mean, str(row["seeds"]), gain, p, f"{row['seconds']:.1f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
