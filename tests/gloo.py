@@ -1,13 +1,58 @@
-"""A process group of test processes on one machine, that meet through a file."""
+"""Test processes on one machine: how they start, and a group in which they meet through a file."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Iterator
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
+import torch
 import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from drcl.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Imported once, in the process that all others are forked from: to each they would be seconds.
+# The optimizers of PyTorch import torch._dynamo.
+SHARED = ["torch._dynamo", "drcl.cli", "drcl.metrics", "scipy.sparse", "pytest", "hypothesis"]
+
+
+def on_ranks(work: Callable[..., None], world: int, *arguments: Any) -> None:
+    """``work(rank, *arguments)`` in ``world`` fresh processes, none of which is a fork of this one.
+
+    The first that fails ends the others, and its error is raised.
+    """
+    multiprocessing.set_forkserver_preload(SHARED)
+    mp.start_processes(work, arguments, nprocs=world, start_method="forkserver")
+
+
+def command(arguments: Sequence[str], said: Path, threads: int = 1) -> BaseProcess:
+    """``drcl`` with these arguments, started; what it says is in ``said``/stdout and /stderr."""
+    said.mkdir(exist_ok=True)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(SHARED)
+    process = context.Process(target=_run, args=(list(arguments), said, threads))
+    process.start()
+    return process
+
+
+def _run(arguments: list[str], said: Path, threads: int) -> None:
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(said / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    # What is started from here is a Python of its own.
+    os.environ["PYTHONPATH"] = str(ROOT)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch.set_num_threads(threads)
+    sys.argv = ["drcl", *arguments]
+    main(prog_name="drcl")
 
 
 @contextlib.contextmanager

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 import torch.nn.functional as nnf
-from gloo import process_group
+from gloo import on_ranks, process_group
 from torch import nn
 from torch.library import opcheck
 from torch.nn.parallel import DistributedDataParallel
@@ -267,7 +266,7 @@ def linear() -> nn.Linear:
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.long)])
 def test_ranks_have_the_loss_and_gradient_of_the_whole_batch(size, tmp_path: Path):
-    mp.spawn(on_rank, (size, str(tmp_path)), nprocs=size)
+    on_ranks(on_rank, size, size, str(tmp_path))
     torch.manual_seed(0)
     features, targets, prior = batch(31, 12, 4)
     targets[3] = -1

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-import torch.multiprocessing as mp
-from gloo import process_group
+from gloo import on_ranks, process_group
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
@@ -446,7 +445,9 @@ def test_a_standardized_dataset_trains_to_the_same_bits_as_its_arrays():
     assert torch.equal(*weights)
 
 
-@pytest.mark.parametrize("of", [SOURCES["dataset"], SOURCES["loader"]], ids=["dataset", "loader"])
+@pytest.mark.parametrize(
+    "of", [dataset, lambda x, y: DataLoader(dataset(x, y), batch_size=16)], ids=["dataset", "loader"]
+)
 def test_a_dataset_of_columns_in_thousands_is_learned(of):
     """The features of the report that standardizing Datasets began with."""
     rng = np.random.default_rng(0)
@@ -544,7 +545,7 @@ def scale_on_rank(rank, folder, of):
 
 @pytest.mark.parametrize("of", [pytest.param("arrays", marks=pytest.mark.long), "dataset"])
 def test_processes_with_samples_of_their_own_share_one_scale(of, tmp_path):
-    mp.spawn(scale_on_rank, (str(tmp_path), of), nprocs=2)
+    on_ranks(scale_on_rank, 2, str(tmp_path), of)
     ours, theirs = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     wanted = Moments.of(torch.from_numpy(tiny.samples("image", 41)[0])).standardizer()
     for mine, other, one in zip(ours, theirs, wanted, strict=True):
