@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import multiprocessing
 import os
+import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
@@ -34,25 +35,36 @@ def on_ranks(work: Callable[..., None], world: int, *arguments: Any) -> None:
     mp.start_processes(work, arguments, nprocs=world, start_method="forkserver")
 
 
-def command(arguments: Sequence[str], said: Path, threads: int = 1) -> BaseProcess:
-    """``drcl`` with these arguments, started; what it says is in ``said``/stdout and /stderr."""
-    said.mkdir(exist_ok=True)
+def drcl() -> None:
+    main(prog_name="drcl")
+
+
+def command(
+    arguments: Sequence[str], folder: Path, threads: int = 1, work: Callable[[], None] = drcl
+) -> BaseProcess:
+    """``drcl`` (or what does ``work``) with these arguments, started as the first of a new session.
+
+    What it says is in ``folder``/stdout and /stderr. A sitecustomize.py of the folder is run before
+    it, and in every Python that it starts.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(SHARED)
-    process = context.Process(target=_run, args=(list(arguments), said, threads))
+    process = context.Process(target=_run, args=(list(arguments), folder, threads, work))
     process.start()
     return process
 
 
-def _run(arguments: list[str], said: Path, threads: int) -> None:
+def _run(arguments: list[str], folder: Path, threads: int, work: Callable[[], None]) -> None:
+    os.setsid()
     for number, name in ((1, "stdout"), (2, "stderr")):
-        os.dup2(os.open(said / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    # What is started from here is a Python of its own.
-    os.environ["PYTHONPATH"] = str(ROOT)
+        os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(folder), str(ROOT)])
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
     sys.argv = ["drcl", *arguments]
-    main(prog_name="drcl")
+    if (folder / "sitecustomize.py").exists():
+        runpy.run_path(str(folder / "sitecustomize.py"))
+    work()
 
 
 @contextlib.contextmanager

@@ -446,7 +446,9 @@ def test_a_standardized_dataset_trains_to_the_same_bits_as_its_arrays():
 
 
 @pytest.mark.parametrize(
-    "of", [dataset, lambda x, y: DataLoader(dataset(x, y), batch_size=16)], ids=["dataset", "loader"]
+    "of",
+    [dataset, lambda x, y: DataLoader(dataset(x, y), batch_size=16)],
+    ids=["dataset", "loader"],
 )
 def test_a_dataset_of_columns_in_thousands_is_learned(of):
     """The features of the report that standardizing Datasets began with."""
