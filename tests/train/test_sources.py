@@ -124,12 +124,16 @@ def test_a_standardizer_in_chunks(monkeypatch):
     np.testing.assert_allclose(found.std, wanted, rtol=1e-6)
 
 
+def labelled(labels):
+    return labels
+
+
 def unlabelled(labels):
     return np.where(np.arange(len(labels)) % 5 == 0, -1, labels)
 
 
 @pytest.mark.parametrize("settings", [{}, {"standardize": True}, {"paper_compat": True}], ids=str)
-@pytest.mark.parametrize("code", [lambda y: y, unlabelled], ids=["", "unlabelled"])
+@pytest.mark.parametrize("code", [labelled, unlabelled])
 def test_mapped_features_train_to_the_same_bits(mapped, settings, code):
     def model(of):
         train, validation = (
@@ -364,7 +368,7 @@ def test_datasets_that_do_not_fit_are_refused_by_name():
 # --- one scale, whatever the source
 
 
-def far(seed=0, code=lambda y: y, **counts):
+def far(seed=0, code=labelled, **counts):
     """Features far from 0 and 1 in every column."""
     return {
         name: (x * np.linspace(1, 90, x.shape[1], dtype=np.float32) + 1000, code(y))
@@ -403,8 +407,20 @@ SOURCES = {
 }
 
 
-@pytest.mark.parametrize("of", SOURCES.values(), ids=SOURCES)
-@pytest.mark.parametrize("code", [lambda y: y, unlabelled], ids=["", "unlabelled"])
+@pytest.mark.parametrize(
+    ("of", "code"),
+    [
+        pytest.param(
+            of,
+            code,
+            id=f"{name}-{code.__name__}",
+            # a worker more changes nothing about labels
+            marks=pytest.mark.long if (name, code) == ("workers", unlabelled) else [],
+        )
+        for name, of in SOURCES.items()
+        for code in (labelled, unlabelled)
+    ],
+)
 def test_standardized_sources_have_the_scale_of_their_arrays(of, code, tmp_path):
     train, validation, test = (far(seed, code) for seed in (0, 3, 7))
     audio = tiny.samples("audio", 35)
