@@ -7,6 +7,7 @@ import datetime
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
@@ -52,6 +53,16 @@ def command(
     process = context.Process(target=_run, args=(list(arguments), folder, threads, work))
     process.start()
     return process
+
+
+def ended(process: BaseProcess, limit: float = 120.0) -> int | None:
+    """Its exit code (−signal), or None where it was not done in so many seconds and was killed."""
+    process.join(limit)
+    code = process.exitcode
+    if code is None:
+        assert process.pid is not None
+        os.killpg(process.pid, signal.SIGKILL)
+    return code
 
 
 def _run(arguments: list[str], folder: Path, threads: int, work: Callable[[], None]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
-from gloo import command
+from gloo import command, ended
 
 from drcl import Prior
 from drcl.cli import main
@@ -74,8 +74,7 @@ def test_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
             assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
         elif "--parallel" in words:
             process = command([*words[1:], *SHORTER], tmp_path, threads=1)
-            process.join(timeout=300)
-            assert process.exitcode == 0, f"{line}\n{(tmp_path / 'stderr').read_text()}"
+            assert ended(process, 300) == 0, f"{line}\n{(tmp_path / 'stderr').read_text()}"
         elif words[0] == "drcl":
             if words[1] == "add-modality":  # the prior's settings are those of the run
                 shorter = ["--hidden", "32", "--epochs", "2", "--no-report"]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from fault_injection import content, partials
-from gloo import command
+from gloo import command, ended
 
 from drcl import DRCL
 from drcl.cli import main
@@ -95,8 +95,7 @@ def test_once_ends_the_epoch_and_twice_stops_at_once(tmp_path, processes):
     assert process.is_alive()  # the epoch goes on
     before = content(tmp_path / "run")
     ctrl_c(process)
-    process.join(timeout=30)
-    assert process.exitcode == 130
+    assert ended(process, 30) == 130
     told = said(tmp_path)
     assert "interrupted; " in told and "--resume" in told and "Traceback" not in told
     until(lambda: not any(map(is_running, begun(tmp_path))), 10.0)
@@ -109,8 +108,7 @@ def test_once_ends_the_epoch_and_twice_stops_at_once(tmp_path, processes):
     ctrl_c(process)
     until(lambda: heard(tmp_path, processes))
     (tmp_path / "go on").touch()
-    process.join(timeout=60)
-    assert process.exitcode == 130
+    assert ended(process, 60) == 130
     assert "interrupted; continue with: drcl train" in said(tmp_path)
     found = epochs(tmp_path)
     assert len(found) == processes and set(found.values()) == {2} and not partials(tmp_path)

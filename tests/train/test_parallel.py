@@ -16,7 +16,7 @@ import tiny
 import torch
 import torch.distributed as dist
 from click.testing import CliRunner
-from gloo import ROOT, command, on_ranks, process_group
+from gloo import ROOT, command, ended, on_ranks, process_group
 from torch import Tensor, nn
 
 from drcl import DRCL, Prior
@@ -213,16 +213,14 @@ def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run directory of a single process with one thread."""
     folder = tmp_path_factory.mktemp("one") / "run"
     process = command(["train", *RUN, "--out", str(folder)], folder.parent)
-    process.join(timeout=120)
-    assert process.exitcode == 0, (folder.parent / "stderr").read_text()
+    assert ended(process) == 0, (folder.parent / "stderr").read_text()
     return folder
 
 
 @pytest.mark.slow
 def test_modality_processes_are_started_and_end_as_one_process(one_process, tmp_path):
     done = command([*BY_MODALITY, "--out", str(tmp_path / "run")], tmp_path, threads=2)
-    done.join(timeout=120)
-    assert done.exitcode == 0, (tmp_path / "stderr").read_text()
+    assert ended(done) == 0, (tmp_path / "stderr").read_text()
     assert (tmp_path / "stdout").read_text().count("settings: ") == 1
     assert same_weights(tmp_path / "run", one_process)
     assert (tmp_path / "run/metrics.json").read_bytes() == (
@@ -234,9 +232,8 @@ def test_modality_processes_are_started_and_end_as_one_process(one_process, tmp_
 def test_the_error_of_one_process_is_shown_once(tmp_path):
     arguments = [*BY_MODALITY, "--lr=text=1e30", "--out", str(tmp_path / "run")]
     done = command(arguments, tmp_path, threads=2)
-    done.join(timeout=120)
+    assert ended(done) == 1
     said = (tmp_path / "stderr").read_text()
-    assert done.exitcode == 1
     assert said.count("encoder text") == 1 and "Traceback" not in said, said
 
 
@@ -250,8 +247,7 @@ def test_ctrl_c_reaches_all_processes(tmp_path):
             break
     assert process.pid is not None
     os.kill(process.pid, signal.SIGINT)
-    process.join(timeout=60)
-    assert process.exitcode == 130
+    assert ended(process, 60) == 130
     assert "--parallel modality --resume" in (tmp_path / "stderr").read_text()
 
 
