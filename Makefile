@@ -9,6 +9,9 @@ TRITON := triton==3.9.0
 CASES  ?= 100000
 PEERS  := build/peers
 
+# Hundreds of processes are started here; without stored bytecode each would compile PyTorch anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-long peers bench docs lint wheel install clean
 .DEFAULT_GOAL := test
 

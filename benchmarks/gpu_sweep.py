@@ -117,40 +117,29 @@ def variants() -> list[Variant]:
         )
         for rows, columns, warps in ((2, 512, 4), (4, 256, 4), (8, 256, 4), (2, 1024, 4))
     ]
+    tiles = {
+        "row tile": (
+            [(LOSS + "rows", "row_tile"), (LOSS + "wide_rows", "row_tile")],
+            {narrow: [(1, 1), (4, 1)], everywhere: [(1, 2), (2, 2), (4, 4)]},
+        ),
+        "coefficients, FᵀF": (
+            [(LOSS + "gradient", "coefficient_tile")],
+            {
+                looped(more_rows): [(1, 1), (2, 1), (2, 4), (4, 4), (8, 8)],
+                looped(narrow): [(4, 2), (8, 4)],
+            },
+        ),
+    }
     found += [
         Variant(
-            "row tile",
+            subject,
             f"{rows} rows, {warps} warps",
-            {
-                (LOSS + "rows", "row_tile"): tiles_of(rows, warps),
-                (LOSS + "wide_rows", "row_tile"): tiles_of(rows, warps),
-            },
+            dict.fromkeys(places, tiles_of(rows, warps)),
             tried_at=where,
         )
-        for rows, warps, where in (
-            (1, 1, narrow),
-            (4, 1, narrow),
-            (1, 2, everywhere),
-            (2, 2, everywhere),
-            (4, 4, everywhere),
-        )
-    ]
-    found += [
-        Variant(
-            "coefficients, FᵀF",
-            f"{rows} rows, {warps} warps",
-            {(LOSS + "gradient", "coefficient_tile"): tiles_of(rows, warps)},
-            tried_at=looped(where),
-        )
-        for rows, warps, where in (
-            (1, 1, more_rows),
-            (2, 1, more_rows),
-            (2, 4, more_rows),
-            (4, 2, narrow),
-            (4, 4, more_rows),
-            (8, 4, narrow),
-            (8, 8, more_rows),
-        )
+        for subject, (places, cases) in tiles.items()
+        for where, sizes in cases.items()
+        for rows, warps in sizes
     ]
     found += [
         Variant(

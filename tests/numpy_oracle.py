@@ -88,6 +88,22 @@ def average_precision(scores: Array, relevant: Array, k: int | None = None) -> f
     return sum(precisions) / len(precisions) if precisions else 0.0
 
 
+def target_rows(
+    rng: np.random.Generator, batch: int, classes: int, kind: str, lam: float = 0.9
+) -> Array:
+    """Target rows (B, C) of the kind named; of "mixed" ones ``lam`` is a row's own share."""
+    y = np.eye(classes)[rng.integers(classes, size=batch)]
+    if kind == "multi-hot":
+        y = np.maximum(y, rng.random((batch, classes)) < 0.4)
+    elif kind == "mixed":
+        y = lam * y + (1 - lam) * y[rng.permutation(batch)]
+    elif kind == "unlabelled":
+        y[rng.permutation(batch)[: batch // 2]] = 0
+    elif kind != "one-hot":
+        raise ValueError(kind)
+    return y
+
+
 def random_batch(
     batch: int, dim: int, classes: int, kind: str, seed: int = 0
 ) -> tuple[Array, Array, Array]:
@@ -96,16 +112,7 @@ def random_batch(
     x = rng.normal(size=(batch, dim))
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     w = rng.normal(size=(dim, classes))
-    y = np.eye(classes)[rng.integers(classes, size=batch)]
-    if kind == "multi-hot":
-        y = np.maximum(y, rng.random((batch, classes)) < 0.4)
-    elif kind == "mixed":
-        y = 0.9 * y + 0.1 * y[rng.permutation(batch)]
-    elif kind == "unlabelled":
-        y[rng.permutation(batch)[: batch // 2]] = 0
-    elif kind != "one-hot":
-        raise ValueError(kind)
-    return x, y, w
+    return x, target_rows(rng, batch, classes, kind), w
 
 
 # Batch, width, classes, kind of targets: each the smallest that exercises what its name says.

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from gloo import command, ended
 
 from drcl import Prior
 from drcl.cli import main
@@ -26,7 +27,7 @@ PAGES = {str(path.relative_to(DOCS)): path.read_text("utf-8") for path in DOCS.r
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.S | re.M)
 BLOCKS = {page: FENCE.findall(text) for page, text in PAGES.items()}
 # What a training is cut down to here; each setting is one that the command has anyway.
-SHORTER = ["--dim", "16", "--hidden", "32", "--epochs", "2", "--prior-epochs", "2"]
+SHORTER = ["--dim", "16", "--hidden", "32", "--epochs", "2", "--prior-epochs", "2", "--no-report"]
 
 
 @pytest.fixture
@@ -65,14 +66,18 @@ def test_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     for line in commands(page):
         words = shlex.split(line)
         shorter = SHORTER if "train" in words or "add-modality" in words else []
-        if words[0] == "torchrun" or "--parallel" in words:
-            module = ["torch.distributed.run" if words[0] == "torchrun" else "drcl"]
-            command = [sys.executable, "-m", *module, *words[1:], *SHORTER]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        if words[0] == "torchrun":
+            launcher = [sys.executable, "-m", "torch.distributed.run"]
+            done = subprocess.run(
+                [*launcher, *words[1:], *SHORTER], capture_output=True, text=True, timeout=300
+            )
             assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+        elif "--parallel" in words:
+            process = command([*words[1:], *SHORTER], tmp_path, threads=1)
+            assert ended(process, 300) == 0, f"{line}\n{(tmp_path / 'stderr').read_text()}"
         elif words[0] == "drcl":
             if words[1] == "add-modality":  # the prior's settings are those of the run
-                shorter = ["--hidden", "32", "--epochs", "2"]
+                shorter = ["--hidden", "32", "--epochs", "2", "--no-report"]
             result = CliRunner().invoke(main, [*words[1:], *shorter], catch_exceptions=False)
             assert result.exit_code == 0, f"{line}\n{result.output}"
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
-from gloo import process_group
+from gloo import on_ranks, process_group
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -82,7 +81,7 @@ def on_two_ranks(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, list[Tensor]]]:
     folder: Path = tmp_path_factory.mktemp("fsdp")
-    mp.spawn(on_two_ranks, (str(folder),), nprocs=2)
+    on_ranks(on_two_ranks, 2, str(folder))
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

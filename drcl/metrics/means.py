@@ -8,7 +8,7 @@ from torch import Tensor
 
 from drcl.checks import check_count
 from drcl.metrics.embeddings import Array, Gallery
-from drcl.metrics.options import RetrievalOptions, refuse
+from drcl.metrics.options import RetrievalOptions, refuse, shows_options
 from drcl.metrics.relevance import Labels
 from drcl.metrics.renamed import takes_old_names
 from drcl.metrics.results import PrecisionRecall
@@ -21,6 +21,7 @@ _NOTHING_RELEVANT = "query_labels: expected a query with a relevant item in the 
 
 
 @takes_old_names
+@shows_options()
 def average_precision(
     query: Array,
     gallery: Gallery,
@@ -48,6 +49,7 @@ def average_precision(
 
 
 @takes_old_names
+@shows_options()
 def mean_average_precision(
     query: Array,
     gallery: Gallery,
@@ -71,6 +73,7 @@ def mean_average_precision(
 
 
 @takes_old_names
+@shows_options("no_relevant", "recall_levels")
 def precision_recall_curve(
     query: Array,
     gallery: Gallery,
@@ -107,6 +110,7 @@ def precision_recall_curve(
 
 
 @takes_old_names
+@shows_options("no_relevant")
 def recall_at_k(
     query: Array,
     gallery: Gallery,

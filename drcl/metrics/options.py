@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 from torch.distributed import ProcessGroup
@@ -15,6 +16,7 @@ from drcl.metrics.scores import METRICS, PRECISIONS
 from drcl.ranking import DIVISORS
 
 MAX_BYTES = 256 * 2**20
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class RetrievalOptions(TypedDict, total=False):
@@ -82,6 +84,28 @@ class Settings:
             if name not in names:
                 raise TypeError(f"{name}: expected one of the options {', '.join(names)}")
         return Settings(**options)
+
+
+def shows_options(*refused: str) -> Callable[[F], F]:
+    """A function whose signature lists the options and their defaults, but for those it refuses."""
+
+    def show(function: F) -> F:
+        own = inspect.signature(function)
+        parameters = [one for one in own.parameters.values() if one.kind is not one.VAR_KEYWORD]
+        parameters += [
+            inspect.Parameter(
+                option.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=option.default,
+                annotation=option.type,
+            )
+            for option in fields(Settings)
+            if option.name not in refused
+        ]
+        function.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+        return function
+
+    return show
 
 
 def check_cutoffs(ks: Any) -> tuple[int | None, ...]:

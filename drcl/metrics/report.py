@@ -14,7 +14,7 @@ from drcl.checks import check_modalities, check_pair
 from drcl.distributed import gather_rows, raise_together, shard
 from drcl.labels import parse_labels, resolve
 from drcl.metrics.embeddings import Array
-from drcl.metrics.options import RetrievalOptions, check_cutoffs, refuse
+from drcl.metrics.options import RetrievalOptions, check_cutoffs, refuse, shows_options
 from drcl.metrics.relevance import Labels
 from drcl.metrics.renamed import takes_old_names
 from drcl.metrics.results import RetrievalMetrics
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 @takes_old_names
+@shows_options("ndcg", "recall_levels")
 def retrieval_report(
     embeddings: Mapping[str, tuple[Array, Labels]],
     *,

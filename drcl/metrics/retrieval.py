@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from drcl.metrics.blocks import ranked_blocks
 from drcl.metrics.embeddings import Array, Gallery
-from drcl.metrics.options import RetrievalOptions, Settings, check_cutoffs
+from drcl.metrics.options import RetrievalOptions, Settings, check_cutoffs, shows_options
 from drcl.metrics.relevance import Labels
 from drcl.metrics.renamed import takes_old_names
 from drcl.metrics.results import PrecisionRecall, RetrievalMetrics
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 @takes_old_names
+@shows_options()
 def retrieval_metrics(
     query: Array,
     gallery: Gallery,

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 from fault_injection import content, partials
+from gloo import command, ended
 
 from drcl import DRCL
 from drcl.cli import main
 from drcl.storage.sealed import read_tensors
 
-ROOT = Path(__file__).resolve().parents[2]
 RUN = ["synthetic", "--dim=16", "--hidden=24", "--epochs=4", "--prior=orthogonal", "--device=cpu"]
 RUN += ["--batch-size=512", "--no-report", "--no-progress"]
 
@@ -28,7 +27,7 @@ RUN += ["--batch-size=512", "--no-report", "--no-progress"]
 SLOW = """
 import os, pathlib, sys, time
 folder = pathlib.Path(__file__).parent
-if "RANK" in os.environ or "--parallel=modality" not in sys.orig_argv:
+if "RANK" in os.environ or "--parallel=modality" not in sys.argv:
     from drcl.train import loop
     real = loop.Training.begin_epoch
     def begin_epoch(training):
@@ -41,19 +40,10 @@ if "RANK" in os.environ or "--parallel=modality" not in sys.orig_argv:
 """
 
 
-def start(folder: Path, *options: str) -> subprocess.Popen[str]:
+def start(folder: Path, *options: str) -> BaseProcess:
     """``drcl train`` in a process group of its own, as in a terminal."""
-    folder.mkdir(exist_ok=True)
     (folder / "sitecustomize.py").write_text(SLOW)
-    paths = [str(folder), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return subprocess.Popen(
-        [sys.executable, "-m", "drcl", "train", *RUN, "--out", str(folder / "run"), *options],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "2"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    return command(["train", *RUN, "--out", str(folder / "run"), *options], folder, threads=2)
 
 
 def until(condition: Callable[[], bool], limit: float = 60.0) -> None:
@@ -67,7 +57,8 @@ def begun(folder: Path) -> list[int]:
     return [int(file.name.split("-")[1]) for file in folder.glob("begun-*")]
 
 
-def ctrl_c(process: subprocess.Popen[str]) -> None:
+def ctrl_c(process: BaseProcess) -> None:
+    assert process.pid is not None
     os.killpg(process.pid, signal.SIGINT)
 
 
@@ -84,45 +75,41 @@ def epochs(folder: Path) -> dict[str, int]:
     return {file.stem: read_tensors(file)[1]["epoch"] for file in files}
 
 
-def heard(process: subprocess.Popen[str], times: int) -> str:
-    """What it says until so many processes have heard of the first Ctrl-C."""
-    assert process.stderr is not None
-    said = ""
-    while said.count("Ctrl-C again stops at once") < times:
-        line = process.stderr.readline()
-        assert line, said
-        said += line
-    return said
+def said(folder: Path) -> str:
+    return (folder / "stderr").read_text()
+
+
+def heard(folder: Path, times: int) -> bool:
+    """Whether so many processes have heard of the first Ctrl-C."""
+    return said(folder).count("Ctrl-C again stops at once") == times
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_once_ends_the_epoch_and_twice_stops_at_once(tmp_path, processes):
     options = ["--parallel=modality"] if processes > 1 else []
-    with start(tmp_path, *options) as process:
-        assert process.stderr is not None
-        until(lambda: len(begun(tmp_path)) == processes)
-        ctrl_c(process)
-        heard(process, processes)
-        assert process.poll() is None  # the epoch goes on
-        before = content(tmp_path / "run")
-        ctrl_c(process)
-        assert process.wait(timeout=30) == 130
-        said = process.stderr.read()
-        assert "interrupted; " in said and "--resume" in said and "Traceback" not in said
+    process = start(tmp_path, *options)
+    until(lambda: len(begun(tmp_path)) == processes)
+    ctrl_c(process)
+    until(lambda: heard(tmp_path, processes))
+    assert process.is_alive()  # the epoch goes on
+    before = content(tmp_path / "run")
+    ctrl_c(process)
+    assert ended(process, 30) == 130
+    told = said(tmp_path)
+    assert "interrupted; " in told and "--resume" in told and "Traceback" not in told
     until(lambda: not any(map(is_running, begun(tmp_path))), 10.0)
     assert content(tmp_path / "run") == before and not partials(tmp_path)
 
     for file in tmp_path.glob("begun-*"):
         file.unlink()
-    with start(tmp_path, "--resume", *options) as process:
-        assert process.stderr is not None
-        until(lambda: len(begun(tmp_path)) == processes)
-        ctrl_c(process)
-        heard(process, processes)
-        (tmp_path / "go on").touch()
-        assert process.wait(timeout=60) == 130
-        assert "interrupted; continue with: drcl train" in process.stderr.read()
+    process = start(tmp_path, "--resume", *options)
+    until(lambda: len(begun(tmp_path)) == processes)
+    ctrl_c(process)
+    until(lambda: heard(tmp_path, processes))
+    (tmp_path / "go on").touch()
+    assert ended(process, 60) == 130
+    assert "interrupted; continue with: drcl train" in said(tmp_path)
     found = epochs(tmp_path)
     assert len(found) == processes and set(found.values()) == {2} and not partials(tmp_path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy_oracle
 import torch
 from fuzzing import Draw
 from torch import Tensor
@@ -97,15 +98,7 @@ def numpy_form(draw: Draw, label: str, x: np.ndarray) -> np.ndarray:
 
 def target_rows(draw: Draw, rows: int, classes: int) -> np.ndarray:
     """Target rows (rows, classes): one-hot, multi-hot, mixed, some or all unlabelled."""
-    kind = draw.choose("targets", "one-hot", "multi-hot", "mixed", "some unlabelled", "unlabelled")
-    random = draw.random
-    y = np.eye(classes)[random.integers(classes, size=rows)]
-    if kind == "multi-hot":
-        y = np.maximum(y, random.random((rows, classes)) < 0.4)
-    elif kind == "mixed":
-        y = 0.75 * y + 0.25 * y[random.permutation(rows)]
-    elif kind == "some unlabelled":
-        y[random.random(rows) < 0.5] = 0
-    elif kind == "unlabelled":
-        y[:] = 0
-    return y
+    kind = draw.choose("targets", "one-hot", "multi-hot", "mixed", "unlabelled", "none labelled")
+    if kind == "none labelled":
+        return np.zeros((rows, classes))
+    return numpy_oracle.target_rows(draw.random, rows, classes, kind, lam=0.75)

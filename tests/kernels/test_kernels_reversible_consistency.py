@@ -179,7 +179,7 @@ def test_ends_of_q(q):
 
 
 @pytest.mark.parametrize("looped", [launch.LOOPED_CLASSES, 2])
-@pytest.mark.parametrize(("shape", "noise"), [((9, 32, 4), 1e-4), ((21, 20, 4), 1e-2)])
+@pytest.mark.parametrize(("shape", "noise"), [((6, 20, 4), 1e-4), ((11, 10, 4), 1e-2)])
 def test_converged_features(monkeypatch, shape, noise, looped):
     """Features on their recast labels: the similarity terms are 1e-9 of what they started at."""
     monkeypatch.setattr(LOSS + "rows.LOOPED_CLASSES", looped)
@@ -271,7 +271,7 @@ def test_an_id_that_is_no_class_makes_the_loss_nan(bad, row):
 
 
 def test_two_runs_give_the_same_bits():
-    problem = make(20, 16, 3)
+    problem = make(12, 10, 3)
     first, second = (run("triton", *problem, torch.float32) for _ in range(2))
     assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
 

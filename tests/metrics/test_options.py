@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, fields
@@ -61,19 +62,31 @@ def test_an_unknown_option_is_named_beside_those_that_there_are(name: str) -> No
         CALLS[name](colour="red")
 
 
-@pytest.mark.parametrize(
-    "name, option",
-    [
-        ("recall_at_k", {"no_relevant": "skip"}),
-        ("precision_recall_curve", {"no_relevant": "skip"}),
-        ("precision_recall_curve", {"recall_levels": 5}),
-        ("retrieval_report", {"ndcg": True}),
-        ("retrieval_report", {"recall_levels": 5}),
-    ],
-)
+REFUSED: list[tuple[str, dict[str, Any]]] = [
+    ("recall_at_k", {"no_relevant": "skip"}),
+    ("precision_recall_curve", {"no_relevant": "skip"}),
+    ("precision_recall_curve", {"recall_levels": 5}),
+    ("retrieval_report", {"ndcg": True}),
+    ("retrieval_report", {"recall_levels": 5}),
+]
+
+
+@pytest.mark.parametrize("name, option", REFUSED)
 def test_an_option_that_a_function_decides_itself_is_refused(name: str, option: Any) -> None:
     with pytest.raises(TypeError, match=f"{next(iter(option))}: expected no such option here"):
         CALLS[name](**option)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_signature_shows_the_options_that_are_taken_with_their_defaults(name: str) -> None:
+    shown = inspect.signature(getattr(metrics, name)).parameters
+    refused = {option for function, options in REFUSED if function == name for option in options}
+    wanted = {
+        option: value for option, value in asdict(Settings()).items() if option not in refused
+    }
+    assert wanted.items() <= {option: one.default for option, one in shown.items()}.items()
+    assert refused.isdisjoint(shown)
+    assert all(one.kind is not one.VAR_KEYWORD for one in shown.values())
 
 
 def test_type_checkers_know_every_option_and_no_other() -> None:

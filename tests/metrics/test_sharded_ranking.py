@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from gloo import process_group
+from gloo import on_ranks, process_group
 from torch import Tensor
 
 from drcl.metrics import retrieval_metrics, retrieval_report
@@ -180,7 +180,7 @@ def ranks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """A folder with what every rank found; the processes are started once for all cases."""
     pytest.importorskip("scipy.sparse")
     world, folder = request.param, tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(_rank, (world, str(folder)), nprocs=world)
+    on_ranks(_rank, world, world, str(folder))
     return folder
 
 

@@ -152,7 +152,14 @@ def ranking_arguments():
                     )
 
 
-@pytest.mark.parametrize("arguments", list(ranking_arguments()))
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        # half of them, in which each dtype, relevance, tie rule and option meets all of the others
+        pytest.param(arguments, marks=pytest.mark.long if (i + i // 2 + i // 12) % 2 else [])
+        for i, arguments in enumerate(ranking_arguments())
+    ],
+)
 def test_ranking_is_registered_right(arguments):
     with use_backend("native"):
         functional.average_precision(torch.ones(1, 1), torch.ones(1, 1, dtype=torch.bool))
@@ -160,8 +167,19 @@ def test_ranking_is_registered_right(arguments):
     opcheck(average_precision_by_sorting, (*arguments[:-1], False))
 
 
-@pytest.mark.parametrize("backend", ["native", "eager", "reference"])
-@pytest.mark.parametrize("options", [{}, {"k": 5, "divisor": "min"}, {"ties": "average"}])
+BACKENDS = ["native", "eager", "reference"]
+OPTIONS = [{}, {"k": 5, "divisor": "min"}, {"ties": "average"}]
+
+
+@pytest.mark.parametrize(
+    ("backend", "options"),
+    [
+        # all of both, each pair in the long form
+        pytest.param(backend, options, marks=[] if i == j else pytest.mark.long)
+        for i, backend in enumerate(BACKENDS)
+        for j, options in enumerate(OPTIONS)
+    ],
+)
 def test_average_precision_compiles_without_graph_breaks(backend, options):
     compiled = torch.compile(
         lambda scores, relevant: functional.average_precision(scores, relevant, **options),

@@ -7,8 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
-from gloo import process_group
+from gloo import on_ranks, process_group
 from torch import nn
 
 from drcl import Prior, functional
@@ -213,7 +212,7 @@ def on_rank(rank, folder, prior, x, y):
 
 def test_the_others_have_the_whole_loss_beside_a_rank_without_rows(batch, tmp_path):
     x, y, prior = batch
-    mp.spawn(on_rank, (str(tmp_path), prior, x, y), nprocs=3)
+    on_ranks(on_rank, 3, str(tmp_path), prior, x, y)
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(3)]
     x.requires_grad_()
     whole = ReversibleConsistencyLoss(prior)(x, y, q=0.5)

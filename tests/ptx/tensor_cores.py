@@ -17,6 +17,7 @@ import numpy as np
 from .arithmetic import Step, bf16_values
 from .parse import Instruction, Unknown, immediate, vector
 from .registers import Layout
+from .transfers import group
 
 
 def build(ins: Instruction, layout: Layout) -> Step | None:
@@ -132,6 +133,10 @@ class Reads:
         here = kept[self.lanes] >= 0
         return replace(self, places=self.places[here], lanes=kept[self.lanes[here]])
 
+    def finish(self, s: Any) -> None:
+        s.shared.held[self.places] -= 1
+        s.log(s.shared, False, self.places, self.lanes, None, self.ins)
+
 
 def operand_bytes(descriptor: int, count: int, depth: int, size: int, mn_major: bool) -> np.ndarray:
     """Addresses (count, depth) of the numbers of ``size`` bytes that a descriptor tells of.
@@ -190,24 +195,8 @@ def _from_shared(
 
 
 def _wgmma(ins: Instruction, layout: Layout) -> Step:
-    if ins.opcode == "wgmma.commit_group.sync.aligned":
-
-        def commit(s: Any) -> None:
-            s.products.append([])
-
-        return commit
-    if ins.opcode == "wgmma.wait_group.sync.aligned":
-        keep = immediate(ins.operands[0])
-        if keep is None:
-            raise Unknown(str(ins))
-
-        def wait(s: Any) -> None:
-            while len(s.products) > keep + 1:
-                for reads in s.products.pop(0):
-                    s.shared.held[reads.places] -= 1
-                    s.log(s.shared, False, reads.places, reads.lanes, None, reads.ins)
-
-        return wait
+    if ins.opcode in ("wgmma.commit_group.sync.aligned", "wgmma.wait_group.sync.aligned"):
+        return group(ins, "products")
     m = re.fullmatch(
         r"wgmma\.mma_async\.sync\.aligned\.m64n(\d+)k(8|16)\.f32\.(tf32|bf16|f16)\.\3", ins.opcode
     )

@@ -219,25 +219,26 @@ class Copy:
         s.shared.state[places] = WRITTEN
 
 
+def group(ins: Instruction, which: str) -> Step:
+    """Ends a group of ``s.<which>`` or, as its operand says, waits for all but the last so many."""
+    if "commit_group" in ins.opcode:
+        return lambda s: getattr(s, which).append([])
+    keep = immediate(ins.operands[0])
+    if keep is None:
+        raise Unknown(str(ins))
+
+    def wait(s: Any) -> None:
+        groups = getattr(s, which)
+        while len(groups) > keep + 1:  # the last list is the group that is not committed yet
+            for one in groups.pop(0):
+                one.finish(s)
+
+    return wait
+
+
 def _copy(ins: Instruction, layout: Layout) -> Step:
-    if ins.opcode == "cp.async.commit_group" and not ins.guard:
-
-        def commit(s: Any) -> None:
-            s.copies.append([])
-
-        return commit
-    if ins.opcode == "cp.async.wait_group" and not ins.guard:
-        keep = immediate(ins.operands[0])
-        if keep is None:
-            raise Unknown(str(ins))
-
-        def wait(s: Any) -> None:
-            # the last list is the group that is not committed yet
-            while len(s.copies) > keep + 1:
-                for copy in s.copies.pop(0):
-                    copy.finish(s)
-
-        return wait
+    if ins.opcode in ("cp.async.commit_group", "cp.async.wait_group") and not ins.guard:
+        return group(ins, "copies")
     m = re.fullmatch(r"cp\.async\.(ca|cg)\.shared\.global(\.L2::\w+)?", ins.opcode)
     size = immediate(ins.operands[2]) if m else None
     if size not in (4, 8, 16):

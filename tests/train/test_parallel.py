@@ -15,9 +15,8 @@ import pytest
 import tiny
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from click.testing import CliRunner
-from gloo import process_group
+from gloo import ROOT, command, ended, on_ranks, process_group
 from torch import Tensor, nn
 
 from drcl import DRCL, Prior
@@ -92,7 +91,7 @@ def on_rank(rank: int, world: int, folder: str) -> None:
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Run -> what each rank ended with."""
     folder, world = tmp_path_factory.mktemp(f"world-{request.param}"), request.param
-    mp.spawn(on_rank, (world, str(folder)), nprocs=world)
+    on_ranks(on_rank, world, world, str(folder))
     return {
         run: [torch.load(folder / f"{rank} {run}.pt", weights_only=True) for rank in range(world)]
         for run in RUNS
@@ -157,6 +156,7 @@ def compare(ours: dict[str, Tensor], single: dict[str, Tensor], rtol: float, ato
 
 RUN = ["synthetic", "--dim=16", "--hidden=24", "--epochs=4", "--prior-epochs=3", "--batch-size=512"]
 RUN += ["--no-report", "--no-progress", "--device=cpu"]
+BY_MODALITY = ["train", *RUN, "--parallel=modality"]
 
 # Ends a rank in the middle of a step (or, with modalities, of an epoch) that is counted from the
 # start of its process.
@@ -183,17 +183,12 @@ main()
 """
 
 
-def environment(threads: int) -> dict[str, str]:
-    root = str(Path(__file__).resolve().parents[2])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(threads)}
-
-
 def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.run(
-        [*command, "--nproc-per-node=2", *arguments],
-        env=environment(1),
+        [*launcher, "--nproc-per-node=2", *arguments],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=300,
@@ -217,23 +212,16 @@ def same_weights(one: Path, other: Path) -> bool:
 def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run directory of a single process with one thread."""
     folder = tmp_path_factory.mktemp("one") / "run"
-    command = [sys.executable, "-m", "drcl", "train", *RUN, "--out", str(folder)]
-    subprocess.run(command, env=environment(1), check=True, timeout=120)
+    process = command(["train", *RUN, "--out", str(folder)], folder.parent)
+    assert ended(process) == 0, (folder.parent / "stderr").read_text()
     return folder
 
 
 @pytest.mark.slow
 def test_modality_processes_are_started_and_end_as_one_process(one_process, tmp_path):
-    command = [sys.executable, "-m", "drcl", "train", *RUN, "--parallel=modality"]
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path / "run")],
-        env=environment(2),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("settings: ") == 1
+    done = command([*BY_MODALITY, "--out", str(tmp_path / "run")], tmp_path, threads=2)
+    assert ended(done) == 0, (tmp_path / "stderr").read_text()
+    assert (tmp_path / "stdout").read_text().count("settings: ") == 1
     assert same_weights(tmp_path / "run", one_process)
     assert (tmp_path / "run/metrics.json").read_bytes() == (
         one_process / "metrics.json"
@@ -242,36 +230,25 @@ def test_modality_processes_are_started_and_end_as_one_process(one_process, tmp_
 
 @pytest.mark.slow
 def test_the_error_of_one_process_is_shown_once(tmp_path):
-    command = [sys.executable, "-m", "drcl", "train", *RUN, "--parallel=modality"]
-    done = subprocess.run(
-        [*command, "--lr=text=1e30", "--out", str(tmp_path / "run")],
-        env=environment(2),
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 1
-    assert done.stderr.count("encoder text") == 1 and "Traceback" not in done.stderr, done.stderr
+    arguments = [*BY_MODALITY, "--lr=text=1e30", "--out", str(tmp_path / "run")]
+    done = command(arguments, tmp_path, threads=2)
+    assert ended(done) == 1
+    said = (tmp_path / "stderr").read_text()
+    assert said.count("encoder text") == 1 and "Traceback" not in said, said
 
 
 @pytest.mark.slow
 def test_ctrl_c_reaches_all_processes(tmp_path):
-    command = [sys.executable, "-m", "drcl", "train", *RUN, "--parallel=modality"]
-    with subprocess.Popen(
-        [*command, "--epochs=100000", "--out", str(tmp_path / "run")],
-        env=environment(2),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stderr is not None
-        for _ in range(600):  # until both train their encoder
-            time.sleep(0.1)
-            if len(list((tmp_path / "run/checkpoints").glob("encoder-*.safetensors"))) == 2:
-                break
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 130
-        assert "--parallel modality --resume" in process.stderr.read()
+    arguments = [*BY_MODALITY, "--epochs=100000", "--out", str(tmp_path / "run")]
+    process = command(arguments, tmp_path, threads=2)
+    for _ in range(600):  # until both train their encoder
+        time.sleep(0.1)
+        if len(list((tmp_path / "run/checkpoints").glob("encoder-*.safetensors"))) == 2:
+            break
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGINT)
+    assert ended(process, 60) == 130
+    assert "--parallel modality --resume" in (tmp_path / "stderr").read_text()
 
 
 @pytest.mark.long

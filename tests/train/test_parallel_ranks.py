@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
-from gloo import process_group
+from gloo import on_ranks, process_group
 from torch import Tensor, nn
 
 from drcl import functional
@@ -141,7 +140,7 @@ def on_rank(rank: int, world: int, folder: str) -> None:
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What every rank has found, in the order of :func:`everything`."""
     folder: Path = tmp_path_factory.mktemp(f"world-{request.param}")
-    mp.spawn(on_rank, (request.param, str(folder)), nprocs=request.param)
+    on_ranks(on_rank, request.param, request.param, str(folder))
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(request.param)]
 
 

@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-import torch.multiprocessing as mp
-from gloo import process_group
+from gloo import on_ranks, process_group
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
@@ -125,12 +124,16 @@ def test_a_standardizer_in_chunks(monkeypatch):
     np.testing.assert_allclose(found.std, wanted, rtol=1e-6)
 
 
+def labelled(labels):
+    return labels
+
+
 def unlabelled(labels):
     return np.where(np.arange(len(labels)) % 5 == 0, -1, labels)
 
 
 @pytest.mark.parametrize("settings", [{}, {"standardize": True}, {"paper_compat": True}], ids=str)
-@pytest.mark.parametrize("code", [lambda y: y, unlabelled], ids=["", "unlabelled"])
+@pytest.mark.parametrize("code", [labelled, unlabelled])
 def test_mapped_features_train_to_the_same_bits(mapped, settings, code):
     def model(of):
         train, validation = (
@@ -365,7 +368,7 @@ def test_datasets_that_do_not_fit_are_refused_by_name():
 # --- one scale, whatever the source
 
 
-def far(seed=0, code=lambda y: y, **counts):
+def far(seed=0, code=labelled, **counts):
     """Features far from 0 and 1 in every column."""
     return {
         name: (x * np.linspace(1, 90, x.shape[1], dtype=np.float32) + 1000, code(y))
@@ -404,8 +407,20 @@ SOURCES = {
 }
 
 
-@pytest.mark.parametrize("of", SOURCES.values(), ids=SOURCES)
-@pytest.mark.parametrize("code", [lambda y: y, unlabelled], ids=["", "unlabelled"])
+@pytest.mark.parametrize(
+    ("of", "code"),
+    [
+        pytest.param(
+            of,
+            code,
+            id=f"{name}-{code.__name__}",
+            # a worker more changes nothing about labels
+            marks=pytest.mark.long if (name, code) == ("workers", unlabelled) else [],
+        )
+        for name, of in SOURCES.items()
+        for code in (labelled, unlabelled)
+    ],
+)
 def test_standardized_sources_have_the_scale_of_their_arrays(of, code, tmp_path):
     train, validation, test = (far(seed, code) for seed in (0, 3, 7))
     audio = tiny.samples("audio", 35)
@@ -446,7 +461,11 @@ def test_a_standardized_dataset_trains_to_the_same_bits_as_its_arrays():
     assert torch.equal(*weights)
 
 
-@pytest.mark.parametrize("of", [SOURCES["dataset"], SOURCES["loader"]], ids=["dataset", "loader"])
+@pytest.mark.parametrize(
+    "of",
+    [dataset, lambda x, y: DataLoader(dataset(x, y), batch_size=16)],
+    ids=["dataset", "loader"],
+)
 def test_a_dataset_of_columns_in_thousands_is_learned(of):
     """The features of the report that standardizing Datasets began with."""
     rng = np.random.default_rng(0)
@@ -544,7 +563,7 @@ def scale_on_rank(rank, folder, of):
 
 @pytest.mark.parametrize("of", [pytest.param("arrays", marks=pytest.mark.long), "dataset"])
 def test_processes_with_samples_of_their_own_share_one_scale(of, tmp_path):
-    mp.spawn(scale_on_rank, (str(tmp_path), of), nprocs=2)
+    on_ranks(scale_on_rank, 2, str(tmp_path), of)
     ours, theirs = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     wanted = Moments.of(torch.from_numpy(tiny.samples("image", 41)[0])).standardizer()
     for mine, other, one in zip(ours, theirs, wanted, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 
@@ -239,13 +240,34 @@ def assert_same_run(a, b):
 EVERY_EPOCH, EVERY_PHASE = math.inf, 0.0
 
 
-@pytest.mark.parametrize("share", [EVERY_EPOCH, EVERY_PHASE], ids=["every epoch", "every phase"])
-@pytest.mark.parametrize("after", [0, 3, 5, 8, 12, 21])
-@pytest.mark.parametrize("compat", [False, True], ids=["", "paper_compat"])
+@functools.cache
+def uninterrupted(compat):
+    return model(paper_compat=compat).fit(TRAIN, VALIDATION, progress=False)
+
+
+SHARES = {"every epoch": EVERY_EPOCH, "every phase": EVERY_PHASE}
+
+
+@pytest.mark.parametrize(
+    ("compat", "after", "share"),
+    [
+        # with paper_compat, which saves no differently, one after the other
+        pytest.param(
+            compat,
+            after,
+            share,
+            id=f"{'paper_compat-' * compat}{after}-{name}",
+            marks=pytest.mark.long if compat and (i + j) % 2 else [],
+        )
+        for compat in (False, True)
+        for i, after in enumerate((0, 3, 5, 8, 12, 21))
+        for j, (name, share) in enumerate(SHARES.items())
+    ],
+)
 def test_a_resumed_run_ends_as_it_would_have(monkeypatch, tmp_path, after, share, compat):
     # 5 + 5 epochs for the two priors, then 6 + 6 for the encoders.
     monkeypatch.setattr(checkpoint, "CHECKPOINT_SHARE", share)
-    whole = model(paper_compat=compat).fit(TRAIN, VALIDATION, progress=False)
+    whole = uninterrupted(compat)
     real = interrupt(monkeypatch, after)
     with pytest.raises(KeyboardInterrupt):
         model(paper_compat=compat).fit(TRAIN, VALIDATION, checkpoints=tmp_path, progress=False)
