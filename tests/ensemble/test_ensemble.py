@@ -1,0 +1,188 @@
+"""Members as one batched network, their folds, their calibration and their shares."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import minimize_scalar
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from drcl.ensemble import Ensemble, Members
+from drcl.ensemble.choice import choose_shares, fit_temperature, held_out_logits
+from drcl.ensemble.folds import held_out_rows
+from drcl.ensemble.training import Recipe, Rows, train_members
+from drcl.prior import Prior
+
+
+def blobs(count=60, classes=3, width=6, seed=0, spread=1.0):
+    """Rows around one corner for each class, and their one-hot targets."""
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.arange(count) % classes
+    x = torch.eye(classes, width)[ids] * 2 + spread * torch.randn(count, width, generator=generator)
+    return x, torch.eye(classes)[ids]
+
+
+def rows_of(x, y, members=4):
+    return Rows(x, y, held_out_rows(y, members, torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize("hidden, dim", [(0, 0), (7, 0), (7, 5)])
+def test_members_compute_what_k_separate_networks_compute(hidden, dim):
+    members = Members(4, 3, count=2, hidden=hidden, dim=dim)
+    if dim:
+        members.prior = Prior.orthogonal(dim, 3, seed=1).weight
+    members.double().eval()
+    x = torch.randn(5, 4, dtype=torch.float64)
+    for k in range(2):
+        layers = []
+        for weight, bias in zip(members.weights, members.biases, strict=True):
+            layer = nn.Linear(weight.shape[1], weight.shape[2]).double()
+            layer.weight.data, layer.bias.data = weight[k].T, bias[k, 0]
+            layers += [layer, nn.ReLU()]
+        z = nn.Sequential(*layers[:-1])(x)
+        if dim:
+            z = (z / z.norm(dim=1, keepdim=True)) @ members.prior
+        torch.testing.assert_close(members(x)[k], z, rtol=1e-12, atol=1e-12)
+
+
+def test_an_ensemble_is_the_weighted_mean_of_calibrated_posteriors():
+    parts = [Members(4, 3, count=2), Members(4, 3, count=3, hidden=5)]
+    ensemble = Ensemble(parts).double().eval()
+    ensemble.temperatures.copy_(torch.tensor([0.5, 2.0]))
+    ensemble.shares.copy_(torch.tensor([0.25, 0.75]))
+    x = torch.randn(6, 4, dtype=torch.float64)
+    expected = 0.25 * (parts[0](x) / 0.5).softmax(-1).mean(0)
+    expected += 0.75 * (parts[1](x) / 2.0).softmax(-1).mean(0)
+    torch.testing.assert_close(ensemble(x).softmax(dim=1), expected, rtol=1e-12, atol=1e-12)
+    assert ensemble(x).sum(dim=1).abs().max() < 1e-12
+
+
+def test_an_ensemble_is_built_again_from_its_description():
+    ensemble = Ensemble([Members(4, 3, count=2), Members(4, 3, count=2, hidden=5, dim=6)]).eval()
+    again = Ensemble.build(ensemble.describe())
+    again.load_state_dict(ensemble.state_dict())
+    x = torch.randn(3, 4)
+    assert torch.equal(again.eval()(x), ensemble(x))
+
+
+def test_an_ensemble_refuses_rows_of_another_width():
+    with pytest.raises(ValueError, match=r"features: expected rows of width 4, got shape \(2, 5\)"):
+        Ensemble([Members(4, 3, count=2)])(torch.zeros(2, 5))
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_every_row_is_held_out_once_and_every_class_evenly(several):
+    ids = torch.tensor([0] * 20 + [1] * 7 + [2] * 3)
+    targets = torch.eye(3)[ids] if several else ids
+    held_out = held_out_rows(targets, 5, torch.Generator().manual_seed(3))
+    assert torch.equal(held_out.sum(dim=0), torch.ones(30, dtype=torch.int64))
+    for label, size in ((0, 20), (1, 7), (2, 3)):
+        counts = held_out[:, ids == label].sum(dim=1)
+        assert counts.max() - counts.min() <= 1 and counts.sum() == size
+
+
+def test_linear_members_are_logistic_regressions_without_their_fold():
+    x, y = blobs(spread=1.5)
+    rows = rows_of(x, y, members=3)
+    members = train_members(Recipe("linear", penalty=0.05), rows, seed=0)
+    for k in range(3):
+        own = ~rows.held_out[k]
+        # scikit-learn minimises C·Σ loss + |A|²/2; here it is mean loss + λ/2·|A|².
+        model = LogisticRegression(C=1 / (0.05 * int(own.sum())), tol=1e-8, max_iter=1000)
+        model.fit(x[own].numpy(), y[own].argmax(dim=1).numpy())
+        expected = model.predict_proba(x.numpy())
+        found = members(x)[k].softmax(dim=1).detach().numpy()
+        np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe("hidden", hidden=16, dropout=0.2, input_dropout=0.1, epochs=40, lr=1e-2),
+        Recipe("consistent", hidden=16, dim=8, alpha=2.0, mix=1.0, epochs=150, lr=1e-2),
+    ],
+    ids=lambda recipe: recipe.name,
+)
+def test_hidden_members_learn_what_they_do_not_see(recipe):
+    x, y = blobs(count=90, spread=0.5)
+    rows = rows_of(x, y)
+    members = train_members(recipe, rows, seed=1)
+    found = held_out_logits(members, x, rows.held_out).argmax(dim=1)
+    assert (found == y.argmax(dim=1)).float().mean() > 0.95
+    again = train_members(recipe, rows, seed=1)
+    assert all(
+        torch.equal(a, b) for a, b in zip(members.parameters(), again.parameters(), strict=True)
+    )
+
+
+def test_a_members_held_out_rows_do_not_reach_it():
+    x, y = blobs()
+    rows = rows_of(x, y)
+    recipe = Recipe("hidden", hidden=8, epochs=3)
+    before = train_members(recipe, rows, seed=0)
+    damaged = Rows(torch.where(rows.held_out[0][:, None], 1e3, x), y, rows.held_out)
+    after = train_members(recipe, damaged, seed=0)
+    assert torch.equal(before.weights[0][0], after.weights[0][0])
+    assert not torch.equal(before.weights[0][1], after.weights[0][1])
+
+
+def test_training_draws_nothing_from_the_callers_generator():
+    x, y = blobs()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    train_members(Recipe("hidden", hidden=8, dropout=0.5, mix=1.0, epochs=2), rows_of(x, y), 0)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_little_time_means_fewer_epochs_but_one():
+    x, y = blobs()
+    ticks = []
+    recipe = Recipe("hidden", hidden=8, epochs=1000)
+    train_members(recipe, rows_of(x, y), 0, seconds=0.0, tick=lambda: ticks.append(1))
+    assert len(ticks) == 1
+
+
+def test_held_out_logits_are_those_of_the_member_without_the_row():
+    x, y = blobs(count=1100)
+    rows = rows_of(x, y, members=3)
+    members = Members(6, 3, count=3).eval()
+    found = held_out_logits(members, x, rows.held_out)
+    every = members(x)
+    for row in (0, 1023, 1024, 1099):
+        k = int(rows.held_out[:, row].int().argmax())
+        torch.testing.assert_close(found[row], every[k, row])
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 8.0])
+def test_the_temperature_is_the_minimum_that_scipy_finds(scale):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(400, 4, generator=generator, dtype=torch.float64)
+    ids = torch.multinomial((logits * 1.5).softmax(dim=1), 1, generator=generator)[:, 0]
+    targets = torch.eye(4, dtype=torch.float64)[ids]
+
+    def loss(log_tau):
+        return -float((targets * (scale * logits / math.exp(log_tau)).log_softmax(1)).sum())
+
+    expected = math.exp(minimize_scalar(loss, bounds=(-4, 4), method="bounded").x)
+    assert fit_temperature(scale * logits, targets) == pytest.approx(expected, rel=0.02)
+
+
+def test_shares_sum_to_one_and_beat_every_single_candidate():
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.eye(3)[torch.arange(90) % 3]
+    candidates = [
+        (2 * targets + torch.randn(90, 3, generator=generator)).softmax(dim=1) for _ in range(4)
+    ]
+    shares = choose_shares(candidates, targets)
+    assert sum(shares) == pytest.approx(1.0)
+
+    def likelihood(posteriors):
+        return float((targets * posteriors.log()).sum(dim=1).mean())
+
+    mean = sum(share * one for share, one in zip(shares, candidates, strict=True))
+    assert likelihood(mean) > max(likelihood(one) for one in candidates)

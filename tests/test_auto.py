@@ -1,0 +1,128 @@
+"""``drcl.auto``: what it gives back, what it keeps out of its way, and what it refuses."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+import drcl.automatic
+from drcl import DRCL, auto, metrics
+from drcl.ensemble import Ensemble
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_epochs():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drcl.automatic, "MOST", 10)
+        yield
+
+
+@pytest.fixture(scope="module")
+def part():
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(90) % 3
+    return {
+        name: (torch.eye(3, width)[y] * 2 + torch.randn(90, width, generator=generator), y)
+        for name, width in (("image", 6), ("text", 4))
+    }
+
+
+@pytest.fixture(scope="module")
+def model(part):
+    return auto(part, seconds=2, progress=False)
+
+
+def test_it_ranks_by_posteriors_whose_inner_product_evaluate_uses(model, part):
+    assert model.space == "posterior"
+    p = {name: model.encode(name, x) for name, (x, _) in part.items()}
+    assert all(torch.allclose(rows.sum(dim=1), torch.ones(90)) for rows in p.values())
+    y = part["image"][1]
+    expected = metrics.mean_average_precision(p["image"], p["text"], y, y, metric="dot")
+    found = model.evaluate(part, ks=())["mAP@all"]["image->text"]
+    assert found == pytest.approx(expected) and found > 0.8
+
+
+def test_search_gives_the_probability_of_one_class(model, part):
+    found = model.search("image", part["image"][0][:2], "text", part["text"][0], k=90)
+    p = model.encode("image", part["image"][0][:2]) @ model.encode("text", part["text"][0]).T
+    torch.testing.assert_close(found.scores, p.sort(dim=1, descending=True).values)
+
+
+def test_what_it_tried_says_how_it_chose(model):
+    assert {record["modality"] for record in model.tried} == {"image", "text"}
+    for name in ("image", "text"):
+        own = [record for record in model.tried if record["modality"] == name]
+        assert sum(record["share"] for record in own) == pytest.approx(1.0)
+        assert any(record["recipe"].startswith("linear") for record in own)
+
+
+def test_it_is_saved_and_read_without_modules(model, part, tmp_path):
+    again = DRCL.load(model.save(tmp_path / "model"))
+    assert isinstance(again.encoders["image"], Ensemble)
+    assert again.space == "posterior" and again.tried == model.tried
+    for name, (x, _) in part.items():
+        assert torch.equal(again.encode(name, x), model.encode(name, x))
+
+
+def test_the_same_seed_gives_the_same_model(part):
+    one, other, third = (auto(part, seed=seed, progress=False) for seed in (3, 3, 4))
+    x = part["image"][0]
+    assert torch.equal(one.encode("image", x), other.encode("image", x))
+    assert not torch.equal(one.encode("image", x), third.encode("image", x))
+
+
+def test_validation_rows_are_trained_on_too(part, monkeypatch):
+    monkeypatch.setattr(drcl.automatic, "HIDDEN", ())
+    alone = auto(part, progress=False)
+    more = auto(part, {"text": part["text"]}, progress=False)
+    x, z = part["image"][0], part["text"][0]
+    assert torch.equal(alone.encode("image", x), more.encode("image", x))
+    assert not torch.equal(alone.encode("text", z), more.encode("text", z))
+
+
+def test_little_time_leaves_the_linear_recipes(part):
+    begin = time.perf_counter()
+    model = auto(part, seconds=1e-3, progress=False)
+    assert {record["recipe"].split(",")[0] for record in model.tried} == {"linear"}
+    assert time.perf_counter() - begin < 30
+
+
+def test_labels_may_be_several_missing_or_names(part):
+    x, y = part["image"]
+    several = torch.eye(3)[y]
+    several[::5, 0] = 1
+    several[7] = 0
+    model = auto({"image": (x, several), "text": (part["text"][0], several)}, progress=False)
+    assert model.evaluate({"image": (x, several), "text": (part["text"][0], several)}, ks=())
+    names = np.array(["cat", "dog", "fox"])[y.numpy()]
+    assert auto({"image": (x, names)}, seconds=1, progress=False).classes == ("cat", "dog", "fox")
+
+
+def test_a_modality_may_lack_a_class(part):
+    x, y = part["text"]
+    seen = y != 2
+    model = auto({"image": part["image"], "text": (x[seen], y[seen])}, progress=False)
+    assert model.encode("text", x).argmax(dim=1).ne(2).float().mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    "change, error",
+    [
+        ({"seconds": 0}, "seconds: expected"),
+        ({"seed": 1.5}, "seed: expected"),
+        ({"validation": {"sound": (torch.zeros(2, 2), [0, 1])}}, "validation: expected modalities"),
+        ({"classes": [0, 1]}, "train image labels: row 2 has label 2"),
+    ],
+)
+def test_bad_arguments_are_named(part, change, error):
+    with pytest.raises((ValueError, TypeError), match=error):
+        auto(part, **{"progress": False, **change})
+
+
+def test_a_dataset_is_refused(part):
+    data = torch.utils.data.TensorDataset(*part["image"])
+    with pytest.raises(TypeError, match="train image: expected .features, labels."):
+        auto({"image": data}, progress=False)
