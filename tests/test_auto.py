@@ -124,5 +124,5 @@ def test_bad_arguments_are_named(part, change, error):
 
 def test_a_dataset_is_refused(part):
     data = torch.utils.data.TensorDataset(*part["image"])
-    with pytest.raises(TypeError, match="train image: expected .features, labels."):
+    with pytest.raises(TypeError, match=r"train image: expected \(features, labels\)"):
         auto({"image": data}, progress=False)
