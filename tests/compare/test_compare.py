@@ -1,0 +1,201 @@
+"""The protocol, the linear peers, and the study that runs them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sklearn.cross_decomposition import CCA
+
+from drcl import metrics
+from drcl.cli import main
+from drcl.compare import linear
+from drcl.compare.fitted import Fitted, NeedsPairs, measure, unit
+from drcl.compare.methods import METHODS
+from drcl.compare.protocol import fingerprint, with_few_labels, with_noise, with_validation
+from drcl.compare.study import read_results, run_study, summarize, table
+from drcl.data import CrossModalDataset, Labelled
+
+
+def blobs(count=90, classes=3, seed=0, validation=True):
+    draw = np.random.default_rng(seed)
+
+    def split(size):
+        y = np.arange(size) % classes
+        return {
+            name: Labelled(
+                (np.eye(classes, width)[y] * 2 + draw.normal(size=(size, width))).astype("f4"), y
+            )
+            for name, width in (("image", 7), ("text", 5))
+        }
+
+    names = tuple("abc"[:classes])
+    return CrossModalDataset(
+        "blobs", names, split(count), split(30) if validation else {}, split(45)
+    )
+
+
+@pytest.fixture(scope="module")
+def data():
+    return blobs()
+
+
+LINEAR = ("logistic", "logistic-train", "ridge", "cca", "kernel-cca")
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_linear_peers_are_far_above_chance(name, data):
+    fitted = METHODS[name].fit(data, 0)
+    assert measure(fitted.embed, data.test)["mAP@all"]["mean"] > 0.6  # chance is .35
+    assert fitted.chosen
+
+
+def test_measure_ranks_by_inner_product(data):
+    rows = {name: np.abs(part.features[:, :4]) for name, part in data.test.items()}
+    found = measure(lambda modality, _: rows[modality], data.test)
+    y = data.test["image"].labels
+    expected = metrics.mean_average_precision(rows["image"], rows["text"], y, y, metric="dot")
+    assert found["mAP@all"]["image->text"] == pytest.approx(expected)
+
+
+def test_cca_of_two_modalities_finds_the_correlations_of_cca(data, monkeypatch):
+    monkeypatch.setattr(linear, "CCA_PENALTIES", (1e-9,))
+    monkeypatch.setattr(linear, "POWERS", (0,))
+    monkeypatch.setattr(linear, "DIRECTIONS", 2)
+    monkeypatch.setattr(linear, "best", lambda candidates, _: Fitted(candidates[0][1], ""))
+    embed = linear.cca(data, 0).embed
+    found = {name: embed(name, part.features) for name, part in data.train.items()}
+    model = CCA(2, tol=1e-10, max_iter=5000)
+    x, z = (part.features for part in data.train.values())
+    expected = model.fit(x, z).transform(x, z)
+    for direction in range(2):
+        ours = np.corrcoef(found["image"][:, direction], found["text"][:, direction])[0, 1]
+        theirs = np.corrcoef(expected[0][:, direction], expected[1][:, direction])[0, 1]
+        assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["cca", "kernel-cca"])
+def test_peers_that_need_pairs_say_so(name, data):
+    text = data.train["text"]
+    turned = Labelled(text.features[::-1].copy(), text.labels[::-1].copy())
+    with pytest.raises(NeedsPairs, match="expected paired training rows"):
+        METHODS[name].fit(replace(data, train={**data.train, "text": turned}), 0)
+
+
+def test_no_method_sees_the_test_rows(data):
+    blind = replace(
+        data, test={m: Labelled(np.zeros_like(p.features), p.labels) for m, p in data.test.items()}
+    )
+    for name in LINEAR:
+        x = data.test["image"].features
+        one, other = (METHODS[name].fit(part, 0).embed("image", x) for part in (data, blind))
+        np.testing.assert_array_equal(one, other)
+
+
+def test_unit_rows_keep_zero_rows():
+    assert unit(np.array([[3.0, 4.0], [0.0, 0.0]])).tolist() == [[0.6, 0.8], [0.0, 0.0]]
+
+
+def test_validation_rows_are_a_fifth_of_every_class_and_stay_paired():
+    data = blobs(validation=False)
+    cut = with_validation(data, 3)
+    assert np.bincount(cut.validation["image"].labels).tolist() == [6, 6, 6]
+    rows = {
+        name: [np.flatnonzero((part.features == row).all(axis=1))[0] for row in held.features]
+        for (name, part), held in zip(data.train.items(), cut.validation.values(), strict=True)
+    }
+    assert rows["image"] == rows["text"]
+    assert len(cut.train["image"].labels) == 72
+    assert fingerprint(cut) != fingerprint(with_validation(data, 4))
+    assert with_validation(cut, 9) is cut
+
+
+def test_noise_changes_as_many_labels_as_it_says(data):
+    for kind in ("symmetric", "asymmetric"):
+        noisy = with_noise(data, kind, 0.4, seed=1)
+        for name, part in data.train.items():
+            changed = noisy.train[name].labels != part.labels
+            assert changed.sum() == 36
+            if kind == "asymmetric":
+                new, old = noisy.train[name].labels[changed], part.labels[changed]
+                assert np.array_equal(new, (old + 1) % 3)
+        assert noisy.validation is data.validation and noisy.test is data.test
+    # The published way to the rows, written out.
+    known = np.random.default_rng([1, 0]).permutation(90)[:36]
+    assert (noisy.train["image"].labels != data.train["image"].labels).nonzero()[0].tolist() == (
+        sorted(known.tolist())
+    )
+
+
+@pytest.mark.parametrize("kind, rate", [("upwards", 0.1), ("symmetric", 1.5)])
+def test_noise_of_another_kind_or_rate_is_refused(data, kind, rate):
+    with pytest.raises(ValueError, match="noise: expected"):
+        with_noise(data, kind, rate, 0)
+
+
+def test_few_labels_keep_as_many_of_each_class(data):
+    few = with_few_labels(data, 4, seed=0)
+    for part in few.train.values():
+        assert np.bincount(part.labels).tolist() == [4, 4, 4]
+    with pytest.raises(ValueError, match="per_class: expected at least 1, got 0"):
+        with_few_labels(data, 0, seed=0)
+
+
+def test_a_study_goes_on_where_it_stopped(data, tmp_path):
+    calls = []
+
+    def fit(data, seed):
+        calls.append(seed)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return Fitted(lambda modality, x: x[:, :4], "nothing")
+
+    file = tmp_path / "results.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        run_study(data, {"a": fit}, range(4), file, progress=False)
+    assert len(read_results(file)) == 2
+    results = run_study(data, {"a": fit}, range(4), file, progress=False)
+    assert calls == [0, 1, 2, 2, 3] and [r["seed"] for r in results] == [0, 1, 2, 3]
+    assert results == read_results(file)
+
+
+def test_a_damaged_file_of_results_is_named(tmp_path):
+    file = tmp_path / "results.jsonl"
+    file.write_text('{"method": "a"}\n')
+    with pytest.raises(ValueError, match=r"results.jsonl: expected a result in line 1"):
+        read_results(file)
+
+
+def test_the_table_gives_no_verdict_below_five_seeds():
+    def results(seeds):
+        return [
+            {
+                "method": name,
+                "seed": seed,
+                "fingerprint": "0",
+                "mAP@all": {"mean": value + seed / 100},
+                "seconds": 1.0,
+            }
+            for name, value in (("a", 0.5), ("b", 0.4))
+            for seed in range(seeds)
+        ]
+
+    few, enough = (summarize(results(seeds)) for seeds in (4, 6))
+    assert few[1]["p"] is None and "too few" in table(few, {})
+    assert enough[1]["p"] == 2 / 2**6 and enough[1]["gain"] == pytest.approx(0.1)
+    assert enough[0]["mean"] == pytest.approx(0.525) and enough[0]["p"] is None
+
+
+def test_the_command_writes_results_and_a_table(tmp_path, capsys):
+    out = tmp_path / "study"
+    arguments = ["digits", "--methods", "ridge,logistic-train", "--seeds", "1", "--no-progress"]
+    arguments += ["--labels-per-class", "5", "--out", str(out)]
+    main(["compare", *arguments], standalone_mode=False)
+    said = capsys.readouterr().out
+    assert "fingerprint: " in said and "too few" in said
+    assert max(map(len, said.splitlines())) <= 80
+    lines = (out / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["method"] for line in lines] == ["ridge", "logistic-train"]
+    assert "ridge regression" in (out / "table.md").read_text()
