@@ -12,6 +12,7 @@ from drcl.cli.ablate import ablate
 from drcl.cli.add_modality import add_modality
 from drcl.cli.bench import bench
 from drcl.cli.compare import compare
+from drcl.cli.data import data
 from drcl.cli.errors import Interrupted, refusal
 from drcl.cli.info import info
 from drcl.cli.retrieve import encode, evaluate, report, search
@@ -56,6 +57,7 @@ for command in (
     report,
     ablate,
     compare,
+    data,
     bench,
     info,
 ):

@@ -84,6 +84,65 @@ def test_uci_validation_share_and_seed(uci_root):
     )
 
 
+UCI_WIDTHS = {"mfeat-fou": 76, "mfeat-kar": 64, "mfeat-pix": 240}
+
+
+def write_uci_text(folder):
+    """UCI's layout: 2000 lines of numbers between blanks; here the first is the line's number."""
+    for name, width in UCI_WIDTHS.items():
+        rows = np.full((2000, width), 0.25)
+        rows[:, 0] = np.arange(2000)
+        np.savetxt(folder / name, rows, fmt="%8.2f")
+
+
+def test_uci_reads_its_own_text_files_into_a_split_that_never_changes(tmp_path):
+    write_uci_text(tmp_path)
+    data = load("uci", tmp_path)
+    assert (data.name, data.classes) == ("uci-text", tuple("0123456789"))
+    for modality, width in zip(("fourier", "karhunen_loeve", "pixels"), (76, 64, 240), strict=True):
+        lines = []
+        for split, each in (("train", 120), ("validation", 30), ("test", 50)):
+            features, labels = data.splits[split][modality]
+            assert features.shape == (10 * each, width)
+            line = features[:, 0].astype(int)
+            np.testing.assert_array_equal(labels, line // 200)  # 200 lines of every digit
+            assert np.bincount(labels).tolist() == [each] * 10
+            lines.append(line)
+        np.testing.assert_array_equal(np.sort(np.concatenate(lines)), np.arange(2000))
+    other = load("uci", tmp_path, seed=1)
+    for split, same in (("validation", False), ("test", True)):
+        first, second = (one.splits[split]["pixels"].features for one in (data, other))
+        assert np.array_equal(first, second) is same
+
+
+@pytest.mark.parametrize("name", UCI_WIDTHS)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: text + text.split("\n")[0] + "\n",
+        lambda text: text.replace("0.25", "ink", 1),
+        lambda text: text.replace("0.25", "\N{DIGIT ONE}é", 1),
+        lambda text: "",
+    ],
+    ids=["truncated", "a line too many", "a word", "not ASCII", "empty"],
+)
+@pytest.mark.filterwarnings("ignore:.*input contained no data")
+def test_a_damaged_text_file_of_uci_is_named(tmp_path, name, damage):
+    write_uci_text(tmp_path)
+    path = tmp_path / name
+    path.write_text(damage(path.read_text()), encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"{name}: expected 2000 lines of {UCI_WIDTHS[name]} num"):
+        load("uci", tmp_path)
+
+
+def test_a_missing_text_file_of_uci_is_named(tmp_path):
+    write_uci_text(tmp_path)
+    (tmp_path / "mfeat-kar").unlink()
+    with pytest.raises(FileNotFoundError, match=r"not found: .*mfeat-kar"):
+        load("uci", tmp_path)
+
+
 def write_wikipedia(root, lines="id\timage\t{}\n"):
     from scipy.io import savemat
 

@@ -303,3 +303,12 @@ def info(draw: Draw) -> None:
     extra = draw.choose("arguments", [], ["--json"], ["now"], ["--help"])
     text = judge(draw, extra in ([], ["--help"]), "info", *extra)
     assert "backends" in text or extra
+
+
+@target("drcl data")
+def show_data(draw: Draw) -> None:
+    fault = draw.fault("birds", "--data", "missing.toml")
+    given = ["--data"] if fault == "--data" else []
+    dataset = fault if fault and not given else draw.choose("set", "digits", "synthetic")
+    text = judge(draw, not fault, "data", dataset, *given)
+    assert fault or "fingerprint: " in text

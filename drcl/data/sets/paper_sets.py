@@ -37,7 +37,7 @@ class Layout:
     splits: dict[str, dict[str, Entry]]
 
 
-_AUTHORS = "ask the authors of the DRCL paper (arXiv 2501.05686)"
+_AUTHORS = "no public copy is known: ask the authors of the DRCL paper (arXiv 2501.05686)"
 
 
 def _pairs(
@@ -55,7 +55,10 @@ def _pairs(
 
 WIKIPEDIA_DEEP = Layout(
     file="Wiki/wiki.mat",
-    obtain=f"{_AUTHORS} for wiki.mat (deep image features, Doc2Vec texts).",
+    obtain=(
+        "wiki.mat (deep image features, Doc2Vec texts) is tracked in the authors' repository "
+        "QinYang79/DRCL on GitHub, under datasets/Wiki/."
+    ),
     splits=_pairs(
         "_imgs_deep",
         "_texts_doc",
@@ -75,8 +78,8 @@ _XMEDIA = {  # features, labels, and how many held-out rows are the test; the re
 XMEDIA = Layout(
     file="XMedia/XMediaFeatures.mat",
     obtain=(
-        "PKU XMedia is published by the Multimedia Information Processing Lab of Peking "
-        "University; XMediaFeatures.mat is its file of extracted features."
+        "XMediaFeatures.mat is tracked in the repository perquisite/RSHNL on GitHub; PKU XMedia "
+        "itself is published by the Multimedia Information Processing Lab of Peking University."
     ),
     splits={
         split: {
@@ -96,7 +99,7 @@ XMEDIANET = Layout(
     file="XMediaNet/XMediaNet5View_Doc2Vec.mat",
     obtain=(
         "PKU XMediaNet is published by the Multimedia Information Processing Lab of Peking "
-        f"University; for the features {_AUTHORS} for XMediaNet5View_Doc2Vec.mat."
+        f"University; of the features {_AUTHORS} for XMediaNet5View_Doc2Vec.mat."
     ),
     splits={
         split: {
@@ -110,7 +113,7 @@ XMEDIANET = Layout(
 NUS_WIDE = Layout(
     file="NUSWIDE/nus_wide_deep_doc2vec-corr-ae.h5py",
     obtain=(
-        "NUS-WIDE is published by the National University of Singapore; for the features "
+        "NUS-WIDE is published by the National University of Singapore; of the features "
         f"{_AUTHORS} for nus_wide_deep_doc2vec-corr-ae.h5py."
     ),
     splits=_pairs("_imgs_deep", "_texts", "_imgs_labels", ("train", "valid", "test")),
@@ -119,7 +122,7 @@ NUS_WIDE = Layout(
 INRIA_WEBSEARCH = Layout(
     file="INRIA-Websearch/INRIA-Websearch.mat",
     obtain=(
-        "INRIA Web Queries is published by the LEAR team of Inria Grenoble; for the features "
+        "INRIA Web Queries is published by the LEAR team of Inria Grenoble; of the features "
         f"{_AUTHORS} for INRIA-Websearch.mat."
     ),
     splits=_pairs("_img", "_txt", "_img_lab", ("tr", "val", "te")),
