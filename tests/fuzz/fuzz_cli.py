@@ -276,6 +276,23 @@ def ablate(draw: Draw) -> None:
         shutil.rmtree(out)
 
 
+@target("drcl compare", few=0)
+def compare(draw: Draw) -> None:
+    table = {
+        "--methods": (("ridge", "ridge,logistic-train"), ("", "birds", "ridge,ridge")),
+        "--seeds": (("1",), ("0", "x")),
+        "--noise": (("symmetric:0.2", "asymmetric:0.1"), ("symmetric", "up:0.1", "symmetric:2")),
+    }
+    given = ["digits", "--no-progress", "--methods", "ridge", "--seeds", "1"]
+    if draw.choose("noise", False, True):
+        given += ["--noise", draw.choose("value", *table["--noise"][0])]
+    fault = draw.fault("--methods", "--seeds", "--noise", "--fast")
+    if fault:
+        given.append(fault)
+        given += [draw.choose("bad value", *table[fault][1])] if fault in table else []
+    judge(draw, not fault, "compare", *given)
+
+
 @target("drcl bench")
 def bench(draw: Draw) -> None:
     """Naming the workloads, and what is refused; measuring them takes minutes."""

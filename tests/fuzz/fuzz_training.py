@@ -1,4 +1,4 @@
-"""Targets: :class:`drcl.DRCL` and :func:`drcl.select_prior`.
+"""Targets: :class:`drcl.DRCL`, :func:`drcl.auto` and :func:`drcl.select_prior`.
 
 What trains is as small as it can be: a few rows, four dimensions, one epoch.
 """
@@ -20,7 +20,7 @@ import torch
 from bad_arguments import Faults, refuses
 from fuzzing import Draw, array, refused, target, within
 
-from drcl import DRCL, Config, Prior, select_prior
+from drcl import DRCL, Config, Prior, auto, select_prior
 
 TINY: dict[str, Any] = {
     "dim": 4,
@@ -165,6 +165,25 @@ def fit(draw: Draw) -> None:
         again = call(settings, given)
         for name, (x, _) in given["train"].items():
             assert torch.equal(model.encode(name, x), again.encode(name, x))
+
+
+@target("drcl.auto", few=2)
+def automatic(draw: Draw) -> None:
+    """The linear recipes alone: the others differ in how they train, not in what they take."""
+
+    def call(settings: dict[str, Any], given: dict[str, Any]) -> DRCL:
+        return auto(**given, seconds=1e-9, device="cpu", progress=False)
+
+    case = draw_training(draw, call, "auto")
+    if case is None:
+        return
+    settings, given = case
+    model = call(settings, given)
+    assert model.modalities == tuple(given["train"])
+    for name, (x, _) in given["train"].items():
+        rows = array(model.encode(name, x))
+        assert rows.shape == (len(x), len(model.classes))
+        within(rows.sum(axis=1), np.ones(len(x)), 1e-4, "sum of posteriors")
 
 
 @target("drcl.select_prior", few=3)
