@@ -232,8 +232,9 @@ class DRCL:
             settings: settings of :class:`Config` for this modality only. If the model has a value
                 per modality (``lr={"image": …}``), the default applies.
 
-        Raises RuntimeError before :meth:`fit`, ValueError for a name that exists or another
-        ``dim`` than the prior's, and what :meth:`fit` raises; the model is then unchanged.
+        Raises RuntimeError before :meth:`fit`, ValueError for a name that exists, for a model of
+        :func:`drcl.auto`, or for another ``dim`` than the prior's, and what :meth:`fit` raises; the
+        model is then unchanged.
 
         >>> y = torch.arange(40) % 4
         >>> prior = Prior.orthogonal(dim=8, classes=4)
@@ -244,6 +245,11 @@ class DRCL:
         """
         if name in self.encoders:
             raise ValueError(f"name: expected one that is not in {self.modalities}, got {name!r}")
+        if self.tried:  # its prior of unit columns is no target for the paper's encoder
+            raise ValueError(
+                f"name: expected a model of fit(), got {name!r} for one of drcl.auto; train it "
+                "with drcl.auto(…, classes=model.classes): posteriors of both models can be compared"
+            )
         config = dataclasses.replace(self.config.for_modality(name), **settings)
         config.check_modalities([name])
         _check_dim(self.prior, config)

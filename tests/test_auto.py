@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import numpy as np
 import pytest
 import torch
+from click import UsageError
 
 import drcl.automatic
 from drcl import DRCL, auto, metrics
+from drcl.cli import main
 from drcl.ensemble import Ensemble
 
 
@@ -126,3 +129,30 @@ def test_a_dataset_is_refused(part):
     data = torch.utils.data.TensorDataset(*part["image"])
     with pytest.raises(TypeError, match=r"train image: expected \(features, labels\)"):
         auto({"image": data}, progress=False)
+
+
+def test_a_later_modality_is_a_model_of_its_own_with_comparable_posteriors(model, part):
+    with pytest.raises(ValueError, match=r"with drcl.auto\(…, classes=model.classes\)"):
+        model.add_modality("sound", part["text"])
+    later = auto({"sound": part["text"]}, classes=model.classes, seconds=1, progress=False)
+    assert later.classes == model.classes
+    p, y = later.encode("sound", part["text"][0]), part["text"][1]
+    image = model.encode("image", part["image"][0])
+    assert metrics.mean_average_precision(image, p, y, y, metric="dot") > 0.8
+
+
+def test_the_preset_trains_and_measures_a_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(drcl.automatic, "HIDDEN", ())
+    run = tmp_path / "run"
+    command = ["train", "digits", "--preset", "auto", "--seed", "2", "--out", str(run)]
+    main([*command, "--no-progress", "--no-report"], standalone_mode=False)
+    assert "linear, penalty 0.1" in capsys.readouterr().out
+    assert json.loads((run / "metrics.json").read_text())["mAP@all"]["mean"] > 0.8
+    written = (run / "metrics.json").read_bytes()
+    for space in ("cosine", "posterior"):
+        out = tmp_path / f"{space}.json"
+        main(["evaluate", str(run), "--space", space, "--out", str(out)], standalone_mode=False)
+        assert (out.read_bytes() == written) == (space == "posterior")
+    for option in (("--dim", "8"), ("--resume",)):
+        with pytest.raises(UsageError, match=f"--preset auto: expected no {option[0]} beside it"):
+            main([*command, *option], standalone_mode=False)
