@@ -248,7 +248,7 @@ class DRCL:
         if self.tried:  # its prior of unit columns is no target for the paper's encoder
             raise ValueError(
                 f"name: expected a model of fit(), got {name!r} for one of drcl.auto; train it "
-                "with drcl.auto(…, classes=model.classes): posteriors of both models can be compared"
+                "with drcl.auto(…, classes=model.classes): posteriors of both can be compared"
             )
         config = dataclasses.replace(self.config.for_modality(name), **settings)
         config.check_modalities([name])
