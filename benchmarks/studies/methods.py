@@ -24,10 +24,10 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=range(10))
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    fits = {name: METHODS[name].fit for name in given.methods}
+    methods = {name: METHODS[name] for name in given.methods}
     for name in given.sets:
         data = load_set(name)
-        results = run_study(data, fits, given.seeds, given.out / f"{name}.jsonl")
+        results = run_study(data, methods, given.seeds, given.out / f"{name}.jsonl")
         titles = {method: METHODS[method].title for method in METHODS}
         print(f"\n{name}, fingerprint {fingerprint(data)}\n\n{table(summarize(results), titles)}")
 

@@ -80,13 +80,18 @@ def compare(
     elif labels_per_class is not None:
         damage = partial(with_few_labels, per_class=labels_per_class)
     loaded = load(dataset, data)
-    click.echo(f"{loaded.describe()}\n\nfingerprint: {fingerprint(loaded)}\n")
+    protocol = f"fingerprint: {fingerprint(loaded)}"
+    if noise is not None:
+        protocol += f", noise: {noise}"
+    if labels_per_class is not None:
+        protocol += f", labels per class: {labels_per_class}"
+    click.echo(f"{loaded.describe()}\n\n{protocol}\n")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     try:
         results = run_study(
             loaded,
-            {name: METHODS[name].fit for name in names},
+            {name: METHODS[name] for name in names},
             range(seeds),
             None if out is None else out / "results.jsonl",
             damage=damage,
@@ -98,5 +103,4 @@ def compare(
     text = table(summarize(results), {name: method.title for name, method in METHODS.items()})
     click.echo(text)
     if out is not None:
-        head = f"{loaded.name}, fingerprint {fingerprint(loaded)}\n\n"
-        write_bytes(out / "table.md", f"{head}{text}\n".encode())
+        write_bytes(out / "table.md", f"{loaded.name}, {protocol}\n\n{text}\n".encode())

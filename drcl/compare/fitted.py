@@ -30,8 +30,13 @@ Fit: TypeAlias = Callable[[CrossModalDataset, int], Fitted]
 """(data, seed) -> trained method, from ``data.train`` and ``data.validation`` alone."""
 
 
-class NeedsPairs(ValueError):
-    """The method learns from pairs, and row i of one modality is not row i of another."""
+class Method(NamedTuple):
+    """A method, what it is called in a table, and whether it learns from pairs: row i of one
+    modality belonging to row i of another."""
+
+    title: str
+    fit: Fit
+    needs_pairs: bool = False
 
 
 def measure(embed: Embed, split: Split, ks: tuple[int, ...] = ()) -> dict[str, dict[str, float]]:
@@ -64,12 +69,11 @@ def _cosine(embed: Embed) -> Embed:
     return lambda modality, features: unit(embed(modality, features))
 
 
-def check_paired(data: CrossModalDataset) -> None:
-    """Raise :class:`NeedsPairs` unless the training rows have the same labels in all modalities."""
-    first, *others = data.train.items()
-    for name, part in others:
-        if not np.array_equal(part.labels, first[1].labels):
-            raise NeedsPairs(
-                f"{data.name}: expected paired training rows, got other labels in {name} than in "
-                f"{first[0]}"
-            )
+def is_paired(data: CrossModalDataset) -> bool:
+    """Whether the training rows of all modalities have the same labels, one by one.
+
+    Asked of a set as it was loaded: labels that were made wrong, or rows that were left out, no
+    longer say.
+    """
+    first, *others = data.train.values()
+    return all(np.array_equal(part.labels, first.labels) for part in others)

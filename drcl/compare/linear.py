@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from drcl.compare.fitted import Embed, Fitted, best, check_paired, unit
+from drcl.compare.fitted import Embed, Fitted, best, unit
 from drcl.data.dataset import CrossModalDataset, Labelled
 from drcl.labels import is_labelled
 from drcl.labels.encoded import target_rows
@@ -27,10 +27,9 @@ def cca(data: CrossModalDataset, seed: int) -> Fitted:
     blocks of the first left singular vectors ``V`` of the stacked ``(X_m L_m)ᵀ``; a sample's
     embedding is ``x L_m V_m`` times a power of the share of variance that all modalities explain.
     For two modalities this is CCA with ridge penalty κ. κ, the power and the ranking are chosen on
-    validation. Source: Kettenring, *Canonical Analysis of Several Sets of Variables* (1971);
-    powers: Gong et al., *A Multi-View Embedding Space* (IJCV 2014).
+    validation. Row i of all modalities must be one sample. Source: Kettenring, *Canonical Analysis
+    of Several Sets of Variables* (1971); powers: Gong et al., *A Multi-View Embedding Space* (IJCV 2014).
     """
-    check_paired(data)
     return _multiset(data, {name: _standardizer(part) for name, part in data.train.items()}, "")
 
 
@@ -38,12 +37,11 @@ def kernel_cca(data: CrossModalDataset, seed: int) -> Fitted:
     """:func:`cca` on the leading components of a centred RBF kernel, of each modality.
 
     ``k(x, z) = exp(−γ|x − z|²)`` with γ = 1/(d · variance), half and a quarter of it; 200 kernel
-    principal components. Source: Hardoon et al., *Canonical Correlation Analysis: An Overview with
-    Application to Learning Methods* (2004).
+    principal components; paired rows. Source: Hardoon et al., *Canonical Correlation Analysis: An
+    Overview with Application to Learning Methods* (2004).
     """
     from sklearn.decomposition import KernelPCA
 
-    check_paired(data)
     fits = []
     for scale in (1.0, 0.5, 0.25):
         maps = {}

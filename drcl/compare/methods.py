@@ -1,14 +1,12 @@
-"""The methods by name. A new one is a function :data:`Fit` and a line here."""
+"""The methods by name. A new one is a function (data, seed) -> Fitted and a line here."""
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import numpy as np
 
 from drcl.automatic import auto
 from drcl.compare import linear
-from drcl.compare.fitted import Fit, Fitted
+from drcl.compare.fitted import Fitted, Method
 from drcl.data.dataset import CrossModalDataset
 from drcl.estimator import DRCL
 from drcl.train.config import Config
@@ -16,13 +14,6 @@ from drcl.train.config import Config
 RELEASED = Config(
     dim=256, hidden=(512, 512), epochs=40, prior_epochs=40, batch_size=128, standardize=True
 )
-
-
-class Method(NamedTuple):
-    """A method, and what it is called in a table."""
-
-    title: str
-    fit: Fit
 
 
 def drcl_auto(data: CrossModalDataset, seed: int) -> Fitted:
@@ -60,6 +51,6 @@ METHODS = {
     "logistic": Method("logistic regression", linear.logistic),
     "logistic-train": Method("the same, train rows only", linear.logistic_train),
     "ridge": Method("ridge regression", linear.ridge),
-    "cca": Method("regularised CCA", linear.cca),
-    "kernel-cca": Method("kernel CCA", linear.kernel_cca),
+    "cca": Method("regularised CCA", linear.cca, needs_pairs=True),
+    "kernel-cca": Method("kernel CCA", linear.kernel_cca, needs_pairs=True),
 }

@@ -12,7 +12,7 @@ from drcl.labels import is_labelled
 
 
 def with_validation(data: CrossModalDataset, seed: int, fraction: float = 0.2) -> CrossModalDataset:
-    """The set as it is where every modality has validation rows; else a share of ``train`` as such.
+    """A share of ``train`` as validation rows, for the modalities that have none of their own.
 
     Of every class ``round(fraction · n)`` rows, one at least, drawn by
     ``numpy.random.default_rng(seed)``. Modalities with the same labels are cut alike, so that pairs
@@ -24,6 +24,9 @@ def with_validation(data: CrossModalDataset, seed: int, fraction: float = 0.2) -
     train: Split = {}
     validation: Split = {}
     for name, part in data.train.items():
+        if name in data.validation:
+            train[name], validation[name] = part, data.validation[name]
+            continue
         key = part.labels.tobytes()
         if key not in cut:
             cut[key] = _stratified(part.labels, fraction, np.random.default_rng(seed))

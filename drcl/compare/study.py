@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from drcl.compare.fitted import Fit, NeedsPairs, measure
+from drcl.compare.fitted import Fit, Method, is_paired, measure
 from drcl.compare.protocol import fingerprint, with_validation
 from drcl.compare.statistics import LEAST_SEEDS, holm, sign_flip_test
 from drcl.data.dataset import CrossModalDataset
@@ -23,7 +23,7 @@ Damage = Callable[..., CrossModalDataset]  # (data, seed=…)
 
 def run_study(
     data: CrossModalDataset,
-    methods: dict[str, Fit],
+    methods: dict[str, Method],
     seeds: Iterable[int],
     file: Path | None = None,
     *,
@@ -40,7 +40,7 @@ def run_study(
     damage included), ``mAP@all`` and ``mAP@50`` by pair and ``"mean"``, ``chosen`` and ``seconds``;
     for a method that needs pairs, on a set without them, ``refused`` instead of the measures.
     """
-    seeds = list(seeds)
+    seeds, paired = list(seeds), is_paired(data)
     results = read_results(file) if file is not None and file.exists() else []
     done = {(r["method"], r["seed"], r["fingerprint"]) for r in results}
     found = []
@@ -49,10 +49,14 @@ def run_study(
             given = with_validation(data, seed)
             given = given if damage is None else damage(given, seed=seed)
             mark = fingerprint(given)
-            for name, fit in methods.items():
+            for name, method in methods.items():
                 bar.set_postfix_str(name)
                 if (name, seed, mark) not in done:
-                    results.append(_result(name, fit, given, seed, mark))
+                    if paired or not method.needs_pairs:
+                        results.append(_result(name, method.fit, given, seed, mark))
+                    else:
+                        about = {"method": name, "seed": seed, "fingerprint": mark}
+                        results.append({**about, "refused": "needs pairs"})
                     if file is not None:
                         lines = "".join(json.dumps(result) + "\n" for result in results)
                         write_bytes(file, lines.encode())
@@ -65,10 +69,7 @@ def run_study(
 def _result(name: str, fit: Fit, data: CrossModalDataset, seed: int, mark: str) -> Result:
     begin = time.perf_counter()
     result: Result = {"method": name, "seed": seed, "fingerprint": mark}
-    try:
-        fitted = fit(data, seed)
-    except NeedsPairs as refusal:
-        return {**result, "refused": str(refusal)}
+    fitted = fit(data, seed)
     seconds = time.perf_counter() - begin
     measured = measure(fitted.embed, data.test, ks=(50,))
     return {**result, **measured, "chosen": fitted.chosen, "seconds": round(seconds, 2)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from sklearn.cross_decomposition import CCA
 from drcl import metrics
 from drcl.cli import main
 from drcl.compare import linear
-from drcl.compare.fitted import Fitted, NeedsPairs, measure, unit
+from drcl.compare.fitted import Fitted, Method, measure, unit
 from drcl.compare.methods import METHODS
 from drcl.compare.protocol import fingerprint, with_few_labels, with_noise, with_validation
 from drcl.compare.study import read_results, run_study, summarize, table
@@ -76,12 +77,25 @@ def test_cca_of_two_modalities_finds_the_correlations_of_cca(data, monkeypatch):
         assert ours == pytest.approx(theirs, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["cca", "kernel-cca"])
-def test_peers_that_need_pairs_say_so(name, data):
+def unpaired(data):
     text = data.train["text"]
     turned = Labelled(text.features[::-1].copy(), text.labels[::-1].copy())
-    with pytest.raises(NeedsPairs, match="expected paired training rows"):
-        METHODS[name].fit(replace(data, train={**data.train, "text": turned}), 0)
+    return replace(data, train={**data.train, "text": turned})
+
+
+@pytest.mark.parametrize("damage", [None, "noise", "few"])
+@pytest.mark.parametrize("paired", [True, False])
+def test_pairs_are_judged_by_the_set_as_it_was_loaded(data, paired, damage):
+    damages = {
+        None: None,
+        "noise": partial(with_noise, kind="symmetric", rate=0.3),
+        "few": partial(with_few_labels, per_class=5),
+    }
+    given = data if paired else unpaired(data)
+    methods = {name: METHODS[name] for name in ("cca", "ridge")}
+    results = run_study(given, methods, [0], damage=damages[damage], progress=False)
+    assert [r["method"] for r in results if "refused" in r] == ([] if paired else ["cca"])
+    assert ("needs pairs" in table(summarize(results), {})) == (not paired)
 
 
 def test_no_method_sees_the_test_rows(data):
@@ -109,7 +123,12 @@ def test_validation_rows_are_a_fifth_of_every_class_and_stay_paired():
     assert rows["image"] == rows["text"]
     assert len(cut.train["image"].labels) == 72
     assert fingerprint(cut) != fingerprint(with_validation(data, 4))
-    assert with_validation(cut, 9) is cut
+    again = with_validation(cut, 9)
+    assert fingerprint(again) == fingerprint(cut)
+    one = replace(cut, validation={"text": cut.validation["text"]})
+    assert np.array_equal(
+        with_validation(one, 9).validation["text"].labels, cut.validation["text"].labels
+    )
 
 
 def test_noise_changes_as_many_labels_as_it_says(data):
@@ -154,9 +173,9 @@ def test_a_study_goes_on_where_it_stopped(data, tmp_path):
 
     file = tmp_path / "results.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        run_study(data, {"a": fit}, range(4), file, progress=False)
+        run_study(data, {"a": Method("a", fit)}, range(4), file, progress=False)
     assert len(read_results(file)) == 2
-    results = run_study(data, {"a": fit}, range(4), file, progress=False)
+    results = run_study(data, {"a": Method("a", fit)}, range(4), file, progress=False)
     assert calls == [0, 1, 2, 2, 3] and [r["seed"] for r in results] == [0, 1, 2, 3]
     assert results == read_results(file)
 
@@ -194,7 +213,7 @@ def test_the_command_writes_results_and_a_table(tmp_path, capsys):
     arguments += ["--labels-per-class", "5", "--out", str(out)]
     main(["compare", *arguments], standalone_mode=False)
     said = capsys.readouterr().out
-    assert "fingerprint: " in said and "too few" in said
+    assert "fingerprint: " in said and ", labels per class: 5" in said and "too few" in said
     assert max(map(len, said.splitlines())) <= 80
     lines = (out / "results.jsonl").read_text().splitlines()
     assert [json.loads(line)["method"] for line in lines] == ["ridge", "logistic-train"]
