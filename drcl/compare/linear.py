@@ -28,7 +28,8 @@ def cca(data: CrossModalDataset, seed: int) -> Fitted:
     embedding is ``x L_m V_m`` times a power of the share of variance that all modalities explain.
     For two modalities this is CCA with ridge penalty κ. κ, the power and the ranking are chosen on
     validation. Row i of all modalities must be one sample. Source: Kettenring, *Canonical Analysis
-    of Several Sets of Variables* (1971); powers: Gong et al., *A Multi-View Embedding Space* (IJCV 2014).
+    of Several Sets of Variables* (1971); powers: Gong et al., *A Multi-View Embedding Space* (IJCV
+    2014).
     """
     return _multiset(data, {name: _standardizer(part) for name, part in data.train.items()}, "")
 
