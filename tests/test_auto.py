@@ -146,7 +146,8 @@ def test_the_preset_trains_and_measures_a_run(tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
     command = ["train", "digits", "--preset", "auto", "--seed", "2", "--out", str(run)]
     main([*command, "--no-progress", "--no-report"], standalone_mode=False)
-    assert "linear, penalty 0.1" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "linear, penalty 0.1" in said and "training: auto " in said
     assert json.loads((run / "metrics.json").read_text())["mAP@all"]["mean"] > 0.8
     written = (run / "metrics.json").read_bytes()
     for space in ("cosine", "posterior"):

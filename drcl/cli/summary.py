@@ -67,4 +67,4 @@ def tried_table(tried: Iterable[Mapping[str, Any]]) -> str:
                 f"{record['seconds']:.1f}",
             ]
         )
-    return columns(rows)
+    return columns(rows, left=2)

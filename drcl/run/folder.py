@@ -126,7 +126,8 @@ def _written(
 
     An old report is gone then; afterwards old parts of the model go, too.
     """
-    run = replace(run, seconds=seconds_by_phase(model.history))
+    tried = [{"phase": "auto", "seconds": record["seconds"]} for record in model.tried]
+    run = replace(run, seconds=seconds_by_phase([*model.history, *tried]))
     config = write_parts(folder, model)
     content = {"config.json": config, "run.json": record_content(run)}
     if metrics is not None:
