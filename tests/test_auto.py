@@ -145,7 +145,9 @@ def test_the_preset_trains_and_measures_a_run(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(drcl.automatic, "HIDDEN", ())
     run = tmp_path / "run"
     command = ["train", "digits", "--preset", "auto", "--seed", "2", "--out", str(run)]
-    main([*command, "--no-progress", "--no-report"], standalone_mode=False)
+    main([*command, "--no-progress"], standalone_mode=False)
+    report = (run / "report" / "report.html").read_text()
+    assert "drcl train digits --preset auto --seed 2 --out OUT" in report
     said = capsys.readouterr().out
     assert "linear, penalty 0.1" in said and "training: auto " in said
     assert json.loads((run / "metrics.json").read_text())["mAP@all"]["mean"] > 0.8

@@ -151,7 +151,9 @@ def report_data(run: Run, model: DRCL, measured: Measured) -> ReportData:
             "seconds": ", ".join(f"{phase} {value:.1f}" for phase, value in run.seconds.items()),
             "versions": ", ".join(f"{name} {value}" for name, value in run.versions.items()),
             "seed": str(model.config.seed),
-            "command": train_command(run.dataset, run.root, run.settings),
+            "command": train_command(
+                run.dataset, run.root, run.settings, automatic=bool(model.tried)
+            ),
         },
     )
 
