@@ -70,6 +70,7 @@ class _Tried:
     members: Members
     temperature: float
     posteriors: Tensor
+    seconds: float
 
 
 def auto(
@@ -164,7 +165,6 @@ def _train(
     name: str, rows: Rows, plan: Sequence[Recipe], seed: int, until: float, bar: Any
 ) -> tuple[Ensemble, list[dict[str, Any]]]:
     tried: list[_Tried] = []
-    took: dict[str, float] = {}
     for index, recipe in enumerate(plan):
         begin = time.perf_counter()
         if recipe.hidden and begin >= until:
@@ -174,7 +174,7 @@ def _train(
         members = train_members(
             recipe,
             rows,
-            stream_seed(seed, "auto", name, recipe.name) % 2**63,
+            stream_seed(seed, "auto", name, recipe.name),
             seconds=(until - begin) / left if recipe.hidden else math.inf,
             tick=bar.update,
         )
@@ -183,8 +183,8 @@ def _train(
         logits = held_out_logits(members, rows.features, rows.held_out)
         temperature = fit_temperature(logits, rows.targets)
         posteriors = (logits / temperature).softmax(dim=1)
-        tried.append(_Tried(recipe, members, temperature, posteriors))
-        took[recipe.name] = time.perf_counter() - begin
+        seconds = time.perf_counter() - begin
+        tried.append(_Tried(recipe, members, temperature, posteriors, seconds))
     shares = choose_shares([one.posteriors for one in tried], rows.targets)
     used = [(one, share) for one, share in zip(tried, shares, strict=True) if share]
     ensemble = Ensemble([one.members for one, _ in used])
@@ -197,7 +197,7 @@ def _train(
             "log_likelihood": float(log_likelihood(one.posteriors, rows.targets)),
             "temperature": one.temperature,
             "share": share,
-            "seconds": took[one.recipe.name],
+            "seconds": one.seconds,
         }
         for one, share in zip(tried, shares, strict=True)
     ]
@@ -215,7 +215,7 @@ def _rows(name: str, parts: list[Modality], classes: int, seed: int) -> Rows:
     rows, mass = torch.cat(features), torch.cat(targets)
     if len(rows) < 2:
         raise ValueError(f"train {name}: expected two labelled rows or more, got {len(rows)}")
-    generator = torch.Generator().manual_seed(stream_seed(seed, "folds") % 2**63)
+    generator = torch.Generator().manual_seed(stream_seed(seed, "folds"))
     held_out = held_out_rows(mass, min(MEMBERS, len(rows)), generator)
     return Rows(rows, mass / mass.sum(dim=1, keepdim=True), held_out)
 

@@ -24,7 +24,7 @@ from drcl.precision import product_precision
 from drcl.prior import Prior
 from drcl.tensors import check_finite
 from drcl.train import datasets
-from drcl.train.calibration import calibrate, check_output, posteriors
+from drcl.train.calibration import calibrate, check_output, posteriors, ranking
 from drcl.train.config import SPACES, Config, stream_seed
 from drcl.train.consistency import train_encoders
 from drcl.train.context import Context
@@ -397,7 +397,7 @@ class DRCL:
         return metrics.retrieval_report(
             embeddings,
             ks=ks,
-            metric="cosine" if space == "cosine" else "dot",
+            metric=ranking(space),
             no_relevant=no_relevant,
             process_group=process_group,
         )

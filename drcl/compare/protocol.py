@@ -8,42 +8,29 @@ from dataclasses import replace
 import numpy as np
 
 from drcl.data.dataset import CrossModalDataset, Labelled, Split, is_multi_hot
+from drcl.data.splits import stratified_holdout
 from drcl.labels import is_labelled
 
 
 def with_validation(data: CrossModalDataset, seed: int, fraction: float = 0.2) -> CrossModalDataset:
     """A share of ``train`` as validation rows, for the modalities that have none of their own.
 
-    Of every class ``round(fraction · n)`` rows, one at least, drawn by
-    ``numpy.random.default_rng(seed)``. Modalities with the same labels are cut alike, so that pairs
-    stay pairs.
+    Of every class ``round(fraction · n)`` rows, one at least, as
+    :func:`drcl.data.splits.stratified_holdout` draws them. Modalities with the same labels are cut
+    alike, so that pairs stay pairs.
     """
     if set(data.validation) == set(data.train):
         return data
-    cut: dict[bytes, np.ndarray] = {}
     train: Split = {}
     validation: Split = {}
-    for name, part in data.train.items():
+    for name, (features, labels) in data.train.items():
         if name in data.validation:
-            train[name], validation[name] = part, data.validation[name]
+            train[name], validation[name] = data.train[name], data.validation[name]
             continue
-        key = part.labels.tobytes()
-        if key not in cut:
-            cut[key] = _stratified(part.labels, fraction, np.random.default_rng(seed))
-        out = cut[key]
-        train[name] = Labelled(part.features[~out], part.labels[~out])
-        validation[name] = Labelled(part.features[out], part.labels[out])
+        kept, held = stratified_holdout(labels, fraction, seed)
+        train[name] = Labelled(features[kept], labels[kept])
+        validation[name] = Labelled(features[held], labels[held])
     return replace(data, train=train, validation=validation)
-
-
-def _stratified(labels: np.ndarray, fraction: float, draw: np.random.Generator) -> np.ndarray:
-    ids = labels.argmax(axis=1) if is_multi_hot(labels) else labels
-    out = np.zeros(len(ids), bool)
-    for label in np.unique(ids[is_labelled(labels)]):
-        rows = np.flatnonzero((ids == label) & is_labelled(labels))
-        if len(rows) > 1:
-            out[draw.permutation(rows)[: max(1, round(fraction * len(rows)))]] = True
-    return out
 
 
 def with_noise(data: CrossModalDataset, kind: str, rate: float, seed: int) -> CrossModalDataset:

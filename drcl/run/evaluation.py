@@ -16,6 +16,7 @@ from drcl.labels import is_labelled, known_ids
 from drcl.metrics import precision_recall_curve, retrieval_report
 from drcl.run.command import train_command
 from drcl.run.record import Run, format_settings
+from drcl.train.calibration import ranking
 from drcl.train.networks import pick_device
 
 if TYPE_CHECKING:
@@ -107,10 +108,10 @@ def measure_model(
 
     ``split`` is by default that of :func:`evaluation_split`, ``space`` the model's own.
     """
-    ranking = "cosine" if (space or model.space) == "cosine" else "dot"
+    metric = ranking(space or model.space)
     split = split or evaluation_split(data)
     if split is None:
-        return Measured(data, None, {}, ranking, None)
+        return Measured(data, None, {}, metric, None)
     samples = data.splits[split]
     embeddings = embed(model, samples, space)
     metrics = measure(
@@ -118,17 +119,17 @@ def measure_model(
         samples,
         ks,
         device=model.config.device,
-        ranking=ranking,
+        ranking=metric,
         process_group=process_group,
     )
-    return Measured(data, split, embeddings, ranking, metrics)
+    return Measured(data, split, embeddings, metric, metrics)
 
 
 def report_data(run: Run, model: DRCL, measured: Measured) -> ReportData:
     """What the report shows of a run that was measured."""
     from drcl.report import ReportData
 
-    data, split, embeddings, ranking, metrics = measured
+    data, split, embeddings, metric, metrics = measured
     assert split is not None and metrics is not None
     samples = data.splits[split]
     labels = {name: samples[name].labels for name in embeddings}
@@ -140,7 +141,7 @@ def report_data(run: Run, model: DRCL, measured: Measured) -> ReportData:
         labels=labels,
         classes=data.classes,
         history=[record for record in model.history if record["modality"] in embeddings],
-        curves=_curves(embeddings, labels, ranking, metrics),
+        curves=_curves(embeddings, labels, metric, metrics),
         pictures={m: p for m, p in data.pictures.items() if split == "test" and m in embeddings},
         summary={
             "data set": data.name,
@@ -161,7 +162,7 @@ def report_data(run: Run, model: DRCL, measured: Measured) -> ReportData:
 def _curves(
     embeddings: Mapping[str, np.ndarray],
     labels: Mapping[str, np.ndarray],
-    ranking: str,
+    metric: str,
     metrics: Metrics,
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Precision–recall curves of the ordered pairs in which anything relevant can be found."""
@@ -169,7 +170,7 @@ def _curves(
     for a, b in permutations(embeddings, 2):
         if metrics["mAP@all"][f"{a}->{b}"] > 0:
             sides = known_ids(labels[a]), known_ids(labels[b])
-            curve = precision_recall_curve(embeddings[a], embeddings[b], *sides, metric=ranking)
+            curve = precision_recall_curve(embeddings[a], embeddings[b], *sides, metric=metric)
             curves[f"{a}->{b}"] = (curve.recall.numpy(), curve.precision.numpy())
     return curves
 

@@ -26,6 +26,11 @@ def posteriors(embeddings: Tensor, prior: Prior, temperature: float) -> Tensor:
     return (embeddings @ weight / temperature).softmax(dim=1)
 
 
+def ranking(space: str) -> str:
+    """The ``metric`` by which :mod:`drcl.metrics` ranks what is encoded in a space."""
+    return "cosine" if space == "cosine" else "dot"
+
+
 def check_output(embeddings: Tensor, modality: str) -> None:
     """Refuse rows that are not finite: a network may overflow where the features do not."""
     finite = embeddings.isfinite().all(dim=1)
