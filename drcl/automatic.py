@@ -16,6 +16,7 @@ from drcl.checks import check_positive, check_seed
 from drcl.ensemble.choice import choose_shares, fit_temperature, held_out_logits, log_likelihood
 from drcl.ensemble.folds import held_out_rows
 from drcl.ensemble.network import Ensemble, Members
+from drcl.ensemble.scaling import Scaling
 from drcl.ensemble.training import Recipe, Rows, train_members
 from drcl.estimator import DRCL
 from drcl.labels import Label
@@ -33,35 +34,38 @@ __dir__ = __all__.copy
 MEMBERS = 5
 # Seconds together, so they are tried whatever the time allowed.
 LINEAR = tuple(Recipe(f"linear, penalty {p:g}", penalty=p) for p in (0.1, 0.03, 0.01, 0.003, 0.001))
+# Of the two, the consistent form of the likelier one is tried as well.
 HIDDEN = (
-    Recipe("hidden, light dropout", hidden=512, dropout=0.2),
     Recipe("hidden, dropout", hidden=512, dropout=0.5, input_dropout=0.3),
     Recipe("hidden, heavy dropout", hidden=512, dropout=0.7, input_dropout=0.7),
+)
+CONSISTENT = tuple(
     Recipe(
         "consistent, mixed",
         hidden=512,
         dim=64,
         dropout=0.5,
-        input_dropout=0.5,
+        input_dropout=input_dropout,
         alpha=2.0,
         mix=1.0,
-    ),
+    )
+    for input_dropout in (0.3, 0.5)
 )
-# For N·d numbers as in 700 rows of 512 features; larger sets need fewer passes, smaller ones more.
-EPOCHS, NUMBERS = 60, 700 * 512
-FEWEST, MOST = 10, 120
+# For 700 rows of 512 features; larger sets need fewer passes, narrower features more.
+EPOCHS, ROWS, WIDTH = 60, 700, 512
+FEWEST, MOST = 10, 240
 
 
-def recipes_for(rows: int, width: int) -> tuple[Recipe, ...]:
-    """The recipes for N rows of d features: epochs fall with √(N·d), and so does the width.
+def fitted_to(recipe: Recipe, rows: int, width: int) -> Recipe:
+    """A hidden recipe for N rows of d features: epochs fall with √N and with d.
 
-    >>> [recipe.epochs for recipe in (recipes_for(700, 512)[-1], recipes_for(2800, 512)[-1])]
-    [60, 30]
+    >>> [fitted_to(HIDDEN[0], *shape).epochs for shape in ((700, 512), (2800, 512), (700, 256))]
+    [60, 30, 120]
     """
-    share = math.sqrt(NUMBERS / (rows * width))
+    narrow = WIDTH / width
+    share = math.sqrt(ROWS / rows) * max(narrow, math.sqrt(narrow))
     epochs = min(MOST, max(FEWEST, round(EPOCHS * share)))
-    hidden = 512 if share > 0.6 else 256
-    return LINEAR + tuple(replace(recipe, epochs=epochs, hidden=hidden) for recipe in HIDDEN)
+    return replace(recipe, epochs=epochs, hidden=512 if rows * width < 10**6 else 256)
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class _Tried:
     members: Members
     temperature: float
     posteriors: Tensor
+    log_likelihood: float
     seconds: float
 
 
@@ -85,13 +90,14 @@ def auto(
 ) -> DRCL:
     """Train a model that needs no settings: an ensemble per modality, ranked by class posteriors.
 
-    Each modality is trained alone. Its rows are dealt into five folds; every recipe of
-    :func:`recipes_for` (logistic regression with several penalties, perceptrons with dropout, and
-    perceptrons on the unit sphere trained with the reversible consistency loss and mixed inputs)
-    trains five members, each without one fold, as one batched network. On the rows held out of
-    them, the members' posteriors are calibrated (temperature scaling), and the recipes get the
-    shares with the highest likelihood (ensemble selection). The embedding is the ensemble's
-    posterior ``p(c | x)``, and ``space`` is ``"posterior"``: the score of a pair is
+    Each modality is trained alone. Its rows are dealt into five folds; every recipe trains five
+    members, each without one fold, as one batched network. On the rows held out of them, the
+    members' posteriors are calibrated (temperature scaling). The recipes are logistic regression
+    with several penalties, on features and on their roots; then, on what suited these better,
+    perceptrons with more and with less dropout, and perceptrons on the unit sphere trained with the
+    reversible consistency loss and mixed inputs. They get the shares with the highest likelihood
+    of the held-out rows (ensemble selection). The embedding is the ensemble's posterior
+    ``p(c | x)``, and ``space`` is ``"posterior"``: the score of a pair is
     ``Σ_c p(c | query) p(c | item)``, the probability that the two are of one class.
 
     Args:
@@ -106,8 +112,9 @@ def auto(
         progress: show a bar.
 
     Returns a :class:`DRCL` whose prior is the identity, one column a class. Its ``tried`` says, for
-    each modality and recipe, the held-out rows' mean ``log_likelihood``, the ``temperature``, the
-    ``share`` in the ensemble and the ``seconds`` it took.
+    each modality and recipe, the ``features`` it was given (as they are, or roots), the held-out
+    rows' mean ``log_likelihood``, the ``temperature``, the ``share`` in the ensemble and the
+    ``seconds`` it took.
 
     Raises what :meth:`DRCL.fit` raises for its data, TypeError for a Dataset or DataLoader, and
     ValueError for fewer than two labelled rows of a modality or ``seconds`` that are not positive.
@@ -121,9 +128,7 @@ def auto(
     seed = check_seed(seed)
     if seconds is not None:
         seconds = check_positive("seconds", seconds)
-    config = Config(
-        prior="orthogonal", standardize=True, space="posterior", seed=seed, device=device
-    )
+    config = Config(prior="orthogonal", space="posterior", seed=seed, device=device)
     data = prepare_training(train, validation or {}, classes, config, {})
     held_out, place = data.validation, pick_device(config.device)
     width = len(data.classes)
@@ -132,15 +137,19 @@ def auto(
         for name, part in data.train.items()
     }
     end = math.inf if seconds is None else time.perf_counter() + seconds
+    epochs = sum(fitted_to(CONSISTENT[0], *own.features.shape).epochs for own in rows.values())
+    total = 2 * len(LINEAR) * len(rows) + (len(HIDDEN) + 1) * epochs
     encoders: dict[str, nn.Module] = {}
     tried: list[dict[str, Any]] = []
-    plans = {name: recipes_for(*own.features.shape) for name, own in rows.items()}
-    total = sum(recipe.epochs if recipe.hidden else 1 for plan in plans.values() for recipe in plan)
     with tqdm(total=total, desc="auto", unit="epoch", disable=not progress) as bar:
-        for index, (name, own) in enumerate(rows.items()):
+        started = {
+            name: _linear(_Run(name, seed, bar), _to(own, place)) for name, own in rows.items()
+        }
+        for index, (name, (scaling, own, candidates)) in enumerate(started.items()):
             now = time.perf_counter()
             until = now + (end - now) / (len(rows) - index)
-            encoder, records = _train(name, _to(own, place), plans[name], seed, until, bar)
+            candidates += _hidden(_Run(name, seed, bar), own, until)
+            encoder, records = _chosen(name, scaling, candidates, own.targets)
             encoders[name] = encoder.cpu()
             tried += records
     config = replace(config, dim=width)
@@ -161,40 +170,74 @@ def auto(
     return model
 
 
-def _train(
-    name: str, rows: Rows, plan: Sequence[Recipe], seed: int, until: float, bar: Any
-) -> tuple[Ensemble, list[dict[str, Any]]]:
-    tried: list[_Tried] = []
-    for index, recipe in enumerate(plan):
+@dataclass(frozen=True)
+class _Run:
+    """What trying a recipe needs beside recipe and rows."""
+
+    modality: str
+    seed: int
+    bar: Any
+
+    def attempt(self, recipe: Recipe, rows: Rows, seconds: float = math.inf) -> _Tried:
         begin = time.perf_counter()
-        if recipe.hidden and begin >= until:
-            break
-        bar.set_postfix_str(f"{name}: {recipe.name}")
-        left = sum(1 for later in plan[index:] if later.hidden)
+        self.bar.set_postfix_str(f"{self.modality}: {recipe.name}")
         members = train_members(
             recipe,
             rows,
-            stream_seed(seed, "auto", name, recipe.name),
-            seconds=(until - begin) / left if recipe.hidden else math.inf,
-            tick=bar.update,
+            stream_seed(self.seed, "auto", self.modality, recipe.name),
+            seconds=seconds,
+            tick=self.bar.update,
         )
-        if not recipe.hidden:
-            bar.update(1)
         logits = held_out_logits(members, rows.features, rows.held_out)
         temperature = fit_temperature(logits, rows.targets)
         posteriors = (logits / temperature).softmax(dim=1)
-        seconds = time.perf_counter() - begin
-        tried.append(_Tried(recipe, members, temperature, posteriors, seconds))
-    shares = choose_shares([one.posteriors for one in tried], rows.targets)
+        value = float(log_likelihood(posteriors, rows.targets))
+        spent = time.perf_counter() - begin
+        return _Tried(recipe, members, temperature, posteriors, value, spent)
+
+
+def _linear(run: _Run, rows: Rows) -> tuple[Scaling, Rows, list[_Tried]]:
+    """The linear recipes on features and on their roots: what suits them better, the hidden ones
+    take too. With the scaling, the rows scaled, and all that was tried on them."""
+    found = []
+    for root in (False, True):
+        scaling = Scaling.of(rows.features, root)
+        scaled = replace(rows, features=scaling(rows.features))
+        tried = [run.attempt(recipe, scaled) for recipe in LINEAR]
+        found.append((scaling, scaled, tried))
+    return max(found, key=lambda one: max(tried.log_likelihood for tried in one[2]))
+
+
+def _hidden(run: _Run, rows: Rows, until: float) -> list[_Tried]:
+    tried: list[_Tried] = []
+    left = [*HIDDEN, None]  # None: the consistent form of the likelier one
+    for index, recipe in enumerate(left):
+        now = time.perf_counter()
+        if now >= until:
+            break
+        if recipe is None:
+            best = max(range(len(HIDDEN)), key=lambda one: tried[one].log_likelihood)
+            recipe = CONSISTENT[best]
+        recipe = fitted_to(recipe, *rows.features.shape)
+        tried.append(run.attempt(recipe, rows, (until - now) / (len(left) - index)))
+    return tried
+
+
+def _chosen(
+    name: str, scaling: Scaling, tried: Sequence[_Tried], targets: Tensor
+) -> tuple[Ensemble, list[dict[str, Any]]]:
+    """The ensemble of highest likelihood, and a record of each recipe."""
+    shares = choose_shares([one.posteriors for one in tried], targets)
     used = [(one, share) for one, share in zip(tried, shares, strict=True) if share]
-    ensemble = Ensemble([one.members for one, _ in used])
+    ensemble = Ensemble([one.members for one, _ in used], scaling)
     ensemble.temperatures.copy_(torch.tensor([one.temperature for one, _ in used]))
     ensemble.shares.copy_(torch.tensor([share for _, share in used]))
     records: list[dict[str, Any]] = [
         {
             "modality": name,
+            "features": "roots" if scaling.root else "as they are",
             "recipe": one.recipe.name,
-            "log_likelihood": float(log_likelihood(one.posteriors, rows.targets)),
+            "log_likelihood": one.log_likelihood,
             "temperature": one.temperature,
             "share": share,
             "seconds": one.seconds,
