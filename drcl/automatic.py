@@ -209,17 +209,19 @@ def _linear(run: _Run, rows: Rows) -> tuple[Scaling, Rows, list[_Tried]]:
 
 
 def _hidden(run: _Run, rows: Rows, until: float) -> list[_Tried]:
+    """The hidden recipes and the consistent form of the likelier one, while there is time."""
     tried: list[_Tried] = []
-    left = [*HIDDEN, None]  # None: the consistent form of the likelier one
-    for index, recipe in enumerate(left):
+    for left in range(len(HIDDEN) + 1, 0, -1):
         now = time.perf_counter()
         if now >= until:
             break
-        if recipe is None:
-            best = max(range(len(HIDDEN)), key=lambda one: tried[one].log_likelihood)
-            recipe = CONSISTENT[best]
+        if left > 1:
+            recipe = HIDDEN[len(tried)]
+        else:
+            values = [one.log_likelihood for one in tried]
+            recipe = CONSISTENT[values.index(max(values))]
         recipe = fitted_to(recipe, *rows.features.shape)
-        tried.append(run.attempt(recipe, rows, (until - now) / (len(left) - index)))
+        tried.append(run.attempt(recipe, rows, (until - now) / left))
     return tried
 
 

@@ -78,7 +78,7 @@ def test_the_same_seed_gives_the_same_model(part):
 
 
 def test_validation_rows_are_trained_on_too(part, monkeypatch):
-    monkeypatch.setattr(drcl.automatic, "HIDDEN", ())
+    monkeypatch.setattr(drcl.automatic, "_hidden", lambda *_: [])
     alone = auto(part, progress=False)
     more = auto(part, {"text": part["text"]}, progress=False)
     x, z = part["image"][0], part["text"][0]
@@ -142,7 +142,7 @@ def test_a_later_modality_is_a_model_of_its_own_with_comparable_posteriors(model
 
 
 def test_the_preset_trains_and_measures_a_run(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(drcl.automatic, "HIDDEN", ())
+    monkeypatch.setattr(drcl.automatic, "_hidden", lambda *_: [])
     run = tmp_path / "run"
     command = ["train", "digits", "--preset", "auto", "--seed", "2", "--out", str(run)]
     main([*command, "--no-progress"], standalone_mode=False)

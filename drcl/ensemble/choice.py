@@ -29,17 +29,22 @@ def log_likelihood(posteriors: Tensor, targets: Tensor) -> Tensor:
 
 
 def fit_temperature(logits: Tensor, targets: Tensor) -> float:
-    """τ of ``softmax(logits/τ)`` with the highest likelihood of ``targets``, within 1 %.
+    """τ of ``softmax(logits/τ)`` with the highest likelihood of ``targets`` (N, C), within 1 %.
 
-    The likelihood is concave in 1/τ, so a search by golden sections over log τ finds it. Source:
-    Guo et al., *On Calibration of Modern Neural Networks* (ICML 2017), temperature scaling.
+    The targets are taken as ``(N·Y + 1/C)/(N + 1)``, as if one row more were of any class: where
+    the N rows are told apart without a fault, τ stays above 0, and how sure a row is still counts.
+    The likelihood is concave in 1/τ, so a search by golden sections over log τ finds it. Sources:
+    Guo et al., *On Calibration of Modern Neural Networks* (ICML 2017), temperature scaling; Platt,
+    *Probabilistic Outputs for Support Vector Machines* (1999), such targets.
 
     >>> logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [2.0, 0.0], [2.0, 0.0]])
-    >>> ids = torch.tensor([0, 0, 0, 1])  # right three times in four: odds of 3 are e^(2/τ)
+    >>> ids = torch.tensor([0, 0, 0, 1])  # 3.5 of 5 rows: odds of 7/3 are e^(2/τ)
     >>> round(fit_temperature(logits, torch.eye(2)[ids]), 1)
-    1.8
+    2.4
     """
     logits, targets = logits.double(), targets.double()
+    count, classes = targets.shape
+    targets = (count * targets + 1 / classes) / (count + 1)
 
     def value(log_tau: float) -> float:
         scores = (logits / torch.tensor(log_tau, dtype=torch.float64).exp()).log_softmax(dim=-1)

@@ -144,7 +144,7 @@ def _descend(
     optimizer = torch.optim.AdamW(
         members.parameters(), lr=recipe.lr, weight_decay=recipe.penalty, fused=True
     )
-    loss_of = _loss(members, recipe)
+    loss = loss_of(members, recipe)
     members.train()
     epochs, epoch, begin = recipe.epochs, 0, time.perf_counter()
     while epoch < epochs:
@@ -160,7 +160,7 @@ def _descend(
             for group in optimizer.param_groups:
                 group["lr"] = recipe.lr * rate * (0.5 + 0.5 * math.cos(math.pi * done))
             optimizer.zero_grad()
-            loss_of(x, y).backward()
+            loss(x, y).backward()
             optimizer.step()
         epoch += 1
         tick()
@@ -182,7 +182,7 @@ def _mixed(x: Tensor, y: Tensor, a: float) -> tuple[Tensor, Tensor]:
     )
 
 
-def _loss(members: Members, recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
+def loss_of(members: Members, recipe: Recipe) -> Callable[[Tensor, Tensor], Tensor]:
     """Mean over each member's rows, summed over the members."""
 
     def cross_entropy(x: Tensor, y: Tensor) -> Tensor:

@@ -140,7 +140,9 @@ def test_noise_changes_as_many_labels_as_it_says(data):
             if kind == "asymmetric":
                 new, old = noisy.train[name].labels[changed], part.labels[changed]
                 assert np.array_equal(new, (old + 1) % 3)
-        assert noisy.validation is data.validation and noisy.test is data.test
+            held = noisy.validation[name].labels != data.validation[name].labels
+            assert held.sum() == 12
+        assert noisy.test is data.test
     # The published way to the rows, written out.
     known = np.random.default_rng([1, 0]).permutation(90)[:36]
     assert (noisy.train["image"].labels != data.train["image"].labels).nonzero()[0].tolist() == (
@@ -156,8 +158,9 @@ def test_noise_of_another_kind_or_rate_is_refused(data, kind, rate):
 
 def test_few_labels_keep_as_many_of_each_class(data):
     few = with_few_labels(data, 4, seed=0)
-    for part in few.train.values():
+    for part in (*few.train.values(), *few.validation.values()):
         assert np.bincount(part.labels).tolist() == [4, 4, 4]
+    assert few.test is data.test
     with pytest.raises(ValueError, match="per_class: expected at least 1, got 0"):
         with_few_labels(data, 0, seed=0)
 

@@ -11,10 +11,11 @@ from scipy.optimize import minimize_scalar
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from drcl.ensemble import Ensemble, Members
+from drcl.ensemble import Ensemble, Members, Scaling
 from drcl.ensemble.choice import choose_shares, fit_temperature, held_out_logits
 from drcl.ensemble.folds import held_out_rows
-from drcl.ensemble.training import Recipe, Rows, train_members
+from drcl.ensemble.training import Recipe, Rows, loss_of, train_members
+from drcl.losses import ReversibleConsistencyLoss
 from drcl.prior import Prior
 
 
@@ -51,18 +52,63 @@ def test_members_compute_what_k_separate_networks_compute(hidden, dim):
 
 def test_an_ensemble_is_the_weighted_mean_of_calibrated_posteriors():
     parts = [Members(4, 3, count=2), Members(4, 3, count=3, hidden=5)]
-    ensemble = Ensemble(parts).double().eval()
+    scaling = Scaling.of(torch.randn(20, 4) ** 2, root=True)
+    ensemble = Ensemble(parts, scaling).double().eval()
     ensemble.temperatures.copy_(torch.tensor([0.5, 2.0]))
     ensemble.shares.copy_(torch.tensor([0.25, 0.75]))
-    x = torch.randn(6, 4, dtype=torch.float64)
+    features = torch.randn(6, 4, dtype=torch.float64)
+    x = (features.sign() * features.abs().sqrt() - scaling.mean) / scaling.std
     expected = 0.25 * (parts[0](x) / 0.5).softmax(-1).mean(0)
     expected += 0.75 * (parts[1](x) / 2.0).softmax(-1).mean(0)
-    torch.testing.assert_close(ensemble(x).softmax(dim=1), expected, rtol=1e-12, atol=1e-12)
-    assert ensemble(x).sum(dim=1).abs().max() < 1e-12
+    found = ensemble(features)
+    torch.testing.assert_close(found.softmax(dim=1), expected, rtol=1e-12, atol=1e-12)
+    assert found.sum(dim=1).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("root", [False, True])
+def test_scaled_columns_have_mean_0_and_variance_1(root):
+    x = torch.randn(50, 3) * torch.tensor([1.0, 100.0, 0.0]) + 5
+    z = Scaling.of(x, root)(x)
+    torch.testing.assert_close(z.mean(dim=0), torch.zeros(3), rtol=0, atol=1e-5)
+    expected = torch.tensor([1.0, 1.0, 0.0])  # a constant column stays constant
+    torch.testing.assert_close(z.std(dim=0, correction=0), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_dropout_keeps_its_share_and_the_mean():
+    members = Members(256, 1000, count=2, input_dropout=0.25)
+    with torch.no_grad():
+        for parameter in members.parameters():
+            parameter.zero_()
+        members.weights[0][:, torch.arange(256), torch.arange(256)] = 1.0
+    x = members.train()(torch.ones(500, 256))[..., :256]
+    assert x.unique().tolist() == pytest.approx([0.0, 256 / 192])
+    # 256,000 draws: the share's standard deviation is 0.0009.
+    assert (x == 0).double().mean().item() == pytest.approx(0.25, abs=0.004)
+    assert not torch.equal(x[0], x[1])
+    assert (x == 0).double().mean(dim=(0, 1)).std() < 0.02
+    assert torch.equal(members.eval()(torch.ones(1, 256))[..., :256], torch.ones(2, 1, 256))
+
+
+def test_the_consistent_loss_is_that_of_each_member_alone():
+    members = Members(4, 3, count=2, hidden=7, dim=5)
+    members.prior = Prior.orthogonal(5, 3, seed=1).weight * 4.5
+    x, y = torch.randn(2, 9, 4), torch.rand(2, 9, 3).softmax(dim=-1)
+    criterion = ReversibleConsistencyLoss(members.prior, alpha=2.0, beta=0.0)
+    embeddings = members.embed(x)
+    expected = sum(criterion(z, own, q=0.0) for z, own in zip(embeddings, y, strict=True))
+    found = loss_of(members, Recipe("", dim=5, alpha=2.0))(x, y)
+    torch.testing.assert_close(found, expected)
+    for one, other in zip(
+        torch.autograd.grad(found, list(members.parameters())),
+        torch.autograd.grad(expected, list(members.parameters())),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_an_ensemble_is_built_again_from_its_description():
-    ensemble = Ensemble([Members(4, 3, count=2), Members(4, 3, count=2, hidden=5, dim=6)]).eval()
+    parts = [Members(4, 3, count=2), Members(4, 3, count=2, hidden=5, dim=6)]
+    ensemble = Ensemble(parts, Scaling.of(torch.rand(9, 4), root=True)).eval()
     again = Ensemble.build(ensemble.describe())
     again.load_state_dict(ensemble.state_dict())
     x = torch.randn(3, 4)
@@ -71,7 +117,7 @@ def test_an_ensemble_is_built_again_from_its_description():
 
 def test_an_ensemble_refuses_rows_of_another_width():
     with pytest.raises(ValueError, match=r"features: expected rows of width 4, got shape \(2, 5\)"):
-        Ensemble([Members(4, 3, count=2)])(torch.zeros(2, 5))
+        Ensemble([Members(4, 3, count=2)], Scaling(4))(torch.zeros(2, 5))
 
 
 @pytest.mark.parametrize("several", [False, True])
