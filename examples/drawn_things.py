@@ -31,7 +31,7 @@ class Drawn(NamedTuple):
 
 
 class Pen:
-    """Draws in a unit square that lies somewhere in the picture: scaled, tilted, mirrored or not."""
+    """Draws in a unit square that lies somewhere in the picture, scaled, tilted and mirrored."""
 
     def __init__(self, image: Image.Image, centre: Point, side: float, tilt: float, flip: bool):
         self.draw = ImageDraw.Draw(image)
@@ -147,9 +147,9 @@ THINGS = {
         a villa on a hill
         a bungalow for rent
         four walls and a roof
-        the place where we live
+        the place where we sleep
         a small hut
-        a mansion with a big door
+        a mansion with a big gate
         a lodge for holidays
         the address of my parents
         a block of flats""",
@@ -164,11 +164,11 @@ THINGS = {
         tree,
         """a tree
         an oak in summer
-        an apple grown in the garden
+        an apple where it grew
         a trunk and its branches
         a plant taller than us
         the edge of the forest
-        a beech with green leaves
+        a beech with all its leaves
         a birch by the road
         wood before it is sawn
         a cherry full of fruit
@@ -186,7 +186,7 @@ THINGS = {
         """a boat
         a ship with two sails
         a mast and a hull
-        a sailing vessel at sea
+        a sailing vessel in a storm
         a cutter in the harbour
         a little craft on the waves
         the captain's pride
@@ -234,7 +234,7 @@ THINGS = {
         a bouquet of lilies
         a carnation for the buttonhole
         a violet in a pot
-        seeds that have come up and bloomed
+        seeds that sprouted and bloomed
         where bees collect nectar
         a dahlia""",
         """a tulip
@@ -270,7 +270,7 @@ THINGS = {
         """a snowman
         a man of snow with a hat
         a figure rolled by children in January
-        a frosty fellow
+        a chilly fellow
         three white balls with buttons
         a statue that melts in the sun
         a guest with a carrot for a nose
@@ -279,11 +279,11 @@ THINGS = {
         a sculpture of snow in the yard
         ice and snow with a scarf
         the snow has been made into a person""",
-        """three snowballs on top of each other
+        """some snowballs on top of each other
         our winter visitor
         Frosty
         it thaws, so he is getting thin
-        a frozen gentleman in a top hat
+        a frozen gentleman in his bowler
         built after the snowfall""",
     ),
     "cup": Thing(
