@@ -28,9 +28,11 @@ test-long: $(VENV)/.installed
 	-$(BIN)/pip install --quiet atheris
 	DRCL_FUZZ_CASES=$(CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m long
 
-# Metrics and training beside other libraries, in an environment of their own.
+# Metrics and training beside other libraries, and with networks that packages bring, in an environment
+# of their own.
 peers: $(PEERS)/.installed
-	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest tests/peers tests/test_other_evaluators.py tests/test_frameworks.py
+	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest tests/peers tests/test_other_evaluators.py tests/test_frameworks.py \
+		tests/test_examples_raw_data.py
 
 # Measures everything on this machine, then rewrites the README's table and the plots from the results.
 bench: $(VENV)/.installed
@@ -76,12 +78,14 @@ $(VENV)/.docs: $(VENV)/.installed
 	touch $@
 
 # The other libraries, one version of each, over what .venv has, which a .pth file brings in.
-$(PEERS)/.installed: tests/peers/requirements.txt | $(VENV)/.installed
+# Without the trained networks the tests that need them are skipped.
+$(PEERS)/.installed: tests/peers/requirements.txt tests/peers/trained.txt | $(VENV)/.installed
 	rm -rf $(PEERS)
 	$(BIN)/python -m venv --without-pip $(PEERS)
 	$(BIN)/python -c "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" \
 		> "$$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/venv.pth"
 	$(BIN)/pip --python $(PEERS)/bin/python install --quiet --no-deps --requirement tests/peers/requirements.txt
+	-$(BIN)/pip --python $(PEERS)/bin/python install --quiet --no-deps --requirement tests/peers/trained.txt
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py $(shell find csrc -type f)

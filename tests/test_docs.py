@@ -87,7 +87,8 @@ def test_commands_run_here_or_in_ci(page):
     """Those that another test runs, or CI; a command of a new kind has to be given its place."""
     makefile = (ROOT / "Makefile").read_text("utf-8")
     ci = "".join(path.read_text("utf-8") for path in (ROOT / ".ci").iterdir() if path.is_file())
-    examples = (ROOT / "tests" / "test_examples_and_notebooks.py").read_text("utf-8")
+    files = (ROOT / "tests").glob("test_examples*.py")
+    examples = "".join(path.read_text("utf-8") for path in files)
     for line in commands(page):
         words = shlex.split(line)
         if words[0] in ("drcl", "torchrun"):
@@ -98,7 +99,7 @@ def test_commands_run_here_or_in_ci(page):
             assert re.search(rf"\bmake {words[1]}\b", ci), f"CI does not run {line!r}"
         elif words[0].endswith("python") and words[1].startswith("examples/"):
             assert (ROOT / words[1]).is_file(), line
-            assert Path(words[1]).name in examples or "own_networks" in words[1], line
+            assert Path(words[1]).name in examples, line
         elif words[:3] == ["python", "-m", "drcl.benchmarks.gates"]:
             assert words[2] in (ROOT / "tests/test_kernel_compilation.py").read_text("utf-8")
         elif words[:3] == ["python", "-m", "drcl.benchmarks.gates.model"]:
