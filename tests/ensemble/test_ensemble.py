@@ -211,11 +211,22 @@ def test_the_temperature_is_the_minimum_that_scipy_finds(scale):
     ids = torch.multinomial((logits * 1.5).softmax(dim=1), 1, generator=generator)[:, 0]
     targets = torch.eye(4, dtype=torch.float64)[ids]
 
+    shares = (400 * targets + 0.25) / 401  # one row more, of any class
+
     def loss(log_tau):
-        return -float((targets * (scale * logits / math.exp(log_tau)).log_softmax(1)).sum())
+        return -float((shares * (scale * logits / math.exp(log_tau)).log_softmax(1)).sum())
 
     expected = math.exp(minimize_scalar(loss, bounds=(-4, 4), method="bounded").x)
     assert fit_temperature(scale * logits, targets) == pytest.approx(expected, rel=0.02)
+
+
+def test_rows_told_apart_without_a_fault_stay_unsure():
+    ids = torch.arange(50) % 2
+    margins = 5 + 20 * torch.rand(50, generator=torch.Generator().manual_seed(0))
+    logits = torch.stack([margins, -margins], dim=1) * (1 - 2 * ids[:, None])
+    posteriors = (logits / fit_temperature(logits, torch.eye(2)[ids])).softmax(dim=1)
+    right = posteriors[torch.arange(50), ids]
+    assert 0.9 < right.min() < 0.999  # the least sure row says so
 
 
 def test_shares_sum_to_one_and_beat_every_single_candidate():
