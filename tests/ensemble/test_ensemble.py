@@ -89,21 +89,23 @@ def test_dropout_keeps_its_share_and_the_mean():
     assert torch.equal(members.eval()(torch.ones(1, 256))[..., :256], torch.ones(2, 1, 256))
 
 
-def test_the_consistent_loss_is_that_of_each_member_alone():
+def test_the_consistent_loss_is_cross_entropy_and_j_d_of_each_member():
     members = Members(4, 3, count=2, hidden=7, dim=5)
     members.prior = Prior.orthogonal(5, 3, seed=1).weight * 4.5
     x, y = torch.randn(2, 9, 4), torch.rand(2, 9, 3).softmax(dim=-1)
-    criterion = ReversibleConsistencyLoss(members.prior, alpha=2.0, beta=0.0)
-    embeddings = members.embed(x)
-    expected = sum(criterion(z, own, q=0.0) for z, own in zip(embeddings, y, strict=True))
+    criterion, expected = ReversibleConsistencyLoss(members.prior), torch.tensor(0.0)
+    for z, own in zip(members.embed(x), y, strict=True):
+        label = -(own * (z @ members.prior).log_softmax(dim=1)).sum(dim=1).mean()
+        expected = expected + label + 2.0 * criterion.parts(z, own).consistency
     found = loss_of(members, Recipe("", dim=5, alpha=2.0))(x, y)
     torch.testing.assert_close(found, expected)
-    for one, other in zip(
-        torch.autograd.grad(found, list(members.parameters())),
-        torch.autograd.grad(expected, list(members.parameters())),
-        strict=True,
-    ):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    parameters = list(members.parameters())
+    torch.testing.assert_close(
+        torch.autograd.grad(found, parameters),
+        torch.autograd.grad(expected, parameters),
+        rtol=1e-4,
+        atol=1e-6,
+    )
 
 
 def test_an_ensemble_is_built_again_from_its_description():
@@ -226,7 +228,7 @@ def test_rows_told_apart_without_a_fault_stay_unsure():
     logits = torch.stack([margins, -margins], dim=1) * (1 - 2 * ids[:, None])
     posteriors = (logits / fit_temperature(logits, torch.eye(2)[ids])).softmax(dim=1)
     right = posteriors[torch.arange(50), ids]
-    assert 0.9 < right.min() < 0.999  # the least sure row says so
+    assert 0.5 < right.min() < 0.99 < right.max() < 1  # the least sure row says so
 
 
 def test_shares_sum_to_one_and_beat_every_single_candidate():
