@@ -6,6 +6,7 @@ import numpy as np
 
 from drcl.automatic import auto
 from drcl.compare import linear
+from drcl.compare.deep.sdml import sdml
 from drcl.compare.fitted import Fitted, Method
 from drcl.data.dataset import CrossModalDataset
 from drcl.estimator import DRCL
@@ -53,4 +54,5 @@ METHODS = {
     "ridge": Method("ridge regression", linear.ridge),
     "cca": Method("regularised CCA", linear.cca, needs_pairs=True),
     "kernel-cca": Method("kernel CCA", linear.kernel_cca, needs_pairs=True),
+    "sdml": Method("SDML", sdml),
 }
