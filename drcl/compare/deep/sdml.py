@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from drcl.compare.deep.terms import distance, label_distance, orthogonal
+from drcl.compare.deep.terms import distance, label_distance, orthogonal, total
 from drcl.compare.deep.training import DIM, HIDDEN, Peer, train
 from drcl.compare.fitted import Fitted
 from drcl.data.dataset import CrossModalDataset
@@ -49,12 +49,12 @@ class Sdml(Peer):
         self.register_buffer("space", orthogonal(dim, classes))
 
     def loss(self, x: list[Tensor], y: list[Tensor], progress: float) -> Tensor:
-        total = x[0].new_zeros(())
+        terms = []
         for place, rows in enumerate(x):
             embeddings = self.embed(place, rows)
             decoded = self.decoders[place](embeddings)
-            total = total + sdml_loss(rows, decoded, self.scores(embeddings), y[place])
-        return total
+            terms.append(sdml_loss(rows, decoded, self.scores(embeddings), y[place]))
+        return total(terms)
 
     def embed(self, place: int, x: Tensor) -> Tensor:
         embeddings: Tensor = self.encoders[place](x)

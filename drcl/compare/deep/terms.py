@@ -9,6 +9,11 @@ from torch.nn import functional
 from drcl.labels import is_labelled
 
 
+def total(terms: list[Tensor]) -> Tensor:
+    """The sum of scalars."""
+    return torch.stack(terms).sum()
+
+
 def distance(a: Tensor, b: Tensor) -> Tensor:
     """``mean_i |a_i − b_i|``, Euclidean; 0 where there are no rows."""
     return torch.linalg.vector_norm(a - b, dim=1).sum() / max(1, len(a))
