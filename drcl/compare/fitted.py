@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -52,7 +52,7 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(float).tiny)
 
 
-def best(candidates: list[tuple[str, Embed]], data: CrossModalDataset) -> Fitted:
+def best(candidates: Iterable[tuple[str, Embed]], data: CrossModalDataset) -> Fitted:
     """Of embeddings and the same with unit rows, the best on the validation split."""
     found: tuple[float, str, Embed] | None = None
     for name, embed in candidates:

@@ -31,7 +31,7 @@ def cca(data: CrossModalDataset, seed: int) -> Fitted:
     of Several Sets of Variables* (1971); powers: Gong et al., *A Multi-View Embedding Space* (IJCV
     2014).
     """
-    return _multiset(data, {name: _standardizer(part) for name, part in data.train.items()}, "")
+    return _multiset(data, {name: standardizer(part) for name, part in data.train.items()}, "")
 
 
 def kernel_cca(data: CrossModalDataset, seed: int) -> Fitted:
@@ -47,7 +47,7 @@ def kernel_cca(data: CrossModalDataset, seed: int) -> Fitted:
     for scale in (1.0, 0.5, 0.25):
         maps = {}
         for name, part in data.train.items():
-            standard = _standardizer(part)
+            standard = standardizer(part)
             rows = standard(part.features)
             size = min(200, len(rows) - 1)
             kernel = KernelPCA(
@@ -65,7 +65,7 @@ def ridge(data: CrossModalDataset, seed: int) -> Fitted:
     """
     from sklearn.linear_model import Ridge
 
-    standard = {name: _standardizer(part) for name, part in data.train.items()}
+    standard = {name: standardizer(part) for name, part in data.train.items()}
     candidates = []
     for penalty in RIDGE_PENALTIES:
         models = {}
@@ -128,7 +128,7 @@ def _posterior(
     features = np.concatenate([part.features for part in parts])
     labels = np.concatenate([part.labels for part in parts])
     known = is_labelled(labels)
-    standard = _standardizer(Labelled(features, labels))
+    standard = standardizer(Labelled(features, labels))
     # Unit rows, then scaled alike: the penalty means the same.
     scale = standard if scaling == "standard" else (lambda x: unit(x) * np.sqrt(x.shape[1]))
     model = LogisticRegression(C=penalty, max_iter=300, tol=1e-3)
@@ -174,7 +174,7 @@ def _inverse_root(covariance: np.ndarray, penalty: float) -> np.ndarray:
     return scaled @ vectors.T
 
 
-def _standardizer(part: Labelled) -> Callable[[np.ndarray], np.ndarray]:
+def standardizer(part: Labelled) -> Callable[[np.ndarray], np.ndarray]:
     mean, std = part.features.mean(axis=0), part.features.std(axis=0)
     return lambda x: ((x - mean) / np.where(std > 1e-8, std, 1.0)).astype(np.float64)
 

@@ -6,6 +6,11 @@ import numpy as np
 
 from drcl.automatic import auto
 from drcl.compare import linear
+from drcl.compare.deep.acmr import acmr
+from drcl.compare.deep.dscmr import dscmr
+from drcl.compare.deep.mars import mars
+from drcl.compare.deep.mrl import mrl
+from drcl.compare.deep.sdml import sdml
 from drcl.compare.fitted import Fitted, Method
 from drcl.data.dataset import CrossModalDataset
 from drcl.estimator import DRCL
@@ -53,4 +58,9 @@ METHODS = {
     "ridge": Method("ridge regression", linear.ridge),
     "cca": Method("regularised CCA", linear.cca, needs_pairs=True),
     "kernel-cca": Method("kernel CCA", linear.kernel_cca, needs_pairs=True),
+    "sdml": Method("SDML", sdml),
+    "dscmr": Method("DSCMR", dscmr, needs_pairs=True),
+    "mrl": Method("MRL", mrl, needs_pairs=True),
+    "mars": Method("MARS", mars),
+    "acmr": Method("ACMR", acmr),
 }
