@@ -235,6 +235,16 @@ def test_the_space_of_sdml_has_orthonormal_columns_and_is_not_learned():
     assert Sdml([5], classes=200).get_buffer("space").shape == (200, 200)
 
 
+@pytest.mark.parametrize("width", [4, 400])
+def test_reconstruction_weighs_alike_however_wide_the_features_are(width):
+    peer, x = Sdml([width], classes=3), torch.randn(500, width)
+    for parameter in peer.decoders.parameters():
+        nn.init.zeros_(parameter)
+    found = peer.loss([x], [torch.zeros(500, 3)], 0.5)
+    assert found.item() == pytest.approx(0.5 * (x.square().mean(dim=1).sqrt()).mean().item())
+    assert 0.4 < found < 0.55
+
+
 def test_sdml_trains_each_modality_as_if_alone():
     peer = Sdml([5, 4], classes=3)
     x, y = [torch.randn(6, 5), torch.randn(6, 4)], [torch.eye(3).repeat(2, 1)] * 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
 from drcl.compare.deep.terms import distance, label_distance, orthogonal, total
@@ -16,16 +18,17 @@ ALPHA = 0.5
 def sdml(data: CrossModalDataset, seed: int) -> Fitted:
     """Scalable deep multimodal learning: encoders into a random orthogonal space.
 
-    ``α · mean |x − D(f(x))| + (1 − α) · mean |f(x) W − y|`` of each modality, with unit embeddings
-    ``f(x)``, a decoder D, orthonormal columns W that are drawn once and never learned, and α = 0.5.
+    ``α · mean |x/√d − D(f(x))| + (1 − α) · mean |f(x) W − y|`` of each modality, with unit
+    embeddings ``f(x)``, a decoder D, orthonormal columns W that are drawn once and never learned,
+    and α = 0.5.
     Unlabelled rows have the first term alone. No term joins two modalities: their sum trains each
     as if alone, and no pairs are needed. One class or several.
 
     Source: Hu et al., *Scalable Deep Multimodal Learning for Cross-Modal Retrieval* (SIGIR 2019);
-    distances are not squared, as in the authors' code. Smaller than theirs (hidden 1,024, D = 512,
-    200 epochs, rates of 1e-4 and 2e-4 by modality); the decoder ends in a linear layer, as the
-    features have no unit length here; and the checkpoint is chosen for all modalities together, by
-    mAP instead of each one's loss.
+    distances are not squared, as in the authors' code. Smaller than theirs (two hidden layers of
+    1,024, D = 512, 200 epochs). There the decoder's rows are scaled to unit length; here it ends in
+    a linear layer, and standardised features are divided by √d, which makes them about as long.
+    Here one checkpoint is chosen for all modalities by mAP, there each one's by its label loss.
     """
     return train(Sdml, data, seed)
 
@@ -53,7 +56,9 @@ class Sdml(Peer):
         for place, rows in enumerate(x):
             embeddings = self.embed(place, rows)
             decoded = self.decoders[place](embeddings)
-            terms.append(sdml_loss(rows, decoded, self.scores(embeddings), y[place]))
+            # Standardised rows are √d long: as they are, they would drown the labels.
+            features = rows / math.sqrt(rows.shape[1])
+            terms.append(sdml_loss(features, decoded, self.scores(embeddings), y[place]))
         return total(terms)
 
     def embed(self, place: int, x: Tensor) -> Tensor:
