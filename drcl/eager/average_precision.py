@@ -92,17 +92,21 @@ def _sorted(block: Block, request: Request) -> Tensor:
     behind = (~kept.gather(1, order)).to(torch.int8).sort(dim=1, stable=True).indices
     order = order.gather(1, behind)
     gain = gains.gather(1, order) * kept.gather(1, order)
-    hit = gain > 0
-    counts = hit.sum(dim=1)
-    rows, places = hit.nonzero(as_tuple=True)
-    slots = torch.arange(len(rows), device=rows.device)
-    slots -= (counts.cumsum(0) - counts).repeat_interleave(counts)
-    shape = len(values), max(1, int(counts.max()) if len(counts) else 1)
+    rows, places, number = slots(gain > 0)
+    shape = len(values), max(1, int(number.max()) + 1 if len(number) else 1)
     ranks = torch.ones(shape, dtype=torch.int64, device=values.device)
     found = gain.new_zeros(shape)
-    ranks[rows, slots] = places + 1
-    found[rows, slots] = gain[rows, places]
+    ranks[rows, number] = places + 1
+    found[rows, number] = gain[rows, places]
     return measures_from_ranks(ranks, found, kept.sum(dim=1), request)
+
+
+def slots(hit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows and columns of what is true in (Q, N), and how many in the row come before it."""
+    counts = hit.sum(dim=1)
+    rows, places = hit.nonzero(as_tuple=True)
+    number = torch.arange(len(rows), device=rows.device)
+    return rows, places, number - (counts.cumsum(0) - counts).repeat_interleave(counts)
 
 
 def _literal(values: Tensor, gains: Tensor, request: Request) -> Tensor:

@@ -23,11 +23,11 @@ TILE_BYTES = 16 * 2**20  # of rows that are read together
 class Embeddings:
     """Rows (N, D), in pieces, as tensors of the dtype that products are made in."""
 
-    def __init__(self, array: Gallery, name: str) -> None:
+    def __init__(self, array: Gallery, name: str, *, may_be_empty: bool = False) -> None:
         self.name = name
         parts = array if isinstance(array, (list, tuple)) else [array]
         self._mapped = [part for part in parts if is_mapped(part)]
-        self.pieces = _pieces(array, name)
+        self.pieces = _pieces(array, name, may_be_empty)
         self.starts = np.cumsum([0, *(len(piece) for piece in self.pieces)])
         # Half precision and integers are widened.
         double = torch.float64 in [piece.dtype for piece in self.pieces]
@@ -101,7 +101,7 @@ class Embeddings:
         return found
 
 
-def _pieces(array: Gallery, name: str) -> list[Tensor]:
+def _pieces(array: Gallery, name: str, may_be_empty: bool) -> list[Tensor]:
     if is_array(array):
         pieces = [as_features(array, name)]
     elif isinstance(array, Sequence):
@@ -125,6 +125,8 @@ def _pieces(array: Gallery, name: str) -> list[Tensor]:
             raise ValueError(
                 f"{name}: expected (N, D) arrays of one width, got {tuple(piece.shape)}"
             )
+    if may_be_empty and pieces and not any(len(piece) for piece in pieces):
+        return pieces[:1]
     if sum(len(piece) for piece in pieces) == 0:
         shape = tuple(pieces[0].shape) if pieces else ()
         raise ValueError(f"{name}: expected a non-empty (N, D) array, got {shape}")
