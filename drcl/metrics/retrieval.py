@@ -146,14 +146,16 @@ def retrieval_metrics(
                     curves = torch.cat([curves[None], points]).cumsum(dim=0)[-1]
                 bar.update(len(part))
     with_relevant = int((found["relevant"] > 0).sum())
-    _apply_no_relevant(settings.no_relevant, {**found, **extra}, found["relevant"] == 0)
+    nothing = found["relevant"] == 0
+    for tables in (found, extra):  # apart: a measure of the user's may have the name of a table
+        _apply_no_relevant(settings.no_relevant, tables, nothing)
     drawn: dict[str, Any] = dict.fromkeys(PER_LEVEL)
     if levels and with_relevant:
         recall = torch.linspace(0, 1, levels, dtype=torch.float64, device="cpu")
         for name, total in zip(PER_LEVEL, curves, strict=True):
             drawn[name] = PrecisionRecall(recall, total / with_relevant)
-    tables: dict[str, Any] = {"ndcg": None, **found, **drawn}
-    return RetrievalMetrics(ks=cutoffs, measures=extra, on_empty=settings.on_empty, **tables)
+    every: dict[str, Any] = {"ndcg": None, **found, **drawn}
+    return RetrievalMetrics(ks=cutoffs, measures=extra, on_empty=settings.on_empty, **every)
 
 
 def _nothing(names: Mapping[str, bool], count: int, ks: Sequence[int | None]) -> dict[str, Tensor]:
