@@ -29,10 +29,11 @@ from drcl.metrics.ranks import Ranks
 from drcl.metrics.report import retrieval_report
 from drcl.metrics.results import PrecisionRecall, RetrievalMetrics
 from drcl.metrics.retrieval import retrieval_metrics
+from drcl.metrics.search import Nearest, nearest
 
 __all__ = [
     "retrieval_metrics", "RetrievalMetrics", "RetrievalOptions", "average_precision",
     "mean_average_precision", "recall_at_k", "hit_at_k", "precision_recall_curve", "cmc_curve",
-    "PrecisionRecall", "Ranks", "retrieval_report", "MAX_BYTES",
+    "PrecisionRecall", "Ranks", "retrieval_report", "nearest", "Nearest", "MAX_BYTES",
 ]  # fmt: skip
 __dir__ = __all__.copy

@@ -36,7 +36,7 @@ class Exclusions:
         offset: int,
     ) -> None:
         self._finders: list[Find] = []
-        if (places_of_queries := _own_places(own, queries, total)) is not None:
+        if (places_of_queries := own_places(own, queries, total)) is not None:
             self._finders.append(_own(places_of_queries - offset))
         self.bytes_per_item = 0
         if pairs is not None:
@@ -90,7 +90,7 @@ def _ids(side: ParsedLabels, place: dict[str, int]) -> Any:
     return side.ids if side.names is None else look_up(side, place, "")
 
 
-def _own_places(given: Any, queries: int, total: int) -> Tensor | None:
+def own_places(given: Any, queries: int, total: int) -> Tensor | None:
     """Which item each query is, from ``exclude_self``: None where no query is an item."""
     if isinstance(given, (bool, np.bool_)):
         if not given:

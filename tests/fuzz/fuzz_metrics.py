@@ -37,6 +37,7 @@ KINDS = (
     "zero",
     "denormal",
 )
+SIZES = {"Q": 5, "N": 17, "D": 8}
 FORMS = ("labels", "rows", "pairs", "graded pairs", "sparse", "function")
 
 
@@ -593,6 +594,56 @@ def precision_recall_curve(draw: Draw) -> None:
     assert len(smooth) == points and bool((smooth >= raw - 1e-12).all())
     assert bool((smooth.diff() <= 1e-12).all()), "interpolated precision never rises"
     assert bool(((raw >= 0) & (smooth <= 1 + 1e-12)).all())
+
+
+@target("drcl.metrics.nearest")
+def nearest(draw: Draw) -> None:
+    queries, items, width = (draw.integer(name, 1, most) for name, most in [*SIZES.items()])
+    kind, numpy = draw.choose("kind", *KINDS), draw.choose("numpy", False, True)
+    query = draw_rows(draw, "query", queries, width, kind, numpy)
+    own = draw.choose("exclude_self", False, True)
+    gallery = query if own else draw_rows(draw, "gallery", items, width, kind, numpy)
+    metric = draw.choose("metric", "cosine", "dot", "euclidean")
+    given = {"query": query, "gallery": gallery, "k": draw.integer("k", 1, 12), "metric": metric}
+    given["exclude_self"] = own
+    x = torch.from_numpy(exact_values(query)).float()
+    faults: Faults = {
+        **of_count("k"),
+        **of_word("metric"),
+        **of_word("precision"),
+        "query: None": lambda: None,
+        "query: 1-D": lambda: x[0],
+        "query: no rows": lambda: x[:0],
+        "query: NaN": lambda: torch.full_like(x, math.nan),
+        "query/widths: too wide": lambda: torch.zeros(queries, width + 1),
+        "gallery: no chunks": list,
+        "gallery: infinite": lambda: torch.full((queries, width), math.inf),
+        "exclude_self: too far": lambda: np.full(queries, len(gallery)),
+        "exclude_self: None": lambda: None,
+        **{f"max_bytes: {v!r}": lambda v=v: v for v in (0, -1, "1", None)},
+    }
+    given["gallery"] = in_some_form(draw, gallery)
+    if refuses(draw, metrics.nearest, given, faults):
+        return
+    found = metrics.nearest(**given)
+    y = exact_values(gallery)
+    arguments = {"metric": metric, "precision": "highest"}
+    exact = kind == "zero" or (kind == "small integers" and metric == "dot")
+    ranked = np.ones((queries, len(y)), bool)
+    if own:
+        ranked &= ~np.eye(queries, dtype=bool)
+    case = Case(arguments, ranked, ranked, ranked, exact_values(query), y, exact)
+    scores = np.where(ranked, exact_scores(case), -np.inf)
+    k = min(given["k"], len(y) - own)
+    assert found.indices.shape == found.scores.shape == (queries, k)
+    for row in range(queries):
+        assert len(set(found.indices[row].tolist())) == k
+        if is_clear(case, scores[row], ranked[row]):
+            assert (
+                found.indices[row].tolist() == np.argsort(-scores[row], kind="stable")[:k].tolist()
+            )
+    falling = -found.scores if metric == "euclidean" else found.scores
+    assert bool((falling.diff(dim=1) <= 0).all())
 
 
 @target("drcl.metrics.retrieval_report")
