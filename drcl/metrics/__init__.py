@@ -16,6 +16,7 @@ scores that are there already, :func:`drcl.functional.average_precision`.
 
 from __future__ import annotations
 
+from drcl.metrics.hamming import HammingMetrics, hamming_metrics
 from drcl.metrics.means import (
     average_precision,
     cmc_curve,
@@ -34,6 +35,7 @@ from drcl.metrics.search import Nearest, nearest
 __all__ = [
     "retrieval_metrics", "RetrievalMetrics", "RetrievalOptions", "average_precision",
     "mean_average_precision", "recall_at_k", "hit_at_k", "precision_recall_curve", "cmc_curve",
-    "PrecisionRecall", "Ranks", "retrieval_report", "nearest", "Nearest", "MAX_BYTES",
+    "PrecisionRecall", "Ranks", "retrieval_report", "nearest", "Nearest",
+    "hamming_metrics", "HammingMetrics", "MAX_BYTES",
 ]  # fmt: skip
 __dir__ = __all__.copy

@@ -58,7 +58,9 @@ def retrieval_metrics(
             matrix (Q, N) of bool or whole gains, dense or SciPy sparse, or a function from query
             positions (q,) to bool or integer gains (q, N). Integers that fit pairs and a matrix
             alike (two or three items) are refused.
-        metric: ``"cosine"`` (default), ``"dot"`` or ``"euclidean"``. Euclidean distances are found
+        metric: ``"cosine"`` (default), ``"dot"``, ``"euclidean"``, or ``"hamming"`` of binary codes
+            (N, bits/8) uint8, as ``np.packbits(bits, axis=1)`` makes them; most of their distances
+            tie, for which ``ties="average"`` is exact. Euclidean distances are found
             by expansion: they carry the rounding of the squared lengths, in the embeddings' dtype.
         divisor: of AP@k: ``"hits"`` in the first k (default, the field's papers), ``"min"`` of R
             and k, or ``"relevant"``: R. All the same for the whole gallery.
@@ -148,7 +150,7 @@ def retrieval_metrics(
     with_relevant = int((found["relevant"] > 0).sum())
     nothing = found["relevant"] == 0
     for tables in (found, extra):  # apart: a measure of the user's may have the name of a table
-        _apply_no_relevant(settings.no_relevant, tables, nothing)
+        apply_no_relevant(settings.no_relevant, tables, nothing)
     drawn: dict[str, Any] = dict.fromkeys(PER_LEVEL)
     if levels and with_relevant:
         recall = torch.linspace(0, 1, levels, dtype=torch.float64, device="cpu")
@@ -191,7 +193,7 @@ def _evaluation(measures: Mapping[str, Measure], ks: Sequence[int]) -> Evaluate 
     return evaluate if measures else None
 
 
-def _apply_no_relevant(rule: str, tables: Mapping[str, Tensor], nothing: Tensor) -> None:
+def apply_no_relevant(rule: str, tables: Mapping[str, Tensor], nothing: Tensor) -> None:
     """What the queries with nothing relevant count, in place."""
     if rule == "error" and bool(nothing.any()):
         query = int(nothing.nonzero()[0])

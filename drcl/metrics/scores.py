@@ -9,7 +9,7 @@ from drcl.metrics.duplicates import equal_rows
 from drcl.metrics.embeddings import TILE_BYTES, Embeddings
 from drcl.precision import product_precision
 
-METRICS = ("cosine", "dot", "euclidean")
+METRICS = ("cosine", "dot", "euclidean", "hamming")
 PRECISIONS = ("highest", "high")
 
 
@@ -18,7 +18,8 @@ class Scorer:
 
     The order of a query's gallery is that of ``block·scale + bias``: for the cosine the gallery is
     not normalised, which would take a copy of it, but its scores are divided by its lengths; for
-    the Euclidean distance ``q·g − |g|²/2`` falls as the distance grows.
+    the Euclidean distance ``q·g − |g|²/2`` falls as the distance grows, and for codes the product
+    of signs does.
     """
 
     def __init__(
@@ -65,12 +66,14 @@ class Scorer:
         self.rows_per_block = max(1, min(max_rows, rows))
         self._buffer = torch.empty(0, dtype=self.dtype, device=self.device)
         del lengths  # a large gallery's vectors are a good part of a small budget
-        self.copies, self.firsts = equal_rows(
-            lambda start, stop: gallery.rows(kept, start, stop, gallery.dtype),
-            lambda items: gallery.at(items if kept is None else kept[items], gallery.dtype),
-            self.count,
-            gallery.width,
-        )
+        self.copies = self.firsts = torch.empty(0, dtype=torch.int64, device="cpu")
+        if metric != "hamming":  # whose products are exact, and equal for equal rows
+            self.copies, self.firsts = equal_rows(
+                lambda start, stop: gallery.rows(kept, start, stop, gallery.dtype),
+                lambda items: gallery.at(items if kept is None else kept[items], gallery.dtype),
+                self.count,
+                gallery.width,
+            )
 
     def block(self, rows: Tensor) -> Tensor:
         """Scores (q, N) of the queries at these positions; the next block reuses their memory."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from drcl.checks import check_count, check_option
-from drcl.metrics.embeddings import Array, Embeddings, Gallery
+from drcl.metrics.embeddings import Array, Gallery, embeddings
 from drcl.metrics.exclusions import own_places
 from drcl.metrics.options import MAX_BYTES
 from drcl.metrics.scores import METRICS, PRECISIONS, Scorer
@@ -47,7 +47,7 @@ def nearest(
             :func:`drcl.metrics.retrieval_metrics` takes, files that are mapped and chunks among
             them.
         k: number of items for each query; above N means N.
-        metric: ``"cosine"`` (default), ``"dot"`` or ``"euclidean"``.
+        metric: ``"cosine"`` (default), ``"dot"``, ``"euclidean"``, or ``"hamming"`` of codes.
         exclude_self: as in :func:`drcl.metrics.retrieval_metrics`: a query does not find itself.
         precision: of products, as in :func:`drcl.metrics.retrieval_metrics`.
         max_bytes: bytes that may be used, 2²⁰ at least, beside the inputs, the result and 40 bytes
@@ -55,8 +55,8 @@ def nearest(
         progress: show a progress bar.
 
     Returns scores (Q, k) in the dtype of products, float32 or float64: cosines or inner products,
-    falling, or Euclidean distances, rising, which are found by expansion; and indices (Q, k) int64.
-    Both are on the queries' device. Gallery rows that are equal have equal scores.
+    falling, or distances, rising, of which the Euclidean ones are found by expansion; and indices
+    (Q, k) int64. Both are on the queries' device. Gallery rows that are equal have equal scores.
 
     Raises ValueError for shapes that do not fit, NaN, k below 1 and options that are not known;
     TypeError for what is no array; MemoryError where not even one query at a time can be searched
@@ -71,7 +71,7 @@ def nearest(
     check_option("metric", metric, METRICS)
     check_option("precision", precision, PRECISIONS)
     check_count("max_bytes", max_bytes, 2**20)
-    one, other = Embeddings(query, "query"), Embeddings(gallery, "gallery")
+    one, other = (embeddings(query, "query", metric), embeddings(gallery, "gallery", metric))
     if one.width != other.width:
         raise ValueError(
             f"query and gallery: expected one width, got {one.width} and {other.width}"
@@ -171,7 +171,9 @@ class _Search:
         """What the scores of a ranking stand for: the query's own length is not in them."""
         scorer = self._scorer
         length = torch.linalg.vector_norm(x.double(), dim=1, keepdim=True)
-        if scorer.metric == "cosine":
+        if scorer.metric == "hamming":
+            found = (scorer.query.width - values) / 2
+        elif scorer.metric == "cosine":
             found = values / torch.where(length > 0, length, 1.0)
         elif scorer.metric == "dot":
             whole = torch.linalg.vector_norm(

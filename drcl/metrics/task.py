@@ -11,7 +11,7 @@ from torch import Tensor
 
 from drcl.distributed import all_gather_int, raise_together
 from drcl.labels import ParsedLabels, parse_labels, resolve
-from drcl.metrics.embeddings import Array, Embeddings, Gallery
+from drcl.metrics.embeddings import Array, Gallery, embeddings
 from drcl.metrics.exclusions import Exclusions, group_ids
 from drcl.metrics.options import Settings
 from drcl.metrics.pairs import Pairs, from_callback
@@ -33,8 +33,9 @@ class Task:
         self.settings = settings
         group = settings.process_group
         with raise_together(group):
-            self.query = Embeddings(query, "query")
-            self.gallery = Embeddings(gallery, "gallery", may_be_empty=settings.on_empty != "error")
+            empty = settings.on_empty != "error"
+            self.query = embeddings(query, "query", settings.metric)
+            self.gallery = embeddings(gallery, "gallery", settings.metric, may_be_empty=empty)
             self._check_alone(query_labels, gallery_labels)
         self._resolve()
         count, pieces = len(self.query), self.everywhere(len(self.gallery))

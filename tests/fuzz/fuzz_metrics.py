@@ -646,6 +646,44 @@ def nearest(draw: Draw) -> None:
     assert bool((falling.diff(dim=1) <= 0).all())
 
 
+@target("drcl.metrics.hamming_metrics")
+def hamming_metrics(draw: Draw) -> None:
+    queries, items = draw.integer("Q", 1, 5), draw.integer("N", 1, 9)
+    bits = draw.integer("bits", 1, 70)
+    random = draw.random
+    query, gallery = (random.integers(2, size=(n, bits)) for n in (queries, items))
+    codes = [np.packbits(side, axis=1) for side in (query, gallery)]
+    gains = random.random((queries, items)) < 0.4
+    excluded = random.random((queries, items)) < draw.choose("excluded", 0.0, 0.4)
+    given: dict[str, Any] = {
+        "query": codes[0],
+        "gallery": in_some_form(draw, codes[1]),
+        "relevance": lambda rows: torch.from_numpy(gains)[rows],
+        "no_relevant": draw.choose("no_relevant", "zero", "skip"),
+    }
+    if excluded.any():
+        given["excluded"] = excluded
+    faults: Faults = {
+        **of_word("no_relevant"),
+        **of_word("on_empty"),
+        "query: bits": lambda: query,
+        "query: no rows": lambda: codes[0][:0],
+        "query/widths: too wide": lambda: np.zeros((queries, 20), np.uint8),
+        "gallery: floats": lambda: codes[1].astype(float),
+        "relevance: None": lambda: lambda rows: None,
+        "ties: given": lambda: "average",
+    }
+    with use_backend(draw.choose("backend", "native", "eager")):
+        if refuses(draw, metrics.hamming_metrics, given, faults):
+            return
+        found = metrics.hamming_metrics(**given)
+    signs = {**given, "query": 2.0 * query - 1, "gallery": 2.0 * gallery - 1}
+    expected = metrics.average_precision(**signs, metric="dot", ties="average")
+    torch.testing.assert_close(
+        found.average_precision, expected, rtol=1e-11, atol=1e-12, equal_nan=True
+    )
+
+
 @target("drcl.metrics.retrieval_report")
 def retrieval_report(draw: Draw) -> None:
     names = draw.choose("modalities", ("a", "b"), ("a", "b", "c"), ("a",), ())
