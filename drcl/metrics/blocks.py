@@ -27,7 +27,7 @@ from drcl.metrics.scores import Scorer
 from drcl.metrics.task import Task
 from drcl.ops.average_precision import average_precision, queries_per_block
 from drcl.out_of_memory import in_pieces
-from drcl.ranking import Relevance, Request, precision_at_levels
+from drcl.ranking import PER_QUERY, Relevance, Request, precision_at_levels
 
 Evaluate: TypeAlias = Callable[[Ranks], dict[str, Tensor]]
 # Bytes that a query takes: for each relevant item where its rank is wanted, and for each item where
@@ -99,7 +99,10 @@ def ranked_blocks(
 
         def gains(width: int) -> Tensor:
             block = Block.of(scores, relevant, scorer.scale, scorer.bias, excluded)
-            return gains_in_order(block, width).double()
+            found = gains_in_order(block, width)
+            if task.gain_values is None:
+                return found.double()
+            return torch.nn.functional.pad(task.gain_values, (1, 0)).to(found.device)[found.long()]
 
         if evaluate is None:
             return Ranked(part, table(request).cpu(), {})
@@ -148,9 +151,12 @@ def _measured(
     With a recall level for every relevant item, the raw precision there tells its rank: the ranking
     itself need not know of them.
     """
-    levels = levels_for(max_relevant)
-    found = table(replace(request, recall_levels=levels))
+    levels, depth = levels_for(max_relevant), max(1, int(ranked.max()))
+    found = table(replace(request, recall_levels=levels, depth=depth))
     columns, raw = found[:, : -2 * levels], found[:, -levels:]
+    first = list(PER_QUERY).index("first_rank")
+    beyond = columns[:, first] > request.depth
+    columns[beyond, first : first + 2] = 0.0  # with the reciprocal rank, as if not looked at
     relevant = found[:, 0].long()
     ranks = from_raw_precision(raw, relevant)
     width = ranks.shape[1]

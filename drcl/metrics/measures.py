@@ -11,6 +11,29 @@ parameter ``k``, of the cut-offs (Q, K) too, none above N, and returns (Q, K).
     retrieval_metrics(…, ks=(10,), measures=("hit", partial(measures.rbp, p=0.95), my_own))
 
 All are 0 where nothing is relevant, but for ``fall_out``.
+
+Relevant items at ranks 1, 3, 4 and 5 of ten, and k = 3:
+
+>>> ranks = torch.tensor([[1.0, 3.0, 4.0, 5.0]], dtype=torch.float64)
+>>> found, k = Ranks(ranks, torch.tensor([4]), torch.tensor([10])), torch.tensor([[3]])
+>>> for name, (measure, _) in MEASURES.items():
+...     value = measure(found, k) if at_cutoffs(measure) else measure(found)
+...     print(f"{name:<17}{float(value):.4f}")
+hit              1.0000
+reciprocal_rank  1.0000
+f1               0.5714
+precision_min    0.6667
+fall_out         0.1667
+ap_first_hits    0.8056
+dcg              1.5000
+dcg_exponential  1.5000
+ndcg_exponential 0.7039
+err              0.5833
+r_precision      0.7500
+ap_at_r          0.6042
+auroc            0.8750
+bpref            0.8125
+rbp              0.5123
 """
 
 from __future__ import annotations

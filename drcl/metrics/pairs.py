@@ -13,7 +13,11 @@ from drcl.tensors import as_tensor
 
 
 class Pairs:
-    """Pairs of query and item, with a gain each, sorted; ``name`` is what errors call them."""
+    """Pairs of query and item, with a gain each, sorted; ``name`` is what errors call them.
+
+    Gains that are not whole stand in a table of their own, ``values``, and the pairs' are then
+    places in it, counted from 1.
+    """
 
     def __init__(self, given: Any, queries: int, items: int, name: str = "relevance") -> None:
         rows, columns, gains = _listed(given, (queries, items), name)
@@ -23,8 +27,14 @@ class Pairs:
                     f"{name}: expected {what} positions in 0..{size - 1}, got "
                     f"{int(values.min())}..{int(values.max())}"
                 )
+        if name != "relevance" and not _are_whole(gains):
+            raise ValueError(f"{name}: expected bool or whole numbers, got others")
         _check_gains(gains, name)
         rows, columns, gains = rows[gains > 0], columns[gains > 0], gains[gains > 0]
+        self.values = None
+        if not _are_whole(gains):
+            self.values, places = gains.double().unique(return_inverse=True)
+            gains = places + 1
         order = (rows * items + columns).argsort()
         self.rows, self.columns = rows[order], columns[order]
         self.gains = gains[order].int()
@@ -53,7 +63,7 @@ def _listed(given: Any, shape: tuple[int, int], name: str) -> tuple[Tensor, Tens
                 f"{name}: expected a sparse matrix of shape {shape}, got {matrix.shape}"
             )
         rows, columns = as_tensor(matrix.row).long(), as_tensor(matrix.col).long()
-        return rows, columns, _whole_gains(matrix.data, name)
+        return rows, columns, _real_gains(matrix.data, name)
     table = _signed(as_tensor(given, name), name).cpu()
     is_matrix = tuple(table.shape) == shape
     is_pairs = table.ndim == 2 and table.shape[1] in (2, 3) and not table.is_complex()
@@ -66,7 +76,7 @@ def _listed(given: Any, shape: tuple[int, int], name: str) -> tuple[Tensor, Tens
         )
     if is_matrix:
         places = (table != 0).nonzero()
-        return places[:, 0], places[:, 1], _whole_gains(table[table != 0], name)
+        return places[:, 0], places[:, 1], _real_gains(table[table != 0], name)
     if is_pairs:
         gains = table[:, 2] if table.shape[1] == 3 else torch.ones_like(table[:, 0])
         return table[:, 0].long(), table[:, 1].long(), gains
@@ -76,11 +86,15 @@ def _listed(given: Any, shape: tuple[int, int], name: str) -> tuple[Tensor, Tens
     )
 
 
-def _whole_gains(values: Any, name: str) -> Tensor:
+def _real_gains(values: Any, name: str) -> Tensor:
     gains = _signed(as_tensor(values, name), name).clone()
-    if gains.is_complex() or (gains.is_floating_point() and bool((gains != gains.round()).any())):
-        raise ValueError(f"{name}: expected whole numbers as gains, got others")
+    if gains.is_complex() or bool(gains.isnan().any()):
+        raise ValueError(f"{name}: expected real numbers as gains, got complex ones or NaN")
     return gains
+
+
+def _are_whole(gains: Tensor) -> bool:
+    return not gains.is_floating_point() or bool((gains == gains.round()).all())
 
 
 def from_callback(

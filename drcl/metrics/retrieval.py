@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from drcl.metrics.blocks import Evaluate, ranked_blocks
 from drcl.metrics.embeddings import Array, Gallery
-from drcl.metrics.measures import Measure, at_cutoffs, named
+from drcl.metrics.measures import Measure, at_cutoffs, named, ndcg
 from drcl.metrics.options import RetrievalOptions, Settings, check_cutoffs, shows_options
 from drcl.metrics.ranks import Ranks
 from drcl.metrics.relevance import Labels
@@ -22,6 +22,8 @@ from drcl.ranking import PER_CUTOFF, PER_LEVEL, PER_QUERY, Columns, Request
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+_REAL_NDCG = "nDCG of gains that are not whole"
 
 
 @takes_old_names
@@ -55,13 +57,14 @@ def retrieval_metrics(
 
     Keyword Args:
         relevance: instead of labels, pairs (P, 2) of query and item, (P, 3) with an integer gain, a
-            matrix (Q, N) of bool or whole gains, dense or SciPy sparse, or a function from query
-            positions (q,) to bool or integer gains (q, N). Integers that fit pairs and a matrix
-            alike (two or three items) are refused.
+            matrix (Q, N) of bool or real gains, dense or SciPy sparse, or a function from query
+            positions (q,) to bool or integer gains (q, N). Relevant is what has a gain above 0; of
+            gains that are not whole, nDCG goes without ``ties="average"``. Integers that fit pairs
+            and a matrix alike (two or three items) are refused.
         metric: ``"cosine"`` (default), ``"dot"``, ``"euclidean"``, or ``"hamming"`` of binary codes
-            (N, bits/8) uint8, as ``np.packbits(bits, axis=1)`` makes them; most of their distances
-            tie, for which ``ties="average"`` is exact. Euclidean distances are found
-            by expansion: they carry the rounding of the squared lengths, in the embeddings' dtype.
+            (N, bits/8) uint8, as ``np.packbits(bits, axis=1)`` makes them. Euclidean distances are
+            found by expansion: they carry the rounding of the squared lengths, in the embeddings'
+            dtype.
         divisor: of AP@k: ``"hits"`` in the first k (default, the field's papers), ``"min"`` of R
             and k, or ``"relevant"``: R. All the same for the whole gallery.
         ties: equal scores are ranked by gallery ``"index"`` (default), or every measure is the
@@ -117,6 +120,12 @@ def retrieval_metrics(
     if wanted and settings.ties == "average":
         raise ValueError(f'measures: expected none with ties="average", got {", ".join(wanted)}')
     task = Task(query, gallery, query_labels, gallery_labels, settings)
+    # The table's nDCG is of whole gains.
+    real_ndcg = settings.ndcg and task.gain_values is not None
+    if real_ndcg:
+        if settings.ties == "average":
+            raise ValueError('relevance: expected whole gains for nDCG with ties="average"')
+        wanted[_REAL_NDCG] = ndcg
     count, levels = len(task.query), settings.recall_levels
     at_all = {name: at_cutoffs(measure) for name, measure in wanted.items()}
     found = _nothing(
@@ -133,7 +142,7 @@ def retrieval_metrics(
                 for values in (*found.values(), *extra.values()):
                     values[rows] = 0.0
                 continue
-            request, places = _request(cutoffs, size, settings, whole=bool(wanted))
+            request, places = _request(cutoffs, size, settings)
             evaluate = _evaluation(wanted, [size if k is None else k for k in cutoffs])
             for part, table, more in ranked_blocks(task, rows, items, request, evaluate):
                 for name, column in more.items():
@@ -147,6 +156,8 @@ def retrieval_metrics(
                     # One by one: the sum does not depend on where the blocks end.
                     curves = torch.cat([curves[None], points]).cumsum(dim=0)[-1]
                 bar.update(len(part))
+    if real_ndcg:
+        found["ndcg"] = extra.pop(_REAL_NDCG)
     with_relevant = int((found["relevant"] > 0).sum())
     nothing = found["relevant"] == 0
     for tables in (found, extra):  # apart: a measure of the user's may have the name of a table
@@ -207,14 +218,12 @@ def apply_no_relevant(rule: str, tables: Mapping[str, Tensor], nothing: Tensor) 
             values[nothing] = 1.0
 
 
-def _request(
-    ks: Sequence[int | None], n: int, settings: Settings, *, whole: bool
-) -> tuple[Request, list[int]]:
+def _request(ks: Sequence[int | None], n: int, settings: Settings) -> tuple[Request, list[int]]:
     """The op's request, and where the columns for ``ks`` are among those of its cut-offs."""
     wanted = [n if k is None else min(k, n) for k in ks]
     cutoffs = tuple(sorted(set(wanted)))
     levels = settings.recall_levels
-    depth = n if levels or whole or not ks or None in ks else max(wanted)
+    depth = n if levels or not ks or None in ks else max(wanted)
     discounts = None
     if settings.ndcg:
         discounts = 1 / torch.arange(2, n + 2, dtype=torch.float64, device="cpu").log2()

@@ -109,6 +109,11 @@ class Task:
             torch.from_numpy(~side.missing).nonzero()[:, 0] for side in self._labels
         )
 
+    @property
+    def gain_values(self) -> Tensor | None:
+        """What the gains stand for where they are not whole: :attr:`Pairs.values`."""
+        return None if self._pairs is None else self._pairs.values
+
     def everywhere(self, value: int) -> list[int]:
         """The value on every rank; alone, that of this process."""
         return all_gather_int(value, self.settings.process_group)

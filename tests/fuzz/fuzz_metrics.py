@@ -406,7 +406,7 @@ def faults_of(draw: Draw, case: Case) -> Faults:
         faults |= {
             "relevance: floats": lambda: torch.zeros(queries + 1, 2),
             "relevance: a bool matrix too large": lambda: torch.ones(queries, items + 1).bool(),
-            "relevance: a matrix of fractions": lambda: torch.full((queries, items), 0.5),
+            "relevance: a matrix of NaN": lambda: torch.full((queries, items), math.nan),
             "relevance: 1-D": lambda: torch.zeros(2).long(),
             "relevance: four columns": lambda: torch.zeros(queries + 1, 4).long(),
             "relevance: an item too far": lambda: torch.tensor([[0, items]]),
@@ -416,7 +416,7 @@ def faults_of(draw: Draw, case: Case) -> Faults:
             "relevance: a gain beyond 32 bits": lambda: torch.tensor([[0, 0, 2**31]]),
             "relevance: words": lambda: np.array([["a", "b"]]),
             "relevance: on meta": lambda: torch.zeros(1, 2, dtype=torch.int64, device="meta"),
-            "relevance: fractions": lambda: fractions(queries, items),
+            "relevance: complex": lambda: torch.ones(queries, items).to(torch.complex64),
             "relevance: a sparse matrix too small": lambda: fractions(queries + 1, items),
             "relevance: a function of None": lambda: lambda rows: None,
             "relevance: a function of floats": lambda: lambda rows: torch.zeros(len(rows), items),

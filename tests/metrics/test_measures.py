@@ -109,6 +109,40 @@ def test_little_memory_and_small_blocks_change_no_bit() -> None:
         ), name
 
 
+def test_asking_for_measures_changes_no_rank_beyond_the_largest_cut_off() -> None:
+    """There the first rank and MRR are 0, as if nobody had looked."""
+    x, y, gains = problem()
+    given: Any = {"relevance": gains.bool(), "ks": (1, 2), "metric": "dot"}
+    plain = metrics.retrieval_metrics(x, y, **given)
+    more = metrics.retrieval_metrics(x, y, **given, measures=("r_precision",))
+    assert bool((plain.first_rank == 0).any() and (plain.first_rank > 0).any())
+    assert torch.equal(plain.first_rank, more.first_rank)
+    assert torch.equal(plain.reciprocal_rank, more.reciprocal_rank)
+
+
+@pytest.mark.parametrize("form", ["matrix", "sparse"])
+def test_gains_that_are_not_whole(form: str) -> None:
+    x, y, gains = problem(graded=True)
+    real = gains * torch.rand(gains.shape).double() - 0.1 * (gains == 0)
+    relevance: Any = real
+    if form == "sparse":
+        relevance = pytest.importorskip("scipy.sparse").coo_array(real.numpy())
+    given: Any = {"relevance": relevance, "ks": KS, "metric": "dot", "ndcg": True}
+    found = metrics.retrieval_metrics(x, y, **given, measures=EVERY)
+    check_all(found, orders(x, y, real))
+    assert found.ndcg is not None and torch.equal(found.ndcg, found.measures["ndcg"])
+    alone = metrics.retrieval_metrics(x, y, **given)
+    assert alone.ndcg is not None and torch.equal(found.ndcg, alone.ndcg)
+    assert dict(alone.measures) == {}
+    for name in ("average_precision", "recall", "precision", "first_rank"):
+        yes = metrics.retrieval_metrics(x, y, relevance=real > 0, ks=KS, metric="dot")
+        assert torch.equal(getattr(found, name), getattr(yes, name))
+    with pytest.raises(ValueError, match=r"relevance: expected whole gains for nDCG with ties"):
+        metrics.retrieval_metrics(x, y, **given, ties="average")
+    with pytest.raises(ValueError, match="relevance: expected real numbers as gains"):
+        metrics.retrieval_metrics(x, y, relevance=torch.full((20, 60), torch.nan))
+
+
 def test_asking_for_measures_changes_no_other_number() -> None:
     x, y, gains = problem(graded=True)
     given: Any = {"relevance": gains.double(), "ks": KS, "metric": "dot", "ndcg": True}
