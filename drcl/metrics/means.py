@@ -202,7 +202,7 @@ def cmc_curve(
     cutoffs = range(1, k + 1)
     hits, found = _hits(query, gallery, query_labels, gallery_labels, k, cutoffs, options)
     if len(hits) == 0:
-        return torch.full((k,), _empty(found, _NOTHING_RELEVANT)).double()
+        return found.reciprocal_rank.new_full((k,), _empty(found, _NOTHING_RELEVANT))
     return hits.mean(dim=0)
 
 

@@ -95,7 +95,7 @@ class RetrievalMetrics(Measures):
             each = list(self.by_class(classes).values())
             if each:
                 return {
-                    name: _mean(torch.tensor([one[name] for one in each], dtype=torch.float64))
+                    name: _mean(self.relevant.new_tensor([one[name] for one in each]))
                     for name in each[0]
                 }
         counted = int((~self.reciprocal_rank.isnan()).sum())

@@ -143,7 +143,8 @@ class _Search:
             scores *= scorer.scale[begin:end]
         if scorer.bias is not None:
             scores += scorer.bias[begin:end]
-        first, last = torch.searchsorted(scorer.copies, torch.tensor([begin, end])).tolist()
+        edges = torch.tensor([begin, end], device="cpu")
+        first, last = torch.searchsorted(scorer.copies, edges).tolist()
         scores[:, scorer.copies[first:last].to(x.device) - begin] = -torch.inf
         return scores
 

@@ -204,6 +204,47 @@ def test_a_measure_of_ones_own() -> None:
     assert {"deep@2", "deep@5", "RBP(p=0.5)"} <= found.summary().keys()
 
 
+def test_the_default_device_of_torch_changes_nothing() -> None:
+    x, y, _ = problem(graded=True)
+    y[30:] = y[:30]
+    labels = np.arange(20) % 4, np.arange(60) % 4
+    camera = np.arange(60) % 3
+    rng = np.random.default_rng(0)
+    excluded, real = rng.random((20, 60)) < 0.3, rng.random((20, 60)) - 0.5
+    codes = [rng.integers(256, size=(n, 9), dtype=np.uint8) for n in (20, 60)]
+    options: list[dict[str, Any]] = [
+        {"excluded": excluded},
+        {"excluded_groups": (labels[0], camera)},
+        {"excluded_groups": (np.stack([labels[0]] * 2, 1), np.stack([labels[1], camera], 1))},
+        {"exclude_self": np.arange(20), "recall_levels": 3},
+    ]
+
+    def all_of_them() -> list[Any]:
+        found: list[Any] = []
+        for one in options:
+            tables = metrics.retrieval_metrics(x, y, *labels, ks=(1, 5), measures=EVERY, **one)
+            found += [tables.summary("median"), tables.summary("class_mean", classes=labels[0])]
+        tables = metrics.retrieval_metrics(x, y, relevance=real, measures=("err",), ndcg=True)
+        found += [tables.summary(), metrics.cmc_curve(x, y, *labels, k=3).tolist()]
+        found.append(metrics.cmc_curve(x, y, labels[0] + 9, labels[1], k=3, on_empty="zero"))
+        for one in ({}, {"exclude_self": np.arange(20)}):
+            found += [part.tolist() for part in metrics.nearest(x, y, 50, **one)]
+        found.append(metrics.nearest(*codes, 5, metric="hamming").indices.tolist())
+        for backend in ("native", "eager") if NATIVE.available else ("eager",):
+            with use_backend(backend):
+                hashed = metrics.hamming_metrics(*codes, *labels, excluded=excluded)
+            found += [hashed.mean_average_precision(), hashed.precision_recall().recall.tolist()]
+        return [one.tolist() if isinstance(one, Tensor) else one for one in found]
+
+    expected = all_of_them()
+    torch.set_default_device("meta")
+    try:
+        found = all_of_them()
+    finally:
+        torch.set_default_device(None)
+    assert repr(found) == repr(expected)  # as NaN is not itself
+
+
 def test_measures_that_cannot_be_are_refused() -> None:
     x, y, gains = problem(graded=True)
     call = partial(metrics.retrieval_metrics, x, y, relevance=gains.double(), metric="dot")
