@@ -67,13 +67,16 @@ def ranked_blocks(
     if request.discounts is not None:
         request = replace(request, discounts=request.discounts.to(device))
 
+    def graded(relevance: Relevance) -> bool:
+        return task.gain_values is not None or is_graded(relevance)
+
     def alone(start: int, stop: int) -> list[Ranked]:
         part = rows[start:stop]
         scores, whole = scorer.block(part), relevance(start, part)
         per_query = task.exclusions.bytes_per_item * len(items)
         if evaluate is not None:
             per_query += _BYTES_PER_RANK * whole.max_relevant
-            per_query += _BYTES_PER_GAIN * len(items) * is_graded(whole)
+            per_query += _BYTES_PER_GAIN * len(items) * graded(whole)
         size = max(1, max_bytes // 4 // per_query) if per_query else len(part)
         return [
             _ranked_alone(
@@ -107,7 +110,7 @@ def ranked_blocks(
         if evaluate is None:
             return Ranked(part, table(request).cpu(), {})
         ranked = _counted(part, items, excluded)
-        find_gains = gains if is_graded(relevant) else None
+        find_gains = gains if graded(relevant) else None
         return _measured(part, table, request, relevant.max_relevant, ranked, find_gains, evaluate)
 
     if group is None:
@@ -131,9 +134,9 @@ def ranked_blocks(
         ranked = _counted(part, items, excluded)
         dist.all_reduce(ranked, group=group)
         most = sum(all_gather_int(relevant.max_relevant, group))
-        graded = any(all_gather_int(is_graded(relevant), group))
+        any_graded = any(all_gather_int(graded(relevant), group))
         table = functools.partial(_rank_piece, piece, group)
-        gains = _no_gains if graded else None
+        gains = _no_gains if any_graded else None
         yield _measured(part, table, request, most, ranked, gains, evaluate)
 
 

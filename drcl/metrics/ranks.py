@@ -99,4 +99,6 @@ def gains_in_order(block: Block, width: int) -> Tensor:
 
 def is_graded(relevance: Relevance) -> bool:
     """Whether gains may be others than 1."""
-    return relevance.gains is not None or relevance.bits is not None
+    if relevance.bits is not None:
+        return True
+    return relevance.gains is not None and bool((relevance.gains != 1).any())
