@@ -144,7 +144,6 @@ def recall_at_k(
     return float(recall.mean()) if len(recall) else _empty(found, _NOTHING_RELEVANT)
 
 
-@takes_old_names
 @shows_options()
 def hit_at_k(
     query: Array,
@@ -173,7 +172,6 @@ def hit_at_k(
     return float(hits.mean()) if len(hits) else _empty(found, _NO_QUERY)
 
 
-@takes_old_names
 @shows_options("no_relevant")
 def cmc_curve(
     query: Array,
