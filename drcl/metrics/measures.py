@@ -247,11 +247,12 @@ def _ratio(part: Tensor, whole: Tensor) -> Tensor:
 
 def _first(values: Tensor, count: Tensor) -> Tensor:
     """The sum of the first ``count`` (Q, K) of each row of values (Q, T)."""
-    return torch.nn.functional.pad(values.cumsum(dim=1), (1, 0)).gather(1, count)
+    last = values.cumsum(dim=1).gather(1, (count - 1).clamp(min=0))
+    return torch.where(count > 0, last, 0.0)
 
 
 def _dcg(found: Ranks, k: Tensor, gains: Tensor) -> Tensor:
-    return _first(gains / (found.ranks + 1).log2(), found.hits(k))
+    return _first(gains * found.discounts, found.hits(k))
 
 
 def _ideal(found: Ranks, k: Tensor, gains: Tensor) -> Tensor:

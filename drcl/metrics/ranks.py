@@ -43,6 +43,11 @@ class Ranks:
         return self._number / self.ranks
 
     @cached_property
+    def discounts(self) -> Tensor:
+        """What a gain at each relevant item counts in the DCG, ``1/log₂(ρⱼ + 1)`` (Q, T)."""
+        return 1 / (self.ranks + 1).log2()
+
+    @cached_property
     def irrelevant_before(self) -> Tensor:
         """How many irrelevant items are ranked before each relevant one, ``ρⱼ − j`` (Q, T)."""
         return torch.where(self.ranks.isfinite(), self.ranks - self._number, 0.0)
