@@ -15,6 +15,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(drcl, m) {
   // Shapes: drcl/ranking.py; the columns of the result: csrc/average_precision.h. `max_bytes` to work in
   // bound how many queries are ranked at a time; the least is one query's.
   m.def("average_precision(" DRCL_RANKING_ARGUMENTS ", int max_bytes) -> Tensor");
+  // How many codes lie at each Hamming distance, 0 to `bits`, from every query: drcl/ops/hamming_counts.py.
+  m.def("hamming_counts(Tensor query, Tensor gallery, Tensor? begins, Tensor? ends, Tensor? items, int bits) -> Tensor");
   // Whether the ranking has code for a CUDA device: what was built may be for others.
   m.def("ranks_on(int device) -> bool");
   // average_precision by the GPU's code in a loop on the CPU, `threads` in turn: for tests.

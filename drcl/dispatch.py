@@ -30,6 +30,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "reversible_consistency": ("triton", "eager", "reference"),
     "average_precision": ("native", "eager", "reference"),
     "sharded_ranking": ("eager",),
+    "hamming_counts": ("native", "eager"),
 }
 _RENAMED = {"torch": "eager"}
 

@@ -17,10 +17,7 @@ from drcl.checks import check_count, check_option
 from drcl.distributed import raise_together
 from drcl.encoder import Encoder, normalize
 from drcl.labels import Label, encode_labels, known_ids, parse_labels
-from drcl.metrics.duplicates import equal_rows
 from drcl.model_files import StoredModel, read_model, write_model
-from drcl.out_of_memory import in_pieces
-from drcl.precision import product_precision
 from drcl.prior import Prior
 from drcl.tensors import check_finite
 from drcl.train import datasets
@@ -433,20 +430,7 @@ class DRCL:
         k = check_count("k", k)
         found = self.encode(source, queries, space=space)
         items = self.encode(target, gallery, space=space)
-        copies, firsts = equal_rows(
-            lambda start, stop: items[start:stop], items.__getitem__, *items.shape
-        )
-
-        def nearest(start: int, stop: int) -> tuple[Tensor, Tensor]:
-            # Narrow products would make ties of near cosines.
-            with torch.autocast("cpu", enabled=False), product_precision("highest"):
-                scores = found[start:stop] @ items.T
-            scores[:, copies] = scores[:, firsts]
-            ranked = scores.sort(dim=1, descending=True, stable=True)
-            return ranked.values[:, :k].clone(), ranked.indices[:, :k].clone()
-
-        parts = list(in_pieces(nearest, len(found), max(1, 2**24 // len(items))))
-        return SearchResult(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+        return SearchResult(*metrics.nearest(found, items, k, metric="dot"))
 
     def save(self, folder: str | Path) -> Path:
         """Write prior, encoders and settings as safetensors and JSON; returns the folder.

@@ -182,13 +182,21 @@ def measures_from_ranks(ranks: Tensor, gains: Tensor, ranked: Tensor, request: R
         )
     table = torch.stack(in_order(head, per_cutoff), dim=1)
     if request.recall_levels:
-        levels = torch.arange(request.recall_levels, device=ranks.device)
-        last = request.recall_levels - 1
-        needed = (levels * relevant[:, None] + last - 1) // last  # hits that reach the level
-        place = needed.clamp(min=1) - 1
-        onwards = precision.flip(1).cummax(dim=1).values.flip(1)
-        table = torch.cat([table, onwards.gather(1, place), precision.gather(1, place)], dim=1)
+        curves = precision_at_levels(precision, relevant, request.recall_levels)
+        table = torch.cat([table, *curves], dim=1)
     return table
+
+
+def precision_at_levels(precision: Tensor, relevant: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Precision at ``count`` recall levels (Q, L), interpolated and raw.
+
+    From the precision (Q, T) at each query's relevant items, best first, then 0.
+    """
+    levels, last = torch.arange(count, device=precision.device), count - 1
+    needed = (levels * relevant[:, None] + last - 1) // last  # hits that reach the level
+    place = needed.clamp(min=1) - 1
+    onwards = precision.flip(1).cummax(dim=1).values.flip(1)
+    return onwards.gather(1, place), precision.gather(1, place)
 
 
 def _sums(values: Tensor) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor
 
-from drcl.metrics import average_precision, mean_average_precision, retrieval_metrics
+from drcl.metrics import average_precision, mean_average_precision, measures, retrieval_metrics
 
 
 class Sets(NamedTuple):
@@ -184,3 +185,121 @@ class TestPytorchMetricLearning:
         assert value == mean_average_precision(*sets) < 1
         whole = self.peer("mean_average_precision", 200, sets, faiss=True)
         assert whole == pytest.approx(value, abs=1e-5)
+
+
+class TestMeasuresOfRanks:
+    """Measures asked for by name, query by query; no ties, and one query finds nothing."""
+
+    KS = (1, 7, 40, 200)
+    P = 0.95
+
+    @pytest.fixture
+    def graded(self, sets: Sets) -> Tensor:
+        """Gains of 0 to 3 (Q, N), those of an item that is not of the query's class 0."""
+        return torch.randint(1, 4, sets.relevant.shape) * sets.relevant
+
+    @pytest.fixture
+    def found(self, sets: Sets, graded: Tensor) -> dict[str, Tensor]:
+        """Our tables (Q,) under the summary's names."""
+        own = partial(measures.rbp, p=self.P)
+        return retrieval_metrics(
+            sets.query,
+            sets.gallery,
+            relevance=graded.double(),
+            ks=self.KS,
+            measures=(*measures.MEASURES, own),
+            ndcg=True,
+        ).tables()
+
+    def test_torchmetrics(self, sets: Sets, found: dict[str, Tensor]) -> None:
+        peer = pytest.importorskip("torchmetrics.functional.retrieval")
+        # In (0, 1]: it puts others through a sigmoid for the AUROC.
+        scores = (sets.cosines.argsort(dim=1).argsort(dim=1).float() + 1) / 200
+
+        def check(name: str, function: Any, **options: Any) -> None:
+            rows = zip(scores, sets.relevant, strict=True)
+            theirs = torch.stack([function(s, t, **options) for s, t in rows]).double()
+            torch.testing.assert_close(found[name], theirs, rtol=0, atol=1e-6)
+
+        check("R-precision", peer.retrieval_r_precision)
+        check("AUROC", peer.retrieval_auroc)
+        for k in self.KS:
+            check(f"hit@{k}", peer.retrieval_hit_rate, top_k=k)
+            check(f"MRR@{k}", peer.retrieval_reciprocal_rank, top_k=k)
+            check(f"fall-out@{k}", peer.retrieval_fall_out, top_k=k)
+
+    def test_pytorch_metric_learning(self, sets: Sets, found: dict[str, Tensor]) -> None:
+        accuracy = pytest.importorskip("pytorch_metric_learning.utils.accuracy_calculator")
+        from pytorch_metric_learning.distances import CosineSimilarity
+        from pytorch_metric_learning.utils.inference import CustomKNN
+
+        names = {
+            "r_precision": "R-precision",
+            "mean_average_precision_at_r": "mAP@R",
+            "precision_at_1": "hit@1",
+        }
+        calculator = accuracy.AccuracyCalculator(
+            tuple(names), device=torch.device("cpu"), knn_func=CustomKNN(CosineSimilarity())
+        )
+        theirs = calculator.get_accuracy(
+            sets.query, sets.query_labels, sets.gallery, sets.gallery_labels
+        )
+        for name, ours in names.items():  # without the query that has nothing relevant
+            assert float(found[ours][1:].mean()) == pytest.approx(theirs[name], abs=1e-6), name
+
+    def test_scikit_learn(self, sets: Sets, graded: Tensor, found: dict[str, Tensor]) -> None:
+        peer = pytest.importorskip("sklearn.metrics")
+        for i in range(1, 30):
+            scores = sets.cosines[i].numpy()
+            area = peer.roc_auc_score(sets.relevant[i].numpy(), scores)
+            assert found["AUROC"][i] == pytest.approx(area, abs=1e-12)
+            for k in self.KS:
+                for name, gains in (("DCG", graded[i]), ("DCG_exponential", 2 ** graded[i] - 1)):
+                    value = peer.dcg_score(gains[None].numpy(), scores[None], k=k)
+                    assert found[f"{name}@{k}"][i] == pytest.approx(value, abs=1e-12)
+
+    def test_pytrec_eval(self, sets: Sets, graded: Tensor, found: dict[str, Tensor]) -> None:
+        peer = pytest.importorskip("pytrec_eval")
+        names = {"Rprec": "R-precision", "bpref": "bpref", "recip_rank": "MRR@200"}
+        judged = {
+            str(i): {str(j): int(gain) for j, gain in enumerate(row)}
+            for i, row in enumerate(graded.tolist())
+        }
+        run = {
+            str(i): {str(j): score for j, score in enumerate(row)}
+            for i, row in enumerate(sets.cosines.tolist())
+        }
+        theirs = peer.RelevanceEvaluator(judged, {*names, "success"}).evaluate(run)
+        for i, values in theirs.items():
+            for name, ours in names.items():
+                assert found[ours][int(i)] == pytest.approx(values[name], abs=1e-12), name
+            assert found["hit@1"][int(i)] == values["success_1"]
+
+    def test_ranx(self, sets: Sets, graded: Tensor, found: dict[str, Tensor]) -> None:
+        ranx = pytest.importorskip("ranx")
+        judged = {
+            str(i): {str(j): int(gain) for j, gain in enumerate(row) if gain}
+            for i, row in enumerate(graded.tolist())
+            if i
+        }
+        run = {
+            str(i): {str(j): score for j, score in enumerate(row)}
+            for i, row in enumerate(sets.cosines.tolist())
+            if i
+        }
+        names = {"r-precision": "R-precision"}
+        for k in self.KS:
+            names |= {f"f1@{k}": f"F1@{k}", f"hit_rate@{k}": f"hit@{k}", f"mrr@{k}": f"MRR@{k}"}
+            names |= {f"ndcg@{k}": f"nDCG@{k}", f"ndcg_burges@{k}": f"nDCG_exponential@{k}"}
+            names |= {f"dcg@{k}": f"DCG@{k}", f"dcg_burges@{k}": f"DCG_exponential@{k}"}
+        once = ranx.Qrels({i: dict.fromkeys(gains, 1) for i, gains in judged.items()})
+        run, judged = ranx.Run(run), ranx.Qrels(judged)
+        ranx.evaluate(judged, run, list(names))
+        # Its RBP is a sum of gains, above 1 where they are: the same where all are 1.
+        biased = f"rbp.{round(100 * self.P)}"
+        ranx.evaluate(once, run, [biased])
+        names[biased] = f"RBP(p={self.P})"
+        for name, ours in names.items():
+            for i in range(1, 30):
+                value = run.scores[name][str(i)]
+                assert found[ours][i] == pytest.approx(value, abs=1e-12), name

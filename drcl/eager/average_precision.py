@@ -38,7 +38,8 @@ class Block(NamedTuple):
         values = values if bias is None else values + bias
         if bool(values.isnan().any()):
             raise ValueError(f"scores: row {int(values.isnan().any(dim=1).nonzero()[0])} holds NaN")
-        return Block(values, _gain_matrix(relevance, scores), _kept_items(excluded, scores))
+        gains = gain_matrix(relevance, *scores.shape)
+        return Block(values, gains, _kept_items(excluded, scores))
 
 
 def rank(block: Block, request: Request, *, literal: bool = False) -> Tensor:
@@ -50,15 +51,15 @@ def rank(block: Block, request: Request, *, literal: bool = False) -> Tensor:
     return torch.stack(rows).to(block.values.device)
 
 
-def _gain_matrix(relevance: Relevance, scores: Tensor) -> Tensor:
+def gain_matrix(relevance: Relevance, q: int, n: int) -> Tensor:
     """The gain (Q, N) int32 of every item for every query."""
-    q, n = scores.shape
-    gains = torch.zeros(q, n, dtype=torch.int32, device=scores.device)
+    device = relevance.members.device
+    gains = torch.zeros(q, n, dtype=torch.int32, device=device)
     start, stop = int(relevance.member_offsets[0]), int(relevance.member_offsets[-1])
     members = relevance.members[start:stop]
-    rows = torch.arange(q, device=scores.device).repeat_interleave(relevance.member_offsets.diff())
+    rows = torch.arange(q, device=device).repeat_interleave(relevance.member_offsets.diff())
     if relevance.bits is not None:
-        shifts = torch.arange(64, device=scores.device)
+        shifts = torch.arange(64, device=device)
         for row, member in zip(rows.tolist(), members.tolist(), strict=True):
             bits = (relevance.bits[member][:, None] >> shifts) & 1
             gains[row] += bits.reshape(-1)[:n].int()
@@ -66,7 +67,7 @@ def _gain_matrix(relevance: Relevance, scores: Tensor) -> Tensor:
     assert relevance.offsets is not None and relevance.items is not None
     lengths = relevance.offsets.diff()[members]
     rows = rows.repeat_interleave(lengths)
-    within = torch.arange(len(rows), device=scores.device)
+    within = torch.arange(len(rows), device=device)
     within = within - (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
     entries = relevance.offsets[members].repeat_interleave(lengths) + within
     values = torch.ones_like(rows, dtype=torch.int32)
@@ -92,17 +93,21 @@ def _sorted(block: Block, request: Request) -> Tensor:
     behind = (~kept.gather(1, order)).to(torch.int8).sort(dim=1, stable=True).indices
     order = order.gather(1, behind)
     gain = gains.gather(1, order) * kept.gather(1, order)
-    hit = gain > 0
-    counts = hit.sum(dim=1)
-    rows, places = hit.nonzero(as_tuple=True)
-    slots = torch.arange(len(rows), device=rows.device)
-    slots -= (counts.cumsum(0) - counts).repeat_interleave(counts)
-    shape = len(values), max(1, int(counts.max()) if len(counts) else 1)
+    rows, places, number = slots(gain > 0)
+    shape = len(values), max(1, int(number.max()) + 1 if len(number) else 1)
     ranks = torch.ones(shape, dtype=torch.int64, device=values.device)
     found = gain.new_zeros(shape)
-    ranks[rows, slots] = places + 1
-    found[rows, slots] = gain[rows, places]
+    ranks[rows, number] = places + 1
+    found[rows, number] = gain[rows, places]
     return measures_from_ranks(ranks, found, kept.sum(dim=1), request)
+
+
+def slots(hit: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows and columns of what is true in (Q, N), and how many in the row come before it."""
+    counts = hit.sum(dim=1)
+    rows, places = hit.nonzero(as_tuple=True)
+    number = torch.arange(len(rows), device=rows.device)
+    return rows, places, number - (counts.cumsum(0) - counts).repeat_interleave(counts)
 
 
 def _literal(values: Tensor, gains: Tensor, request: Request) -> Tensor:

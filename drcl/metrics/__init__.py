@@ -16,20 +16,26 @@ scores that are there already, :func:`drcl.functional.average_precision`.
 
 from __future__ import annotations
 
+from drcl.metrics.hamming import HammingMetrics, hamming_metrics
 from drcl.metrics.means import (
     average_precision,
+    cmc_curve,
+    hit_at_k,
     mean_average_precision,
     precision_recall_curve,
     recall_at_k,
 )
 from drcl.metrics.options import MAX_BYTES, RetrievalOptions
+from drcl.metrics.ranks import Ranks
 from drcl.metrics.report import retrieval_report
 from drcl.metrics.results import PrecisionRecall, RetrievalMetrics
 from drcl.metrics.retrieval import retrieval_metrics
+from drcl.metrics.search import Nearest, nearest
 
 __all__ = [
     "retrieval_metrics", "RetrievalMetrics", "RetrievalOptions", "average_precision",
-    "mean_average_precision", "recall_at_k", "precision_recall_curve", "PrecisionRecall",
-    "retrieval_report", "MAX_BYTES",
+    "mean_average_precision", "recall_at_k", "hit_at_k", "precision_recall_curve", "cmc_curve",
+    "PrecisionRecall", "Ranks", "retrieval_report", "nearest", "Nearest",
+    "hamming_metrics", "HammingMetrics", "MAX_BYTES",
 ]  # fmt: skip
 __dir__ = __all__.copy

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import NamedTuple, TypeAlias
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
@@ -13,20 +16,37 @@ from drcl.dispatch import choose
 from drcl.distributed import all_gather_int, raise_together
 from drcl.eager import sharded_ranking
 from drcl.eager.average_precision import Block
+from drcl.metrics.ranks import (
+    Ranks,
+    from_raw_precision,
+    gains_in_order,
+    is_graded,
+    levels_for,
+)
 from drcl.metrics.scores import Scorer
 from drcl.metrics.task import Task
 from drcl.ops.average_precision import average_precision, queries_per_block
 from drcl.out_of_memory import in_pieces
-from drcl.ranking import Request
+from drcl.ranking import PER_QUERY, Relevance, Request, precision_at_levels
+
+Evaluate: TypeAlias = Callable[[Ranks], dict[str, Tensor]]
+# Bytes that a query takes: for each relevant item where its rank is wanted, and for each item where
+# the order of graded ones is.
+_BYTES_PER_RANK, _BYTES_PER_GAIN = 160, 64
+
+
+class Ranked(NamedTuple):
+    """Queries, their table of :mod:`drcl.ranking`, and further measures of theirs, on the CPU."""
+
+    queries: Tensor
+    table: Tensor
+    measures: dict[str, Tensor]
 
 
 def ranked_blocks(
-    task: Task, rows: Tensor, items: Tensor, request: Request
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Blocks of these queries over these items, and the table of :mod:`drcl.ranking` for each.
-
-    Queries and tables are on the CPU.
-    """
+    task: Task, rows: Tensor, items: Tensor, request: Request, evaluate: Evaluate | None = None
+) -> Iterator[Ranked]:
+    """Blocks of these queries over these items, ranked; ``evaluate`` finds further measures."""
     settings, device = task.settings, task.query.device
     group = settings.process_group
     backend = choose("average_precision" if group is None else "sharded_ranking", device)
@@ -47,42 +67,142 @@ def ranked_blocks(
     if request.discounts is not None:
         request = replace(request, discounts=request.discounts.to(device))
 
-    def alone(start: int, stop: int) -> tuple[Tensor, Tensor]:
+    def graded(relevance: Relevance) -> bool:
+        return task.gain_values is not None or is_graded(relevance)
+
+    def alone(start: int, stop: int) -> list[Ranked]:
         part = rows[start:stop]
-        table = average_precision(
-            scorer.block(part),
-            relevance(start, part),
-            request,
-            scale=scorer.scale,
-            bias=scorer.bias,
-            excluded=task.excluded(part, items),
-            max_bytes=max_bytes // 4,  # scores and, where it fits, the gallery take the rest
-            backend=backend,
-        )
-        return part, table.cpu()
+        scores, whole = scorer.block(part), relevance(start, part)
+        per_query = task.exclusions.bytes_per_item * len(items)
+        if evaluate is not None:
+            per_query += _BYTES_PER_RANK * whole.max_relevant
+            per_query += _BYTES_PER_GAIN * len(items) * graded(whole)
+        size = max(1, max_bytes // 4 // per_query) if per_query else len(part)
+        return [
+            _ranked_alone(
+                part[a : a + size], scores[a : a + size], whole.queries(a, min(a + size, len(part)))
+            )
+            for a in range(0, len(part), size)
+        ]
+
+    def _ranked_alone(part: Tensor, scores: Tensor, relevant: Relevance) -> Ranked:
+        excluded = task.excluded(part, items)
+
+        def table(request: Request) -> Tensor:
+            return average_precision(
+                scores,
+                relevant,
+                request,
+                scale=scorer.scale,
+                bias=scorer.bias,
+                excluded=excluded,
+                max_bytes=max_bytes // 4,  # scores and, where it fits, the gallery take the rest
+                backend=backend,
+            )
+
+        def gains(width: int) -> Tensor:
+            block = Block.of(scores, relevant, scorer.scale, scorer.bias, excluded)
+            found = gains_in_order(block, width)
+            if task.gain_values is None:
+                return found.double()
+            return torch.nn.functional.pad(task.gain_values, (1, 0)).to(found.device)[found.long()]
+
+        if evaluate is None:
+            return Ranked(part, table(request).cpu(), {})
+        ranked = _counted(part, items, excluded)
+        find_gains = gains if graded(relevant) else None
+        return _measured(part, table, request, relevant.max_relevant, ranked, find_gains, evaluate)
 
     if group is None:
-        yield from in_pieces(alone, len(rows), scorer.rows_per_block)
+        for pieces in in_pieces(alone, len(rows), scorer.rows_per_block):
+            yield from pieces
         return
-    size, double = _agreed(scorer, len(items), max_relevant, max_bytes, group)
+    per_relevant = 0 if evaluate is None else _BYTES_PER_RANK
+    size, double = _agreed(scorer, len(items), max_relevant, per_relevant, max_bytes, group)
     dtype = torch.float64 if double else scorer.dtype
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
         with raise_together(group):
             scores, excluded = scorer.block(part).to(dtype), task.excluded(part, items)
-            block = Block.of(scores, relevance(start, part), scorer.scale, scorer.bias, excluded)
+            relevant = relevance(start, part)
+            block = Block.of(scores, relevant, scorer.scale, scorer.bias, excluded)
             piece = sharded_ranking.sort_piece(block)
         del block  # before the exchange: it is as large as the piece
-        yield part, sharded_ranking.rank(piece, request, group).cpu()
+        if evaluate is None:
+            yield Ranked(part, sharded_ranking.rank(piece, request, group).cpu(), {})
+            continue
+        ranked = _counted(part, items, excluded)
+        dist.all_reduce(ranked, group=group)
+        most = sum(all_gather_int(relevant.max_relevant, group))
+        any_graded = any(all_gather_int(graded(relevant), group))
+        table = functools.partial(_rank_piece, piece, group)
+        gains = _no_gains if any_graded else None
+        yield _measured(part, table, request, most, ranked, gains, evaluate)
+
+
+def _measured(
+    part: Tensor,
+    table: Callable[[Request], Tensor],
+    request: Request,
+    max_relevant: int,
+    ranked: Tensor,
+    find_gains: Callable[[int], Tensor] | None,
+    evaluate: Evaluate,
+) -> Ranked:
+    """The table that was asked for, and measures of the ranks.
+
+    With a recall level for every relevant item, the raw precision there tells its rank: the ranking
+    itself need not know of them.
+    """
+    levels, depth = levels_for(max_relevant), max(1, int(ranked.max()))
+    found = table(replace(request, recall_levels=levels, depth=depth))
+    columns, raw = found[:, : -2 * levels], found[:, -levels:]
+    first = list(PER_QUERY).index("first_rank")
+    beyond = columns[:, first] > request.depth
+    columns[beyond, first : first + 2] = 0.0  # with the reciprocal rank, as if not looked at
+    relevant = found[:, 0].long()
+    ranks = from_raw_precision(raw, relevant)
+    width = ranks.shape[1]
+    of_gains = None if find_gains is None else functools.partial(find_gains, width)
+    measured = Ranks(ranks, relevant, ranked.to(ranks.device), of_gains)
+    if request.recall_levels:
+        curves = precision_at_levels(measured.precision, relevant, request.recall_levels)
+        columns = torch.cat([columns, *curves], dim=1)
+    values = {name: value.cpu() for name, value in evaluate(measured).items()}
+    return Ranked(part, columns.cpu(), values)
+
+
+def _counted(part: Tensor, items: Tensor, excluded: tuple[Tensor, Tensor] | None) -> Tensor:
+    """How many items the rankings of these queries hold."""
+    if excluded is None:
+        return torch.full((len(part),), len(items), device="cpu")
+    return len(items) - excluded[0].diff()
+
+
+def _rank_piece(piece: sharded_ranking.Piece, group: ProcessGroup, request: Request) -> Tensor:
+    return sharded_ranking.rank(piece, request, group)
+
+
+def _no_gains(width: int) -> Tensor:
+    raise ValueError(
+        "measures: expected those of ranks alone where relevance is graded and process_group "
+        "divides the gallery, got one of gains"
+    )
 
 
 def _agreed(
-    scorer: Scorer, items: int, max_relevant: int, max_bytes: int, group: ProcessGroup
+    scorer: Scorer,
+    items: int,
+    max_relevant: int,
+    per_relevant: int,
+    max_bytes: int,
+    group: ProcessGroup,
 ) -> tuple[int, bool]:
     """The rows of a block that every rank has memory for; whether any scores are in float64."""
     per_query = sharded_ranking.BYTES_PER_ITEM * items
     relevant = all_gather_int(max_relevant, group)
-    per_query += sharded_ranking.BYTES_PER_THRESHOLD * max(relevant) * len(relevant)
+    per_relevant += sharded_ranking.BYTES_PER_THRESHOLD
+    per_query += per_relevant * max(relevant) * len(relevant)
     size = min(scorer.rows_per_block, max(1, max_bytes // 2 // max(per_query, 1)))
     sizes = all_gather_int(size, group)
     return min(sizes), torch.float64.itemsize in all_gather_int(scorer.dtype.itemsize, group)

@@ -23,11 +23,11 @@ TILE_BYTES = 16 * 2**20  # of rows that are read together
 class Embeddings:
     """Rows (N, D), in pieces, as tensors of the dtype that products are made in."""
 
-    def __init__(self, array: Gallery, name: str) -> None:
+    def __init__(self, array: Gallery, name: str, *, may_be_empty: bool = False) -> None:
         self.name = name
         parts = array if isinstance(array, (list, tuple)) else [array]
         self._mapped = [part for part in parts if is_mapped(part)]
-        self.pieces = _pieces(array, name)
+        self.pieces = _pieces(array, name, may_be_empty)
         self.starts = np.cumsum([0, *(len(piece) for piece in self.pieces)])
         # Half precision and integers are widened.
         double = torch.float64 in [piece.dtype for piece in self.pieces]
@@ -60,20 +60,26 @@ class Embeddings:
             offset = int(self.starts[p])
             if offset >= stop:
                 break
-            parts.append(self.pieces[p][max(start - offset, 0) : stop - offset].to(dtype))
+            piece = self.pieces[p][max(start - offset, 0) : stop - offset]
+            parts.append(self.converted(piece, dtype))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def at(self, positions: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows at some positions, in a dtype."""
         self.check_files()
         if len(self.pieces) == 1:
-            return self.pieces[0][positions.to(self.device)].to(dtype)
+            return self.converted(self.pieces[0][positions.to(self.device)], dtype)
         out = self.pieces[0].new_empty((len(positions), self.width), dtype=dtype)
         piece = torch.bucketize(positions, torch.from_numpy(self.starts[1:]), right=True)
         for p in piece.unique().tolist():
             inside = piece == p
-            out[inside] = self.pieces[p][positions[inside] - int(self.starts[p])].to(dtype)
+            rows = self.pieces[p][positions[inside] - int(self.starts[p])]
+            out[inside] = self.converted(rows, dtype)
         return out
+
+    def converted(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
+        """Rows of a piece as products take them."""
+        return rows.to(dtype)
 
     def check_files(self) -> None:
         """Before rows are read: OSError if a file that they are mapped from has become shorter."""
@@ -101,7 +107,45 @@ class Embeddings:
         return found
 
 
-def _pieces(array: Gallery, name: str) -> list[Tensor]:
+class Codes(Embeddings):
+    """Binary codes, eight bits a byte (N, bits/8): rows of −1 and 1, whose products are exact.
+
+    The product of two rows is the number of bits less twice the Hamming distance.
+    """
+
+    def __init__(self, array: Gallery, name: str, *, may_be_empty: bool = False) -> None:
+        super().__init__(array, name, may_be_empty=may_be_empty)
+        for piece in self.pieces:
+            if piece.dtype != torch.uint8:
+                raise ValueError(
+                    f'{name}: expected codes (N, bits/8) of uint8 for metric="hamming", as '
+                    f"np.packbits(bits, axis=1) makes them, got {piece.dtype}"
+                )
+        self.dtype = torch.float32
+
+    @property
+    def width(self) -> int:
+        return 8 * super().width
+
+    def whole(self, dtype: torch.dtype) -> Tensor | None:
+        return None
+
+    def converted(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
+        bits = (rows[:, :, None] >> torch.arange(7, -1, -1, device=rows.device)) & 1
+        return bits.reshape(len(rows), -1).to(dtype).mul_(2).sub_(1)
+
+    def norms(self, kept: Tensor | None, count: int, dtype: torch.dtype) -> Tensor:
+        length = float(self.width) ** 0.5
+        return torch.full((count,), length, dtype=torch.float64, device=self.device)
+
+
+def embeddings(array: Gallery, name: str, metric: str, *, may_be_empty: bool = False) -> Embeddings:
+    """Embeddings, or codes where the metric is of codes."""
+    kind = Codes if metric == "hamming" else Embeddings
+    return kind(array, name, may_be_empty=may_be_empty)
+
+
+def _pieces(array: Gallery, name: str, may_be_empty: bool) -> list[Tensor]:
     if is_array(array):
         pieces = [as_features(array, name)]
     elif isinstance(array, Sequence):
@@ -125,6 +169,8 @@ def _pieces(array: Gallery, name: str) -> list[Tensor]:
             raise ValueError(
                 f"{name}: expected (N, D) arrays of one width, got {tuple(piece.shape)}"
             )
+    if may_be_empty and pieces and not any(len(piece) for piece in pieces):
+        return pieces[:1]
     if sum(len(piece) for piece in pieces) == 0:
         shape = tuple(pieces[0].shape) if pieces else ()
         raise ValueError(f"{name}: expected a non-empty (N, D) array, got {shape}")

@@ -1,22 +1,25 @@
-"""Single measures: average precision, its mean, recall and the precision–recall curve."""
+"""Single measures: average precision, its mean, recall, hits, and curves."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from drcl.checks import check_count
 from drcl.metrics.embeddings import Array, Gallery
-from drcl.metrics.options import RetrievalOptions, refuse, shows_options
+from drcl.metrics.options import ON_EMPTY, RetrievalOptions, refuse, shows_options
 from drcl.metrics.relevance import Labels
 from drcl.metrics.renamed import takes_old_names
-from drcl.metrics.results import PrecisionRecall
+from drcl.metrics.results import PrecisionRecall, RetrievalMetrics
 from drcl.metrics.retrieval import retrieval_metrics
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+_NO_QUERY = "query_labels: expected a query that counts, got none"
 _NOTHING_RELEVANT = "query_labels: expected a query with a relevant item in the gallery, got none"
 
 
@@ -105,7 +108,8 @@ def precision_recall_curve(
     found = retrieval_metrics(query, gallery, query_labels, gallery_labels, **options)
     curve = found.interpolated if interpolated else found.raw
     if curve is None:
-        raise ValueError(_NOTHING_RELEVANT)
+        recall = torch.linspace(0, 1, points, dtype=torch.float64, device="cpu")
+        return PrecisionRecall(recall, torch.full_like(recall, _empty(found, _NOTHING_RELEVANT)))
     return curve
 
 
@@ -137,6 +141,91 @@ def recall_at_k(
     found = retrieval_metrics(query, gallery, query_labels, gallery_labels, ks=(k,), **options)
     recall = found.recall[:, 0]
     recall = recall[~recall.isnan()]
-    if len(recall) == 0:
-        raise ValueError(_NOTHING_RELEVANT)
-    return float(recall.mean())
+    return float(recall.mean()) if len(recall) else _empty(found, _NOTHING_RELEVANT)
+
+
+@shows_options()
+def hit_at_k(
+    query: Array,
+    gallery: Gallery,
+    query_labels: Labels | None = None,
+    gallery_labels: Labels | None = None,
+    *,
+    k: int,
+    **options: Unpack[RetrievalOptions],
+) -> float:
+    """Share of the queries with a relevant item among the first k: ``mean of [ρ₁ ≤ k]``.
+
+    This is the R@K of image–text tables (COCO, Flickr30k), also with several captions an image, the
+    rank-k accuracy of re-identification and, at k = 1, the accuracy of the nearest item's class.
+    :func:`recall_at_k` is the share of the relevant items instead.
+
+    Takes the options of :func:`retrieval_metrics` but ``ties="average"``, and raises what it
+    raises; ValueError when no query counts.
+
+    >>> import torch
+    >>> x, labels = torch.eye(3), torch.tensor([0, 1, 0])
+    >>> hit_at_k(x, x, labels, labels, k=1), recall_at_k(x, x, labels, labels, k=1)
+    (1.0, 0.6666666666666666)
+    """
+    hits, found = _hits(query, gallery, query_labels, gallery_labels, k, (k,), options)
+    return float(hits.mean()) if len(hits) else _empty(found, _NO_QUERY)
+
+
+@shows_options("no_relevant")
+def cmc_curve(
+    query: Array,
+    gallery: Gallery,
+    query_labels: Labels | None = None,
+    gallery_labels: Labels | None = None,
+    *,
+    k: int = 50,
+    **options: Unpack[RetrievalOptions],
+) -> Tensor:
+    """Cumulative match curve: :func:`hit_at_k` for the cut-offs 1 to k, (k,) float64.
+
+    Queries with nothing relevant in the gallery are left out, as re-identification does: what
+    ``excluded_groups`` leaves out of a query's gallery (same person, same camera) is not found.
+    Takes the options of :func:`retrieval_metrics`, but neither ``no_relevant`` nor
+    ``ties="average"``, and raises what it raises; ValueError where no query has a relevant item.
+
+    >>> import torch
+    >>> query, gallery = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.1], [1.0, 0.2]])
+    >>> cmc_curve(query, gallery, torch.tensor([1]), torch.tensor([0, 1]), k=3)
+    tensor([0., 1., 1.], dtype=torch.float64)
+    """
+    k = check_count("k", k, 1)
+    refuse(options, "no_relevant")
+    options["no_relevant"] = "skip"
+    cutoffs = range(1, k + 1)
+    hits, found = _hits(query, gallery, query_labels, gallery_labels, k, cutoffs, options)
+    if len(hits) == 0:
+        return found.reciprocal_rank.new_full((k,), _empty(found, _NOTHING_RELEVANT))
+    return hits.mean(dim=0)
+
+
+def _hits(
+    query: Array,
+    gallery: Gallery,
+    query_labels: Labels | None,
+    gallery_labels: Labels | None,
+    k: int,
+    cutoffs: Sequence[int],
+    options: RetrievalOptions,
+) -> tuple[Tensor, RetrievalMetrics]:
+    """Whether the queries that count have a hit within each cut-off, none above k: (Q, K)."""
+    if k is None:
+        raise ValueError("k: expected an integer >= 1, got None")
+    if options.get("ties") == "average":
+        raise ValueError('ties: expected "index" here, got "average"')
+    found = retrieval_metrics(query, gallery, query_labels, gallery_labels, ks=(k,), **options)
+    first = found.reciprocal_rank[~found.reciprocal_rank.isnan()]
+    thresholds = 1 / torch.tensor(cutoffs, dtype=torch.float64, device="cpu")
+    return (first[:, None] >= thresholds).double(), found
+
+
+def _empty(found: RetrievalMetrics, message: str) -> float:
+    """A mean over no query, as ``on_empty`` says."""
+    if (value := ON_EMPTY[found.on_empty]) is None:
+        raise ValueError(message)
+    return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypedDict, TypeVar
@@ -16,6 +17,9 @@ from drcl.metrics.scores import METRICS, PRECISIONS
 from drcl.ranking import DIVISORS
 
 MAX_BYTES = 256 * 2**20
+NO_RELEVANT = ("zero", "skip", "one", "error")
+# A mean over no query.
+ON_EMPTY = {"error": None, "zero": 0.0, "nan": math.nan}
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -29,13 +33,16 @@ class RetrievalOptions(TypedDict, total=False):
     """
 
     relevance: Callback | Any | None
-    exclude_self: bool
+    exclude_self: bool | Any
+    excluded: Callback | Any | None
+    excluded_groups: tuple[Labels, Labels] | None
     query_groups: Labels | None
     gallery_groups: Labels | None
     metric: str
     divisor: str
     ties: str
     no_relevant: str
+    on_empty: str
     ndcg: bool
     recall_levels: int
     precision: str
@@ -49,13 +56,16 @@ class Settings:
     """:class:`RetrievalOptions` with their defaults, checked."""
 
     relevance: Callback | Any | None = None
-    exclude_self: bool = False
+    exclude_self: bool | Any = False
+    excluded: Callback | Any | None = None
+    excluded_groups: tuple[Labels, Labels] | None = None
     query_groups: Labels | None = None
     gallery_groups: Labels | None = None
     metric: str = "cosine"
     divisor: str = "hits"
     ties: str = "index"
     no_relevant: str = "zero"
+    on_empty: str = "error"
     ndcg: bool = False
     recall_levels: int = 0
     precision: str = "highest"
@@ -67,7 +77,8 @@ class Settings:
         check_option("metric", self.metric, METRICS)
         check_option("divisor", self.divisor, DIVISORS)
         check_option("ties", self.ties, ("index", "average"))
-        check_option("no_relevant", self.no_relevant, ("zero", "skip"))
+        check_option("no_relevant", self.no_relevant, NO_RELEVANT)
+        check_option("on_empty", self.on_empty, tuple(ON_EMPTY))
         check_option("precision", self.precision, PRECISIONS)
         levels = check_count("recall_levels", self.recall_levels, 0)
         if levels == 1:

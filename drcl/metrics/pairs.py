@@ -1,4 +1,4 @@
-"""What is relevant to what as given: pairs, a matrix, or a function of the queries."""
+"""What is relevant or excluded, as given: pairs, a matrix, or a function of the queries."""
 
 from __future__ import annotations
 
@@ -13,25 +13,35 @@ from drcl.tensors import as_tensor
 
 
 class Pairs:
-    """Relevant (query, item) pairs, with a gain each, sorted."""
+    """Pairs of query and item, with a gain each, sorted; ``name`` is what errors call them.
 
-    def __init__(self, given: Any, queries: int, items: int) -> None:
-        rows, columns, gains = _listed(given, (queries, items))
+    Gains that are not whole stand in a table of their own, ``values``, and the pairs' are then
+    places in it, counted from 1.
+    """
+
+    def __init__(self, given: Any, queries: int, items: int, name: str = "relevance") -> None:
+        rows, columns, gains = _listed(given, (queries, items), name)
         for values, size, what in ((rows, queries, "query"), (columns, items, "item")):
             if len(values) and (int(values.min()) < 0 or int(values.max()) >= size):
                 raise ValueError(
-                    f"relevance: expected {what} positions in 0..{size - 1}, got "
+                    f"{name}: expected {what} positions in 0..{size - 1}, got "
                     f"{int(values.min())}..{int(values.max())}"
                 )
-        _check_gains(gains)
+        if name != "relevance" and not _are_whole(gains):
+            raise ValueError(f"{name}: expected bool or whole numbers, got others")
+        _check_gains(gains, name)
         rows, columns, gains = rows[gains > 0], columns[gains > 0], gains[gains > 0]
+        self.values = None
+        if not _are_whole(gains):
+            self.values, places = gains.double().unique(return_inverse=True)
+            gains = places + 1
         order = (rows * items + columns).argsort()
         self.rows, self.columns = rows[order], columns[order]
         self.gains = gains[order].int()
         twice = ((self.rows * items + self.columns).diff() == 0).nonzero()[:, 0]
         if len(twice):
             pair = int(self.rows[twice[0]]), int(self.columns[twice[0]])
-            raise ValueError(f"relevance: expected every pair once, got {pair} twice")
+            raise ValueError(f"{name}: expected every pair once, got {pair} twice")
         self.items = items
 
     def relevance(self, rows: Tensor, columns: Tensor) -> Relevance:
@@ -44,55 +54,61 @@ class Pairs:
         return _in_lists(counts, to_column[self.columns[kept]], self.gains[kept])
 
 
-def _listed(given: Any, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+def _listed(given: Any, shape: tuple[int, int], name: str) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, items and gains (P,) of pairs, of a sparse matrix or of a dense one."""
     if hasattr(given, "tocoo"):  # a SciPy sparse matrix
         matrix = given.tocoo()
         if matrix.shape != shape:
             raise ValueError(
-                f"relevance: expected a sparse matrix of shape {shape}, got {matrix.shape}"
+                f"{name}: expected a sparse matrix of shape {shape}, got {matrix.shape}"
             )
         rows, columns = as_tensor(matrix.row).long(), as_tensor(matrix.col).long()
-        return rows, columns, _whole_gains(matrix.data)
-    table = _signed(as_tensor(given, "relevance"), "relevance").cpu()
+        return rows, columns, _real_gains(matrix.data, name)
+    table = _signed(as_tensor(given, name), name).cpu()
     is_matrix = tuple(table.shape) == shape
     is_pairs = table.ndim == 2 and table.shape[1] in (2, 3) and not table.is_complex()
     is_pairs &= not table.is_floating_point() and table.dtype != torch.bool
     if is_matrix and is_pairs:
         raise ValueError(
-            f"relevance: integers of shape {shape} may be pairs of query and item or a matrix "
-            "(Q, N): give a matrix as bool or as scipy.sparse.coo_array(relevance), and pairs as "
+            f"{name}: integers of shape {shape} may be pairs of query and item or a matrix "
+            f"(Q, N): give a matrix as bool or as scipy.sparse.coo_array({name}), and pairs as "
             "scipy.sparse.coo_array((gains, (query, item)), shape=(Q, N))"
         )
     if is_matrix:
         places = (table != 0).nonzero()
-        return places[:, 0], places[:, 1], _whole_gains(table[table != 0])
+        return places[:, 0], places[:, 1], _real_gains(table[table != 0], name)
     if is_pairs:
         gains = table[:, 2] if table.shape[1] == 3 else torch.ones_like(table[:, 0])
         return table[:, 0].long(), table[:, 1].long(), gains
     raise ValueError(
-        f"relevance: expected a matrix {shape} of bool or gains, or integer pairs (P, 2) of query "
+        f"{name}: expected a matrix {shape} of bool or gains, or integer pairs (P, 2) of query "
         f"and item or (P, 3) with gains, got {table.dtype} of shape {tuple(table.shape)}"
     )
 
 
-def _whole_gains(values: Any) -> Tensor:
-    gains = _signed(as_tensor(values, "relevance"), "relevance").clone()
-    if gains.is_complex() or (gains.is_floating_point() and bool((gains != gains.round()).any())):
-        raise ValueError("relevance: expected whole numbers as gains, got others")
+def _real_gains(values: Any, name: str) -> Tensor:
+    gains = _signed(as_tensor(values, name), name).clone()
+    if gains.is_complex() or bool(gains.isnan().any()):
+        raise ValueError(f"{name}: expected real numbers as gains, got complex ones or NaN")
     return gains
 
 
-def from_callback(callback: Callback, rows: Tensor, columns: Tensor, items: int) -> Relevance:
+def _are_whole(gains: Tensor) -> bool:
+    return not gains.is_floating_point() or bool((gains == gains.round()).all())
+
+
+def from_callback(
+    callback: Callback, rows: Tensor, columns: Tensor, items: int, name: str = "relevance"
+) -> Relevance:
     """What the function says of these queries, for the gallery items that are ranked."""
-    matrix = _signed(as_tensor(callback(rows), "relevance"), "relevance")
+    matrix = _signed(as_tensor(callback(rows), name), name)
     if matrix.is_complex() or matrix.shape != (len(rows), items) or matrix.is_floating_point():
         raise ValueError(
-            f"relevance: expected bool or integer gains of shape ({len(rows)}, {items}) from the "
+            f"{name}: expected bool or integer gains of shape ({len(rows)}, {items}) from the "
             f"function, got {matrix.dtype} of shape {tuple(matrix.shape)}"
         )
     matrix = matrix.cpu()[:, columns]
-    _check_gains(matrix)
+    _check_gains(matrix, name)
     found = matrix > 0
     return _in_lists(found.sum(dim=1), found.nonzero()[:, 1], matrix[found])
 
@@ -117,6 +133,6 @@ def _signed(tensor: Tensor, name: str) -> Tensor:
     return wide
 
 
-def _check_gains(gains: Tensor) -> None:
+def _check_gains(gains: Tensor, name: str) -> None:
     if gains.numel() and float(gains.max()) >= 2**31:
-        raise ValueError(f"relevance: expected gains below 2³¹, got {gains.max()}")
+        raise ValueError(f"{name}: expected gains below 2³¹, got {gains.max()}")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from drcl.metrics.blocks import ranked_blocks
+from drcl.metrics.blocks import Evaluate, ranked_blocks
 from drcl.metrics.embeddings import Array, Gallery
+from drcl.metrics.measures import Measure, at_cutoffs, named, ndcg
 from drcl.metrics.options import RetrievalOptions, Settings, check_cutoffs, shows_options
+from drcl.metrics.ranks import Ranks
 from drcl.metrics.relevance import Labels
 from drcl.metrics.renamed import takes_old_names
 from drcl.metrics.results import PrecisionRecall, RetrievalMetrics
@@ -19,6 +22,8 @@ from drcl.ranking import PER_CUTOFF, PER_LEVEL, PER_QUERY, Columns, Request
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+_REAL_NDCG = "nDCG of gains that are not whole"
 
 
 @takes_old_names
@@ -30,6 +35,7 @@ def retrieval_metrics(
     gallery_labels: Labels | None = None,
     *,
     ks: Sequence[int | None] = (None,),
+    measures: Sequence[str | Measure] = (),
     **options: Unpack[RetrievalOptions],
 ) -> RetrievalMetrics:
     """Every measure of every query's ranking, each similarity computed once.
@@ -45,21 +51,36 @@ def retrieval_metrics(
             where unlabelled; or multi-hot rows (Q, C), (N, C) with C > 1.
         ks: cut-offs >= 1, None for the whole gallery; above N means N. Without None, ranks beyond
             the largest are not looked at (MRR is then cut there too), which is faster.
+        measures: more of them: names of :mod:`drcl.metrics.measures` (``"hit"``, ``"r_precision"``,
+            ``"ap_at_r"``, ``"auroc"``, ``"rbp"`` and others), or functions of the ranks of your
+            own. They look at the whole ranking, and go without ``ties="average"``.
 
     Keyword Args:
         relevance: instead of labels, pairs (P, 2) of query and item, (P, 3) with an integer gain, a
-            matrix (Q, N) of bool or whole gains, dense or SciPy sparse, or a function from query
-            positions (q,) to bool or integer gains (q, N). Integers that fit pairs and a matrix
-            alike (two or three items) are refused.
-        metric: ``"cosine"`` (default), ``"dot"`` or ``"euclidean"``. Euclidean distances are found
-            by expansion: they carry the rounding of the squared lengths, in the embeddings' dtype.
+            matrix (Q, N) of bool or real gains, dense or SciPy sparse, or a function from query
+            positions (q,) to bool or integer gains (q, N). Relevant is what has a gain above 0; of
+            gains that are not whole, nDCG goes without ``ties="average"``. Integers that fit pairs
+            and a matrix alike (two or three items) are refused.
+        metric: ``"cosine"`` (default), ``"dot"``, ``"euclidean"``, or ``"hamming"`` of binary codes
+            (N, bits/8) uint8, as ``np.packbits(bits, axis=1)`` makes them. Euclidean distances are
+            found by expansion: they carry the rounding of the squared lengths, in the embeddings'
+            dtype.
         divisor: of AP@k: ``"hits"`` in the first k (default, the field's papers), ``"min"`` of R
             and k, or ``"relevant"``: R. All the same for the whole gallery.
         ties: equal scores are ranked by gallery ``"index"`` (default), or every measure is the
             exact ``"average"`` over all orders of equal scores; not with ``recall_levels``.
-        no_relevant: a query with nothing relevant counts 0 (``"zero"``, default) or not
-            (``"skip"``).
-        exclude_self: query and gallery are the same set; query i does not find item i.
+        no_relevant: a query with nothing relevant counts 0 (``"zero"``, default), 1 (``"one"``) or
+            not (``"skip"``), or is a ValueError (``"error"``).
+        on_empty: a mean over no query, where none is labelled or all are skipped, or an empty
+            gallery: ``"error"`` (default), or the mean is 0 (``"zero"``) or NaN (``"nan"``).
+        exclude_self: True where query and gallery are the same set: query i does not find item i.
+            Where the queries are a part of the gallery, their positions (Q,) in it, or a bool mask
+            (N,) of it.
+        excluded: items that a query does not find, in any form that ``relevance`` takes: those of
+            unknown relevance, for example, or all that have not been judged.
+        excluded_groups: two arrays (Q,), (N,) of integers or names; a query does not find the items
+            of its own group. Of integer columns (Q, C), (N, C) a group is a combination, as "same
+            person, same camera".
         query_groups, gallery_groups: integers or names (Q,), (N,); a query ranks its own group's
             items only.
         ndcg: whether nDCG is wanted.
@@ -95,29 +116,37 @@ def retrieval_metrics(
     0.6666666666666666
     """
     cutoffs = check_cutoffs(ks)
-    settings = Settings.of(options)
+    settings, wanted = Settings.of(options), named(measures)
+    if wanted and settings.ties == "average":
+        raise ValueError(f'measures: expected none with ties="average", got {", ".join(wanted)}')
     task = Task(query, gallery, query_labels, gallery_labels, settings)
+    # The table's nDCG is of whole gains.
+    real_ndcg = settings.ndcg and task.gain_values is not None
+    if real_ndcg:
+        if settings.ties == "average":
+            raise ValueError('relevance: expected whole gains for nDCG with ties="average"')
+        wanted[_REAL_NDCG] = ndcg
     count, levels = len(task.query), settings.recall_levels
-    # On the CPU, whatever torch's default device is.
-    shapes = {
-        **dict.fromkeys(PER_QUERY, (count,)),
-        **dict.fromkeys(PER_CUTOFF, (count, len(cutoffs))),
-    }
-    found = {
-        name: torch.full(shape, float("nan"), dtype=torch.float64, device="cpu")
-        for name, shape in shapes.items()
-        if settings.ndcg or name != "ndcg"
-    }
+    at_all = {name: at_cutoffs(measure) for name, measure in wanted.items()}
+    found = _nothing(
+        dict.fromkeys(PER_QUERY, False) | dict.fromkeys(PER_CUTOFF, True), count, cutoffs
+    )
+    if not settings.ndcg:
+        del found["ndcg"]
+    extra = _nothing(at_all, count, cutoffs)
     curves = torch.zeros(len(PER_LEVEL), levels, dtype=torch.float64, device="cpu")
     with tqdm(total=len(task.queries), unit="query", disable=not settings.progress) as bar:
         for rows, items in task.parts():
             size = sum(task.everywhere(len(items)))
             if size == 0:  # a group without items
-                for values in found.values():
+                for values in (*found.values(), *extra.values()):
                     values[rows] = 0.0
                 continue
             request, places = _request(cutoffs, size, settings)
-            for part, table in ranked_blocks(task, rows, items, request):
+            evaluate = _evaluation(wanted, [size if k is None else k for k in cutoffs])
+            for part, table, more in ranked_blocks(task, rows, items, request, evaluate):
+                for name, column in more.items():
+                    extra[name][part] = column
                 columns = Columns.split(table, request)
                 for name, values in found.items():
                     column = getattr(columns, name)
@@ -127,18 +156,66 @@ def retrieval_metrics(
                     # One by one: the sum does not depend on where the blocks end.
                     curves = torch.cat([curves[None], points]).cumsum(dim=0)[-1]
                 bar.update(len(part))
-    relevant = found["relevant"]
-    with_relevant, nothing = int((relevant > 0).sum()), relevant == 0
-    if settings.no_relevant == "skip":
-        for values in found.values():
-            values[nothing] = float("nan")
+    if real_ndcg:
+        found["ndcg"] = extra.pop(_REAL_NDCG)
+    with_relevant = int((found["relevant"] > 0).sum())
+    nothing = found["relevant"] == 0
+    for tables in (found, extra):  # apart: a measure of the user's may have the name of a table
+        apply_no_relevant(settings.no_relevant, tables, nothing)
     drawn: dict[str, Any] = dict.fromkeys(PER_LEVEL)
     if levels and with_relevant:
         recall = torch.linspace(0, 1, levels, dtype=torch.float64, device="cpu")
         for name, total in zip(PER_LEVEL, curves, strict=True):
             drawn[name] = PrecisionRecall(recall, total / with_relevant)
-    measures: dict[str, Any] = {"ndcg": None, **found}
-    return RetrievalMetrics(ks=cutoffs, **measures, **drawn)
+    every: dict[str, Any] = {"ndcg": None, **found, **drawn}
+    return RetrievalMetrics(ks=cutoffs, measures=extra, on_empty=settings.on_empty, **every)
+
+
+def _nothing(names: Mapping[str, bool], count: int, ks: Sequence[int | None]) -> dict[str, Tensor]:
+    """A table of NaN for each name: (Q, K) where there is a value for each cut-off, else (Q,)."""
+    return {  # on the CPU, whatever torch's default device is
+        name: torch.full(
+            (count, len(ks)) if at_cutoffs else (count,),
+            float("nan"),
+            dtype=torch.float64,
+            device="cpu",
+        )
+        for name, at_cutoffs in names.items()
+    }
+
+
+def _evaluation(measures: Mapping[str, Measure], ks: Sequence[int]) -> Evaluate | None:
+    """The function that finds these measures of a block's ranks; None if there are none."""
+
+    def evaluate(found: Ranks) -> dict[str, Tensor]:
+        cutoffs = torch.tensor(ks, dtype=torch.int64, device=found.ranked.device)
+        k = torch.minimum(cutoffs[None], found.ranked[:, None])
+        values = {}
+        for name, measure in measures.items():
+            shape = k.shape if at_cutoffs(measure) else k.shape[:1]
+            values[name] = measure(found, k) if len(shape) == 2 else measure(found)
+            if getattr(values[name], "shape", None) != shape:
+                raise ValueError(
+                    f"measures: expected {tuple(shape)} from {name}, got "
+                    f"{tuple(getattr(values[name], 'shape', ()))}"
+                )
+        return values
+
+    return evaluate if measures else None
+
+
+def apply_no_relevant(rule: str, tables: Mapping[str, Tensor], nothing: Tensor) -> None:
+    """What the queries with nothing relevant count, in place."""
+    if rule == "error" and bool(nothing.any()):
+        query = int(nothing.nonzero()[0])
+        raise ValueError(
+            f"query_labels: expected relevant items for every query, got none for query {query}"
+        )
+    for name, values in tables.items():
+        if rule == "skip":
+            values[nothing] = float("nan")
+        elif rule == "one" and name not in ("relevant", "first_rank"):
+            values[nothing] = 1.0
 
 
 def _request(ks: Sequence[int | None], n: int, settings: Settings) -> tuple[Request, list[int]]:

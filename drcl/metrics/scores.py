@@ -9,7 +9,7 @@ from drcl.metrics.duplicates import equal_rows
 from drcl.metrics.embeddings import TILE_BYTES, Embeddings
 from drcl.precision import product_precision
 
-METRICS = ("cosine", "dot", "euclidean")
+METRICS = ("cosine", "dot", "euclidean", "hamming")
 PRECISIONS = ("highest", "high")
 
 
@@ -18,7 +18,8 @@ class Scorer:
 
     The order of a query's gallery is that of ``block·scale + bias``: for the cosine the gallery is
     not normalised, which would take a copy of it, but its scores are divided by its lengths; for
-    the Euclidean distance ``q·g − |g|²/2`` falls as the distance grows.
+    the Euclidean distance ``q·g − |g|²/2`` falls as the distance grows, and for codes the product
+    of signs does.
     """
 
     def __init__(
@@ -65,15 +66,45 @@ class Scorer:
         self.rows_per_block = max(1, min(max_rows, rows))
         self._buffer = torch.empty(0, dtype=self.dtype, device=self.device)
         del lengths  # a large gallery's vectors are a good part of a small budget
-        self._copies, self._firsts = equal_rows(
-            lambda start, stop: gallery.rows(kept, start, stop, gallery.dtype),
-            lambda items: gallery.at(items if kept is None else kept[items], gallery.dtype),
-            self.count,
-            gallery.width,
-        )
+        self.copies = self.firsts = torch.empty(0, dtype=torch.int64, device="cpu")
+        if metric != "hamming":  # whose products are exact, and equal for equal rows
+            self.copies, self.firsts = equal_rows(
+                lambda start, stop: gallery.rows(kept, start, stop, gallery.dtype),
+                lambda items: gallery.at(items if kept is None else kept[items], gallery.dtype),
+                self.count,
+                gallery.width,
+            )
 
     def block(self, rows: Tensor) -> Tensor:
         """Scores (q, N) of the queries at these positions; the next block reuses their memory."""
+        x = self.queries(rows)
+        if not len(rows) <= len(self._buffer) < 2 * len(rows):  # also when blocks have shrunk
+            self._buffer = x.new_empty(0)  # before the next one is made
+            self._buffer = x.new_empty(len(rows), self.count)
+        scores = self._buffer[: len(rows)]
+        with product_precision(self.precision):
+            if self._whole is not None:
+                self.gallery.check_files()  # it may be the mapped rows themselves
+                torch.mm(x, self._whole.T, out=scores)
+            else:
+                for start in range(0, self.count, self._tile):
+                    stop = min(start + self._tile, self.count)
+                    tile = self.items(start, stop)
+                    torch.mm(x, tile.T, out=scores[:, start:stop])
+                    del tile  # before the next one is made
+        for copies, firsts in zip(self.copies.split(4096), self.firsts.split(4096), strict=True):
+            scores[:, copies] = scores[:, firsts]
+        return scores
+
+    def items(self, start: int, stop: int) -> Tensor:
+        """The kept gallery rows from start to stop."""
+        if self._whole is not None:
+            self.gallery.check_files()
+            return self._whole[start:stop]
+        return self.gallery.rows(self.kept, start, stop, self.dtype).to(self.device)
+
+    def queries(self, rows: Tensor) -> Tensor:
+        """The queries at these positions, of a length that products do not overflow with."""
         x = self.query.rows(rows, 0, len(rows), self.dtype)
         norms = self.query.norms(rows, len(rows), self.dtype)
         # A query's own length does not change its ranking, unless products leave the dtype's range.
@@ -87,20 +118,4 @@ class Scorer:
                 )
         elif bool((far | near).any()):
             x = x / torch.where(norms > 0, norms, 1.0)[:, None].to(self.dtype)
-        if not len(rows) <= len(self._buffer) < 2 * len(rows):  # also when blocks have shrunk
-            self._buffer = x.new_empty(0)  # before the next one is made
-            self._buffer = x.new_empty(len(rows), self.count)
-        scores = self._buffer[: len(rows)]
-        with product_precision(self.precision):
-            if self._whole is not None:
-                self.gallery.check_files()  # it may be the mapped rows themselves
-                torch.mm(x, self._whole.T, out=scores)
-            else:
-                for start in range(0, self.count, self._tile):
-                    stop = min(start + self._tile, self.count)
-                    tile = self.gallery.rows(self.kept, start, stop, self.dtype).to(self.device)
-                    torch.mm(x, tile.T, out=scores[:, start:stop])
-                    del tile  # before the next one is made
-        for copies, firsts in zip(self._copies.split(4096), self._firsts.split(4096), strict=True):
-            scores[:, copies] = scores[:, firsts]
-        return scores
+        return x

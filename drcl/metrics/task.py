@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from drcl.distributed import all_gather_int, raise_together
-from drcl.labels import ParsedLabels, look_up, parse_labels, resolve
-from drcl.metrics.embeddings import Array, Embeddings, Gallery
+from drcl.labels import ParsedLabels, parse_labels, resolve
+from drcl.metrics.embeddings import Array, Gallery, embeddings
+from drcl.metrics.exclusions import Exclusions, group_ids
 from drcl.metrics.options import Settings
 from drcl.metrics.pairs import Pairs, from_callback
-from drcl.metrics.relevance import Labels, places, shared_labels
+from drcl.metrics.relevance import Labels, shared_labels
 from drcl.ranking import Relevance
 
 
@@ -32,24 +33,31 @@ class Task:
         self.settings = settings
         group = settings.process_group
         with raise_together(group):
-            self.query, self.gallery = Embeddings(query, "query"), Embeddings(gallery, "gallery")
+            empty = settings.on_empty != "error"
+            self.query = embeddings(query, "query", settings.metric)
+            self.gallery = embeddings(gallery, "gallery", settings.metric, may_be_empty=empty)
             self._check_alone(query_labels, gallery_labels)
         self._resolve()
         count, pieces = len(self.query), self.everywhere(len(self.gallery))
-        self._offset = 0
+        offset = 0
         if group is not None:
-            self._offset = sum(pieces[: torch.distributed.get_rank(group)])
+            offset = sum(pieces[: torch.distributed.get_rank(group)])
             counts = self.everywhere(count)
             if len(set(counts)) > 1:
                 raise ValueError(
                     f"query: expected all queries on every rank of process_group, got {counts}"
                 )
-        if settings.exclude_self and count != sum(pieces):
-            raise ValueError(
-                "exclude_self: expected one set as query and gallery, got "
-                f"{count} queries and {sum(pieces)} items"
+        with raise_together(group):
+            self.exclusions = Exclusions(
+                settings.exclude_self,
+                settings.excluded,
+                settings.excluded_groups,
+                count,
+                len(self.gallery),
+                total=sum(pieces),
+                offset=offset,
             )
-        if sum(self.everywhere(len(self.items))) == 0:
+        if settings.on_empty == "error" and sum(self.everywhere(len(self.items))) == 0:
             raise ValueError(
                 f"gallery_labels: expected a labelled item, got −1 for all {sum(pieces)} items"
             )
@@ -86,9 +94,9 @@ class Task:
             missing = "query_groups" if query_groups is None else "gallery_groups"
             raise ValueError(f"{missing}: expected groups of both sides or of neither, got None")
         if query_groups is not None and gallery_groups is not None:
-            self._groups = _groups(
-                parse_labels(query_groups, "query_groups", count=len(query)),
-                parse_labels(gallery_groups, "gallery_groups", count=len(gallery)),
+            names = "query_groups", "gallery_groups"
+            self._groups = group_ids(
+                query_groups, gallery_groups, names, (len(query), len(gallery))
             )
 
     def _resolve(self) -> None:
@@ -100,6 +108,11 @@ class Task:
         self.queries, self.items = (
             torch.from_numpy(~side.missing).nonzero()[:, 0] for side in self._labels
         )
+
+    @property
+    def gain_values(self) -> Tensor | None:
+        """What the gains stand for where they are not whole: :attr:`Pairs.values`."""
+        return None if self._pairs is None else self._pairs.values
 
     def everywhere(self, value: int) -> list[int]:
         """The value on every rank; alone, that of this process."""
@@ -136,27 +149,8 @@ class Task:
         return whole.max_relevant, lambda start, part: whole.queries(start, start + len(part))
 
     def excluded(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor] | None:
-        """The op's ``excluded``: each query's own place among the columns, if it is left out."""
-        if not self.settings.exclude_self:
+        """The op's ``excluded``, on the queries' device."""
+        found = self.exclusions.of(rows, columns)
+        if found is None:
             return None
-        place, present = places(columns, rows - self._offset)
-        offsets = torch.cat([place.new_zeros(1), present.long().cumsum(0)])
-        device = self.query.device
-        return offsets.to(device), place[present].to(device)
-
-
-def _groups(query: ParsedLabels, gallery: ParsedLabels) -> tuple[Tensor, Tensor]:
-    """Groups of both sides as comparable ids; any integer is a group, and every row is in one."""
-    for one in (query, gallery):
-        if one.rows is not None or one.missing.any():
-            raise ValueError(
-                f"{one.name}: expected {len(one)} integers or names, got shape {one.shape} or NaN"
-            )
-    names = dict.fromkeys((*(query.names or ()), *(gallery.names or ())))
-    if names and (query.names is None or gallery.names is None):
-        raise ValueError(
-            "query_groups and gallery_groups: expected one kind, got names and numbers"
-        )
-    place = {name: index for index, name in enumerate(names)}
-    found = [one.ids if one.names is None else look_up(one, place, "") for one in (query, gallery)]
-    return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+        return found[0].to(self.query.device), found[1].to(self.query.device)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 from unittest import mock
 
+import literal_measures as literal
 import numpy as np
 import torch
 from arrays import INTEGERS, laid_out, numpy_form, spoil, tensor, values
@@ -19,6 +20,7 @@ from bad_arguments import Faults, of_count, of_word, refuses
 from fuzzing import Draw, array, refused, target
 
 from drcl import metrics, use_backend
+from drcl.metrics.measures import MEASURES, ndcg
 from drcl.reference.average_precision import (
     precision_recall,
     ranking,
@@ -35,6 +37,7 @@ KINDS = (
     "zero",
     "denormal",
 )
+SIZES = {"Q": 5, "N": 17, "D": 8}
 FORMS = ("labels", "rows", "pairs", "graded pairs", "sparse", "function")
 
 
@@ -81,7 +84,7 @@ def draw_case(draw: Draw) -> Case:
         "ks": draw.choose("ks", (None,), (1,), (3, None), (2, 50, 2), ()),
         "metric": draw.choose("metric", "cosine", "dot", "euclidean"),
         "divisor": draw.choose("divisor", "hits", "min", "relevant"),
-        "no_relevant": draw.choose("no_relevant", "zero", "skip"),
+        "no_relevant": draw.choose("no_relevant", "zero", "skip", "one"),
         "ndcg": draw.choose("ndcg", False, True),
         "max_bytes": 2**20 if width == 4096 else draw.choose("max_bytes", 2**28, 2**20),
         "precision": draw.choose("precision", "highest", "high"),
@@ -90,10 +93,14 @@ def draw_case(draw: Draw) -> Case:
         arguments["ties"], items = "average", min(items, 5)
     else:
         arguments["recall_levels"] = draw.choose("recall_levels", 0, 2, 11)
+        if draw.choose("measures", False, True):
+            arguments["measures"] = (*MEASURES, ndcg)
     query = draw_rows(draw, "query", queries, width, kind, numpy)
     own = draw.choose("exclude_self", False, True)
     if own:
-        arguments["exclude_self"], gallery, items = True, query, queries
+        gallery, items = query, queries
+        mask = np.ones(items, bool)
+        arguments["exclude_self"] = draw.choose("queries", True, np.arange(items), mask)
     else:
         gallery = draw_rows(draw, "gallery", items, width, kind, numpy)
     x, y = exact_values(query), exact_values(gallery)
@@ -114,6 +121,15 @@ def draw_case(draw: Draw) -> Case:
         ranked &= groups[0][:, None] == groups[1]
     if own:
         ranked &= ~np.eye(queries, dtype=bool)
+    if draw.choose("excluded groups", False, True):
+        groups = random.integers(2, size=queries), random.integers(3, size=items)
+        arguments["excluded_groups"] = groups
+        ranked &= groups[0][:, None] != groups[1]
+    if draw.choose("excluded", False, True):
+        excluded = random.random((queries, items)) < 0.3
+        ranked &= ~excluded
+        matrix = torch.from_numpy(excluded)
+        arguments["excluded"] = draw.choose("excluded as", matrix, lambda rows: matrix[rows])
     # Of a Euclidean distance the squared lengths are rounded.
     integer = kind == "zero" or (kind == "small integers" and arguments["metric"] == "dot")
     return Case(arguments, gains, counted, ranked, x, y, integer)
@@ -134,7 +150,7 @@ def draw_labels(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Gains, which queries count, which items are ranked."""
     random, classes = draw.random, draw.choose("classes", 3, 1, 2)
-    own = arguments.get("exclude_self", False)
+    own = "exclude_self" in arguments
     if form == "rows":
         classes = max(classes, 2)
         one = (random.random((queries, classes)) < 0.4).astype(float)
@@ -260,6 +276,10 @@ def judge(case: Case, found: metrics.RetrievalMetrics) -> None:
     for i in range(len(case.queries)):
         relevant = int((case.gains[i, case.ranked[i]] > 0).sum())
         left_out = relevant == 0 and case.arguments["no_relevant"] == "skip"
+        if relevant == 0 and case.arguments["no_relevant"] == "one" and case.queries[i]:
+            assert all(bool((table[i] == 1).all()) for table in tables.values())
+            assert all(bool((table[i] == 1).all()) for table in found.measures.values())
+            continue
         if not case.queries[i] or left_out:
             assert all(bool(table[i].isnan().all()) for table in tables.values())
             assert math.isnan(float(found.relevant[i]))
@@ -276,6 +296,8 @@ def judge(case: Case, found: metrics.RetrievalMetrics) -> None:
                     assert math.isclose(value, exact, rel_tol=1e-11, abs_tol=1e-12), (
                         f"query {i}, k = {ks[column]}, {name}: got {value}, expected {exact}"
                     )
+        if clear:
+            judge_measures(found, i, order)
         if clear and whole and case.arguments.get("ties") != "average":
             first = next((rank for rank, gain in enumerate(order, 1) if gain > 0), 0)
             assert float(found.first_rank[i]) == first
@@ -292,6 +314,20 @@ def judge(case: Case, found: metrics.RetrievalMetrics) -> None:
             assert curve is not None
             mean = np.mean([pair[place] for pair in curves], axis=0)
             np.testing.assert_allclose(curve.precision.numpy(), mean, rtol=1e-11)
+
+
+def judge_measures(found: metrics.RetrievalMetrics, query: int, order: list[int]) -> None:
+    """Those asked for by name, against loops over the ranks."""
+    gains = [float(gain) for gain in order]
+    for name, table in found.measures.items():
+        if name in literal.AT_CUTOFFS:
+            cutoffs = [len(order) if k is None else k for k in found.ks]
+            exact = [literal.AT_CUTOFFS[name](gains, k) for k in cutoffs]
+        else:
+            exact = [literal.OF_THE_WHOLE[name](gains)]
+        np.testing.assert_allclose(
+            table[query].reshape(-1).numpy(), exact, rtol=1e-11, atol=1e-12, err_msg=name
+        )
 
 
 def faults_of(draw: Draw, case: Case) -> Faults:
@@ -322,6 +358,14 @@ def faults_of(draw: Draw, case: Case) -> Faults:
         **of_word("divisor"),
         **of_word("ties"),
         **of_word("no_relevant"),
+        **of_word("on_empty"),
+        "excluded: too few": lambda: torch.ones(queries + 1, items, dtype=torch.bool),
+        "excluded: fractions": lambda: fractions(queries, items),
+        "excluded_groups: one side": lambda: (torch.zeros(queries).long(),),
+        "excluded_groups: too many": lambda: (torch.zeros(queries + 1), torch.zeros(items)),
+        "exclude_self: too far": lambda: np.full(queries, items),
+        "exclude_self: fractions": lambda: np.full(queries, 0.5),
+        "exclude_self: None": lambda: None,
         **of_word("precision"),
         **{f"recall_levels: {v!r}": lambda v=v: v for v in (1, -1, 2.5, "3", None)},
         **{f"max_bytes: {v!r}": lambda v=v: v for v in (0, 2**20 - 1, -1, "1", None, math.nan)},
@@ -362,7 +406,7 @@ def faults_of(draw: Draw, case: Case) -> Faults:
         faults |= {
             "relevance: floats": lambda: torch.zeros(queries + 1, 2),
             "relevance: a bool matrix too large": lambda: torch.ones(queries, items + 1).bool(),
-            "relevance: a matrix of fractions": lambda: torch.full((queries, items), 0.5),
+            "relevance: a matrix of NaN": lambda: torch.full((queries, items), math.nan),
             "relevance: 1-D": lambda: torch.zeros(2).long(),
             "relevance: four columns": lambda: torch.zeros(queries + 1, 4).long(),
             "relevance: an item too far": lambda: torch.tensor([[0, items]]),
@@ -372,7 +416,7 @@ def faults_of(draw: Draw, case: Case) -> Faults:
             "relevance: a gain beyond 32 bits": lambda: torch.tensor([[0, 0, 2**31]]),
             "relevance: words": lambda: np.array([["a", "b"]]),
             "relevance: on meta": lambda: torch.zeros(1, 2, dtype=torch.int64, device="meta"),
-            "relevance: fractions": lambda: fractions(queries, items),
+            "relevance: complex": lambda: torch.ones(queries, items).to(torch.complex64),
             "relevance: a sparse matrix too small": lambda: fractions(queries + 1, items),
             "relevance: a function of None": lambda: lambda rows: None,
             "relevance: a function of floats": lambda: lambda rows: torch.zeros(len(rows), items),
@@ -428,7 +472,8 @@ def retrieval_metrics(draw: Draw) -> None:
         counted = ~found.reciprocal_rank.isnan()
         if bool(counted.any()):
             for name, mean in found.summary().items():
-                assert 0 <= mean <= 1 + 1e-12, name
+                assert mean >= 0 or math.isnan(mean), name
+                assert mean <= 1 + 1e-12 or "DCG" in name or math.isnan(mean), name
         else:
             with refused("query_labels"):
                 found.summary()
@@ -437,7 +482,8 @@ def retrieval_metrics(draw: Draw) -> None:
 def plain_case(draw: Draw) -> tuple[dict[str, Any], metrics.RetrievalMetrics | None]:
     """Arguments without those that the short functions set themselves, and all measures."""
     case = draw_case(draw)
-    given = {k: v for k, v in case.arguments.items() if k not in ("ks", "recall_levels", "ndcg")}
+    not_theirs = ("ks", "recall_levels", "ndcg", "measures")
+    given = {k: v for k, v in case.arguments.items() if k not in not_theirs}
     if not isinstance(given["gallery"], (torch.Tensor, np.ndarray, list)):
         given["gallery"] = list(given["gallery"])  # it is read twice here
     try:
@@ -490,6 +536,43 @@ def recall_at_k(draw: Draw) -> None:
     assert math.isclose(value, float(recall.mean()), rel_tol=1e-12, abs_tol=1e-13)
 
 
+@target("drcl.metrics.hit_at_k")
+def hit_at_k(draw: Draw) -> None:
+    given, found = plain_case(draw)
+    faults = {**of_count("k"), "k: None": lambda: None, "ties: averaged": lambda: "average"}
+    given.pop("ties", None)
+    if refuses(draw, metrics.hit_at_k, {**given, "k": 1}, faults) or found is None:
+        return
+    found = metrics.retrieval_metrics(**given, ks=(2,), measures=("hit",))
+    hits = found.measures["hit"][:, 0]
+    hits = hits[~hits.isnan()]
+    if len(hits) == 0:
+        with refused("query_labels"):
+            metrics.hit_at_k(**given, k=2)
+        return
+    value = metrics.hit_at_k(**given, k=2)
+    assert math.isclose(value, float(hits.mean()), rel_tol=1e-12, abs_tol=1e-13)
+
+
+@target("drcl.metrics.cmc_curve")
+def cmc_curve(draw: Draw) -> None:
+    given, found = plain_case(draw)
+    given.pop("no_relevant", None)  # not its choice
+    given.pop("ties", None)
+    faults = {**of_count("k"), "no_relevant: given": lambda: "skip"}
+    if refuses(draw, metrics.cmc_curve, {**given, "k": 1}, faults) or found is None:
+        return
+    if not bool((found.relevant > 0).any()):
+        with refused("query_labels"):
+            metrics.cmc_curve(**given)
+        return
+    curve = metrics.cmc_curve(**given, k=9)
+    assert len(curve) == 9 and bool((curve.diff() >= 0).all())
+    for k in (1, 9):
+        hit = metrics.hit_at_k(**given, k=k, no_relevant="skip")
+        assert math.isclose(curve[k - 1], hit, rel_tol=1e-12)
+
+
 @target("drcl.metrics.precision_recall_curve")
 def precision_recall_curve(draw: Draw) -> None:
     given, found = plain_case(draw)
@@ -511,6 +594,94 @@ def precision_recall_curve(draw: Draw) -> None:
     assert len(smooth) == points and bool((smooth >= raw - 1e-12).all())
     assert bool((smooth.diff() <= 1e-12).all()), "interpolated precision never rises"
     assert bool(((raw >= 0) & (smooth <= 1 + 1e-12)).all())
+
+
+@target("drcl.metrics.nearest")
+def nearest(draw: Draw) -> None:
+    queries, items, width = (draw.integer(name, 1, most) for name, most in [*SIZES.items()])
+    kind, numpy = draw.choose("kind", *KINDS), draw.choose("numpy", False, True)
+    query = draw_rows(draw, "query", queries, width, kind, numpy)
+    own = draw.choose("exclude_self", False, True)
+    gallery = query if own else draw_rows(draw, "gallery", items, width, kind, numpy)
+    metric = draw.choose("metric", "cosine", "dot", "euclidean")
+    given = {"query": query, "gallery": gallery, "k": draw.integer("k", 1, 12), "metric": metric}
+    given["exclude_self"] = own
+    x = torch.from_numpy(exact_values(query)).float()
+    faults: Faults = {
+        **of_count("k"),
+        **of_word("metric"),
+        **of_word("precision"),
+        "query: None": lambda: None,
+        "query: 1-D": lambda: x[0],
+        "query: no rows": lambda: x[:0],
+        "query: NaN": lambda: torch.full_like(x, math.nan),
+        "query/widths: too wide": lambda: torch.zeros(queries, width + 1),
+        "gallery: no chunks": list,
+        "gallery: infinite": lambda: torch.full((queries, width), math.inf),
+        "exclude_self: too far": lambda: np.full(queries, len(gallery)),
+        "exclude_self: None": lambda: None,
+        **{f"max_bytes: {v!r}": lambda v=v: v for v in (0, -1, "1", None)},
+    }
+    given["gallery"] = in_some_form(draw, gallery)
+    if refuses(draw, metrics.nearest, given, faults):
+        return
+    found = metrics.nearest(**given)
+    y = exact_values(gallery)
+    arguments = {"metric": metric, "precision": "highest"}
+    exact = kind == "zero" or (kind == "small integers" and metric == "dot")
+    ranked = np.ones((queries, len(y)), bool)
+    if own:
+        ranked &= ~np.eye(queries, dtype=bool)
+    case = Case(arguments, ranked, ranked, ranked, exact_values(query), y, exact)
+    scores = np.where(ranked, exact_scores(case), -np.inf)
+    k = min(given["k"], len(y) - own)
+    assert found.indices.shape == found.scores.shape == (queries, k)
+    for row in range(queries):
+        assert len(set(found.indices[row].tolist())) == k
+        if is_clear(case, scores[row], ranked[row]):
+            assert (
+                found.indices[row].tolist() == np.argsort(-scores[row], kind="stable")[:k].tolist()
+            )
+    falling = -found.scores if metric == "euclidean" else found.scores
+    assert bool((falling.diff(dim=1) <= 0).all())
+
+
+@target("drcl.metrics.hamming_metrics")
+def hamming_metrics(draw: Draw) -> None:
+    queries, items = draw.integer("Q", 1, 5), draw.integer("N", 1, 9)
+    bits = draw.integer("bits", 1, 70)
+    random = draw.random
+    query, gallery = (random.integers(2, size=(n, bits)) for n in (queries, items))
+    codes = [np.packbits(side, axis=1) for side in (query, gallery)]
+    gains = random.random((queries, items)) < 0.4
+    excluded = random.random((queries, items)) < draw.choose("excluded", 0.0, 0.4)
+    given: dict[str, Any] = {
+        "query": codes[0],
+        "gallery": in_some_form(draw, codes[1]),
+        "relevance": lambda rows: torch.from_numpy(gains)[rows],
+        "no_relevant": draw.choose("no_relevant", "zero", "skip"),
+    }
+    if excluded.any():
+        given["excluded"] = excluded
+    faults: Faults = {
+        **of_word("no_relevant"),
+        **of_word("on_empty"),
+        "query: bits": lambda: query,
+        "query: no rows": lambda: codes[0][:0],
+        "query/widths: too wide": lambda: np.zeros((queries, 20), np.uint8),
+        "gallery: floats": lambda: codes[1].astype(float),
+        "relevance: None": lambda: lambda rows: None,
+        "ties: given": lambda: "average",
+    }
+    with use_backend(draw.choose("backend", "native", "eager")):
+        if refuses(draw, metrics.hamming_metrics, given, faults):
+            return
+        found = metrics.hamming_metrics(**given)
+    signs = {**given, "query": 2.0 * query - 1, "gallery": 2.0 * gallery - 1}
+    expected = metrics.average_precision(**signs, metric="dot", ties="average")
+    torch.testing.assert_close(
+        found.average_precision, expected, rtol=1e-11, atol=1e-12, equal_nan=True
+    )
 
 
 @target("drcl.metrics.retrieval_report")

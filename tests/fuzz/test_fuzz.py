@@ -93,7 +93,8 @@ def is_called(item: object) -> bool:
     """Whether this is a class that users make objects of: not a result that a function returns."""
     if not inspect.isclass(item):
         return False
-    return not issubclass(item, (tuple, dict)) and item is not metrics.RetrievalMetrics
+    results = metrics.RetrievalMetrics, metrics.HammingMetrics, metrics.Ranks
+    return not issubclass(item, (tuple, dict)) and item not in results
 
 
 # Read from files: fuzzed where the files are.

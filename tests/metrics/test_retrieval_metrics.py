@@ -499,8 +499,8 @@ def test_integers_that_may_be_pairs_or_a_matrix_are_refused(items: int) -> None:
     assert len(average_precision(x, y, relevance=pairs)) == 5
     with pytest.raises(ValueError, match=r"relevance: expected a matrix \(5, .\) of bool"):
         average_precision(x, y, relevance=torch.ones(4, items).bool())
-    with pytest.raises(ValueError, match="relevance: expected whole numbers as gains"):
-        average_precision(x, y, relevance=torch.full((5, items), 0.5))
+    with pytest.raises(ValueError, match="relevance: expected real numbers as gains"):
+        average_precision(x, y, relevance=torch.full((5, items), torch.nan))
 
 
 def test_minus_one_and_one_are_two_classes_whatever_pieces_a_gallery_has() -> None:

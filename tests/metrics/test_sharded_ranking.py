@@ -12,6 +12,7 @@ from gloo import on_ranks, process_group
 from torch import Tensor
 
 from drcl.metrics import retrieval_metrics, retrieval_report
+from drcl.metrics.measures import MEASURES
 
 ITEMS = 100
 # Where the pieces begin and end: uneven, one of them a single item.
@@ -110,6 +111,26 @@ CASES: dict[str, dict[str, Any]] = {
     "one set": {**_one_set(True), "recall_levels": 5},
     "one set, real scores": _one_set(False),
     "one set in groups": {**_one_set(True), **_groups_of_one_set()},
+    "measures": {**_two_sets(True), **_labels(50), "measures": tuple(MEASURES), "recall_levels": 6},
+    "measures of a part": {**_two_sets(True), **_labels(), "ks": (3,), "measures": ("rbp", "f1")},
+    "measures of grades": {
+        **_two_sets(True),
+        "relevance": "function",
+        "measures": ("bpref", "auroc", "r_precision", "rbp"),
+    },
+    "excluded": {
+        **_two_sets(True),
+        **_labels(),
+        "excluded": _random(40, ITEMS, seed=9) < 0.3,
+        "excluded_groups": (torch.arange(40) % 5, torch.arange(ITEMS) % 3),
+        "measures": ("fall_out", "bpref"),
+    },
+    "queries of the gallery": {
+        **_two_sets(True),
+        **_labels(),
+        "exclude_self": torch.arange(40) * 2,
+        "measures": ("auroc",),
+    },
     "averaged ties": {**_two_sets(True), **_labels(), "ties": "average"},
     "averaged ties by min": {**_two_sets(True), **_labels(), "ties": "average", "divisor": "min"},
     "averaged ties of grades": {**_two_sets(True), "relevance": "function", "ties": "average"},
@@ -135,6 +156,10 @@ def _evaluate(case: str, mine: slice, **options: Any) -> list[Tensor]:
     for name in ("gallery", "gallery_labels", "gallery_groups"):
         if name in arguments:
             arguments[name] = arguments[name][mine]
+    if "excluded" in arguments:
+        query_groups, gallery_groups = arguments["excluded_groups"]
+        arguments["excluded"] = arguments["excluded"][:, mine]
+        arguments["excluded_groups"] = query_groups, gallery_groups[mine]
     gains = _gains()[:, mine]
     if arguments.get("relevance") == "pairs":
         arguments["relevance"] = torch.cat([gains.nonzero(), gains[gains > 0][:, None]], dim=1)
@@ -147,6 +172,7 @@ def _evaluate(case: str, mine: slice, **options: Any) -> list[Tensor]:
     found = retrieval_metrics(**arguments, **options)
     curves = [found.interpolated, found.raw] if found.interpolated else []
     measures = [value for value in vars(found).values() if isinstance(value, Tensor)]
+    measures += found.measures.values()
     return [*measures, *(curve.precision for curve in curves)]
 
 
@@ -166,6 +192,12 @@ def _rank(rank: int, world: int, folder: str) -> None:
             {"query": x[: 3 + rank % 2], "query_labels": ids[: 3 + rank % 2]},
             {"exclude_self": True},
             {"gallery_labels": -torch.ones(4)},
+            {
+                "query_labels": None,
+                "gallery_labels": None,
+                "relevance": torch.full((4, 4), 2.0),
+                "measures": ("dcg",),
+            },
         ):
             whole = {"query": x, "gallery": x, "query_labels": ids, "gallery_labels": ids}
             try:
@@ -209,10 +241,11 @@ def test_a_report_shares_out_the_queries(ranks: Path) -> None:
 def test_refusals_are_the_same_on_every_rank(ranks: Path) -> None:
     files = list(ranks.glob("*.txt"))
     for file in files:
-        queries, one_set, labels = file.read_text().splitlines()
+        queries, one_set, labels, gains = file.read_text().splitlines()
         assert "query: expected all queries on every rank of process_group, got [3, 4" in queries
         assert (
             f"expected one set as query and gallery, got 4 queries and {4 * len(files)} items"
             in one_set
         )
         assert f"expected a labelled item, got −1 for all {4 * len(files)} items" in labels
+        assert gains.startswith("measures: expected those of ranks alone where relevance is graded")

@@ -1,0 +1,128 @@
+"""Further measures of one ranking from their definitions: loops over the ranks, in float64.
+
+A ranking is the list of its items' gains, best rank first; an item is relevant if its gain is
+positive. All are 0 where nothing is relevant, but for the fall-out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+Ranking = list[float]
+
+
+def hit(gains: Ranking, k: int) -> float:
+    return float(any(gain > 0 for gain in gains[:k]))
+
+
+def reciprocal_rank(gains: Ranking, k: int) -> float:
+    for rank, gain in enumerate(gains[:k], start=1):
+        if gain > 0:
+            return 1 / rank
+    return 0.0
+
+
+def f1(gains: Ranking, k: int) -> float:
+    hits, relevant = count(gains[:k]), count(gains)
+    if hits == 0:
+        return 0.0
+    precision, recall = hits / min(k, len(gains)), hits / relevant
+    return 2 * precision * recall / (precision + recall)
+
+
+def precision_min(gains: Ranking, k: int) -> float:
+    return count(gains[:k]) / min(count(gains), k) if count(gains) else 0.0
+
+
+def fall_out(gains: Ranking, k: int) -> float:
+    irrelevant = [gain <= 0 for gain in gains]
+    return sum(irrelevant[:k]) / sum(irrelevant) if any(irrelevant) else 0.0
+
+
+def ap_first_hits(gains: Ranking, k: int) -> float:
+    precisions, hits = [], 0
+    for rank, gain in enumerate(gains, start=1):
+        if gain > 0 and hits < k:
+            hits += 1
+            precisions.append(hits / rank)
+    return sum(precisions) / len(precisions) if precisions else 0.0
+
+
+def dcg(gains: Ranking, k: int) -> float:
+    return sum(max(g, 0.0) / math.log2(rank + 1) for rank, g in enumerate(gains[:k], start=1))
+
+
+def dcg_exponential(gains: Ranking, k: int) -> float:
+    return dcg([2 ** max(gain, 0.0) - 1 for gain in gains], k)
+
+
+def ndcg_exponential(gains: Ranking, k: int) -> float:
+    best = dcg_exponential(sorted(gains, reverse=True), k)
+    return dcg_exponential(gains, k) / best if best else 0.0
+
+
+def ndcg(gains: Ranking, k: int) -> float:
+    best = dcg(sorted(gains, reverse=True), k)
+    return dcg(gains, k) / best if best else 0.0
+
+
+def err(gains: Ranking, k: int, max_gain: float | None = None) -> float:
+    most = max(gains, default=0.0) if max_gain is None else max_gain
+    total, goes_on = 0.0, 1.0
+    for rank, gain in enumerate(gains[:k], start=1):
+        stops = (2 ** max(gain, 0.0) - 1) / 2**most
+        total += goes_on * stops / rank
+        goes_on *= 1 - stops
+    return total
+
+
+def r_precision(gains: Ranking) -> float:
+    return count(gains[: count(gains)]) / count(gains) if count(gains) else 0.0
+
+
+def ap_at_r(gains: Ranking) -> float:
+    relevant, hits, total = count(gains), 0, 0.0
+    for rank, gain in enumerate(gains[:relevant], start=1):
+        if gain > 0:
+            hits += 1
+            total += hits / rank
+    return total / relevant if relevant else 0.0
+
+
+def auroc(gains: Ranking) -> float:
+    relevant = [rank for rank, gain in enumerate(gains) if gain > 0]
+    irrelevant = [rank for rank, gain in enumerate(gains) if gain <= 0]
+    if not relevant:
+        return 0.0
+    if not irrelevant:
+        return math.nan
+    return sum(r < i for r in relevant for i in irrelevant) / len(relevant) / len(irrelevant)
+
+
+def bpref(gains: Ranking) -> float:
+    relevant, before, total = count(gains), 0, 0.0
+    bound = min(relevant, len(gains) - relevant)
+    for gain in gains:
+        if gain > 0:
+            total += 1 - min(before, relevant) / bound if before else 1.0
+        else:
+            before += 1
+    return total / relevant if relevant else 0.0
+
+
+def rbp(gains: Ranking, p: float = 0.8) -> float:
+    return (1 - p) * sum(p ** (rank - 1) for rank, g in enumerate(gains, start=1) if g > 0)
+
+
+def count(gains: Ranking) -> int:
+    return sum(gain > 0 for gain in gains)
+
+
+AT_CUTOFFS: dict[str, Callable[[Ranking, int], float]] = {
+    one.__name__: one
+    for one in (hit, reciprocal_rank, f1, precision_min, fall_out, ap_first_hits, dcg)
+} | {one.__name__: one for one in (dcg_exponential, ndcg_exponential, ndcg, err)}
+OF_THE_WHOLE: dict[str, Callable[[Ranking], float]] = {
+    one.__name__: one for one in (r_precision, ap_at_r, auroc, bpref, rbp)
+}
