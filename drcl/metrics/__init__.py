@@ -16,6 +16,7 @@ scores that are there already, :func:`drcl.functional.average_precision`.
 
 from __future__ import annotations
 
+from drcl.metrics.comparison import Comparison, compare, compare_all
 from drcl.metrics.means import (
     average_precision,
     mean_average_precision,
@@ -24,12 +25,12 @@ from drcl.metrics.means import (
 )
 from drcl.metrics.options import MAX_BYTES, RetrievalOptions
 from drcl.metrics.report import retrieval_report
-from drcl.metrics.results import PrecisionRecall, RetrievalMetrics
+from drcl.metrics.results import Estimate, PrecisionRecall, RetrievalMetrics
 from drcl.metrics.retrieval import retrieval_metrics
 
 __all__ = [
     "retrieval_metrics", "RetrievalMetrics", "RetrievalOptions", "average_precision",
     "mean_average_precision", "recall_at_k", "precision_recall_curve", "PrecisionRecall",
-    "retrieval_report", "MAX_BYTES",
+    "retrieval_report", "Estimate", "compare", "compare_all", "Comparison", "MAX_BYTES",
 ]  # fmt: skip
 __dir__ = __all__.copy
