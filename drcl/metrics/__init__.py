@@ -24,13 +24,14 @@ from drcl.metrics.means import (
     recall_at_k,
 )
 from drcl.metrics.options import MAX_BYTES, RetrievalOptions
-from drcl.metrics.report import retrieval_report
+from drcl.metrics.report import RetrievalReport, retrieval_report
 from drcl.metrics.results import Estimate, PrecisionRecall, RetrievalMetrics
 from drcl.metrics.retrieval import retrieval_metrics
 
 __all__ = [
     "retrieval_metrics", "RetrievalMetrics", "RetrievalOptions", "average_precision",
     "mean_average_precision", "recall_at_k", "precision_recall_curve", "PrecisionRecall",
-    "retrieval_report", "Estimate", "compare", "compare_all", "Comparison", "MAX_BYTES",
+    "retrieval_report", "RetrievalReport", "Estimate", "compare", "compare_all", "Comparison",
+    "MAX_BYTES",
 ]  # fmt: skip
 __dir__ = __all__.copy

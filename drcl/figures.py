@@ -9,8 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
@@ -78,26 +77,11 @@ _RC: Any = {
 }
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One figure: an SVG file, and the sentence for those who do not see it."""
+def styled() -> AbstractContextManager[None]:
+    """Within, what matplotlib draws looks like all figures."""
+    from matplotlib import rc_context
 
-    name: str
-    svg: bytes
-    alt: str
-
-    @property
-    def file(self) -> str:
-        return f"{self.name}.svg"
-
-
-@dataclass(frozen=True)
-class Section:
-    """The figures of one section of the page, and their caption."""
-
-    name: str
-    panels: tuple[Panel, ...]
-    caption: str
+    return rc_context(_RC)
 
 
 @contextmanager
@@ -106,10 +90,9 @@ def canvas(width: float, height: float) -> Iterator[Figure]:
 
     Figures about four inches wide have type that can be read on a phone.
     """
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(_RC):
+    with styled():
         yield Figure(figsize=(width, height), layout="constrained")
 
 
