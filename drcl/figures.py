@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
+from drcl.tables import shortened
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -129,9 +131,7 @@ def plain(text: str, width: int = 40) -> str:
     >>> plain("_$5"), plain("a long class name", width=7)
     (' _\\\\$5', 'a long…')
     """
-    if len(text) > width:
-        text = text[: width - 1].rstrip() + "…"
-    text = text.replace("$", r"\$")
+    text = shortened(text, width).replace("$", r"\$")
     return " " + text if text.startswith("_") else text
 
 

@@ -18,6 +18,15 @@ _LATEX = {
 }
 
 
+def shortened(text: str, width: int) -> str:
+    """A text, with an ellipsis where it is longer than ``width``.
+
+    >>> shortened("a long class name", 7)
+    'a long…'
+    """
+    return text if len(text) <= width else text[: width - 1].rstrip() + "…"
+
+
 def columns(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Rows of cells as aligned text; the first ``left`` columns start left, the others end right.
 

@@ -17,6 +17,7 @@ scores that are there already, :func:`drcl.functional.average_precision`.
 from __future__ import annotations
 
 from drcl.metrics.comparison import Comparison, compare, compare_all
+from drcl.metrics.estimates import Estimate
 from drcl.metrics.means import (
     average_precision,
     mean_average_precision,
@@ -25,7 +26,7 @@ from drcl.metrics.means import (
 )
 from drcl.metrics.options import MAX_BYTES, RetrievalOptions
 from drcl.metrics.report import RetrievalReport, retrieval_report
-from drcl.metrics.results import Estimate, PrecisionRecall, RetrievalMetrics
+from drcl.metrics.results import PrecisionRecall, RetrievalMetrics
 from drcl.metrics.retrieval import retrieval_metrics
 
 __all__ = [

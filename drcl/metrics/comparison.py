@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drcl.checks import check_count, check_level, check_option, check_seed
+from drcl.metrics.estimates import SAMPLES
 from drcl.metrics.results import RetrievalMetrics
 from drcl.metrics.statistics import bootstrap, cluster_sums, flipped_signs, holm
 from drcl.tensors import as_tensor
@@ -34,7 +35,7 @@ def compare(
     measure: str = "mAP@all",
     test: str = "permutation",
     clusters: Any = None,
-    samples: int = 10_000,
+    samples: int = SAMPLES,
     seed: int = 0,
     interval: float = 0.95,
 ) -> Comparison:
@@ -128,7 +129,10 @@ def compare_all(
 
 def _values(given: PerQuery, name: str, measure: str) -> npt.NDArray[np.float64]:
     if isinstance(given, RetrievalMetrics):
-        return given.per_query(measure).numpy()
+        tables = given.tables()
+        if measure not in tables:
+            raise ValueError(f"measure: expected one of {', '.join(tables)}, got {measure!r}")
+        return tables[measure].numpy()
     values = as_tensor(given, name)
     if values.ndim != 1 or values.is_complex() or bool(values.isinf().any()):
         raise ValueError(

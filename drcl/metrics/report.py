@@ -23,7 +23,7 @@ from drcl.metrics.renamed import takes_old_names
 from drcl.metrics.results import RetrievalMetrics, needs_pandas
 from drcl.metrics.retrieval import retrieval_metrics
 from drcl.storage.mmap import is_mapped
-from drcl.tables import columns, latex, markdown
+from drcl.tables import columns, latex, markdown, shortened
 from drcl.tensors import as_features, as_tensor, row_count
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class RetrievalReport(dict[str, dict[str, float]]):
 
     def __str__(self) -> str:
         """At most 80 columns: long names are cut, and many measures are tables below each other."""
-        rows = [[plain(row[0], _NAME), *row[1:]] for row in self._rows()]
+        rows = [[shortened(row[0], _NAME), *row[1:]] for row in self._rows()]
         room = 80 - max((len(row[0]) for row in rows), default=0)
         blocks: list[list[int]] = []
         left = 0

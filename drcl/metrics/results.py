@@ -6,13 +6,12 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from drcl.checks import check_count, check_installed, check_level, check_seed
+from drcl.checks import check_count, check_installed
 from drcl.metrics import plots
-from drcl.metrics.statistics import bootstrap, cluster_sums
+from drcl.metrics.estimates import SAMPLES, Estimate, estimates
 from drcl.ranking import PER_CUTOFF, PER_QUERY, Measures
 from drcl.tables import latex, markdown
 
@@ -26,14 +25,6 @@ class PrecisionRecall(NamedTuple):
 
     recall: Tensor
     precision: Tensor
-
-
-class Estimate(NamedTuple):
-    """The mean of a measure and its interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,24 +49,16 @@ class RetrievalMetrics(Measures):
         numbers = "".join(f", {name} {mean:.4f}" for name, mean in means)
         return f"RetrievalMetrics({counted} of {len(self.reciprocal_rank)} queries{numbers})"
 
-    def per_query(self, measure: str) -> Tensor:
-        """Every query's value (Q,) of a measure, as :meth:`summary` calls its mean.
-
-        NaN for the queries that do not count. Raises ValueError for a measure that is not there.
+    def tables(self) -> dict[str, Tensor]:
+        """Every query's value (Q,) of each measure that has a mean, under its name in the summary.
 
         >>> import torch
         >>> from drcl import metrics
         >>> x, labels = torch.eye(3), torch.tensor([0, 1, 0])
-        >>> metrics.retrieval_metrics(x, x, labels, labels, ks=(1,)).per_query("recall@1")
+        >>> metrics.retrieval_metrics(x, x, labels, labels, ks=(1,)).tables()["recall@1"]
         tensor([0.5000, 1.0000, 0.5000], dtype=torch.float64)
         """
-        values = self._per_query()
-        if measure not in values:
-            raise ValueError(f"measure: expected one of {', '.join(values)}, got {measure!r}")
-        return values[measure]
-
-    def _per_query(self) -> dict[str, Tensor]:
-        found = {}
+        found: dict[str, Tensor] = {}
         for name, label in PER_CUTOFF.items():
             if (table := getattr(self, name)) is not None:
                 for k, column in zip(self.ks, table.T, strict=True):
@@ -83,19 +66,19 @@ class RetrievalMetrics(Measures):
         return found | {label: getattr(self, name) for name, label in PER_QUERY.items() if label}
 
     @overload
-    def summary(self, interval: None = None) -> dict[str, float]: ...
+    def summary(self, *, interval: None = None) -> dict[str, float]: ...
 
     @overload
     def summary(
-        self, interval: float, *, clusters: Any = None, samples: int = 10_000, seed: int = 0
+        self, *, interval: float, clusters: Any = None, samples: int = SAMPLES, seed: int = 0
     ) -> dict[str, Estimate]: ...
 
     def summary(
         self,
-        interval: float | None = None,
         *,
+        interval: float | None = None,
         clusters: Any = None,
-        samples: int = 10_000,
+        samples: int = SAMPLES,
         seed: int = 0,
     ) -> dict[str, float] | dict[str, Estimate]:
         """Means over the queries that count: ``{"mAP@all": …, "recall@10": …, …, "MRR": …}``.
@@ -131,22 +114,10 @@ class RetrievalMetrics(Measures):
                 f"{len(counted)} queries"
             )
         # Each column alone: a sum's last bit depends on the layout, so on the other cut-offs.
-        columns = {name: values[counted] for name, values in self._per_query().items()}
-        means = {name: float(column.mean()) for name, column in columns.items()}
+        means = {name: float(values[counted].mean()) for name, values in self.tables().items()}
         if interval is None:
             return means
-        level = check_level("interval", interval)
-        table = np.stack([column.numpy() for column in columns.values()], axis=1)
-        sums, sizes = cluster_sums(table, counted.numpy(), clusters)
-        drawn = bootstrap(sums, sizes, check_count("samples", samples), check_seed(seed))
-        lows, highs = drawn.interval(level)
-        shares = (table >= 0).all(axis=0) & (table <= 1).all(axis=0)
-        lows = np.where(shares, lows.clip(0, 1), lows)
-        highs = np.where(shares, highs.clip(0, 1), highs)
-        return {
-            name: Estimate(means[name], float(low), float(high))
-            for name, low, high in zip(means, lows, highs, strict=True)
-        }
+        return estimates(self.tables(), means, interval, clusters, samples, seed)
 
     def to_dataframe(self) -> pd.DataFrame:
         """A row for each query, a column for each measure, and ``relevant`` and ``first_rank``.
@@ -165,7 +136,7 @@ class RetrievalMetrics(Measures):
         """
         pandas = needs_pandas()
         hidden = {name: getattr(self, name) for name, label in PER_QUERY.items() if not label}
-        columns = {name: column.numpy() for name, column in (self._per_query() | hidden).items()}
+        columns = {name: column.numpy() for name, column in (self.tables() | hidden).items()}
         frame = pandas.DataFrame(columns)
         return frame.rename_axis(index="query")
 
@@ -211,7 +182,7 @@ class RetrievalMetrics(Measures):
         >>> metrics.retrieval_metrics(x, x, labels, labels, ks=()).to_json()
         '{"queries": 2, "counted": 2, "measures": {"MRR": 1.0}}'
         """
-        means: dict[str, Any] = dict(self.summary(interval, **options))  # type: ignore[call-overload]
+        means: dict[str, Any] = dict(self.summary(interval=interval, **options))  # type: ignore[call-overload]
         if interval is not None:
             means = {name: estimate._asdict() for name, estimate in means.items()}
         counted = int((~self.reciprocal_rank.isnan()).sum())
@@ -224,7 +195,7 @@ class RetrievalMetrics(Measures):
             means = self.summary(**options)
             return [["measure", "mean"], *([name, f"{x:.4f}"] for name, x in means.items())]
         rows = [["measure", "mean", f"{100 * interval:.4g} % interval"]]
-        for name, one in self.summary(interval, **options).items():
+        for name, one in self.summary(interval=interval, **options).items():
             rows.append([name, f"{one.mean:.4f}", f"{one.low:.4f} to {one.high:.4f}"])
         return rows
 

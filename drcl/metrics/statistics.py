@@ -160,6 +160,7 @@ def bootstrap(sums: Array, sizes: Array, samples: int, seed: int) -> Bootstrappe
     count, measures = sums.shape
     means = sums.sum(axis=0) / sizes.sum()
     rest = sums - means * sizes[:, None]
+    rest[np.abs(rest) <= 1e-12 * np.abs(sums)] = 0.0  # rounding of equal values has no spread
     scale = count / (count - 1)
     errors = np.sqrt(scale * np.square(rest).sum(axis=0)) / sizes.sum()
     columns = np.concatenate(

@@ -139,7 +139,7 @@ def test_measures_of_two_rankings_are_compared_query_by_query(systems):
 
 
 def test_queries_that_do_not_count_are_left_out(systems):
-    one, other = systems["good"].per_query("MRR"), systems["poor"].per_query("MRR")
+    one, other = systems["good"].tables()["MRR"], systems["poor"].tables()["MRR"]
     kept = ~one.isnan()
     assert 0 < int(kept.sum()) < len(kept)
     assert compare(one, other) == compare(one[kept], other[kept])
@@ -165,7 +165,7 @@ def test_the_interval_of_a_mean_is_that_of_its_difference_from_zero(systems, clu
     summary = systems["fair"].summary(interval=0.9, clusters=clusters, seed=3)
     assert list(summary) == list(systems["fair"].summary())
     for name, estimate in summary.items():
-        values = systems["fair"].per_query(name)
+        values = systems["fair"].tables()[name]
         zeros = torch.where(values.isnan(), values, 0.0)
         options = {"test": "bootstrap", "clusters": clusters, "seed": 3, "interval": 0.9}
         alone = compare(values, zeros, **options)

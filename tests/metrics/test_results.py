@@ -124,10 +124,8 @@ class TestReport:
 class TestMetrics:
     def test_values_of_single_queries_have_the_summary_as_their_means(self, found):
         for name, mean in found.summary().items():
-            assert float(found.per_query(name).nanmean()) == pytest.approx(mean, abs=1e-15)
-        assert torch.equal(
-            found.per_query("recall@5").nan_to_num(), found.recall[:, 1].nan_to_num()
-        )
+            assert float(found.tables()[name].nanmean()) == pytest.approx(mean, abs=1e-15)
+        assert torch.equal(found.tables()["recall@5"].nan_to_num(), found.recall[:, 1].nan_to_num())
 
     def test_a_frame_has_a_row_for_each_query(self, found):
         frame = found.to_dataframe()
@@ -147,7 +145,7 @@ class TestMetrics:
         assert rows[0] == ["measure", "mean", r"90 \% interval \\"]
         for row, (name, one) in zip(rows[2:], estimates.items(), strict=True):
             assert row == [name, f"{one.mean:.4f}", rf"{one.low:.4f} to {one.high:.4f} \\"]
-        about = {"queries": 40, "counted": int((~found.per_query("MRR").isnan()).sum())}
+        about = {"queries": 40, "counted": int((~found.tables()["MRR"].isnan()).sum())}
         assert json.loads(found.to_json()) == {**about, "measures": summary}
         with_ends = {name: one._asdict() for name, one in estimates.items()}
         assert json.loads(found.to_json(0.9, seed=1)) == {**about, "measures": with_ends}
