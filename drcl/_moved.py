@@ -14,6 +14,7 @@ from types import ModuleType
 # Those that the documentation named.
 MOVED = {
     "drcl.agreement": "drcl.distributed",
+    "drcl.compare.statistics": "drcl.metrics.statistics",
     "drcl.data.digits": "drcl.data.sets.digits",
     "drcl.data.synthetic": "drcl.data.sets.synthetic",
 }

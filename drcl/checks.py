@@ -121,6 +121,11 @@ def check_weight(name: str, value: Any) -> float:
     return _number(name, value, "a number >= 0", lambda value: 0.0 <= value < math.inf)
 
 
+def check_level(name: str, value: Any) -> float:
+    """The level of an interval: between 0 and 1."""
+    return _number(name, value, "a level between 0 and 1", lambda value: 0.0 < value < 1.0)
+
+
 def check_count(name: str, value: Any, least: int = 1, more: str = "") -> int:
     """A whole number that is not too small; ``more`` says what else would do."""
     return _integer(name, value, least, 2**63, f"an integer >= {least}{more}")

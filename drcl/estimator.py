@@ -360,7 +360,7 @@ class DRCL:
         no_relevant: str = "zero",
         space: str | None = None,
         process_group: ProcessGroup | None = None,
-    ) -> dict[str, dict[str, float]]:
+    ) -> metrics.RetrievalReport:
         """mAP@all and mAP@k of every ordered pair, ranked on the device of the training.
 
         Args:

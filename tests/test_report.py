@@ -20,11 +20,11 @@ pytest.importorskip("matplotlib", reason="the report extra is not installed: no 
 pytest.importorskip("jinja2", reason="the report extra is not installed: no jinja2")
 pytest.importorskip("sklearn", reason="the report extra is not installed: no scikit-learn")
 
+from drcl.figures import CLASS_COLOURS, DARK, INK, IRRELEVANT, MUTED, PAPER, QUERY, RELEVANT
 from drcl.report import ReportData, write_report
 from drcl.report.precision_recall import chance
 from drcl.report.projection import project
 from drcl.report.retrieval import TOP, choose_examples
-from drcl.report.style import CLASS_COLOURS, DARK, INK, IRRELEVANT, MUTED, PAPER, QUERY, RELEVANT
 
 # Machado, Oliveira, Fernandes, "A Physiologically-based Model for Simulation of Color Vision
 # Deficiency" (2009): severity 1.0, on linear RGB.

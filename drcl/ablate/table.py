@@ -121,7 +121,7 @@ def write_table(table: Table, folder: Path) -> None:
 
 def draw(table: Table) -> bytes:
     """A bar per row, mean mAP@all with its standard deviation, as PNG."""
-    from drcl.report.style import MUTED, QUERY, canvas, plain, png
+    from drcl.figures import MUTED, QUERY, canvas, plain, png
 
     with canvas(8.0, 0.8 + 0.38 * len(table.rows)) as figure:
         axes = figure.add_subplot()

@@ -16,6 +16,7 @@ from drcl.cli.data import data
 from drcl.cli.errors import Interrupted, refusal
 from drcl.cli.info import info
 from drcl.cli.retrieve import encode, evaluate, report, search
+from drcl.cli.score import score
 from drcl.cli.train import train
 
 __all__ = ["main"]
@@ -53,6 +54,7 @@ for command in (
     evaluate,
     encode,
     search,
+    score,
     add_modality,
     report,
     ablate,

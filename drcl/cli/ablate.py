@@ -13,9 +13,9 @@ from drcl.ablate import ablate as run_study
 from drcl.cli.errors import Interrupted
 from drcl.cli.settings import config_options, merge, preset_for, preset_option
 from drcl.cli.show import progress_option
-from drcl.cli.tables import columns
 from drcl.data import load
 from drcl.run.record import format_settings
+from drcl.tables import columns
 
 
 @click.command()

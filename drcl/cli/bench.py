@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 import torch
 
-from drcl.cli.tables import columns
+from drcl.tables import columns
 from drcl.train.networks import pick_device
 
 if TYPE_CHECKING:

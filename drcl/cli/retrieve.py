@@ -12,13 +12,13 @@ import numpy as np
 from safetensors.numpy import save
 
 from drcl.cli import show
-from drcl.cli.tables import columns
 from drcl.data import CrossModalDataset, Labelled
 from drcl.estimator import DRCL
 from drcl.run import measure_model, open_run, read_features
 from drcl.run.evaluation import SplitName, measured_split
 from drcl.storage.files import write_bytes
 from drcl.storage.sealed import write_json
+from drcl.tables import columns
 from drcl.train.config import SPACES
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from drcl.cli.tables import columns
+from drcl.tables import columns
 from drcl.train.clock import SECTIONS
 
 OTHER = "other"

@@ -2,24 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-
-def columns(rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Rows of cells as aligned text; the first ``left`` columns start left, the others end right.
-
-    >>> print(columns([["", "mAP"], ["image", "0.5"]]))
-           mAP
-    image  0.5
-    """
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
+from drcl.tables import columns
 
 
 def map_table(metrics: Mapping[str, Mapping[str, float]]) -> str:

@@ -13,9 +13,11 @@ from tqdm import tqdm
 
 from drcl.compare.fitted import Fit, Method, is_paired, measure
 from drcl.compare.protocol import fingerprint, with_validation
-from drcl.compare.statistics import LEAST_SEEDS, holm, sign_flip_test
 from drcl.data.dataset import CrossModalDataset
+from drcl.metrics.statistics import holm, sign_flip_test
 from drcl.storage.files import write_bytes
+
+LEAST_SEEDS = 5  # for a test
 
 Result = dict[str, Any]
 Damage = Callable[..., CrossModalDataset]  # (data, seed=…)

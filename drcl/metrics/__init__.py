@@ -16,6 +16,8 @@ scores that are there already, :func:`drcl.functional.average_precision`.
 
 from __future__ import annotations
 
+from drcl.metrics.comparison import Comparison, compare, compare_all
+from drcl.metrics.estimates import Estimate
 from drcl.metrics.hamming import HammingMetrics, hamming_metrics
 from drcl.metrics.means import (
     average_precision,
@@ -27,7 +29,7 @@ from drcl.metrics.means import (
 )
 from drcl.metrics.options import MAX_BYTES, RetrievalOptions
 from drcl.metrics.ranks import Ranks
-from drcl.metrics.report import retrieval_report
+from drcl.metrics.report import RetrievalReport, retrieval_report
 from drcl.metrics.results import PrecisionRecall, RetrievalMetrics
 from drcl.metrics.retrieval import retrieval_metrics
 from drcl.metrics.search import Nearest, nearest
@@ -35,7 +37,8 @@ from drcl.metrics.search import Nearest, nearest
 __all__ = [
     "retrieval_metrics", "RetrievalMetrics", "RetrievalOptions", "average_precision",
     "mean_average_precision", "recall_at_k", "hit_at_k", "precision_recall_curve", "cmc_curve",
-    "PrecisionRecall", "Ranks", "retrieval_report", "nearest", "Nearest",
-    "hamming_metrics", "HammingMetrics", "MAX_BYTES",
+    "PrecisionRecall", "Ranks", "retrieval_report", "RetrievalReport", "nearest", "Nearest",
+    "hamming_metrics", "HammingMetrics", "Estimate", "compare", "compare_all", "Comparison",
+    "MAX_BYTES",
 ]  # fmt: skip
 __dir__ = __all__.copy

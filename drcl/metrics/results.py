@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
-from drcl.checks import check_option
+from drcl.checks import check_count, check_installed, check_option
 from drcl.labels import parse_labels, resolve
+from drcl.metrics import plots
+from drcl.metrics.estimates import SAMPLES, Estimate, estimates
 from drcl.metrics.measures import label
 from drcl.metrics.options import ON_EMPTY
 from drcl.ranking import PER_CUTOFF, PER_QUERY, Measures
+from drcl.tables import latex, markdown
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
 
 
 class PrecisionRecall(NamedTuple):
@@ -68,29 +76,81 @@ class RetrievalMetrics(Measures):
                 found[named] = table
         return found
 
-    def summary(self, average: str = "mean", *, classes: Any = None) -> dict[str, float]:
-        """Averages over the queries that count: ``{"mAP@all": …, "recall@10": …, …, "MRR": …}``.
+    @overload
+    def summary(
+        self, average: str = "mean", *, classes: Any = None, interval: None = None
+    ) -> dict[str, float]: ...
 
-        ``average`` is ``"mean"``, ``"median"``, or ``"class_mean"``: the mean over the classes of
-        :meth:`by_class`, in which a class of few queries counts as much as any other.
+    @overload
+    def summary(
+        self, *, interval: float, clusters: Any = None, samples: int = SAMPLES, seed: int = 0
+    ) -> dict[str, Estimate]: ...
+
+    def summary(
+        self,
+        average: str = "mean",
+        *,
+        classes: Any = None,
+        interval: float | None = None,
+        clusters: Any = None,
+        samples: int = SAMPLES,
+        seed: int = 0,
+    ) -> dict[str, float] | dict[str, Estimate]:
+        """Averages over the queries that count: ``{"mAP@all": …, "recall@10": …, …, "MRR": …}``.
 
         ``recall@k`` is the share of a query's *relevant items* among the first k: hits over R. With
         R items of the query's class it is k/R at best, and not the share of queries with a hit
         among the first k, which other libraries call recall@k or R@k too: that is ``hit@k``.
 
-        Raises ValueError when no query counts, unless ``on_empty`` was ``"zero"`` or ``"nan"``.
+        Args:
+            average: ``"mean"``, ``"median"``, or ``"class_mean"``: the mean over the classes of
+                :meth:`by_class`, in which a class of few queries counts as much as any other.
+            classes: labels of the queries, for ``"class_mean"``.
+            interval: a level like 0.95: each mean is an :class:`Estimate`, with its interval. The
+                queries are taken as a sample of those that could be asked; the gallery is fixed.
+            clusters: integers or names (Q,) of what the queries were sampled by, classes or
+                items; by default each was sampled on its own.
+            samples, seed: of the bootstrap, which is studentised: the interval is
+                ``mean ± t·error``, with the ``interval``-quantile t of ``|mean* − mean| / error*``
+                over the resamples. Where all of a measure's values are in [0, 1], it ends there.
 
-        >>> from drcl.metrics import retrieval_metrics
+        Raises ValueError when no query counts, unless ``on_empty`` was ``"zero"`` or ``"nan"``;
+        for intervals, where they are of fewer than two clusters or of another average than the
+        mean. Source: Efron and Tibshirani, *An Introduction to the Bootstrap* (1993), ch. 12.
+
+        >>> from drcl import metrics
         >>> x, labels = torch.eye(3), torch.tensor([0, 0, 1])
-        >>> found = retrieval_metrics(x, x, labels, labels, ks=(1,))
+        >>> found = metrics.retrieval_metrics(x, x, labels, labels, ks=(1,))
         >>> found.summary()["recall@1"], found.summary("median")["recall@1"]
         (0.6666666666666666, 0.5)
         >>> found.summary("class_mean", classes=labels)["recall@1"]
         0.75
+        >>> x, labels = torch.eye(4)[torch.arange(40) % 4], torch.arange(40) // 8 % 4
+        >>> found = metrics.retrieval_metrics(x, x, labels, labels, exclude_self=True)
+        >>> estimate = found.summary(interval=0.95)["mAP@all"]
+        >>> estimate.low < estimate.mean < estimate.high
+        True
         """
         check_option("average", average, ("mean", "median", "class_mean"))
         if (classes is None) == (average == "class_mean"):
             raise ValueError(f'classes: expected with average="class_mean" alone, got {average!r}')
+        if interval is not None and average != "mean":
+            raise ValueError(f'average: expected "mean" with an interval, got {average!r}')
+        if not bool(self._counted.any()) and ON_EMPTY[self.on_empty] is None:
+            raise ValueError(
+                "query_labels: expected a labelled query with relevant items, got none of "
+                f"{len(self.reciprocal_rank)} queries"
+            )
+        means = self._averages(average, classes)
+        if interval is None:
+            return means
+        return estimates(self.tables(), means, interval, clusters, samples, seed)
+
+    def _averages(self, average: str, classes: Any) -> dict[str, float]:
+        if not bool(self._counted.any()):
+            empty = ON_EMPTY[self.on_empty]
+            assert empty is not None  # else refused
+            return dict.fromkeys(self.tables(), empty)
         if average == "class_mean":
             each = list(self.by_class(classes).values())
             if each:
@@ -98,17 +158,13 @@ class RetrievalMetrics(Measures):
                     name: _mean(self.relevant.new_tensor([one[name] for one in each]))
                     for name in each[0]
                 }
-        counted = int((~self.reciprocal_rank.isnan()).sum())
-        if counted == 0:
-            empty = ON_EMPTY[self.on_empty]
-            if empty is None:
-                raise ValueError(
-                    "query_labels: expected a labelled query with relevant items, got none of "
-                    f"{len(self.reciprocal_rank)} queries"
-                )
-            return dict.fromkeys(self.tables(), empty)
         of = _median if average == "median" else _mean
         return {name: of(column) for name, column in self.tables().items()}
+
+    @property
+    def _counted(self) -> Tensor:
+        """(Q,) bool: the queries that count."""
+        return ~self.reciprocal_rank.isnan()
 
     def by_class(self, classes: Any) -> dict[int | str, dict[str, float]]:
         """The means of :meth:`summary` for the queries of each class that has any that count.
@@ -139,6 +195,158 @@ class RetrievalMetrics(Measures):
             if bool((rows & counted).any())
         }
 
+    def to_dataframe(self) -> pd.DataFrame:
+        """A row for each query, a column for each measure, and ``relevant`` and ``first_rank``.
+
+        Columns are called as in :meth:`summary`; float64, NaN for queries that do not count. Raises
+        ImportError without pandas.
+
+        >>> import torch
+        >>> from drcl import metrics
+        >>> x, labels = torch.eye(2), torch.arange(2)
+        >>> metrics.retrieval_metrics(x, x, labels, labels, ks=(1,)).to_dataframe()
+               mAP@1  recall@1  precision@1  MRR  relevant  first_rank
+        query
+        0        1.0       1.0          1.0  1.0       1.0         1.0
+        1        1.0       1.0          1.0  1.0       1.0         1.0
+        """
+        pandas = needs_pandas()
+        hidden = {name: getattr(self, name) for name, label in PER_QUERY.items() if not label}
+        columns = {name: column.numpy() for name, column in (self.tables() | hidden).items()}
+        frame = pandas.DataFrame(columns)
+        return frame.rename_axis(index="query")
+
+    def to_markdown(self, interval: float | None = None, **options: Any) -> str:
+        """:meth:`summary`, with what it takes, as a table in Markdown: a row for each measure.
+
+        >>> import torch
+        >>> from drcl import metrics
+        >>> x, labels = torch.eye(2), torch.arange(2)
+        >>> print(metrics.retrieval_metrics(x, x, labels, labels, ks=(1,)).to_markdown())
+        | measure | mean |
+        |---|--:|
+        | mAP@1 | 1.0000 |
+        | recall@1 | 1.0000 |
+        | precision@1 | 1.0000 |
+        | MRR | 1.0000 |
+        """
+        return markdown(self._rows(interval, options))
+
+    def to_latex(self, interval: float | None = None, **options: Any) -> str:
+        r"""The same as a LaTeX ``tabular``, which needs the package booktabs.
+
+        >>> import torch
+        >>> from drcl import metrics
+        >>> x, labels = torch.eye(2), torch.arange(2)
+        >>> print(metrics.retrieval_metrics(x, x, labels, labels, ks=(1,)).to_latex())
+        \begin{tabular}{lr}
+        \toprule
+        measure & mean \\
+        ...
+        \end{tabular}
+        """
+        return latex(self._rows(interval, options))
+
+    def to_json(self, interval: float | None = None, **options: Any) -> str:
+        """``{"queries": Q, "counted": …, "measures": …}`` with :meth:`summary` as the measures.
+
+        With an ``interval``, each of them is ``{"mean": …, "low": …, "high": …}``.
+
+        >>> import torch
+        >>> from drcl import metrics
+        >>> x, labels = torch.eye(2), torch.arange(2)
+        >>> metrics.retrieval_metrics(x, x, labels, labels, ks=()).to_json()
+        '{"queries": 2, "counted": 2, "measures": {"MRR": 1.0}}'
+        """
+        means: dict[str, Any] = dict(self.summary(interval=interval, **options))  # type: ignore[call-overload]
+        if interval is not None:
+            means = {name: estimate._asdict() for name, estimate in means.items()}
+        counted = int((~self.reciprocal_rank.isnan()).sum())
+        return json.dumps(
+            {"queries": len(self.reciprocal_rank), "counted": counted, "measures": means}
+        )
+
+    def _rows(self, interval: float | None, options: dict[str, Any]) -> list[list[str]]:
+        if interval is None:
+            means = self.summary(**options)
+            return [["measure", "mean"], *([name, f"{x:.4f}"] for name, x in means.items())]
+        rows = [["measure", "mean", f"{100 * interval:.4g} % interval"]]
+        for name, one in self.summary(interval=interval, **options).items():
+            rows.append([name, f"{one.mean:.4f}", f"{one.low:.4f} to {one.high:.4f}"])
+        return rows
+
+    def plot_precision_recall(
+        self, ax: Axes | None = None, *, interpolated: bool = True, label: str | None = None
+    ) -> Axes:
+        """Draw mean precision against recall; see :func:`drcl.metrics.precision_recall_curve`.
+
+        Args:
+            ax: axes to draw on, which may hold another curve; by default those of a new figure.
+            interpolated: as of the curve.
+            label: of the curve, in a legend.
+
+        Returns the axes. Raises ValueError without recall levels or without a query that has a
+        relevant item; ImportError without matplotlib.
+
+        >>> import torch
+        >>> from matplotlib.figure import Figure
+        >>> from drcl import metrics
+        >>> x, labels = torch.eye(2), torch.arange(2)
+        >>> found = metrics.retrieval_metrics(x, x, labels, labels, recall_levels=11)
+        >>> found.plot_precision_recall(Figure().subplots()).get_ylabel()
+        'precision'
+        """
+        curve = self.interpolated if interpolated else self.raw
+        if curve is None:
+            raise ValueError(
+                "recall_levels: expected levels >= 2 and a query with a relevant item, got neither "
+                "curve nor points"
+            )
+        axes = plots.axes_for(ax)
+        plots.draw_curve(axes, curve.recall.numpy(), curve.precision.numpy(), label)
+        return axes
+
+    def plot_cmc(
+        self, ax: Axes | None = None, *, ranks: int | None = None, label: str | None = None
+    ) -> Axes:
+        """Draw the share of queries with a relevant item among the first k, against k.
+
+        ``CMC(k) = |{q: first_rank(q) <= k}| / Q`` over the queries that count.
+
+        Args:
+            ax, label: as of :meth:`plot_precision_recall`.
+            ranks: the largest k; by default 50, or the largest of ``ks`` where ranks beyond it were
+                not looked at.
+
+        Returns the axes. Raises ValueError when no query counts, for ranks that were not looked at,
+        and for ``ties="average"``, which has no single first rank; ImportError without matplotlib.
+        Source: the cumulative match characteristic of person re-identification.
+
+        >>> import torch
+        >>> from matplotlib.figure import Figure
+        >>> from drcl import metrics
+        >>> x, labels = torch.eye(3), torch.tensor([0, 1, 0])
+        >>> found = metrics.retrieval_metrics(x, x, labels, labels, exclude_self=True)
+        >>> axes = found.plot_cmc(Figure().subplots(), ranks=2)
+        >>> axes.lines[0].get_ydata().round(2).tolist()
+        [0.33, 0.67]
+        """
+        self.summary()  # refuses when no query counts
+        first = self.first_rank[~self.reciprocal_rank.isnan()]
+        if bool((first != first.round()).any()):
+            raise ValueError('ties: expected "index" for a CMC curve, got "average"')
+        depth = None if None in self.ks or not self.ks else max(k for k in self.ks if k)
+        known = min(50, depth or 50) if ranks is None else check_count("ranks", ranks)
+        if depth is not None and known > depth:
+            raise ValueError(
+                f"ranks: expected at most {depth}, the largest of ks, got {known}; with None among "
+                "the ks the whole ranking is looked at"
+            )
+        axes = plots.axes_for(ax)
+        share = ((first > 0) & (first <= torch.arange(1, known + 1)[:, None])).double().mean(dim=1)
+        plots.draw_cmc(axes, share.numpy(), label)
+        return axes
+
 
 def _mean(column: Tensor) -> float:
     # A copy is contiguous: a sum's last bit depends on the layout, so on the other cut-offs.
@@ -147,3 +355,11 @@ def _mean(column: Tensor) -> float:
 
 def _median(column: Tensor) -> float:
     return float(column.nanquantile(0.5))
+
+
+def needs_pandas() -> Any:
+    """The module, or an ImportError that says how to install it."""
+    check_installed("to_dataframe needs {}; install it with: pip install pandas", "pandas")
+    import pandas
+
+    return pandas

@@ -10,10 +10,10 @@ from typing import Any
 from drcl.checks import check_installed
 from drcl.report.data import ReportData, pair_key
 from drcl.report.map_matrix import draw_map_matrix
+from drcl.report.panels import Panel, Section
 from drcl.report.precision_recall import draw_precision_recall
 from drcl.report.projection import draw_projection
 from drcl.report.retrieval import SEED, TOP, Example, choose_examples, draw_retrieval
-from drcl.report.style import Panel, Section
 from drcl.report.training import draw_training
 from drcl.storage.files import write_together
 

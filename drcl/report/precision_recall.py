@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from drcl.figures import MUTED, canvas, modality_legend, plain, svg
+from drcl.metrics.plots import draw_curve
 from drcl.report.data import ReportData, pair_key
-from drcl.report.style import MUTED, Panel, Section, canvas, line, modality_legend, plain, svg
+from drcl.report.panels import Panel, Section
 
 
 def draw_precision_recall(data: ReportData) -> Section | None:
@@ -28,7 +30,7 @@ def draw_precision_recall(data: ReportData) -> Section | None:
             levels = [chance(data, query, gallery) for _, gallery in shown]
             for (position, gallery), level in zip(shown, levels, strict=True):
                 recall, precision = data.curves[pair_key(query, gallery)]
-                axes.plot(recall, precision, **line(position))
+                draw_curve(axes, recall, precision, position=position)
                 axes.axhline(level, color=MUTED, linestyle=":", linewidth=1.4)
             axes.annotate(
                 "chance",
@@ -39,7 +41,6 @@ def draw_precision_recall(data: ReportData) -> Section | None:
                 fontsize=9.5,
             )
             axes.set_title(f"{plain(query, 20)} queries")
-            axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
             modality_legend(figure, [(i, f"→ {gallery}") for i, gallery in shown])
             alt = (
                 f"Precision against recall for {query} queries, one line per gallery: "

@@ -7,21 +7,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from drcl.report.data import ReportData
-from drcl.report.style import (
+from drcl.figures import (
     CLASS_COLOURS,
     INK,
     MARKERS,
     PAPER,
     UNLABELLED,
-    Panel,
-    Section,
     canvas,
     cycle,
     empty,
     plain,
     svg,
 )
+from drcl.report.data import ReportData
+from drcl.report.panels import Panel, Section
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from drcl.report import style
+from drcl import figures
 from drcl.report.data import ReportData
+from drcl.report.panels import Panel, Section
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,20 +61,20 @@ def choose_examples(data: ReportData) -> list[Example]:
     return examples
 
 
-def draw_retrieval(data: ReportData, examples: Sequence[Example]) -> style.Section | None:
+def draw_retrieval(data: ReportData, examples: Sequence[Example]) -> Section | None:
     """A figure per example; None when no modality of the examples has pictures."""
     if not any({e.query, e.gallery} & set(data.pictures) for e in examples):
         return None
     panels = tuple(_draw_example(data, example, i) for i, example in enumerate(examples, start=1))
-    return style.Section("retrieval", panels, "Green with ✓ is relevant, red with ✗ is not.")
+    return Section("retrieval", panels, "Green with ✓ is relevant, red with ✗ is not.")
 
 
-def _draw_example(data: ReportData, example: Example, number: int) -> style.Panel:
+def _draw_example(data: ReportData, example: Example, number: int) -> Panel:
     """The query at the left, and beside it what was found, in two rows."""
-    with style.canvas(4.4, 2.45) as figure:
+    with figures.canvas(4.4, 2.45) as figure:
         grid = figure.add_gridspec(2, TOP // 2 + 1, width_ratios=[1.25, *[1] * (TOP // 2)])
         figure.suptitle(
-            f"{style.plain(example.query, 16)} → {style.plain(example.gallery, 16)} · "
+            f"{figures.plain(example.query, 16)} → {figures.plain(example.gallery, 16)} · "
             f"row {example.index} · AP {example.average_precision:.3f}",
             x=0.01,
             ha="left",
@@ -81,25 +82,25 @@ def _draw_example(data: ReportData, example: Example, number: int) -> style.Pane
             fontweight="bold",
         )
         axes = figure.add_subplot(grid[:, 0])
-        style.empty(axes)
-        _tile(axes, data, example.query, example.index, style.QUERY)
-        axes.set_title("query", fontsize=10, color=style.MUTED, loc="center", fontweight="normal")
+        figures.empty(axes)
+        _tile(axes, data, example.query, example.index, figures.QUERY)
+        axes.set_title("query", fontsize=10, color=figures.MUTED, loc="center", fontweight="normal")
         axes.set_xlabel(
-            style.plain(example.classes, 10), fontsize=10, color=style.QUERY, fontweight="bold"
+            figures.plain(example.classes, 10), fontsize=10, color=figures.QUERY, fontweight="bold"
         )
         for rank, hit in enumerate(example.hits):
             axes = figure.add_subplot(grid[rank // (TOP // 2), 1 + rank % (TOP // 2)])
-            style.empty(axes)
-            colour = style.RELEVANT if hit.relevant else style.IRRELEVANT
+            figures.empty(axes)
+            colour = figures.RELEVANT if hit.relevant else figures.IRRELEVANT
             _tile(axes, data, example.gallery, hit.index, colour)
             mark = "✓" if hit.relevant else "✗"
-            axes.set_xlabel(f"{mark} {style.plain(hit.classes, 8)}", fontsize=10, color=colour)
+            axes.set_xlabel(f"{mark} {figures.plain(hit.classes, 8)}", fontsize=10, color=colour)
         alt = (
             f"{example.query} query row {example.index}, {example.classes}, and the first "
             f"{len(example.hits)} found in {example.gallery}: "
             + ", ".join(f"{'✓' if hit.relevant else '✗'} {hit.classes}" for hit in example.hits)
         )
-        return style.Panel(f"retrieval_{number}", style.svg(figure, alt), alt)
+        return Panel(f"retrieval_{number}", figures.svg(figure, alt), alt)
 
 
 def _search(data: ReportData, query: str, gallery: str, index: int) -> Example:
@@ -139,5 +140,5 @@ def _tile(axes: Axes, data: ReportData, modality: str, index: int, colour: str) 
         )
     else:
         axes.set(box_aspect=1)
-        look: Any = {"color": style.MUTED, "transform": axes.transAxes}
-        axes.text(0.5, 0.5, f"row\n{index}", **style.CENTRED, **look)
+        look: Any = {"color": figures.MUTED, "transform": axes.transAxes}
+        axes.text(0.5, 0.5, f"row\n{index}", **figures.CENTRED, **look)

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from drcl.figures import PAPER, canvas, line, modality_legend, plain, svg
 from drcl.report.data import PHASES, ReportData
-from drcl.report.style import PAPER, Panel, Section, canvas, line, modality_legend, plain, svg
+from drcl.report.panels import Panel, Section
 
 _PHASE_NAMES = {"prior": "Prior", "encoder": "Encoders"}
 # key -> (name, how the best epoch is chosen; None for the training loss, which chooses nothing)

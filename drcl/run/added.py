@@ -64,15 +64,18 @@ def read_file(text: str) -> np.ndarray:
     return read_array(file, key or None)
 
 
+def read_rows(text: str) -> np.ndarray:
+    """Rows (N, d) of numbers at "file" or "file:key"."""
+    rows = read_file(text)
+    if rows.ndim != 2 or rows.dtype.kind not in "biuf":
+        raise ValueError(f"{text}: expected rows of numbers (N, d), got {rows.dtype} {rows.shape}")
+    return rows
+
+
 def read_features(text: str) -> np.ndarray:
     """Rows (N, d) float32 at "file" or "file:key"."""
-    features = read_file(text)
-    if features.ndim != 2 or features.dtype.kind not in "biuf":
-        raise ValueError(
-            f"{text}: expected rows of numbers (N, d), got {features.dtype} {features.shape}"
-        )
     with np.errstate(over="ignore"):  # infinities are reported later, with their row
-        return features.astype(np.float32, copy=False)
+        return read_rows(text).astype(np.float32, copy=False)
 
 
 def _read_labelled(features: str, labels: str, data: CrossModalDataset) -> Labelled:

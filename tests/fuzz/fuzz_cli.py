@@ -204,6 +204,56 @@ def search(draw: Draw) -> None:
     assert not good or "rank" in text
 
 
+@target("drcl score")
+def score(draw: Draw) -> None:
+    photo, labels = (leaves() / f"photo_train_{part}.npy" for part in "xy")
+    sides: list[object] = [
+        photo,
+        draw.choose("text", photo, f"{leaves() / 'leaves.npz'}:photo_train_x"),
+    ]
+    relevance: list[object] = draw.choose(
+        "relevance", ["--labels", labels], ["--pairs", "rows"], ["--labels", labels] * 2
+    )
+    table = {
+        "--k": (("1", "3", "1000000"), ("0", "-1", "1.5", "all")),
+        "--metric": (("dot", "euclidean"), ("hamming", "")),
+        "--divisor": (("min", "relevant"), ("R",)),
+        "--ties": (("average",), ("random",)),
+        "--no-relevant": (("skip",), ("one half",)),
+        "--interval": (("0.5", "0.95"), ("0", "1", "nan", "wide")),
+        "--test": (("bootstrap",), ("t",)),
+    }
+    good, options = draw_options(draw, table)
+    if "--k" not in options and draw.choose("a list", False, True):
+        options += ["--k", "1", "2", "5"]
+    options += draw.choose("itself", [], ["--exclude-self"])
+    options += draw.choose("against", [], ["--against", str(photo), str(photo)])
+    fault = draw.fault("no file", "another width", "no labels", "words", "both", "other rows")
+    if fault == "no file":
+        sides[draw.integer("side", 0, 1)] = leaves() / "moon.npy"
+    elif fault == "another width":
+        sides[0] = f"{leaves() / 'leaves.npz'}:scan_train_x"
+    elif fault == "no labels":
+        relevance = []
+    elif fault == "words":
+        relevance = ["--labels", leaves() / "leaves.toml"]
+    elif fault == "both":
+        relevance = ["--labels", labels, "--pairs", "rows"]
+    elif fault == "other rows":
+        relevance = ["--labels", leaves() / "photo_test_y.npy"]
+    out = scratch() / "scores"
+    options += draw.choose("out", [], ["--out", str(out)])
+    text = judge(draw, good and not fault, "score", *sides, *relevance, *options)
+    if good and not fault:
+        assert "mAP@all" in text
+        if str(out) in options:
+            values = json.loads((out / "scores.json").read_text())["measures"]["mAP@all"]
+            assert 0 <= values["mean"] <= 1
+            shutil.rmtree(out)
+    else:
+        assert not out.exists()
+
+
 @target("drcl add-modality", few=4)
 def add_modality(draw: Draw) -> None:
     fine, run = draw_run(draw)

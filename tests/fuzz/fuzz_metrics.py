@@ -718,3 +718,89 @@ def retrieval_report(draw: Draw) -> None:
             one, other = (embeddings[part] for part in key.split("->"))
             alone = metrics.mean_average_precision(one[0], other[0], one[1], other[1], k=k)
             assert math.isclose(value, alone, rel_tol=1e-12, abs_tol=1e-13)
+
+
+def of_compare() -> Faults:
+    words = {**of_word("test"), **of_count("samples")}
+    words |= {f"interval: {v!r}": lambda v=v: v for v in (0.0, 1.0, 95, math.nan, "wide", None)}
+    return words | {f"seed: {v!r}": lambda v=v: v for v in (0.5, "x", None, 2**70)}
+
+
+def draw_per_query(draw: Draw, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values of two systems, some tied, the same queries not counted."""
+    kind = draw.choose("values", "shares", "equal", "far apart", "large")
+    a, b = draw.random.random((2, rows)).round(draw.integer("digits", 0, 12))
+    if kind == "equal":
+        b = a.copy()
+    elif kind != "shares":
+        a = a + {"far apart": 3.0, "large": 1e100}[kind]
+    missing = draw.random.random(rows) < draw.choose("missing", 0.0, 0.3)
+    missing[:2] = False
+    a[missing] = b[missing] = math.nan
+    return a, b
+
+
+@target("drcl.metrics.compare")
+def compare(draw: Draw) -> None:
+    rows = draw.integer("Q", 2, 40)
+    a, b = draw_per_query(draw, rows)
+    given: dict[str, Any] = {
+        "a": draw.choose("a form", a, a.tolist(), torch.from_numpy(a)),
+        "b": draw.choose("b form", b, b.tolist(), torch.from_numpy(b)),
+        "test": draw.choose("test", "permutation", "bootstrap"),
+        "samples": draw.choose("samples", 50, 1, 200),
+        "seed": draw.choose("seed", 0, -1, 2**64 - 1),
+        "interval": draw.choose("interval", 0.95, 0.5, 0.999),
+    }
+    if draw.choose("clustered", False, True):
+        ids = draw.random.integers(0, 9, size=rows)
+        ids[:2] = 0, 1
+        given["clusters"] = draw.choose("clusters", ids, [f"c{i}" for i in ids])
+    faults = {
+        **of_compare(),
+        "a: 2-D": lambda: a[None],
+        "a: infinite": lambda: np.full(rows, np.inf),
+        "a: complex": lambda: a + 1j,
+        "a: None": lambda: None,
+        "a: words": lambda: ["x"] * rows,
+        "b: longer": lambda: np.zeros(rows + 1),
+        "b: others count": lambda: np.where(np.arange(rows) == 0, math.nan, b),
+        "clusters: longer": lambda: np.zeros(rows + 1, dtype=int),
+        "clusters: one": lambda: np.zeros(rows, dtype=int),
+        "clusters: missing": lambda: [None] * rows,
+    }
+    if refuses(draw, metrics.compare, given, faults):
+        return
+    found = metrics.compare(**given)
+    kept = ~np.isnan(a)
+    mean = (a - b)[kept].mean()
+    assert math.isclose(found.difference, mean, rel_tol=1e-12, abs_tol=1e-13)
+    slack = 1e-9 * max(1.0, abs(mean))
+    assert found.low <= found.difference + slack and found.difference <= found.high + slack
+    assert 0 < found.p <= 1
+    if min(abs(found.low), abs(found.high)) > slack:
+        outside = not found.low <= 0 <= found.high
+        assert outside == (found.p <= 1 - given["interval"] + 1e-12)
+
+
+@target("drcl.metrics.compare_all")
+def compare_all(draw: Draw) -> None:
+    rows, count = draw.integer("Q", 2, 20), draw.integer("systems", 0, 4)
+    values = draw.random.random((count, rows)).round(2)
+    systems = {f"s{i}": row for i, row in enumerate(values)}
+    if count < 2:
+        with refused("systems"):
+            metrics.compare_all(systems)
+        return
+    against = draw.choose("against", None, "s0", "s1")
+    given: dict[str, Any] = {"systems": systems, "against": against, "samples": 50}
+    bad = ("", "s9", 0)
+    if refuses(draw, metrics.compare_all, given, {f"against: {v!r}": lambda v=v: v for v in bad}):
+        return
+    found = metrics.compare_all(**given)
+    pairs = count * (count - 1) // 2 if against is None else count - 1
+    assert len(found) == pairs
+    for (one, other), result in found.items():
+        alone = metrics.compare(systems[one], systems[other], samples=50)
+        assert result[:3] == alone[:3]
+        assert alone.p <= result.p <= min(1.0, pairs * alone.p + 1e-12)

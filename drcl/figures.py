@@ -9,10 +9,11 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
+
+from drcl.tables import shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -78,26 +79,11 @@ _RC: Any = {
 }
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One figure: an SVG file, and the sentence for those who do not see it."""
+def styled() -> AbstractContextManager[None]:
+    """Within, what matplotlib draws looks like all figures."""
+    from matplotlib import rc_context
 
-    name: str
-    svg: bytes
-    alt: str
-
-    @property
-    def file(self) -> str:
-        return f"{self.name}.svg"
-
-
-@dataclass(frozen=True)
-class Section:
-    """The figures of one section of the page, and their caption."""
-
-    name: str
-    panels: tuple[Panel, ...]
-    caption: str
+    return rc_context(_RC)
 
 
 @contextmanager
@@ -106,10 +92,9 @@ def canvas(width: float, height: float) -> Iterator[Figure]:
 
     Figures about four inches wide have type that can be read on a phone.
     """
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(_RC):
+    with styled():
         yield Figure(figsize=(width, height), layout="constrained")
 
 
@@ -146,9 +131,7 @@ def plain(text: str, width: int = 40) -> str:
     >>> plain("_$5"), plain("a long class name", width=7)
     (' _\\\\$5', 'a long…')
     """
-    if len(text) > width:
-        text = text[: width - 1].rstrip() + "…"
-    text = text.replace("$", r"\$")
+    text = shortened(text, width).replace("$", r"\$")
     return " " + text if text.startswith("_") else text
 
 

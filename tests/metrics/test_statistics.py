@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from drcl.compare.statistics import holm, sign_flip_test
+from drcl.metrics.statistics import holm, sign_flip_test
 
 
 @pytest.mark.parametrize("count", [5, 9])
