@@ -84,6 +84,13 @@ def quality() -> str:
     return quality_tables.tables()
 
 
+def methods() -> str:
+    """The stored study of methods."""
+    from drcl.benchmarks.studies import methods_tables
+
+    return methods_tables.tables()
+
+
 @cache
 def suite() -> tuple[Row, ...]:
     """What the suite measured, on every device."""
@@ -375,6 +382,6 @@ FILLERS: dict[str, Callable[..., str]] = {
     function.__name__: function
     for function in (
         *(backends, commands, gates, installs, intensity, literal_matrices, measured, memory),
-        *(newcomer, peers, predicted, quality, readme, roofline),
+        *(methods, newcomer, peers, predicted, quality, readme, roofline),
     )
 }
