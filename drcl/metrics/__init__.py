@@ -28,11 +28,12 @@ from drcl.metrics.options import MAX_BYTES, RetrievalOptions
 from drcl.metrics.report import RetrievalReport, retrieval_report
 from drcl.metrics.results import PrecisionRecall, RetrievalMetrics
 from drcl.metrics.retrieval import retrieval_metrics
+from drcl.metrics.streaming import RetrievalMetric
 
 __all__ = [
     "retrieval_metrics", "RetrievalMetrics", "RetrievalOptions", "average_precision",
     "mean_average_precision", "recall_at_k", "precision_recall_curve", "PrecisionRecall",
     "retrieval_report", "RetrievalReport", "Estimate", "compare", "compare_all", "Comparison",
-    "MAX_BYTES",
+    "RetrievalMetric", "MAX_BYTES",
 ]  # fmt: skip
 __dir__ = __all__.copy
