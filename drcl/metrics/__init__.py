@@ -33,12 +33,13 @@ from drcl.metrics.report import RetrievalReport, retrieval_report
 from drcl.metrics.results import PrecisionRecall, RetrievalMetrics
 from drcl.metrics.retrieval import retrieval_metrics
 from drcl.metrics.search import Nearest, nearest
+from drcl.metrics.streaming import RetrievalMetric
 
 __all__ = [
     "retrieval_metrics", "RetrievalMetrics", "RetrievalOptions", "average_precision",
     "mean_average_precision", "recall_at_k", "hit_at_k", "precision_recall_curve", "cmc_curve",
     "PrecisionRecall", "Ranks", "retrieval_report", "RetrievalReport", "nearest", "Nearest",
-    "hamming_metrics", "HammingMetrics", "Estimate", "compare", "compare_all", "Comparison",
-    "MAX_BYTES",
+    "hamming_metrics", "HammingMetrics", "RetrievalMetric", "Estimate", "compare", "compare_all",
+    "Comparison", "MAX_BYTES",
 ]  # fmt: skip
 __dir__ = __all__.copy

@@ -804,3 +804,45 @@ def compare_all(draw: Draw) -> None:
         alone = metrics.compare(systems[one], systems[other], samples=50)
         assert result[:3] == alone[:3]
         assert alone.p <= result.p <= min(1.0, pairs * alone.p + 1e-12)
+
+
+@target("drcl.metrics.RetrievalMetric")
+def streamed(draw: Draw) -> None:
+    count, width = draw.integer("rows", 1, 12), draw.integer("D", 1, 4)
+    x = draw_rows(draw, "x", count, width, draw.choose("kind", *KINDS), numpy=False)
+    y = torch.from_numpy(draw.random.integers(0, 3, size=count))
+    ks = draw.choose("ks", (1, None), (), (3,))
+    options: dict[str, Any] = draw.choose("options", {}, {"metric": "dot"}, {"ties": "average"})
+    faults = {
+        "exclude_self: given": lambda: True,
+        "relevance: given": lambda: [[0, 0]],
+        "metric: a word": lambda: "hamming",
+        "max_bytes: few": lambda: 5,
+        "ks: a number": lambda: 5,
+    }
+    if refuses(draw, metrics.RetrievalMetric, {"ks": ks, **options}, faults):
+        return
+    metric = metrics.RetrievalMetric(ks=ks, **options)
+    order = torch.from_numpy(draw.random.permutation(count))
+    with_ids = draw.choose("ids", False, True)
+    at = draw.integer("batch", 1, count)
+    for part in torch.arange(count).split(at):
+        given = {"ids": order[part]} if with_ids else {}
+        metric.update(x[part], y[part], **given)
+    fault = draw.fault("embeddings", "labels", "side", "modality", "ids")
+    if fault:
+        bad: dict[str, Any] = {"embeddings": x, "labels": y, "ids": order if with_ids else None}
+        bad[fault] = {
+            "embeddings": x[:, None],
+            "labels": y[:0],
+            "side": "left",
+            "modality": "image",
+            "ids": torch.zeros(count + 1).long(),
+        }[fault]
+        with refused(fault):
+            metric.update(**bad)
+    place = order.argsort() if with_ids else torch.arange(count)
+    found = metric.compute()
+    whole = metrics.retrieval_metrics(x[place], x[place], y[place], y[place], ks=ks, **options)
+    for name, table in whole.tables().items():
+        assert torch.equal(found.tables()[name], table), name

@@ -1,0 +1,365 @@
+"""A metric that is fed batch by batch: :class:`RetrievalMetric`."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import ProcessGroup
+
+from drcl.checks import check_option
+from drcl.distributed import all_gather_int, gather_rows, raise_together
+from drcl.labels import ParsedLabels, parse_labels
+from drcl.metrics.embeddings import Array
+from drcl.metrics.options import MAX_BYTES, Settings, check_cutoffs, refuse
+from drcl.metrics.relevance import Labels
+from drcl.metrics.report import RetrievalReport, retrieval_report
+from drcl.metrics.results import RetrievalMetrics
+from drcl.metrics.retrieval import retrieval_metrics
+from drcl.tensors import as_features, as_tensor
+
+SIDES = ("both", "query", "gallery")
+# What labels may be, beside rows of so many; no labels go with either.
+_IDS, _NAMES, _NO_LABELS = "class ids", "class names", "no labels"
+
+
+class RetrievalMetric:
+    """:func:`retrieval_metrics` or :func:`retrieval_report` of batches that come one after another.
+
+    Args:
+        ks: the cut-offs, as of the function.
+        max_bytes: embeddings that take more are kept in temporary files without a name, and mapped
+            from there; ranking takes as many bytes again. Labels and ids, some 17 bytes a row, are
+            always in memory.
+        process_group: ranks that each hold a part of the rows, of the same sides or modalities.
+            ``compute`` gathers them on every rank, which must have the disk for all rows.
+        options: those of the function but ``relevance``, ``exclude_self``, groups and
+            ``process_group``; with modalities those of :func:`retrieval_report`.
+
+    Raises TypeError and ValueError for options that the function refuses. The numbers are, to the
+    bit, those of the function on all rows on the CPU, in the order in which they came: the rows of
+    rank 0 first, or, with ``ids``, by rising id.
+
+    >>> metric = RetrievalMetric(ks=(1,))
+    >>> for batch in (torch.eye(4)[:2], torch.eye(4)[2:]):
+    ...     metric.update(batch, batch.argmax(dim=1) % 2, side="both")
+    >>> metric.compute().summary()["recall@1"]
+    0.5
+    """
+
+    def __init__(
+        self,
+        *,
+        ks: Sequence[int | None] = (None,),
+        max_bytes: int = MAX_BYTES,
+        process_group: ProcessGroup | None = None,
+        **options: Any,
+    ) -> None:
+        refuse(options, "relevance", "exclude_self", "query_groups", "gallery_groups")
+        check_cutoffs(ks)
+        Settings.of({**options, "max_bytes": max_bytes})
+        self._options = {**options, "ks": ks, "max_bytes": max_bytes}
+        self._max_bytes = max_bytes
+        self._group = process_group
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all rows."""
+        self._sides: dict[str, _Side] = {}
+        self._with_modalities: bool | None = None
+
+    def update(
+        self,
+        embeddings: Array,
+        labels: Labels,
+        *,
+        side: str = "both",
+        modality: str | None = None,
+        ids: Any = None,
+    ) -> None:
+        """Add rows.
+
+        Args:
+            embeddings: (n, D), of the dtype and width of the rows before.
+            labels: ids or names (n,), or multi-hot rows (n, C), of the kind of those before.
+            side: ``"query"``, ``"gallery"`` or ``"both"``.
+            modality: instead of a side, the modality that the rows are of: all ordered pairs of
+                modalities are measured then.
+            ids: integers (n,), one for each sample: of rows with the same id the first counts, as
+                where a DistributedSampler repeats samples to make the ranks' shares equal.
+
+        Raises ValueError and TypeError for what does not fit together or to the rows before; what
+        was there before stays as it was.
+
+        >>> metric = RetrievalMetric(ks=())
+        >>> metric.update(torch.eye(2), [0, 1], modality="image")
+        >>> metric.update(torch.eye(2), [0, 1], modality="text", ids=[7, 8])
+        >>> metric.compute()["mAP@all"]["mean"]
+        1.0
+        """
+        check_option("side", side, SIDES)
+        if modality is not None and side != "both":
+            raise ValueError(f"side: expected none beside a modality, got {side!r}")
+        with_modalities = modality is not None
+        if self._with_modalities not in (None, with_modalities):
+            raise ValueError("modality: expected in every update or in none")
+        batch = _Batch(embeddings, labels, ids)
+        names = [modality] if modality is not None else ["query", "gallery"]
+        chosen = [name for name in names if side in ("both", name) or with_modalities]
+        for name in chosen:
+            if name in self._sides:
+                self._sides[name].check(batch)
+        self._with_modalities = with_modalities
+        for name in chosen:
+            if name not in self._sides:
+                self._sides[name] = _Side(name, batch)
+            self._sides[name].add(batch)
+            while sum(part.bytes_in_memory for part in self._sides.values()) > self._max_bytes:
+                max(self._sides.values(), key=lambda part: part.bytes_in_memory).spill()
+
+    def compute(self) -> RetrievalMetrics | RetrievalReport:
+        """The measures of all rows so far; a report where they are of modalities.
+
+        Further rows may be added afterwards. Raises what the functions raise, and ValueError where
+        a side has no rows, on any rank.
+
+        >>> RetrievalMetric().compute()
+        Traceback (most recent call last):
+        ...
+        ValueError: query, gallery: expected rows of each, got none of query, gallery
+        """
+        names = list(self._sides) if self._with_modalities else ["query", "gallery"]
+        with raise_together(self._group):
+            missing = [name for name in names if name not in self._sides]
+            if missing or not names:
+                raise ValueError(
+                    f"{', '.join(names)}: expected rows of each, got none of {', '.join(missing)}"
+                )
+        if self._group is not None:
+            names = self._agreed(names, self._group)
+        sides = {name: self._sides[name].whole(self._group, self._max_bytes) for name in names}
+        options: dict[str, Any] = dict(self._options)
+        if self._with_modalities:
+            return retrieval_report(sides, **options)
+        (query, query_labels), (gallery, gallery_labels) = sides.values()
+        return retrieval_metrics(query, gallery, query_labels, gallery_labels, **options)
+
+    def _agreed(self, names: list[str], group: ProcessGroup) -> list[str]:
+        """The names in the order of the first rank; all ranks must hold rows of the same kinds."""
+        kinds = {name: self._sides[name].kind for name in names}
+        first, *others = (json.loads(text) for text in _texts(json.dumps(kinds), group))
+        for rank, other in enumerate(others, start=1):
+            both = {name: _joined(first[name], other.get(name, [""])) for name in first}
+            if first.keys() != other.keys() or None in both.values():
+                raise ValueError(
+                    f"process_group: expected rows of one kind on every rank, got {first} on rank "
+                    f"0 and {other} on rank {rank}"
+                )
+            first = both
+        for name, kind in first.items():
+            self._sides[name].kind = kind
+        return list(first)
+
+
+class _Batch:
+    """Rows of one update, checked, on the CPU."""
+
+    def __init__(self, embeddings: Array, labels: Labels, ids: Any) -> None:
+        self.rows = as_features(embeddings, "embeddings").cpu()
+        if self.rows.ndim != 2 or self.rows.shape[1] == 0:
+            raise ValueError(f"embeddings: expected (n, D), got {tuple(self.rows.shape)}")
+        count = len(self.rows)
+        self.labels = parse_labels(labels, "labels", count=count)
+        self.ids = None
+        if ids is not None:
+            found = as_tensor(ids, "ids").cpu()
+            whole = not (
+                found.is_floating_point() or found.is_complex() or found.dtype == torch.bool
+            )
+            if tuple(found.shape) != (count,) or not whole:
+                raise ValueError(
+                    f"ids: expected {count} integers, got {found.dtype} of shape "
+                    f"{tuple(found.shape)}"
+                )
+            self.ids = found.long()
+
+    @property
+    def kind(self) -> list[str]:
+        """What all batches of a side have in common."""
+        if self.labels.rows is not None:
+            labels = f"rows of {self.labels.rows.shape[1]} labels"
+        elif self.labels.names is not None:
+            labels = _NAMES
+        else:
+            labels = _NO_LABELS if self.labels.missing.all() else _IDS
+        with_ids = "with ids" if self.ids is not None else "without ids"
+        return [f"width {self.rows.shape[1]}", str(self.rows.dtype), with_ids, labels]
+
+
+def _joined(one: list[str], other: list[str]) -> list[str] | None:
+    """The kind of rows of two kinds; None where they do not go together."""
+    labels = {one[-1], other[-1]}
+    if labels <= {_NO_LABELS, _IDS} or labels <= {_NO_LABELS, _NAMES}:
+        labels = labels - {_NO_LABELS} or labels
+    return [*one[:-1], *labels] if one[:-1] == other[:-1] and len(labels) == 1 else None
+
+
+class _Side:
+    """The rows of a side or modality."""
+
+    def __init__(self, name: str, first: _Batch) -> None:
+        self.name, self.kind = name, first.kind
+        self._width, self._dtype = first.rows.shape[1], first.rows.dtype
+        self._chunks: list[Tensor] = []
+        self._file: IO[bytes] | None = None
+        self._spilled = 0
+        self._names: dict[str, int] = {}
+        self._labels: list[Tensor] = []
+        self._missing: list[Tensor] = []
+        self._ids: list[Tensor] = []
+
+    def check(self, batch: _Batch) -> None:
+        """Refuse a batch of another kind."""
+        if _joined(self.kind, batch.kind) is None:
+            raise ValueError(
+                f"{self.name}: expected {', '.join(self.kind)}, as before, got "
+                f"{', '.join(batch.kind)}"
+            )
+
+    def add(self, batch: _Batch) -> None:
+        """Keep copies of the rows, their labels and ids."""
+        if self._file is not None:  # from then on all rows go there
+            self._spilled += _write(self._file, batch.rows)
+        else:
+            self._chunks.append(batch.rows.clone(memory_format=torch.contiguous_format))
+        labels = batch.labels
+        self.kind = _joined(self.kind, batch.kind) or batch.kind
+        if labels.rows is not None:
+            self._labels.append(labels.rows.cpu().clone())
+        elif labels.names is not None:
+            codes = [self._names.setdefault(name, len(self._names)) for name in labels.names or ()]
+            place = torch.tensor([*codes, -1])  # the last is that of what is missing
+            self._labels.append(place[torch.from_numpy(labels.ids)])
+        else:
+            self._labels.append(torch.from_numpy(labels.ids.copy()))
+        self._missing.append(torch.from_numpy(labels.missing.copy()))
+        if batch.ids is not None:
+            self._ids.append(batch.ids.clone())
+
+    @property
+    def bytes_in_memory(self) -> int:
+        """Of embeddings."""
+        return sum(chunk.nbytes for chunk in self._chunks)
+
+    def spill(self) -> None:
+        """Move the embeddings that are in memory to the file."""
+        if self._file is None:
+            self._file = tempfile.TemporaryFile(prefix="drcl-metric-")  # noqa: SIM115 (it is kept)
+        self._spilled += sum(_write(self._file, chunk) for chunk in self._chunks)
+        self._chunks = []
+
+    def whole(self, group: ProcessGroup | None, max_bytes: int) -> tuple[Array, ParsedLabels]:
+        """All rows and labels, of all ranks, each id once."""
+        labels, missing = torch.cat(self._labels), torch.cat(self._missing)
+        ids = torch.cat(self._ids) if self._ids else None
+        names = list(self._names) if self.kind[-1] == _NAMES else None
+        if group is not None:
+            if names is not None:
+                names, labels = _common_names(names, labels, group)
+            labels, missing = _gathered(labels, group), _gathered(missing.byte(), group).bool()
+            ids = None if ids is None else _gathered(ids, group)
+        size = self._width * self._dtype.itemsize
+        fits = len(missing) * size <= max_bytes
+        step = max(1, max_bytes // 8 // size)
+        rows = self._own_rows()
+        if group is not None:
+            blocks = _broadcast(rows, step, group)
+            rows = torch.cat(list(blocks)) if fits else _mapped(blocks, self._width, self._dtype)
+        if ids is not None:
+            order = torch.from_numpy(np.unique(ids.numpy(), return_index=True)[1])
+            labels, missing = labels[order], missing[order]
+            blocks = (rows[part] for part in order.split(step))
+            rows = rows[order] if fits else _mapped(blocks, self._width, self._dtype)
+        is_rows = labels.ndim == 2
+        parsed = ParsedLabels(
+            f"{self.name} labels",
+            np.empty(0, np.int64) if is_rows else labels.numpy(),
+            None if names is None else tuple(names),
+            labels if is_rows else None,
+            missing.numpy(),
+        )
+        return rows, parsed
+
+    def _own_rows(self) -> Tensor:
+        """Those of this process: one tensor, in memory or mapped."""
+        if self._file is None:
+            self._chunks = [torch.cat(self._chunks)]
+            return self._chunks[0]
+        self.spill()
+        return _map(self._file, self._spilled, self._width, self._dtype)
+
+
+def _mapped(blocks: Iterable[Tensor], width: int, dtype: torch.dtype) -> Tensor:
+    """Rows that come in blocks, in a file of their own."""
+    with tempfile.TemporaryFile(prefix="drcl-metric-") as file:
+        count = sum(_write(file, block) for block in blocks)
+        return _map(file, count, width, dtype)
+
+
+def _write(file: IO[bytes], rows: Tensor) -> int:
+    file.write(rows.contiguous().view(torch.uint8).numpy().data)
+    return len(rows)
+
+
+def _map(file: IO[bytes], count: int, width: int, dtype: torch.dtype) -> Tensor:
+    file.flush()
+    shape = (count, width * dtype.itemsize)
+    return as_tensor(np.memmap(file, dtype=np.uint8, mode="r", shape=shape)).view(dtype)
+
+
+def _device(group: ProcessGroup) -> torch.device:
+    return torch.device("cuda" if dist.get_backend(group) == "nccl" else "cpu")
+
+
+def _gathered(rows: Tensor, group: ProcessGroup) -> Tensor:
+    return gather_rows(rows.to(_device(group)), group).cpu()
+
+
+def _broadcast(rows: Tensor, step: int, group: ProcessGroup) -> Iterator[Tensor]:
+    """Every rank's rows in blocks, one rank after the other."""
+    device, me = _device(group), dist.get_rank(group)
+    counts = all_gather_int(len(rows), group)
+    for rank, (count, sender) in enumerate(
+        zip(counts, dist.get_process_group_ranks(group), strict=True)
+    ):
+        for start in range(0, count, step):
+            shape = (min(step, count - start), rows.shape[1])
+            block = torch.empty(shape, dtype=rows.dtype, device=device)
+            if rank == me:
+                block.copy_(rows[start : start + step])
+            dist.broadcast(block, sender, group=group)
+            yield block.cpu()
+
+
+def _texts(mine: str, group: ProcessGroup) -> list[str]:
+    """The text of every rank."""
+    code = torch.frombuffer(bytearray(mine.encode()), dtype=torch.uint8)
+    whole = bytes(_gathered(code, group).tolist())
+    ends = np.cumsum([0, *all_gather_int(len(code), group)])
+    return [whole[a:b].decode() for a, b in itertools.pairwise(ends)]
+
+
+def _common_names(
+    names: list[str], labels: Tensor, group: ProcessGroup
+) -> tuple[list[str], Tensor]:
+    """All ranks' class names, and this rank's labels as places among them."""
+    found = [name for text in _texts(json.dumps(names), group) for name in json.loads(text)]
+    places = {name: place for place, name in enumerate(dict.fromkeys(found))}
+    return list(places), torch.tensor([*(places[name] for name in names), -1])[labels]
