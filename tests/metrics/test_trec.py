@@ -1,0 +1,108 @@
+"""Files of TREC, and the measures of ranked lists by trec_eval's definitions, by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from drcl import metrics
+from drcl.metrics import trec
+
+RUN = {"q1": {"a": 3.0, "b": 2.0, "c": 2.0, "d": 0.1}, "q2": {"a": -1.5}, "extra": {"a": 1.0}}
+QRELS = {"q1": {"a": 0, "b": 2, "c": 1, "e": 1}, "q2": {"a": 1}, "q3": {"z": 1}, "q4": {"z": -1}}
+
+
+def test_files_are_read_as_they_were_written(tmp_path):
+    trec.write_run(tmp_path / "run.txt", RUN)
+    trec.write_qrels(tmp_path / "qrels.txt", QRELS)
+    assert trec.read_run(tmp_path / "run.txt") == RUN
+    assert trec.read_qrels(tmp_path / "qrels.txt") == QRELS
+    lines = (tmp_path / "run.txt").read_text().splitlines()
+    # equal scores by falling name: c before b
+    assert lines[:4] == [
+        *("q1 Q0 a 1 3.0 drcl", "q1 Q0 c 2 2.0 drcl", "q1 Q0 b 3 2.0 drcl", "q1 Q0 d 4 0.1 drcl")
+    ]
+
+
+def test_any_blanks_part_fields_and_ranks_are_not_looked_at(tmp_path):
+    path = tmp_path / "run.txt"
+    path.write_text("q1\tQ0\ta  9 1e-3 x\n\nq1 Q0 b 1 5 x\n")
+    assert trec.read_run(path) == {"q1": {"a": 0.001, "b": 5.0}}
+    assert trec.ranked(trec.read_run(path)["q1"]) == ["b", "a"]
+
+
+@pytest.mark.parametrize(
+    ("reader", "text", "message"),
+    [
+        (trec.read_run, "q1 Q0 a 1 2.0\n", "line 1: expected 6 fields, got 5"),
+        (trec.read_run, "q1 Q0 a 1 x t\n", "line 1: expected a number, got 'x'"),
+        (trec.read_run, "q1 Q0 a 1 nan t\n", "line 1: expected a number, got 'nan'"),
+        (trec.read_run, "q Q0 a 1 2 t\nq Q0 a 2 1 t\n", "line 2: expected 'a' once, got it twice"),
+        (trec.read_qrels, "q1 0 a\n", "line 1: expected 4 fields, got 3"),
+        (trec.read_qrels, "q1 0 a 0.5\n", "line 1: expected a number, got '0.5'"),
+    ],
+)
+def test_lines_that_are_none_are_refused(tmp_path, reader, text, message):
+    (tmp_path / "file.txt").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        reader(tmp_path / "file.txt")
+
+
+def test_names_with_blanks_are_not_written(tmp_path):
+    for name in ("a b", "", " a", "a\n"):
+        with pytest.raises(ValueError, match="name: expected one without blanks"):
+            trec.write_qrels(tmp_path / "qrels.txt", {"q": {name: 1}})
+    assert not (tmp_path / "qrels.txt").exists()
+
+
+def test_measures_by_hand():
+    """q1 ranks a c b d: hits at 2 (gain 1) and 3 (gain 2), one of three is not in the list."""
+    found = trec.run_metrics(RUN, QRELS, ks=(1, 3, None))
+    ap = (1 / 2 + 2 / 3) / 3
+    assert found.average_precision.tolist() == pytest.approx(
+        np.array([[0, ap, ap], [1, 1, 1], [0, 0, 0], [0, 0, 0]])
+    )
+    assert found.recall[0].tolist() == pytest.approx([0, 2 / 3, 2 / 3])
+    assert found.precision[0].tolist() == pytest.approx([0, 2 / 3, 2 / 4])
+    best = 2 + 1 / math.log2(3) + 1 / math.log2(4)
+    dcg = 1 / math.log2(3) + 2 / math.log2(4)
+    assert found.ndcg[0].tolist() == pytest.approx([0, dcg / best, dcg / best])
+    assert found.reciprocal_rank.tolist() == [0.5, 1, 0, 0]
+    assert found.relevant.tolist() == [3, 1, 1, 0]
+    assert found.summary()["mAP@all"] == pytest.approx((ap + 1) / 4)
+
+
+@pytest.mark.parametrize("divisor", ["hits", "min", "relevant"])
+def test_complete_lists_are_scored_as_embeddings_are(divisor):
+    draw = np.random.default_rng(0)
+    query, gallery = draw.normal(size=(15, 4)), draw.normal(size=(30, 4))
+    relevance = draw.integers(0, 3, (15, 30)) * (draw.random((15, 30)) < 0.3)
+    scores = query @ gallery.T
+    run = {f"q{q}": {f"d{d}": s for d, s in enumerate(row)} for q, row in enumerate(scores)}
+    qrels = {
+        f"q{q}": {f"d{d}": int(r) for d, r in enumerate(row)} for q, row in enumerate(relevance)
+    }
+    options = {"ks": (7, 1, None), "divisor": divisor}
+    found = trec.run_metrics(run, qrels, **options)
+    whole = metrics.retrieval_metrics(
+        query, gallery, relevance=relevance, metric="dot", ndcg=True, **options
+    )
+    for name, values in whole.tables().items():
+        torch.testing.assert_close(found.tables()[name], values, rtol=1e-12, atol=1e-13)
+
+
+def test_runs_are_compared_as_other_systems():
+    other = {"q1": {"b": 1.0}, "q2": {"a": 1.0}, "q3": {"z": 1.0}}
+    one, two = (trec.run_metrics(run, QRELS) for run in (RUN, other))
+    found = metrics.compare(two, one)
+    assert found.difference == pytest.approx(two.summary()["mAP@all"] - one.summary()["mAP@all"])
+
+
+def test_what_cannot_be_scored_is_refused():
+    with pytest.raises(ValueError, match="qrels: expected a query, got none"):
+        trec.run_metrics(RUN, {})
+    with pytest.raises(ValueError, match="divisor: expected one of"):
+        trec.run_metrics(RUN, QRELS, divisor="R")
