@@ -160,7 +160,7 @@ def auto(
             config,
             prior,
             encoders,
-            data.standardizers,
+            standardizers={},  # ensembles scale their features themselves
             history=[],
             space="posterior",
             temperatures=dict.fromkeys(encoders, 1.0),  # ensembles are calibrated within
