@@ -816,7 +816,7 @@ def streamed(draw: Draw) -> None:
     faults = {
         "exclude_self: given": lambda: True,
         "relevance: given": lambda: [[0, 0]],
-        "metric: a word": lambda: "hamming",
+        "metric: a word": lambda: "euclid",
         "max_bytes: few": lambda: 5,
         "ks: a number": lambda: 5,
     }
