@@ -18,6 +18,7 @@ from drcl.checks import check_option
 from drcl.distributed import all_gather_int, gather_rows, raise_together
 from drcl.labels import ParsedLabels, parse_labels
 from drcl.metrics.embeddings import Array
+from drcl.metrics.measures import Measure, named
 from drcl.metrics.options import MAX_BYTES, Settings, check_cutoffs, refuse
 from drcl.metrics.relevance import Labels
 from drcl.metrics.report import RetrievalReport, retrieval_report
@@ -35,13 +36,15 @@ class RetrievalMetric:
 
     Args:
         ks: the cut-offs, as of the function.
+        measures: further ones, as of :func:`retrieval_metrics`; none with modalities.
         max_bytes: embeddings that take more are kept in temporary files without a name, and mapped
             from there; ranking takes as many bytes again. Labels and ids, some 17 bytes a row, are
             always in memory.
         process_group: ranks that each hold a part of the rows, of the same sides or modalities.
             ``compute`` gathers them on every rank, which must have the disk for all rows.
-        options: those of the function but ``relevance``, ``exclude_self``, groups and
-            ``process_group``; with modalities those of :func:`retrieval_report`.
+        options: those of the function but what is given by position (``relevance``,
+            ``exclude_self``, ``excluded``, groups); with modalities those of
+            :func:`retrieval_report`.
 
     Raises TypeError and ValueError for options that the function refuses. The numbers are, to the
     bit, those of the function on all rows on the CPU, in the order in which they came: the rows of
@@ -58,13 +61,17 @@ class RetrievalMetric:
         self,
         *,
         ks: Sequence[int | None] = (None,),
+        measures: Sequence[str | Measure] = (),
         max_bytes: int = MAX_BYTES,
         process_group: ProcessGroup | None = None,
         **options: Any,
     ) -> None:
-        refuse(options, "relevance", "exclude_self", "query_groups", "gallery_groups")
+        by_position = "relevance", "exclude_self", "excluded", "excluded_groups"
+        refuse(options, *by_position, "query_groups", "gallery_groups")
         check_cutoffs(ks)
         Settings.of({**options, "max_bytes": max_bytes})
+        named(measures)
+        self._measures = measures
         self._options = {**options, "ks": ks, "max_bytes": max_bytes}
         self._max_bytes = max_bytes
         self._group = process_group
@@ -107,6 +114,8 @@ class RetrievalMetric:
         check_option("side", side, SIDES)
         if modality is not None and side != "both":
             raise ValueError(f"side: expected none beside a modality, got {side!r}")
+        if modality is not None and self._measures:
+            raise ValueError(f"measures: expected none with modalities, got {self._measures!r}")
         with_modalities = modality is not None
         if self._with_modalities not in (None, with_modalities):
             raise ValueError("modality: expected in every update or in none")
@@ -149,7 +158,9 @@ class RetrievalMetric:
         if self._with_modalities:
             return retrieval_report(sides, **options)
         (query, query_labels), (gallery, gallery_labels) = sides.values()
-        return retrieval_metrics(query, gallery, query_labels, gallery_labels, **options)
+        return retrieval_metrics(
+            query, gallery, query_labels, gallery_labels, measures=self._measures, **options
+        )
 
     def _agreed(self, names: list[str], group: ProcessGroup) -> list[str]:
         """The names in the order of the first rank; all ranks must hold rows of the same kinds."""

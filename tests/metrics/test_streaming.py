@@ -156,6 +156,26 @@ def test_the_first_row_of_an_id_counts():
     assert_same(metric.compute(), metrics.retrieval_metrics(x, x, y, y, ks=(1, None)))
 
 
+@pytest.mark.parametrize("metric", ["cosine", "hamming"])
+def test_further_measures_and_packed_codes_are_those_of_the_function(metric):
+    codes = torch.randint(0, 256, (30, 4), generator=torch.manual_seed(0), dtype=torch.uint8)
+    labels = torch.arange(30) % 3
+    options = {"ks": (3,), "measures": ("hit", "auroc"), "metric": metric}
+    found = metrics.RetrievalMetric(**options)
+    for part in torch.arange(30).split(7):
+        found.update(codes[part], labels[part])
+    expected = metrics.retrieval_metrics(codes, codes, labels, labels, **options)
+    assert found.compute().summary() == expected.summary()
+
+
+def test_measures_are_refused_with_modalities():
+    found = metrics.RetrievalMetric(measures=("hit",))
+    with pytest.raises(ValueError, match="measures: expected none with modalities"):
+        found.update(torch.eye(2), [0, 1], modality="image")
+    with pytest.raises(ValueError, match="measures: expected functions or names"):
+        metrics.RetrievalMetric(measures=("hits",))
+
+
 def test_reset_forgets_all():
     metric = RetrievalMetric()
     metric.update(rows("query"), labels("names"), modality="image")
