@@ -1,8 +1,11 @@
-"""Tables of cells as text: aligned for a terminal, as Markdown and as LaTeX."""
+"""Results as text: tables aligned for a terminal, in Markdown and in LaTeX, and JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 _LATEX = {
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
@@ -84,3 +87,24 @@ def latex(rows: Sequence[Sequence[str]], left: int = 1) -> str:
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def json_text(value: Any, **options: Any) -> str:
+    """A value as JSON, with null for NaN and infinities, which JSON does not have.
+
+    Options are those of ``json.dumps``.
+
+    >>> json_text({"AUROC": float("nan"), "range": (0.5, float("inf"))})
+    '{"AUROC": null, "range": [0.5, null]}'
+    """
+    return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from drcl.metrics.statistics import holm
 from drcl.ranking import DIVISORS
 from drcl.run.added import part_key, read_file, read_rows
 from drcl.storage.files import write_together
-from drcl.tables import columns, latex, markdown, shortened
+from drcl.tables import columns, json_text, latex, markdown, shortened
 
 # Of the whole gallery these say nothing: all is found, and the share of what is relevant.
 EMPTY = ("recall@all", "precision@all")
@@ -171,7 +170,7 @@ def score(
     texts = {
         "scores.md": _text(markdown, tables) + "\n",
         "scores.tex": _text(latex, tables) + "\n",
-        "scores.json": json.dumps(record, indent=2, ensure_ascii=False) + "\n",
+        "scores.json": json_text(record, indent=2, ensure_ascii=False) + "\n",
     }
     contents = {out / name: content.encode() for name, content in texts.items()}
     if "recall_levels" in options:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from drcl.metrics.renamed import takes_old_names
 from drcl.metrics.results import RetrievalMetrics, needs_pandas
 from drcl.metrics.retrieval import retrieval_metrics
 from drcl.storage.mmap import is_mapped
-from drcl.tables import columns, latex, markdown, shortened
+from drcl.tables import columns, json_text, latex, markdown, shortened
 from drcl.tensors import as_features, as_tensor, row_count
 
 if TYPE_CHECKING:
@@ -114,12 +113,12 @@ class RetrievalReport(dict[str, dict[str, float]]):
         return latex(self._rows())
 
     def to_json(self) -> str:
-        """The dict as JSON.
+        """The dict as JSON, null for NaN.
 
         >>> RetrievalReport({"mAP@all": {"a->b": 0.5, "b->a": 0.25, "mean": 0.375}}).to_json()
         '{"mAP@all": {"a->b": 0.5, "b->a": 0.25, "mean": 0.375}}'
         """
-        return json.dumps(self)
+        return json_text(self)
 
     def plot_map_matrix(self, ax: Axes | None = None, *, measure: str = "mAP@all") -> Axes:
         """Draw a measure as a matrix of queries and galleries, or two bars for two modalities.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
@@ -17,7 +16,7 @@ from drcl.metrics.estimates import SAMPLES, Estimate, estimates
 from drcl.metrics.measures import label
 from drcl.metrics.options import ON_EMPTY
 from drcl.ranking import PER_CUTOFF, PER_QUERY, Measures
-from drcl.tables import latex, markdown
+from drcl.tables import json_text, latex, markdown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -136,11 +135,8 @@ class RetrievalMetrics(Measures):
             raise ValueError(f'classes: expected with average="class_mean" alone, got {average!r}')
         if interval is not None and average != "mean":
             raise ValueError(f'average: expected "mean" with an interval, got {average!r}')
-        if not bool(self._counted.any()) and ON_EMPTY[self.on_empty] is None:
-            raise ValueError(
-                "query_labels: expected a labelled query with relevant items, got none of "
-                f"{len(self.reciprocal_rank)} queries"
-            )
+        if ON_EMPTY[self.on_empty] is None:
+            self._refuse_none()
         means = self._averages(average, classes)
         if interval is None:
             return means
@@ -160,6 +156,13 @@ class RetrievalMetrics(Measures):
                 }
         of = _median if average == "median" else _mean
         return {name: of(column) for name, column in self.tables().items()}
+
+    def _refuse_none(self) -> None:
+        if not bool(self._counted.any()):
+            raise ValueError(
+                "query_labels: expected a labelled query with relevant items, got none of "
+                f"{len(self.reciprocal_rank)} queries"
+            )
 
     @property
     def _counted(self) -> Tensor:
@@ -251,6 +254,7 @@ class RetrievalMetrics(Measures):
         """``{"queries": Q, "counted": …, "measures": …}`` with :meth:`summary` as the measures.
 
         With an ``interval``, each of them is ``{"mean": …, "low": …, "high": …}``.
+        Numbers that are not finite are null.
 
         >>> import torch
         >>> from drcl import metrics
@@ -262,7 +266,7 @@ class RetrievalMetrics(Measures):
         if interval is not None:
             means = {name: estimate._asdict() for name, estimate in means.items()}
         counted = int((~self.reciprocal_rank.isnan()).sum())
-        return json.dumps(
+        return json_text(
             {"queries": len(self.reciprocal_rank), "counted": counted, "measures": means}
         )
 
@@ -331,8 +335,8 @@ class RetrievalMetrics(Measures):
         >>> axes.lines[0].get_ydata().round(2).tolist()
         [0.33, 0.67]
         """
-        self.summary()  # refuses when no query counts
-        first = self.first_rank[~self.reciprocal_rank.isnan()]
+        self._refuse_none()
+        first = self.first_rank[self._counted]
         if bool((first != first.round()).any()):
             raise ValueError('ties: expected "index" for a CMC curve, got "average"')
         depth = None if None in self.ks or not self.ks else max(k for k in self.ks if k)

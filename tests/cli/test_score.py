@@ -231,3 +231,24 @@ def test_files_that_are_no_rows_of_one_width_are_refused(folder):
     assert "pairs: expected as many rows on both sides, got [60, 7]" in refused(
         "score", "image.npy", "few.npy", "--pairs", "rows"
     )
+
+
+def test_an_interval_without_bounds_is_null_in_json(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.eye(3))
+    np.save("y.npy", np.array([0, 1, 0]))
+    succeed(
+        "score",
+        "x.npy",
+        "x.npy",
+        "--labels",
+        "y.npy",
+        "--against",
+        "x.npy",
+        "x.npy",
+        "--out",
+        "out",
+    )
+    text = Path("out/scores.json").read_text()
+    (one, *_) = json.loads(text, parse_constant=pytest.fail)["compared"]["with"]
+    assert one["low"] is None and one["high"] is None

@@ -204,6 +204,23 @@ class TestMetrics:
         for call in (nothing.plot_cmc, nothing.to_markdown, nothing.to_json):
             with pytest.raises(ValueError, match="query_labels: expected a labelled query"):
                 call()
+        for rule in ("zero", "nan"):
+            empty = metrics.retrieval_metrics(x, x, -torch.ones(3), labels, on_empty=rule)
+            with pytest.raises(ValueError, match="query_labels: expected a labelled query"):
+                empty.plot_cmc(axes)
+
+    def test_numbers_that_json_lacks_are_null(self):
+        x, alike = torch.eye(3), torch.zeros(3)
+        found = metrics.retrieval_metrics(x, x, alike, alike, measures=("auroc",))
+        report = RetrievalReport({"AUROC": {"a->b": float("nan"), "mean": float("inf")}})
+
+        def refuse(constant: str) -> None:
+            pytest.fail(f"{constant} is not JSON")
+
+        read = json.loads(found.to_json(), parse_constant=refuse)
+        assert read["measures"]["AUROC"] is None and read["measures"]["mAP@all"] == 1
+        read = json.loads(report.to_json(), parse_constant=refuse)
+        assert read == {"AUROC": {"a->b": None, "mean": None}}
 
 
 @pytest.mark.parametrize(
