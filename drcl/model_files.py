@@ -176,7 +176,12 @@ def _read(folder: Path, config: dict[str, Any], networks: Mapping[str, nn.Module
             encoders[check_name(name)] = _rebuild(name, entry["network"], networks)
             # Models of before spaces have none.
             temperatures[name] = check_positive("temperature", entry.get("temperature", 1.0))
-        _load_parameters(encoders[name], _part(tensors, "network."), folder / entry["file"])
+        parameters = _part(tensors, "network.")
+        if isinstance(encoders[name], Ensemble) and "root" not in entry["network"]:
+            # Ensembles of before they scaled their features themselves had a standardizer.
+            fresh = encoders[name].state_dict()
+            parameters |= {key: v for key, v in fresh.items() if key.startswith("scaling.")}
+        _load_parameters(encoders[name], parameters, folder / entry["file"])
         stored = _part(tensors, "standardizer.")
         if stored:
             standardizers[name] = Standardizer(**stored)

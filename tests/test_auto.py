@@ -13,7 +13,8 @@ from click import UsageError
 import drcl.automatic
 from drcl import DRCL, auto, metrics
 from drcl.cli import main
-from drcl.ensemble import Ensemble
+from drcl.ensemble import Ensemble, Scaling
+from drcl.train.standardize import Standardizer
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -68,6 +69,27 @@ def test_it_is_saved_and_read_without_modules(model, part, tmp_path):
     assert again.space == "posterior" and again.tried == model.tried
     for name, (x, _) in part.items():
         assert torch.equal(again.encode(name, x), model.encode(name, x))
+
+
+def test_a_model_whose_scaling_is_outside_of_its_encoders_is_read(part, tmp_path, monkeypatch):
+    """As models were saved before there were roots."""
+    old = auto(part, seconds=0.01, progress=False)
+    for name, encoder in old.encoders.items():
+        scaling = encoder.scaling
+        old.standardizers[name] = Standardizer(scaling.mean, scaling.std)
+        encoder.scaling = Scaling(len(scaling.mean))
+    describe, state_dict = Ensemble.describe, Ensemble.state_dict
+    with monkeypatch.context() as patch:
+        patch.setattr(Ensemble, "describe", lambda self: without(describe(self), "root"))
+        patch.setattr(Ensemble, "state_dict", lambda self: without(state_dict(self), "scaling."))
+        folder = old.save(tmp_path / "model")
+    again = DRCL.load(folder)
+    for name, (x, _) in part.items():
+        assert torch.equal(again.encode(name, x), old.encode(name, x))
+
+
+def without(entries, start):
+    return {key: value for key, value in entries.items() if not key.startswith(start)}
 
 
 def test_the_same_seed_gives_the_same_model(part):

@@ -151,10 +151,13 @@ class Ensemble(nn.Module):
 
     @classmethod
     def build(cls, about: dict[str, Any]) -> Ensemble:
-        """The inverse of :meth:`describe`, with weights of its own."""
+        """The inverse of :meth:`describe`, with weights of its own.
+
+        Descriptions of before there were roots have none.
+        """
         sizes = int(about["in_features"]), int(about["classes"])
         parts = [Members(*sizes, **part) for part in about["parts"]]
-        return cls(parts, Scaling(sizes[0], root=about["root"]))
+        return cls(parts, Scaling(sizes[0], root=about.get("root", False)))
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
