@@ -22,7 +22,11 @@ def tables(root: Path = RESULTS) -> str:
     files = sorted(root.glob("methods/*.jsonl"))
     if not files:
         return "*Not measured yet.*"
-    studies = {file.stem: read_results(file) for file in files}
+    order = list(METHODS)
+    studies = {
+        file.stem: sorted(read_results(file), key=lambda result: order.index(result["method"]))
+        for file in files
+    }
     parts = [overview({name: summarize(results) for name, results in studies.items()})]
     for name, results in studies.items():
         marks = sorted({result["fingerprint"] for result in results})
