@@ -6,44 +6,47 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from drcl.benchmarks.studies.quality_tables import number
 from drcl.benchmarks.suite.timing import RESULTS
 from drcl.compare.methods import METHODS
-from drcl.compare.study import read_results, summarize, table
+from drcl.compare.study import Result, read_results, summarize, table
 
 TITLES = {name: method.title for name, method in METHODS.items()}
 COLUMNS = ("auto", "logistic", "drcl")
+FORMS = ("logistic-train", "drcl-posterior")  # of methods that have a column
+NOT_MEASURED = "*Not measured yet.*"
+
+
+def studies(root: Path = RESULTS) -> dict[str, list[Result]]:
+    """Set -> its stored results, in the order of the methods."""
+    order = list(METHODS)
+    return {
+        file.stem: sorted(read_results(file), key=lambda result: order.index(result["method"]))
+        for file in sorted(root.glob("methods/*.jsonl"))
+    }
 
 
 def tables(root: Path = RESULTS) -> str:
-    """An overview, and a table for each stored set."""
-    files = sorted(root.glob("methods/*.jsonl"))
-    if not files:
-        return "*Not measured yet.*"
-    order = list(METHODS)
-    studies = {
-        file.stem: sorted(read_results(file), key=lambda result: order.index(result["method"]))
-        for file in files
-    }
-    parts = [overview({name: summarize(results) for name, results in studies.items()})]
-    for name, results in studies.items():
+    """A table for each stored set."""
+    parts = []
+    for name, results in studies(root).items():
         marks = sorted({result["fingerprint"] for result in results})
-        parts.append(f"### {name}\n\nFingerprints {', '.join(marks)}.\n\n")
-        parts.append(table(summarize(results), TITLES) + "\n")
-    return "\n".join(parts)
+        parts.append(f"### {name}\n\n{table(summarize(results), TITLES)}\n")
+        parts.append(f"Fingerprints: {', '.join(marks)}.\n")
+    return "\n".join(parts) or NOT_MEASURED
 
 
-def overview(studies: dict[str, list[dict[str, Any]]]) -> str:
+def overview(root: Path = RESULTS) -> str:
     """A line for each set: auto, logistic regression, DRCL as published, the best of the others."""
     heads = [TITLES[name] for name in COLUMNS]
-    lines = [f"| set | {' | '.join(heads)} | best of the others |", "|---" * 5 + "|"]
-    for name, rows in studies.items():
-        by_name = {row["method"]: row for row in rows if row["mean"] is not None}
+    lines = [f"| set | seeds | {' | '.join(heads)} | best of the others |", "|---" * 6 + "|"]
+    for name, results in studies(root).items():
+        by_name = {row["method"]: row for row in summarize(results) if row["mean"] is not None}
         cells = [number(by_name[column], True) if column in by_name else "–" for column in COLUMNS]
-        others = [method for method in by_name if method not in COLUMNS]
+        others = [method for method in by_name if method not in COLUMNS + FORMS]
         best = max(others, key=lambda method: by_name[method]["mean"], default=None)
-        last = "–" if best is None else f"{number(by_name[best], True)} ({TITLES[best]})"
-        lines.append(f"| {name} | {' | '.join(cells)} | {last} |")
-    return "\n".join(lines) + "\n"
+        last = "–" if best is None else f"{TITLES[best]}, {number(by_name[best], True)}"
+        seeds = min(row["seeds"] for row in by_name.values())
+        lines.append(f"| {name} | {seeds} | {' | '.join(cells)} | {last} |")
+    return "\n".join(lines) + "\n" if len(lines) > 2 else NOT_MEASURED

@@ -84,11 +84,11 @@ def quality() -> str:
     return quality_tables.tables()
 
 
-def methods() -> str:
-    """The stored study of methods."""
+def methods(part: str) -> str:
+    """The stored study of methods: its overview, or a table for each set."""
     from drcl.benchmarks.studies import methods_tables
 
-    return methods_tables.tables()
+    return {"overview": methods_tables.overview, "sets": methods_tables.tables}[part]()
 
 
 @cache
