@@ -12,7 +12,10 @@ from torch.distributed import ProcessGroup
 
 from drcl.errors import RankFailed
 
-__all__ = ["RankFailed", "all_gather_int", "gather", "gather_rows", "raise_together", "shard"]
+__all__ = [
+    "RankFailed", "all_gather_int", "gather", "gather_rows", "group_device", "raise_together",
+    "shard",
+]  # fmt: skip
 __dir__ = __all__.copy
 
 
@@ -20,8 +23,13 @@ def all_gather_int(value: int, group: ProcessGroup | None) -> list[int]:
     """The value of every rank, in the order of the ranks; without a group, this process's alone."""
     if group is None:
         return [value]
-    device = torch.device("cuda" if dist.get_backend(group) == "nccl" else "cpu")
-    return [int(part) for part in gather(torch.tensor(value, device=device), group)]
+    own = torch.tensor(value, device=group_device(group))
+    return [int(part) for part in gather(own, group)]
+
+
+def group_device(group: ProcessGroup) -> torch.device:
+    """Where the tensors that a group's ranks exchange have to be."""
+    return torch.device("cuda" if dist.get_backend(group) == "nccl" else "cpu")
 
 
 def gather(tensor: Tensor, group: ProcessGroup) -> list[Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from drcl.dispatch import choose
-from drcl.distributed import all_gather_int, raise_together
+from drcl.distributed import all_gather_int, group_device, raise_together
 from drcl.eager import sharded_ranking
 from drcl.eager.average_precision import Block
 from drcl.metrics.ranks import (
@@ -131,11 +131,11 @@ def ranked_blocks(
         if evaluate is None:
             yield Ranked(part, sharded_ranking.rank(piece, request, group).cpu(), {})
             continue
-        ranked = _counted(part, items, excluded)
+        ranked = _counted(part, items, excluded).to(group_device(group))
         dist.all_reduce(ranked, group=group)
         most = sum(all_gather_int(relevant.max_relevant, group))
         any_graded = any(all_gather_int(graded(relevant), group))
-        table = functools.partial(_rank_piece, piece, group)
+        table = functools.partial(sharded_ranking.rank, piece, group=group)
         gains = _no_gains if any_graded else None
         yield _measured(part, table, request, most, ranked, gains, evaluate)
 
@@ -177,10 +177,6 @@ def _counted(part: Tensor, items: Tensor, excluded: tuple[Tensor, Tensor] | None
     if excluded is None:
         return torch.full((len(part),), len(items), device="cpu")
     return len(items) - excluded[0].diff()
-
-
-def _rank_piece(piece: sharded_ranking.Piece, group: ProcessGroup, request: Request) -> Tensor:
-    return sharded_ranking.rank(piece, request, group)
 
 
 def _no_gains(width: int) -> Tensor:

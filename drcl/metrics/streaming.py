@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from drcl.checks import check_option
-from drcl.distributed import all_gather_int, gather_rows, raise_together
+from drcl.distributed import all_gather_int, gather_rows, group_device, raise_together
 from drcl.labels import ParsedLabels, parse_labels
 from drcl.metrics.embeddings import Array
 from drcl.metrics.measures import Measure, named
@@ -335,17 +335,13 @@ def _map(file: IO[bytes], count: int, width: int, dtype: torch.dtype) -> Tensor:
     return as_tensor(np.memmap(file, dtype=np.uint8, mode="r", shape=shape)).view(dtype)
 
 
-def _device(group: ProcessGroup) -> torch.device:
-    return torch.device("cuda" if dist.get_backend(group) == "nccl" else "cpu")
-
-
 def _gathered(rows: Tensor, group: ProcessGroup) -> Tensor:
-    return gather_rows(rows.to(_device(group)), group).cpu()
+    return gather_rows(rows.to(group_device(group)), group).cpu()
 
 
 def _broadcast(rows: Tensor, step: int, group: ProcessGroup) -> Iterator[Tensor]:
     """Every rank's rows in blocks, one rank after the other."""
-    device, me = _device(group), dist.get_rank(group)
+    device, me = group_device(group), dist.get_rank(group)
     counts = all_gather_int(len(rows), group)
     for rank, (count, sender) in enumerate(
         zip(counts, dist.get_process_group_ranks(group), strict=True)

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from drcl.distributed import gather
+from drcl.distributed import gather, group_device
 from drcl.storage.mmap import MappedRows
 
 # Read at once: large enough to be fast, small compared to any set that does not fit in memory.
@@ -105,9 +104,8 @@ class Moments:
         """Those of the rows of all processes of a group, the same on each."""
         self._finish()
         own = torch.stack([torch.full_like(self.mean, self.count), self.mean, self.squares])
-        own = own.to("cuda" if dist.get_backend(group) == "nccl" else "cpu")
         found = Moments(self.name)
-        for count, mean, squares in gather(own, group):
+        for count, mean, squares in gather(own.to(group_device(group)), group):
             found._merge(int(count.flatten()[0]), mean.cpu(), squares.cpu())
         return found
 
