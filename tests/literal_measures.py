@@ -7,7 +7,7 @@ positive. All are 0 where nothing is relevant, but for the fall-out.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 Ranking = list[float]
 
@@ -126,3 +126,10 @@ AT_CUTOFFS: dict[str, Callable[[Ranking, int], float]] = {
 OF_THE_WHOLE: dict[str, Callable[[Ranking], float]] = {
     one.__name__: one for one in (r_precision, ap_at_r, auroc, bpref, rbp)
 }
+
+
+def of(name: str, gains: Ranking, ks: Sequence[int | None]) -> list[float]:
+    """A measure by its name: a value for each cut-off, or the one there is."""
+    if name in OF_THE_WHOLE:
+        return [OF_THE_WHOLE[name](gains)]
+    return [AT_CUTOFFS[name](gains, len(gains) if k is None else k) for k in ks]

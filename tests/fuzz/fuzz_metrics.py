@@ -320,11 +320,7 @@ def judge_measures(found: metrics.RetrievalMetrics, query: int, order: list[int]
     """Those asked for by name, against loops over the ranks."""
     gains = [float(gain) for gain in order]
     for name, table in found.measures.items():
-        if name in literal.AT_CUTOFFS:
-            cutoffs = [len(order) if k is None else k for k in found.ks]
-            exact = [literal.AT_CUTOFFS[name](gains, k) for k in cutoffs]
-        else:
-            exact = [literal.OF_THE_WHOLE[name](gains)]
+        exact = literal.of(name, gains, found.ks)
         np.testing.assert_allclose(
             table[query].reshape(-1).numpy(), exact, rtol=1e-11, atol=1e-12, err_msg=name
         )

@@ -49,11 +49,7 @@ def check_all(found: metrics.RetrievalMetrics, expected: list[list[float]]) -> N
     assert set(found.measures) == {*literal.AT_CUTOFFS, *literal.OF_THE_WHOLE}
     for name, table in found.measures.items():
         for row, order in zip(table, expected, strict=True):
-            if name in literal.AT_CUTOFFS:
-                cutoffs = [len(order) if k is None else k for k in found.ks]
-                wanted = [literal.AT_CUTOFFS[name](order, k) for k in cutoffs]
-            else:
-                wanted = [literal.OF_THE_WHOLE[name](order)]
+            wanted = literal.of(name, order, found.ks)
             torch.testing.assert_close(
                 row.reshape(-1),
                 torch.tensor(wanted, dtype=torch.float64),
