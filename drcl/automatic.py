@@ -142,13 +142,12 @@ def auto(
     encoders: dict[str, nn.Module] = {}
     tried: list[dict[str, Any]] = []
     with tqdm(total=total, desc="auto", unit="epoch", disable=not progress) as bar:
-        started = {
-            name: _linear(_Run(name, seed, bar), _to(own, place)) for name, own in rows.items()
-        }
+        runs = {name: _Run(name, seed, bar) for name in rows}
+        started = {name: _linear(run, _to(rows[name], place)) for name, run in runs.items()}
         for index, (name, (scaling, own, candidates)) in enumerate(started.items()):
             now = time.perf_counter()
             until = now + (end - now) / (len(rows) - index)
-            candidates += _hidden(_Run(name, seed, bar), own, until)
+            candidates += _hidden(runs[name], own, until)
             encoder, records = _chosen(name, scaling, candidates, own.targets)
             encoders[name] = encoder.cpu()
             tried += records

@@ -262,6 +262,7 @@ class RetrievalMetrics(Measures):
         >>> metrics.retrieval_metrics(x, x, labels, labels, ks=()).to_json()
         '{"queries": 2, "counted": 2, "measures": {"MRR": 1.0}}'
         """
+        # Which overload it is depends on the interval.
         means: dict[str, Any] = dict(self.summary(interval=interval, **options))  # type: ignore[call-overload]
         if interval is not None:
             means = {name: estimate._asdict() for name, estimate in means.items()}
