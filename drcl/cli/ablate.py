@@ -11,7 +11,14 @@ import click
 from drcl.ablate import Row, Table
 from drcl.ablate import ablate as run_study
 from drcl.cli.errors import Interrupted
-from drcl.cli.settings import config_options, merge, preset_for, preset_option
+from drcl.cli.settings import (
+    config_options,
+    data_folder_option,
+    merge,
+    preset_for,
+    preset_option,
+    seeds_option,
+)
 from drcl.cli.show import progress_option
 from drcl.data import load
 from drcl.run.record import format_settings
@@ -25,10 +32,8 @@ from drcl.tables import columns
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for results and tables; default: runs/ablate-DATASET.",
 )
-@click.option("--data", metavar="DIR", help="Data folder; default: $DRCL_DATA, else ./data.")
-@click.option(
-    "--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Number of seeds."
-)
+@data_folder_option
+@seeds_option
 @preset_option
 @config_options(without=("prior",))
 @click.option("--resume", is_flag=True, help="Reuse the results in the folder.")

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from drcl.cli.errors import Interrupted
+from drcl.cli.settings import data_folder_option, seeds_option
 from drcl.cli.show import progress_option
 from drcl.compare.methods import METHODS
 from drcl.compare.protocol import fingerprint, with_few_labels, with_noise
@@ -23,16 +24,14 @@ from drcl.storage.files import write_bytes
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder for results.jsonl and table.md; a study that is there goes on.",
 )
-@click.option("--data", metavar="DIR", help="Data folder; default: $DRCL_DATA, else ./data.")
+@data_folder_option
 @click.option(
     "--methods",
     default=",".join(METHODS),
     show_default=True,
     help="Names with commas; the first is compared with the others.",
 )
-@click.option(
-    "--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Number of seeds."
-)
+@seeds_option
 @click.option(
     "--noise",
     metavar="KIND:RATE",

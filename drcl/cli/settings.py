@@ -24,6 +24,13 @@ PRESET_OF = {
     "inria-websearch": "inria",
 }
 
+data_folder_option = click.option(
+    "--data", metavar="DIR", help="Data folder; default: $DRCL_DATA, else ./data."
+)
+seeds_option = click.option(
+    "--seeds", type=click.IntRange(min=1), default=5, show_default=True, help="Number of seeds."
+)
+
 
 def config_options(*, without: Container[str] = (), one_modality: bool = False) -> Callable[[F], F]:
     """Add an option for every setting of :class:`Config`; one that is not given arrives as None,

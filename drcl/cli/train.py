@@ -14,7 +14,14 @@ import torch.distributed as dist
 from drcl.automatic import auto
 from drcl.cli.errors import Interrupted
 from drcl.cli.launch import is_restarted, is_worker, launch, processes_for, worker
-from drcl.cli.settings import AUTO, config_options, merge, preset_for, preset_option
+from drcl.cli.settings import (
+    AUTO,
+    config_options,
+    data_folder_option,
+    merge,
+    preset_for,
+    preset_option,
+)
 from drcl.cli.show import finish, progress_option
 from drcl.cli.summary import time_table, tried_table
 from drcl.data import CrossModalDataset, load
@@ -39,7 +46,7 @@ class _Repeatable(click.Command):
 @click.option(
     "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Run directory."
 )
-@click.option("--data", metavar="DIR", help="Data folder; default: $DRCL_DATA, else ./data.")
+@data_folder_option
 @preset_option
 @config_options()
 @click.option(
