@@ -85,10 +85,14 @@ def quality() -> str:
 
 
 def methods(part: str) -> str:
-    """The stored study of methods: its overview, or a table for each set."""
-    from drcl.benchmarks.studies import methods_tables
+    """The stored study of methods: its overview, a table for each set, or what J_D is worth."""
+    from drcl.benchmarks.studies import consistency_tables, methods_tables
 
-    return {"overview": methods_tables.overview, "sets": methods_tables.tables}[part]()
+    return {
+        "overview": methods_tables.overview,
+        "sets": methods_tables.tables,
+        "consistency": consistency_tables.table,
+    }[part]()
 
 
 @cache

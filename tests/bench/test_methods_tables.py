@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 
+from drcl.benchmarks.studies import consistency_tables
 from drcl.benchmarks.studies.methods_tables import overview, tables
 
 
-def test_the_overview_has_a_line_for_each_set_and_auto_stands_first(tmp_path):
-    values = {"ridge": (0.4, 0.5), "logistic": (0.6, 0.6), "cca": (0.1, 0.1), "auto": (0.5, 0.7)}
+def stored(values: dict[str, tuple[float, ...]]) -> str:
+    """A study's file: method -> mAP@all of seed 0, 1, …"""
     lines = [
         {
             "method": method,
@@ -20,9 +21,13 @@ def test_the_overview_has_a_line_for_each_set_and_auto_stands_first(tmp_path):
         for method, both in values.items()
         for seed, value in enumerate(both)
     ]
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def test_the_overview_has_a_line_for_each_set_and_auto_stands_first(tmp_path):
+    values = {"ridge": (0.4, 0.5), "logistic": (0.6, 0.6), "cca": (0.1, 0.1), "auto": (0.5, 0.7)}
     (tmp_path / "methods").mkdir()
-    text = "".join(json.dumps(line) + "\n" for line in lines)
-    (tmp_path / "methods" / "pictures.jsonl").write_text(text)
+    (tmp_path / "methods" / "pictures.jsonl").write_text(stored(values))
     line = "| pictures | 2 | .600 ± .141 | .600 ± .000 | – | ridge regression, .450 ± .071 |"
     assert line in overview(tmp_path).splitlines()
     found = tables(tmp_path)
@@ -33,3 +38,16 @@ def test_the_overview_has_a_line_for_each_set_and_auto_stands_first(tmp_path):
 
 def test_without_results_the_page_says_so(tmp_path):
     assert tables(tmp_path) == overview(tmp_path) == "*Not measured yet.*"
+
+
+def test_the_worth_of_j_d_is_the_paired_gain_over_no_weight(tmp_path):
+    values = {"0 cosine": (0.4, 0.5), "0.1 cosine": (0.5, 0.5), "2 cosine": (0.5, 0.8)}
+    values |= {name.replace("cosine", "posterior"): (0.6, 0.6) for name in values}
+    folder = tmp_path / "consistency" / "5 a class"
+    folder.mkdir(parents=True)
+    (folder / "pictures.jsonl").write_text(stored(values))
+    cosine, posterior = consistency_tables.table(tmp_path).splitlines()[2:]
+    assert cosine == (
+        "| 5 a class | pictures | cosine | 2 | .450 | .500 | .650 | +0.2000 | too few |"
+    )
+    assert posterior.endswith("| .600 | .600 | .600 | +0.0000 | too few |")
