@@ -51,7 +51,7 @@ install: $(VENV)/.installed
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy drcl kernels setup.py
+	$(BIN)/mypy drcl kernels benchmarks setup.py
 	$(BIN)/lint-imports
 
 # The wheel is made from the source distribution, so a file missing there is missed here.

@@ -117,7 +117,7 @@ def variants() -> list[Variant]:
         )
         for rows, columns, warps in ((2, 512, 4), (4, 256, 4), (8, 256, 4), (2, 1024, 4))
     ]
-    tiles = {
+    tiles: dict[str, tuple[list[tuple[str, str]], dict[Sizes, list[tuple[int, int]]]]] = {
         "row tile": (
             [(LOSS + "rows", "row_tile"), (LOSS + "wide_rows", "row_tile")],
             {narrow: [(1, 1), (4, 1)], everywhere: [(1, 2), (2, 2), (4, 4)]},

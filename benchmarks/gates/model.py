@@ -22,7 +22,7 @@ import json
 import re
 import sys
 import tempfile
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -145,9 +145,9 @@ def simulate(kernel: Kernel, trace: sass.Trace, waves: Mapping[int, int], blocks
             marks.setdefault(index, []).append(position)
     seen: dict[int, list[float]] = {position: [] for p in marks.values() for position in p}
     scoreboards = [[0.0] * 6 for _ in range(total)]
-    position = [0] * total
+    place = [0] * total
     scheduler = [0.0] * 4
-    units: Counter[tuple[str, int]] = Counter()
+    units: dict[tuple[str, int], float] = defaultdict(float)
     memory = 0.0  # when the path to shared memory and the caches is free
     arrived: list[list[int]] = [[] for _ in range(blocks)]
     running = [warps] * blocks
@@ -156,7 +156,7 @@ def simulate(kernel: Kernel, trace: sass.Trace, waves: Mapping[int, int], blocks
     end = 0.0
     while ready:
         time, since, warp = heapq.heappop(ready)
-        step = steps[position[warp]]
+        step = steps[place[warp]]
         quarter = warp % 4
         start = max(time, scheduler[quarter])
         for board in step.waits:
@@ -181,12 +181,12 @@ def simulate(kernel: Kernel, trace: sass.Trace, waves: Mapping[int, int], blocks
         if step.reads < 6:
             boards = scoreboards[warp]
             boards[step.reads] = max(boards[step.reads], served + 12)
-        if position[warp] in seen:
-            seen[position[warp]].append(start)
-        position[warp] += 1
+        if place[warp] in seen:
+            seen[place[warp]].append(start)
+        place[warp] += 1
         block = warp // warps
         end = max(end, start + step.stall)
-        if position[warp] == len(steps):
+        if place[warp] == len(steps):
             running[block] -= 1
         elif step.barrier:
             arrived[block].append(warp)
@@ -311,7 +311,10 @@ def main() -> int:
         "--shape", action="append", default=[], help="B,D,C; default: the headline shapes"
     )
     options = parser.parse_args()
-    problems = [Problem("loss", *map(int, shape.split(","))) for shape in options.shape]
+    problems = []
+    for shape in options.shape:
+        b, d, c = map(int, shape.split(","))
+        problems.append(Problem("loss", b, d, c))
     factors = json.loads(options.factors.read_text("utf-8")) if options.factors else {}
     result = summary(problems or HEADLINES, options.python, factors)
     for step in result["steps"]:

@@ -35,9 +35,9 @@ from drcl import DRCL, Config, Prior, metrics, reference
 from drcl.benchmarks.suite.timing import write_results
 from drcl.data import CrossModalDataset, load
 from drcl.data.dataset import Labelled
-from drcl.train.config import PRESETS, setting
-from drcl.train.loop import schedule_q, stream_seed
+from drcl.train.config import PRESETS, setting, stream_seed
 from drcl.train.networks import build_network
+from drcl.train.phase import schedule_q
 from drcl.train.samples import Samples
 
 FORMS = ("float32", "reference", "bf16")

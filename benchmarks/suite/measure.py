@@ -20,7 +20,7 @@ from drcl.precision import network_precision
 try:
     from drcl.out_of_memory import first_line, is_out_of_memory
 except ModuleNotFoundError:
-    from drcl.memory import first_line, is_out_of_memory
+    from drcl.memory import first_line, is_out_of_memory  # type: ignore
 
 FEWEST, MOST = 3, 50  # calls that are timed
 BRIEF, FEWEST_BRIEF = 0.3, 9  # seconds of a call of which more are timed in any case

@@ -35,7 +35,7 @@ from drcl import DRCL, Config, Prior, functional
 from drcl.benchmarks.suite.timing import write_results
 from drcl.benchmarks.workloads import released_loop
 from drcl.benchmarks.workloads.released_loop import Part
-from drcl.train.loop import stream_seed
+from drcl.train.config import stream_seed
 
 CLASSES, LR = 10, 5e-4
 
