@@ -19,7 +19,7 @@ demo: $(VENV)/.installed
 	$(DEMO)
 
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # What takes many hours: every fuzz target with many cases (CASES=1000 for fewer), sanitizers, long
 # runs, all installs.
