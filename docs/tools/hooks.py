@@ -7,6 +7,7 @@ figures come from ``benchmarks/results``, the README and the code, so no number 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -305,6 +306,23 @@ def stored(name: str) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
+def definitions(part: str) -> str:
+    """Published definitions: who uses them, or their values in one worked example."""
+    from drcl.metrics.definitions import DEFINITIONS
+
+    names = {"log2": math.log2, "min": min}
+    lines = {
+        "published": [cells("called", "formula", "who", "here"), "|" + "---|" * 4],
+        "worked": [cells("called", "with these ranks", "value", "here"), "|" + "---|" * 4],
+    }
+    for one in DEFINITIONS:
+        here = f"`{one.here}`"
+        lines["published"].append(cells(one.called, one.formula, one.used_by, here))
+        value = f"{eval(one.worked, names):.3f}"
+        lines["worked"].append(cells(one.called, f"`{one.worked}`", value, here))
+    return "\n".join(lines[part])
+
+
 def newcomer() -> str:
     """How long the three ways in took from a fresh clone."""
     if (timed := stored("newcomer.json")) is None:
@@ -381,7 +399,17 @@ def commands() -> str:
 FILLERS: dict[str, Callable[..., str]] = {
     function.__name__: function
     for function in (
-        *(backends, commands, gates, installs, intensity, literal_matrices, measured, memory),
+        *(
+            backends,
+            commands,
+            definitions,
+            gates,
+            installs,
+            intensity,
+            literal_matrices,
+            measured,
+            memory,
+        ),
         *(methods, newcomer, peers, predicted, quality, readme, roofline),
     )
 }

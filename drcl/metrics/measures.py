@@ -2,7 +2,8 @@
 
 The j-th relevant item of a query is at rank ρⱼ, counted from 1; R of its N ranked items are
 relevant. A measure is a function of :class:`drcl.metrics.Ranks` that returns (Q,), or, if it has a
-parameter ``k``, of the cut-offs (Q, K) too, none above N, and returns (Q, K).
+parameter ``k``, of the cut-offs (Q, K) too, none above N unless ``adaptive_k=False``, and returns
+(Q, K).
 :func:`drcl.metrics.retrieval_metrics` takes them by name, and takes any function of this kind::
 
     from functools import partial
@@ -80,7 +81,8 @@ def fall_out(found: Ranks, k: Tensor) -> Tensor:
 
     0 where all items are relevant; k/N where none is.
     """
-    return _ratio(k - found.hits(k), (found.ranked - found.relevant)[:, None])
+    ranked = found.ranked[:, None]
+    return _ratio(torch.minimum(k, ranked) - found.hits(k), ranked - found.relevant[:, None])
 
 
 def ap_first_hits(found: Ranks, k: Tensor) -> Tensor:
