@@ -120,6 +120,14 @@ DEFINITIONS = (
         _named("hit"),
     ),
     Definition(
+        "hits@k",
+        "the number of hits with ρⱼ ≤ k",
+        "ranx hits@k; trec_eval num_rel_ret",
+        "hits@k",
+        "2",
+        _named("hits"),
+    ),
+    Definition(
         "precision@k over the items there are",
         "hits with ρⱼ ≤ k, over the smaller of k and N",
         "torchmetrics RetrievalPrecision(adaptive_k=True)",

@@ -21,6 +21,7 @@ Relevant items at ranks 1, 3, 4 and 5 of ten, and k = 3:
 ...     value = measure(found, k) if at_cutoffs(measure) else measure(found)
 ...     print(f"{name:<17}{float(value):.4f}")
 hit              1.0000
+hits             2.0000
 reciprocal_rank  1.0000
 f1               0.5714
 precision_min    0.6667
@@ -59,6 +60,11 @@ def hit(found: Ranks, k: Tensor) -> Tensor:
     match curve; hit@1 is the accuracy of the nearest item's class.
     """
     return (found.hits(k) > 0).double()
+
+
+def hits(found: Ranks, k: Tensor) -> Tensor:
+    """How many relevant items are among the first k."""
+    return found.hits(k).double()
 
 
 def reciprocal_rank(found: Ranks, k: Tensor) -> Tensor:
@@ -193,6 +199,7 @@ def rbp(found: Ranks, *, p: float = 0.8) -> Tensor:
 # By name, and what a summary calls their means.
 MEASURES: dict[str, tuple[Measure, str]] = {
     "hit": (hit, "hit"),
+    "hits": (hits, "hits"),
     "reciprocal_rank": (reciprocal_rank, "MRR"),
     "f1": (f1, "F1"),
     "precision_min": (precision_min, "precision_min"),

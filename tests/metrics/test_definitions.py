@@ -62,3 +62,16 @@ def test_precision_beyond_the_gallery_is_divided_by_either() -> None:
     ).summary()
     assert f1["F1@8"] == pytest.approx(2 * 2 / (8 + 2))
     assert f1["F1@all"] == pytest.approx(2 * 2 / (4 + 2)) and f1["fall-out@8"] == 1
+
+
+def test_any_average_of_the_values_that_count() -> None:
+    x, y = torch.eye(5), torch.tensor([0, 0, 1, 1, 2])
+    found = metrics.retrieval_metrics(x, x, y, y, exclude_self=True, no_relevant="skip")
+    values = found.reciprocal_rank[:4]
+    assert found.reciprocal_rank[4].isnan() and len(values.unique()) > 1
+    assert found.summary(torch.amin)["MRR"] == values.min()
+    assert found.summary(lambda v: v.log().mean().exp())["MRR"] == pytest.approx(
+        float(values.prod()) ** (1 / 4), abs=1e-12
+    )
+    with pytest.raises(ValueError, match="average: expected one of"):
+        found.summary("min")
