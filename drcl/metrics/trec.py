@@ -24,7 +24,6 @@ from drcl.metrics.ranks import Ranks
 from drcl.metrics.results import RetrievalMetrics
 from drcl.metrics.retrieval import (
     apply_no_relevant,
-    divide_by_k,
     evaluation,
     mean_curves,
     ranking_request,
@@ -169,25 +168,31 @@ def run_metrics(
         for query, items in qrels.items()
     }
     found = _ranks(judged if judged_only else run, qrels, relevance_level)
-    longest = max(1, int(found.ranked.max()))
-    request, places = ranking_request(cutoffs, longest, settings)
-    ranks = found.ranks.clamp(max=2 * longest).long()  # of what is not in the list, too
-    table = measures_from_ranks(
-        ranks, found.gains, found.ranked, replace(request, recall_levels=0, depth=longest)
-    )
-    columns = vars(Columns.split(table, replace(request, recall_levels=0)))
+    lengths, relevant = found.ranked, found.relevant
+    # Relevant items that a list lacks are ranked behind it: the best ranking would have them.
+    whole = torch.full_like(lengths, max(1, int(lengths.max()), int(relevant.max())))
+    size = int(whole[0])
+    request, places = ranking_request(cutoffs, size, settings)
+    request = replace(request, recall_levels=0, depth=size)
+    ranks = found.ranks.clamp(max=2 * size).long()
+    columns = vars(Columns.split(measures_from_ranks(ranks, found.gains, whole, request), request))
     tables = {name: columns[name] for name in PER_QUERY}
     tables |= {name: columns[name][:, places] for name in PER_CUTOFF}
-    if not adaptive_k:
-        divide_by_k(tables, cutoffs)
+    k = lengths.clamp(min=1)[:, None].repeat(1, len(cutoffs))
+    for column, cutoff in enumerate(cutoffs):
+        if cutoff is not None:
+            k[:, column] = k[:, column].clamp(max=cutoff) if adaptive_k else cutoff
+    tables["precision"] = (tables["recall"] * relevant[:, None]).round() / k
     extra: dict[str, Tensor] = {}
     for name, measure in wanted.items():
-        of = (
-            _only_judged(_ranks(judged, qrels, relevance_level), qrels)
-            if name == "bpref"
-            else found
-        )
-        evaluate = evaluation({name: measure}, cutoffs, longest, adaptive_k)
+        of = found
+        if name == "bpref":  # of all that was judged, in the list or not
+            of = _ranks(judged, qrels, relevance_level)
+            counts = [sum(r >= 0 for r in one.values()) for one in qrels.values()]
+            of = replace(of, ranked=torch.tensor(counts))
+        elif "ndcg" in name:
+            of = replace(found, ranked=whole)
+        evaluate = evaluation({name: measure}, cutoffs, size, adaptive_k)
         assert evaluate is not None
         extra |= evaluate(of)
     some = found.relevant > 0
@@ -213,12 +218,6 @@ def _ranks(run: Run, qrels: Qrels, level: int) -> Ranks:
             gains[row, column] = qrels[query][item]
     counts = [torch.tensor([len(one) for one in each.values()]) for each in (relevant, lists)]
     return Ranks(ranks, counts[0], counts[1], lambda: gains)
-
-
-def _only_judged(found: Ranks, qrels: Qrels) -> Ranks:
-    """With all that was judged as the items of a ranking, in the list or not: bpref's numbers."""
-    judged = [sum(r >= 0 for r in one.values()) for one in qrels.values()]
-    return replace(found, ranked=torch.tensor(judged))
 
 
 def ranked(scores: Mapping[str, float]) -> list[str]:

@@ -147,3 +147,17 @@ def test_measures_of_a_whole_gallery_are_refused():
         trec.run_metrics(RUN, QRELS, measures=("hit", "auroc"))
     with pytest.raises(ValueError, match="relevance_level: expected an integer >= 1, got 0"):
         trec.run_metrics(RUN, QRELS, relevance_level=0)
+
+
+def test_the_best_ranking_has_what_a_list_lacks():
+    """One of four relevant items found: the ideal of nDCG, and min(R, k), are not the list's."""
+    run, qrels = {"q": {"a": 1.0}}, {"q": dict.fromkeys("abcd", 1)}
+    found = trec.run_metrics(
+        run, qrels, ks=(3, 9, None), divisor="min", measures=("ndcg_exponential",)
+    )
+    ideal = [sum(1 / math.log2(rank + 1) for rank in range(1, best + 1)) for best in (3, 4, 4)]
+    expected = pytest.approx([1 / one for one in ideal])
+    assert found.ndcg[0].tolist() == expected
+    assert found.measures["ndcg_exponential"][0].tolist() == expected
+    assert found.average_precision[0].tolist() == pytest.approx([1 / 3, 1 / 4, 1 / 4])
+    assert found.precision[0].tolist() == [1, 1, 1]
