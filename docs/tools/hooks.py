@@ -350,33 +350,47 @@ def installs() -> str:
 
 
 def peers(what: str) -> str:
-    """What other libraries and drcl agree on: ``counts``, ``differences`` or ``left``."""
+    """Other libraries and drcl: values that agree (``counts``) and why others are ``left``; what
+    they offer (``offered``), and why it is not ``direct`` or not ``expressible``."""
     found = json.loads(Path(__file__).with_name("peers.json").read_text(encoding="utf-8"))
     libraries: dict[str, Row] = found["libraries"]
-    kinds = {"differences": "different definition", "left": "not expressible"}
+    offered: dict[str, Row] = found["offered"]
+    kinds = ("direct", "by arithmetic", "not expressible")
     if what == "counts":
-        lines = [
-            cells("library", "version", "compared", "equal", *kinds.values()),
-            "|" + "---|" * 6,
-        ]
-        total = [0] * 4
-        for name, row in libraries.items():
-            counts = [
-                row["compared"],
-                row["equal"],
-                *(sum(row[k].values()) for k in kinds.values()),
-            ]
-            total = [a + b for a, b in zip(total, counts, strict=True)]
-            lines.append(cells(name, row["version"], *(f"{n:,}" for n in counts)))
-        lines.append(cells("all", "", *(f"{n:,}" for n in total)))
-        return "\n".join(lines)
+        rows = {
+            name: [row["equal"], sum(row["not expressible"].values())]
+            for name, row in libraries.items()
+        }
+        return _totals(("compared and equal", "not available there"), rows)
+    if what == "offered":
+        rows = {
+            name: [row["direct"], *(sum(row[kind].values()) for kind in kinds[1:])]
+            for name, row in offered.items()
+        }
+        return _totals(kinds, rows)
+    tables = {
+        "left": {name: row["not expressible"] for name, row in libraries.items()},
+        "arithmetic": {name: row["by arithmetic"] for name, row in offered.items()},
+        "nothing": {name: row["not expressible"] for name, row in offered.items()},
+    }
     reasons: dict[str, list[str]] = {}
-    for name, row in libraries.items():
-        for reason, count in row[kinds[what]].items():
+    for name, table in tables[what].items():
+        for reason, count in table.items():
             reasons.setdefault(reason, []).append(f"{name} {count:,}")
     lines = [cells("what", "where"), "|---|---|"]
     lines += [cells(reason, ", ".join(where)) for reason, where in reasons.items()]
     return "\n".join(lines)
+
+
+def _totals(heads: Iterable[str], rows: dict[str, list[int]]) -> str:
+    """Numbers of every library, and their sums."""
+    titles = list(heads)
+    libraries = json.loads(Path(__file__).with_name("peers.json").read_text("utf-8"))["libraries"]
+    lines = [cells("library", "version", *titles), "|" + "---|" * (2 + len(titles))]
+    for name, counts in rows.items():
+        lines.append(cells(name, libraries[name]["version"], *(f"{n:,}" for n in counts)))
+    sums = (sum(column) for column in zip(*rows.values(), strict=True))
+    return "\n".join([*lines, cells("all", "", *(f"{n:,}" for n in sums))])
 
 
 def cells(*values: str) -> str:

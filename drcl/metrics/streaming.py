@@ -180,7 +180,15 @@ class RetrievalMetric:
         Raises ImportError without torchmetrics; ``compute`` raises ValueError for an unknown
         measure.
 
-        >>> metric = RetrievalMetric(ks=(1,)).as_torchmetrics("recall@1")  # doctest: +SKIP
+        In a LightningModule, whose ``setup`` comes after the process group::
+
+            def setup(self, stage):
+                self.metric = RetrievalMetric(ks=(1,)).as_torchmetrics("recall@1")
+
+            def validation_step(self, batch, index):
+                features, labels, ids = batch
+                self.metric.update(self(features), labels, ids=ids)
+                self.log("recall@1", self.metric, on_step=False, on_epoch=True)
         """
         return adapted(self, measure)
 
