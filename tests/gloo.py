@@ -23,8 +23,16 @@ from drcl.cli import main
 ROOT = Path(__file__).resolve().parents[1]
 
 # Imported once, in the process that all others are forked from: to each they would be seconds.
-# The optimizers of PyTorch import torch._dynamo.
-SHARED = ["torch._dynamo", "drcl.cli", "drcl.metrics", "scipy.sparse", "pytest", "hypothesis"]
+# The optimizers of PyTorch import torch._dynamo; Lightning is there in `make peers` alone.
+SHARED = [
+    "torch._dynamo",
+    "pytorch_lightning",
+    "drcl.cli",
+    "drcl.metrics",
+    "scipy.sparse",
+    "pytest",
+    "hypothesis",
+]
 
 
 def on_ranks(work: Callable[..., None], world: int, *arguments: Any) -> None:

@@ -16,6 +16,10 @@ def hit(gains: Ranking, k: int) -> float:
     return float(any(gain > 0 for gain in gains[:k]))
 
 
+def hits(gains: Ranking, k: int) -> float:
+    return float(count(gains[:k]))
+
+
 def reciprocal_rank(gains: Ranking, k: int) -> float:
     for rank, gain in enumerate(gains[:k], start=1):
         if gain > 0:
@@ -121,7 +125,7 @@ def count(gains: Ranking) -> int:
 
 AT_CUTOFFS: dict[str, Callable[[Ranking, int], float]] = {
     one.__name__: one
-    for one in (hit, reciprocal_rank, f1, precision_min, fall_out, ap_first_hits, dcg)
+    for one in (hit, hits, reciprocal_rank, f1, precision_min, fall_out, ap_first_hits, dcg)
 } | {one.__name__: one for one in (dcg_exponential, ndcg_exponential, ndcg, err)}
 OF_THE_WHOLE: dict[str, Callable[[Ranking], float]] = {
     one.__name__: one for one in (r_precision, ap_at_r, auroc, bpref, rbp)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,15 @@ import pytest
 import torch
 from gloo import on_ranks, process_group
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from drcl.losses import ReversibleConsistencyLoss
-from drcl.metrics import mean_average_precision
+from drcl.metrics import (
+    RetrievalMetric,
+    mean_average_precision,
+    retrieval_metrics,
+    retrieval_report,
+)
 from drcl.prior import Prior
 
 WIDTH, DIM, CLASSES, BATCH = 6, 12, 4, 16
@@ -199,6 +206,161 @@ class TestLightning:
         ):
             assert torch.equal(got, want), name
         assert found[0]["mAP"] == pytest.approx(judged[-1], rel=1e-6)
+
+
+VALIDATED = 37  # which neither 2 nor 4 ranks divide
+
+
+class IndexedRows(Dataset[tuple[Tensor, Tensor, int]]):
+    """Rows with their labels and their numbers, by which what a sampler repeats is known."""
+
+    def __init__(self) -> None:
+        self.x, self.ids = rows(VALIDATED)
+
+    def __len__(self) -> int:
+        return VALIDATED
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor, int]:
+        return self.x[row], self.ids[row], row
+
+
+def validation(lightning: Any, seen: dict[int, Tensor]) -> Any:
+    """A module that logs a metric of the validation rows, and keeps their embeddings."""
+
+    class Validated(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net, self.criterion = network(), criterion()
+            self.logged: list[float] = []
+
+        def setup(self, stage: str) -> None:
+            # Not before: the process group is made by the trainer.
+            group = torch.distributed.group.WORLD if torch.distributed.is_initialized() else None
+            self.metric = RetrievalMetric(ks=(3, None), process_group=group).as_torchmetrics(
+                "mAP@3"
+            )
+            self.others = RetrievalMetric(ks=(3,), process_group=group).as_torchmetrics()
+
+        def training_step(self, batch: Any, index: int) -> Tensor:
+            return self.criterion(self.net(batch[0]), batch[1], q=0.3)
+
+        def validation_step(self, batch: Any, index: int) -> None:
+            x, ids, places = batch
+            embeddings = self.net(x)
+            for place, row in zip(places.tolist(), embeddings, strict=True):
+                seen.setdefault(place, row)
+            for metric in (self.metric, self.others):
+                metric.update(embeddings, ids, ids=places)
+            self.log("mAP", self.metric, on_step=False, on_epoch=True)
+
+        def on_validation_epoch_end(self) -> None:
+            self.log_dict(self.others.compute())
+            self.others.reset()
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.net.parameters(), lr=0.05)
+
+    return Validated()
+
+
+def fit_and_validate(folder: str, **options: Any) -> dict[str, Any]:
+    """What was logged after one epoch, and the embeddings that it was of."""
+    import pytorch_lightning
+
+    seen: dict[int, Tensor] = {}
+    module = validation(pytorch_lightning, seen)
+    trainer = pytorch_lightning.Trainer(
+        accelerator="cpu",
+        default_root_dir=folder,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        num_sanity_val_steps=0,
+        max_epochs=1,
+        limit_train_batches=1,
+        **options,
+    )
+    loader = DataLoader(IndexedRows(), batch_size=8)
+    trainer.fit(module, loader, loader)
+    logged = {name: value.clone() for name, value in trainer.callback_metrics.items()}
+    assert not module.metric.metric._sides  # Lightning has reset it for the next epoch
+    return {"seen": seen, "logged": logged}
+
+
+def lightning_rank(rank: int, world: int, port: int, folder: str) -> None:
+    """As torchrun starts it: Lightning shares the rows and makes the process group."""
+    torch.set_num_threads(1)
+    os.environ |= {
+        "TORCHELASTIC_RUN_ID": "test",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(world),
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "GROUP_RANK": "0",
+    }
+    torch.save(fit_and_validate(folder, devices=world, strategy="ddp"), f"{folder}/{rank}.pt")
+
+
+@pytest.mark.filterwarnings(
+    "ignore::UserWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+class TestMetricInLightning:
+    def assert_logged(self, seen: dict[int, Tensor], logged: dict[str, Tensor]) -> None:
+        """The numbers of the function on the same embeddings in one process, to the bit."""
+        assert sorted(seen) == list(range(VALIDATED))
+        x = torch.stack([seen[row] for row in range(VALIDATED)])
+        y = rows(VALIDATED)[1]
+        means = retrieval_metrics(x, x, y, y, ks=(3,)).summary()
+        expected = {"mAP": means["mAP@3"], **means}
+        assert {name: float(value) for name, value in logged.items()} == expected
+        assert 0.2 < means["mAP@3"] < 1
+
+    def test_one_process(self, tmp_path: Path) -> None:
+        pytest.importorskip("pytorch_lightning")
+        found = fit_and_validate(str(tmp_path), devices=1)
+        self.assert_logged(found["seen"], found["logged"])
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.long)])
+    def test_ddp_counts_repeated_rows_once(self, world: int, tmp_path: Path) -> None:
+        pytest.importorskip("pytorch_lightning")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        on_ranks(lightning_rank, world, world, port, str(tmp_path))
+        ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(world)]
+        repeated = sum(len(found["seen"]) for found in ranks) - VALIDATED
+        assert repeated == -VALIDATED % world > 0
+        seen: dict[int, Tensor] = {}
+        for found in ranks:
+            seen = found["seen"] | seen  # rank 0's of what two ranks have seen
+        for found in ranks:
+            self.assert_logged(seen, found["logged"])
+
+    def test_a_metric_of_torchmetrics_outside_of_lightning(self) -> None:
+        torchmetrics = pytest.importorskip("torchmetrics")
+        x, y = rows(20)
+        metric = RetrievalMetric(ks=(5,)).as_torchmetrics("recall@5")
+        assert isinstance(metric, torchmetrics.Metric)
+        for part in (slice(0, 13), slice(13, 20)):
+            metric.update(x[part], y[part])
+        expected = retrieval_metrics(x, x, y, y, ks=(5,)).summary()["recall@5"]
+        assert metric.compute() == expected and metric.compute().dtype == torch.float64
+        metric.reset()
+        metric.update(x[:8], y[:8], modality="image")
+        metric.update(x[8:], y[8:], modality="text")
+        sides = {"image": (x[:8], y[:8]), "text": (x[8:], y[8:])}
+        with pytest.raises(ValueError, match="measure: expected one of mAP@all, mAP@5, got"):
+            metric.compute()
+        report = RetrievalMetric(ks=(5,)).as_torchmetrics("mAP@5")
+        for name, (rows_of, labels) in sides.items():
+            report.update(rows_of, labels, modality=name)
+        assert report.compute() == retrieval_report(sides, ks=(5,))["mAP@5"]["mean"]
+        with pytest.raises(TypeError, match=r"expected update\(…\), got a call"):
+            metric(x, y)
 
 
 class TestAccelerate:

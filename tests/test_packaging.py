@@ -22,7 +22,7 @@ PACKAGES = {  # place in a wheel -> source
 }
 # built files, and of the benchmarks what was measured on our machines
 NOT_SHIPPED = ("__pycache__", ".so", ".pyc", "/benchmarks/results/", ".md", ".sh")
-HEAVY = ("h5py", "jinja2", "matplotlib", "pyarrow", "scipy", "sklearn", "triton")
+HEAVY = ("h5py", "jinja2", "matplotlib", "pyarrow", "scipy", "sklearn", "torchmetrics", "triton")
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ figures come from ``benchmarks/results``, the README and the code, so no number 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -309,6 +310,23 @@ def stored(name: str) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
+def definitions(part: str) -> str:
+    """Published definitions: who uses them, or their values in one worked example."""
+    from drcl.metrics.definitions import DEFINITIONS
+
+    names = {"log2": math.log2, "min": min}
+    lines = {
+        "published": [cells("called", "formula", "who", "here"), "|" + "---|" * 4],
+        "worked": [cells("called", "with these ranks", "value", "here"), "|" + "---|" * 4],
+    }
+    for one in DEFINITIONS:
+        here = f"`{one.here}`"
+        lines["published"].append(cells(one.called, one.formula, one.used_by, here))
+        value = f"{eval(one.worked, names):.3f}"
+        lines["worked"].append(cells(one.called, f"`{one.worked}`", value, here))
+    return "\n".join(lines[part])
+
+
 def newcomer() -> str:
     """How long the three ways in took from a fresh clone."""
     if (timed := stored("newcomer.json")) is None:
@@ -336,33 +354,47 @@ def installs() -> str:
 
 
 def peers(what: str) -> str:
-    """What other libraries and drcl agree on: ``counts``, ``differences`` or ``left``."""
+    """Other libraries and drcl: values that agree (``counts``) and why others are ``left``; what
+    they offer (``offered``), and why it is not ``direct`` or not ``expressible``."""
     found = json.loads(Path(__file__).with_name("peers.json").read_text(encoding="utf-8"))
     libraries: dict[str, Row] = found["libraries"]
-    kinds = {"differences": "different definition", "left": "not expressible"}
+    offered: dict[str, Row] = found["offered"]
+    kinds = ("direct", "by arithmetic", "not expressible")
     if what == "counts":
-        lines = [
-            cells("library", "version", "compared", "equal", *kinds.values()),
-            "|" + "---|" * 6,
-        ]
-        total = [0] * 4
-        for name, row in libraries.items():
-            counts = [
-                row["compared"],
-                row["equal"],
-                *(sum(row[k].values()) for k in kinds.values()),
-            ]
-            total = [a + b for a, b in zip(total, counts, strict=True)]
-            lines.append(cells(name, row["version"], *(f"{n:,}" for n in counts)))
-        lines.append(cells("all", "", *(f"{n:,}" for n in total)))
-        return "\n".join(lines)
+        rows = {
+            name: [row["equal"], sum(row["not expressible"].values())]
+            for name, row in libraries.items()
+        }
+        return _totals(("compared and equal", "not available there"), rows)
+    if what == "offered":
+        rows = {
+            name: [row["direct"], *(sum(row[kind].values()) for kind in kinds[1:])]
+            for name, row in offered.items()
+        }
+        return _totals(kinds, rows)
+    tables = {
+        "left": {name: row["not expressible"] for name, row in libraries.items()},
+        "arithmetic": {name: row["by arithmetic"] for name, row in offered.items()},
+        "nothing": {name: row["not expressible"] for name, row in offered.items()},
+    }
     reasons: dict[str, list[str]] = {}
-    for name, row in libraries.items():
-        for reason, count in row[kinds[what]].items():
+    for name, table in tables[what].items():
+        for reason, count in table.items():
             reasons.setdefault(reason, []).append(f"{name} {count:,}")
     lines = [cells("what", "where"), "|---|---|"]
     lines += [cells(reason, ", ".join(where)) for reason, where in reasons.items()]
     return "\n".join(lines)
+
+
+def _totals(heads: Iterable[str], rows: dict[str, list[int]]) -> str:
+    """Numbers of every library, and their sums."""
+    titles = list(heads)
+    libraries = json.loads(Path(__file__).with_name("peers.json").read_text("utf-8"))["libraries"]
+    lines = [cells("library", "version", *titles), "|" + "---|" * (2 + len(titles))]
+    for name, counts in rows.items():
+        lines.append(cells(name, libraries[name]["version"], *(f"{n:,}" for n in counts)))
+    sums = (sum(column) for column in zip(*rows.values(), strict=True))
+    return "\n".join([*lines, cells("all", "", *(f"{n:,}" for n in sums))])
 
 
 def cells(*values: str) -> str:
@@ -385,7 +417,17 @@ def commands() -> str:
 FILLERS: dict[str, Callable[..., str]] = {
     function.__name__: function
     for function in (
-        *(backends, commands, gates, installs, intensity, literal_matrices, measured, memory),
+        *(
+            backends,
+            commands,
+            definitions,
+            gates,
+            installs,
+            intensity,
+            literal_matrices,
+            measured,
+            memory,
+        ),
         *(methods, newcomer, peers, predicted, quality, readme, roofline),
     )
 }

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _REFUSED = (
     *("metric", "divisor", "ties", "ndcg", "recall_levels", "precision", "process_group"),
-    *("query_groups", "gallery_groups"),
+    *("query_groups", "gallery_groups", "adaptive_k"),
 )
 
 

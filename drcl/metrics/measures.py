@@ -2,7 +2,8 @@
 
 The j-th relevant item of a query is at rank ρⱼ, counted from 1; R of its N ranked items are
 relevant. A measure is a function of :class:`drcl.metrics.Ranks` that returns (Q,), or, if it has a
-parameter ``k``, of the cut-offs (Q, K) too, none above N, and returns (Q, K).
+parameter ``k``, of the cut-offs (Q, K) too, none above N unless ``adaptive_k=False``, and returns
+(Q, K).
 :func:`drcl.metrics.retrieval_metrics` takes them by name, and takes any function of this kind::
 
     from functools import partial
@@ -20,6 +21,7 @@ Relevant items at ranks 1, 3, 4 and 5 of ten, and k = 3:
 ...     value = measure(found, k) if at_cutoffs(measure) else measure(found)
 ...     print(f"{name:<17}{float(value):.4f}")
 hit              1.0000
+hits             2.0000
 reciprocal_rank  1.0000
 f1               0.5714
 precision_min    0.6667
@@ -60,6 +62,11 @@ def hit(found: Ranks, k: Tensor) -> Tensor:
     return (found.hits(k) > 0).double()
 
 
+def hits(found: Ranks, k: Tensor) -> Tensor:
+    """How many relevant items are among the first k."""
+    return found.hits(k).double()
+
+
 def reciprocal_rank(found: Ranks, k: Tensor) -> Tensor:
     """``1/ρ₁`` if ρ₁ ≤ k, else 0; its mean is MRR@k."""
     return torch.where(found.hits(k) > 0, 1 / found.ranks[:, :1], 0.0)
@@ -80,7 +87,8 @@ def fall_out(found: Ranks, k: Tensor) -> Tensor:
 
     0 where all items are relevant; k/N where none is.
     """
-    return _ratio(k - found.hits(k), (found.ranked - found.relevant)[:, None])
+    ranked = found.ranked[:, None]
+    return _ratio(torch.minimum(k, ranked) - found.hits(k), ranked - found.relevant[:, None])
 
 
 def ap_first_hits(found: Ranks, k: Tensor) -> Tensor:
@@ -191,6 +199,7 @@ def rbp(found: Ranks, *, p: float = 0.8) -> Tensor:
 # By name, and what a summary calls their means.
 MEASURES: dict[str, tuple[Measure, str]] = {
     "hit": (hit, "hit"),
+    "hits": (hits, "hits"),
     "reciprocal_rank": (reciprocal_rank, "MRR"),
     "f1": (f1, "F1"),
     "precision_min": (precision_min, "precision_min"),

@@ -43,6 +43,7 @@ class RetrievalOptions(TypedDict, total=False):
     ties: str
     no_relevant: str
     on_empty: str
+    adaptive_k: bool
     ndcg: bool
     recall_levels: int
     precision: str
@@ -66,6 +67,7 @@ class Settings:
     ties: str = "index"
     no_relevant: str = "zero"
     on_empty: str = "error"
+    adaptive_k: bool = True
     ndcg: bool = False
     recall_levels: int = 0
     precision: str = "highest"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ from drcl.tables import json_text, latex, markdown
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+
+Average: TypeAlias = str | Callable[[Tensor], float | Tensor]
 
 
 class PrecisionRecall(NamedTuple):
@@ -77,7 +79,7 @@ class RetrievalMetrics(Measures):
 
     @overload
     def summary(
-        self, average: str = "mean", *, classes: Any = None, interval: None = None
+        self, average: Average = "mean", *, classes: Any = None, interval: None = None
     ) -> dict[str, float]: ...
 
     @overload
@@ -87,7 +89,7 @@ class RetrievalMetrics(Measures):
 
     def summary(
         self,
-        average: str = "mean",
+        average: Average = "mean",
         *,
         classes: Any = None,
         interval: float | None = None,
@@ -103,7 +105,9 @@ class RetrievalMetrics(Measures):
 
         Args:
             average: ``"mean"``, ``"median"``, or ``"class_mean"``: the mean over the classes of
-                :meth:`by_class`, in which a class of few queries counts as much as any other.
+                :meth:`by_class`, in which a class of few queries counts as much as any other. Or a
+                function from the values (n,) of the queries that count: ``torch.amin``,
+                ``torch.std``.
             classes: labels of the queries, for ``"class_mean"``.
             interval: a level like 0.95: each mean is an :class:`Estimate`, with its interval. The
                 queries are taken as a sample of those that could be asked; the gallery is fixed.
@@ -130,7 +134,8 @@ class RetrievalMetrics(Measures):
         >>> estimate.low < estimate.mean < estimate.high
         True
         """
-        check_option("average", average, ("mean", "median", "class_mean"))
+        if not callable(average):
+            check_option("average", average, ("mean", "median", "class_mean"))
         if (classes is None) == (average == "class_mean"):
             raise ValueError(f'classes: expected with average="class_mean" alone, got {average!r}')
         if interval is not None and average != "mean":
@@ -142,7 +147,7 @@ class RetrievalMetrics(Measures):
             return means
         return estimates(self.tables(), means, interval, clusters, samples, seed)
 
-    def _averages(self, average: str, classes: Any) -> dict[str, float]:
+    def _averages(self, average: Average, classes: Any) -> dict[str, float]:
         if not bool(self._counted.any()):
             empty = ON_EMPTY[self.on_empty]
             assert empty is not None  # else refused
@@ -154,6 +159,11 @@ class RetrievalMetrics(Measures):
                     name: _mean(self.relevant.new_tensor([one[name] for one in each]))
                     for name in each[0]
                 }
+        if callable(average):
+            return {
+                name: float(average(column[~column.isnan()]))
+                for name, column in self.tables().items()
+            }
         of = _median if average == "median" else _mean
         return {name: of(column) for name, column in self.tables().items()}
 

@@ -73,6 +73,8 @@ def retrieval_metrics(
             not (``"skip"``), or is a ValueError (``"error"``).
         on_empty: a mean over no query, where none is labelled or all are skipped, or an empty
             gallery: ``"error"`` (default), or the mean is 0 (``"zero"``) or NaN (``"nan"``).
+        adaptive_k: precision@k with k above N is hits over N (True, default), or over k (False), as
+            in trec_eval and most libraries.
         exclude_self: True where query and gallery are the same set: query i does not find item i.
             Where the queries are a part of the gallery, their positions (Q,) in it, or a bool mask
             (N,) of it.
@@ -142,8 +144,8 @@ def retrieval_metrics(
                 for values in (*found.values(), *extra.values()):
                     values[rows] = 0.0
                 continue
-            request, places = _request(cutoffs, size, settings)
-            evaluate = _evaluation(wanted, [size if k is None else k for k in cutoffs])
+            request, places = ranking_request(cutoffs, size, settings)
+            evaluate = evaluation(wanted, cutoffs, size, settings.adaptive_k)
             for part, table, more in ranked_blocks(task, rows, items, request, evaluate):
                 for name, column in more.items():
                     extra[name][part] = column
@@ -158,16 +160,13 @@ def retrieval_metrics(
                 bar.update(len(part))
     if real_ndcg:
         found["ndcg"] = extra.pop(_REAL_NDCG)
+    if not settings.adaptive_k:
+        divide_by_k(found, cutoffs, whole=settings.ties == "index")
     with_relevant = int((found["relevant"] > 0).sum())
     nothing = found["relevant"] == 0
     for tables in (found, extra):  # apart: a measure of the user's may have the name of a table
         apply_no_relevant(settings.no_relevant, tables, nothing)
-    drawn: dict[str, Any] = dict.fromkeys(PER_LEVEL)
-    if levels and with_relevant:
-        recall = torch.linspace(0, 1, levels, dtype=torch.float64, device="cpu")
-        for name, total in zip(PER_LEVEL, curves, strict=True):
-            drawn[name] = PrecisionRecall(recall, total / with_relevant)
-    every: dict[str, Any] = {"ndcg": None, **found, **drawn}
+    every: dict[str, Any] = {"ndcg": None, **found, **mean_curves(curves, with_relevant)}
     return RetrievalMetrics(ks=cutoffs, measures=extra, on_empty=settings.on_empty, **every)
 
 
@@ -184,12 +183,28 @@ def _nothing(names: Mapping[str, bool], count: int, ks: Sequence[int | None]) ->
     }
 
 
-def _evaluation(measures: Mapping[str, Measure], ks: Sequence[int]) -> Evaluate | None:
-    """The function that finds these measures of a block's ranks; None if there are none."""
+def mean_curves(totals: Tensor, count: int) -> dict[str, PrecisionRecall | None]:
+    """The mean curves of so many queries from the sums (2, L); None without levels or queries."""
+    if not totals.numel() or not count:
+        return dict.fromkeys(PER_LEVEL)
+    recall = torch.linspace(0, 1, totals.shape[1], dtype=torch.float64, device="cpu")
+    curves = (PrecisionRecall(recall, total / count) for total in totals)
+    return dict(zip(PER_LEVEL, curves, strict=True))
+
+
+def evaluation(
+    measures: Mapping[str, Measure], ks: Sequence[int | None], size: int, adaptive_k: bool
+) -> Evaluate | None:
+    """The function that finds these measures of a block's ranks; None if there are none.
+
+    None among the cut-offs is the ``size`` of the ranking; those above it stay without
+    ``adaptive_k``.
+    """
 
     def evaluate(found: Ranks) -> dict[str, Tensor]:
-        cutoffs = torch.tensor(ks, dtype=torch.int64, device=found.ranked.device)
-        k = torch.minimum(cutoffs[None], found.ranked[:, None])
+        cutoffs = torch.tensor([k or size for k in ks], device=found.ranked.device)
+        above = cutoffs.new_tensor([0 if adaptive_k else k or 0 for k in ks])
+        k = torch.minimum(cutoffs.long(), found.ranked[:, None]).maximum(above.long())
         values = {}
         for name, measure in measures.items():
             shape = k.shape if at_cutoffs(measure) else k.shape[:1]
@@ -202,6 +217,17 @@ def _evaluation(measures: Mapping[str, Measure], ks: Sequence[int]) -> Evaluate 
         return values
 
     return evaluate if measures else None
+
+
+def divide_by_k(tables: dict[str, Tensor], ks: Sequence[int | None], whole: bool = True) -> None:
+    """Make precision@k hits over k, also where fewer items are ranked, in place.
+
+    Hits are recall@k·R: ``whole`` numbers unless they are means over the orders of ties.
+    """
+    hits = tables["recall"] * tables["relevant"][:, None]
+    k = hits.new_tensor([torch.nan if k is None else k for k in ks])
+    found = (hits.round() if whole else hits) / k
+    tables["precision"] = torch.where(k.isnan(), tables["precision"], found)
 
 
 def apply_no_relevant(rule: str, tables: Mapping[str, Tensor], nothing: Tensor) -> None:
@@ -218,7 +244,9 @@ def apply_no_relevant(rule: str, tables: Mapping[str, Tensor], nothing: Tensor) 
             values[nothing] = 1.0
 
 
-def _request(ks: Sequence[int | None], n: int, settings: Settings) -> tuple[Request, list[int]]:
+def ranking_request(
+    ks: Sequence[int | None], n: int, settings: Settings
+) -> tuple[Request, list[int]]:
     """The op's request, and where the columns for ``ks`` are among those of its cut-offs."""
     wanted = [n if k is None else min(k, n) for k in ks]
     cutoffs = tuple(sorted(set(wanted)))

@@ -6,7 +6,7 @@ import itertools
 import json
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,7 +24,11 @@ from drcl.metrics.relevance import Labels
 from drcl.metrics.report import RetrievalReport, retrieval_report
 from drcl.metrics.results import RetrievalMetrics
 from drcl.metrics.retrieval import retrieval_metrics
+from drcl.metrics.torchmetrics_adapter import adapted
 from drcl.tensors import as_features, as_tensor
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric as TorchMetric
 
 SIDES = ("both", "query", "gallery")
 # What labels may be, beside rows of so many; no labels go with either.
@@ -161,6 +165,32 @@ class RetrievalMetric:
         return retrieval_metrics(
             query, gallery, query_labels, gallery_labels, measures=self._measures, **options
         )
+
+    def as_torchmetrics(self, measure: str | None = None) -> TorchMetric:
+        """This metric as a ``torchmetrics.Metric``, which Lightning's ``self.log`` takes.
+
+        Args:
+            measure: what ``compute`` returns, as :meth:`RetrievalMetrics.summary` calls it, or the
+                mean of all pairs of modalities; None is a dict of all, for ``self.log_dict``.
+
+        ``update``, ``compute`` and ``reset`` are those here; ``compute`` returns float64 scalars on
+        the CPU. What ranks hold is gathered through this metric's ``process_group``, not by
+        torchmetrics. A call (``forward``) is a TypeError: a batch alone is no set to search.
+
+        Raises ImportError without torchmetrics; ``compute`` raises ValueError for an unknown
+        measure.
+
+        In a LightningModule, whose ``setup`` comes after the process group::
+
+            def setup(self, stage):
+                self.metric = RetrievalMetric(ks=(1,)).as_torchmetrics("recall@1")
+
+            def validation_step(self, batch, index):
+                features, labels, ids = batch
+                self.metric.update(self(features), labels, ids=ids)
+                self.log("recall@1", self.metric, on_step=False, on_epoch=True)
+        """
+        return adapted(self, measure)
 
     def _agreed(self, names: list[str], group: ProcessGroup) -> list[str]:
         """The names in the order of the first rank; all ranks must hold rows of the same kinds."""

@@ -10,15 +10,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
-from drcl.checks import check_option
-from drcl.metrics.options import check_cutoffs
+from drcl.checks import check_count
+from drcl.metrics.measures import Measure, named
+from drcl.metrics.options import Settings, check_cutoffs
+from drcl.metrics.ranks import Ranks
 from drcl.metrics.results import RetrievalMetrics
-from drcl.ranking import DIVISORS, Columns, Request, measures_from_ranks
+from drcl.metrics.retrieval import (
+    apply_no_relevant,
+    evaluation,
+    mean_curves,
+    ranking_request,
+)
+from drcl.ranking import (
+    PER_CUTOFF,
+    PER_QUERY,
+    Columns,
+    measures_from_ranks,
+    precision_at_levels,
+)
 from drcl.storage.files import write_bytes
 
 __all__ = ["read_qrels", "read_run", "run_metrics", "write_qrels", "write_run"]
@@ -100,61 +116,108 @@ def run_metrics(
     qrels: Qrels,
     *,
     ks: Sequence[int | None] = (None,),
+    measures: Sequence[str | Measure] = (),
     divisor: str = "relevant",
+    no_relevant: str = "zero",
+    adaptive_k: bool = True,
+    judged_only: bool = False,
+    relevance_level: int = 1,
+    recall_levels: int = 0,
 ) -> RetrievalMetrics:
     """The measures of :func:`drcl.metrics.retrieval_metrics` of ranked lists of names.
 
     Args:
         run: query -> item -> score; a query without a list has found nothing.
-        qrels: query -> item -> relevance, whole; above 0 it is relevant, and its gain in nDCG.
+        qrels: query -> item -> relevance, whole; relevant is what has ``relevance_level`` or more,
+            which is its gain in nDCG.
         ks: cut-offs >= 1, None for the whole list.
+        measures: more of them, as of the function; of ``"bpref"``, which looks at what was judged
+            alone, ``judged_only`` changes nothing. ``"fall_out"`` and ``"auroc"`` are of a whole
+            gallery, which a list is not.
         divisor: of AP@k; by default R, also of relevant items that the list lacks: trec_eval's map.
+        no_relevant: as of the function.
+        adaptive_k: whether precision@k above the length of a list is divided by that length (True,
+            default), or by k as trec_eval's.
+        judged_only: leave out of the lists what ``qrels`` do not name, or name with less than 0.
+        relevance_level: the least relevance of what is relevant, 1 by default.
+        recall_levels: number of recall levels (0, default, or at least 2); where a list does not
+            reach a level, the precision there is 0.
 
-    Returns them for the queries of ``qrels``, in their order; one with nothing relevant counts 0.
-    precision@k above the length of a list is divided by that length, and not by k as trec_eval's.
-    Raises ValueError for qrels without a query and bad settings. Source: trec_eval, of the Text
-    Retrieval Conference.
+    Returns them for the queries of ``qrels``, in their order. Raises ValueError for qrels without a
+    query and bad settings. Source: trec_eval, of the Text Retrieval Conference.
 
     >>> run, qrels = {"q1": {"a": 3.0, "b": 2.0, "c": 1.0}}, {"q1": {"a": 1, "c": 1, "d": 1}}
-    >>> found = run_metrics(run, qrels)
+    >>> found = run_metrics(run, qrels, ks=(2, None), measures=("hit",))
     >>> round(found.summary()["mAP@all"], 4)  # (1/1 + 2/3) / 3
     0.5556
     """
-    cutoffs = check_cutoffs(ks)
-    check_option("divisor", divisor, DIVISORS)
+    cutoffs, wanted = check_cutoffs(ks), named(measures)
+    of_gallery = [name for name in ("fall_out", "auroc") if name in wanted]
+    if of_gallery:
+        raise ValueError(f"measures: expected none of a whole gallery, got {', '.join(of_gallery)}")
+    settings = Settings(
+        divisor=divisor, no_relevant=no_relevant, ndcg=True, recall_levels=recall_levels
+    )
+    check_count("relevance_level", relevance_level)
     if not qrels:
         raise ValueError("qrels: expected a query, got none")
+    judged = {
+        query: {
+            item: score for item, score in run.get(query, {}).items() if items.get(item, -1) >= 0
+        }
+        for query, items in qrels.items()
+    }
+    found = _ranks(judged if judged_only else run, qrels, relevance_level)
+    lengths, relevant = found.ranked, found.relevant
+    # Relevant items that a list lacks are ranked behind it: the best ranking would have them.
+    whole = torch.full_like(lengths, max(1, int(lengths.max()), int(relevant.max())))
+    size = int(whole[0])
+    request, places = ranking_request(cutoffs, size, settings)
+    request = replace(request, recall_levels=0, depth=size)
+    ranks = found.ranks.clamp(max=2 * size).long()
+    columns = vars(Columns.split(measures_from_ranks(ranks, found.gains, whole, request), request))
+    tables = {name: columns[name] for name in PER_QUERY}
+    tables |= {name: columns[name][:, places] for name in PER_CUTOFF}
+    k = lengths.clamp(min=1)[:, None].repeat(1, len(cutoffs))
+    for column, cutoff in enumerate(cutoffs):
+        if cutoff is not None:
+            k[:, column] = k[:, column].clamp(max=cutoff) if adaptive_k else cutoff
+    tables["precision"] = (tables["recall"] * relevant[:, None]).round() / k
+    extra: dict[str, Tensor] = {}
+    for name, measure in wanted.items():
+        of = found
+        if name == "bpref":  # of all that was judged, in the list or not
+            of = _ranks(judged, qrels, relevance_level)
+            counts = [sum(r >= 0 for r in one.values()) for one in qrels.values()]
+            of = replace(of, ranked=torch.tensor(counts))
+        elif "ndcg" in name:
+            of = replace(found, ranked=whole)
+        evaluate = evaluation({name: measure}, cutoffs, size, adaptive_k)
+        assert evaluate is not None
+        extra |= evaluate(of)
+    some = found.relevant > 0
+    curves = precision_at_levels(found.precision[some], found.relevant[some], recall_levels)
+    for values in (tables, extra):
+        apply_no_relevant(no_relevant, values, ~some)
+    every: dict[str, Any] = tables | mean_curves(torch.stack(curves).sum(dim=1), int(some.sum()))
+    return RetrievalMetrics(ks=cutoffs, measures=extra, **every)
+
+
+def _ranks(run: Run, qrels: Qrels, level: int) -> Ranks:
+    """The ranks of the relevant items in the lists; of those that a list lacks, infinity."""
     lists = {query: ranked(run.get(query, {})) for query in qrels}
-    relevant = {query: [i for i, r in judged.items() if r > 0] for query, judged in qrels.items()}
-    longest = max(1, *map(len, lists.values()), *map(len, relevant.values()))
+    relevant = {
+        query: [i for i, r in judged.items() if r >= level] for query, judged in qrels.items()
+    }
     shape = len(qrels), max(1, *map(len, relevant.values()))
-    ranks = torch.full(shape, 2 * longest, dtype=torch.int64)  # of what is not in the list, too
-    gains = torch.zeros(shape, dtype=torch.float64)
+    ranks, gains = (torch.full(shape, x, dtype=torch.float64) for x in (torch.inf, 0.0))
     for row, (query, items) in enumerate(relevant.items()):
         places = {item: place for place, item in enumerate(lists[query], start=1)}
-        order = sorted(items, key=lambda item: places.get(item, 2 * longest))
-        for column, item in enumerate(order):
-            ranks[row, column] = places.get(item, 2 * longest)
+        for column, item in enumerate(sorted(items, key=lambda item: places.get(item, math.inf))):
+            ranks[row, column] = places.get(item, math.inf)
             gains[row, column] = qrels[query][item]
-    wanted = [longest if k is None else min(k, longest) for k in cutoffs]
-    request = Request(
-        tuple(sorted(set(wanted))),
-        longest,
-        divisor,
-        discounts=1 / torch.arange(2, longest + 2, dtype=torch.float64).log2(),
-    )
-    sizes = torch.tensor([len(items) for items in lists.values()])
-    columns = Columns.split(measures_from_ranks(ranks, gains, sizes, request), request)
-    measures: dict[str, Any] = {
-        name: column
-        for name, column in vars(columns).items()
-        if name not in ("interpolated", "raw")
-    }
-    chosen = [request.cutoffs.index(k) for k in wanted]
-    for name, column in measures.items():
-        if column.ndim == 2:
-            measures[name] = column[:, chosen]
-    return RetrievalMetrics(ks=cutoffs, interpolated=None, raw=None, **measures)
+    counts = [torch.tensor([len(one) for one in each.values()]) for each in (relevant, lists)]
+    return Ranks(ranks, counts[0], counts[1], lambda: gains)
 
 
 def ranked(scores: Mapping[str, float]) -> list[str]:

@@ -254,6 +254,61 @@ def score(draw: Draw) -> None:
         assert not out.exists()
 
 
+@target("drcl score --run", few=6)
+def score_runs(draw: Draw) -> None:
+    run, qrels, out = (scratch() / name for name in ("mine.trec", "qrels.txt", "scores"))
+    names = [f"d{i}" for i in range(draw.integer("items", 1, 6))]
+    lines = [
+        [f"q{q} Q0 {name} 1 {draw.integer('score', 0, 3)} t" for name in names]
+        for q in range(draw.integer("queries", 1, 3))
+    ]
+    flat = [line for query in lines for line in query]
+    judged = [
+        f"q{q} 0 {name} {draw.integer('relevance', -1, 2)}" for q in range(2) for name in names
+    ]
+    table = {
+        "--k": (("1", "1000000"), ("0", "1.5")),
+        "--divisor": (("min", "hits"), ("R",)),
+        "--no-relevant": (("zero",), ("one half",)),
+        "--test": (("bootstrap",), ("t",)),
+        "--metric": ((), ("dot",)),
+        "--pairs": ((), ("rows",)),
+    }
+    good, options = draw_options(draw, table)
+    options += draw.choose("against", [], ["--against", str(run)])
+    fault = draw.fault("no file", "a field", "a score", "twice", "no qrels", "relevance", "a side")
+    if fault == "a field":
+        flat[-1] += " more"
+    elif fault == "a score":
+        flat[-1] = f"q0 Q0 {names[-1]} 1 {draw.choose('score', 'nan', 'x', '')} t"
+    elif fault == "twice":
+        flat.append(flat[0])
+    elif fault == "relevance":
+        judged[-1] = judged[-1].replace(" 0 ", " 0 a ")
+    elif fault == "a side":
+        options.append(str(run))
+    run.write_text("\n".join(flat))
+    qrels.write_text("\n".join(judged))
+    if fault == "no file":
+        run.unlink()
+    options += draw.choose("out", [], ["--out", str(out)])
+    options += [] if fault == "no qrels" else ["--qrels", str(qrels)]
+    text = judge(draw, good and not fault, "score", "--run", run, *options)
+    if good and not fault:
+        assert "mAP@all" in text
+        shutil.rmtree(out, ignore_errors=True)
+    else:
+        assert not out.exists()
+
+
+@target("drcl score --explain", few=4)
+def explain(draw: Draw) -> None:
+    fault = draw.fault("zebra")
+    name = fault or draw.choose("name", "mAP", "R@", "ranx", "")
+    text = judge(draw, not fault, "score", "--explain", *([name] if name else []))
+    assert fault or ("formula" in text and max(map(len, text.splitlines())) <= 80)
+
+
 @target("drcl add-modality", few=4)
 def add_modality(draw: Draw) -> None:
     fine, run = draw_run(draw)

@@ -95,6 +95,8 @@ def draw_case(draw: Draw) -> Case:
         arguments["recall_levels"] = draw.choose("recall_levels", 0, 2, 11)
         if draw.choose("measures", False, True):
             arguments["measures"] = (*MEASURES, ndcg)
+        else:
+            arguments["adaptive_k"] = draw.choose("adaptive_k", True, False)
     query = draw_rows(draw, "query", queries, width, kind, numpy)
     own = draw.choose("exclude_self", False, True)
     if own:
@@ -293,6 +295,9 @@ def judge(case: Case, found: metrics.RetrievalMetrics) -> None:
                 assert -1e-12 <= value <= 1 + 1e-12, (name, value)
                 if clear:
                     exact = measures[name]
+                    k, n = ks[column], int(case.ranked[i].sum())
+                    if name == "precision" and not case.arguments.get("adaptive_k", True):
+                        exact *= min(1.0, n / (k or n or 1))
                     assert math.isclose(value, exact, rel_tol=1e-11, abs_tol=1e-12), (
                         f"query {i}, k = {ks[column]}, {name}: got {value}, expected {exact}"
                     )

@@ -245,7 +245,7 @@ def test_measures_that_cannot_be_are_refused() -> None:
     x, y, gains = problem(graded=True)
     call = partial(metrics.retrieval_metrics, x, y, relevance=gains.double(), metric="dot")
     with pytest.raises(ValueError, match="measures: expected functions or names of hit, "):
-        call(measures=("hits",))
+        call(measures=("hit_rate",))
     with pytest.raises(TypeError, match="measures: expected a sequence"):
         call(measures="hit")
     with pytest.raises(ValueError, match='measures: expected none with ties="average", got hit'):

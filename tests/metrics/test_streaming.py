@@ -173,7 +173,7 @@ def test_measures_are_refused_with_modalities():
     with pytest.raises(ValueError, match="measures: expected none with modalities"):
         found.update(torch.eye(2), [0, 1], modality="image")
     with pytest.raises(ValueError, match="measures: expected functions or names"):
-        metrics.RetrievalMetric(measures=("hits",))
+        metrics.RetrievalMetric(measures=("hit_rate",))
 
 
 def test_reset_forgets_all():

@@ -106,3 +106,58 @@ def test_what_cannot_be_scored_is_refused():
         trec.run_metrics(RUN, {})
     with pytest.raises(ValueError, match="divisor: expected one of"):
         trec.run_metrics(RUN, QRELS, divisor="R")
+
+
+def test_further_measures_by_hand():
+    """q1 ranks a c b d; a is judged irrelevant, d not judged, e relevant and not in the list."""
+    names = ("hit", "r_precision", "bpref", "f1", "reciprocal_rank")
+    found = trec.run_metrics(RUN, QRELS, ks=(1, 3), measures=names).measures
+    assert found["hit"].tolist() == [[0, 1], [1, 1], [0, 0], [0, 0]]
+    assert found["r_precision"].tolist() == pytest.approx([2 / 3, 1, 0, 0])
+    assert found["f1"][0].tolist() == pytest.approx([0, 2 * 2 / (3 + 3)])
+    assert found["reciprocal_rank"][0].tolist() == [0, 1 / 2]
+    # one irrelevant item, a, is before both hits, and one is judged irrelevant in all
+    assert found["bpref"].tolist() == pytest.approx([0, 1, 0, 0])
+    more = {"q1": QRELS["q1"] | {"f": 0, "g": 0, "h": -1}}
+    found = trec.run_metrics(RUN, more, measures=("bpref",)).measures
+    assert found["bpref"].tolist() == pytest.approx([2 * (1 - 1 / 3) / 3])
+
+
+def test_the_rules_are_those_asked_for():
+    options = {"ks": (3, 8), "recall_levels": 5}
+    found = trec.run_metrics(RUN, QRELS, **options, adaptive_k=False, no_relevant="skip")
+    assert found.precision[:3].tolist() == [[2 / 3, 2 / 8], [1 / 3, 1 / 8], [0, 0]]
+    assert found.precision[3].isnan().all() and found.reciprocal_rank[3].isnan()
+    # q1's hits, two of three, are at precision 1/2 and 2/3; q2 has 1 and q3 0 throughout
+    assert found.raw.precision.tolist() == pytest.approx(
+        [(1 + of_q1) / 3 for of_q1 in (1 / 2, 1 / 2, 2 / 3, 0, 0)]
+    )
+    assert found.interpolated.precision.tolist() == pytest.approx(
+        [(1 + of_q1) / 3 for of_q1 in (2 / 3, 2 / 3, 2 / 3, 0, 0)]
+    )
+    judged = trec.run_metrics(RUN, {"q1": {"c": 1, "d": 1}}, judged_only=True)
+    assert judged.average_precision.item() == judged.precision.item() == 1
+    graded = trec.run_metrics(RUN, QRELS, relevance_level=2)
+    assert graded.relevant.tolist() == [1, 0, 0, 0]
+    assert graded.reciprocal_rank.tolist() == pytest.approx([1 / 3, 0, 0, 0])
+
+
+def test_measures_of_a_whole_gallery_are_refused():
+    with pytest.raises(ValueError, match="measures: expected none of a whole gallery, got auroc"):
+        trec.run_metrics(RUN, QRELS, measures=("hit", "auroc"))
+    with pytest.raises(ValueError, match="relevance_level: expected an integer >= 1, got 0"):
+        trec.run_metrics(RUN, QRELS, relevance_level=0)
+
+
+def test_the_best_ranking_has_what_a_list_lacks():
+    """One of four relevant items found: the ideal of nDCG, and min(R, k), are not the list's."""
+    run, qrels = {"q": {"a": 1.0}}, {"q": dict.fromkeys("abcd", 1)}
+    found = trec.run_metrics(
+        run, qrels, ks=(3, 9, None), divisor="min", measures=("ndcg_exponential",)
+    )
+    ideal = [sum(1 / math.log2(rank + 1) for rank in range(1, best + 1)) for best in (3, 4, 4)]
+    expected = pytest.approx([1 / one for one in ideal])
+    assert found.ndcg[0].tolist() == expected
+    assert found.measures["ndcg_exponential"][0].tolist() == expected
+    assert found.average_precision[0].tolist() == pytest.approx([1 / 3, 1 / 4, 1 / 4])
+    assert found.precision[0].tolist() == [1, 1, 1]

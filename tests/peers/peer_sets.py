@@ -57,7 +57,13 @@ class Case:
 
     @lru_cache(maxsize=64)  # noqa: B019 - the libraries ask for the same; 64 are few
     def ours(
-        self, k: int | None, divisor: str = "hits", ties: str = "index", no_relevant: str = "zero"
+        self,
+        k: int | None,
+        divisor: str = "hits",
+        ties: str = "index",
+        no_relevant: str = "zero",
+        adaptive_k: bool = True,
+        measures: tuple[str, ...] = (),
     ) -> RetrievalMetrics:
         """What drcl finds. One cut-off a call, so that the reciprocal rank is cut there as well."""
         options: dict[str, Any] = {"divisor": divisor, "ties": ties, "no_relevant": no_relevant}
@@ -68,6 +74,8 @@ class Case:
             ks=(k,),
             metric=self.metric,
             ndcg=True,
+            adaptive_k=adaptive_k,
+            measures=measures,
             **options,
         )
 

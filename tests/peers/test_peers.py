@@ -24,7 +24,7 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_agrees_with(name: str, seed: int) -> None:
     tally = compare(name, seed)
-    assert tally.equal + sum(tally.different.values()) + sum(tally.left.values()) > 0
+    assert tally.equal + sum(tally.left.values()) > 0
 
 
 def test_counts_of_the_page_are_those_of_a_run(name: str) -> None:

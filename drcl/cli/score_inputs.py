@@ -1,0 +1,109 @@
+"""What ``drcl score`` scores: embeddings in both directions, or the ranked lists of runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from drcl import metrics
+from drcl.data.assemble import file_labels
+from drcl.metrics import RetrievalMetrics, trec
+from drcl.run.added import part_key, read_file, read_rows
+
+Directions: TypeAlias = dict[str, RetrievalMetrics]  # "image->text" and "text->image"
+
+
+class Systems(NamedTuple):
+    """What was measured, the first of the systems to be compared with the others."""
+
+    about: str
+    found: list[tuple[str, Directions]]  # under the files' names
+
+
+def of_embeddings(
+    pairs_of_files: list[tuple[str, str]],
+    labels: tuple[str, ...],
+    pairs: str | None,
+    options: dict[str, Any],
+) -> Systems:
+    """Pairs of files of rows, all of the same samples; each side searches the other."""
+    image, text = pairs_of_files[0]
+    names = _names((image, text))
+    found: list[tuple[str, Directions]] = []
+    counts: list[int] = []
+    for files in pairs_of_files:
+        rows = [read_rows(file) for file in files]
+        counts = counts or [len(part) for part in rows]
+        if [len(part) for part in rows] != counts:
+            raise ValueError(
+                f"{' and '.join(files)}: expected {counts[0]} and {counts[1]} rows, as in {image} "
+                f"and {text}, got {len(rows[0])} and {len(rows[1])}"
+            )
+        relevant = _labels(labels, rows) if labels else _pairs(pairs or "", counts)
+        found.append((", ".join(files), _both_ways(names, rows, relevant, options)))
+    sizes = (f"{name}: {count:,} rows" for name, count in zip(names, counts, strict=True))
+    return Systems(", ".join(sizes), found)
+
+
+def of_runs(runs: list[str], qrels: str, options: dict[str, Any]) -> Systems:
+    """Files of ranked lists, judged by the same file."""
+    judged = trec.read_qrels(qrels)
+    found: list[tuple[str, Directions]] = []
+    sizes: list[int] = []
+    for file in runs:
+        run = trec.read_run(file)
+        sizes.append(sum(len(run.get(query, {})) for query in judged))
+        if not any(query in run for query in judged):
+            raise ValueError(f"{file}: expected a query that {qrels} judges, got none")
+        found.append((file, {Path(runs[0]).stem: trec.run_metrics(run, judged, **options)}))
+    return Systems(f"{runs[0]}: {len(judged):,} judged queries, {sizes[0]:,} items", found)
+
+
+def _names(files: tuple[str, str]) -> list[str]:
+    """What the sides are called: by their key or file, in full where both would be the same."""
+    parts = [part_key(file) for file in files]
+    short = [key or Path(file).stem for file, _, key in parts]
+    return list(files) if short[0] == short[1] and files[0] != files[1] else short
+
+
+def _labels(files: tuple[str, ...], rows: list[np.ndarray]) -> dict[str, Any]:
+    """Labels of both sides, as :func:`drcl.metrics.retrieval_metrics` takes them."""
+    both = []
+    for file, part in zip((files[0], files[-1]), rows, strict=True):
+        remedy = "save their transpose"
+        both.append(file_labels(read_file(file), part.shape, file, remedy))
+    return {"query_labels": both[0], "gallery_labels": both[1]}
+
+
+def _pairs(text: str, counts: list[int]) -> dict[str, Any]:
+    """Pairs (P, 2) of row numbers as the relevance."""
+    if text == "rows":
+        if counts[0] != counts[1]:
+            raise ValueError(f"pairs: expected as many rows on both sides, got {counts}")
+        return {"relevance": np.stack([np.arange(counts[0])] * 2, axis=1)}
+    pairs = read_file(text)
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.kind not in "iu":
+        raise ValueError(
+            f"{text}: expected pairs (P, 2) of row numbers, got {pairs.dtype} {pairs.shape}"
+        )
+    return {"relevance": pairs}
+
+
+def _both_ways(
+    names: list[str],
+    rows: list[np.ndarray],
+    relevant: dict[str, Any],
+    options: dict[str, Any],
+) -> Directions:
+    """The measures of each direction; of one set that is searched with itself there is one."""
+    if "relevance" in relevant:
+        back = {"relevance": relevant["relevance"][:, ::-1]}
+    else:
+        back = dict(zip(relevant, reversed(relevant.values()), strict=True))
+    (a, b), (x, y) = names, rows
+    found = {f"{a}->{b}": metrics.retrieval_metrics(x, y, **relevant, **options)}
+    if a != b:
+        found[f"{b}->{a}"] = metrics.retrieval_metrics(y, x, **back, **options)
+    return found
