@@ -143,7 +143,7 @@ def retrieval_metrics(
                     values[rows] = 0.0
                 continue
             request, places = _request(cutoffs, size, settings)
-            evaluate = _evaluation(wanted, [size if k is None else k for k in cutoffs])
+            evaluate = _evaluation(wanted, at_all, [size if k is None else k for k in cutoffs])
             for part, table, more in ranked_blocks(task, rows, items, request, evaluate):
                 for name, column in more.items():
                     extra[name][part] = column
@@ -184,7 +184,9 @@ def _nothing(names: Mapping[str, bool], count: int, ks: Sequence[int | None]) ->
     }
 
 
-def _evaluation(measures: Mapping[str, Measure], ks: Sequence[int]) -> Evaluate | None:
+def _evaluation(
+    measures: Mapping[str, Measure], at_all: Mapping[str, bool], ks: Sequence[int]
+) -> Evaluate | None:
     """The function that finds these measures of a block's ranks; None if there are none."""
 
     def evaluate(found: Ranks) -> dict[str, Tensor]:
@@ -192,7 +194,7 @@ def _evaluation(measures: Mapping[str, Measure], ks: Sequence[int]) -> Evaluate 
         k = torch.minimum(cutoffs[None], found.ranked[:, None])
         values = {}
         for name, measure in measures.items():
-            shape = k.shape if at_cutoffs(measure) else k.shape[:1]
+            shape = k.shape if at_all[name] else k.shape[:1]
             values[name] = measure(found, k) if len(shape) == 2 else measure(found)
             if getattr(values[name], "shape", None) != shape:
                 raise ValueError(

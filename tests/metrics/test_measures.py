@@ -16,7 +16,7 @@ from torch import Tensor
 
 from drcl import metrics, use_backend
 from drcl.backends import probe_native
-from drcl.metrics import blocks, measures, ranks
+from drcl.metrics import blocks, measures
 from drcl.metrics.measures import MEASURES
 from drcl.reference.average_precision import ranking
 
@@ -95,7 +95,7 @@ def test_little_memory_and_small_blocks_change_no_bit() -> None:
     x, y, gains = problem(graded=True)
     given: Any = {"relevance": gains.double(), "ks": KS, "measures": EVERY, "metric": "dot"}
     whole = metrics.retrieval_metrics(x, y, **given)
-    with mock.patch.object(blocks, "_BYTES_PER_RANK", 2**22):  # a query at a time
+    with mock.patch.object(blocks, "_BYTES_PER_GRADED_RANK", 2**22):  # a query at a time
         single = metrics.retrieval_metrics(x, y, **given)
     with mock.patch.object(blocks, "queries_per_block", return_value=3):
         three = metrics.retrieval_metrics(x, y, **given)
@@ -151,19 +151,6 @@ def test_asking_for_measures_changes_no_other_number() -> None:
     assert more.interpolated is not None and more.raw is not None
     assert torch.equal(plain.interpolated.precision, more.interpolated.precision)
     assert torch.equal(plain.raw.precision, more.raw.precision)
-
-
-def test_a_rank_comes_back_exactly_from_a_precision_that_was_rounded() -> None:
-    """For every count of relevant items up to 40 among 2,000,000, and 2,000 of them once."""
-    for relevant, most in [*itertools.product(range(1, 41), (40, 41, 97)), (2000, 3001)]:
-        rank = torch.randint(1, 2_000_001, (relevant + 100,)).unique()[:relevant]
-        precision = torch.arange(1, relevant + 1, dtype=torch.float64) / rank
-        levels = torch.arange(ranks.levels_for(most))
-        needed = (-(-levels * relevant // most)).clamp(min=1)
-        raw = precision[needed - 1]
-        found = ranks.from_raw_precision(raw[None], torch.tensor([relevant]))
-        assert torch.equal(found[0, :relevant].long(), rank)
-        assert bool(found[0, relevant:].isinf().all())
 
 
 def test_average_precision_over_the_first_hits_is_that_of_the_hashing_papers() -> None:
