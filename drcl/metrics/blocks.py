@@ -19,6 +19,7 @@ from drcl.eager.average_precision import Block
 from drcl.metrics.ranks import Ranks, discounts_up_to, is_graded
 from drcl.metrics.scores import Scorer
 from drcl.metrics.task import Task
+from drcl.metrics.tied import TiedRanks
 from drcl.ops.average_precision import average_precision, queries_per_block
 from drcl.out_of_memory import in_pieces
 from drcl.ranking import PER_QUERY, Columns, Relevance, Request, width
@@ -157,13 +158,17 @@ def _measured(
     found = Columns.split(table, wanted)
     head = table[:, : width(asked)]
     first = list(PER_QUERY).index("first_rank")
-    beyond = found.first_rank > asked.depth
+    beyond = found.ranks[:, 0] > asked.depth
     head[beyond, first : first + 2] = 0.0  # with the reciprocal rank, as if not looked at
     ranked = ranked.to(table.device)
     gains = found.gains.contiguous() if wanted.rank_gains else None
     if gains is not None and gain_values is not None:
         gains = torch.nn.functional.pad(gain_values, (1, 0)).to(gains.device)[gains.long()]
-    measured = Ranks(found.ranks.contiguous(), found.relevant.long(), ranked, gains, discounts)
+    of_ranks = found.ranks.contiguous(), found.relevant.long(), ranked, gains, discounts
+    if wanted.average_ties:
+        measured: Ranks = TiedRanks(*of_ranks, last=found.last_ranks.contiguous())
+    else:
+        measured = Ranks(*of_ranks)
     values = {name: value.cpu() for name, value in evaluate(measured).items()}
     return Ranked(part, head.cpu(), values)
 

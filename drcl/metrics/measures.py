@@ -68,12 +68,12 @@ def reciprocal_rank(found: Ranks, k: Tensor) -> Tensor:
 
 def f1(found: Ranks, k: Tensor) -> Tensor:
     """The harmonic mean of precision@k and recall@k: ``2·hits / (k + R)``."""
-    return _ratio(2 * found.hits(k), k + found.relevant[:, None])
+    return ratio(2 * found.hits(k), k + found.relevant[:, None])
 
 
 def precision_min(found: Ranks, k: Tensor) -> Tensor:
     """Precision whose best is 1 whatever R is: ``hits / min(R, k)``."""
-    return _ratio(found.hits(k), torch.minimum(k, found.relevant[:, None]))
+    return ratio(found.hits(k), torch.minimum(k, found.relevant[:, None]))
 
 
 def fall_out(found: Ranks, k: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def fall_out(found: Ranks, k: Tensor) -> Tensor:
 
     0 where all items are relevant; k/N where none is.
     """
-    return _ratio(k - found.hits(k), (found.ranked - found.relevant)[:, None])
+    return ratio(k - found.hits(k), (found.ranked - found.relevant)[:, None])
 
 
 def ap_first_hits(found: Ranks, k: Tensor) -> Tensor:
@@ -91,7 +91,7 @@ def ap_first_hits(found: Ranks, k: Tensor) -> Tensor:
     and its successors.
     """
     hits = torch.minimum(k, found.relevant[:, None])
-    return _ratio(found.precision_sums(hits), hits)
+    return ratio(found.precision_sums(hits), hits)
 
 
 def dcg(found: Ranks, k: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def dcg(found: Ranks, k: Tensor) -> Tensor:
 
 def ndcg(found: Ranks, k: Tensor) -> Tensor:
     """:func:`dcg` as a share of that of the best ranking, for gains of any real dtype."""
-    return _ratio(dcg(found, k), ideal_dcg(found, k, found.graded))
+    return ratio(dcg(found, k), ideal_dcg(found, k, found.graded))
 
 
 def dcg_exponential(found: Ranks, k: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ def dcg_exponential(found: Ranks, k: Tensor) -> Tensor:
 
 def ndcg_exponential(found: Ranks, k: Tensor) -> Tensor:
     """:func:`dcg_exponential` as a share of that of the best ranking."""
-    return _ratio(dcg_exponential(found, k), ideal_dcg(found, k, exponential(found.graded)))
+    return ratio(dcg_exponential(found, k), ideal_dcg(found, k, exponential(found.graded)))
 
 
 def err(found: Ranks, k: Tensor, *, max_gain: float | None = None) -> Tensor:
@@ -142,7 +142,7 @@ def err(found: Ranks, k: Tensor, *, max_gain: float | None = None) -> Tensor:
 def r_precision(found: Ranks) -> Tensor:
     """Precision among the first R, which is recall there as well: ``hits(R) / R``."""
     relevant = found.relevant[:, None]
-    return _ratio(found.hits(relevant), relevant)[:, 0]
+    return ratio(found.hits(relevant), relevant)[:, 0]
 
 
 def ap_at_r(found: Ranks) -> Tensor:
@@ -151,7 +151,7 @@ def ap_at_r(found: Ranks) -> Tensor:
     Source: Musgrave, Belongie and Lim, *A metric learning reality check* (2020).
     """
     relevant = found.relevant[:, None]
-    return _ratio(found.precision_sums(found.hits(relevant)), relevant)[:, 0]
+    return ratio(found.precision_sums(found.hits(relevant)), relevant)[:, 0]
 
 
 def auroc(found: Ranks) -> Tensor:
@@ -176,7 +176,7 @@ def bpref(found: Ranks) -> Tensor:
     relevant = found.relevant[:, None]
     bound = torch.minimum(relevant, found.ranked[:, None] - relevant)
     before = torch.minimum(found.irrelevant_before, relevant).sum(dim=1, keepdim=True)
-    return _ratio(relevant - _ratio(before, bound), relevant)[:, 0]
+    return ratio(relevant - ratio(before, bound), relevant)[:, 0]
 
 
 def rbp(found: Ranks, *, p: float = 0.8) -> Tensor:
@@ -243,7 +243,8 @@ def _name(measure: Measure) -> str:
     return getattr(measure, "__name__", type(measure).__name__)
 
 
-def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+def ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """Their quotient in float64, 0 where the whole is 0."""
     return torch.where(whole > 0, part.double() / whole, 0.0)
 
 

@@ -18,7 +18,7 @@ from drcl import metrics, use_backend
 from drcl.backends import probe_native
 from drcl.metrics import blocks, measures
 from drcl.metrics.measures import MEASURES
-from drcl.reference.average_precision import ranking
+from drcl.reference.average_precision import ranking, tie_orders
 
 NATIVE = probe_native()
 BACKENDS = [
@@ -133,8 +133,6 @@ def test_gains_that_are_not_whole(form: str) -> None:
     for name in ("average_precision", "recall", "precision", "first_rank"):
         yes = metrics.retrieval_metrics(x, y, relevance=real > 0, ks=KS, metric="dot")
         assert torch.equal(getattr(found, name), getattr(yes, name))
-    with pytest.raises(ValueError, match=r"relevance: expected whole gains for nDCG with ties"):
-        metrics.retrieval_metrics(x, y, **given, ties="average")
     with pytest.raises(ValueError, match="relevance: expected real numbers as gains"):
         metrics.retrieval_metrics(x, y, relevance=torch.full((20, 60), torch.nan))
 
@@ -151,6 +149,52 @@ def test_asking_for_measures_changes_no_other_number() -> None:
     assert more.interpolated is not None and more.raw is not None
     assert torch.equal(plain.interpolated.precision, more.interpolated.precision)
     assert torch.equal(plain.raw.precision, more.raw.precision)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["binary", "whole", "real"])
+def test_averaged_ties_are_the_mean_over_all_orders_of_equal_scores(
+    backend: str, kind: str
+) -> None:
+    scores = torch.randint(3, (8, 7)).double()
+    scores[0], scores[1] = 1, torch.arange(7)
+    gains = torch.randint(0, 4, (8, 7)).double()
+    gains[2], gains[3] = 0, gains[3].clamp(min=1)
+    gains = {"binary": (gains > 1).double(), "whole": gains, "real": gains * 0.7}[kind]
+    ks = (1, 2, 3, 5, None)
+    partials = partial(measures.rbp, p=0.5), partial(measures.err, max_gain=4)
+    with use_backend(backend):
+        found = metrics.retrieval_metrics(
+            torch.eye(8).double(),
+            scores.T,
+            relevance=gains if kind != "binary" else gains.bool(),
+            ks=ks,
+            measures=(*EVERY, *partials),
+            metric="dot",
+            ties="average",
+            ndcg=True,
+        )
+    assert found.ndcg is not None
+    torch.testing.assert_close(found.ndcg, found.measures["ndcg"], rtol=1e-12, atol=1e-13)
+    for query, (row, gain) in enumerate(zip(scores, gains, strict=True)):
+        orders = list(tie_orders(row, gain))
+        for name, table in found.measures.items():
+            if name in ("RBP(p=0.5)", "ERR(max_gain=4)"):
+                one = partial(literal.rbp, p=0.5) if name[0] == "R" else None
+                each = [
+                    [one(order)] if one else [literal.err(order, k or 7, 4) for k in ks]
+                    for order in orders
+                ]
+            else:
+                each = [literal.of(name, order, ks) for order in orders]
+            torch.testing.assert_close(
+                table[query].reshape(-1),
+                torch.tensor(each, dtype=torch.float64).mean(dim=0),
+                rtol=1e-12,
+                atol=1e-13,
+                equal_nan=True,
+                msg=lambda text, name=name: f"{name}: {text}",
+            )
 
 
 def test_average_precision_over_the_first_hits_is_that_of_the_hashing_papers() -> None:
@@ -235,14 +279,14 @@ def test_measures_that_cannot_be_are_refused() -> None:
         call(measures=("hits",))
     with pytest.raises(TypeError, match="measures: expected a sequence"):
         call(measures="hit")
-    with pytest.raises(ValueError, match='measures: expected none with ties="average", got hit'):
-        call(measures=("hit",), ties="average")
     with pytest.raises(ValueError, match=r"measures: expected \(20,\) from total, got \(20, 1\)"):
 
         def total(found: metrics.Ranks) -> Tensor:
             return found.ranks[:, :1]
 
         call(measures=(total,))
+    with pytest.raises(ValueError, match=r'measures: .* ties="average".* got total'):
+        call(measures=("hit", total), ties="average")
     with pytest.raises(ValueError, match="max_gain: expected at least 3"):
         call(measures=(partial(measures.err, max_gain=2),))
     with pytest.raises(ValueError, match="p: expected a number between 0 and 1, got 1"):
