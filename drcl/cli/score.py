@@ -16,6 +16,7 @@ from drcl.data.assemble import file_labels
 from drcl.figures import canvas, plain
 from drcl.metrics import Comparison, Estimate, RetrievalMetrics
 from drcl.metrics.comparison import TESTS
+from drcl.metrics.estimates import interval_text
 from drcl.metrics.scores import METRICS
 from drcl.metrics.statistics import holm
 from drcl.ranking import DIVISORS
@@ -256,7 +257,7 @@ def _mean(value: float | Estimate) -> float:
 
 def _cell(value: float | Estimate) -> str:
     if isinstance(value, Estimate):
-        return f"{value.mean:.4f} [{value.low:.4f}, {value.high:.4f}]"
+        return f"{value.mean:.4f} [{interval_text(value.low, value.high, between=', ')}]"
     return f"{value:.4f}"
 
 
@@ -296,7 +297,7 @@ def _difference_table(
     interval = f"{100 * level:.4g} % interval"
     rows = [["against", "direction", measure, interval, "p (Holm)"]]
     for name, pair, one in compared:
-        ends = f"{one.low:+.4f} to {one.high:+.4f}"
+        ends = interval_text(one.low, one.high, sign="+")
         rows.append([name, _direction(pair), f"{one.difference:+.4f}", ends, f"{one.p:.4f}"])
     return rows
 

@@ -308,11 +308,19 @@ class TestHits:
         expected = [np.mean([literal.hit(order, k) for order in rows]) for k in range(1, 71)]
         assert curve.tolist() == pytest.approx(expected)
 
-    def test_averaged_ties_are_refused(self) -> None:
-        x, labels = torch.eye(2), torch.arange(2)
-        for call in (metrics.hit_at_k, metrics.cmc_curve):
-            with pytest.raises(ValueError, match='ties: expected "index" here, got "average"'):
-                call(x, x, labels, labels, k=1, ties="average")
+    def test_averaged_ties_are_the_mean_over_their_orders(self) -> None:
+        scores, gains = torch.randint(2, (5, 6)), torch.randint(2, (5, 6))
+        gains[0], gains[1:, 0] = 0, 1
+        expected = [
+            [np.mean([literal.hit(order, k) for order in tie_orders(s, g)]) for k in (1, 2, 3)]
+            for s, g in zip(scores, gains, strict=True)
+        ]
+        given: Any = {"relevance": gains.bool(), "metric": "dot", "ties": "average"}
+        sides = torch.eye(5), scores.T.float()
+        curve = metrics.cmc_curve(*sides, k=3, **given)
+        assert curve.tolist() == pytest.approx(np.mean(expected[1:], axis=0).tolist(), rel=1e-12)
+        found = metrics.hit_at_k(*sides, k=2, **given)
+        assert found == pytest.approx(np.mean(expected, axis=0)[1], rel=1e-12)
 
     def test_five_captions_an_image(self) -> None:
         """The R@1 of image-text tables counts an image whose nearest caption is one of its five."""
@@ -364,6 +372,11 @@ class TestSummaries:
             found.summary(classes=self.LABELS)
         with pytest.raises(ValueError, match="classes: expected 6"):
             found.by_class(self.LABELS[1:])
+        x, nothing = torch.eye(2), torch.tensor([-1, -1])
+        none = metrics.retrieval_metrics(x, x, nothing, [0, 1], on_empty="zero")
+        assert none.summary("class_mean", classes=[0, 1])["mAP@all"] == 0.0
+        with pytest.raises(ValueError, match="classes: expected 2"):
+            none.summary("class_mean", classes=[0, 1, 2])
 
 
 class TestNothingRelevant:
