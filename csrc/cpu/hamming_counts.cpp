@@ -102,20 +102,24 @@ Tensor hamming_counts(const Tensor& query, const Tensor& gallery, const std::opt
   const auto* codes = static_cast<const uint64_t*>(gallery.const_data_ptr());
   const int64_t *first = pointer<int64_t>(begins), *last = pointer<int64_t>(ends);
   const int32_t* listed = pointer<int32_t>(items);
-  const bool lists = items.has_value();  // of empty ones the pointer may be null
+  const bool ranges = begins.has_value(), gathers = items.has_value();  // of empty items the pointer may be null
   static const Forms forms = forms_here();
-  const int64_t at_once = words == 1 && !lists ? n / kTables * kTables : 0;
   const int64_t grain = std::max<int64_t>((int64_t{1} << 16) / std::max<int64_t>(n, 1), 1);
   torch::stable::parallel_for(0, queries, grain, [&](int64_t begin, int64_t end) {
     std::vector<int32_t> found(kChunk), counts(kTables * width);
     for (int64_t q = begin; q < end; ++q) {
       std::fill(counts.begin(), counts.end(), 0);
-      if (at_once > 0) forms.word(asked[q], codes, at_once, counts.data(), width);
-      const int64_t from = lists ? first[q] : at_once, to = lists ? last[q] : n;
-      for (int64_t start = from; start < to; start += kChunk) {
+      int64_t start = ranges ? first[q] : 0;
+      const int64_t to = ranges ? last[q] : n;
+      if (words == 1 && !gathers) {
+        const int64_t at_once = (to - start) / kTables * kTables;
+        forms.word(asked[q], codes + start, at_once, counts.data(), width);
+        start += at_once;
+      }
+      for (; start < to; start += kChunk) {
         const int64_t size = std::min(kChunk, to - start);
-        forms.distances(asked + q * words, lists ? codes : codes + start * words, lists ? listed + start : nullptr,
-                  size, words, found.data());
+        forms.distances(asked + q * words, gathers ? codes : codes + start * words,
+                        gathers ? listed + start : nullptr, size, words, found.data());
         for (int64_t i = 0; i < size; ++i) counts[(i % kTables) * width + found[i]] += 1;
       }
       for (int64_t d = 0; d < width; ++d) {

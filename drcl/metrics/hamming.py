@@ -139,6 +139,11 @@ def _counts(task: Task) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     backend = choose("hamming_counts", torch.device("cpu"))
     query, gallery = _words(task.query, rows), _words(task.gallery, items)
     _, relevance = task.relevance(rows, items)
+    in_order = False
+    if task.settings.relevance is None and not task.exclusions.bytes_per_item:
+        classes = relevance(0, rows[:0]).items
+        if classes is not None:  # class after class: a list is then a stretch of codes
+            gallery, in_order = gallery[classes.to(gallery.device).long()], True
     # A few numbers for each distance; where lists are made of a matrix, some for each item.
     max_bytes = task.settings.max_bytes
     size = max(1, min(1024, max_bytes // (64 * (bits + 1))))
@@ -158,6 +163,8 @@ def _counts(task: Task) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for first in range(0, len(part), step):
             last = min(first + step, len(part))
             lists = _lists(relevant.queries(first, last), excluded, first, len(items))
+            if in_order:
+                lists = lists._replace(items=None)
             hits.append(hamming_counts(own[first:last], gallery, lists, bits=bits, backend=backend))
         yield part, every, torch.cat(hits)
 
