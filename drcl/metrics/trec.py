@@ -18,7 +18,14 @@ import torch
 from drcl.checks import check_option
 from drcl.metrics.options import check_cutoffs
 from drcl.metrics.results import RetrievalMetrics
-from drcl.ranking import DIVISORS, Columns, Request, measures_from_ranks
+from drcl.ranking import (
+    DIVISORS,
+    PER_CUTOFF,
+    PER_QUERY,
+    Columns,
+    Request,
+    measures_from_ranks,
+)
 from drcl.storage.files import write_bytes
 
 __all__ = ["read_qrels", "read_run", "run_metrics", "write_qrels", "write_run"]
@@ -145,15 +152,9 @@ def run_metrics(
     )
     sizes = torch.tensor([len(items) for items in lists.values()])
     columns = Columns.split(measures_from_ranks(ranks, gains, sizes, request), request)
-    measures: dict[str, Any] = {
-        name: column
-        for name, column in vars(columns).items()
-        if name not in ("interpolated", "raw")
-    }
     chosen = [request.cutoffs.index(k) for k in wanted]
-    for name, column in measures.items():
-        if column.ndim == 2:
-            measures[name] = column[:, chosen]
+    measures: dict[str, Any] = {name: getattr(columns, name) for name in PER_QUERY}
+    measures |= {name: getattr(columns, name)[:, chosen] for name in PER_CUTOFF}
     return RetrievalMetrics(ks=cutoffs, interpolated=None, raw=None, **measures)
 
 
