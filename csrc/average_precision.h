@@ -5,6 +5,9 @@
 //   relevant, first, reciprocal                   how many items are relevant; rank of the first; MRR's term
 //   ap[K], recall[K], precision[K], ndcg[K]       at each cut-off
 //   interpolated[L], raw[L]                       precision at L recall levels from 0 to 1
+//   first[T], last[T], gain[T]                    of each relevant item, best first, up to the depth; then ∞
+//                                                 and a gain of 0: its rank, or with averaged ties the first
+//                                                 and the last rank of its score. Gains only if asked for
 //
 // All sums run in rank order, in double: the same ranks give the same bits on every machine.
 
@@ -78,13 +81,18 @@ struct Request {
   Divisor divisor;
   int64_t recall_levels;   // L, 0 for no curve
   const double* discounts; // (>= depth,) nDCG's 1 / log2(rank + 1), or null: no nDCG
+  int64_t ranks;           // T, 0 for no ranks
+  bool last_ranks, gains;  // whether the columns `last` and `gain` are there
 
-  DRCL_HD int64_t width() const { return kPerQuery + kPerCutoff * num_cutoffs + kPerLevel * recall_levels; }
+  DRCL_HD bool needs_gains() const { return discounts != nullptr || gains; }
+  DRCL_HD int64_t width() const {
+    return kPerQuery + kPerCutoff * num_cutoffs + kPerLevel * recall_levels + ranks * (1 + last_ranks + gains);
+  }
 };
 
 // Views of one result row.
 struct Row {
-  double *head, *ap, *recall, *precision, *ndcg, *interpolated, *raw;
+  double *head, *ap, *recall, *precision, *ndcg, *interpolated, *raw, *first, *last, *gain;
 
   DRCL_HD Row(double* out, const Request& want)
       : head(out),
@@ -93,8 +101,19 @@ struct Row {
         precision(recall + want.num_cutoffs),
         ndcg(precision + want.num_cutoffs),
         interpolated(ndcg + want.num_cutoffs),
-        raw(interpolated + want.recall_levels) {}
+        raw(interpolated + want.recall_levels),
+        first(raw + want.recall_levels),
+        last(first + want.ranks),
+        gain(want.last_ranks ? last + want.ranks : last) {}
 };
+
+// The columns of relevant item j; of those beyond the depth, or beyond the last one, infinity.
+DRCL_HD inline void write_rank(const Row& row, const Request& want, int64_t j, double first, double last,
+                               int32_t gain) {
+  row.first[j] = first;
+  if (want.last_ranks) row.last[j] = last;
+  if (want.gains) row.gain[j] = static_cast<double>(gain);
+}
 
 DRCL_HD inline double divisor_of(Divisor divisor, double hits, int64_t relevant, int64_t k) {
   switch (divisor) {
@@ -189,6 +208,9 @@ DRCL_HD inline void measure(const int32_t* ranks, const Precision& precision, co
 // Items that share a score: `size` of them after the first `above` ranks, `relevant` of them relevant.
 struct TieGroup {
   int64_t above, size, relevant, gain;
+
+  DRCL_HD double first() const { return static_cast<double>(above + 1); }
+  DRCL_HD double last() const { return static_cast<double>(above + size); }
 };
 
 // Sums over the first m ranks of a group, of 1 / rank and of (place in the group) / rank.

@@ -35,6 +35,8 @@ struct Arguments {
   bool average_ties;
   int64_t recall_levels;
   std::optional<Tensor> discounts;
+  int64_t ranks;
+  bool rank_gains;
   int64_t limit;  // bytes to work in; of average_precision_phases the number of threads
 
   void check() const {
@@ -78,7 +80,7 @@ struct Arguments {
   // The cut-offs are this struct's own, in the host's memory.
   Request request() const {
     return {cutoffs.data(), static_cast<int64_t>(cutoffs.size()), depth, static_cast<Divisor>(divisor),
-            recall_levels, pointer<double>(discounts)};
+            recall_levels, pointer<double>(discounts), ranks, average_ties, rank_gains};
   }
 
   // The table that `rank` fills from inputs and request, for scores in the host's memory.
@@ -101,10 +103,10 @@ Tensor flat(const Tensor& scores, const std::optional<Tensor>& scale, const std:
             const std::optional<Tensor>& items, const std::optional<Tensor>& gains,
             const std::optional<Tensor>& bits, int64_t max_relevant, const std::vector<int64_t>& cutoffs,
             int64_t depth, int64_t divisor, bool average_ties, int64_t recall_levels,
-            const std::optional<Tensor>& discounts, int64_t limit) {
+            const std::optional<Tensor>& discounts, int64_t ranks, bool rank_gains, int64_t limit) {
   return Op({scores, scale, bias, excluded_offsets, excluded, member_offsets, members, offsets, items,
              gains, bits, max_relevant, cutoffs, depth, divisor, average_ties, recall_levels, discounts,
-             limit});
+             ranks, rank_gains, limit});
 }
 
 }  // namespace drcl

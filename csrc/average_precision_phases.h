@@ -84,8 +84,8 @@ struct Workspace {
   int32_t* below;                 // (capacity + 1,) items before each key and after the one before; ranks
   int32_t* tied;                  // (capacity + 1,) items of each key's score, with averaged ties
   double* precision;              // (capacity,)
-  int32_t *gain, *best;           // (capacity,) with nDCG: of each key, and falling
-  double* gained;                 // (capacity,) with nDCG
+  int32_t *gain, *best;           // (capacity,) with gains: of each key, and falling
+  double* gained;                 // (capacity,) with gains
   int32_t* partial;               // (threads,)
   uint32_t *relevant, *excluded;  // (⌈n/32⌉,) bits
   TieGroup* groups;               // (capacity,) with averaged ties
@@ -415,7 +415,7 @@ DRCL_HD inline void rank_query(const Inputs<T>& in, const Request& want, const W
       w.below[j] = before;  // the rank; with averaged ties: how many items score higher
       if (kAverageTies) before += w.tied[j];
     }
-    if (want.discounts == nullptr) return;
+    if (!want.needs_gains()) return;
     for (int32_t j = t; j < found; j += threads) {
       const int32_t item = w.keys[j].item();
       int32_t gain = 0;
@@ -453,6 +453,12 @@ DRCL_HD inline void rank_query(const Inputs<T>& in, const Request& want, const W
         w.precision[j] = precision_at(w.below, j);
         if (want.discounts != nullptr) w.gained[j] = discounted(w.below, w.gain, want.discounts, j);
       }
+      const Row columns(out, want);
+      for (int64_t j = t; j < want.ranks; j += threads) {
+        const bool ranked = j < found && w.below[j] <= want.depth;
+        const double rank = ranked ? static_cast<double>(w.below[j]) : INFINITY;
+        write_rank(columns, want, j, rank, rank, ranked && want.gains ? w.gain[j] : 0);
+      }
     });
   }
   each([&](int32_t t, int32_t) {
@@ -476,15 +482,21 @@ DRCL_HD inline void rank_query(const Inputs<T>& in, const Request& want, const W
           w.below, [&](int64_t i) { return w.precision[i]; }, [&](int64_t i) { return w.gained[i]; },
           ranks_within(w.below, found, want.depth), found, ranked, w.ideal, want, out);
     } else {
-      int64_t groups = 0;
+      const Row columns(out, want);
+      int64_t groups = 0, written = 0;
       for (int32_t begin = 0, end; begin < found; begin = end) {
         int64_t gain = 0;
         for (end = begin; end < found && w.keys[end].ties(w.keys[begin]); ++end) {
           if (want.discounts != nullptr) gain += w.gain[end];
         }
         const TieGroup group{w.below[begin], w.tied[begin], end - begin, gain};
-        if (group.above < want.depth) w.groups[groups++] = group;
+        if (group.above >= want.depth) continue;
+        w.groups[groups++] = group;
+        for (int32_t i = begin; i < end && i < want.ranks; ++i, ++written) {
+          write_rank(columns, want, i, group.first(), group.last(), want.gains ? w.gain[i] : 0);
+        }
       }
+      for (; written < want.ranks; ++written) write_rank(columns, want, written, INFINITY, INFINITY, 0);
       measure_expected(w.groups, groups, found, ranked, w.ideal, want, out);
     }
   });

@@ -18,7 +18,7 @@ struct Layout {
   static Layout of(const Queries<T>& in, const Request& want, int64_t threads) {
     const int64_t most = in.max_relevant < in.n ? in.max_relevant : in.n;
     const int64_t capacity = most > 0 ? most : 1, words = (in.n + 31) / 32;
-    const int64_t gains = want.discounts != nullptr ? capacity : 0;
+    const int64_t gains = want.needs_gains() ? capacity : 0;
     int64_t at = 0;
     const auto take = [&](int64_t count, size_t size) {
       const int64_t begin = at;

@@ -8,7 +8,7 @@
   "Tensor scores, Tensor? scale, Tensor? bias, Tensor? excluded_offsets, Tensor? excluded, "        \
   "Tensor member_offsets, Tensor members, Tensor? offsets, Tensor? items, Tensor? gains, "          \
   "Tensor? bits, int max_relevant, int[] cutoffs, int depth, int divisor, bool average_ties, "      \
-  "int recall_levels, Tensor? discounts"
+  "int recall_levels, Tensor? discounts, int ranks, bool rank_gains"
 
 STABLE_TORCH_LIBRARY_FRAGMENT(drcl, m) {
   // Everything there is to say about the rankings of a block of queries, one row of numbers a query.
@@ -17,6 +17,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(drcl, m) {
   m.def("average_precision(" DRCL_RANKING_ARGUMENTS ", int max_bytes) -> Tensor");
   // How many codes lie at each Hamming distance, 0 to `bits`, from every query: drcl/ops/hamming_counts.py.
   m.def("hamming_counts(Tensor query, Tensor gallery, Tensor? begins, Tensor? ends, Tensor? items, int bits) -> Tensor");
+  // Sums over the first relevant items of every ranking: drcl/ops/rank_sums.py.
+  m.def("rank_sums(Tensor ranks, Tensor values, Tensor counts, Tensor? weights) -> Tensor");
   // Whether the ranking has code for a CUDA device: what was built may be for others.
   m.def("ranks_on(int device) -> bool");
   // average_precision by the GPU's code in a loop on the CPU, `threads` in turn: for tests.

@@ -1,8 +1,9 @@
 """Rankings: what is relevant, what is asked for, and the one table that every backend returns.
 
-The table has a row for each query and three kinds of columns, in this order: one column for each of
+The table has a row for each query and four kinds of columns, in this order: one column for each of
 :data:`PER_QUERY`; for each of :data:`PER_CUTOFF` one for each cut-off; for each of
-:data:`PER_LEVEL` one for each recall level. A measure is derived here from the ranks of the
+:data:`PER_LEVEL` one for each recall level; for each of :data:`PER_RANK` that is asked for one for
+each relevant item. A measure is derived here from the ranks of the
 relevant items, and in ``csrc/average_precision.h`` for the compiled code.
 """
 
@@ -26,6 +27,7 @@ PER_CUTOFF = {
     "ndcg": "nDCG",
 }
 PER_LEVEL = ("interpolated", "raw")
+PER_RANK = ("ranks", "last_ranks", "gains")
 
 T = TypeVar("T")
 
@@ -90,6 +92,10 @@ class Request:
 
     ``cutoffs`` rise. Ranks beyond ``depth`` are not asked for, which is cheaper when it is small;
     recall levels need the whole ranking. ``discounts`` (N,) float64 asks for nDCG.
+
+    ``ranks`` T asks for the ranks of a query's first T relevant items, best first, ∞ where there
+    are fewer within the depth: with ``average_ties`` for the first and the last rank of each
+    item's score. ``rank_gains`` asks for their gains too, 0 where there are fewer.
     """
 
     cutoffs: tuple[int, ...]
@@ -98,21 +104,33 @@ class Request:
     average_ties: bool = False
     recall_levels: int = 0
     discounts: Tensor | None = None
+    ranks: int = 0
+    rank_gains: bool = False
+
+    @property
+    def per_rank(self) -> tuple[int, ...]:
+        """How many columns there are of each of :data:`PER_RANK`."""
+        return self.ranks, self.ranks * self.average_ties, self.ranks * self.rank_gains
 
 
 @dataclass(frozen=True)
 class Columns(Measures):
-    """A table's columns by name; precision at L recall levels (Q, L) beside the measures."""
+    """A table's columns by name: beside the measures, those of recall levels and of ranks."""
 
     interpolated: Tensor
     raw: Tensor
+    ranks: Tensor
+    last_ranks: Tensor
+    gains: Tensor
 
     @staticmethod
     def split(table: Tensor, request: Request) -> Columns:
         """Names the columns of a table (Q, width)."""
         sizes = [1] * len(PER_QUERY) + [len(request.cutoffs)] * len(PER_CUTOFF)
         sizes += [request.recall_levels] * len(PER_LEVEL)
-        parts = dict(zip((*PER_QUERY, *PER_CUTOFF, *PER_LEVEL), table.split(sizes, 1), strict=True))
+        sizes += request.per_rank
+        names = (*PER_QUERY, *PER_CUTOFF, *PER_LEVEL, *PER_RANK)
+        parts = dict(zip(names, table.split(sizes, 1), strict=True))
         columns: dict[str, Any] = {
             name: part[:, 0] if name in PER_QUERY else part for name, part in parts.items()
         }
@@ -121,13 +139,15 @@ class Columns(Measures):
         return Columns(**columns)
 
 
-def width(cutoffs: int, recall_levels: int) -> int:
+def width(request: Request) -> int:
     """How many columns a table has.
 
-    >>> width(cutoffs=2, recall_levels=11)
+    >>> width(Request(cutoffs=(1, 5), depth=5, recall_levels=11))
     33
     """
-    return len(PER_QUERY) + len(PER_CUTOFF) * cutoffs + len(PER_LEVEL) * recall_levels
+    at_cutoffs = len(PER_CUTOFF) * len(request.cutoffs)
+    levels = len(PER_LEVEL) * request.recall_levels
+    return len(PER_QUERY) + at_cutoffs + levels + sum(request.per_rank)
 
 
 def in_order(per_query: Mapping[str, T], per_cutoff: Sequence[Mapping[str, T]]) -> list[T]:
@@ -184,7 +204,23 @@ def measures_from_ranks(ranks: Tensor, gains: Tensor, ranked: Tensor, request: R
     if request.recall_levels:
         curves = precision_at_levels(precision, relevant, request.recall_levels)
         table = torch.cat([table, *curves], dim=1)
+    if request.ranks:
+        known = real & (ranks <= request.depth)
+        table = torch.cat([table, *rank_columns(ranks, ranks, gains, known, request)], dim=1)
     return table
+
+
+def rank_columns(
+    ranks: Tensor, last_ranks: Tensor, gains: Tensor, known: Tensor, request: Request
+) -> list[Tensor]:
+    """Those of :data:`PER_RANK` in a table, from (Q, T) for any T, best first."""
+    parts = (ranks, torch.inf), (last_ranks, torch.inf), (gains, 0.0)
+    missing = request.ranks - ranks.shape[1]  # where negative, what is cut off
+    return [
+        torch.nn.functional.pad(torch.where(known, part.double(), rest), (0, missing), value=rest)
+        for (part, rest), count in zip(parts, request.per_rank, strict=True)
+        if count
+    ]
 
 
 def precision_at_levels(precision: Tensor, relevant: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -222,11 +258,12 @@ def expected_measures(
 ) -> Tensor:
     """A table's row averaged over the orders of tied items; the formulas are the compiled code's.
 
-    ``groups`` are those with relevant items, best first; ``gains`` those of all relevant items. A
-    place of a group holds a relevant item with probability r/s, and then (r−1)/(s−1) of the places
-    before it do. When the divisor counts the hits inside the cut-off, the number x of the group's
-    hits there is hypergeometric. Source: McSherry and Najork, *Computing information retrieval
-    performance measures efficiently in the presence of tied scores* (2008).
+    ``groups`` are those with relevant items, best first; ``gains`` those of their relevant items in
+    the same order, and perhaps zeros. A place of a group holds a relevant item with probability
+    r/s, and then (r−1)/(s−1) of the places before it do. When the divisor counts the hits inside
+    the cut-off, the number x of the group's hits there is hypergeometric. Source: McSherry and
+    Najork, *Computing information retrieval performance measures efficiently in the presence of
+    tied scores* (2008).
     """
     relevant = sum(group.relevant for group in groups)
     first, reciprocal = _expected_first(groups, request.depth)
@@ -260,8 +297,15 @@ def expected_measures(
             }
         )
     row = in_order(head, per_cutoff)
-    row += [0.0] * (width(len(request.cutoffs), request.recall_levels) - len(row))
-    return torch.tensor(row, dtype=torch.float64, device="cpu")
+    row += [0.0] * (len(PER_LEVEL) * request.recall_levels)
+    table = torch.tensor(row, dtype=torch.float64, device="cpu")
+    if request.ranks:
+        sizes = torch.tensor([group.relevant for group in groups], dtype=torch.int64, device="cpu")
+        ends = [(group.above + 1, group.above + group.size) for group in groups]
+        first, last = torch.tensor(ends, device="cpu").reshape(-1, 2).repeat_interleave(sizes, 0).T
+        parts = first[None], last[None], gains[None, : len(first)], first[None] <= request.depth
+        table = torch.cat([table, *(part[0] for part in rank_columns(*parts, request))])
+    return table
 
 
 def _expected_first(groups: Sequence[TieGroup], depth: int) -> tuple[float, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -32,7 +34,8 @@ def bits_of(query: Tensor, gallery: Tensor) -> Relevance:
 
 def whole(n: int, *cutoffs: int, **options: object) -> Request:
     discounts = 1 / torch.arange(2, n + 2, dtype=torch.float64).log2()
-    options = {"recall_levels": 7, "discounts": discounts, **options}
+    ranks = {} if "average_ties" in options else {"ranks": n // 2 + 1, "rank_gains": n % 3 > 0}
+    options = {"recall_levels": 7, "discounts": discounts, **ranks, **options}
     return Request(tuple(sorted({min(k, n) for k in (*cutoffs, n)})), n, **options)  # type: ignore[arg-type]
 
 
@@ -48,5 +51,9 @@ def oracle(scores: Tensor, gains: Tensor, request: Request) -> Tensor:
         if request.recall_levels:
             for curve in precision_recall(order, request.recall_levels):
                 values += curve
+        hits = [(rank, gain) for rank, gain in enumerate(order, start=1) if gain > 0]
+        hits = (hits + [(math.inf, 0)] * request.ranks)[: request.ranks]
+        values += [rank for rank, _ in hits]
+        values += [gain for _, gain in hits if request.rank_gains]
         rows.append(values)
     return torch.tensor(rows, dtype=torch.float64)

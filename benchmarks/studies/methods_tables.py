@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from drcl.benchmarks.studies.quality_tables import number
+from drcl.benchmarks.suite.results import NOT_MEASURED
 from drcl.benchmarks.suite.timing import RESULTS
 from drcl.compare.methods import METHODS
 from drcl.compare.study import Result, read_results, summarize, table
@@ -15,7 +16,6 @@ from drcl.compare.study import Result, read_results, summarize, table
 TITLES = {name: method.title for name, method in METHODS.items()}
 COLUMNS = ("auto", "logistic", "drcl")
 FORMS = ("logistic-train", "drcl-posterior")  # of methods that have a column
-NOT_MEASURED = "*Not measured yet.*"
 
 
 def studies(root: Path = RESULTS) -> dict[str, list[Result]]:

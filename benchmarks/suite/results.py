@@ -20,6 +20,7 @@ from drcl.benchmarks.suite.registry import OURS
 from drcl.benchmarks.suite.timing import processor_name
 
 NAME = "suite"
+NOT_MEASURED = "*Not measured yet.*"  # in place of a table
 RENAMED = {"drcl torch": "drcl eager"}  # in results of before 2026-12
 LIBRARIES = ("faiss-cpu", "pytorch-metric-learning", "ranx", "scikit-learn", "torchmetrics")
 

@@ -248,7 +248,7 @@ class Ranker {
         ideal_(want.num_cutoffs) {
     thresholds_.score.reserve(in.max_relevant);
     thresholds_.item.reserve(in.max_relevant);
-    if (want.discounts != nullptr) gain_of_.assign(in.n, 0);
+    if (want.needs_gains()) gain_of_.assign(in.n, 0);
   }
 
   // False when a score is NaN.
@@ -279,7 +279,7 @@ class Ranker {
     loops.place_row(row_.data(), n, thresholds_, below_.data(),
                     in_.average_ties ? tied_.data() : nullptr);
     if (in_.average_ties) {
-      group();
+      group(out);
       measure_expected(groups_.data(), static_cast<int64_t>(groups_.size()), relevant, ranked,
                        ideal_.data(), want_, out);
     } else {
@@ -307,6 +307,9 @@ class Ranker {
     thresholds_.score.clear();
     thresholds_.item.clear();
     all_gains_.clear();
+    const bool one_list = in_.bits == nullptr && end - begin == 1;
+    ones_ = one_list && in_.gains == nullptr;
+    if (one_list && (ones_ || !want_.needs_gains())) return collect_list(in_.members[begin], low);
     std::fill(gain_of_.begin(), gain_of_.end(), 0);
     int64_t relevant = 0;
     const auto take = [&](int32_t item) {
@@ -320,11 +323,10 @@ class Ranker {
       }
       score = std::numeric_limits<T>::quiet_NaN();
     };
-    if (in_.bits == nullptr && end - begin == 1) {
+    if (one_list) {
       const int64_t list = in_.members[begin];
-      if (want_.discounts == nullptr) return collect_list(list, low);
       for (int64_t e = in_.offsets[list]; e < in_.offsets[list + 1]; ++e) {
-        gain_of_[in_.items[e]] = in_.gains ? in_.gains[e] : 1;
+        gain_of_[in_.items[e]] = in_.gains[e];
         take(in_.items[e]);
       }
       return relevant;
@@ -339,14 +341,14 @@ class Ranker {
         for (int64_t e = in_.offsets[list]; e < in_.offsets[list + 1]; ++e) {
           const int32_t item = in_.items[e];
           marks_[item >> 6] |= uint64_t{1} << (item & 63);
-          if (want_.discounts != nullptr) gain_of_[item] += in_.gains ? in_.gains[e] : 1;
+          if (want_.needs_gains()) gain_of_[item] += in_.gains ? in_.gains[e] : 1;
         }
       }
     }
     for (int64_t w = 0; w < static_cast<int64_t>(marks_.size()); ++w) {
       for (uint64_t word = marks_[w]; word != 0; word &= word - 1) {
         const int32_t item = static_cast<int32_t>(64 * w + __builtin_ctzll(word));
-        if (in_.bits != nullptr && want_.discounts != nullptr) {
+        if (in_.bits != nullptr && want_.needs_gains()) {
           for (int64_t m = begin; m < end; ++m) {
             gain_of_[item] += in_.bits[in_.members[m] * in_.words + w] >> (item & 63) & 1;
           }
@@ -376,13 +378,17 @@ class Ranker {
     }
     thresholds_.score.resize(found);
     thresholds_.item.resize(found);
+    if (want_.discounts != nullptr) all_gains_.assign(relevant, 1);
     return relevant;
   }
 
   // The DCG of the best ranking at every cut-off: gains falling.
   void ideal_gains(int64_t relevant, int64_t ranked) {
     if (want_.discounts == nullptr) return;
-    std::sort(all_gains_.begin(), all_gains_.end(), std::greater<int32_t>());
+    const std::greater<int32_t> falls;  // as most often they all are 1
+    if (!std::is_sorted(all_gains_.begin(), all_gains_.end(), falls)) {
+      std::sort(all_gains_.begin(), all_gains_.end(), falls);
+    }
     double dcg = 0.0;
     int64_t j = 0;
     for (int64_t c = 0; c < want_.num_cutoffs; ++c) {
@@ -399,7 +405,21 @@ class Ranker {
         ranks, [=](int64_t j) { return precision_at(ranks, j); },
         [=](int64_t j) { return discounted(ranks, gains, discounts, j); }, hits, relevant, ranked,
         ideal_.data(), want_, out);
+    const Row row(out, want_);
+    const int64_t within = std::min(hits, want_.ranks);
+    for (int64_t j = 0; j < within; ++j) {
+      const double rank = static_cast<double>(ranks[j]);
+      write_rank(row, want_, j, rank, rank, want_.gains ? gains[j] : 0);
+    }
+    no_ranks_from(within, row);
   }
+
+  void no_ranks_from(int64_t begin, const Row& row) const {
+    for (int64_t j = begin; j < want_.ranks; ++j) write_rank(row, want_, j, INFINITY, INFINITY, 0);
+  }
+
+  // The gain of the j-th relevant item.
+  int32_t gain(int64_t j) const { return ones_ ? 1 : gain_of_[thresholds_.item[j]]; }
 
   // Turns the counts into ranks, in place; returns how many are within the depth.
   int64_t ranks() {
@@ -411,29 +431,37 @@ class Ranker {
       below_[j] = before + thresholds_.counts[thresholds_.step[j]] + static_cast<int32_t>(j) + 1;
       hits += below_[j] <= want_.depth;
     }
-    if (want_.discounts != nullptr) {
+    if (want_.needs_gains()) {
       gains_.resize(found);
-      for (int64_t j = 0; j < found; ++j) gains_[j] = gain_of_[thresholds_.item[j]];
+      for (int64_t j = 0; j < found; ++j) gains_[j] = gain(j);
     }
     return hits;
   }
 
-  void group() {
+  // The groups of tied items; the columns of their ranks are the row's.
+  void group(double* out) {
+    const Row row(out, want_);
     const std::vector<T>& score = thresholds_.score;
     const int64_t found = thresholds_.size();
     groups_.clear();
-    int64_t before = 0;
+    int64_t before = 0, written = 0;
     for (int64_t j = 0; j < found;) {
-      int64_t end = j, gain = 0;
+      int64_t end = j, gains = 0;
       for (; end < found && score[end] == score[j]; ++end) {
-        if (want_.discounts != nullptr) gain += gain_of_[thresholds_.item[end]];
+        if (want_.discounts != nullptr) gains += gain(end);
       }
       before += below_[j];
-      const TieGroup g{before + thresholds_.counts[thresholds_.step[j]] + j, end - j + tied_[j], end - j, gain};
-      if (g.above < want_.depth) groups_.push_back(g);
+      const TieGroup g{before + thresholds_.counts[thresholds_.step[j]] + j, end - j + tied_[j], end - j, gains};
+      if (g.above < want_.depth) {
+        groups_.push_back(g);
+        for (int64_t i = j; i < std::min(end, want_.ranks); ++i, ++written) {
+          write_rank(row, want_, i, g.first(), g.last(), want_.gains ? gain(i) : 0);
+        }
+      }
       before += tied_[j];
       j = end;
     }
+    no_ranks_from(written, row);
   }
 
   const Queries<T>& in_;
@@ -442,6 +470,7 @@ class Ranker {
   std::vector<uint64_t> marks_;
   Thresholds<T> thresholds_;
   std::vector<int32_t> below_, tied_, gain_of_, gains_, all_gains_;
+  bool ones_ = false;  // whether all gains are 1, and `gain_of_` does not say so
   std::vector<TieGroup> groups_;
   std::vector<double> ideal_;
 };
@@ -450,7 +479,7 @@ class Ranker {
 template <class T>
 int64_t bytes_of(const Queries<T>& in, const Request& want) {
   const int64_t most = std::min(in.max_relevant, in.n), item = sizeof(int32_t);
-  const int64_t row = sizeof(T) + 1 + (want.discounts != nullptr ? item : 0);
+  const int64_t row = sizeof(T) + 1 + (want.needs_gains() ? item : 0);
   const int64_t threshold = 2 * sizeof(T) + 8 * item + (in.average_ties ? sizeof(TieGroup) : 0);
   return in.n * row + most * threshold + 2 * item * num_steps(most);
 }

@@ -19,10 +19,11 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
+from drcl.benchmarks.suite.results import NOT_MEASURED
+
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 Row = dict[str, Any]
-NOT_MEASURED = "*Not measured yet.*"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

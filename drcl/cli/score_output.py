@@ -12,6 +12,7 @@ from drcl import metrics
 from drcl.cli.score_inputs import Directions
 from drcl.figures import canvas, plain
 from drcl.metrics import Comparison, Estimate
+from drcl.metrics.estimates import interval_text
 from drcl.metrics.statistics import holm
 from drcl.tables import columns, json_text, latex, markdown, shortened
 
@@ -99,7 +100,7 @@ def _mean(value: float | Estimate) -> float:
 
 def _cell(value: float | Estimate) -> str:
     if isinstance(value, Estimate):
-        return f"{value.mean:.4f} [{value.low:.4f}, {value.high:.4f}]"
+        return f"{value.mean:.4f} [{interval_text(value.low, value.high, between=', ')}]"
     return f"{value:.4f}"
 
 
@@ -139,7 +140,7 @@ def _difference_table(
     interval = f"{100 * level:.4g} % interval"
     rows = [["against", "direction", measure, interval, "p (Holm)"]]
     for name, pair, one in compared:
-        ends = f"{one.low:+.4f} to {one.high:+.4f}"
+        ends = interval_text(one.low, one.high, sign="+")
         rows.append([name, _direction(pair), f"{one.difference:+.4f}", ends, f"{one.p:.4f}"])
     return rows
 

@@ -14,6 +14,7 @@ from drcl.ranking import (
     expected_measures,
     in_order,
     measures_from_ranks,
+    rank_columns,
 )
 from drcl.reference.average_precision import precision_recall, ranking, ranking_measures
 
@@ -123,7 +124,14 @@ def _literal(values: Tensor, gains: Tensor, request: Request) -> Tensor:
     if request.recall_levels:
         for curve in precision_recall(ranked, request.recall_levels):
             row += curve
-    return torch.tensor(row, dtype=torch.float64, device="cpu")
+    table = torch.tensor(row, dtype=torch.float64, device="cpu")
+    if request.ranks:
+        hits = [[rank, gain] for rank, gain in enumerate(ranked, start=1) if gain > 0]
+        at, gain = torch.tensor(hits, device="cpu").reshape(-1, 1, 2).unbind(2)
+        known = (at <= request.depth).T
+        parts = rank_columns(at.T, at.T, gain.T, known, request)
+        table = torch.cat([table, *(part[0] for part in parts)])
+    return table
 
 
 def _expected(values: Tensor, gains: Tensor, request: Request) -> Tensor:
@@ -137,4 +145,6 @@ def _expected(values: Tensor, gains: Tensor, request: Request) -> Tensor:
     above = size.cumsum(0) - size
     columns = (column.tolist() for column in (above, size, hits, gain))
     groups = [TieGroup(*group) for group in zip(*columns, strict=True)]
+    order = values.sort(descending=True, stable=True).indices
+    gains = torch.cat([gains[order][gains[order] > 0], gains[gains == 0]])
     return expected_measures([g for g in groups if g.relevant], gains, len(values), request)

@@ -9,7 +9,11 @@ _ENTRIES = 2**20  # distances that are found together
 
 
 def hamming_counts(
-    query: Tensor, gallery: Tensor, lists: tuple[Tensor, Tensor, Tensor] | None, *, bits: int
+    query: Tensor,
+    gallery: Tensor,
+    lists: tuple[Tensor, Tensor, Tensor | None] | None,
+    *,
+    bits: int,
 ) -> Tensor:
     """See :func:`drcl.ops.hamming_counts.hamming_counts`."""
     out = torch.zeros(len(query), bits + 1, dtype=torch.float64, device=query.device)
@@ -19,8 +23,11 @@ def hamming_counts(
             codes = gallery.split(step)
         else:
             begins, ends, items = lists
-            own = items[int(begins[row]) : int(ends[row])].long()
-            codes = tuple(gallery[part] for part in own.split(step))
+            own = slice(int(begins[row]), int(ends[row]))
+            if items is None:
+                codes = gallery[own].split(step)
+            else:
+                codes = tuple(gallery[part] for part in items[own].long().split(step))
         for part in codes:
             distances = bit_count(part ^ code).sum(dim=1)
             out[row] += distances.bincount(minlength=bits + 1)

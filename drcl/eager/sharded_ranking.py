@@ -113,8 +113,7 @@ def _expected(
 
     ``counts`` (2, Q, T) are the items that score higher than each threshold, and not lower.
     """
-    columns = width(len(request.cutoffs), request.recall_levels)
-    table = torch.zeros(len(gains), columns, dtype=torch.float64, device=gains.device)
+    table = torch.zeros(len(gains), width(request), dtype=torch.float64, device=gains.device)
     for query in range(dist.get_rank(group), len(gains), dist.get_world_size(group)):
         real = int((gains[query] > 0).sum())
         gain = gains[query, :real].double()

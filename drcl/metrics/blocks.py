@@ -16,23 +16,17 @@ from drcl.dispatch import choose
 from drcl.distributed import all_gather_int, group_device, raise_together
 from drcl.eager import sharded_ranking
 from drcl.eager.average_precision import Block
-from drcl.metrics.ranks import (
-    Ranks,
-    from_raw_precision,
-    gains_in_order,
-    is_graded,
-    levels_for,
-)
+from drcl.metrics.ranks import Ranks, discounts_up_to, is_graded
 from drcl.metrics.scores import Scorer
 from drcl.metrics.task import Task
+from drcl.metrics.tied import TiedRanks
 from drcl.ops.average_precision import average_precision, queries_per_block
 from drcl.out_of_memory import in_pieces
-from drcl.ranking import PER_QUERY, Relevance, Request, precision_at_levels
+from drcl.ranking import PER_QUERY, Columns, Relevance, Request, width
 
 Evaluate: TypeAlias = Callable[[Ranks], dict[str, Tensor]]
-# Bytes that a query takes: for each relevant item where its rank is wanted, and for each item where
-# the order of graded ones is.
-_BYTES_PER_RANK, _BYTES_PER_GAIN = 160, 64
+# Bytes that a query takes for each relevant item where its rank is wanted.
+_BYTES_PER_RANK, _BYTES_PER_GRADED_RANK = 64, 160
 
 
 class Ranked(NamedTuple):
@@ -70,13 +64,19 @@ def ranked_blocks(
     def graded(relevance: Relevance) -> bool:
         return task.gain_values is not None or is_graded(relevance)
 
+    longest = sum(task.everywhere(len(items)))
+
+    @functools.cache
+    def discounts() -> Tensor:
+        return discounts_up_to(longest, device)
+
     def alone(start: int, stop: int) -> list[Ranked]:
         part = rows[start:stop]
         scores, whole = scorer.block(part), relevance(start, part)
         per_query = task.exclusions.bytes_per_item * len(items)
         if evaluate is not None:
-            per_query += _BYTES_PER_RANK * whole.max_relevant
-            per_query += _BYTES_PER_GAIN * len(items) * graded(whole)
+            per_rank = _BYTES_PER_GRADED_RANK if graded(whole) else _BYTES_PER_RANK
+            per_query += per_rank * whole.max_relevant
         size = max(1, max_bytes // 4 // per_query) if per_query else len(part)
         return [
             _ranked_alone(
@@ -100,24 +100,19 @@ def ranked_blocks(
                 backend=backend,
             )
 
-        def gains(width: int) -> Tensor:
-            block = Block.of(scores, relevant, scorer.scale, scorer.bias, excluded)
-            found = gains_in_order(block, width)
-            if task.gain_values is None:
-                return found.double()
-            return torch.nn.functional.pad(task.gain_values, (1, 0)).to(found.device)[found.long()]
-
         if evaluate is None:
             return Ranked(part, table(request).cpu(), {})
         ranked = _counted(part, items, excluded)
-        find_gains = gains if graded(relevant) else None
-        return _measured(part, table, request, relevant.max_relevant, ranked, find_gains, evaluate)
+        wanted = _with_ranks(request, relevant.max_relevant, ranked, graded(relevant))
+        return _measured(
+            part, table(wanted), request, wanted, ranked, task.gain_values, discounts, evaluate
+        )
 
     if group is None:
         for pieces in in_pieces(alone, len(rows), scorer.rows_per_block):
             yield from pieces
         return
-    per_relevant = 0 if evaluate is None else _BYTES_PER_RANK
+    per_relevant = 0 if evaluate is None else _BYTES_PER_GRADED_RANK
     size, double = _agreed(scorer, len(items), max_relevant, per_relevant, max_bytes, group)
     dtype = torch.float64 if double else scorer.dtype
     for start in range(0, len(rows), size):
@@ -135,41 +130,47 @@ def ranked_blocks(
         dist.all_reduce(ranked, group=group)
         most = sum(all_gather_int(relevant.max_relevant, group))
         any_graded = any(all_gather_int(graded(relevant), group))
-        table = functools.partial(sharded_ranking.rank, piece, group=group)
-        gains = _no_gains if any_graded else None
-        yield _measured(part, table, request, most, ranked, gains, evaluate)
+        wanted = _with_ranks(request, most, ranked, any_graded)
+        table = sharded_ranking.rank(piece, wanted, group)
+        yield _measured(part, table, request, wanted, ranked, task.gain_values, discounts, evaluate)
+
+
+def _with_ranks(request: Request, max_relevant: int, ranked: Tensor, graded: bool) -> Request:
+    """The same, and the ranks of all relevant items, with their gains where these differ."""
+    depth = max(1, int(ranked.max()))
+    return replace(request, depth=depth, ranks=max(1, max_relevant), rank_gains=graded)
 
 
 def _measured(
     part: Tensor,
-    table: Callable[[Request], Tensor],
-    request: Request,
-    max_relevant: int,
+    table: Tensor,
+    asked: Request,
+    wanted: Request,
     ranked: Tensor,
-    find_gains: Callable[[int], Tensor] | None,
+    gain_values: Tensor | None,
+    discounts: Callable[[], Tensor],
     evaluate: Evaluate,
 ) -> Ranked:
-    """The table that was asked for, and measures of the ranks.
+    """The table that was asked for, of the one with all ranks, and measures of the ranks.
 
-    With a recall level for every relevant item, the raw precision there tells its rank: the ranking
-    itself need not know of them.
+    ``gain_values`` are what gains stand for where they are not whole.
     """
-    levels, depth = levels_for(max_relevant), max(1, int(ranked.max()))
-    found = table(replace(request, recall_levels=levels, depth=depth))
-    columns, raw = found[:, : -2 * levels], found[:, -levels:]
+    found = Columns.split(table, wanted)
+    head = table[:, : width(asked)]
     first = list(PER_QUERY).index("first_rank")
-    beyond = columns[:, first] > request.depth
-    columns[beyond, first : first + 2] = 0.0  # with the reciprocal rank, as if not looked at
-    relevant = found[:, 0].long()
-    ranks = from_raw_precision(raw, relevant)
-    width = ranks.shape[1]
-    of_gains = None if find_gains is None else functools.partial(find_gains, width)
-    measured = Ranks(ranks, relevant, ranked.to(ranks.device), of_gains)
-    if request.recall_levels:
-        curves = precision_at_levels(measured.precision, relevant, request.recall_levels)
-        columns = torch.cat([columns, *curves], dim=1)
+    beyond = found.ranks[:, 0] > asked.depth
+    head[beyond, first : first + 2] = 0.0  # with the reciprocal rank, as if not looked at
+    ranked = ranked.to(table.device)
+    gains = found.gains.contiguous() if wanted.rank_gains else None
+    if gains is not None and gain_values is not None:
+        gains = torch.nn.functional.pad(gain_values, (1, 0)).to(gains.device)[gains.long()]
+    of_ranks = found.ranks.contiguous(), found.relevant.long(), ranked, gains, discounts
+    if wanted.average_ties:
+        measured: Ranks = TiedRanks(*of_ranks, last=found.last_ranks.contiguous())
+    else:
+        measured = Ranks(*of_ranks)
     values = {name: value.cpu() for name, value in evaluate(measured).items()}
-    return Ranked(part, columns.cpu(), values)
+    return Ranked(part, head.cpu(), values)
 
 
 def _counted(part: Tensor, items: Tensor, excluded: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -177,13 +178,6 @@ def _counted(part: Tensor, items: Tensor, excluded: tuple[Tensor, Tensor] | None
     if excluded is None:
         return torch.full((len(part),), len(items), device="cpu")
     return len(items) - excluded[0].diff()
-
-
-def _no_gains(width: int) -> Tensor:
-    raise ValueError(
-        "measures: expected those of ranks alone where relevance is graded and process_group "
-        "divides the gallery, got one of gains"
-    )
 
 
 def _agreed(

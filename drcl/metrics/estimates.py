@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -16,11 +17,22 @@ SAMPLES = 10_000
 
 
 class Estimate(NamedTuple):
-    """The mean of a measure and its interval."""
+    """The mean of a measure and its interval, −∞ to ∞ where that has no bounds."""
 
     mean: float
     low: float
     high: float
+
+
+def interval_text(low: float, high: float, *, between: str = " to ", sign: str = "-") -> str:
+    """An interval's ends with four decimals, or that it has none; ``sign="+"`` shows every sign.
+
+    >>> interval_text(0.25, 0.5), interval_text(-math.inf, math.inf)
+    ('0.2500 to 0.5000', 'unbounded')
+    """
+    if math.isinf(low) or math.isinf(high):
+        return "unbounded"
+    return f"{low:{sign}.4f}{between}{high:{sign}.4f}"
 
 
 def estimates(

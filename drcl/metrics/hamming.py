@@ -13,6 +13,7 @@ from tqdm import tqdm
 from drcl.dispatch import choose
 from drcl.eager.average_precision import gain_matrix
 from drcl.metrics.embeddings import Array, Embeddings, Gallery
+from drcl.metrics.harmonic import harmonic
 from drcl.metrics.options import ON_EMPTY, RetrievalOptions, Settings, refuse, shows_options
 from drcl.metrics.relevance import Labels, offsets_of
 from drcl.metrics.results import PrecisionRecall
@@ -138,6 +139,11 @@ def _counts(task: Task) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     backend = choose("hamming_counts", torch.device("cpu"))
     query, gallery = _words(task.query, rows), _words(task.gallery, items)
     _, relevance = task.relevance(rows, items)
+    in_order = False
+    if task.settings.relevance is None and not task.exclusions.bytes_per_item:
+        classes = relevance(0, rows[:0]).items
+        if classes is not None:  # class after class: a list is then a stretch of codes
+            gallery, in_order = gallery[classes.to(gallery.device).long()], True
     # A few numbers for each distance; where lists are made of a matrix, some for each item.
     max_bytes = task.settings.max_bytes
     size = max(1, min(1024, max_bytes // (64 * (bits + 1))))
@@ -157,6 +163,8 @@ def _counts(task: Task) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for first in range(0, len(part), step):
             last = min(first + step, len(part))
             lists = _lists(relevant.queries(first, last), excluded, first, len(items))
+            if in_order:
+                lists = lists._replace(items=None)
             hits.append(hamming_counts(own[first:last], gallery, lists, bits=bits, backend=backend))
         yield part, every, torch.cat(hits)
 
@@ -212,30 +220,3 @@ def _from_counts(every: Tensor, relevant: Tensor) -> dict[str, Tensor]:
         "recall": hits / total.clamp(min=1),
         "relevant": total[:, 0],
     }
-
-
-_SMALL = 32
-
-
-def harmonic(above: Tensor, count: Tensor) -> Tensor:
-    """``Σ 1 / (above + i)`` for i from 1 to count, both whole, float64, to a few units in the last.
-
-    The difference of two harmonic numbers, without the digits that it would lose: a table up to 32,
-    and from there on the difference of two asymptotic series about the middle of a step.
-
-    >>> harmonic(torch.tensor([0.0, 9.0]).double(), torch.tensor([3.0, 1.0]).double())
-    tensor([1.8333, 0.1000], dtype=torch.float64)
-    """
-    number = torch.arange(1, _SMALL + 1, dtype=torch.float64, device=above.device)
-    table = torch.nn.functional.pad((1 / number).cumsum(0), (1, 0))
-    end = above + count
-    small = table[end.clamp(max=_SMALL).long()] - table[above.clamp(max=_SMALL).long()]
-    low, high = above.clamp(min=_SMALL), end.clamp(min=_SMALL)
-    large = ((high - low) / (low + 0.5)).log1p() + _series(high + 0.5) - _series(low + 0.5)
-    return small + large
-
-
-def _series(x: Tensor) -> Tensor:
-    """ψ(x + 1/2) − log x, below 1e-17 of it from 32 on."""
-    y = 1 / x.square()
-    return y * (1 / 24 - y * (7 / 960 - y * (31 / 8064 - y * (127 / 30720 - y * 511 / 67584))))

@@ -160,8 +160,8 @@ def hit_at_k(
     rank-k accuracy of re-identification and, at k = 1, the accuracy of the nearest item's class.
     :func:`recall_at_k` is the share of the relevant items instead.
 
-    Takes the options of :func:`retrieval_metrics` but ``ties="average"``, and raises what it
-    raises; ValueError when no query counts.
+    With ``ties="average"`` it is the chance of one over the orders of equal scores. Takes the
+    options of :func:`retrieval_metrics` and raises what it raises; ValueError when no query counts.
 
     >>> import torch
     >>> x, labels = torch.eye(3), torch.tensor([0, 1, 0])
@@ -186,8 +186,8 @@ def cmc_curve(
 
     Queries with nothing relevant in the gallery are left out, as re-identification does: what
     ``excluded_groups`` leaves out of a query's gallery (same person, same camera) is not found.
-    Takes the options of :func:`retrieval_metrics`, but neither ``no_relevant`` nor
-    ``ties="average"``, and raises what it raises; ValueError where no query has a relevant item.
+    Takes the options of :func:`retrieval_metrics` but ``no_relevant``, and raises what it raises;
+    ValueError where no query has a relevant item.
 
     >>> import torch
     >>> query, gallery = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.1], [1.0, 0.2]])
@@ -216,9 +216,12 @@ def _hits(
     """Whether the queries that count have a hit within each cut-off, none above k: (Q, K)."""
     if k is None:
         raise ValueError("k: expected an integer >= 1, got None")
-    if options.get("ties") == "average":
-        raise ValueError('ties: expected "index" here, got "average"')
-    found = retrieval_metrics(query, gallery, query_labels, gallery_labels, ks=(k,), **options)
+    sides = query, gallery, query_labels, gallery_labels
+    if options.get("ties") == "average":  # where the first rank is one of several
+        found = retrieval_metrics(*sides, ks=tuple(cutoffs), measures=("hit",), **options)
+        chances = found.measures["hit"]
+        return chances[~chances.isnan().any(dim=1)], found
+    found = retrieval_metrics(*sides, ks=(k,), **options)
     first = found.reciprocal_rank[~found.reciprocal_rank.isnan()]
     thresholds = 1 / torch.tensor(cutoffs, dtype=torch.float64, device="cpu")
     return (first[:, None] >= thresholds).double(), found

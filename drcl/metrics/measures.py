@@ -41,6 +41,7 @@ rbp              0.5123
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias
@@ -48,7 +49,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from drcl.metrics.ranks import Ranks
+from drcl.metrics.ranks import Ranks, discounts_up_to
 
 Measure: TypeAlias = Callable[..., Tensor]
 
@@ -74,12 +75,12 @@ def reciprocal_rank(found: Ranks, k: Tensor) -> Tensor:
 
 def f1(found: Ranks, k: Tensor) -> Tensor:
     """The harmonic mean of precision@k and recall@k: ``2·hits / (k + R)``."""
-    return _ratio(2 * found.hits(k), k + found.relevant[:, None])
+    return ratio(2 * found.hits(k), k + found.relevant[:, None])
 
 
 def precision_min(found: Ranks, k: Tensor) -> Tensor:
     """Precision whose best is 1 whatever R is: ``hits / min(R, k)``."""
-    return _ratio(found.hits(k), torch.minimum(k, found.relevant[:, None]))
+    return ratio(found.hits(k), torch.minimum(k, found.relevant[:, None]))
 
 
 def fall_out(found: Ranks, k: Tensor) -> Tensor:
@@ -88,7 +89,7 @@ def fall_out(found: Ranks, k: Tensor) -> Tensor:
     0 where all items are relevant; k/N where none is.
     """
     ranked = found.ranked[:, None]
-    return _ratio(torch.minimum(k, ranked) - found.hits(k), ranked - found.relevant[:, None])
+    return ratio(torch.minimum(k, ranked) - found.hits(k), ranked - found.relevant[:, None])
 
 
 def ap_first_hits(found: Ranks, k: Tensor) -> Tensor:
@@ -98,7 +99,7 @@ def ap_first_hits(found: Ranks, k: Tensor) -> Tensor:
     and its successors.
     """
     hits = torch.minimum(k, found.relevant[:, None])
-    return _ratio(_first(found.precision, hits), hits)
+    return ratio(found.precision_sums(hits), hits)
 
 
 def dcg(found: Ranks, k: Tensor) -> Tensor:
@@ -106,12 +107,12 @@ def dcg(found: Ranks, k: Tensor) -> Tensor:
 
     Source: Järvelin and Kekäläinen, *Cumulated gain-based evaluation of IR techniques* (2002).
     """
-    return _dcg(found, k, found.gains)
+    return found.dcg(found.hits(k), found.graded)
 
 
 def ndcg(found: Ranks, k: Tensor) -> Tensor:
     """:func:`dcg` as a share of that of the best ranking, for gains of any real dtype."""
-    return _ratio(_dcg(found, k, found.gains), _ideal(found, k, found.gains))
+    return ratio(dcg(found, k), ideal_dcg(found, k, found.graded))
 
 
 def dcg_exponential(found: Ranks, k: Tensor) -> Tensor:
@@ -119,13 +120,12 @@ def dcg_exponential(found: Ranks, k: Tensor) -> Tensor:
 
     Source: Burges et al., *Learning to rank using gradient descent* (2005).
     """
-    return _dcg(found, k, found.gains.exp2() - 1)
+    return found.dcg(found.hits(k), exponential(found.graded))
 
 
 def ndcg_exponential(found: Ranks, k: Tensor) -> Tensor:
     """:func:`dcg_exponential` as a share of that of the best ranking."""
-    gains = found.gains.exp2() - 1
-    return _ratio(_dcg(found, k, gains), _ideal(found, k, gains))
+    return ratio(dcg_exponential(found, k), ideal_dcg(found, k, exponential(found.graded)))
 
 
 def err(found: Ranks, k: Tensor, *, max_gain: float | None = None) -> Tensor:
@@ -135,19 +135,22 @@ def err(found: Ranks, k: Tensor, *, max_gain: float | None = None) -> Tensor:
     greatest gain among the query's relevant items. Source: Chapelle, Metzler, Zhang and Grinspan,
     *Expected reciprocal rank for graded relevance* (2009).
     """
-    gains = found.gains
-    most = gains.amax(dim=1, keepdim=True) if max_gain is None else gains.new_tensor(max_gain)
-    if bool((gains > most).any()):
-        raise ValueError(f"max_gain: expected at least {float(gains.max())}, got {max_gain}")
-    stops = (gains.exp2() - 1) / most.exp2()
+    ranks, gains = found.ranks, found.graded
+    if gains is None:
+        gains = ranks.new_ones(1, ranks.shape[1])
+        # Few users go on past many items with this chance to stop.
+        width = _terms(1 - float(stop_chances(gains[:, :1], max_gain)))
+        ranks, gains = ranks[:, :width], gains[:, :width]
+    stops = stop_chances(gains, max_gain)
     goes_on = torch.nn.functional.pad((1 - stops).cumprod(dim=1)[:, :-1], (1, 0), value=1.0)
-    return _first(stops * goes_on / found.ranks, found.hits(k))
+    sums = (stops * goes_on / ranks).cumsum(dim=1)
+    return _first(sums, found.hits(k).clamp(max=sums.shape[1]))
 
 
 def r_precision(found: Ranks) -> Tensor:
     """Precision among the first R, which is recall there as well: ``hits(R) / R``."""
     relevant = found.relevant[:, None]
-    return _ratio(found.hits(relevant), relevant)[:, 0]
+    return ratio(found.hits(relevant), relevant)[:, 0]
 
 
 def ap_at_r(found: Ranks) -> Tensor:
@@ -156,7 +159,7 @@ def ap_at_r(found: Ranks) -> Tensor:
     Source: Musgrave, Belongie and Lim, *A metric learning reality check* (2020).
     """
     relevant = found.relevant[:, None]
-    return _ratio(_first(found.precision, found.hits(relevant)), relevant)[:, 0]
+    return ratio(found.precision_sums(found.hits(relevant)), relevant)[:, 0]
 
 
 def auroc(found: Ranks) -> Tensor:
@@ -180,9 +183,9 @@ def bpref(found: Ranks) -> Tensor:
     """
     relevant = found.relevant[:, None]
     bound = torch.minimum(relevant, found.ranked[:, None] - relevant)
-    before = torch.minimum(found.irrelevant_before, relevant)
-    kept = torch.where(found.ranks.isfinite(), 1 - _ratio(before, bound), 0.0)
-    return _ratio(kept.sum(dim=1, keepdim=True), relevant)[:, 0]
+    before = torch.minimum(found.irrelevant_before, relevant).sum(dim=1, keepdim=True)
+    listed = found.hits(found.ranked[:, None])  # a run may lack relevant items
+    return ratio(listed - ratio(before, bound), relevant)[:, 0]
 
 
 def rbp(found: Ranks, *, p: float = 0.8) -> Tensor:
@@ -191,9 +194,9 @@ def rbp(found: Ranks, *, p: float = 0.8) -> Tensor:
     Source: Moffat and Zobel, *Rank-biased precision for measurement of retrieval effectiveness*
     (2008).
     """
-    if not 0 < p < 1:
-        raise ValueError(f"p: expected a number between 0 and 1, got {p!r}")
-    return (1 - p) * (p ** (found.ranks - 1)).sum(dim=1)
+    check_persistence(p)
+    ranks = found.ranks[:, : _terms(p)]
+    return (1 - p) * (p ** (ranks - 1)).sum(dim=1)
 
 
 # By name, and what a summary calls their means.
@@ -250,21 +253,46 @@ def _name(measure: Measure) -> str:
     return getattr(measure, "__name__", type(measure).__name__)
 
 
-def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+def ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """Their quotient in float64, 0 where the whole is 0."""
     return torch.where(whole > 0, part.double() / whole, 0.0)
 
 
-def _first(values: Tensor, count: Tensor) -> Tensor:
-    """The sum of the first ``count`` (Q, K) of each row of values (Q, T)."""
-    last = values.cumsum(dim=1).gather(1, (count - 1).clamp(min=0))
-    return torch.where(count > 0, last, 0.0)
+def _first(sums: Tensor, count: Tensor) -> Tensor:
+    """The sums (Q, T) of the first 1, 2, …, at ``count`` (Q, K), which may be 0."""
+    return torch.where(count > 0, sums.gather(1, (count - 1).clamp(min=0)), 0.0)
 
 
-def _dcg(found: Ranks, k: Tensor, gains: Tensor) -> Tensor:
-    return _first(gains * found.discounts, found.hits(k))
+def _terms(ratio: float) -> int:
+    """So many terms of a series that falls at least by this ratio at each say it to 2⁻⁶⁰."""
+    if ratio >= 1:
+        return 2**31
+    return max(1, math.ceil((math.log1p(-ratio) - 60 * math.log(2)) / math.log(ratio)))
 
 
-def _ideal(found: Ranks, k: Tensor, gains: Tensor) -> Tensor:
-    ranks = torch.arange(1, gains.shape[1] + 1, dtype=gains.dtype, device=gains.device)
-    best = gains.sort(dim=1, descending=True).values / (ranks + 1).log2()
-    return _first(best, torch.minimum(k, found.relevant[:, None]))
+def ideal_dcg(found: Ranks, k: Tensor, gains: Tensor | None) -> Tensor:
+    """The DCG of the best ranking: of these gains (Q, T), None where all are 1."""
+    best = discounts_up_to(found.ranks.shape[1], found.ranks.device)[None]
+    if gains is not None:
+        best = gains.sort(dim=1, descending=True).values * best
+    sums = best.cumsum(dim=1).expand(len(k), -1)
+    return _first(sums, torch.minimum(k, found.relevant[:, None]))
+
+
+def exponential(gains: Tensor | None) -> Tensor | None:
+    """2ᵍ − 1, which of a gain of 1 is 1."""
+    return None if gains is None else gains.exp2() - 1
+
+
+def stop_chances(gains: Tensor, max_gain: float | None) -> Tensor:
+    """The chance (Q, T) that a user of :func:`err` stops at each of the relevant items."""
+    most = gains.amax(dim=1, keepdim=True) if max_gain is None else gains.new_tensor(max_gain)
+    if bool((gains > most).any()):
+        raise ValueError(f"max_gain: expected at least {float(gains.max())}, got {max_gain}")
+    return (gains.exp2() - 1) / most.exp2()
+
+
+def check_persistence(p: float) -> None:
+    """Raise a ValueError unless p of :func:`rbp` is between 0 and 1."""
+    if not 0 < p < 1:
+        raise ValueError(f"p: expected a number between 0 and 1, got {p!r}")

@@ -44,6 +44,17 @@ class Pairs:
             raise ValueError(f"{name}: expected every pair once, got {pair} twice")
         self.items = items
 
+    def distinct_gains(self) -> Tensor:
+        """The gains that there are, rising, as they were given (G,) float64."""
+        found = self.gains.unique()
+        return found.double() if self.values is None else self.values[found.long() - 1]
+
+    def refer_to(self, values: Tensor) -> None:
+        """Make the gains places in these rising ``values``, all that they are among them."""
+        own = self.gains.double() if self.values is None else self.values[self.gains.long() - 1]
+        self.gains = (torch.searchsorted(values, own) + 1).int()
+        self.values = values
+
     def relevance(self, rows: Tensor, columns: Tensor) -> Relevance:
         """For these queries (rising) over these gallery items (rising)."""
         to_column = torch.full((self.items,), -1, device="cpu")

@@ -9,7 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from drcl.eager.average_precision import Block, slots
+from drcl.dispatch import choose
+from drcl.ops.rank_sums import rank_sums
 from drcl.ranking import Relevance
 
 
@@ -19,7 +20,8 @@ class Ranks:
 
     ``ranks`` (Q, T) float64, rising, are those of the relevant items, counted from 1, then ∞;
     ``relevant`` (Q,) int64 says how many there are and ``ranked`` (Q,) int64 how many items the
-    query's ranking holds.
+    query's ranking holds. ``graded`` (Q, T) float64 are their gains, None where all are 1.
+    ``find_discounts`` gives :func:`discounts_up_to` the longest ranking, where that is at hand.
 
     >>> found = Ranks(torch.tensor([[1.0, 3.0]]), torch.tensor([2]), torch.tensor([5]))
     >>> found.precision
@@ -31,11 +33,28 @@ class Ranks:
     ranks: Tensor
     relevant: Tensor
     ranked: Tensor
-    find_gains: Callable[[], Tensor] | None = field(default=None, repr=False)
+    graded: Tensor | None = field(default=None, repr=False)
+    find_discounts: Callable[[], Tensor] | None = field(default=None, repr=False)
 
     def hits(self, k: Tensor) -> Tensor:
         """How many relevant items are among the first k (Q, K): (Q, K) int64."""
-        return torch.searchsorted(self.ranks, k.to(self.ranks.dtype), right=True)
+        return self._once(
+            "hits",
+            k,
+            lambda: torch.searchsorted(self.ranks, k.to(self.ranks.dtype), right=True),
+        )
+
+    def _once(self, what: str, of: Tensor, find: Callable[[], Tensor]) -> Tensor:
+        """What is found of this very tensor: many measures ask for it at the same cut-offs."""
+        known = self._found.get((what, id(of)))
+        if known is None:
+            # Kept with the tensor, so that no other one gets its id.
+            known = self._found[what, id(of)] = of, find()
+        return known[1]
+
+    @cached_property
+    def _found(self) -> dict[tuple[str, int], tuple[Tensor, Tensor]]:
+        return {}
 
     @cached_property
     def precision(self) -> Tensor:
@@ -45,19 +64,47 @@ class Ranks:
     @cached_property
     def discounts(self) -> Tensor:
         """What a gain at each relevant item counts in the DCG, ``1/log₂(ρⱼ + 1)`` (Q, T)."""
-        return 1 / (self.ranks + 1).log2()
+        return (self.ranks + 1).log2_().reciprocal_()
+
+    def precision_sums(self, counts: Tensor) -> Tensor:
+        """The sum (Q, K) of the precision at so many (Q, K) of the first relevant items."""
+        return self._sums(self._number[None], counts)
+
+    def dcg(self, counts: Tensor, gains: Tensor | None) -> Tensor:
+        """The DCG (Q, K) of so many (Q, K) of the first relevant items, of these gains (Q, T).
+
+        None is a gain of 1 each.
+        """
+        if gains is not None:
+            return self._sums(gains, counts, self._discount_table)
+        ones = torch.ones_like(self._number)[None]
+        return self._once("dcg", counts, lambda: self._sums(ones, counts, self._discount_table))
+
+    def _sums(self, values: Tensor, counts: Tensor, weights: Tensor | None = None) -> Tensor:
+        backend = choose("rank_sums", self.ranks.device)
+        return rank_sums(self.ranks, values, counts, weights, backend=backend)
 
     @cached_property
     def irrelevant_before(self) -> Tensor:
-        """How many irrelevant items are ranked before each relevant one, ``ρⱼ − j`` (Q, T)."""
-        return torch.where(self.ranks.isfinite(), self.ranks - self._number, 0.0)
+        """How many irrelevant items are ranked before each relevant one, ``ρⱼ − j`` (Q, T).
+
+        0 for the padding, and for relevant items that the list of a run lacks.
+        """
+        before = self.ranks - self._number
+        if bool(before[:, -1:].isinf().any()):  # ranks rise
+            before.masked_fill_(before.isinf(), 0.0)
+        return before
 
     @cached_property
     def gains(self) -> Tensor:
         """The gain of each relevant item (Q, T) float64: 1 unless relevance is graded."""
-        if self.find_gains is None:
-            return self.ranks.isfinite().double()
-        return self.find_gains()
+        return self.ranks.isfinite().double() if self.graded is None else self.graded
+
+    @cached_property
+    def _discount_table(self) -> Tensor:
+        if self.find_discounts is not None:
+            return self.find_discounts()
+        return discounts_up_to(int(self.ranked.max()), self.ranks.device)
 
     @cached_property
     def _number(self) -> Tensor:
@@ -66,40 +113,14 @@ class Ranks:
         )
 
 
-def levels_for(max_relevant: int) -> int:
-    """Recall levels that reach each of so many relevant items, whatever a query's number of them.
+def discounts_up_to(n: int, device: torch.device) -> Tensor:
+    """What a gain counts in the DCG at each rank up to n, ``1/log₂(rank + 1)`` (n,) float64.
 
-    >>> levels_for(max_relevant=3)
-    4
+    >>> discounts_up_to(3, torch.device("cpu"))
+    tensor([1.0000, 0.6309, 0.5000], dtype=torch.float64)
     """
-    return max(max_relevant, 1) + 1
-
-
-def from_raw_precision(raw: Tensor, relevant: Tensor) -> Tensor:
-    """Ranks (Q, T), ∞ beyond R, from precision where recall first reaches :func:`levels_for` T.
-
-    Item j is the first that reaches recall l/T for l = ⌊(j − 1)·T/R⌋ + 1, with the precision
-    j/ρⱼ: of a division of whole numbers, which rounds back to ρⱼ.
-
-    >>> from_raw_precision(torch.tensor([[1.0, 1.0, 2 / 3]]).double(), torch.tensor([2]))
-    tensor([[1., 3.]], dtype=torch.float64)
-    """
-    count = raw.shape[1] - 1
-    number = torch.arange(1, count + 1, device=raw.device)
-    level = (number - 1) * count // relevant.clamp(min=1)[:, None] + 1
-    precision = raw.gather(1, level.clamp(max=count))
-    return torch.where(number <= relevant[:, None], (number / precision).round(), torch.inf)
-
-
-def gains_in_order(block: Block, width: int) -> Tensor:
-    """Gains (Q, width) of the relevant items by falling score, ties by index; then 0."""
-    values, gains, kept = block
-    rows, places, place_in_row = slots((gains > 0) & kept)
-    scores = values.new_full((len(values), width), -torch.inf)
-    found = gains.new_zeros(scores.shape)
-    scores[rows, place_in_row] = values[rows, places]
-    found[rows, place_in_row] = gains[rows, places]
-    return found.gather(1, scores.sort(dim=1, descending=True, stable=True).indices)
+    ranks = torch.arange(1, n + 1, dtype=torch.float64, device=device)
+    return (ranks + 1).log2_().reciprocal_()
 
 
 def is_graded(relevance: Relevance) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from drcl.checks import check_count, check_installed, check_option
 from drcl.labels import parse_labels, resolve
 from drcl.metrics import plots
-from drcl.metrics.estimates import SAMPLES, Estimate, estimates
+from drcl.metrics.estimates import SAMPLES, Estimate, estimates, interval_text
 from drcl.metrics.measures import label
 from drcl.metrics.options import ON_EMPTY
 from drcl.ranking import PER_CUTOFF, PER_QUERY, Measures
@@ -116,6 +116,8 @@ class RetrievalMetrics(Measures):
             samples, seed: of the bootstrap, which is studentised: the interval is
                 ``mean ± t·error``, with the ``interval``-quantile t of ``|mean* − mean| / error*``
                 over the resamples. Where all of a measure's values are in [0, 1], it ends there.
+                It is unbounded, −∞ to ∞, where more than 1 − ``interval`` of the resamples repeat
+                one value: of two or three queries, or where nearly all have the same value.
 
         Raises ValueError when no query counts, unless ``on_empty`` was ``"zero"`` or ``"nan"``;
         for intervals, where they are of fewer than two clusters or of another average than the
@@ -148,17 +150,16 @@ class RetrievalMetrics(Measures):
         return estimates(self.tables(), means, interval, clusters, samples, seed)
 
     def _averages(self, average: Average, classes: Any) -> dict[str, float]:
+        each = list(self.by_class(classes).values()) if average == "class_mean" else []
         if not bool(self._counted.any()):
             empty = ON_EMPTY[self.on_empty]
             assert empty is not None  # else refused
             return dict.fromkeys(self.tables(), empty)
-        if average == "class_mean":
-            each = list(self.by_class(classes).values())
-            if each:
-                return {
-                    name: _mean(self.relevant.new_tensor([one[name] for one in each]))
-                    for name in each[0]
-                }
+        if each:
+            return {
+                name: _mean(self.relevant.new_tensor([one[name] for one in each]))
+                for name in each[0]
+            }
         if callable(average):
             return {
                 name: float(average(column[~column.isnan()]))
@@ -287,7 +288,7 @@ class RetrievalMetrics(Measures):
             return [["measure", "mean"], *([name, f"{x:.4f}"] for name, x in means.items())]
         rows = [["measure", "mean", f"{100 * interval:.4g} % interval"]]
         for name, one in self.summary(interval=interval, **options).items():
-            rows.append([name, f"{one.mean:.4f}", f"{one.low:.4f} to {one.high:.4f}"])
+            rows.append([name, f"{one.mean:.4f}", interval_text(one.low, one.high)])
         return rows
 
     def plot_precision_recall(

@@ -18,6 +18,7 @@ from drcl.metrics.relevance import Labels
 from drcl.metrics.renamed import takes_old_names
 from drcl.metrics.results import PrecisionRecall, RetrievalMetrics
 from drcl.metrics.task import Task
+from drcl.metrics.tied import expectation
 from drcl.ranking import PER_CUTOFF, PER_LEVEL, PER_QUERY, Columns, Request
 
 if TYPE_CHECKING:
@@ -53,14 +54,15 @@ def retrieval_metrics(
             the largest are not looked at (MRR is then cut there too), which is faster.
         measures: more of them: names of :mod:`drcl.metrics.measures` (``"hit"``, ``"r_precision"``,
             ``"ap_at_r"``, ``"auroc"``, ``"rbp"`` and others), or functions of the ranks of your
-            own. They look at the whole ranking, and go without ``ties="average"``.
+            own. They look at the whole ranking. With ``ties="average"`` they are exact means over
+            the orders of equal scores (:mod:`drcl.metrics.tied`), of which those of functions of
+            your own are not known: these are refused.
 
     Keyword Args:
         relevance: instead of labels, pairs (P, 2) of query and item, (P, 3) with an integer gain, a
             matrix (Q, N) of bool or real gains, dense or SciPy sparse, or a function from query
-            positions (q,) to bool or integer gains (q, N). Relevant is what has a gain above 0; of
-            gains that are not whole, nDCG goes without ``ties="average"``. Integers that fit pairs
-            and a matrix alike (two or three items) are refused.
+            positions (q,) to bool or integer gains (q, N). Relevant is what has a gain above 0.
+            Integers that fit pairs and a matrix alike (two or three items) are refused.
         metric: ``"cosine"`` (default), ``"dot"``, ``"euclidean"``, or ``"hamming"`` of binary codes
             (N, bits/8) uint8, as ``np.packbits(bits, axis=1)`` makes them. Euclidean distances are
             found by expansion: they carry the rounding of the squared lengths, in the embeddings'
@@ -119,16 +121,14 @@ def retrieval_metrics(
     """
     cutoffs = check_cutoffs(ks)
     settings, wanted = Settings.of(options), named(measures)
-    if wanted and settings.ties == "average":
-        raise ValueError(f'measures: expected none with ties="average", got {", ".join(wanted)}')
     task = Task(query, gallery, query_labels, gallery_labels, settings)
     # The table's nDCG is of whole gains.
     real_ndcg = settings.ndcg and task.gain_values is not None
     if real_ndcg:
-        if settings.ties == "average":
-            raise ValueError('relevance: expected whole gains for nDCG with ties="average"')
         wanted[_REAL_NDCG] = ndcg
     count, levels = len(task.query), settings.recall_levels
+    if settings.ties == "average":
+        wanted = {name: expectation(name, measure) for name, measure in wanted.items()}
     at_all = {name: at_cutoffs(measure) for name, measure in wanted.items()}
     found = _nothing(
         dict.fromkeys(PER_QUERY, False) | dict.fromkeys(PER_CUTOFF, True), count, cutoffs
@@ -200,6 +200,7 @@ def evaluation(
     None among the cut-offs is the ``size`` of the ranking; those above it stay without
     ``adaptive_k``.
     """
+    at_all = {name: at_cutoffs(measure) for name, measure in measures.items()}
 
     def evaluate(found: Ranks) -> dict[str, Tensor]:
         cutoffs = torch.tensor([k or size for k in ks], device=found.ranked.device)
@@ -207,7 +208,7 @@ def evaluation(
         k = torch.minimum(cutoffs.long(), found.ranked[:, None]).maximum(above.long())
         values = {}
         for name, measure in measures.items():
-            shape = k.shape if at_cutoffs(measure) else k.shape[:1]
+            shape = k.shape if at_all[name] else k.shape[:1]
             values[name] = measure(found, k) if len(shape) == 2 else measure(found)
             if getattr(values[name], "shape", None) != shape:
                 raise ValueError(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from drcl.distributed import all_gather_int, raise_together
+from drcl.distributed import all_gather_int, gather_rows, group_device, raise_together
 from drcl.labels import ParsedLabels, parse_labels, resolve
 from drcl.metrics.embeddings import Array, Gallery, embeddings
 from drcl.metrics.exclusions import Exclusions, group_ids
@@ -38,6 +38,7 @@ class Task:
             self.gallery = embeddings(gallery, "gallery", settings.metric, may_be_empty=empty)
             self._check_alone(query_labels, gallery_labels)
         self._resolve()
+        self._share_gain_values()
         count, pieces = len(self.query), self.everywhere(len(self.gallery))
         offset = 0
         if group is not None:
@@ -108,6 +109,19 @@ class Task:
         self.queries, self.items = (
             torch.from_numpy(~side.missing).nonzero()[:, 0] for side in self._labels
         )
+
+    def _share_gain_values(self) -> None:
+        """One table of the gains that are not whole: that of all pieces of a gallery."""
+        group, pairs = self.settings.process_group, self._pairs
+        if group is None or not any(self.everywhere(self.gain_values is not None)):
+            return
+        if not all(self.everywhere(pairs is not None)):
+            raise ValueError(
+                "relevance: expected pairs or a matrix on every rank where gains are not whole"
+            )
+        assert pairs is not None
+        every = gather_rows(pairs.distinct_gains().to(group_device(group)), group)
+        pairs.refer_to(every.cpu().unique())
 
     @property
     def gain_values(self) -> Tensor | None:

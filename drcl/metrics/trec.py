@@ -217,7 +217,7 @@ def _ranks(run: Run, qrels: Qrels, level: int) -> Ranks:
             ranks[row, column] = places.get(item, math.inf)
             gains[row, column] = qrels[query][item]
     counts = [torch.tensor([len(one) for one in each.values()]) for each in (relevant, lists)]
-    return Ranks(ranks, counts[0], counts[1], lambda: gains)
+    return Ranks(ranks, counts[0], counts[1], gains)
 
 
 def ranked(scores: Mapping[str, float]) -> list[str]:

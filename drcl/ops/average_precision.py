@@ -50,7 +50,23 @@ class Arguments(NamedTuple):
     average_ties: bool
     recall_levels: int
     discounts: Tensor | None
+    ranks: int
+    rank_gains: bool
     last: int  # max_bytes; of the op that sorts, whether it loops over the ranks instead
+
+    @property
+    def request(self) -> Request:
+        """What is asked for."""
+        return Request(
+            tuple(self.cutoffs),
+            self.depth,
+            DIVISORS[self.divisor],
+            self.average_ties,
+            self.recall_levels,
+            self.discounts,
+            self.ranks,
+            self.rank_gains,
+        )
 
 
 def queries_per_block(device: torch.device) -> int:
@@ -110,6 +126,8 @@ def average_precision(
         request.average_ties,
         request.recall_levels,
         request.discounts,
+        request.ranks,
+        request.rank_gains,
         max_bytes,
     )
     if backend != "native":
@@ -130,22 +148,17 @@ def _by_sorting(*arguments: Any) -> Tensor:
     relevance = Relevance(
         a.max_relevant, a.member_offsets, a.members, a.offsets, a.items, a.gains, a.bits
     )
-    divisor = DIVISORS[a.divisor]
-    request = Request(
-        tuple(a.cutoffs), a.depth, divisor, a.average_ties, a.recall_levels, a.discounts
-    )
     excluded = None
     if a.excluded_offsets is not None and a.excluded is not None:
         excluded = a.excluded_offsets, a.excluded
     block = Block.of(a.scores, relevance, a.scale, a.bias, excluded)
-    return rank(block, request, literal=bool(a.last))
+    return rank(block, a.request, literal=bool(a.last))
 
 
 def _table_like(*arguments: Any) -> Tensor:
     """What the op returns, in shape."""
     a = Arguments(*arguments)
-    columns = width(len(a.cutoffs), a.recall_levels)
-    return a.scores.new_empty(a.scores.shape[0], columns, dtype=torch.float64)
+    return a.scores.new_empty(a.scores.shape[0], width(a.request), dtype=torch.float64)
 
 
 average_precision_by_sorting = torch.library.custom_op(
@@ -155,7 +168,8 @@ average_precision_by_sorting = torch.library.custom_op(
     schema="(Tensor scores, Tensor? scale, Tensor? bias, Tensor? excluded_offsets, "
     "Tensor? excluded, Tensor member_offsets, Tensor members, Tensor? offsets, Tensor? items, "
     "Tensor? gains, Tensor? bits, int max_relevant, int[] cutoffs, int depth, int divisor, "
-    "bool average_ties, int recall_levels, Tensor? discounts, bool literal) -> Tensor",
+    "bool average_ties, int recall_levels, Tensor? discounts, int ranks, bool rank_gains, "
+    "bool literal) -> Tensor",
 )
 average_precision_by_sorting.register_fake(_table_like)
 if not load_ops():

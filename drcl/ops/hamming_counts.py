@@ -18,12 +18,14 @@ from drcl.eager import hamming_counts as eager
 class Lists(NamedTuple):
     """A list of gallery items for each query: ``items[begins[i]:ends[i]]``.
 
+    Without items it is the stretch of the gallery from ``begins[i]`` to ``ends[i]``.
+
     Shapes: begins, ends (Q,) int64; items int32.
     """
 
     begins: Tensor
     ends: Tensor
-    items: Tensor
+    items: Tensor | None
 
 
 def hamming_counts(

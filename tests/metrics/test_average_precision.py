@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -162,10 +163,19 @@ def test_average_over_tie_orders_agrees_between_backends_on_large_groups(divisor
         pytest.skip(f"native: {NATIVE.reason}")
     scores = torch.randint(4, (3, 5000)).float()
     gains = (torch.rand(3, 5000) < 0.2).long()
-    request = whole(5000, 10, 700, 1300, divisor=divisor, recall_levels=0, average_ties=True)
+    asked: dict[str, Any] = {"recall_levels": 0, "ranks": 900, "rank_gains": True}
+    request = whole(5000, 10, 700, 1300, divisor=divisor, average_ties=True, **asked)
     native = average_precision(scores, lists_of(gains), request, backend="native")
     eager = average_precision(scores, lists_of(gains), request, backend="eager")
     torch.testing.assert_close(native, eager, rtol=1e-10, atol=1e-12)
+    # each item's first and last rank, by comparing its score with all
+    found = Columns.split(native, request)
+    for row, relevant, first, last in zip(
+        scores, gains > 0, found.ranks, found.last_ranks, strict=True
+    ):
+        own = row[relevant].sort(descending=True).values[:900, None]
+        assert torch.equal(first, (row > own).sum(dim=1) + 1.0)
+        assert torch.equal(last, (row >= own).sum(dim=1).double())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

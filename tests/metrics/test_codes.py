@@ -23,7 +23,7 @@ from drcl.metrics import (
     nearest,
     retrieval_metrics,
 )
-from drcl.metrics.hamming import harmonic
+from drcl.metrics.harmonic import harmonic
 
 NATIVE = probe_native()
 BACKENDS = [
@@ -213,7 +213,7 @@ def test_native_and_eager_counts_are_the_same_in_every_instruction_set() -> None
         "    begins = torch.randint(n, (9,))\n"
         "    lists = Lists(begins, torch.maximum(begins, torch.randint(n, (9,))),\n"
         "                  torch.randperm(n).int())\n"
-        "    for given in (None, lists):\n"
+        "    for given in (None, lists, lists._replace(items=None)):\n"
         "        found, expected = (\n"
         "            hamming_counts(query, gallery, given, bits=64 * words, backend=one)\n"
         "            for one in ('native', 'eager')\n"

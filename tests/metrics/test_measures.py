@@ -16,9 +16,9 @@ from torch import Tensor
 
 from drcl import metrics, use_backend
 from drcl.backends import probe_native
-from drcl.metrics import blocks, measures, ranks
+from drcl.metrics import blocks, measures
 from drcl.metrics.measures import MEASURES
-from drcl.reference.average_precision import ranking
+from drcl.reference.average_precision import ranking, tie_orders
 
 NATIVE = probe_native()
 BACKENDS = [
@@ -95,7 +95,7 @@ def test_little_memory_and_small_blocks_change_no_bit() -> None:
     x, y, gains = problem(graded=True)
     given: Any = {"relevance": gains.double(), "ks": KS, "measures": EVERY, "metric": "dot"}
     whole = metrics.retrieval_metrics(x, y, **given)
-    with mock.patch.object(blocks, "_BYTES_PER_RANK", 2**22):  # a query at a time
+    with mock.patch.object(blocks, "_BYTES_PER_GRADED_RANK", 2**22):  # a query at a time
         single = metrics.retrieval_metrics(x, y, **given)
     with mock.patch.object(blocks, "queries_per_block", return_value=3):
         three = metrics.retrieval_metrics(x, y, **given)
@@ -133,8 +133,6 @@ def test_gains_that_are_not_whole(form: str) -> None:
     for name in ("average_precision", "recall", "precision", "first_rank"):
         yes = metrics.retrieval_metrics(x, y, relevance=real > 0, ks=KS, metric="dot")
         assert torch.equal(getattr(found, name), getattr(yes, name))
-    with pytest.raises(ValueError, match=r"relevance: expected whole gains for nDCG with ties"):
-        metrics.retrieval_metrics(x, y, **given, ties="average")
     with pytest.raises(ValueError, match="relevance: expected real numbers as gains"):
         metrics.retrieval_metrics(x, y, relevance=torch.full((20, 60), torch.nan))
 
@@ -153,17 +151,50 @@ def test_asking_for_measures_changes_no_other_number() -> None:
     assert torch.equal(plain.raw.precision, more.raw.precision)
 
 
-def test_a_rank_comes_back_exactly_from_a_precision_that_was_rounded() -> None:
-    """For every count of relevant items up to 40 among 2,000,000, and 2,000 of them once."""
-    for relevant, most in [*itertools.product(range(1, 41), (40, 41, 97)), (2000, 3001)]:
-        rank = torch.randint(1, 2_000_001, (relevant + 100,)).unique()[:relevant]
-        precision = torch.arange(1, relevant + 1, dtype=torch.float64) / rank
-        levels = torch.arange(ranks.levels_for(most))
-        needed = (-(-levels * relevant // most)).clamp(min=1)
-        raw = precision[needed - 1]
-        found = ranks.from_raw_precision(raw[None], torch.tensor([relevant]))
-        assert torch.equal(found[0, :relevant].long(), rank)
-        assert bool(found[0, relevant:].isinf().all())
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["binary", "whole", "real"])
+def test_averaged_ties_are_the_mean_over_all_orders_of_equal_scores(
+    backend: str, kind: str
+) -> None:
+    scores = torch.randint(3, (8, 7)).double()
+    scores[0], scores[1] = 1, torch.arange(7)
+    gains = torch.randint(0, 4, (8, 7)).double()
+    gains[2], gains[3] = 0, gains[3].clamp(min=1)
+    gains = {"binary": (gains > 1).double(), "whole": gains, "real": gains * 0.7}[kind]
+    ks = (1, 2, 3, 5, None)
+    partials = partial(measures.rbp, p=0.5), partial(measures.err, max_gain=4)
+    with use_backend(backend):
+        found = metrics.retrieval_metrics(
+            torch.eye(8).double(),
+            scores.T,
+            relevance=gains if kind != "binary" else gains.bool(),
+            ks=ks,
+            measures=(*EVERY, *partials),
+            metric="dot",
+            ties="average",
+            ndcg=True,
+        )
+    assert found.ndcg is not None
+    torch.testing.assert_close(found.ndcg, found.measures["ndcg"], rtol=1e-12, atol=1e-13)
+    for query, (row, gain) in enumerate(zip(scores, gains, strict=True)):
+        orders = list(tie_orders(row, gain))
+        for name, table in found.measures.items():
+            if name in ("RBP(p=0.5)", "ERR(max_gain=4)"):
+                one = partial(literal.rbp, p=0.5) if name[0] == "R" else None
+                each = [
+                    [one(order)] if one else [literal.err(order, k or 7, 4) for k in ks]
+                    for order in orders
+                ]
+            else:
+                each = [literal.of(name, order, ks) for order in orders]
+            torch.testing.assert_close(
+                table[query].reshape(-1),
+                torch.tensor(each, dtype=torch.float64).mean(dim=0),
+                rtol=1e-12,
+                atol=1e-13,
+                equal_nan=True,
+                msg=lambda text, name=name: f"{name}: {text}",
+            )
 
 
 def test_average_precision_over_the_first_hits_is_that_of_the_hashing_papers() -> None:
@@ -248,14 +279,14 @@ def test_measures_that_cannot_be_are_refused() -> None:
         call(measures=("hit_rate",))
     with pytest.raises(TypeError, match="measures: expected a sequence"):
         call(measures="hit")
-    with pytest.raises(ValueError, match='measures: expected none with ties="average", got hit'):
-        call(measures=("hit",), ties="average")
     with pytest.raises(ValueError, match=r"measures: expected \(20,\) from total, got \(20, 1\)"):
 
         def total(found: metrics.Ranks) -> Tensor:
             return found.ranks[:, :1]
 
         call(measures=(total,))
+    with pytest.raises(ValueError, match=r'measures: .* ties="average".* got total'):
+        call(measures=("hit", total), ties="average")
     with pytest.raises(ValueError, match="max_gain: expected at least 3"):
         call(measures=(partial(measures.err, max_gain=2),))
     with pytest.raises(ValueError, match="p: expected a number between 0 and 1, got 1"):
@@ -277,11 +308,19 @@ class TestHits:
         expected = [np.mean([literal.hit(order, k) for order in rows]) for k in range(1, 71)]
         assert curve.tolist() == pytest.approx(expected)
 
-    def test_averaged_ties_are_refused(self) -> None:
-        x, labels = torch.eye(2), torch.arange(2)
-        for call in (metrics.hit_at_k, metrics.cmc_curve):
-            with pytest.raises(ValueError, match='ties: expected "index" here, got "average"'):
-                call(x, x, labels, labels, k=1, ties="average")
+    def test_averaged_ties_are_the_mean_over_their_orders(self) -> None:
+        scores, gains = torch.randint(2, (5, 6)), torch.randint(2, (5, 6))
+        gains[0], gains[1:, 0] = 0, 1
+        expected = [
+            [np.mean([literal.hit(order, k) for order in tie_orders(s, g)]) for k in (1, 2, 3)]
+            for s, g in zip(scores, gains, strict=True)
+        ]
+        given: Any = {"relevance": gains.bool(), "metric": "dot", "ties": "average"}
+        sides = torch.eye(5), scores.T.float()
+        curve = metrics.cmc_curve(*sides, k=3, **given)
+        assert curve.tolist() == pytest.approx(np.mean(expected[1:], axis=0).tolist(), rel=1e-12)
+        found = metrics.hit_at_k(*sides, k=2, **given)
+        assert found == pytest.approx(np.mean(expected, axis=0)[1], rel=1e-12)
 
     def test_five_captions_an_image(self) -> None:
         """The R@1 of image-text tables counts an image whose nearest caption is one of its five."""
@@ -333,6 +372,11 @@ class TestSummaries:
             found.summary(classes=self.LABELS)
         with pytest.raises(ValueError, match="classes: expected 6"):
             found.by_class(self.LABELS[1:])
+        x, nothing = torch.eye(2), torch.tensor([-1, -1])
+        none = metrics.retrieval_metrics(x, x, nothing, [0, 1], on_empty="zero")
+        assert none.summary("class_mean", classes=[0, 1])["mAP@all"] == 0.0
+        with pytest.raises(ValueError, match="classes: expected 2"):
+            none.summary("class_mean", classes=[0, 1, 2])
 
 
 class TestNothingRelevant:

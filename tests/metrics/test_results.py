@@ -209,6 +209,17 @@ class TestMetrics:
             with pytest.raises(ValueError, match="query_labels: expected a labelled query"):
                 empty.plot_cmc(axes)
 
+    def test_an_interval_without_bounds_is_called_unbounded(self):
+        """Of two queries, half of the resamples repeat one: they have no spread."""
+        x, y = torch.eye(2), torch.tensor([[1.0, 0.0], [0.9, 0.1]])
+        labels = torch.arange(2)
+        tables = metrics.retrieval_metrics(x, y, labels, labels, ks=(), measures=("auroc", "rbp"))
+        tables.measures["rbp"][:] = torch.tensor([1.0, 3.0])  # not a share: no bounds of its own
+        low, high = tables.summary(interval=0.95)["RBP"][1:]
+        assert (low, high) == (-np.inf, np.inf)
+        assert "| RBP | 2.0000 | unbounded |" in tables.to_markdown(interval=0.95)
+        assert '"RBP": {"mean": 2.0, "low": null, "high": null}' in tables.to_json(interval=0.95)
+
     def test_numbers_that_json_lacks_are_null(self):
         x, alike = torch.eye(3), torch.zeros(3)
         found = metrics.retrieval_metrics(x, x, alike, alike, measures=("auroc",))

@@ -116,7 +116,20 @@ CASES: dict[str, dict[str, Any]] = {
     "measures of grades": {
         **_two_sets(True),
         "relevance": "function",
-        "measures": ("bpref", "auroc", "r_precision", "rbp"),
+        "measures": tuple(MEASURES),
+    },
+    "measures of real gains": {
+        **_two_sets(True),
+        "relevance": "real",
+        "measures": tuple(MEASURES),
+        "ndcg": True,
+    },
+    "measures of grades, averaged ties": {
+        **_two_sets(True),
+        "relevance": "real",
+        "measures": tuple(MEASURES),
+        "ties": "average",
+        "ndcg": True,
     },
     "excluded": {
         **_two_sets(True),
@@ -167,6 +180,8 @@ def _evaluate(case: str, mine: slice, **options: Any) -> list[Tensor]:
         import scipy.sparse
 
         arguments["relevance"] = scipy.sparse.coo_matrix(gains.numpy())
+    elif arguments.get("relevance") == "real":  # whole on the first rank of two
+        arguments["relevance"] = torch.where(torch.arange(ITEMS)[mine] < 61, 1.0, 0.3) * gains
     elif arguments.get("relevance") == "function":
         arguments["relevance"] = lambda rows: gains[rows]
     found = retrieval_metrics(**arguments, **options)
@@ -195,8 +210,7 @@ def _rank(rank: int, world: int, folder: str) -> None:
             {
                 "query_labels": None,
                 "gallery_labels": None,
-                "relevance": torch.full((4, 4), 2.0),
-                "measures": ("dcg",),
+                "relevance": torch.full((4, 4), 0.5) if rank else lambda rows: torch.ones(4, 4) > 0,
             },
         ):
             whole = {"query": x, "gallery": x, "query_labels": ids, "gallery_labels": ids}
@@ -248,4 +262,6 @@ def test_refusals_are_the_same_on_every_rank(ranks: Path) -> None:
             in one_set
         )
         assert f"expected a labelled item, got −1 for all {4 * len(files)} items" in labels
-        assert gains.startswith("measures: expected those of ranks alone where relevance is graded")
+        assert gains == (
+            "relevance: expected pairs or a matrix on every rank where gains are not whole"
+        )

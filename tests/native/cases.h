@@ -62,9 +62,9 @@ constexpr ScalarType type_of() {
 
 template <class T>
 struct Case {
-  int64_t queries, n, stride, words = 0, max_relevant, depth, recall_levels = 0;
+  int64_t queries, n, stride, words = 0, max_relevant, depth, recall_levels = 0, ranks = 0;
   drcl::Divisor divisor;
-  bool average_ties;
+  bool average_ties, rank_gains = false;
   std::vector<int64_t> cutoffs;
   std::vector<T> scores;  // stride apart, the last row without its padding
   std::optional<std::vector<T>> scale, bias;
@@ -85,7 +85,7 @@ struct Case {
   }
   drcl::Request request() const {
     return {cutoffs.data(), static_cast<int64_t>(cutoffs.size()), depth, divisor, recall_levels,
-            discounts ? discounts->data() : nullptr};
+            discounts ? discounts->data() : nullptr, ranks, average_ties, rank_gains};
   }
   int64_t width() const { return request().width(); }
   T value(int64_t query, int64_t item) const {
@@ -253,6 +253,10 @@ Case<T> draw_case(Source& from) {
   c.depth = from.one_in(2) ? c.n : cutoffs.empty() ? 1 + from.below(c.n) : *cutoffs.rbegin();
   if (c.depth == c.n && !c.average_ties && from.one_in(2)) c.recall_levels = 2 + from.below(11);
   c.divisor = static_cast<drcl::Divisor>(from.below(3));
+  if (from.one_in(2)) {
+    c.ranks = 1 + from.below(c.n + 3);
+    c.rank_gains = from.one_in(2);
+  }
   if (from.one_in(2)) {
     c.discounts = std::vector<double>(c.depth);
     for (int64_t i = 0; i < c.depth; ++i) (*c.discounts)[i] = 1 / std::log2(static_cast<double>(i) + 2);

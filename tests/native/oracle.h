@@ -70,6 +70,21 @@ inline std::vector<double> row_of(std::vector<double> head, const std::vector<Cu
   return head;
 }
 
+// The columns of the relevant items' ranks, from their first and last ones and their gains, best first.
+template <class T>
+void add_ranks(const Case<T>& c, std::vector<double>& row, const std::vector<int64_t>& first,
+               const std::vector<int64_t>& last, const std::vector<int64_t>& gains) {
+  const auto add = [&](const std::vector<int64_t>& values, double rest) {
+    for (int64_t j = 0; j < c.ranks; ++j) {
+      const bool known = j < static_cast<int64_t>(first.size()) && first[j] <= c.depth;
+      row.push_back(known ? static_cast<double>(values[j]) : rest);
+    }
+  };
+  add(first, INFINITY);
+  if (c.average_ties) add(last, INFINITY);
+  if (c.rank_gains) add(gains, 0);
+}
+
 template <class T>
 std::vector<double> by_index(const Case<T>& c, int64_t query) {
   const Ranked found = rank_naively(c, query);
@@ -102,7 +117,10 @@ std::vector<double> by_index(const Case<T>& c, int64_t query) {
     }
   }
   interpolated.insert(interpolated.end(), raw.begin(), raw.end());
-  return row_of({static_cast<double>(relevant), first, first > 0 ? 1 / first : 0}, cutoffs, interpolated);
+  std::vector<double> row =
+      row_of({static_cast<double>(relevant), first, first > 0 ? 1 / first : 0}, cutoffs, interpolated);
+  add_ranks(c, row, found.ranks, found.ranks, found.gains);
+  return row;
 }
 
 // The first `places` of a group of tied items, place by place: by the number of relevant items so far,
@@ -132,6 +150,7 @@ template <class T>
 std::vector<double> over_tie_orders(const Case<T>& c, int64_t query) {
   struct Group {
     int64_t above, size, relevant, gain;
+    std::vector<int64_t> gains;  // by index
   };
   const auto gain = c.gains_of(query);
   const auto kept = c.kept(query);
@@ -145,6 +164,7 @@ std::vector<double> over_tie_orders(const Case<T>& c, int64_t query) {
     group.relevant += gain[i] > 0;
     group.gain += gain[i];
     if (gain[i] > 0) gains.push_back(gain[i]);
+    if (gain[i] > 0) group.gains.push_back(gain[i]);
     ranked += 1;
   }
   std::vector<Group> groups;
@@ -196,7 +216,15 @@ std::vector<double> over_tie_orders(const Case<T>& c, int64_t query) {
     if (ideal > 0) at.ndcg = dcg / ideal;
     cutoffs.push_back(at);
   }
-  return row_of(head, cutoffs, {});
+  std::vector<double> row = row_of(head, cutoffs, {});
+  std::vector<int64_t> first, last, in_order;
+  for (const Group& g : groups) {
+    first.insert(first.end(), g.relevant, g.above + 1);
+    last.insert(last.end(), g.relevant, g.above + g.size);
+    in_order.insert(in_order.end(), g.gains.begin(), g.gains.end());
+  }
+  add_ranks(c, row, first, last, in_order);
+  return row;
 }
 
 template <class T>

@@ -153,6 +153,8 @@ def ranking_arguments():
                         ties,
                         11 if given and not ties else 0,
                         discounts if given else None,
+                        7 if given else 0,
+                        given,
                         2**28,
                     )
 
