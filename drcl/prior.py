@@ -250,10 +250,10 @@ class Prior(nn.Module):
                 modality=about["modality"],
                 score=about["score"],
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path}: expected the file of a prior, got another ({error})"
-            ) from error
+        except KeyError as error:
+            raise ValueError(f"{path}: expected a prior, got a file without {error}") from error
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path}: {error}") from error
 
     def extra_repr(self) -> str:
         return f"dim={self.dim}, classes={len(self.classes)}, modality={self.modality!r}"
