@@ -171,9 +171,7 @@ def draw_prior(draw: Draw) -> Prior:
     numbers = tuple(range(7, 7 + columns))
     return Prior(
         weight.to(draw.choose("dtype", torch.float32, torch.float64, torch.float16)),
-        classes=draw.choose(
-            "classes", None, tuple("éabcd"[:columns]), tuple(range(7, 7 + columns))
-        ),
+        classes=draw.choose("classes", None, tuple("éabcd"[:columns]), numbers),
         modality=draw.choose("modality", None, "image"),
         score=draw.choose("score", None, 0.5, 1),
     )
