@@ -63,11 +63,14 @@ def to_pt2(encoder: FrozenEncoder, example: Tensor | None = None) -> bytes:
     It takes any number of rows. The arguments are those of :func:`to_onnx`; ValueError for a
     missing example.
 
-    >>> from drcl.deploy import freeze
-    >>> from drcl.encoder import Encoder
-    >>> content = to_pt2(freeze(Encoder(3, dim=4, hidden=(5,)), None, None))
-    >>> torch.export.load(io.BytesIO(content)).module()(torch.ones(7, 3)).shape
-    torch.Size([7, 4])
+    >>> from drcl import DRCL, Prior
+    >>> y = torch.arange(40) % 4
+    >>> prior = Prior.orthogonal(dim=8, classes=4)
+    >>> model = DRCL(dim=8, hidden=(16,), epochs=2)
+    >>> model = model.fit({"image": (torch.eye(4)[y], y)}, prior=prior, progress=False)
+    >>> content = to_pt2(model.encoder("image"))
+    >>> torch.export.load(io.BytesIO(content)).module()(torch.eye(4)).shape
+    torch.Size([4, 8])
     """
     rows = {0: torch.export.Dim("rows")}
     content = io.BytesIO()
