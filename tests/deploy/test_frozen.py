@@ -205,7 +205,10 @@ x = numpy.load("features.npy")
 rows = torch.from_numpy(x)
 for name in ("standardized", "auto"):
     expected = torch.from_numpy(numpy.load(f"{name}.npy"))
-    for encoder in torch.jit.load(f"{name}.ts"), torch.export.load(f"{name}.pt2").module():
+    encoders = [torch.jit.load(f"{name}.ts")]
+    if name == "auto":
+        encoders.append(torch.export.load("auto.pt2").module())
+    for encoder in encoders:
         assert torch.equal(encoder(rows), expected), name
         assert (encoder(rows[:1]) - expected[:1]).abs().max() <= 1e-6, name
 print("without drcl")
@@ -234,7 +237,8 @@ def test_files_run_without_drcl_and_encoding_needs_torch_numpy_and_safetensors_o
         model = models[name]
         encoder = model.encoder("image")
         torch.jit.script(encoder).save(tmp_path / f"{name}.ts")
-        (tmp_path / f"{name}.pt2").write_bytes(to_pt2(encoder))
+        if name == "auto":  # of a perceptron, the command's test writes and reads one
+            (tmp_path / "auto.pt2").write_bytes(to_pt2(encoder))
         model.save(tmp_path / name)
         np.save(tmp_path / f"{name}.npy", model.encode("image", x).numpy())
     done = subprocess.run(
