@@ -73,6 +73,7 @@ def freeze(
     if scale is not None:
         layers.insert(0, _Standardize(*scale))
         shape = list(scale[0].shape)
+    # Rows that have unit length already are brought to it again, as encode does: the same bits.
     layers.append(_UnitRows() if calibration is None else _Posteriors(*calibration))
     integers = scale is None and not isinstance(network, Encoder)
     return FrozenEncoder(layers, shape, integers).cpu().eval().requires_grad_(False)
