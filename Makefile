@@ -28,11 +28,11 @@ test-long: $(VENV)/.installed
 	-$(BIN)/pip install --quiet atheris
 	DRCL_FUZZ_CASES=$(CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m long
 
-# Metrics and training beside other libraries, and with networks that packages bring, in an environment
-# of their own.
+# Metrics and training beside other libraries, with networks that packages bring, and exported encoders
+# in onnxruntime, in an environment of their own.
 peers: $(PEERS)/.installed
 	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest tests/peers tests/test_other_evaluators.py tests/test_frameworks.py \
-		tests/test_examples_raw_data.py
+		tests/test_examples_raw_data.py tests/deploy/test_onnx.py
 
 # Measures everything on this machine, then rewrites the README's table and the plots from the results.
 bench: $(VENV)/.installed

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from drcl.checks import check_positive, check_seed
 from drcl.ensemble.choice import choose_shares, fit_temperature, held_out_logits, log_likelihood
@@ -23,6 +22,7 @@ from drcl.labels import Label
 from drcl.labels.encoded import target_rows
 from drcl.model_files import StoredModel
 from drcl.prior import Prior
+from drcl.progress import progress_bar
 from drcl.train.config import Config, stream_seed
 from drcl.train.networks import pick_device
 from drcl.train.prepare import prepare_training
@@ -141,7 +141,7 @@ def auto(
     total = 2 * len(LINEAR) * len(rows) + (len(HIDDEN) + 1) * epochs
     encoders: dict[str, nn.Module] = {}
     tried: list[dict[str, Any]] = []
-    with tqdm(total=total, desc="auto", unit="epoch", disable=not progress) as bar:
+    with progress_bar(total=total, desc="auto", unit="epoch", disable=not progress) as bar:
         runs = {name: _Run(name, seed, bar) for name in rows}
         started = {name: _linear(run, _to(rows[name], place)) for name, run in runs.items()}
         for index, (name, (scaling, own, candidates)) in enumerate(started.items()):

@@ -14,6 +14,7 @@ from torch.distributed import ProcessGroup
 
 from drcl import metrics
 from drcl.checks import check_count, check_option
+from drcl.deploy import FrozenEncoder, freeze
 from drcl.distributed import raise_together
 from drcl.encoder import Encoder, normalize
 from drcl.labels import Label, encode_labels, known_ids, parse_labels
@@ -351,6 +352,41 @@ class DRCL:
             rows = self.standardizers[modality](rows)
         network.to(device)
         return apply_in_chunks(network, rows.to(device)).float().cpu()
+
+    @torch.inference_mode(False)  # a copy for training, tracing and export, too
+    def encoder(self, modality: str, *, space: str | None = None) -> FrozenEncoder:
+        """A modality's encoder as a module of its own: features in, :meth:`encode`'s rows out.
+
+        It standardizes the features, applies the network and goes over to the space, so nothing
+        else of the model is needed. ``torch.jit.script``, ``torch.jit.trace``, ``torch.export``
+        with any number of rows and PyTorch's ONNX exporter take it, and what they write runs
+        without this package. It is a copy, on the CPU and in evaluation mode; its parameters ask
+        for no gradients.
+
+        Args:
+            modality: one that was trained. A network of your own may be used as freely as it is
+                written: what scripts alone scripts here.
+            space: as in :meth:`encode`.
+
+        Returns a :class:`drcl.deploy.FrozenEncoder`, (N, d) -> (N, dim) or (N, C). Its results are
+        those of :meth:`encode` to the bit for the same number of rows at a time. It looks for no
+        NaN: a row that is not finite gives NaN.
+
+        Raises ValueError for an unknown modality or space; RuntimeError before :meth:`fit`.
+
+        >>> y = torch.arange(40) % 4
+        >>> prior = Prior.orthogonal(dim=8, classes=4)
+        >>> model = DRCL(dim=8, hidden=(16,), epochs=2)
+        >>> model = model.fit({"image": (torch.eye(4)[y], y)}, prior=prior, progress=False)
+        >>> encoder = model.encoder("image")
+        >>> torch.equal(encoder(torch.eye(4)), model.encode("image", torch.eye(4)))
+        True
+        """
+        space, network = self._checked(space), self._encoder(modality)
+        calibration = None
+        if space == "posterior":
+            calibration = self.prior.weight, self.temperatures[modality]
+        return freeze(network, self.standardizers.get(modality), calibration)
 
     def evaluate(
         self,

@@ -14,6 +14,7 @@ from drcl.cli.bench import bench
 from drcl.cli.compare import compare
 from drcl.cli.data import data
 from drcl.cli.errors import Interrupted, refusal
+from drcl.cli.export import export
 from drcl.cli.info import info
 from drcl.cli.retrieve import encode, evaluate, report, search
 from drcl.cli.score import score
@@ -53,6 +54,7 @@ for command in (
     train,
     evaluate,
     encode,
+    export,
     search,
     score,
     add_modality,

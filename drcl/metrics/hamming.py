@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from drcl.dispatch import choose
 from drcl.eager.average_precision import gain_matrix
@@ -20,6 +19,7 @@ from drcl.metrics.results import PrecisionRecall
 from drcl.metrics.retrieval import apply_no_relevant
 from drcl.metrics.task import Task
 from drcl.ops.hamming_counts import Lists, hamming_counts
+from drcl.progress import progress_bar
 from drcl.ranking import Relevance
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def hamming_metrics(
         name: torch.full(shape, torch.nan, dtype=torch.float64, device="cpu")
         for name, shape in shapes.items()
     }
-    with tqdm(total=len(task.queries), unit="query", disable=not settings.progress) as bar:
+    with progress_bar(total=len(task.queries), unit="query", disable=not settings.progress) as bar:
         for rows, every, relevant in _counts(task):
             for name, value in _from_counts(every, relevant).items():
                 found[name][rows] = value

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from drcl.metrics.blocks import Evaluate, ranked_blocks
 from drcl.metrics.embeddings import Array, Gallery
@@ -19,6 +18,7 @@ from drcl.metrics.renamed import takes_old_names
 from drcl.metrics.results import PrecisionRecall, RetrievalMetrics
 from drcl.metrics.task import Task
 from drcl.metrics.tied import expectation
+from drcl.progress import progress_bar
 from drcl.ranking import PER_CUTOFF, PER_LEVEL, PER_QUERY, Columns, Request
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def retrieval_metrics(
         del found["ndcg"]
     extra = _nothing(at_all, count, cutoffs)
     curves = torch.zeros(len(PER_LEVEL), levels, dtype=torch.float64, device="cpu")
-    with tqdm(total=len(task.queries), unit="query", disable=not settings.progress) as bar:
+    with progress_bar(total=len(task.queries), unit="query", disable=not settings.progress) as bar:
         for rows, items in task.parts():
             size = sum(task.everywhere(len(items)))
             if size == 0:  # a group without items

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from drcl.checks import check_count, check_option
 from drcl.metrics.embeddings import Array, Gallery, embeddings
@@ -15,6 +14,7 @@ from drcl.metrics.options import MAX_BYTES
 from drcl.metrics.scores import METRICS, PRECISIONS, Scorer
 from drcl.out_of_memory import in_pieces
 from drcl.precision import product_precision
+from drcl.progress import progress_bar
 
 _ROWS = 1024  # queries that are searched for together: a gallery is read once for so many
 
@@ -92,7 +92,7 @@ def nearest(
     size = max(1, min(_ROWS, len(one), entries // max(256, 2 * k)))
     search = _Search(scorer, k, own, max(1, entries // size))
     parts = []
-    with tqdm(total=len(one), unit="query", disable=not progress) as bar:
+    with progress_bar(total=len(one), unit="query", disable=not progress) as bar:
         for part in in_pieces(search, len(one), size):
             parts.append(part)
             bar.update(len(part.indices))

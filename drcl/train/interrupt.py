@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from tqdm import tqdm
+from drcl.progress import say
 
 
 @contextlib.contextmanager
@@ -25,9 +24,7 @@ def interrupt_after_epoch(active: bool) -> Iterator[Callable[[], bool]]:
         asked.append(signum)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         with contextlib.suppress(OSError):  # the same Ctrl-C may have ended the reader of a pipe
-            tqdm.write(
-                "finishing the epoch to save it; Ctrl-C again stops at once", file=sys.stderr
-            )
+            say("finishing the epoch to save it; Ctrl-C again stops at once")
 
     mine = (
         active

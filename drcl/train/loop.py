@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from drcl.distributed import raise_together
 from drcl.errors import NonFiniteLoss
 from drcl.out_of_memory import first_line, is_out_of_memory
+from drcl.progress import progress_bar
 from drcl.train.checkpoint import Checkpoint
 from drcl.train.clock import Clock
 from drcl.train.config import stream_seed
@@ -139,7 +139,7 @@ class Training:
         self.epoch = len(self.outcome.history)
         self._bytes = sum(value.nbytes for value in self.outcome.state.values())
         self._losses = torch.empty(0)
-        self._bar = tqdm(
+        self._bar = progress_bar(
             desc=phase.title,
             initial=self.epoch * phase.source.count,
             total=phase.schedule.epochs * phase.source.count,

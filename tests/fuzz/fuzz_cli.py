@@ -9,6 +9,7 @@ draws pictures and ``drcl ablate`` trains a dozen models and two baselines: seco
 from __future__ import annotations
 
 import functools
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -186,6 +187,35 @@ def encode(draw: Draw) -> None:
     if good and suffix == ".npy":
         found = np.load(out, allow_pickle=False)
         assert found.shape == (len(x), 4) and found.dtype == np.float32
+
+
+@target("drcl export", few=3)
+def export(draw: Draw) -> None:
+    """In the format that needs no extra; the other is refused where the extra is missing."""
+    fine, run = draw_run(draw)
+    modality = draw.choose("modality", "photo", "scan", "moon")
+    suffix = draw.choose("suffix", ".pt2", "", ".npy")
+    kind = draw.choose("format", [], ["--format", "pt2"], ["--format", "onnx"], ["--format", "x"])
+    space = draw.choose("space", [], ["--space", "posterior"], ["--space", "dot"])
+    there, overwrite = draw.choose("there", False, True), draw.choose("overwrite", False, True)
+    out = scratch() / f"encoder{suffix}"
+    out.unlink(missing_ok=True)
+    if there:
+        out.write_bytes(b"older")
+    format_given = kind[1:] or [suffix[1:]]
+    known = format_given == ["pt2"] or (format_given == ["onnx"] and has_onnx())
+    good = fine and known and modality != "moon" and space[1:] != ["dot"]
+    good = good and (overwrite or not there)
+    more = ["--overwrite"] * overwrite
+    judge(draw, good, "export", run, modality, "--out", out, *kind, *space, *more)
+    if good:
+        assert len(out.read_bytes()) > 1000
+    else:
+        assert out.exists() == there and (not there or out.read_bytes() == b"older")
+
+
+def has_onnx() -> bool:
+    return all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript"))
 
 
 @target("drcl search", few=5)

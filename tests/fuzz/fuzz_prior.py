@@ -10,6 +10,7 @@ import torch
 from arrays import FLOATS, TAME, WILD, tensor, values
 from bad_arguments import of_matrix, of_positive, of_word, refuses
 from fuzz_functional import ROUNDINGS, eps
+from fuzz_training import scratch
 from fuzzing import Draw, array, refused, target, within
 from torch import Tensor
 
@@ -161,6 +162,55 @@ def metadata(draw: Draw) -> None:
         "modality": "m",
         "score": None,
     }
+
+
+def draw_prior(draw: Draw) -> Prior:
+    """A prior of any dtype, with names or numbers as classes."""
+    weight = torch.from_numpy(draw.random.normal(size=(6, draw.integer("C", 2, 5))))
+    columns = weight.shape[1]
+    numbers = tuple(range(7, 7 + columns))
+    return Prior(
+        weight.to(draw.choose("dtype", torch.float32, torch.float64, torch.float16)),
+        classes=draw.choose("classes", None, tuple("éabcd"[:columns]), numbers),
+        modality=draw.choose("modality", None, "image"),
+        score=draw.choose("score", None, 0.5, 1),
+    )
+
+
+@target("drcl.Prior.save")
+def save(draw: Draw) -> None:
+    """It comes back as it was, over an older one as well."""
+    found, path = draw_prior(draw), scratch() / "prior.safetensors"
+    if draw.fault("a folder"):
+        try:
+            found.save(scratch())
+        except OSError as error:
+            assert scratch().name in str(error)
+            return
+        raise AssertionError("a folder was replaced")
+    again = Prior.load(found.save(draw.choose("path", str(path), path)))
+    assert again.metadata() == found.metadata()
+    for name, buffer in found.named_buffers():
+        assert torch.equal(getattr(again, name), buffer)
+
+
+@target("drcl.Prior.load")
+def load(draw: Draw) -> None:
+    """A damaged file is refused by name."""
+    path = draw_prior(draw).save(scratch() / "damaged.safetensors")
+    content = path.read_bytes()
+    at = int(draw.random.integers(len(content)))
+    damaged = bytearray(content)
+    damaged[at] ^= 1 << int(draw.random.integers(8))
+    what = draw.choose("damage", "flip", "cut", "empty", "noise")
+    noise = draw.random.bytes(len(content))
+    path.write_bytes({"flip": damaged, "cut": content[:at], "empty": b"", "noise": noise}[what])
+    try:
+        found = Prior.load(path)
+    except ValueError as error:
+        assert path.name in str(error), error
+    else:
+        raise AssertionError(f"{found} was read after {what} at byte {at}")
 
 
 @target("drcl.use_backend")

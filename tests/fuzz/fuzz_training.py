@@ -267,6 +267,23 @@ def encode(draw: Draw) -> None:
     within(alone, found, 1e-5, "rows one by one")
 
 
+@target("drcl.DRCL.encoder")
+def encoder(draw: Draw) -> None:
+    model, (x, _) = trained(), draw_samples(draw, "image", False, least=1)
+    space = draw.choose("space", None, "cosine", "posterior")
+    faults = {
+        **{f"modality: {v!r}": lambda v=v: v for v in ("audio", "", None, 3)},
+        **{f"space: {v!r}": lambda v=v: v for v in ("", "dot", 3, ("cosine",))},
+    }
+    if refuses(draw, model.encoder, {"modality": "image", "space": space}, faults):
+        return
+    found = model.encoder("image", space=space)
+    rows = torch.as_tensor(np.asarray(x, dtype=np.float32))
+    assert torch.equal(found(rows), model.encode("image", x, space=space))
+    with refused("features"):
+        found(rows[:, : draw.integer("width", 0, 2)])
+
+
 @target("drcl.DRCL.evaluate")
 def evaluate(draw: Draw) -> None:
     model = trained()

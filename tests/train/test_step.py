@@ -313,7 +313,7 @@ def test_the_bar_tells_loss_score_speed_and_time_left(monkeypatch):
     def bar(**options):
         return tqdm(**{**options, "disable": False, "file": screen, "ncols": 200, "mininterval": 0})
 
-    monkeypatch.setattr(loop, "tqdm", bar)
+    monkeypatch.setattr(loop, "progress_bar", bar)
     fit()
     lines = screen.getvalue().split("\r")
     prior = [line for line in lines if line.startswith("prior image")][-1]
@@ -417,7 +417,7 @@ def test_ctrl_c_that_ends_the_reader_of_a_pipe_too_still_saves(monkeypatch):
     def write(*_: object, **__: object) -> None:
         raise BrokenPipeError
 
-    monkeypatch.setattr(interrupt.tqdm, "write", write)
+    monkeypatch.setattr(tqdm, "write", write)
     with pytest.raises(KeyboardInterrupt), interrupt.interrupt_after_epoch(True) as asked:
         signal.raise_signal(signal.SIGINT)
         assert asked()

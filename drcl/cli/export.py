@@ -1,0 +1,50 @@
+"""``drcl export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from drcl.cli import show
+from drcl.cli.retrieve import space_option
+from drcl.deploy import FORMATS
+from drcl.estimator import DRCL
+from drcl.storage.files import write_bytes
+
+
+@click.command()
+@show.run_argument
+@click.argument("modality")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(list(FORMATS)),
+    help="onnx for ONNX runtimes, pt2 for torch.export.load; default: what --out ends with.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Output file, such as image.onnx.",
+)
+@space_option
+@click.option("--overwrite", is_flag=True, help="Replace the file if it is there.")
+def export(
+    run: Path, modality: str, kind: str | None, out: Path, space: str | None, overwrite: bool
+) -> None:
+    """Write one modality's encoder as a file that runs without drcl.
+
+    From features, as they come, to embeddings: standardizer and network, for any number of rows.
+    The format onnx needs the extra drcl[export].
+    """
+    kind = kind or out.suffix[1:]
+    if kind not in FORMATS:
+        raise click.BadParameter(
+            f"{out}: expected a name ending in .onnx or .pt2, or --format", param_hint="--out"
+        )
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"{out}: exists; choose another name, or --overwrite it")
+    content = FORMATS[kind](DRCL.load(run).encoder(modality, space=space))
+    write_bytes(out, content)
+    click.echo(f"{out}: {len(content)} bytes")
