@@ -15,7 +15,7 @@ from torch import Tensor
 from drcl.checks import check_count
 from drcl.index import engines
 from drcl.index.folder import Stored, read_index, read_manifest, write_index
-from drcl.index.segment import Ids, Segment, key_of, make_segment, metadata_columns
+from drcl.index.segment import Ids, Segment, as_json, key_of, make_segment, metadata_columns
 from drcl.metrics.duplicates import equal_among, row_hashes
 from drcl.metrics.embeddings import Embeddings
 from drcl.metrics.search import nearest_known
@@ -343,7 +343,8 @@ class Index:
             for column, wanted in where.items():
                 if column not in self.columns:
                     raise ValueError(f"where: expected columns of {self.columns}, got {column!r}")
-                values = list(wanted) if isinstance(wanted, (list, tuple, set)) else [wanted]
+                several = wanted if isinstance(wanted, (list, tuple, set)) else [wanted]
+                values = [as_json(f"where {column!r}", value) for value in several]
                 mask &= np.concatenate([p.matching(column, values) for p in self._segments])
         elif where is not None:
             given = np.asarray(where)

@@ -111,11 +111,11 @@ class Segment:
         values = {name: json.loads(texts[place]) for name, texts in self.columns.items()}
         return {"id": self.ids[place], "modality": self.modality, **values}
 
-    def matching(self, column: str, values: Sequence[Any]) -> npt.NDArray[np.bool_]:
-        """Mask of the rows that have one of the values in a column."""
+    def matching(self, column: str, values: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Mask of the rows that have one of the values, as JSON, in a column."""
         if column not in self.columns:
             return np.zeros(len(self), bool)
-        return self.columns[column].codes([_json(column, value) for value in values]) >= 0
+        return self.columns[column].codes(values) >= 0
 
 
 def make_segment(
@@ -155,7 +155,7 @@ def metadata_columns(metadata: Any, count: int) -> dict[str, Texts]:
                 f"{what}: expected {count} values, one for each row, got {len(values)}"
             )
         _texts("metadata", [name])
-        columns[name] = _texts(what, [_json(what, value) for value in values])
+        columns[name] = _texts(what, [as_json(what, value) for value in values])
     return columns
 
 
@@ -189,7 +189,8 @@ def _integers(values: list[Any]) -> npt.NDArray[np.int64]:
     return np.array(values, np.int64)
 
 
-def _json(name: str, value: Any) -> str:
+def as_json(name: str, value: Any) -> str:
+    """A value of a column as text; ValueError if it cannot be one."""
     value = value.item() if isinstance(value, np.generic) else value
     plain = value is None or isinstance(value, (str, bool, int, float))
     if not plain or (isinstance(value, float) and not math.isfinite(value)):
