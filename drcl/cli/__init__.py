@@ -14,9 +14,11 @@ from drcl.cli.bench import bench
 from drcl.cli.compare import compare
 from drcl.cli.data import data
 from drcl.cli.errors import Interrupted, refusal
+from drcl.cli.index import index
 from drcl.cli.info import info
-from drcl.cli.retrieve import encode, evaluate, report, search
+from drcl.cli.retrieve import encode, evaluate, report
 from drcl.cli.score import score
+from drcl.cli.search import search
 from drcl.cli.train import train
 
 __all__ = ["main"]
@@ -53,6 +55,7 @@ for command in (
     train,
     evaluate,
     encode,
+    index,
     search,
     score,
     add_modality,
