@@ -10,6 +10,7 @@ that are not named any more are removed by the next writer. Who has mapped them 
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
 from dataclasses import dataclass
@@ -91,7 +92,11 @@ def _read_named(folder: Path, manifest: dict[str, Any]) -> Stored:
         raise ValueError(f"{path}: incomplete or damaged ({error!r})") from error
     if not good:
         raise ValueError(f"{path}: damaged, not what this package writes there")
-    segments = [Segment.read(folder / file, rows, width, ids, name) for file, rows, name in parts]
+    starts = itertools.accumulate((rows for _, rows, _ in parts), initial=0)
+    segments = [
+        Segment.read(folder / file, start, rows, width, ids, name)
+        for (file, rows, name), start in zip(parts, starts, strict=False)
+    ]
     out = np.empty(0, np.int64)
     if removed is not None:
         out = map_arrays(folder / removed).get("removed", out)

@@ -83,14 +83,23 @@ class Segment:
     file: str | None = None
 
     @classmethod
-    def read(cls, path: Path, rows: int, width: int, ids: str, modality: str | None) -> Segment:
-        """A mapped file; OSError if it is not there, ValueError if it is not as described."""
+    def read(
+        cls, path: Path, start: int, rows: int, width: int, ids: str, modality: str | None
+    ) -> Segment:
+        """The mapped file of rows from ``start`` on.
+
+        OSError if it is not there, ValueError if it is not as described.
+        """
         arrays = map_arrays(path)
         try:
             for name in ("keys", "hashes", "copies", "firsts"):
                 count = len(arrays["copies"]) if name in ("copies", "firsts") else rows
                 if arrays[name].dtype != np.int64 or arrays[name].shape != (count,):
                     raise ValueError(f"{name}: expected {count} int64")
+            copies, firsts = arrays["copies"], arrays["firsts"]
+            good = (firsts >= 0) & (firsts < copies) & (copies >= start) & (copies < start + rows)
+            if not good.all() or not (np.diff(copies) > 0).all():
+                raise ValueError("copies: expected rising rows of the file, after their firsts")
             if arrays["rows"].dtype != np.float32 or arrays["rows"].shape != (rows, width):
                 raise ValueError(f"rows: expected float32 ({rows}, {width})")
             names = [name for name in arrays if name.startswith(COLUMN) and name.endswith(".ends")]
