@@ -17,6 +17,7 @@ from drcl.metrics.scores import METRICS, PRECISIONS, Scorer
 from drcl.out_of_memory import in_pieces
 from drcl.precision import product_precision
 
+_BLOCK = 64  # items of which the largest score is found first
 _ROWS = 1024  # queries that are searched for together: a gallery is read once for so many
 
 
@@ -260,6 +261,14 @@ def _first(scores: Tensor, k: int) -> Nearest:
     """The k highest of each row (or all, if there are fewer), ties by column."""
     if k >= scores.shape[1]:
         return Nearest(*scores.sort(dim=1, descending=True, stable=True))
+    if len(scores) == 1 and scores.shape[1] > 4 * _BLOCK * k:
+        # At least k items reach the k-th largest of the blocks' maxima: only they are sorted.
+        whole = scores[0, : scores.shape[1] // _BLOCK * _BLOCK]
+        least = whole.view(-1, _BLOCK).amax(dim=1).topk(k).values[-1]
+        if bool(least > -torch.inf):
+            places = (scores[0] >= least).nonzero()[:, 0]
+            found = scores[0, places].sort(descending=True, stable=True)
+            return Nearest(found.values[None, :k], places[found.indices][None, :k])
     top = scores.topk(k, dim=1)
     columns = top.indices.sort(dim=1).values
     values = scores.gather(1, columns)

@@ -52,6 +52,22 @@ def test_in_tiles_as_a_sort_of_all_scores(metric: str, k: int) -> None:
     test_as_a_sort_of_all_scores(metric, k)
 
 
+@pytest.mark.parametrize("left_out", [False, True])
+@pytest.mark.parametrize("k", [1, 3, 40])
+def test_one_query_in_a_long_gallery_finds_ties_by_index(k: int, left_out: bool) -> None:
+    """Of small integers, so that many items share every score."""
+    query, gallery = torch.randint(-2, 3, (1, 4)).float(), torch.randint(-2, 3, (20_011, 4)).float()
+    scores = query @ gallery.T
+    if left_out:
+        scores[:, 500:] = -torch.inf  # fewer than k blocks have anything
+    found = search._first(scores, k)
+    expected = scores.sort(dim=1, descending=True, stable=True)
+    assert torch.equal(found.indices, expected.indices[:, :k])
+    assert torch.equal(found.scores, expected.values[:, :k])
+    if not left_out:
+        assert torch.equal(nearest(query, gallery, k, metric="dot").indices, found.indices)
+
+
 @pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int8])
 @pytest.mark.parametrize("k", [1, 3, 9, 40, 100])
