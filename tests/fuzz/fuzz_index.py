@@ -87,7 +87,7 @@ def draw_index(draw: Draw) -> Drawn:
     return drawn
 
 
-@target("drcl.Index")
+@target("drcl.Index", few=10)
 def index(draw: Draw) -> None:
     fault = draw.fault("space", "about")
     space = draw.choose("space", None, "cosine") if fault != "space" else 7
@@ -100,7 +100,7 @@ def index(draw: Draw) -> None:
     assert (made.space, made.about, len(made), made.total) == (space, about or {}, 0, 0)
 
 
-@target("drcl.Index.add")
+@target("drcl.Index.add", few=10)
 def add(draw: Draw) -> None:
     drawn = draw_index(draw)
     drawn.check(drawn.index)
@@ -128,7 +128,7 @@ def add(draw: Draw) -> None:
         drawn.check(drawn.index)
 
 
-@target("drcl.Index.remove")
+@target("drcl.Index.remove", few=10)
 def remove(draw: Draw) -> None:
     drawn = draw_index(draw)
     fault = draw.fault("unknown", "removed", "kind", "a word")
@@ -146,7 +146,7 @@ def remove(draw: Draw) -> None:
     drawn.check(drawn.index)
 
 
-@target("drcl.Index.find")
+@target("drcl.Index.find", few=10)
 def find(draw: Draw) -> None:
     drawn = draw_index(draw)
     places = draw.random.permutation(drawn.kept).tolist()
@@ -156,7 +156,7 @@ def find(draw: Draw) -> None:
         drawn.index.find([None])  # type: ignore[list-item]
 
 
-@target("drcl.Index.search")
+@target("drcl.Index.search", few=10)
 def search(draw: Draw) -> None:
     drawn = draw_index(draw)
     query = draw_rows(draw, draw.integer("Q", 1, 5), drawn.width)
@@ -199,7 +199,7 @@ def search(draw: Draw) -> None:
     assert found.scores.tolist() == exact
 
 
-@target("drcl.Index.records")
+@target("drcl.Index.records", few=10)
 def records(draw: Draw) -> None:
     drawn = draw_index(draw)
     drawn.check(drawn.index)
@@ -207,7 +207,7 @@ def records(draw: Draw) -> None:
         drawn.index.records([draw.choose("bad", len(drawn.rows), -1, 0.5)])  # type: ignore[list-item]
 
 
-@target("drcl.Index.rows")
+@target("drcl.Index.rows", few=10)
 def rows(draw: Draw) -> None:
     drawn = draw_index(draw)
     places = draw.random.integers(0, len(drawn.rows), draw.integer("n", 1, 9))
@@ -217,7 +217,7 @@ def rows(draw: Draw) -> None:
         drawn.index.rows(draw.choose("bad", [[0]], [len(drawn.rows)], ["a"], 0))
 
 
-@target("drcl.Index.save")
+@target("drcl.Index.save", few=10)
 def save(draw: Draw) -> None:
     drawn, folder = draw_index(draw), scratch() / "index"
     shutil.rmtree(folder, ignore_errors=True)
@@ -235,7 +235,7 @@ def save(draw: Draw) -> None:
     drawn.check(Index.load(folder))
 
 
-@target("drcl.Index.load")
+@target("drcl.Index.load", few=10)
 def load(draw: Draw) -> None:
     """Whatever bytes are put into a file, it is refused, or what was there is found."""
     drawn, folder = draw_index(draw), scratch() / "index"
@@ -279,7 +279,7 @@ def to_faiss(draw: Draw) -> None:
     assert made.ntotal == len(drawn.kept)
 
 
-@target("drcl.Index.recall")
+@target("drcl.Index.recall", few=10)
 def recall(draw: Draw) -> None:
     drawn = draw_index(draw)
     query = draw_rows(draw, 3, drawn.width)
