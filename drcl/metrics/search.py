@@ -261,16 +261,12 @@ def _first(scores: Tensor, k: int) -> Nearest:
     """The k highest of each row (or all, if there are fewer), ties by column."""
     if k >= scores.shape[1]:
         return Nearest(*scores.sort(dim=1, descending=True, stable=True))
-    if len(scores) == 1 and scores.shape[1] > 4 * _BLOCK * k:
-        # At least k items reach the k-th largest of the blocks' maxima: only they are sorted.
-        whole = scores[0, : scores.shape[1] // _BLOCK * _BLOCK]
-        least = whole.view(-1, _BLOCK).amax(dim=1).topk(k).values[-1]
-        if bool(least > -torch.inf):
-            places = (scores[0] >= least).nonzero()[:, 0]
-            found = scores[0, places].sort(descending=True, stable=True)
-            return Nearest(found.values[None, :k], places[found.indices][None, :k])
-    top = scores.topk(k, dim=1)
-    columns = top.indices.sort(dim=1).values
+    columns = _candidates(scores, k)
+    if columns is None:
+        columns = scores.topk(k, dim=1).indices
+    else:
+        columns = columns.gather(1, scores.gather(1, columns).topk(k, dim=1).indices)
+    columns = columns.sort(dim=1).values
     values = scores.gather(1, columns)
     values, order = values.sort(dim=1, descending=True, stable=True)
     columns = columns.gather(1, order)
@@ -280,3 +276,18 @@ def _first(scores: Tensor, k: int) -> Nearest:
         ranked = scores[part].sort(dim=1, descending=True, stable=True)
         values[part], columns[part] = ranked.values[:, :k], ranked.indices[:, :k]
     return Nearest(values, columns)
+
+
+def _candidates(scores: Tensor, k: int) -> Tensor | None:
+    """Columns (Q, …) among which the k highest scores of each row are; None where all are few.
+
+    They are in the k blocks whose largest scores are highest, or in the rest after the last block.
+    """
+    count = scores.shape[1] // _BLOCK
+    if count < 4 * k:
+        return None
+    whole = scores[:, : count * _BLOCK]
+    best = whole.unflatten(1, (count, _BLOCK)).amax(dim=2).topk(k, dim=1).indices
+    inside = best[:, :, None] * _BLOCK + torch.arange(_BLOCK, device=scores.device)
+    rest = torch.arange(count * _BLOCK, scores.shape[1], device=scores.device)
+    return torch.cat([inside.flatten(1), rest.expand(len(scores), -1)], dim=1)
