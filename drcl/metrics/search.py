@@ -261,33 +261,26 @@ def _first(scores: Tensor, k: int) -> Nearest:
     """The k highest of each row (or all, if there are fewer), ties by column."""
     if k >= scores.shape[1]:
         return Nearest(*scores.sort(dim=1, descending=True, stable=True))
-    columns = _candidates(scores, k)
-    if columns is None:
-        columns = scores.topk(k, dim=1).indices
+    blocks = scores.shape[1] // _BLOCK
+    if blocks < 4 * k:
+        columns = scores.topk(k, dim=1).indices.sort(dim=1).values
+        seen, beyond = scores, scores.new_full((len(scores),), -torch.inf)
     else:
-        columns = columns.gather(1, scores.gather(1, columns).topk(k, dim=1).indices)
-    columns = columns.sort(dim=1).values
+        # They are in the blocks whose largest scores are highest, or after the last whole block.
+        end = blocks * _BLOCK
+        largest = scores[:, :end].unflatten(1, (blocks, _BLOCK)).amax(dim=2).topk(k + 1, dim=1)
+        inside = largest.indices[:, :k, None] * _BLOCK + torch.arange(_BLOCK, device=scores.device)
+        rest = torch.arange(end, scores.shape[1], device=scores.device).expand(len(scores), -1)
+        among = torch.cat([inside.flatten(1), rest], dim=1)
+        seen, beyond = scores.gather(1, among), largest.values[:, k]
+        columns = among.gather(1, seen.topk(k, dim=1).indices).sort(dim=1).values
     values = scores.gather(1, columns)
     values, order = values.sort(dim=1, descending=True, stable=True)
     columns = columns.gather(1, order)
     # Where more items tie with the last than there is room for, any of them may be among these.
-    open_ = ((scores >= values[:, -1:]).sum(dim=1) > k).nonzero()[:, 0]
+    last = values[:, -1:]
+    open_ = (((seen >= last).sum(dim=1) > k) | (beyond >= last[:, 0])).nonzero()[:, 0]
     for part in open_.split(16):
         ranked = scores[part].sort(dim=1, descending=True, stable=True)
         values[part], columns[part] = ranked.values[:, :k], ranked.indices[:, :k]
     return Nearest(values, columns)
-
-
-def _candidates(scores: Tensor, k: int) -> Tensor | None:
-    """Columns (Q, …) among which the k highest scores of each row are; None where all are few.
-
-    They are in the k blocks whose largest scores are highest, or in the rest after the last block.
-    """
-    count = scores.shape[1] // _BLOCK
-    if count < 4 * k:
-        return None
-    whole = scores[:, : count * _BLOCK]
-    best = whole.unflatten(1, (count, _BLOCK)).amax(dim=2).topk(k, dim=1).indices
-    inside = best[:, :, None] * _BLOCK + torch.arange(_BLOCK, device=scores.device)
-    rest = torch.arange(count * _BLOCK, scores.shape[1], device=scores.device)
-    return torch.cat([inside.flatten(1), rest.expand(len(scores), -1)], dim=1)
