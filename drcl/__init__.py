@@ -11,6 +11,7 @@ from drcl.automatic import auto  # noqa: E402
 from drcl.dispatch import use_backend  # noqa: E402
 from drcl.encoder import Encoder  # noqa: E402
 from drcl.estimator import DRCL  # noqa: E402
+from drcl.index import Index  # noqa: E402
 from drcl.prior import Prior  # noqa: E402
 from drcl.train.config import Config  # noqa: E402
 from drcl.train.prior_learning import select_prior  # noqa: E402
@@ -19,6 +20,7 @@ __all__ = [
     "DRCL",
     "Config",
     "Encoder",
+    "Index",
     "Prior",
     "__version__",
     "auto",

@@ -447,6 +447,9 @@ class DRCL:
     ) -> SearchResult:
         """The k best items of another modality by inner product, ties by gallery index.
 
+        The gallery is encoded in each call. To search in one more than once, encode it once into a
+        :class:`drcl.Index`.
+
         Args:
             source, queries: the queries' modality and features (Q, d), as for :meth:`encode`.
             target, gallery: the gallery's modality and features (N, d').

@@ -15,9 +15,11 @@ from drcl.cli.compare import compare
 from drcl.cli.data import data
 from drcl.cli.errors import Interrupted, refusal
 from drcl.cli.export import export
+from drcl.cli.index import index
 from drcl.cli.info import info
-from drcl.cli.retrieve import encode, evaluate, report, search
+from drcl.cli.retrieve import encode, evaluate, report
 from drcl.cli.score import score
+from drcl.cli.search import search
 from drcl.cli.train import train
 
 __all__ = ["main"]
@@ -55,6 +57,7 @@ for command in (
     evaluate,
     encode,
     export,
+    index,
     search,
     score,
     add_modality,

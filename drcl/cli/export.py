@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from drcl.cli import show
-from drcl.cli.retrieve import space_option
 from drcl.deploy import FORMATS
 from drcl.estimator import DRCL
 from drcl.storage.files import write_bytes
@@ -28,7 +27,7 @@ from drcl.storage.files import write_bytes
     type=click.Path(dir_okay=False, path_type=Path),
     help="Output file, such as image.onnx.",
 )
-@space_option
+@show.space_option
 @click.option("--overwrite", is_flag=True, help="Replace the file if it is there.")
 def export(
     run: Path, modality: str, kind: str | None, out: Path, space: str | None, overwrite: bool

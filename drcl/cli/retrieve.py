@@ -1,4 +1,4 @@
-"""Commands on a finished run: ``evaluate``, ``encode``, ``search``, ``report``."""
+"""Commands on a finished run: ``evaluate``, ``encode``, ``report``."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ import numpy as np
 from safetensors.numpy import save
 
 from drcl.cli import show
-from drcl.data import CrossModalDataset, Labelled
+from drcl.cli.index import (
+    append_option,
+    encoded,
+    ids_option,
+    overwrite_option,
+    read_table,
+)
+from drcl.data.files import read_array
 from drcl.estimator import DRCL
-from drcl.run import measure_model, open_run, read_features
+from drcl.run import measure_model, open_run
 from drcl.run.evaluation import SplitName, measured_split
 from drcl.storage.files import write_bytes
 from drcl.storage.sealed import write_json
-from drcl.tables import columns
-from drcl.train.config import SPACES
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -27,9 +32,6 @@ split_option = click.option(
     "--split",
     type=click.Choice(["test", "validation"]),
     help="Rows to use; default: test, or validation if there is no test split.",
-)
-space_option = click.option(
-    "--space", type=click.Choice(SPACES), help="What to rank by; default: as the run was trained."
 )
 
 
@@ -52,7 +54,7 @@ def repeated(flag: str, name: str, least: int, default: int, words: str) -> Call
 @split_option
 @repeated("--k", "ks", 1, 50, "mAP@k beside mAP@all; may be repeated.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write it as JSON.")
-@space_option
+@show.space_option
 @show.device_option
 def evaluate(
     run: Path,
@@ -87,75 +89,53 @@ def evaluate(
     type=click.Path(dir_okay=False, path_type=Path),
     help="Output file: .npy, or .npz or .safetensors with an array named 'embeddings'.",
 )
-@space_option
+@ids_option
+@append_option
+@overwrite_option
+@show.space_option
 @show.device_option
+@show.progress_option
 def encode(
-    run: Path, modality: str, features: str, out: Path, space: str | None, device: str | None
+    run: Path,
+    modality: str,
+    features: str,
+    out: Path,
+    table: Path | None,
+    append: bool,
+    overwrite: bool,
+    space: str | None,
+    device: str | None,
+    progress: bool,
 ) -> None:
     """Encode features of one modality.
 
     The result is float32, to be ranked by inner product: (N, dim) with rows of unit length in the
-    space 'cosine', class posteriors (N, C) in 'posterior'.
+    space 'cosine', class posteriors (N, C) in 'posterior'. With --ids, an .npz file has their ids
+    as a second array, 'ids'. To search, see drcl index.
     """
     if out.suffix not in (".npy", ".npz", ".safetensors"):
         raise click.BadParameter(
             f"{out}: expected a name ending in .npy, .npz or .safetensors", param_hint="--out"
         )
-    model = show.on_device(DRCL.load(run), device)
-    embeddings = model.encode(modality, read_features(features), space=space).numpy()
-    write_bytes(out, _packed(embeddings, out.suffix))
-    click.echo(f"{out}: {embeddings.shape[0]} × {embeddings.shape[1]} float32")
-
-
-@click.command()
-@show.run_argument
-@click.argument("source")
-@click.argument("target")
-@repeated("--query", "rows", 0, 0, "Row of SOURCE to search with; may be repeated.")
-@click.option(
-    "--k", type=click.IntRange(min=1), default=10, show_default=True, help="Number of results."
-)
-@show.data_option
-@split_option
-@space_option
-@show.device_option
-def search(
-    run: Path,
-    source: str,
-    target: str,
-    rows: tuple[int, ...],
-    k: int,
-    data: str | None,
-    split: SplitName | None,
-    space: str | None,
-    device: str | None,
-) -> None:
-    """Search one modality with rows of another.
-
-    Queries and gallery are rows of the data set; a star marks a shared class.
-    """
-    record, model = open_run(run), show.on_device(DRCL.load(run), device)
-    loaded = record.load_data(data)
-    samples = loaded.splits[measured_split(loaded, split)]
-    queries, gallery = (_modality(samples, name) for name in (source, target))
-    outside = [row for row in rows if row >= len(queries.features)]
-    if outside:
-        raise ValueError(
-            f"query: expected rows 0 to {len(queries.features) - 1} of {source}, got {outside[0]}"
+    if table is not None and out.suffix != ".npz":
+        raise click.BadParameter(
+            f"{out}: expected a name ending in .npz, as only it holds ids", param_hint="--out"
         )
-    found = model.search(
-        source, queries.features[list(rows)], target, gallery.features, k=k, space=space
-    )
-    for row, scores, indices in zip(rows, found.scores, found.indices, strict=True):
-        click.echo(f"{source} row {row}: {_classes(loaded, queries.labels[row])}")
-        table = [["", "rank", f"{target} row", "score", "class"]]
-        for rank, (score, index) in enumerate(zip(scores, indices, strict=True), start=1):
-            label = gallery.labels[int(index)]
-            star = "*" if _shared(queries.labels[row], label) else ""
-            table.append(
-                [star, str(rank), str(int(index)), f"{score:.3f}", _classes(loaded, label)]
-            )
-        click.echo(columns(table) + "\n")
+    if append and overwrite:
+        raise click.UsageError("expected --append or --overwrite, got both")
+    if out.exists() and not append and not overwrite:
+        raise ValueError(f"{out}: is there already; add to it with --append, or --overwrite it")
+    model = show.on_device(DRCL.load(run), device)
+    arrays = {"embeddings": encoded(model, modality, features, space, progress).numpy()}
+    if table is not None:
+        arrays["ids"] = np.array(read_table(table, len(arrays["embeddings"]))[0])
+    if append:
+        arrays = _after(out, arrays)
+    if len(np.unique(arrays.get("ids", []))) < len(arrays.get("ids", [])):
+        raise ValueError("ids: expected unique ids, got one twice")
+    write_bytes(out, _packed(arrays, out.suffix))
+    rows, width = arrays["embeddings"].shape
+    click.echo(f"{out}: {rows} × {width} float32")
 
 
 @click.command()
@@ -170,27 +150,32 @@ def report(run: Path, data: str | None, device: str | None) -> None:
     show.show_report(run, record, model, measured)
 
 
-def _modality(samples: dict[str, Labelled], name: str) -> Labelled:
-    if name not in samples:
-        raise ValueError(f"modality: expected one of {list(samples)}, got {name!r}")
-    return samples[name]
+def _after(out: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of a file with these after them; ValueError if they do not fit."""
+    embeddings = read_array(out, None if out.suffix == ".npy" else "embeddings")
+    width = arrays["embeddings"].shape[1]
+    if embeddings.dtype != np.float32 or embeddings.shape[1:] != (width,):
+        raise ValueError(
+            f"{out}: expected float32 (N, {width}) to append to, got {embeddings.dtype} "
+            f"{embeddings.shape}"
+        )
+    before = {"embeddings": embeddings}
+    if out.suffix == ".npz":
+        with np.load(out) as file:
+            named = "ids" in file.files
+        if named != ("ids" in arrays):
+            raise ValueError(f"{out}: expected {'--ids' if named else 'no --ids'}, as it has")
+        if named:
+            before["ids"] = read_array(out, "ids")
+    return {name: np.concatenate([before[name], arrays[name]]) for name in arrays}
 
 
-def _classes(data: CrossModalDataset, label: np.ndarray) -> str:
-    ids = np.flatnonzero(label) if np.ndim(label) else [label] if label >= 0 else []
-    return ", ".join(data.classes[index] for index in ids) or "unlabelled"
-
-
-def _shared(one: np.ndarray, other: np.ndarray) -> bool:
-    return bool((one * other).any()) if np.ndim(one) else bool(one == other >= 0)
-
-
-def _packed(embeddings: np.ndarray, suffix: str) -> bytes:
+def _packed(arrays: dict[str, np.ndarray], suffix: str) -> bytes:
     if suffix == ".safetensors":
-        return bytes(save({"embeddings": embeddings}))
+        return bytes(save(arrays))
     buffer = io.BytesIO()
     if suffix == ".npz":
-        np.savez(buffer, embeddings=embeddings)
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
     else:
-        np.save(buffer, embeddings, allow_pickle=False)
+        np.save(buffer, arrays["embeddings"], allow_pickle=False)
     return buffer.getvalue()

@@ -15,7 +15,7 @@ from drcl.cli.tables import map_table
 from drcl.estimator import DRCL
 from drcl.out_of_memory import first_line
 from drcl.run import Measured, Run, report_data
-from drcl.train.config import Config
+from drcl.train.config import SPACES, Config
 from drcl.train.networks import pick_device
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -31,6 +31,9 @@ data_option = click.option(
 )
 device_option = click.option(
     "--device", type=Device(), help="Where to compute; default: the device of the run."
+)
+space_option = click.option(
+    "--space", type=click.Choice(SPACES), help="What to rank by; default: as the run was trained."
 )
 progress_option = click.option(
     "--progress/--no-progress", default=True, help="Show progress bars.", show_default=True

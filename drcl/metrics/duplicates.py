@@ -6,9 +6,11 @@ two identical rows may score differently in the last bit, and rank by chance ins
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -27,6 +29,17 @@ def equal_rows(
     >>> equal_rows(lambda start, stop: x[start:stop], lambda items: x[items], 3, 1)
     (tensor([2]), tensor([0]))
     """
+    return equal_among(repeated(row_hashes(between, count, width)), at, width)
+
+
+def row_hashes(between: Callable[[int, int], Tensor], count: int, width: int) -> Tensor:
+    """A number (count,) int64 of a few columns of each row, the same for rows that are equal.
+
+    >>> x = torch.tensor([[0.0], [2.0], [-0.0]])
+    >>> one, other, again = row_hashes(lambda start, stop: x[start:stop], 3, 1).tolist()
+    >>> one == again, one == other
+    (True, False)
+    """
     step = max(1, _TILE // width)
     # Equal rows are equal in a few columns: mostly that leaves nothing to look at in full.
     few = torch.linspace(0, width - 1, min(8, width), device="cpu").long().unique()
@@ -34,9 +47,16 @@ def equal_rows(
     for start in range(0, count, step):
         tile = between(start, min(start + step, count))
         hashes[start : start + step] = _hash(tile[:, few.to(tile.device)])
-    candidates = _repeated(hashes)
+    return hashes
+
+
+def equal_among(
+    candidates: Tensor, at: Callable[[Tensor], Tensor], width: int
+) -> tuple[Tensor, Tensor]:
+    """:func:`equal_rows` among the rows at some positions (n,), which rise."""
     if len(candidates) == 0:
         return candidates, candidates
+    step = max(1, _TILE // width)
     found = torch.cat([_hash(at(part)).cpu() for part in candidates.split(step)])
     values, group = found.unique(return_inverse=True)
     first = torch.full((len(values),), int(candidates[-1]), device="cpu")
@@ -51,7 +71,27 @@ def equal_rows(
     return candidates[kept], first[kept]
 
 
-def _repeated(hashes: Tensor) -> Tensor:
+def copies_among(copies: Tensor, firsts: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    """The copies among the rows that a mask allows, each with the first allowed row equal to it.
+
+    >>> first_is_out = torch.tensor([False, True, True, True])
+    >>> copies_among(torch.tensor([2, 3]), torch.tensor([0, 0]), first_is_out)
+    (tensor([3]), tensor([2]))
+    """
+    heads = firsts.unique()
+    members, groups = torch.cat([heads, copies]), torch.cat([heads, firsts])
+    kept = allowed[members]
+    members, groups = members[kept], groups[kept]
+    values, place = groups.unique(return_inverse=True)
+    first = members.new_full((len(values),), len(allowed))
+    first = first.scatter_reduce(0, place, members, "amin")[place]
+    repeats = members != first
+    members, first = members[repeats], first[repeats]
+    order = members.argsort()
+    return members[order], first[order]
+
+
+def repeated(hashes: Tensor) -> Tensor:
     """Positions of the values that occur more than once, rising."""
     ordered = np.sort(hashes.numpy())
     values = torch.from_numpy(ordered[1:][ordered[1:] == ordered[:-1]])
@@ -65,8 +105,17 @@ def _hash(rows: Tensor) -> Tensor:
     # Adding zero makes −0 and 0 the same bits. Wrapping integer sums do not depend on their order.
     rows = rows if rows.dtype == torch.float64 else rows.float()
     integers = torch.int32 if rows.dtype == torch.float32 else torch.int64
-    generator = torch.Generator("cpu").manual_seed(0)
-    shape = (rows.shape[1],)
-    factors = torch.randint(-(2**62), 2**62, shape, generator=generator, device="cpu")
-    factors = (2 * factors + 1).to(rows.device)
+    factors = torch.from_numpy(_factors(rows.shape[1])).to(rows.device)
     return ((rows + 0.0).contiguous().view(integers) * factors).sum(dim=1)
+
+
+@functools.cache
+def _factors(count: int) -> npt.NDArray[np.int64]:
+    """Odd numbers of 64 bits that look random and never change: an index keeps hashes on disk.
+
+    Source: Steele, Lea and Flood, *Fast Splittable Pseudorandom Number Generators* (2014).
+    """
+    z = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (z ^ (z >> np.uint64(31)) | np.uint64(1)).view(np.int64)

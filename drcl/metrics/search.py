@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from drcl.checks import check_count, check_option
-from drcl.metrics.embeddings import Array, Gallery, embeddings
+from drcl.metrics.duplicates import copies_among
+from drcl.metrics.embeddings import Array, Embeddings, Gallery, embeddings
 from drcl.metrics.exclusions import own_places
 from drcl.metrics.options import MAX_BYTES
 from drcl.metrics.scores import METRICS, PRECISIONS, Scorer
@@ -16,6 +17,7 @@ from drcl.out_of_memory import in_pieces
 from drcl.precision import product_precision
 from drcl.progress import progress_bar
 
+_BLOCK = 64  # items of which the largest score is found first
 _ROWS = 1024  # queries that are searched for together: a gallery is read once for so many
 
 
@@ -87,13 +89,63 @@ def nearest(
         max_bytes=max_bytes,
         max_rows=_ROWS,
     )
+    return _in_blocks(scorer, k, max_bytes, own=own, progress=progress)
+
+
+def nearest_known(
+    query: Embeddings,
+    gallery: Embeddings,
+    k: int,
+    copies: tuple[Tensor, Tensor],
+    allowed: Tensor | None = None,
+) -> Nearest:
+    """:func:`nearest` by inner product in a gallery of which everything is known beforehand.
+
+    It is read once and not looked at for anything else.
+
+    Args:
+        query, gallery: float32; the gallery's rows are finite, and of lengths of 1e-15 to 1e15
+            or 0.
+        k: at most the number of rows that are allowed.
+        copies: of the gallery, as :func:`drcl.metrics.duplicates.equal_rows` finds them.
+        allowed: mask (N,) of the rows that are searched; None for all.
+    """
+    if allowed is not None:
+        copies = copies_among(*copies, allowed)
+    return _in_blocks(_Known(query, gallery, copies), k, MAX_BYTES, allowed=allowed)
+
+
+class _Known(Scorer):
+    """Scores by inner product against float32 rows whose lengths and copies are known."""
+
+    def __init__(
+        self, query: Embeddings, gallery: Embeddings, copies: tuple[Tensor, Tensor]
+    ) -> None:
+        self.query, self.gallery, self.kept, self.count = query, gallery, None, len(gallery)
+        self.metric, self.precision, self.scale, self.bias = "dot", "highest", None, None
+        self.dtype, self.device = torch.float32, query.device
+        self._limit, self._whole = 1e15, gallery.whole(torch.float32)
+        self.copies, self.firsts = copies
+
+
+def _in_blocks(
+    scorer: Scorer,
+    k: int,
+    max_bytes: int,
+    *,
+    own: Tensor | None = None,
+    allowed: Tensor | None = None,
+    progress: bool = False,
+) -> Nearest:
+    """The k nearest of all queries, a block of them at a time."""
+    count = len(scorer.query)
     # A tile's scores and their sort; it is at least so wide that what is found is a small part.
     entries = max_bytes // 4 // (4 * scorer.dtype.itemsize)
-    size = max(1, min(_ROWS, len(one), entries // max(256, 2 * k)))
-    search = _Search(scorer, k, own, max(1, entries // size))
+    size = max(1, min(_ROWS, count, entries // max(256, 2 * k)))
+    search = _Search(scorer, k, own, max(1, entries // size), allowed)
     parts = []
-    with progress_bar(total=len(one), unit="query", disable=not progress) as bar:
-        for part in in_pieces(search, len(one), size):
+    with progress_bar(total=count, unit="query", disable=not progress) as bar:
+        for part in in_pieces(search, count, size):
             parts.append(part)
             bar.update(len(part.indices))
     return Nearest(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
@@ -102,8 +154,10 @@ def nearest(
 class _Search:
     """The nearest items of the queries from a start to a stop."""
 
-    def __init__(self, scorer: Scorer, k: int, own: Tensor | None, tile: int) -> None:
-        self._scorer, self._k, self._tile = scorer, k, tile
+    def __init__(
+        self, scorer: Scorer, k: int, own: Tensor | None, tile: int, allowed: Tensor | None
+    ) -> None:
+        self._scorer, self._k, self._tile, self._allowed = scorer, k, tile, allowed
         self._own = None if own is None else own.to(scorer.device)
         order = scorer.firsts.argsort(stable=True)
         # Equal rows are sought once and found together: alone, their scores might differ by a bit.
@@ -117,12 +171,16 @@ class _Search:
         values = x.new_empty(len(x), 0)
         indices = values.long()
         for begin in range(0, scorer.count, self._tile):
-            end = min(begin + self._tile, scorer.count)
-            found = _first(self._scores(x, begin, end), wanted)
-            values = torch.cat([values, found.scores], dim=1)
-            indices = torch.cat([indices, found.indices + begin], dim=1)
-            order = values.sort(dim=1, descending=True, stable=True).indices[:, :wanted]
-            values, indices = values.gather(1, order), indices.gather(1, order)
+            scores = self._scores(x, begin, min(begin + self._tile, scorer.count))
+            if values.shape[1] < wanted:
+                values, indices = _merged(values, indices, scores, begin, wanted)
+                continue
+            # Of later tiles, only an item with a higher score than the last that is kept counts:
+            # most rows have none, and finding the largest costs far less than finding the first k.
+            better = (scores.amax(dim=1) > values[:, -1]).nonzero()[:, 0]
+            if len(better):
+                kept = _merged(values[better], indices[better], scores[better], begin, wanted)
+                values[better], indices[better] = kept
         if len(self._copies):
             values, indices = self._with_copies(values, indices, wanted)
         if self._own is not None:
@@ -132,7 +190,7 @@ class _Search:
         return Nearest(self._true(values, x, rows), indices)
 
     def _scores(self, x: Tensor, begin: int, end: int) -> Tensor:
-        """Scores in the ranking's order; −∞ for items that equal an earlier one."""
+        """Scores in the ranking's order; −∞ for items that equal an earlier one or are left out."""
         scorer = self._scorer
         with (
             torch.autocast(x.device.type, enabled=False),
@@ -146,6 +204,8 @@ class _Search:
         edges = torch.tensor([begin, end], device="cpu")
         first, last = torch.searchsorted(scorer.copies, edges).tolist()
         scores[:, scorer.copies[first:last].to(x.device) - begin] = -torch.inf
+        if self._allowed is not None:
+            scores.masked_fill_(~self._allowed[begin:end], -torch.inf)
         return scores
 
     def _with_copies(self, values: Tensor, indices: Tensor, wanted: int) -> tuple[Tensor, Tensor]:
@@ -186,17 +246,40 @@ class _Search:
         return found.to(scorer.dtype)
 
 
+def _merged(
+    values: Tensor, indices: Tensor, scores: Tensor, begin: int, k: int
+) -> tuple[Tensor, Tensor]:
+    """The k highest of what is kept and of a tile's scores, whose items come after the kept."""
+    found = _first(scores, k)
+    values = torch.cat([values, found.scores], dim=1)
+    indices = torch.cat([indices, found.indices + begin], dim=1)
+    order = values.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    return values.gather(1, order), indices.gather(1, order)
+
+
 def _first(scores: Tensor, k: int) -> Nearest:
     """The k highest of each row (or all, if there are fewer), ties by column."""
     if k >= scores.shape[1]:
         return Nearest(*scores.sort(dim=1, descending=True, stable=True))
-    top = scores.topk(k, dim=1)
-    columns = top.indices.sort(dim=1).values
+    blocks = scores.shape[1] // _BLOCK
+    if blocks < 4 * k:
+        columns = scores.topk(k, dim=1).indices.sort(dim=1).values
+        seen, beyond = scores, scores.new_full((len(scores),), -torch.inf)
+    else:
+        # They are in the blocks whose largest scores are highest, or after the last whole block.
+        end = blocks * _BLOCK
+        largest = scores[:, :end].unflatten(1, (blocks, _BLOCK)).amax(dim=2).topk(k + 1, dim=1)
+        inside = largest.indices[:, :k, None] * _BLOCK + torch.arange(_BLOCK, device=scores.device)
+        rest = torch.arange(end, scores.shape[1], device=scores.device).expand(len(scores), -1)
+        among = torch.cat([inside.flatten(1), rest], dim=1)
+        seen, beyond = scores.gather(1, among), largest.values[:, k]
+        columns = among.gather(1, seen.topk(k, dim=1).indices).sort(dim=1).values
     values = scores.gather(1, columns)
     values, order = values.sort(dim=1, descending=True, stable=True)
     columns = columns.gather(1, order)
     # Where more items tie with the last than there is room for, any of them may be among these.
-    open_ = ((scores >= values[:, -1:]).sum(dim=1) > k).nonzero()[:, 0]
+    last = values[:, -1:]
+    open_ = (((seen >= last).sum(dim=1) > k) | (beyond >= last[:, 0])).nonzero()[:, 0]
     for part in open_.split(16):
         ranked = scores[part].sort(dim=1, descending=True, stable=True)
         values[part], columns[part] = ranked.values[:, :k], ranked.indices[:, :k]

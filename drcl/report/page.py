@@ -79,33 +79,41 @@ def write_report(data: ReportData, directory: Path) -> Path:
     return directory / "report.html"
 
 
-def _render(data: ReportData, sections: dict[str, Section], examples: list[Example]) -> str:
+def environment() -> Any:
+    """Where the templates of this folder are rendered from; what they show is escaped."""
     import jinja2
 
-    environment = jinja2.Environment(
+    return jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("template.html.jinja").render(
-        data=data,
-        figures={
-            name: {"caption": section.caption, "panels": [_figure(p) for p in section.panels]}
-            for name, section in sections.items()
-        },
-        scores=[
-            (q, g, [values[pair_key(q, g)] for values in data.metrics.values()])
-            for q, g in data.pairs
-        ],
-        modalities=[
-            (m, len(data.embeddings[m]), int(data.label_rows(m).any(axis=1).sum()))
-            for m in data.modalities
-        ],
-        examples=examples,
-        top=TOP,
-        seed=SEED,
+
+
+def _render(data: ReportData, sections: dict[str, Section], examples: list[Example]) -> str:
+    return (
+        environment()
+        .get_template("template.html.jinja")
+        .render(
+            data=data,
+            figures={
+                name: {"caption": section.caption, "panels": [_figure(p) for p in section.panels]}
+                for name, section in sections.items()
+            },
+            scores=[
+                (q, g, [values[pair_key(q, g)] for values in data.metrics.values()])
+                for q, g in data.pairs
+            ],
+            modalities=[
+                (m, len(data.embeddings[m]), int(data.label_rows(m).any(axis=1).sum()))
+                for m in data.modalities
+            ],
+            examples=examples,
+            top=TOP,
+            seed=SEED,
+        )
     )
 
 

@@ -9,8 +9,12 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
+
+# Of a large file, pieces that lie apart in memory, or in another file.
+Content: TypeAlias = bytes | Sequence[memoryview]
 
 _PARTIAL = ".drcl-partial"
 
@@ -43,14 +47,14 @@ def write_bytes(path: Path, content: bytes) -> None:
     write_together({path: content})
 
 
-def write_together(files: Mapping[Path, bytes]) -> None:
+def write_together(files: Mapping[Path, Content]) -> None:
     """:func:`write_bytes` of several files: all are written before the first one is replaced."""
     with staged(files) as replace:
         replace()
 
 
 @contextlib.contextmanager
-def staged(files: Mapping[Path, bytes]) -> Iterator[Callable[[], None]]:
+def staged(files: Mapping[Path, Content]) -> Iterator[Callable[[], None]]:
     """:func:`write_together` in two steps, for what has to happen in between.
 
     Within, the files lie beside their places, and a disk that is full has said so; the function
@@ -68,9 +72,10 @@ def staged(files: Mapping[Path, bytes]) -> Iterator[Callable[[], None]]:
                 descriptor, temporary[path] = _open_temporary(path)
                 open_files.callback(os.close, descriptor)
                 open_files.callback(temporary[path].unlink, missing_ok=True)
-                rest = memoryview(content)
-                while rest:
-                    rest = rest[os.write(descriptor, rest) :]
+                for piece in (content,) if isinstance(content, bytes) else content:
+                    rest = memoryview(piece)
+                    while rest:
+                        rest = rest[os.write(descriptor, rest) :]
                 os.fsync(descriptor)
 
         def replace() -> None:

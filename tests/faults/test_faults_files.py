@@ -205,7 +205,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 def encode(run: Path, out: Path) -> list[str]:
     np.save(run / "x.npy", np.ones((3, DRCL.load(run).encoders["image"].in_features)))
-    return ["encode", str(run), "image", str(run / "x.npy"), "--out", str(out)]
+    return ["encode", str(run), "image", str(run / "x.npy"), "--out", str(out), "--overwrite"]
 
 
 def test_embeddings_killed_anywhere_in_writing_are_old_or_new(run, tmp_path, really):

@@ -218,6 +218,36 @@ def has_onnx() -> bool:
     return all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript"))
 
 
+@target("drcl index", few=3)
+def index(draw: Draw) -> None:
+    fine, run = draw_run(draw)
+    out, file, table = scratch() / "index", scratch() / "features.npy", scratch() / "table.csv"
+    shutil.rmtree(out, ignore_errors=True)
+    rows = draw.integer("rows", 1, 4)
+    np.save(file, draw.random.normal(size=(rows, 3)))
+    lines = [f"{draw.choose('id', 'é', 'x')}{n},a name" for n in range(rows)]
+    table.write_text("\n".join(["id,name", *lines]))
+    fault = draw.fault("modality", "append", "both", "lines", "names", "column")
+    options: list[object] = draw.choose("table", [], ["--ids", table])
+    if fault in ("lines", "names", "column"):
+        options = ["--ids", table]
+        first, row = {"lines": ("id", "a"), "names": ("a,a", "1,2"), "column": ("id", "1,2")}[fault]
+        table.write_text("\n".join([first, *[row] * (rows + (fault == "lines"))]))
+    options += {"append": ["--append"], "both": ["--append", "--overwrite"]}.get(fault, [])
+    modality = "moon" if fault == "modality" else "photo"
+    good = fine and not fault
+    judge(draw, good, "index", run, modality, file, "--out", out, *options, "--no-progress")
+    assert out.exists() == good
+    if good:
+        judge(draw, False, "index", run, "photo", file, "--out", out)
+        table_of = {"--k": (("1", "99"), ("0", "few")), "--where": ((), ("name", "moon=1"))}
+        fine, options = draw_options(draw, {**table_of, "--in": (("photo",), ("moon",))})
+        given = draw.choose("query", f"photo={file}", f"photo={file}", "nothing", f"moon={file}")
+        fine = fine and given == f"photo={file}"
+        text = judge(draw, fine, "search", out, given, "--json", *options)
+        assert not fine or len(json.loads(text)) == rows
+
+
 @target("drcl search", few=5)
 def search(draw: Draw) -> None:
     fine, run = draw_run(draw)

@@ -18,6 +18,7 @@ import fuzz_cli
 import fuzz_data
 import fuzz_encoder
 import fuzz_functional
+import fuzz_index
 import fuzz_losses
 import fuzz_metrics
 import fuzz_prior
@@ -35,6 +36,7 @@ TARGET_FILES = (
     fuzz_data,
     fuzz_encoder,
     fuzz_functional,
+    fuzz_index,
     fuzz_losses,
     fuzz_metrics,
     fuzz_prior,

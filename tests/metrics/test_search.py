@@ -29,8 +29,8 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "_ROWS", 5)
     made = search._Search.__init__
 
-    def init(self: Any, scorer: Any, k: int, own: Any, tile: int) -> None:
-        made(self, scorer, k, own, min(tile, 7))
+    def init(self: Any, scorer: Any, k: int, own: Any, tile: int, allowed: Any) -> None:
+        made(self, scorer, k, own, min(tile, 7), allowed)
 
     monkeypatch.setattr(search._Search, "__init__", init)
 
@@ -50,6 +50,23 @@ def test_as_a_sort_of_all_scores(metric: str, k: int) -> None:
 @pytest.mark.parametrize("k", [1, 4, 7, 8, 60, 500])
 def test_in_tiles_as_a_sort_of_all_scores(metric: str, k: int) -> None:
     test_as_a_sort_of_all_scores(metric, k)
+
+
+@pytest.mark.parametrize("left_out", [False, True])
+@pytest.mark.parametrize("k", [1, 3, 40])
+def test_in_long_rows_ties_go_to_the_lower_index(k: int, left_out: bool) -> None:
+    """Of small integers, so that many items share every score."""
+    query, gallery = torch.randint(-2, 3, (3, 4)).float(), torch.randint(-2, 3, (20_011, 4)).float()
+    gallery[20_005] = 9.0  # after the last whole block
+    scores = query @ gallery.T
+    if left_out:
+        scores[:, 500:] = -torch.inf  # fewer than k blocks have anything
+    found = search._first(scores, k)
+    expected = scores.sort(dim=1, descending=True, stable=True)
+    assert torch.equal(found.indices, expected.indices[:, :k])
+    assert torch.equal(found.scores, expected.values[:, :k])
+    if not left_out:
+        assert torch.equal(nearest(query, gallery, k, metric="dot").indices, found.indices)
 
 
 @pytest.mark.usefixtures("small_tiles")

@@ -1,0 +1,154 @@
+"""``drcl index``, and what it has in common with the other commands on embeddings."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
+
+from drcl.cli import show
+from drcl.estimator import DRCL
+from drcl.index import Index
+from drcl.progress import progress_bar
+from drcl.run import read_features
+from drcl.tensors import check_finite
+from drcl.train.standardize import in_chunks
+
+PICTURE = "picture"  # the column of paths
+
+ids_option = click.option(
+    "--ids",
+    "table",
+    metavar="TABLE.csv",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A line for each row of the file, under a line of column names: the column 'id', or the "
+    "first, has their ids.",
+)
+append_option = click.option("--append", is_flag=True, help="Add to what --out holds.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what --out holds.")
+
+
+@click.command()
+@show.run_argument
+@click.argument("modality")
+@click.argument("features", metavar="FILE[:KEY]")
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the index.",
+)
+@ids_option
+@append_option
+@overwrite_option
+@show.space_option
+@show.device_option
+@show.progress_option
+def index(
+    run: Path,
+    modality: str,
+    features: str,
+    out: Path,
+    table: Path | None,
+    append: bool,
+    overwrite: bool,
+    space: str | None,
+    device: str | None,
+    progress: bool,
+) -> None:
+    """Encode features of one modality into an index, for drcl search.
+
+    The other columns of --ids are kept, and shown with what is found: 'name', 'text', 'picture' (a
+    path, from the folder of the table) and any others. Without --ids, rows are numbered.
+
+    --append adds rows to an index of the same run, of a modality that was added to the run later,
+    too; what it holds stays as it is.
+    """
+    if append and overwrite:
+        raise click.UsageError("expected --append or --overwrite, got both")
+    model = show.on_device(DRCL.load(run), device)
+    if append:
+        made = Index.load(out)
+        check_same_model(made, model, run)
+        if space not in (None, made.space):
+            raise ValueError(f"space: expected {made.space!r}, as {out} has, got {space!r}")
+    else:
+        if not overwrite and out.exists() and any(out.iterdir()):
+            raise ValueError(f"{out}: is there already; add to it with --append, or --overwrite it")
+        about = {"run": str(run.resolve()), "prior": fingerprint(model)}
+        made = Index(space=space or model.space, about=about)
+    embeddings = encoded(model, modality, features, made.space, progress)
+    ids, columns = (None, {}) if table is None else read_table(table, len(embeddings))
+    made.add(embeddings, ids=ids, modality=modality, metadata=columns)
+    made.save(out, overwrite=overwrite)
+    click.echo(f"{out}: {len(embeddings):,} rows of {modality} added, {len(made):,} in all")
+
+
+def encoded(model: DRCL, modality: str, features: str, space: str | None, progress: bool) -> Tensor:
+    """Embeddings of "file" or "file:key", with a progress bar."""
+    rows = torch.from_numpy(read_features(features))
+    if modality not in model.modalities:
+        raise ValueError(f"modality: expected one of {model.modalities}, got {modality!r}")
+    if len(rows) == 0:
+        raise ValueError(f"{features}: expected rows, got none")
+    check_finite(rows, f"{modality} features")
+    parts = []
+    with progress_bar(total=len(rows), unit="row", disable=not progress, desc=modality) as bar:
+        for part in in_chunks(rows):
+            parts.append(model.encode(modality, part, space=space))
+            bar.update(len(part))
+    return torch.cat(parts)
+
+
+def fingerprint(model: DRCL) -> str:
+    """Of the prior that the encoders of a run were trained against: what they encode compares."""
+    weight = model.prior.weight.detach().cpu().contiguous().numpy()
+    return hashlib.sha256(weight.tobytes()).hexdigest()[:16]
+
+
+def check_same_model(made: Index, model: DRCL, run: Path) -> None:
+    """Refuse a run whose embeddings do not compare with those of an index."""
+    if made.about.get("prior") != fingerprint(model):
+        raise ValueError(
+            f"{run}: expected the run that the index was made with, {made.about.get('run')}, got "
+            "one that was trained against another prior"
+        )
+
+
+def read_table(path: Path, count: int) -> tuple[list[str], dict[str, list[str]]]:
+    """Ids and the other columns of a CSV file with a line of names and so many lines.
+
+    Pictures are found from the folder of the table, and kept as absolute paths.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            names, *lines = list(csv.reader(file)) or [[]]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: expected a CSV file in UTF-8 ({error})") from error
+    if not names or "" in names or len(set(names)) < len(names):
+        raise ValueError(f"{path}: expected a line of column names, all different, got {names}")
+    if len(lines) != count:
+        raise ValueError(f"{path}: expected {count} lines under the names, got {len(lines)}")
+    for number, line in enumerate(lines, start=2):
+        if len(line) != len(names):
+            raise ValueError(
+                f"{path}: expected {len(names)} columns, as named, got {len(line)} in line {number}"
+            )
+    columns: dict[str, list[str]] = {
+        name: [line[place] for line in lines] for place, name in enumerate(names)
+    }
+    ids = columns.pop("id" if "id" in columns else names[0])
+    if PICTURE in columns:
+        folder = path.resolve().parent
+        columns[PICTURE] = [str(folder / file) if file else "" for file in columns[PICTURE]]
+    return ids, columns
+
+
+def described(record: dict[str, Any]) -> dict[str, Any]:
+    """A record without what is empty."""
+    return {name: value for name, value in record.items() if value not in (None, "")}

@@ -1,0 +1,256 @@
+"""``drcl search``: in an index, or in the data set of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from drcl.cli import show
+from drcl.cli.errors import printable
+from drcl.cli.index import check_same_model, described, encoded
+from drcl.cli.retrieve import split_option
+from drcl.data import CrossModalDataset, Labelled
+from drcl.estimator import DRCL
+from drcl.index import Index
+from drcl.index.folder import MANIFEST
+from drcl.report.results import Search, results_page
+from drcl.run import open_run
+from drcl.run.evaluation import SplitName, measured_split
+from drcl.storage.files import write_bytes
+from drcl.tables import columns, json_text, shortened
+
+_OF_RUNS = ("data", "split", "space")
+_OF_INDEXES = ("among", "where", "run", "as_json", "html")
+_CELL = 40  # letters of a name or text in a table
+
+
+@click.command()
+@click.argument(
+    "folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="INDEX|RUN",
+)
+@click.argument("query", metavar="QUERY")
+@click.argument("target", required=False)
+@click.option(
+    "--query",
+    "rows",
+    type=click.IntRange(min=0),
+    multiple=True,
+    help="Row of the query's file to search with; may be repeated. Default: all; of a RUN, row 0.",
+)
+@click.option(
+    "--k", type=click.IntRange(min=1), default=10, show_default=True, help="Number of results."
+)
+@click.option("--in", "among", multiple=True, metavar="MODALITY", help="Only these; repeatable.")
+@click.option(
+    "--where", multiple=True, metavar="COLUMN=VALUE", help="Only items with it; repeatable."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write a page with names, texts and pictures.",
+)
+@click.option(
+    "--run",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The run that encodes queries, if it was moved.",
+)
+@show.data_option
+@split_option
+@show.space_option
+@show.device_option
+@click.pass_context
+def search(context: click.Context, folder: Path, **options: Any) -> None:
+    """Search an index, or the data set of a run.
+
+    drcl search INDEX QUERY: what drcl index has put into INDEX. QUERY is the id of an item in it,
+    or MODALITY=FILE[:KEY], features of which every row is a query.
+
+    drcl search RUN SOURCE TARGET: rows of the run's data set. A star marks a shared class.
+    """
+    in_index = (folder / MANIFEST).is_file()
+    wrong = [
+        option
+        for option in context.command.params
+        if option.name in (_OF_RUNS if in_index else _OF_INDEXES)
+        and options[option.name] not in (None, (), False)
+    ]
+    if wrong:
+        kind = "a run" if in_index else "an index"
+        raise click.UsageError(f"{wrong[0].opts[0]}: expected {kind} to search, got {folder}")
+    if in_index:
+        if options["target"] is not None:
+            raise click.UsageError(
+                f"{folder} is an index: expected one QUERY, got {options['target']!r} beside it"
+            )
+        _in_index(folder, **{name: options[name] for name in options if name not in _OF_RUNS})
+        return
+    if options["target"] is None:
+        raise click.UsageError(f"{folder} holds no index: expected a run, SOURCE and TARGET")
+    _in_run(folder, **{name: options[name] for name in options if name not in _OF_INDEXES})
+
+
+def _in_index(
+    folder: Path,
+    query: str,
+    target: None,
+    rows: tuple[int, ...],
+    k: int,
+    among: tuple[str, ...],
+    where: tuple[str, ...],
+    as_json: bool,
+    html: Path | None,
+    run: Path | None,
+    device: str | None,
+) -> None:
+    made = Index.load(folder)
+    options: dict[str, Any] = {"modality": among or None, "where": _conditions(where)}
+    number = _number(made, query)
+    if number is not None:
+        if rows:
+            raise click.UsageError(f"--query: expected features to search with, got {query!r}")
+        scores, indices, _ = made.search(made.rows([number]), k + 1, **options)
+        others = (indices != number)[0].nonzero()[:k, 0]  # it would find itself
+        queries = made.records([number])
+        scores, indices = scores[:, others], indices[:, others]
+    else:
+        modality, given, file = query.partition("=")
+        if not given or not file:
+            raise ValueError(f"QUERY: expected an id of {folder}, or MODALITY=FILE, got {query!r}")
+        where_run = run or Path(str(made.about.get("run")))
+        if not where_run.is_dir():
+            raise ValueError(f"{folder}: expected its run in {where_run}; say where with --run")
+        model = show.on_device(DRCL.load(where_run), device)
+        check_same_model(made, model, where_run)
+        embeddings = encoded(model, modality, file, made.space, progress=False)
+        wanted = list(rows) or list(range(len(embeddings)))
+        _check_rows(wanted, len(embeddings), file)
+        scores, indices, _ = made.search(embeddings[wanted], k, **options)
+        queries = [{"id": f"{file} row {row}", "modality": modality} for row in wanted]
+    searches = [
+        Search(
+            described(one),
+            [
+                {**described(record), "score": score}
+                for record, score in zip(made.records(items), values, strict=True)
+            ],
+        )
+        for one, values, items in zip(queries, scores.tolist(), indices.numpy(), strict=True)
+    ]
+    if html is not None:
+        about = f"{len(made):,} items in {folder}"
+        write_bytes(html, results_page("Search results", about, searches).encode())
+    if as_json:
+        found = [{"query": one.query, "found": one.found} for one in searches]
+        click.echo(json_text(found, indent=2, ensure_ascii=False))
+    elif html is not None:
+        click.echo(f"written: {html}")
+    else:
+        for one in searches:
+            click.echo(_table(one) + "\n")
+
+
+def _conditions(where: tuple[str, ...]) -> dict[str, list[Any]] | None:
+    """Column -> values; 7 is looked for as text and as a number."""
+    found: dict[str, list[Any]] = {}
+    for condition in where:
+        column, given, value = condition.partition("=")
+        if not given or not column:
+            raise click.BadParameter(
+                f"expected COLUMN=VALUE, got {condition!r}", param_hint="--where"
+            )
+        values = found.setdefault(column, [])
+        values.append(value)
+        if value in ("true", "false", "null") or value.lstrip("-")[:1].isdecimal():
+            try:
+                values.append(json.loads(value))
+            except ValueError:
+                continue
+    return found or None
+
+
+def _number(made: Index, query: str) -> int | None:
+    """Where an item with this id stands; None if there is none."""
+    names: list[Any] = [query, int(query)] if query.lstrip("-").isdecimal() else [query]
+    for name in names:
+        try:
+            return int(made.find([name])[0])
+        except ValueError:
+            continue
+    return None
+
+
+def _table(one: Search) -> str:
+    """Rank, id, modality and score, then what else is known, without the pictures' paths."""
+    names = [name for item in one.found for name in item if name != "picture"]
+    first = ["id", "modality", "score"]
+    rest = [name for name in dict.fromkeys(names) if name not in first]
+    rows = [["rank", *first, *rest]]
+    for rank, item in enumerate(one.found, start=1):
+        values = {**item, "score": f"{item['score']:.3f}"}
+        rows.append([str(rank), *(_cell(values.get(name, "")) for name in rows[0][1:])])
+    title = f"{one.query.get('modality', '')} {one.query['id']}".strip()
+    return f"{printable(title)}\n{columns(rows, left=len(rows[0]))}"
+
+
+def _cell(value: Any) -> str:
+    return shortened(printable(str(value).replace("\n", " ")), _CELL)
+
+
+def _check_rows(rows: list[int], count: int, of: str) -> None:
+    outside = [row for row in rows if row >= count]
+    if outside:
+        raise ValueError(f"query: expected rows 0 to {count - 1} of {of}, got {outside[0]}")
+
+
+def _in_run(
+    folder: Path,
+    query: str,
+    target: str,
+    rows: tuple[int, ...],
+    k: int,
+    data: str | None,
+    split: SplitName | None,
+    space: str | None,
+    device: str | None,
+) -> None:
+    record, model = open_run(folder), show.on_device(DRCL.load(folder), device)
+    loaded = record.load_data(data)
+    samples = loaded.splits[measured_split(loaded, split)]
+    queries, gallery = (_modality(samples, name) for name in (query, target))
+    rows = rows or (0,)
+    _check_rows(list(rows), len(queries.features), query)
+    found = model.search(
+        query, queries.features[list(rows)], target, gallery.features, k=k, space=space
+    )
+    for row, scores, indices in zip(rows, found.scores, found.indices, strict=True):
+        click.echo(f"{query} row {row}: {_classes(loaded, queries.labels[row])}")
+        table = [["", "rank", f"{target} row", "score", "class"]]
+        for rank, (score, index) in enumerate(zip(scores, indices, strict=True), start=1):
+            label = gallery.labels[int(index)]
+            star = "*" if _shared(queries.labels[row], label) else ""
+            table.append(
+                [star, str(rank), str(int(index)), f"{score:.3f}", _classes(loaded, label)]
+            )
+        click.echo(columns(table) + "\n")
+
+
+def _modality(samples: dict[str, Labelled], name: str) -> Labelled:
+    if name not in samples:
+        raise ValueError(f"modality: expected one of {list(samples)}, got {name!r}")
+    return samples[name]
+
+
+def _classes(data: CrossModalDataset, label: np.ndarray) -> str:
+    ids = np.flatnonzero(label) if np.ndim(label) else [label] if label >= 0 else []
+    return ", ".join(data.classes[index] for index in ids) or "unlabelled"
+
+
+def _shared(one: np.ndarray, other: np.ndarray) -> bool:
+    return bool((one * other).any()) if np.ndim(one) else bool(one == other >= 0)

@@ -1,0 +1,255 @@
+"""``drcl index`` and ``drcl search INDEX``, and what ``drcl encode`` keeps: run, index, page."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from drcl import DRCL, Index
+from drcl.cli import main
+from drcl.report import results
+from drcl.report.results import Search, results_page
+
+PNG = bytes.fromhex(  # a single pixel
+    "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c4944415478da63"
+    "f8cfc00000030101002d0b8f6f0000000049454e44ae426082"
+)
+SMALL = ["--dim", "8", "--hidden", "8", "--epochs", "2", "--prior-epochs", "2", "--no-report"]
+
+
+def drcl(*arguments: object) -> tuple[int, str]:
+    done = CliRunner().invoke(main, [str(a) for a in arguments])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.exit_code, done.output
+
+
+def succeed(*arguments: object) -> str:
+    code, output = drcl(*arguments)
+    assert code == 0, output
+    return output
+
+
+def refused(*arguments: object) -> str:
+    code, output = drcl(*arguments)
+    assert code in (1, 2) and "Traceback" not in output, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def leaves(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A trained run of photos and notes, features to search in, and tables of what they are."""
+    folder, rng = tmp_path_factory.mktemp("leaves"), np.random.default_rng(0)
+    text = ['classes = ["ash", "birch"]']
+    for name, width in (("photo", 4), ("note", 3), ("smell", 2)):
+        y = np.arange(20) % 2
+        x = rng.normal(size=(20, width)).astype(np.float32)
+        x[:, 0] += 4 * y
+        np.savez(folder / f"{name}.npz", x=x, y=y)
+        if name != "smell":
+            text += [f"[train.{name}]", f'features = "{name}.npz:x"', f'labels = "{name}.npz:y"']
+    (folder / "leaves.toml").write_text("\n".join(text))
+    (folder / "a.png").write_bytes(PNG)
+    with (folder / "photos.csv").open("w", newline="") as file:
+        rows = [[f"p{n}", f"Leaf {n}", "a.png" if n % 2 else "", n % 3] for n in range(20)]
+        csv.writer(file).writerows([["id", "name", "picture", "day"], *rows])
+    with (folder / "notes.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(
+            [["note", "text"], *([f"n{n}", f"<b>Note {n}</b>, ünder"] for n in range(20))]
+        )
+    settings = [*SMALL, "--no-progress", "--device", "cpu"]
+    succeed("train", folder / "leaves.toml", "--out", folder / "run", *settings)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def index(leaves: Path) -> Path:
+    out = leaves / "index"
+    photos = ("photo", f"{leaves / 'photo.npz'}:x", "--ids", leaves / "photos.csv")
+    succeed("index", leaves / "run", *photos, "--out", out, "--no-progress")
+    notes = ("note", f"{leaves / 'note.npz'}:x", "--ids", leaves / "notes.csv")
+    assert "40 in all" in succeed("index", leaves / "run", *notes, "--out", out, "--append")
+    return out
+
+
+def test_the_index_holds_what_the_run_encodes(leaves: Path, index: Path) -> None:
+    model, made = DRCL.load(leaves / "run"), Index.load(index)
+    for start, name in ((0, "photo"), (20, "note")):
+        rows = model.encode(name, np.load(leaves / f"{name}.npz")["x"])
+        assert (made.rows(range(start, start + 20)) == rows).all()
+    assert made.space == model.space and made.modalities == ("photo", "note")
+    assert made.records([1, 21]) == [
+        {
+            "id": "p1",
+            "modality": "photo",
+            "name": "Leaf 1",
+            "day": "1",
+            "picture": str((leaves / "a.png").resolve()),
+        },
+        {"id": "n1", "modality": "note", "text": "<b>Note 1</b>, ünder"},
+    ]
+
+
+def test_features_search_it(leaves: Path, index: Path) -> None:
+    file = f"note={leaves / 'note.npz'}:x"
+    found = json.loads(succeed("search", index, file, "--query", "3", "--k", "4", "--json"))
+    model, made = DRCL.load(leaves / "run"), Index.load(index)
+    query = model.encode("note", np.load(leaves / "note.npz")["x"])[3:4]
+    expected = made.search(query, 4)
+    assert [one["id"] for one in found[0]["found"]] == expected.ids[0].tolist()
+    scores = [one["score"] for one in found[0]["found"]]
+    assert scores == pytest.approx(expected.scores[0].tolist())
+    assert found[0]["query"]["id"].endswith("row 3")
+    assert len(json.loads(succeed("search", index, file, "--json"))) == 20
+    text = succeed("search", index, file, "--query", "3", "--k", "4")
+    assert re.findall(r"^\d +(\w+)", text, flags=re.M) == expected.ids[0].tolist()
+
+
+def test_an_item_searches_it_and_does_not_find_itself(index: Path) -> None:
+    made = Index.load(index)
+    row = made.find(["p4"])
+    options = ("--in", "photo", "--where", "day=1", "--where", "day=2", "--k", "30", "--json")
+    found = json.loads(succeed("search", index, "p4", *options))
+    mask = np.array([one.get("day") in ("1", "2") for one in made.records(range(40))])
+    mask[row] = False
+    expected = made.search(made.rows(row), 30, where=mask).ids[0].tolist()
+    assert [one["id"] for one in found[0]["found"]] == expected and "p4" not in expected
+    assert found[0]["query"]["name"] == "Leaf 4"
+    every = json.loads(succeed("search", index, "p4", "--k", "39", "--json"))[0]["found"]
+    assert len(every) == 39 and "p4" not in [one["id"] for one in every]
+
+
+def test_the_page_shows_names_texts_and_pictures(index: Path, tmp_path: Path) -> None:
+    pytest.importorskip("jinja2", reason="the page is made with Jinja")
+    page = tmp_path / "new" / "page.html"
+    succeed("search", index, "p1", "--k", "39", "--html", page)
+    html = page.read_text("utf-8")
+    assert html.count('src="data:image/png;base64,') == 10  # with the query's own
+    for number in range(20):
+        assert f"&lt;b&gt;Note {number}&lt;/b&gt;, ünder" in html
+    assert "<b>" not in html and not re.search(r"https?://|<script|<link|src=\"(?!data:)", html)
+    assert html.index("Leaf 1<") < html.index("Query, photo")
+
+
+def test_a_page_leaves_out_what_is_no_small_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("jinja2", reason="the page is made with Jinja")
+    secret, large = tmp_path / "secret.png", tmp_path / "large.png"
+    secret.write_text("root:x:0:0")
+    large.write_bytes(PNG[:8] + bytes(results.LARGEST))
+    good = tmp_path / "good.png"
+    good.write_bytes(PNG)
+    paths = [str(path) for path in (secret, large, good, tmp_path, tmp_path / "gone.png", good)]
+    search = Search({"id": 0}, [{"id": n, "score": 0, "picture": p} for n, p in enumerate(paths)])
+    html = results_page("T", "a", [search])
+    assert html.count("<img") == 2 and "4 pictures left out" in html and "root:x" not in html
+    monkeypatch.setattr(results, "BUDGET", len(PNG))
+    assert results_page("T", "a", [search]).count("<img") == 1
+
+
+def test_a_modality_added_to_the_run_joins_and_the_rest_stays(leaves: Path, tmp_path: Path) -> None:
+    run, out, x = leaves / "run", tmp_path / "index", f"{leaves / 'photo.npz'}:x"
+    succeed("index", run, "photo", x, "--out", out)
+    before = {file.name: file.read_bytes() for file in out.glob("*.safetensors")}
+    smell = [f"{leaves / 'smell.npz'}:{key}" for key in "xy"]
+    options = ("--hidden", "4", "--epochs", "1", "--no-report", "--no-progress")
+    succeed("add-modality", run, "smell", *smell, *options)
+    succeed("index", run, "smell", smell[0], "--out", out, "--append")
+    after = {file.name: file.read_bytes() for file in out.glob("*.safetensors")}
+    assert before.items() < after.items()
+    found = json.loads(succeed("search", out, f"smell={smell[0]}", "--in", "photo", "--json"))
+    assert {one["modality"] for one in found[0]["found"]} == {"photo"}
+    assert [
+        one["id"]
+        for one in json.loads(succeed("search", out, "21", "--k", "99", "--json"))[0]["found"]
+    ].count(21) == 0
+
+
+def test_what_does_not_fit_is_refused(leaves: Path, index: Path, tmp_path: Path) -> None:
+    run, x = leaves / "run", f"{leaves / 'photo.npz'}:x"
+    before = {file.name: file.read_bytes() for file in index.iterdir()}
+    photos = ("--ids", leaves / "photos.csv")
+    assert "--append, or --overwrite" in refused("index", run, "photo", x, "--out", index)
+    error = refused("index", run, "photo", x, "--out", index, "--append", *photos)
+    assert "ids: expected new ids, got 'p0', which is there" in error
+    error = refused("index", run, "photo", x, "--out", index, "--append")
+    assert "ids: expected strings, as the index has, got None" in error
+    error = refused("index", run, "taste", x, "--out", index, "--append", *photos)
+    assert "modality: expected one of" in error
+    other = "posterior" if Index.load(index).space == "cosine" else "cosine"
+    error = refused("index", run, "photo", x, "--out", index, "--append", "--space", other)
+    assert f"got '{other}'" in error
+    assert "no index" in refused("index", run, "photo", x, "--out", tmp_path, "--append")
+    tables = {
+        "a,a\n" + "1,2\n" * 20: "column names, all different",
+        "": "a line of column names",
+        "id\n1\n": "expected 20 lines under the names, got 1",
+        "id,name\n" + "1,2\n" * 19 + "3\n": "expected 2 columns, as named, got 1 in line 21",
+        "id\n" + "1\n" * 20: "ids: expected unique ids, got '1' twice",
+    }
+    for text, message in tables.items():
+        (tmp_path / "t.csv").write_text(text)
+        given = ("--ids", tmp_path / "t.csv", "--out", tmp_path / "new")
+        assert message in refused("index", run, "photo", x, *given)
+        assert not (tmp_path / "new").exists()
+    assert "expected an id of" in refused("search", index, "p99")
+    assert "got 'sound'" in refused("search", index, "p1", "--in", "sound")
+    assert "where: expected columns" in refused("search", index, "p1", "--where", "a=1")
+    assert "expected COLUMN=VALUE" in refused("search", index, "p1", "--where", "a")
+    assert "expected rows 0 to 19" in refused("search", index, f"photo={x}", "--query", "20")
+    assert "expected one QUERY" in refused("search", index, "p1", "p2")
+    assert "--split: expected a run" in refused("search", index, "p1", "--split", "test")
+    assert "--json: expected an index" in refused("search", run, "photo", "note", "--json")
+    assert "holds no index" in refused("search", run, "photo")
+    other_run = tmp_path / "run"
+    settings = [*SMALL, "--no-progress", "--seed", "5"]
+    succeed("train", leaves / "leaves.toml", "--out", other_run, *settings)
+    error = refused("index", other_run, "photo", x, "--out", index, "--append", *photos)
+    assert "trained against another prior" in error
+    error = refused("search", index, f"photo={x}", "--run", other_run)
+    assert "trained against another prior" in error
+    assert {file.name: file.read_bytes() for file in index.iterdir()} == before
+    succeed("index", run, "photo", x, "--out", index.parent / "second")
+    succeed("index", run, "photo", x, "--out", index.parent / "second", "--overwrite")
+    assert len(Index.load(index.parent / "second")) == 20
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "safetensors"])
+def test_encode_appends_and_overwrites_only_when_asked(
+    leaves: Path, tmp_path: Path, suffix: str
+) -> None:
+    out, x = tmp_path / f"e.{suffix}", f"{leaves / 'photo.npz'}:x"
+    given = ("encode", leaves / "run", "photo", x, "--out", out)
+    succeed(*given)
+    once = out.read_bytes()
+    assert "is there already" in refused(*given) and out.read_bytes() == once
+    assert "got both" in refused(*given, "--append", "--overwrite")
+    assert "40 × 8 float32" in succeed(*given, "--append")
+    succeed(*given, "--overwrite")
+    assert out.read_bytes() == once
+    if suffix != "npz":
+        assert "ending in .npz" in refused(*given, "--ids", leaves / "photos.csv")
+        return
+    assert "expected no --ids" in refused(*given, "--append", "--ids", leaves / "photos.csv")
+    succeed(*given, "--overwrite", "--ids", leaves / "photos.csv")
+    assert "expected --ids" in refused(*given, "--append")
+    assert "got one twice" in refused(*given, "--append", "--ids", leaves / "photos.csv")
+    succeed(
+        *given[:2],
+        "note",
+        f"{leaves / 'note.npz'}:x",
+        *given[4:],
+        "--append",
+        "--ids",
+        leaves / "notes.csv",
+    )
+    with np.load(out, allow_pickle=False) as file:
+        assert file["ids"].tolist() == [f"{a}{n}" for a in "pn" for n in range(20)]
+        assert file["embeddings"].shape == (40, 8)

@@ -1,0 +1,288 @@
+"""An index: what it finds, against a sort in float64; ids, filters, removal; other engines."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from drcl import Index, metrics
+from drcl.index import engines
+
+
+def integers(rows: int, width: int, seed: int = 0, low: int = -3) -> Tensor:
+    """Rows of small integers: their products are exact, whatever order they are added in."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(low, 4, (rows, width), generator=generator).float()
+
+
+def by_sorting(query: Tensor, rows: Tensor, allowed: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k allowed rows of largest product in float64, ties by number."""
+    scores = query.double() @ rows.double().T
+    scores[:, ~allowed] = -torch.inf
+    found = scores.sort(dim=1, descending=True, stable=True)
+    k = min(k, int(allowed.sum()))
+    return found.values[:, :k], found.indices[:, :k]
+
+
+@pytest.fixture(params=["memory", "mapped"])
+def place(request: Any, tmp_path: Path) -> Any:
+    """An index as it is, or saved and loaded again."""
+
+    def placed(index: Index) -> Index:
+        if request.param == "memory":
+            return index
+        index.save(tmp_path / "index", overwrite=True)
+        return Index.load(tmp_path / "index")
+
+    return placed
+
+
+@pytest.mark.parametrize("k", [1, 5, 400])
+def test_finds_what_a_sort_of_all_products_finds(place: Any, k: int) -> None:
+    rows, query = integers(300, 7), integers(40, 7, seed=1)
+    index = Index()
+    for part in rows.split(90):
+        index.add(part)
+    index = place(index)
+    scores, indices = by_sorting(query, rows, torch.ones(300, dtype=torch.bool), k)
+    found = index.search(query, k)
+    assert torch.equal(found.indices, indices) and torch.equal(found.scores.double(), scores)
+    assert found.scores.dtype == torch.float32
+    assert np.array_equal(found.ids, indices.numpy())
+    nearest = metrics.nearest(query, rows, k, metric="dot")
+    assert torch.equal(found.indices, nearest.indices)
+
+
+def test_in_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, query = integers(2000, 5, low=-1), integers(30, 5, seed=1)
+    monkeypatch.setattr(metrics.search, "MAX_BYTES", 2**20)
+    index = Index().add(rows[:1500]).add(rows[1500:]).remove(range(0, 2000, 3))
+    allowed = torch.arange(2000) % 3 != 0
+    scores, indices = by_sorting(query, rows, allowed, 70)
+    found = index.search(query, 70)
+    assert torch.equal(found.indices, indices) and torch.equal(found.scores.double(), scores)
+
+
+def test_equal_rows_tie_wherever_they_stand(place: Any) -> None:
+    """Products of equal rows may differ by a bit; they rank by number all the same."""
+    few = torch.nn.functional.normalize(torch.randn(4, 129))
+    order = torch.arange(90) % 4
+    index = Index()
+    for part in few[order].split(17):
+        index.add(part)
+    index = place(index).remove([0, 5, 6])
+    found = index.search(few, 12)
+    kept = [n for n in range(90) if n not in (0, 5, 6)]
+    for query in range(4):
+        assert found.indices[query].tolist() == [n for n in kept if n % 4 == query][:12]
+        assert len(found.scores[query].unique()) == 1
+
+
+@pytest.mark.parametrize("ids", ["integers", "strings"])
+def test_removed_rows_are_gone_and_their_ids_free(place: Any, ids: str) -> None:
+    rows = integers(50, 4)
+    names: Any = [f"row {n}" for n in range(50)] if ids == "strings" else list(range(100, 150))
+    index = place(Index().add(rows[:30], ids=names[:30]).add(rows[30:], ids=names[30:]))
+    gone = [4, 31, 49]
+    index.remove([names[n] for n in gone])
+    index = place(index)
+    assert len(index) == 47 and index.total == 50
+    allowed = torch.ones(50, dtype=torch.bool)
+    allowed[gone] = False
+    _, indices = by_sorting(rows, rows, allowed, 50)
+    found = index.search(rows, 50)
+    assert torch.equal(found.indices, indices)
+    assert found.ids.tolist() == [[names[n] for n in row] for row in indices.tolist()]
+    with pytest.raises(ValueError, match="ids: expected ids of the index, got"):
+        index.remove([names[5], names[4]])
+    assert len(index) == 47
+    index.add(rows[:1], ids=[names[4]])
+    assert index.find([names[4], names[0]]).tolist() == [50, 0]
+    with pytest.raises(ValueError, match="ids: expected new ids, got"):
+        index.add(rows[:1], ids=[names[0]])
+
+
+def test_filters_by_modality_and_metadata(place: Any) -> None:
+    rows = integers(60, 3)
+    index = Index(space="cosine")
+    index.add(rows[:20], modality="image", metadata={"kind": ["oak", "elm"] * 10})
+    index.add(rows[20:40], modality="text", metadata={"kind": ["oak"] * 20, "year": [2020] * 20})
+    index = place(index.add(rows[40:]))
+    numbers = torch.arange(60)
+    image, text = numbers < 20, (numbers >= 20) & (numbers < 40)
+    oak = (image & (numbers % 2 == 0)) | text
+    cases: list[tuple[dict[str, Any], Tensor]] = [
+        ({"modality": "image"}, image),
+        ({"modality": ["image", "text"]}, image | text),
+        ({"where": {"kind": "oak"}}, oak),
+        ({"where": {"kind": ["oak", "elm"]}}, image | text),
+        ({"where": {"kind": "oak", "year": 2020}}, text),
+        ({"where": {"kind": "ash"}}, numbers < 0),
+        ({"modality": "image", "where": {"kind": "oak"}}, oak & image),
+        ({"where": (numbers % 7 == 1).numpy()}, numbers % 7 == 1),
+        ({"modality": "text", "where": numbers % 7 == 1}, text & (numbers % 7 == 1)),
+    ]
+    for options, allowed in cases:
+        found = index.search(rows[:9], 25, **options)
+        scores, indices = by_sorting(rows[:9], rows, allowed, 25)
+        assert torch.equal(found.indices, indices) and torch.equal(found.scores.double(), scores)
+    assert index.modalities == ("image", "text") and index.columns == ("kind", "year")
+    assert index.records([1, 20, 40]) == [
+        {"id": 1, "modality": "image", "kind": "elm"},
+        {"id": 20, "modality": "text", "kind": "oak", "year": 2020},
+        {"id": 40, "modality": None},
+    ]
+    assert torch.equal(index.rows([59, 3, 20]), rows[[59, 3, 20]])
+
+
+def test_metadata_comes_back_as_it_was_given(place: Any) -> None:
+    values = ["", 'a "quoted" wörd\n', "日本", None, True, 0, -1.5, 2**62]
+    index = place(Index(about={"run": "here"}).add(torch.eye(8), metadata={"näme": values}))
+    assert [record["näme"] for record in index.records(range(8))] == values
+    assert index.about == {"run": "here"}
+
+
+def test_rows_that_are_changed_later_stay_in_the_index() -> None:
+    given = torch.eye(3)
+    index = Index().add(given)
+    given.zero_()
+    assert index.search(torch.eye(3), 1).scores.flatten().tolist() == [1.0, 1.0, 1.0]
+
+
+def test_takes_any_array_of_numbers(tmp_path: Path) -> None:
+    rows = integers(20, 6)
+    np.save(tmp_path / "rows.npy", rows.numpy())
+    mapped = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    forms = [rows.double(), rows.to(torch.int8), rows.numpy()[:, ::-1][:, ::-1], mapped]
+    for form in (*forms, rows.tolist(), mapped[::2]):
+        found = Index().add(form).search(rows[:3].double().numpy(), 4)
+        expected = rows[::2] if len(form) == 10 else rows
+        allowed = torch.ones(len(expected), dtype=torch.bool)
+        assert torch.equal(found.indices, by_sorting(rows[:3], expected, allowed, 4)[1])
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"embeddings": torch.ones(2, 4)}, "embeddings: expected width 3, as the index has, got 4"),
+    ({"embeddings": torch.full((2, 3), torch.nan)}, "embeddings: row 0 holds NaN"),
+    ({"embeddings": torch.full((2, 3), 1e39, dtype=torch.float64)}, "embeddings: row 0 holds NaN"),
+    ({"embeddings": torch.full((2, 3), 1e16)}, "embeddings: expected row lengths of 1e-15"),
+    ({"embeddings": torch.full((2, 3), 1e-20)}, "embeddings: expected row lengths of 1e-15"),
+    ({"embeddings": torch.ones(0, 3)}, "embeddings: expected a non-empty"),
+    ({"embeddings": torch.ones(3)}, "embeddings: expected"),
+    ({"ids": ["a"]}, "ids: expected 2, one for each row, got 1"),
+    ({"ids": ["a", "b"]}, "ids: expected integers, as the index has, got strings"),
+    ({"ids": [9, 9]}, "ids: expected unique ids, got 9 twice"),
+    ({"ids": [9, 1]}, "ids: expected new ids, got 1, which is there"),
+    ({"ids": [9, 1.5]}, "ids: expected all strings, or all integers"),
+    ({"ids": [9, True]}, "ids: expected all strings, or all integers"),
+    ({"ids": [9, 2**63]}, "ids: expected all strings, or all integers"),
+    ({"ids": [9, "a"]}, "ids: expected all strings, or all integers"),
+    ({"ids": "ab"}, "ids: expected a sequence, got str"),
+    ({"modality": "a/b"}, "modality: expected a name"),
+    ({"metadata": [1, 2]}, "metadata: expected a mapping"),
+    ({"metadata": {"id": [1, 2]}}, "metadata: expected names other than"),
+    ({"metadata": {"x": [1]}}, "metadata 'x': expected 2 values"),
+    ({"metadata": {"x": [1, float("nan")]}}, "metadata 'x': expected strings, finite"),
+    ({"metadata": {"x": [1, {}]}}, "metadata 'x': expected strings, finite"),
+    ({"metadata": {"x": ["a", "\ud800"]}}, "metadata 'x': expected text that UTF-8"),
+]
+
+
+@pytest.mark.parametrize("change, message", BAD)
+def test_what_cannot_be_added_is_refused_and_changes_nothing(
+    change: dict[str, Any], message: str
+) -> None:
+    index = Index().add(torch.eye(3))
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+        index.add(**{"embeddings": torch.ones(2, 3), **change})
+    assert len(index) == 3 and index.search(torch.ones(1, 3), 9).ids.tolist() == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"query": torch.ones(1, 4)}, "query: expected width 3, as the index has, got 4"),
+        ({"query": torch.full((1, 3), torch.inf)}, "query: row 0 holds NaN or infinite"),
+        ({"query": torch.ones(3)}, "query: expected"),
+        ({"k": 0}, "k: expected"),
+        ({"modality": "sound"}, "modality: expected one of ('image',), got 'sound'"),
+        ({"where": {"colour": "red"}}, "where: expected columns of ('name',), got 'colour'"),
+        ({"where": [True]}, "where: expected a mapping, or a mask (3,)"),
+        ({"where": {"name": {}}}, "where 'name': expected strings"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(change: dict[str, Any], message: str) -> None:
+    index = Index().add(torch.eye(3), modality="image", metadata={"name": list("abc")})
+    with pytest.raises(ValueError, match=re.escape(message)):
+        index.search(**{"query": torch.ones(1, 3), **change})
+
+
+def test_an_index_without_rows_says_so(tmp_path: Path) -> None:
+    for use in (
+        lambda: Index().search(torch.ones(1, 3)),
+        lambda: Index().save(tmp_path / "index"),
+        lambda: Index().to_faiss(),
+    ):
+        with pytest.raises(ValueError, match="index: expected rows"):
+            use()
+    emptied = Index().add(torch.eye(2)).remove([0, 1])
+    assert emptied.search(torch.ones(5, 2)).indices.shape == (5, 0)
+
+
+class TestFaiss:
+    def test_finds_the_same_rows_under_the_same_numbers(self) -> None:
+        pytest.importorskip("faiss", reason="faiss is not installed")
+        rows = torch.nn.functional.normalize(torch.randn(1200, 16))
+        index = Index().add(rows[:700]).add(rows[700:]).remove(range(0, 1200, 2))
+        queries = rows[1:40]
+        found = index.to_faiss("flat").search(queries.numpy(), 5)
+        expected = index.search(queries, 5)
+        torch.testing.assert_close(torch.from_numpy(found[0]), expected.scores)
+        assert index.recall(index.to_faiss("flat"), queries, 5) > 0.99
+        assert index.recall(index.to_faiss("hnsw"), queries, 5) > 0.9
+        every = index.to_faiss("ivfpq", lists=4, bytes=4, probes=4)
+        some = index.to_faiss("ivfpq", lists=4, bytes=4, probes=1)
+        # Of a few bits a row: far better than the 1 in 120 of chance, and better the more is read.
+        assert index.recall(every, queries, 5) > max(0.2, index.recall(some, queries, 5) - 0.01)
+        for kind, options, message in (
+            ("tree", {}, "kind: expected one of"),
+            ("flat", {"links": 3}, "links: expected an option of 'flat'"),
+            ("ivfpq", {"bytes": 3}, "bytes: expected a divisor of the width 16"),
+            ("hnsw", {"links": 0}, "links: expected an integer"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                index.to_faiss(kind, **options)
+
+    def test_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(__import__("sys").modules, "faiss", None)
+        with pytest.raises(ImportError, match=r"pip install 'drcl\[faiss\]'"):
+            Index().add(torch.eye(2)).to_faiss()
+
+    def test_code_sizes_divide_the_width(self) -> None:
+        sizes = [engines._divisor(width) for width in (1, 3, 7, 12, 256, 2048, 1000)]
+        assert sizes == [1, 1, 1, 3, 64, 64, 50]
+
+
+def test_recall_counts_what_another_engine_finds() -> None:
+    class Other:
+        def search(self, queries: np.ndarray, k: int) -> tuple[None, np.ndarray]:
+            assert queries.dtype == np.float32
+            return None, np.array([[0, 1, 9], [2, -1, -1]])
+
+    index = Index().add(torch.diag(torch.tensor([4.0, 3.0, 2.0, 1.0])))
+    queries = torch.ones(2, 4)  # the exact answer to both is 0, 1, 2
+    assert index.recall(Other(), queries, 3) == 0.5
+    assert index.recall(index, queries, 4) == 1.0
+
+    class Wrong:
+        def search(self, queries: np.ndarray, k: int) -> tuple[None, np.ndarray]:
+            return None, np.zeros(3)
+
+    with pytest.raises(ValueError, match="other: expected numbers of rows"):
+        index.recall(Wrong(), torch.ones(2, 4))
