@@ -161,7 +161,7 @@ def _after(out: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         )
     before = {"embeddings": embeddings}
     if out.suffix == ".npz":
-        with np.load(out) as file:
+        with np.load(out, allow_pickle=False) as file:
             named = "ids" in file.files
         if named != ("ids" in arrays):
             raise ValueError(f"{out}: expected {'--ids' if named else 'no --ids'}, as it has")

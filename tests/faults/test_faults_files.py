@@ -307,16 +307,16 @@ def test_commands_name_the_file_and_the_reason(run, tmp_path, monkeypatch, numbe
 
 
 def test_exports_name_the_file_and_the_reason(run, tmp_path):
-    (tmp_path / "out.npy").write_bytes(b"old")
-    (tmp_path / "out.json").write_bytes(b"old")
-    for arguments in (
-        encode(run, tmp_path / "out.npy"),
-        ["evaluate", run, "--out", tmp_path / "out.json"],
+    encoded, measured = tmp_path / "out.npy", tmp_path / "out.json"
+    for out, arguments in (
+        (encoded, encode(run, encoded)),
+        (measured, ["evaluate", run, "--out", measured]),
     ):
+        out.write_bytes(b"old")
         with failing("write", 0, no_space):
             message = refused(*arguments)
-        assert f"{arguments[-1]}: cannot be written (No space left" in message
-        assert Path(arguments[-1]).read_bytes() == b"old"
+        assert f"{out}: cannot be written (No space left" in message
+        assert out.read_bytes() == b"old"
 
 
 @pytest.fixture

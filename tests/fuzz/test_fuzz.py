@@ -104,4 +104,6 @@ OF_FILES = {"drcl.data.load_manifest"}
 
 
 def test_every_public_function_has_a_target() -> None:
-    assert set(public_functions()) - OF_FILES == set(TARGETS)
+    # a command with options that make another of it has a target for each
+    functions = {target.split(" --")[0] for target in TARGETS}
+    assert set(public_functions()) - OF_FILES == functions

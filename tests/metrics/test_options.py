@@ -82,7 +82,9 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("cmc_curve", {"no_relevant": "skip"}),
     *(
         ("hamming_metrics", {name: getattr(Settings(), name)})
-        for name in ("metric", "divisor", "ties", "ndcg", "recall_levels", "precision")
+        for name in (
+            *("metric", "divisor", "ties", "ndcg", "recall_levels", "precision", "adaptive_k"),
+        )
     ),
     *(
         ("hamming_metrics", {name: None})

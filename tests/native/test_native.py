@@ -282,11 +282,11 @@ def test_nan_is_refused_alike(op: str) -> None:
     try:
         torch.set_num_threads(4)
         if phases:
-            table = run(*arguments, 1, [5], 5, 0, False, 0, None, 4)
+            table = run(*arguments, 1, [5], 5, 0, False, 0, None, 0, False, 4)
             assert table[:, 0].isnan().tolist() == [False] * 10 + [True] * 54
             return
         for _ in range(20):
             with pytest.raises(RuntimeError, match="row 10 holds NaN"):
-                run(*arguments, 1, [5], 5, 0, False, 0, None, 2**20)
+                run(*arguments, 1, [5], 5, 0, False, 0, None, 0, False, 2**20)
     finally:
         torch.set_num_threads(threads)
