@@ -279,10 +279,10 @@ def blobs(several=False, seed=0, modalities=3):
 
 @pytest.fixture
 def short(monkeypatch):
-    """One rate, 60 steps, two checkpoints: enough for a set as easy as these."""
+    """One rate, 40 steps, two checkpoints: enough for a set as easy as these."""
     monkeypatch.setattr(training, "RATES", (1e-3,))
     monkeypatch.setattr(training, "EPOCHS", 1)
-    monkeypatch.setattr(training, "LEAST_STEPS", 60)
+    monkeypatch.setattr(training, "LEAST_STEPS", 40)
     monkeypatch.setattr(training, "CHECKPOINTS", 2)
 
 

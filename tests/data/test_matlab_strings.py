@@ -162,7 +162,7 @@ def test_any_damage_to_the_table_of_objects_is_refused_or_read(path):
 
     def read_all():
         for at in range(start, start + size):
-            for value in (0, 1, 127, 255):
+            for value in ((0, 255), (1, 127))[at % 2]:
                 path.write_bytes(content[:at] + bytes([value]) + content[at + 1 :])
                 for key in ("y", "grid"):
                     with contextlib.suppress(ValueError):
