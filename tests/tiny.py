@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
+
+from drcl.ensemble import Members
 
 WIDTHS = {"image": 8, "text": 5, "audio": 7}
 SETTINGS: dict[str, Any] = {
@@ -34,3 +37,16 @@ def split(seed: int = 0, **counts: int) -> dict[str, tuple[np.ndarray, np.ndarra
     """Modality -> (features, labels); ``split(image=40, text=30)`` is unpaired."""
     counts = counts or {"image": 40, "text": 30}
     return {name: samples(name, count, seed=seed) for name, count in counts.items()}
+
+
+def every_kind_of_members() -> list[Members]:
+    """Parts of an ensemble for images, none like the next: linear, hidden, and with a prior."""
+    torch.manual_seed(0)
+    parts = [
+        Members(8, 4, count=5),
+        Members(8, 4, count=4, hidden=16),
+        Members(8, 4, count=3, hidden=16, dim=6),
+    ]
+    assert parts[2].prior is not None
+    parts[2].prior.normal_()
+    return parts

@@ -65,12 +65,12 @@ DRCL_DISTANCES(vpopcnt, __attribute__((target("popcnt,avx512f,avx512vl,avx512vpo
 #endif
 #undef DRCL_DISTANCES
 
-// DRCL_CPU_CAPABILITY=default|avx2 holds a newer processor back, as in average_precision.cpp.
 struct Forms {
   Distances distances;
   WordCounts word;
 };
 
+// DRCL_CPU_CAPABILITY=default|avx2 holds a newer processor back, as in average_precision.cpp.
 Forms forms_here() {
 #if defined(DRCL_X86)
   const char* limit = std::getenv("DRCL_CPU_CAPABILITY");

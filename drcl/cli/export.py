@@ -34,8 +34,8 @@ def export(
 ) -> None:
     """Write one modality's encoder as a file that runs without drcl.
 
-    From features, as they come, to embeddings: standardizer and network, for any number of rows.
-    The format onnx needs the extra drcl[export].
+    It takes features as they come, in any number of rows, and returns embeddings: the standardizer
+    is inside. The format onnx needs the extra drcl[export].
     """
     kind = kind or out.suffix[1:]
     if kind not in FORMATS:

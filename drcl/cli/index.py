@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import torch
@@ -19,18 +20,40 @@ from drcl.run import read_features
 from drcl.tensors import check_finite
 from drcl.train.standardize import in_chunks
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 PICTURE = "picture"  # the column of paths
 
-ids_option = click.option(
-    "--ids",
-    "table",
-    metavar="TABLE.csv",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A line for each row of the file, under a line of column names: the column 'id', or the "
-    "first, has their ids.",
+_ENCODING = (
+    click.option(
+        "--ids",
+        "table",
+        metavar="TABLE.csv",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="A line for each row of the file, under a line of column names: the column 'id', or "
+        "the first, has their ids.",
+    ),
+    click.option("--append", is_flag=True, help="Add to what --out holds."),
+    click.option("--overwrite", is_flag=True, help="Replace what --out holds."),
+    show.space_option,
+    show.device_option,
+    show.progress_option,
 )
-append_option = click.option("--append", is_flag=True, help="Add to what --out holds.")
-overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what --out holds.")
+
+
+def encoding_options(function: F) -> F:
+    """Add what the commands that encode features into ``--out`` have in common."""
+    for option in reversed(_ENCODING):
+        function = option(function)
+    return function
+
+
+def check_out(out: Path, there: bool, append: bool, overwrite: bool) -> None:
+    """Refuse to write over what is there unasked."""
+    if append and overwrite:
+        raise click.UsageError("expected --append or --overwrite, got both")
+    if there and not append and not overwrite:
+        raise ValueError(f"{out}: is there already; add to it with --append, or --overwrite it")
 
 
 @click.command()
@@ -43,12 +66,7 @@ overwrite_option = click.option("--overwrite", is_flag=True, help="Replace what 
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of the index.",
 )
-@ids_option
-@append_option
-@overwrite_option
-@show.space_option
-@show.device_option
-@show.progress_option
+@encoding_options
 def index(
     run: Path,
     modality: str,
@@ -69,8 +87,7 @@ def index(
     --append adds rows to an index of the same run, of a modality that was added to the run later,
     too; what it holds stays as it is.
     """
-    if append and overwrite:
-        raise click.UsageError("expected --append or --overwrite, got both")
+    check_out(out, out.exists() and any(out.iterdir()), append, overwrite)
     model = show.on_device(DRCL.load(run), device)
     if append:
         made = Index.load(out)
@@ -78,8 +95,6 @@ def index(
         if space not in (None, made.space):
             raise ValueError(f"space: expected {made.space!r}, as {out} has, got {space!r}")
     else:
-        if not overwrite and out.exists() and any(out.iterdir()):
-            raise ValueError(f"{out}: is there already; add to it with --append, or --overwrite it")
         about = {"run": str(run.resolve()), "prior": fingerprint(model)}
         made = Index(space=space or model.space, about=about)
     embeddings = encoded(model, modality, features, made.space, progress)

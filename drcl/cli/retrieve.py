@@ -12,13 +12,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from drcl.cli import show
-from drcl.cli.index import (
-    append_option,
-    encoded,
-    ids_option,
-    overwrite_option,
-    read_table,
-)
+from drcl.cli.index import check_out, encoded, encoding_options, read_table
 from drcl.data.files import read_array
 from drcl.estimator import DRCL
 from drcl.run import measure_model, open_run
@@ -89,12 +83,7 @@ def evaluate(
     type=click.Path(dir_okay=False, path_type=Path),
     help="Output file: .npy, or .npz or .safetensors with an array named 'embeddings'.",
 )
-@ids_option
-@append_option
-@overwrite_option
-@show.space_option
-@show.device_option
-@show.progress_option
+@encoding_options
 def encode(
     run: Path,
     modality: str,
@@ -121,10 +110,7 @@ def encode(
         raise click.BadParameter(
             f"{out}: expected a name ending in .npz, as only it holds ids", param_hint="--out"
         )
-    if append and overwrite:
-        raise click.UsageError("expected --append or --overwrite, got both")
-    if out.exists() and not append and not overwrite:
-        raise ValueError(f"{out}: is there already; add to it with --append, or --overwrite it")
+    check_out(out, out.exists(), append, overwrite)
     model = show.on_device(DRCL.load(run), device)
     arrays = {"embeddings": encoded(model, modality, features, space, progress).numpy()}
     if table is not None:

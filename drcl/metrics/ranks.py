@@ -76,9 +76,9 @@ class Ranks:
         None is a gain of 1 each.
         """
         if gains is not None:
-            return self._sums(gains, counts, self._discount_table)
+            return self._sums(gains, counts, self.discount_table)
         ones = torch.ones_like(self._number)[None]
-        return self._once("dcg", counts, lambda: self._sums(ones, counts, self._discount_table))
+        return self._once("dcg", counts, lambda: self._sums(ones, counts, self.discount_table))
 
     def _sums(self, values: Tensor, counts: Tensor, weights: Tensor | None = None) -> Tensor:
         backend = choose("rank_sums", self.ranks.device)
@@ -101,7 +101,8 @@ class Ranks:
         return self.ranks.isfinite().double() if self.graded is None else self.graded
 
     @cached_property
-    def _discount_table(self) -> Tensor:
+    def discount_table(self) -> Tensor:
+        """:func:`discounts_up_to` the longest ranking, or beyond."""
         if self.find_discounts is not None:
             return self.find_discounts()
         return discounts_up_to(int(self.ranked.max()), self.ranks.device)

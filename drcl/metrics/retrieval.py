@@ -12,7 +12,7 @@ from drcl.metrics.blocks import Evaluate, ranked_blocks
 from drcl.metrics.embeddings import Array, Gallery
 from drcl.metrics.measures import Measure, at_cutoffs, named, ndcg
 from drcl.metrics.options import RetrievalOptions, Settings, check_cutoffs, shows_options
-from drcl.metrics.ranks import Ranks
+from drcl.metrics.ranks import Ranks, discounts_up_to
 from drcl.metrics.relevance import Labels
 from drcl.metrics.renamed import takes_old_names
 from drcl.metrics.results import PrecisionRecall, RetrievalMetrics
@@ -255,7 +255,7 @@ def ranking_request(
     depth = n if levels or not ks or None in ks else max(wanted)
     discounts = None
     if settings.ndcg:
-        discounts = 1 / torch.arange(2, n + 2, dtype=torch.float64, device="cpu").log2()
+        discounts = discounts_up_to(n, torch.device("cpu"))
     average = settings.ties == "average"
     request = Request(cutoffs, depth, settings.divisor, average, levels, discounts)
     return request, [cutoffs.index(cutoff) for cutoff in wanted]

@@ -26,7 +26,7 @@ from torch import Tensor
 from drcl.metrics import measures
 from drcl.metrics.harmonic import harmonic
 from drcl.metrics.measures import Measure, ratio
-from drcl.metrics.ranks import Ranks, discounts_up_to
+from drcl.metrics.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -257,8 +257,7 @@ def _first_precisions(above: int, size: int, relevant: int, before: int, hits: i
 
 
 def _dcg(found: TiedRanks, k: Tensor, gains: Tensor) -> Tensor:
-    longest = int(found.ranked.max()) if len(found.ranked) else 0
-    discounts = discounts_up_to(longest, found.ranks.device)
+    discounts = found.discount_table
     # In two parts, of which sums of the first are exact: small differences of large sums are, too.
     coarse = (discounts * 2.0**26).round() / 2.0**26
     sums = [torch.nn.functional.pad(one.cumsum(0), (1, 0)) for one in (coarse, discounts - coarse)]

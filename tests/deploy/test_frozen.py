@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from drcl import DRCL, Encoder, Prior, auto
 from drcl.deploy import freeze, to_pt2
-from drcl.ensemble import Ensemble, Members, Scaling
+from drcl.ensemble import Ensemble, Scaling
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
@@ -83,15 +83,7 @@ def test_the_space_is_that_of_the_model_unless_asked_for(models, name):
 
 def mixed(root: bool) -> Ensemble:
     """An ensemble of every kind of member, none like the next."""
-    torch.manual_seed(0)
-    parts = [
-        Members(8, 4, count=5),
-        Members(8, 4, count=4, hidden=16),
-        Members(8, 4, count=3, hidden=16, dim=6),
-    ]
-    assert parts[2].prior is not None
-    parts[2].prior.normal_()
-    network = Ensemble(parts, Scaling.of(features(), root)).eval()
+    network = Ensemble(tiny.every_kind_of_members(), Scaling.of(features(), root)).eval()
     network.temperatures.copy_(torch.tensor([0.5, 1.0, 2.0]))
     network.shares.copy_(torch.tensor([0.2, 0.3, 0.5]))
     return network

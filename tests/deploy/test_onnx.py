@@ -16,7 +16,7 @@ from drcl import DRCL, auto
 from drcl.cli import main
 from drcl.deploy import formats, freeze, to_onnx
 from drcl.encoder import Encoder
-from drcl.ensemble import Ensemble, Members, Scaling
+from drcl.ensemble import Ensemble, Scaling
 
 for module in ("onnx", "onnxscript", "onnxruntime"):
     reason = f"{module} is not installed; `make peers` installs it and runs this test"
@@ -59,15 +59,8 @@ def test_the_command_writes_a_file_that_runs(tmp_path: Path) -> None:
 
 def test_an_ensemble_of_every_kind_of_member_on_roots() -> None:
     model, x = auto(tiny.split(), seconds=0.5, progress=False), features()
-    torch.manual_seed(0)
-    parts = [
-        Members(8, 4, count=5),
-        Members(8, 4, count=4, hidden=16),
-        Members(8, 4, count=3, hidden=16, dim=6),
-    ]
-    assert parts[2].prior is not None
-    parts[2].prior.normal_()
-    model.encoders["image"] = Ensemble(parts, Scaling.of(torch.from_numpy(x), root=True))
+    scaling = Scaling.of(torch.from_numpy(x), root=True)
+    model.encoders["image"] = Ensemble(tiny.every_kind_of_members(), scaling)
     assert model.space == "posterior"
     assert_equal(to_onnx(model.encoder("image")), x, model.encode("image", x))
 
