@@ -20,6 +20,7 @@ from drcl.cli.info import info
 from drcl.cli.retrieve import encode, evaluate, report
 from drcl.cli.score import score
 from drcl.cli.search import search
+from drcl.cli.serve import explore, serve
 from drcl.cli.train import train
 
 __all__ = ["main"]
@@ -59,6 +60,8 @@ for command in (
     export,
     index,
     search,
+    explore,
+    serve,
     score,
     add_modality,
     report,

@@ -117,6 +117,11 @@ class Index:
         """Rows that can be found."""
         return self.total - len(self._removed)
 
+    @property
+    def numbers(self) -> npt.NDArray[np.int64]:
+        """Of the rows that can be found, rising: what :meth:`records` and :meth:`rows` take."""
+        return np.delete(np.arange(self.total), self._removed)
+
     def __repr__(self) -> str:
         return f"Index({len(self)} × {self.width or 0}, space={self.space!r})"
 
@@ -479,8 +484,7 @@ class Index:
         """
         if self._rows is None:
             raise ValueError("index: expected rows, got none; add() some first")
-        kept = np.delete(np.arange(self.total), self._removed)
-        return engines.to_faiss(self._rows, kept, kind, options)
+        return engines.to_faiss(self._rows, self.numbers, kind, options)
 
     def recall(self, other: Any, queries: npt.ArrayLike | Tensor, k: int = 10) -> float:
         """The share of the exact k rows of each query that another engine finds, 0 to 1.

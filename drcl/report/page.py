@@ -79,12 +79,13 @@ def write_report(data: ReportData, directory: Path) -> Path:
     return directory / "report.html"
 
 
-def environment() -> Any:
-    """Where the templates of this folder are rendered from; what they show is escaped."""
+def environment(*folders: Path) -> Any:
+    """Where the templates of this folder, and of others, are rendered from; what they show is
+    escaped."""
     import jinja2
 
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader([*folders, Path(__file__).parent]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,

@@ -42,7 +42,7 @@ def results_page(title: str, about: str, searches: Sequence[Search]) -> str:
     (1, True)
     """
     check_installed("the page needs {}; install it with: pip install 'drcl[report]'", "jinja2")
-    pictures = _Pictures()
+    pictures = Pictures()
     return (
         environment()
         .get_template("results.html.jinja")
@@ -59,9 +59,10 @@ def results_page(title: str, about: str, searches: Sequence[Search]) -> str:
 
 
 @dataclass
-class _Pictures:
+class Pictures:
     """Reads pictures until the page has enough of them; one that recurs counts each time."""
 
+    largest: int | None = None  # bytes of each; None for the usual
     used: int = 0
     left_out: list[str] = field(default_factory=list)
 
@@ -71,7 +72,7 @@ class _Pictures:
         return {
             **{key: record.get(key) for key in known},
             "title": record.get("id") if name in (None, "") else name,
-            "picture": self._uri(record.get("picture")),
+            "picture": self.uri(record.get("picture")),
             "more": [
                 (key, value)
                 for key, value in record.items()
@@ -79,42 +80,48 @@ class _Pictures:
             ],
         }
 
-    def _uri(self, path: Any) -> str | None:
+    def uri(self, path: Any) -> str | None:
+        """A picture as an address that holds it; None, and noted, where it cannot be shown."""
         if not isinstance(path, str) or not path:
             return None
-        content = _content(Path(path))
+        content = read_picture(Path(path), self.largest)
         if content is None or self.used + len(content) > BUDGET:
             self.left_out.append(path)
             return None
         self.used += len(content)
-        return f"data:image/{_kind(content)};base64,{base64.b64encode(content).decode()}"
+        return f"data:image/{picture_kind(content)};base64,{base64.b64encode(content).decode()}"
 
 
-def _kind(content: bytes) -> str | None:
+def picture_kind(content: bytes) -> str | None:
+    """What a picture is, by its first bytes: "png", "jpeg", "gif", "webp", or None."""
     return next((kind for start, kind in _KINDS.items() if content.startswith(start)), None)
 
 
-def _content(path: Path) -> bytes | None:
+def read_picture(path: Path, largest: int | None = None) -> bytes | None:
     """A picture in at most so many bytes; None of what is none, or cannot be made so small."""
+    largest = LARGEST if largest is None else largest
     try:
         if not path.is_file() or path.stat().st_size > _READ:
             return None
         content = path.read_bytes()
     except (OSError, ValueError):
         return None
-    if _kind(content) is None:  # whatever else a path may lead to is not shown
+    if picture_kind(content) is None:  # whatever else a path may lead to is not shown
         return None
-    return content if len(content) <= LARGEST else _smaller(content)
+    return content if len(content) <= largest else _smaller(content, largest)
 
 
-def _smaller(content: bytes) -> bytes | None:
+def _smaller(content: bytes, largest: int) -> bytes | None:
     try:
         from PIL import Image
 
         with Image.open(io.BytesIO(content)) as picture:
-            picture.thumbnail((SIDE, SIDE))
-            out = io.BytesIO()
-            picture.convert("RGB").save(out, "JPEG", quality=85)
+            for side in (SIDE, SIDE // 2, SIDE // 4):
+                picture.thumbnail((side, side))
+                out = io.BytesIO()
+                picture.convert("RGB").save(out, "JPEG", quality=85)
+                if out.tell() <= largest:
+                    return out.getvalue()
     except Exception:  # not installed, or damaged in one of many ways
-        return None
-    return out.getvalue()
+        pass
+    return None

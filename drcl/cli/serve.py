@@ -1,0 +1,210 @@
+"""``drcl explore`` and ``drcl serve``."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from drcl.checks import check_installed
+from drcl.cli import show
+from drcl.cli.index import check_same_model, fingerprint
+from drcl.estimator import DRCL
+from drcl.index import Index
+from drcl.serve.answers import Encoders
+from drcl.serve.explorer import explorer_page
+from drcl.serve.gate import is_loopback
+from drcl.serve.requests import Limits
+from drcl.storage.files import write_bytes
+
+_index_argument = click.argument(
+    "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="INDEX"
+)
+_USUAL = Limits()
+_STOPPING = 10  # seconds that requests in work are given
+
+
+@click.command()
+@_index_argument
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File of the page, such as leaves.html.",
+)
+@click.option("--title", help="Heading of the page; default: the name of the index.")
+@click.option("--overwrite", is_flag=True, help="Replace the file if it is there.")
+def explore(folder: Path, out: Path, title: str | None, overwrite: bool) -> None:
+    """Write a page to explore an index: one HTML file that needs no other.
+
+    It holds up to 5,000 items; drcl serve shows larger indexes.
+    """
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"{out}: exists; choose another name, or --overwrite it")
+    page = explorer_page(Index.load(folder), title or folder.resolve().name)
+    write_bytes(out, page.encode())
+    click.echo(f"written: {out}")
+
+
+@click.command()
+@_index_argument
+@click.option(
+    "--run",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The run of the index: takes features of its modalities as queries, too.",
+)
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address of this machine to listen on."
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="Port; 0 takes a free one.",
+)
+@click.option(
+    "--token-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File of a token that clients have to send.",
+)
+@click.option(
+    "--max-k",
+    type=click.IntRange(min=1),
+    default=_USUAL.k,
+    show_default=True,
+    help="Most results of a query.",
+)
+@click.option(
+    "--max-rows",
+    type=click.IntRange(min=1),
+    default=_USUAL.rows,
+    show_default=True,
+    help="Most queries of a request.",
+)
+@click.option(
+    "--max-body",
+    type=click.IntRange(min=1),
+    default=_USUAL.body,
+    show_default=True,
+    help="Most bytes of a request.",
+)
+@click.option(
+    "--max-waiting",
+    type=click.IntRange(min=1),
+    default=_USUAL.waiting,
+    show_default=True,
+    help="Most requests in work at one time.",
+)
+@show.device_option
+def serve(
+    folder: Path,
+    run: Path | None,
+    host: str,
+    port: int,
+    token_file: Path | None,
+    max_k: int,
+    max_rows: int,
+    max_body: int,
+    max_waiting: int,
+    device: str | None,
+) -> None:
+    """Search an index over HTTP, with a page to explore it.
+
+    POST /search takes JSON, GET / is the page. The index may be added to or replaced meanwhile.
+    Ends on Ctrl-C or SIGTERM, after the requests in work.
+    """
+    refusal = "serving needs {}; install it with: pip install 'drcl[serve]'"
+    check_installed(refusal, "starlette", "uvicorn", "jinja2")
+    import uvicorn
+
+    from drcl.serve.app import make_app
+
+    encoders = None if run is None else _encoders(run, folder, device)
+    token, local = None if token_file is None else read_token(token_file), is_loopback(host)
+    limits = Limits(k=max_k, rows=max_rows, body=max_body, waiting=max_waiting)
+    logging.basicConfig(format="%(message)s")
+    app = make_app(folder, encoders=encoders, token=token, local=local, limits=limits)
+    with _listening(host, port) as listener:
+        name, number = listener.getsockname()[:2]
+        shown = f"[{name}]" if ":" in name else name
+        if not local and token is None:
+            click.echo(f"warning: whoever reaches {shown} may search, see --token-file", err=True)
+        click.echo(f"serving {folder} at http://{shown}:{number}/")
+        settings = uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            loop="asyncio",
+            lifespan="on",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=8 * max_waiting,  # connections, idle ones among them
+            timeout_graceful_shutdown=_STOPPING,
+        )
+        with _once():
+            uvicorn.Server(settings).run(sockets=[listener])
+    click.echo("ended")
+
+
+@contextlib.contextmanager
+def _once() -> Iterator[None]:
+    """uvicorn ends in good order on a signal and then raises it again: that does nothing here."""
+    before = {one: signal.signal(one, lambda *_: None) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+
+
+def _encoders(run: Path, folder: Path, device: str | None) -> Encoders:
+    model = show.on_device(DRCL.load(run), device)
+    check_same_model(Index.load(folder), model, run)
+    return Encoders(
+        model.modalities,
+        lambda modality, rows, space: model.encode(modality, rows, space=space),
+        fingerprint(model),
+    )
+
+
+def read_token(path: Path) -> str:
+    """The token of a file, without the spaces around it; ValueError for what a header cannot hold
+    or anybody could guess."""
+    try:
+        token = path.read_text(encoding="ascii").strip()
+    except UnicodeDecodeError:
+        token = ""
+    if not re.fullmatch(r"[!-~]{16,1000}", token):
+        raise ValueError(
+            f"{path}: expected a token of 16 to 1,000 letters, digits and signs of ASCII on one "
+            "line, such as: openssl rand -hex 32"
+        )
+    return token
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens there; OSError that names address and port otherwise."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        made = socket.socket(family, kind, protocol)
+        try:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind(address)
+        except OSError:
+            made.close()
+            raise
+    except OSError as error:
+        raise OSError(f"--host {host} --port {port}: cannot listen there ({error})") from error
+    return made

@@ -1,0 +1,221 @@
+"""The routes of a server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as HTTPRequest
+from starlette.responses import Response
+from starlette.routing import Route
+
+from drcl.report.results import picture_kind, read_picture
+from drcl.serve.answers import Encoders, answer
+from drcl.serve.batcher import Answer, Batcher
+from drcl.serve.counts import Counts
+from drcl.serve.explorer import live_page
+from drcl.serve.gate import Gate
+from drcl.serve.items import PICTURE, to_json
+from drcl.serve.requests import Limits, Refused, Request, parse
+from drcl.serve.state import Served, State
+
+_JSON = "application/json"
+_NUMBER = re.compile(r"[0-9]{1,18}")
+
+
+class Server:
+    """What the routes have in common."""
+
+    def __init__(self, folder: Path, encoders: Encoders | None, limits: Limits) -> None:
+        self.served, self.counts = Served(folder), Counts()
+        self._encoders, self._limits, self._inside = encoders, limits, 0
+        self._batcher = Batcher(self._work, limits)
+        self._page = live_page(folder.resolve().name)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        working = asyncio.create_task(self._batcher.run())
+        try:
+            yield
+        finally:
+            working.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await working
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("/", self.page, methods=["GET"]),
+            Route("/search", self._admitted(self.search), methods=["POST"]),
+            Route("/items", self._admitted(self.items), methods=["GET"]),
+            Route("/pictures/{version}/{number}", self._admitted(self.picture), methods=["GET"]),
+            Route("/health", self.health, methods=["GET"]),
+            Route("/metrics", self.metrics, methods=["GET"]),
+        ]
+
+    def _admitted(
+        self, route: Callable[[HTTPRequest], Awaitable[Response]]
+    ) -> Callable[[HTTPRequest], Awaitable[Response]]:
+        """The route, for so many requests at one time."""
+
+        async def admitted(request: HTTPRequest) -> Response:
+            with self._place():
+                return await route(request)
+
+        return admitted
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[None]:
+        if self._inside >= self._limits.waiting:
+            raise Refused(f"{self._inside} requests are in work; try again", 503)
+        self._inside += 1
+        try:
+            yield
+        finally:
+            self._inside -= 1
+
+    def _work(self, requests: Sequence[Request]) -> list[Answer]:
+        self.counts.batch(sum(map(len, requests)))
+        return answer(self.served.current(), requests, self._encoders)
+
+    async def page(self, request: HTTPRequest) -> Response:
+        page, policy = self._page
+        headers = {"content-security-policy": policy, "cache-control": "no-cache"}
+        return Response(page, media_type="text/html; charset=utf-8", headers=headers)
+
+    async def search(self, request: HTTPRequest) -> Response:
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != _JSON or request.headers.get("content-encoding", "identity") != "identity":
+            raise Refused(f"content-type: expected {_JSON}, not compressed", 415)
+        found = await self._batcher.ask(parse(await self._body(request), self._limits))
+        if isinstance(found, Refused):
+            raise found
+        return Response(found, media_type=_JSON, headers={"cache-control": "no-store"})
+
+    async def _body(self, request: HTTPRequest) -> bytes:
+        most, parts, size = self._limits.body, [], 0
+        too_large = Refused(f"body: expected {most} bytes at most", 413)
+        given = request.headers.get("content-length", "0")
+        if not _NUMBER.fullmatch(given) or int(given) > most:
+            raise too_large
+
+        async def read() -> None:
+            nonlocal size
+            async for part in request.stream():
+                size += len(part)
+                if size > most:
+                    raise too_large
+                parts.append(part)
+
+        try:
+            await asyncio.wait_for(read(), self._limits.patience)
+        except asyncio.TimeoutError:
+            raise Refused("body: expected it sooner", 408) from None
+        except ClientDisconnect:
+            raise Refused("body: expected all of it", 400) from None
+        return b"".join(parts)
+
+    async def items(self, request: HTTPRequest) -> Response:
+        content = await asyncio.to_thread(lambda: self.served.current().items)
+        return Response(content, media_type=_JSON, headers={"cache-control": "no-store"})
+
+    async def picture(self, request: HTTPRequest) -> Response:
+        version, number = request.path_params["version"], request.path_params["number"]
+        state = await asyncio.to_thread(self.served.current)
+        content = None
+        if state.version == version and _NUMBER.fullmatch(number):
+            content = await asyncio.to_thread(_picture, state, int(number))
+        if content is None:
+            raise Refused("no such picture", 404)
+        headers = {"cache-control": "private, max-age=3600"}
+        return Response(content, media_type=f"image/{picture_kind(content)}", headers=headers)
+
+    async def health(self, request: HTTPRequest) -> Response:
+        state = await asyncio.to_thread(self.served.current)
+        found = {"status": "ok", "version": state.version, "items": len(state.index)}
+        if self.served.stale:
+            problem = "the index was changed and cannot be loaded; the server's log says why"
+            found |= {"status": "stale", "problem": problem}
+        return Response(to_json(found), media_type=_JSON, headers={"cache-control": "no-store"})
+
+    async def metrics(self, request: HTTPRequest) -> Response:
+        state = await asyncio.to_thread(self.served.current)
+        gauges = {
+            "requests_in_work": self._inside,
+            "index_items": len(state.index),
+            "index_loads": self.served.loads,
+            "index_stale": self.served.stale,
+        }
+        kind = "text/plain; version=0.0.4; charset=utf-8"
+        return Response(self.counts.text(gauges), media_type=kind)
+
+
+def _picture(state: State, number: int) -> bytes | None:
+    if number >= state.index.total:
+        return None
+    path = state.index.records([number])[0].get(PICTURE)
+    return read_picture(Path(path)) if isinstance(path, str) and path else None
+
+
+async def _refused(request: HTTPRequest, error: Exception) -> Response:
+    if isinstance(error, Refused):
+        status, message = error.status, str(error)
+    elif isinstance(error, HTTPException):
+        status, message = error.status_code, error.detail
+    elif isinstance(error, OSError):
+        status, message = 503, "the index cannot be read at the moment"
+    else:
+        status, message = 500, "a fault of the server; its log says more"
+    headers = dict(getattr(error, "headers", None) or {})
+    if status == 503:
+        headers["retry-after"] = "1"
+    return Response(to_json({"error": message}), status, headers, media_type=_JSON)
+
+
+def make_app(
+    folder: str | Path,
+    *,
+    encoders: Encoders | None = None,
+    token: str | None = None,
+    local: bool = True,
+    limits: Limits | None = None,
+) -> Any:
+    """An ASGI application that searches the index of a folder; ``drcl serve`` runs it in uvicorn.
+
+    Run it in one process: searches that arrive together share products there.
+
+    Args:
+        folder: of an index, as :meth:`drcl.Index.save` writes it. Each answer is of the state
+            that the folder has when its search begins.
+        encoders: what turns features into rows of the index; None takes embeddings and ids alone.
+        token: what ``Authorization: Bearer`` must carry on every path but ``/`` and ``/health``;
+            None lets everybody in.
+        local: whether the server listens on this machine alone, and so under its names alone.
+        limits: what clients may ask at most; None for the usual ones.
+
+    Raises ImportError without starlette or jinja2, and what :meth:`drcl.Index.load` raises.
+
+    >>> import tempfile, torch
+    >>> from drcl import Index
+    >>> folder = Index().add(torch.eye(3)).save(tempfile.mkdtemp())
+    >>> [route.path for route in make_app(folder).routes]
+    ['/', '/search', '/items', '/pictures/{version}/{number}', '/health', '/metrics']
+    """
+    server = Server(Path(folder), encoders, limits or Limits())
+    routes = server.routes()
+    paths = [route.path.partition("/{")[0] for route in routes]
+    app = Starlette(
+        routes=routes,
+        lifespan=server.lifespan,
+        middleware=[Middleware(Gate, token=token, local=local, counts=server.counts, paths=paths)],
+        exception_handlers=dict.fromkeys((Refused, HTTPException, OSError, Exception), _refused),
+    )
+    app.router.redirect_slashes = False
+    return app
