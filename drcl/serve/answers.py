@@ -47,9 +47,11 @@ def answer(
     groups: dict[str, list[tuple[int, _Queries]]] = {}
     for place, request in enumerate(requests):
         try:
-            groups.setdefault(request.among, []).append((place, _queries(state, request, encoders)))
+            queries = _queries(state, request, encoders)
         except (ValueError, Refused) as error:
             answers[place] = _refused(error)
+        else:
+            groups.setdefault(request.among, []).append((place, queries))
     for group in groups.values():
         places = [place for place, _ in group]
         k = max(requests[place].k + (queries.own is not None) for place, queries in group)

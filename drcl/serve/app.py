@@ -29,6 +29,7 @@ from drcl.serve.state import Served, State
 
 _JSON = "application/json"
 _NUMBER = re.compile(r"[0-9]{1,18}")
+_WORDS = {404: "path: expected one of this server", 405: "method: expected one of the path"}
 
 
 class Server:
@@ -168,7 +169,8 @@ async def _refused(request: HTTPRequest, error: Exception) -> Response:
     if isinstance(error, Refused):
         status, message = error.status, str(error)
     elif isinstance(error, HTTPException):
-        status, message = error.status_code, error.detail
+        status = error.status_code
+        message = _WORDS.get(status, error.detail)
     elif isinstance(error, OSError):
         status, message = 503, "the index cannot be read at the moment"
     else:

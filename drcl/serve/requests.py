@@ -174,7 +174,7 @@ def _k(k: Any, limits: Limits) -> int:
 
 def _listed(name: str, value: Any, limits: Limits) -> list[Any]:
     if not isinstance(value, list) or not 1 <= len(value) <= limits.rows:
-        got = f"{len(value)}" if isinstance(value, list) else _shown(value)
+        got = f"a list of {len(value)}" if isinstance(value, list) else _shown(value)
         raise Refused(f"{name}: expected a list of 1 to {limits.rows} queries, got {got}")
     return value
 
