@@ -1,4 +1,4 @@
-"""A client of an ASGI application in this process, without a network and without another library."""
+"""A client of an ASGI application in this process: no network, and no other library."""
 
 from __future__ import annotations
 

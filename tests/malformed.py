@@ -11,7 +11,17 @@ from asgi import JSON, Asked, search
 from drcl.serve import Limits
 
 LIMITS = Limits(body=20_000, rows=4, k=20)
-WORDS = ("", "ids", "image-3", "../../etc/passwd", "\ud800", "é\0", "</script>", "__proto__", "9" * 30)
+WORDS = (
+    "",
+    "ids",
+    "image-3",
+    "../../etc/passwd",
+    "\ud800",
+    "é\0",
+    "</script>",
+    "__proto__",
+    "9" * 30,
+)
 
 
 def malformed(random: np.random.Generator, width: int) -> Asked:
@@ -31,6 +41,11 @@ def malformed(random: np.random.Generator, width: int) -> Asked:
 
     def changed(**values: Any) -> Asked:
         return search({**good, **values})
+
+    others = ("/", "/items", "/health", "/metrics")
+    lengths = ("-1", "x", "9" * 30, "1" * 5000)
+    nowhere = ("/search/", "//", "/items/", "/../etc/passwd", "/static", "/a b")
+    constant = one_of("NaN", "Infinity", "-Infinity", "1e999")
 
     def text(body: str) -> Asked:
         return Asked("POST", "/search", body.encode("utf-8", "surrogatepass"), JSON)
@@ -63,7 +78,7 @@ def malformed(random: np.random.Generator, width: int) -> Asked:
         lambda: text(written[: int(random.integers(1, len(written) - 1))]),
         lambda: text(written[:-1] + ', "k": 3}'),
         lambda: text(f'{{"embeddings": [{row}], "where": {{"kind": "a", "kind": "b"}}}}'),
-        lambda: text(written.replace("[[", f"[[{one_of('NaN', 'Infinity', '-Infinity', '1e999')}, ")),
+        lambda: text(written.replace("[[", f"[[{constant}, ")),
         lambda: text("[" * int(random.integers(2, 9000))),
         lambda: text('{"ids":' * int(random.integers(2, 2000))),
         lambda: text("[" * 5000 + "]" * 5000),
@@ -74,18 +89,16 @@ def malformed(random: np.random.Generator, width: int) -> Asked:
         lambda: raw(written.encode(one_of("utf-16", "utf-32"))),
         lambda: raw(b'{"ids": ["\xff\xfe"]}'),
         lambda: raw(b" " * (LIMITS.body + int(random.integers(1, 9)))),
-        lambda: raw(written.encode(), **{"content-length": one_of("-1", "x", "9" * 30, "1" * 5000)}),
+        lambda: raw(written.encode(), **{"content-length": one_of(*lengths)}),
         lambda: raw(written.encode(), **{"content-type": one_of("", "text/plain", "a" * 5000)}),
         lambda: raw(written.encode(), **{"content-encoding": one_of("gzip", "br", "")}),
         lambda: Asked("POST", "/search", written.encode(), JSON, query=b"k=3"),
         lambda: Asked("POST", "/search", written.encode(), {**JSON, "host": "elsewhere.example"}),
         lambda: Asked(one_of("GET", "PUT", "DELETE", "PATCH", "OPTIONS"), "/search"),
-        lambda: Asked(one_of("POST", "PUT"), one_of("/", "/items", "/health", "/metrics"), b"{}", JSON),
-        lambda: Asked("GET", one_of("/search/", "//", "/items/", "/../etc/passwd", "/static", "/a b")),
-        lambda: Asked("GET", f"/pictures/{one_of('x', '..', '0-1')}/{one_of('0', '-1', word or 'a')}"),
+        lambda: Asked(one_of("POST", "PUT"), one_of(*others), b"{}", JSON),
+        lambda: Asked("GET", one_of(*nowhere)),
+        lambda: Asked("GET", f"/pictures/{one_of('x', '..')}/{one_of('0', '-1', word or 'a')}"),
         lambda: Asked("GET", f"/pictures/{'9' * 5000}/{'9' * 5000}"),
     )  # fmt: skip
     found: Asked = one_of(*cases)()
     return found
-
-

@@ -117,9 +117,18 @@ function say(text, bad = false) {
 let choices = [];
 let chosen = -1;
 
+// Items with all the words somewhere: first those whose name is the text, begins with it, has it.
 function matching(text) {
-  const words = text.toLowerCase().split(/\s+/).filter(Boolean);
-  return all.items.filter((item) => words.every((word) => item.words.includes(word)));
+  const whole = text.toLowerCase().trim();
+  const words = whole.split(/\s+/).filter(Boolean);
+  const rank = (item) => {
+    const names = [item.label, String(item.id)].map((name) => name.toLowerCase());
+    const fits = [(name) => name === whole, (name) => name.startsWith(whole), (name) => name.includes(whole)];
+    const place = fits.findIndex((fit) => names.some(fit));
+    return place < 0 ? fits.length : place;
+  };
+  const found = all.items.filter((item) => words.every((word) => item.words.includes(word)));
+  return words.length ? found.map((item) => [rank(item), item]).sort(([a], [b]) => a - b).map(([, item]) => item) : found;
 }
 
 function list() {

@@ -108,7 +108,7 @@ def _label(record: dict[str, Any]) -> str:
 def _classes(records: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     """Columns that sort the items into classes, and their values: few, and most of several items.
 
-    Names count as classes where they are, texts and pictures never do.
+    Names count as classes where nothing else does, texts and pictures never do.
     """
     columns = dict.fromkeys(name for record in records for name in record)
     found = {}
@@ -119,4 +119,6 @@ def _classes(records: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
         kinds = {json.dumps(value): value for value in values}
         if 2 <= len(kinds) <= _MAX_CLASSES and len(values) >= 2 * len(kinds):
             found[column] = sorted(kinds.values(), key=lambda one: (str(type(one)), one))
+    if len(found) > 1:
+        found.pop("name", None)
     return found

@@ -1,4 +1,4 @@
-"""What a process that is killed leaves: a training resumes, an index is whole."""
+"""What a process that is killed leaves: a training resumes, an index is whole, also to readers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import kill_index
 import kill_resume
+import kill_served
 import pytest
 from gloo import command, ended
 
@@ -32,3 +33,14 @@ def test_an_index_is_whole_whenever_its_writer_is_killed(tmp_path):
 @pytest.mark.long
 def test_an_index_is_whole_after_two_hundred_kills(tmp_path):
     assert said_by(kill_index.main, tmp_path, 200).startswith("200 kills")
+
+
+def test_every_answer_of_a_server_is_whole_while_writers_are_killed(tmp_path):
+    pytest.importorskip("starlette", reason="serving needs the extra 'serve'")
+    assert said_by(kill_served.main, tmp_path, 6).endswith("always whole")
+
+
+@pytest.mark.long
+def test_every_answer_is_whole_through_two_hundred_kills(tmp_path):
+    pytest.importorskip("starlette", reason="serving needs the extra 'serve'")
+    assert said_by(kill_served.main, tmp_path, 200).startswith("200 kills")

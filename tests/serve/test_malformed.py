@@ -8,14 +8,11 @@ import numpy as np
 import pytest
 import torch
 from asgi import client
-
-pytest.importorskip("starlette", reason="the server is made with Starlette (extra 'serve')")
-pytest.importorskip("jinja2", reason="the page is made with Jinja (extra 'serve')")
-
 from malformed import LIMITS, malformed
 
 from drcl import Index
-from drcl.serve import make_app
+
+app = pytest.importorskip("drcl.serve.app", reason="serving needs the extra 'serve'")
 
 TOGETHER = 64
 
@@ -31,7 +28,7 @@ def test_malformed_requests_are_refused_and_nothing_breaks(tmp_path: Path, count
     names, kinds = [f"i-{n}" for n in range(50)], ["a", "b"] * 25
     index = Index().add(torch.eye(50, 8), ids=names, modality="image", metadata={"kind": kinds})
     random = np.random.default_rng(count)
-    with client(make_app(index.save(tmp_path / "index"), limits=LIMITS)) as one:
+    with client(app.make_app(index.save(tmp_path / "index"), limits=LIMITS)) as one:
         for _ in range(-(-count // TOGETHER)):
             asked = [malformed(random, 8) for _ in range(TOGETHER)]
             for request, reply in zip(asked, one.together(asked), strict=True):

@@ -13,11 +13,9 @@ import torch
 from asgi import JSON, Asked, Client, client, search
 
 from drcl import Index
+from drcl.serve import Encoders, Limits
 
-pytest.importorskip("starlette", reason="the server is made with Starlette (extra 'serve')")
-pytest.importorskip("jinja2", reason="the page is made with Jinja (extra 'serve')")
-
-from drcl.serve import Encoders, Limits, app, make_app
+app = pytest.importorskip("drcl.serve.app", reason="serving needs the extra 'serve'")
 
 PNG = bytes.fromhex(  # a single pixel
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c4944415478da63"
@@ -61,7 +59,7 @@ ENCODERS = Encoders(("image",), encode, "p")
 
 @pytest.fixture(scope="module")
 def asking(folder: Path) -> Iterator[Client]:
-    with client(make_app(folder, encoders=ENCODERS)) as one:
+    with client(app.make_app(folder, encoders=ENCODERS)) as one:
         yield one
 
 
@@ -117,10 +115,10 @@ def test_requests_of_one_moment_share_a_product_and_get_what_each_gets_alone(fol
     asked.insert(4, {"embeddings": [[1.0]]})
     asked.insert(9, {"ids": ["nobody"]})
     asked.insert(14, {"embeddings": QUERIES[:1].tolist(), "modality": "smell"})
-    with client(make_app(folder, limits=Limits(wait=0.3))) as one:
+    with client(app.make_app(folder, limits=Limits(wait=0.3))) as one:
         together = one.together(map(search, asked))
         counted = one.get("/metrics").body.decode()
-    with client(make_app(folder)) as one:
+    with client(app.make_app(folder)) as one:
         alone = [one.search(value) for value in asked]
     assert "\ndrcl_batches_total 1\n" in counted and "\ndrcl_queries_total 28\n" in counted
     assert [a.status for a in together] == [a.status for a in alone]
@@ -130,7 +128,7 @@ def test_requests_of_one_moment_share_a_product_and_get_what_each_gets_alone(fol
 
 
 def test_a_batch_takes_in_no_more_than_it_may(folder: Path) -> None:
-    with client(make_app(folder, limits=Limits(batch=3, wait=0.1))) as one:
+    with client(app.make_app(folder, limits=Limits(batch=3, wait=0.1))) as one:
         replies = one.together([search({"embeddings": QUERIES[:2].tolist()})] * 6)
         assert {reply.status for reply in replies} == {200}
         assert "\ndrcl_batches_total 3\n" in one.get("/metrics").body.decode()
@@ -186,7 +184,7 @@ def test_what_is_no_json_is_refused(asking: Client, body: bytes, words: str) -> 
 
 
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(folder: Path) -> None:
-    with client(make_app(folder, limits=Limits(body=1000))) as one:
+    with client(app.make_app(folder, limits=Limits(body=1000))) as one:
         for told in ({"content-length": "1001"}, {"content-length": "10"}):  # the second lies
             reply = one(Asked("POST", "/search", b" " * 1001, {**JSON, **told}))
             assert reply.status == 413 and "1000 bytes at most" in reply.json["error"]
@@ -195,7 +193,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(folder: Path) -> 
 def test_a_body_that_does_not_come_is_waited_for_so_long(folder: Path) -> None:
     import asyncio
 
-    with client(make_app(folder, limits=Limits(patience=0.05))) as one:
+    with client(app.make_app(folder, limits=Limits(patience=0.05))) as one:
         sent: list[Any] = []
 
         async def ask() -> None:
@@ -221,7 +219,7 @@ def test_more_requests_than_may_wait_are_told_to_come_back(
         return real(*arguments)
 
     monkeypatch.setattr(app, "answer", slow)
-    with client(make_app(folder, limits=Limits(waiting=3))) as one:
+    with client(app.make_app(folder, limits=Limits(waiting=3))) as one:
         threading.Timer(0.2, going_on.set).start()
         replies = one.together([search({"ids": ["i3"]})] * 7)
         assert sorted(reply.status for reply in replies) == [200] * 3 + [503] * 4
@@ -236,14 +234,14 @@ def test_a_fault_of_the_server_is_told_without_its_words(
     def broken(*arguments: Any) -> Any:
         raise OSError("/home/me/index: gone")
 
-    with client(make_app(folder)) as one:
+    with client(app.make_app(folder)) as one:
         monkeypatch.setattr(app, "answer", broken)
         reply = one.search({"ids": ["i3"]})
     assert reply.status == 503 and "/home" not in reply.body.decode()
 
 
 def test_a_token_is_asked_for_everywhere_but_on_the_page(folder: Path) -> None:
-    with client(make_app(folder, token=TOKEN)) as one:
+    with client(app.make_app(folder, token=TOKEN)) as one:
         paths = ["/search", "/items", "/metrics", "/pictures/x/0", "/nowhere"]
         for bad in ("", "Bearer", "Bearer x", f"Basic {TOKEN}", f"Bearer {TOKEN}x", TOKEN, "é"):
             for path in paths:
@@ -260,13 +258,13 @@ def test_a_token_is_asked_for_everywhere_but_on_the_page(folder: Path) -> None:
 
 
 def test_other_names_than_those_of_this_machine_are_refused(folder: Path) -> None:
-    with client(make_app(folder)) as one:
+    with client(app.make_app(folder)) as one:
         for host in ("localhost", "127.0.0.1:8000", "[::1]:9", "LOCALHOST:1"):
             assert one.get("/health", host=host).status == 200
         for host in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "0"):
             reply = one.get("/items", host=host)
             assert reply.status == 421 and "this machine" in reply.json["error"]
-    with client(make_app(folder, local=False)) as one:
+    with client(app.make_app(folder, local=False)) as one:
         assert one.get("/health", host="search.example").status == 200
 
 
@@ -294,7 +292,7 @@ def test_pictures_of_the_index_are_shown_and_nothing_else_is(asking: Client) -> 
 
 
 def test_health_and_metrics(folder: Path) -> None:
-    with client(make_app(folder)) as one:
+    with client(app.make_app(folder)) as one:
         health = one.get("/health").json
         assert health.pop("version") and health == {"status": "ok", "items": 59}
         one.search({"ids": ["i3"]})
@@ -316,7 +314,7 @@ def test_health_and_metrics(folder: Path) -> None:
 def test_integers_that_javascript_would_round_are_strings(tmp_path: Path) -> None:
     large = 2**60 + 1
     folder = Index().add(torch.eye(3), ids=[large, -5, 7]).save(tmp_path / "index")
-    with client(make_app(folder)) as one:
+    with client(app.make_app(folder)) as one:
         assert ids(one.search({"embeddings": [[1, 1, 1]]})) == [[str(large), -5, 7]]
         for name in (str(large), large):
             query = one.search({"ids": [name], "k": 1}).json["results"][0]["query"]
@@ -325,10 +323,10 @@ def test_integers_that_javascript_would_round_are_strings(tmp_path: Path) -> Non
 
 
 def test_features_are_refused_where_the_index_is_of_another_run(folder: Path) -> None:
-    with client(make_app(folder, encoders=Encoders(("image",), encode, "other"))) as one:
+    with client(app.make_app(folder, encoders=Encoders(("image",), encode, "other"))) as one:
         reply = one.search({"features": {"image": [[1, 2, 3]]}})
         assert reply.status == 409 and "another run" in reply.json["error"]
-    with client(make_app(folder)) as one:
+    with client(app.make_app(folder)) as one:
         reply = one.search({"features": {"image": [[1, 2, 3]]}})
         assert reply.status == 400 and "given no run" in reply.json["error"]
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +10,11 @@ import pytest
 import torch
 from asgi import Client, client, search
 
-pytest.importorskip("starlette", reason="the server is made with Starlette (extra 'serve')")
-pytest.importorskip("jinja2", reason="the page is made with Jinja (extra 'serve')")
-
 from drcl import Index
 from drcl.index.folder import MANIFEST
-from drcl.serve import make_app, state
+from drcl.serve import state
+
+app = pytest.importorskip("drcl.serve.app", reason="serving needs the extra 'serve'")
 
 ROWS = torch.eye(6)
 EVERYTHING = {"embeddings": [[1.0] * 6], "k": 50}
@@ -31,7 +28,7 @@ def found(one: Client) -> list[Any]:
 
 def test_rows_that_are_added_removed_and_replaced_are_found_at_once(tmp_path: Path) -> None:
     folder = Index().add(ROWS[:3]).save(tmp_path / "index")
-    with client(make_app(folder)) as one:
+    with client(app.make_app(folder)) as one:
         first = one.get("/health").json["version"]
         assert found(one) == [0, 1, 2] and len(one.get("/items").json["items"]) == 3
         assert one.get("/health").json["version"] == first  # nothing is loaded without a reason
@@ -65,7 +62,7 @@ def test_a_state_that_cannot_be_loaded_leaves_the_old_one(
     monkeypatch.setattr(state, "_AGAIN", 0.0)
     folder = Index().add(ROWS[:3]).save(tmp_path / "index")
     whole = shutil.copytree(folder, tmp_path / "whole")
-    with client(make_app(folder)) as one:
+    with client(app.make_app(folder)) as one:
         version = one.get("/health").json["version"]
         Index.load(whole).add(ROWS[3:]).save(whole)
         if damage == "cut":
@@ -91,29 +88,12 @@ def test_a_state_that_cannot_be_loaded_leaves_the_old_one(
 
 def test_without_an_index_there_is_no_server(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="holds no index"):
-        make_app(tmp_path)
+        app.make_app(tmp_path)
 
 
 def test_answers_of_one_batch_are_of_one_state(tmp_path: Path) -> None:
     folder = Index().add(ROWS[:3]).save(tmp_path / "index")
-    with client(make_app(folder)) as one:
+    with client(app.make_app(folder)) as one:
         Index.load(folder).add(ROWS[3:]).save(folder)
         replies = one.together([search(EVERYTHING)] * 5)
         assert len({reply.json["version"] for reply in replies}) == 1
-
-
-@pytest.mark.parametrize(
-    "kills",
-    [pytest.param(3, id="three"), pytest.param(200, id="many", marks=pytest.mark.long)],
-)
-def test_every_answer_is_whole_while_writers_are_killed(kills: int) -> None:
-    script = Path(__file__).with_name("kill_updates.py")
-    # a process of its own: this one has threads, and must not be forked
-    done = subprocess.run(
-        [sys.executable, str(script), "--kills", str(kills), "--seed", "2"],
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.startswith(f"{kills} kills") and done.stdout.endswith("always whole\n")

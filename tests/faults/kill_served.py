@@ -1,8 +1,8 @@
 """Kill a process that changes an index while a server answers from it; every answer must be whole.
 
-    python tests/serve/kill_updates.py --kills 200 --seed 0
+    PYTHONPATH=tests python tests/faults/kill_served.py --kills 200 --seed 0
 
-The process is the one of ``tests/faults/kill_index.py``: it adds rows, removes one, saves, and now
+The process is the one of ``kill_index.py``: it adds rows, removes one, saves, and now
 and then puts a new index in the place of the old one, until it gets SIGKILL. Meanwhile a client
 searches for all rows at once: it must get those of one step, with their scores and metadata.
 """
@@ -13,19 +13,15 @@ import argparse
 import os
 import random
 import signal
-import sys
 import tempfile
 import time
 from pathlib import Path
-
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "faults")]
 
 import torch
 from asgi import client
 from kill_index import ROWS, STEPS, check, extend, names_of, rows_of, start
 
-from drcl import Index
-from drcl.serve import Limits, make_app
+from drcl import Index, serve
 
 
 def killer(kills: int, seed: int, folder: Path, length: float) -> int:
@@ -64,7 +60,7 @@ def run(kills: int, seed: int, folder: Path) -> None:
     }
     ended, answers, seen, versions = 0, 0, set(), set()
     child = killer(kills, seed, folder, length)
-    with client(make_app(folder, limits=Limits(k=ROWS * STEPS))) as one:
+    with client(serve.make_app(folder, limits=serve.Limits(k=ROWS * STEPS))) as one:
         while not ended:
             ended, status = os.waitpid(child, os.WNOHANG)
             reply = one.search({"embeddings": query.tolist(), "k": ROWS * STEPS})
