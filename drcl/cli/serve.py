@@ -202,6 +202,7 @@ def _listening(host: str, port: int) -> socket.socket:
         try:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             made.bind(address)
+            made.listen(1024)  # who connects from now on is answered once the server runs
         except OSError:
             made.close()
             raise
