@@ -15,7 +15,7 @@ PUBLIC = [
     *("ablate", "baselines", "cli", "data", "data.dataset", "data.files", "data.manifest"),
     *("deploy", "deploy.formats", "deploy.frozen", "progress"),
     *("distributed", "errors", "estimator", "index", "model_files", "out_of_memory"),
-    *("precision", "run"),
+    *("precision", "run", "serve"),
     *("tensors", "train.config", "train.prior_learning"),
 ]
 

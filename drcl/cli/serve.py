@@ -144,7 +144,7 @@ def serve(
             loop="asyncio",
             lifespan="on",
             log_config=None,
-            log_level="warning",
+            log_level="error",
             access_log=False,
             server_header=False,
             proxy_headers=False,

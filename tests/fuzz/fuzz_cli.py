@@ -13,6 +13,7 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from click.testing import CliRunner
 from fuzz_training import scratch
 from fuzzing import Draw, target
 
+from drcl import Index
 from drcl.cli import main
 
 CLASSES = ("ash", "birch", "cedar")
@@ -262,6 +264,49 @@ def search(draw: Draw) -> None:
     good = good and fine and source != "moon" and other != ""
     text = judge(draw, good, "search", run, source, other, *options)
     assert not good or "rank" in text
+
+
+@functools.cache
+def small_index() -> Path:
+    return Index().add(torch.eye(3), modality="photo").save(scratch() / "small-index")
+
+
+@target("drcl explore", few=4)
+def explore(draw: Draw) -> None:
+    out = scratch() / "page.html"
+    out.unlink(missing_ok=True)
+    fault = draw.fault("folder", "there")
+    if fault == "there":
+        out.touch()
+    folder = leaves() if fault == "folder" else small_index()
+    options = draw.choose("title", [], ["--title", "<b>"])
+    judge(draw, not fault, "explore", folder, "--out", out, *options)
+    assert fault or "&lt;b&gt;" in out.read_text("utf-8") or not options
+
+
+@target("drcl serve", few=4)
+def serve(draw: Draw) -> None:
+    """All but the serving itself."""
+    token = scratch() / "token"
+    table = {
+        "--port": (("0",), ("-1", "65536", "http")),
+        "--host": (("127.0.0.1", "localhost"), ("256.1.1.1", "not/a/host")),
+        "--max-k": (("1", "5000"), ("0", "many")),
+        "--max-rows": (("1",), ("-1",)),
+        "--max-body": (("1",), ("0",)),
+        "--max-waiting": (("1",), ("0",)),
+        "--token-file": ((str(token),), (str(scratch() / "nowhere"), str(scratch()))),
+    }
+    word = draw.choose("token", "0123456789abcdef", "short", "")
+    token.write_text(word)
+    good, options = draw_options(draw, table)
+    good = good and (len(word) == 16 or "--token-file" not in options)
+    fault = draw.fault("folder", "run")
+    folder = leaves() if fault == "folder" else small_index()
+    more = ["--run", leaves() / "run"] if fault == "run" else []
+    given = [] if "--port" in options else ["--port", "0"]
+    with mock.patch("uvicorn.Server.run"):
+        judge(draw, good and not fault, "serve", folder, *given, *more, *options)
 
 
 @target("drcl score")

@@ -23,12 +23,13 @@ import fuzz_losses
 import fuzz_metrics
 import fuzz_prior
 import fuzz_reference
+import fuzz_serve
 import fuzz_training
 import pytest
 from fuzzing import TARGETS, Target, run
 
 import drcl
-from drcl import baselines, data, functional, losses, metrics, reference
+from drcl import baselines, data, functional, losses, metrics, reference, serve
 from drcl.cli import main
 
 TARGET_FILES = (
@@ -41,6 +42,7 @@ TARGET_FILES = (
     fuzz_metrics,
     fuzz_prior,
     fuzz_reference,
+    fuzz_serve,
     fuzz_training,
 )
 
@@ -69,7 +71,7 @@ def public_functions() -> Iterator[str]:
         item = getattr(drcl, name)
         if not isinstance(item, (ModuleType, str)):
             yield from with_methods(f"drcl.{name}", item)
-    for module in (functional, losses, metrics, data, baselines, reference):
+    for module in (functional, losses, metrics, data, baselines, reference, serve):
         exported = getattr(module, "__all__", vars(module))
         for name in exported:
             item = getattr(module, name)
