@@ -72,6 +72,29 @@ def test_evaluate_embeddings_says_how_to_call_it(monkeypatch):
         run_script("evaluate_embeddings.py", monkeypatch, "one.npy")
 
 
+def test_digit_files_become_an_index_and_a_page(monkeypatch, tmp_path):
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    pytest.importorskip("jinja2", reason="the page is made with Jinja")
+    from click.testing import CliRunner
+
+    from drcl import DRCL
+    from drcl.cli import main
+    from drcl.data import load
+
+    run_script("digit_files.py", monkeypatch, str(tmp_path))
+    data = load("digits")
+    two = {name: data.train[name] for name in ("pixels", "strokes")}
+    model = DRCL(dim=16, hidden=(16,), epochs=1, prior_epochs=1, device="cpu")
+    model.fit(two, progress=False).save(tmp_path / "run")
+    index = ["index", f"{tmp_path}/run", "pixels", f"{tmp_path}/pixels.npy"]
+    index += ["--ids", f"{tmp_path}/pixels.csv", "--out", f"{tmp_path}/index"]
+    for command in (index, ["explore", f"{tmp_path}/index", "--out", f"{tmp_path}/page.html"]):
+        done = CliRunner().invoke(main, command)
+        assert done.exit_code == 0, done.output
+    page = (tmp_path / "page.html").read_text("utf-8")
+    assert page.count("data:image/png;base64,") == 100 and '"classes":{"digit":["0",' in page
+
+
 @pytest.mark.slow
 def test_faiss_search(monkeypatch, capsys):
     pytest.importorskip("faiss", reason="faiss is not installed")

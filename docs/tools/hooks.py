@@ -329,12 +329,34 @@ def definitions(part: str) -> str:
 
 
 def newcomer() -> str:
-    """How long the three ways in took from a fresh clone."""
+    """How long the ways in took from a fresh clone."""
     if (timed := stored("newcomer.json")) is None:
         return NOT_MEASURED
     lines = ["| from a fresh clone to | seconds |", "|---|---|"]
     lines += [f"| {name} | {seconds:.0f} |" for name, seconds in timed["seconds"].items()]
     return "\n".join([*lines, "", f"{timed['about']}, {timed['date']}."])
+
+
+def serving() -> str:
+    """The latency of a server beside the bare product, and what the machine was."""
+    if (timed := stored("serving.json")) is None:
+        return NOT_MEASURED
+    lines = [
+        "| clients | p50, ms | p99, ms | answers a second | queries a batch | product p50 | p99 |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for line in timed["lines"]:
+        cells = [line["p50_ms"], line["p99_ms"], line["per_second"], line["queries_per_batch"]]
+        cells += [line["bare"]["p50_ms"], line["bare"]["p99_ms"]]
+        lines.append(f"| {line['clients']} | {' | '.join(f'{cell:.3g}' for cell in cells)} |")
+    about = (
+        f"{timed['rows']:,} × {timed['width']} rows, k = {timed['k']}, one query a request, "
+        f"{timed['lines'][0]['requests']} requests at each number of clients; {timed['cores']} "
+        f"cores, {timed['threads']} of them for each of server and product, {timed['date']}. "
+        f"Others used the machine, too: before, {timed['load_before']:.1f} processes were "
+        "waiting for a core or had one."
+    )
+    return "\n".join([*lines, "", about])
 
 
 def installs() -> str:
@@ -429,6 +451,6 @@ FILLERS: dict[str, Callable[..., str]] = {
             measured,
             memory,
         ),
-        *(methods, newcomer, peers, predicted, quality, readme, roofline),
+        *(methods, newcomer, peers, predicted, quality, readme, roofline, serving),
     )
 }

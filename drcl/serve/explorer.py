@@ -39,8 +39,8 @@ def explorer_page(index: Index, title: str = "Explorer") -> str:
 
     >>> import torch
     >>> page = explorer_page(Index().add(torch.eye(3), ids=["oak", "elm", "ash"]))
-    >>> "elm" in page, "http:" in page
-    (True, False)
+    >>> page.count("elm") > 0, page.count("<script")
+    (True, 2)
     """
     count, size = len(index), 4 * len(index) * (index.width or 0)
     if count == 0:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from drcl.index.index import LONGEST
 
 _QUERIES = ("embeddings", "ids", "features")
 _FILTERS = 100  # columns of a filter, and values of each
+_LARGEST = float(np.finfo(np.float32).max)
 _DIGITS = 400  # of a number: more are of no number that float64 has
 
 
@@ -114,14 +116,14 @@ def parse(body: bytes, limits: Limits) -> Request:
     if len(given) != 1:
         got = " and ".join(given) or "none of them"
         raise Refused(f"expected one of {', '.join(_QUERIES)}, got {got}")
-    rows, encoder = None, None
+    rows: npt.NDArray[np.float64] | None = None
+    encoder = None
     ids: tuple[int | str, ...] = ()
     if given == ["ids"]:
         ids = _ids(asked["ids"], limits)
     elif given == ["embeddings"]:
         rows = _matrix("embeddings", asked["embeddings"], limits)
-        lengths = torch.linalg.vector_norm(rows.double(), dim=1)
-        if float(lengths.max()) > LONGEST:
+        if np.linalg.norm(rows, axis=1).max() > LONGEST:
             raise Refused(f"embeddings: expected rows of length {LONGEST:.0e} at most")
     else:
         features = asked["features"]
@@ -130,7 +132,7 @@ def parse(body: bytes, limits: Limits) -> Request:
         encoder, matrix = next(iter(features.items()))
         rows = _matrix("features", matrix, limits)
     return Request(
-        rows,
+        None if rows is None else torch.from_numpy(rows.astype(np.float32)),
         encoder,
         ids,
         _k(asked.get("k", min(10, limits.k)), limits),
@@ -179,7 +181,7 @@ def _listed(name: str, value: Any, limits: Limits) -> list[Any]:
     return value
 
 
-def _matrix(name: str, value: Any, limits: Limits) -> Tensor:
+def _matrix(name: str, value: Any, limits: Limits) -> npt.NDArray[np.float64]:
     rows = _listed(name, value, limits)
     for row in rows:
         if not isinstance(row, list) or not row or not {*map(type, row)} <= {int, float}:
@@ -189,11 +191,10 @@ def _matrix(name: str, value: Any, limits: Limits) -> Tensor:
                 f"{name}: expected rows of one width, got {len(rows[0])} and {len(row)} numbers"
             )
     try:
-        with np.errstate(over="ignore"):
-            found = torch.from_numpy(np.array(rows, np.float64).astype(np.float32))
+        found = np.array(rows, np.float64)
     except OverflowError:
-        found = torch.tensor(math.inf)
-    if not found.isfinite().all():
+        found = np.array(np.inf)
+    if not np.abs(found).max() < _LARGEST:
         raise Refused(f"{name}: expected numbers within float32, got larger ones")
     return found
 
