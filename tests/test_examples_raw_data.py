@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import io
+import json
 import re
 import runpy
 import socket
@@ -14,9 +15,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+
+import drcl
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 NEEDED = (
@@ -171,11 +175,12 @@ class TestFeatures:
 @pytest.fixture(scope="module")
 def run(example: Any, tmp_path_factory: Any) -> SimpleNamespace:
     """What the script prints and writes."""
-    path = tmp_path_factory.mktemp("raw") / "new" / "found.html"
+    folder = tmp_path_factory.mktemp("raw") / "new"
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        example.main([str(path)])
-    return SimpleNamespace(out=out.getvalue(), html=path.read_text("utf-8"))
+        example.main([str(folder)])
+    html = (folder / "page.html").read_text("utf-8")
+    return SimpleNamespace(out=out.getvalue(), html=html, folder=folder)
 
 
 class TestExample:
@@ -191,23 +196,33 @@ class TestExample:
         assert {sentence: name for _, name, sentence in found} == example.WANTED
         assert sum(int(count) for count, _, _ in found) >= 24  # of 48; by chance 6
 
-    def test_the_page_shows_what_was_printed(
+    def test_the_page_holds_what_was_printed(
         self, run: Any, example: Any, things: Any, drawn: Any
     ) -> None:
-        parts = re.split(r"<h2>(.*?)</h2>", run.html)
+        known = json.loads(run.html.partition('id="data">')[2].partition("</script>")[0])["known"]
+        items, rows = known["items"], np.frombuffer(base64.b64decode(known["rows"]), "<f4")
+        rows = rows.reshape(len(items), known["width"])
         counts = {s: int(n) for n, s in re.findall(r"^(\d) of 6 are a \w+: (.+)$", run.out, re.M)}
         tests = [picture.tobytes() for picture in drawn["test"].pictures]
-        assert parts[1::2] == list(example.WANTED)
-        for sentence, part in zip(parts[1::2], parts[2::2], strict=True):
-            captions = re.findall(r'<figcaption class="(\w+)">(\w+) ([\d.]+)<', part)
-            assert [kind for kind, _, _ in captions].count("wanted") == counts[sentence]
-            scores = [float(score) for _, _, score in captions]
-            assert scores == sorted(scores, reverse=True) and len(scores) == 6
-            sources = re.findall(r'src="data:image/png;base64,([^"]+)" alt="(\w+)"', part)
-            for (source, name), (_, caption, _) in zip(sources, captions, strict=True):
-                shown = example.Image.open(io.BytesIO(base64.b64decode(source)))
-                assert things.NAMES[tests.index(shown.tobytes()) // 6] == name == caption
-        assert not re.search(r"https?://|<script|<link", run.html)
+        assert [item["label"] for item in items[: len(counts)]] == list(example.WANTED)
+        assert len(items) == len(counts) + len(tests) + len(drawn["test"].sentences)
+        pictures = [n for n, item in enumerate(items) if item["modality"] == "picture"]
+        for place, picture in zip(pictures, tests, strict=True):
+            content = base64.b64decode(items[place]["picture"].partition(",")[2])
+            assert example.Image.open(io.BytesIO(content)).tobytes() == picture
+            thing = things.NAMES[tests.index(picture) // 6]
+            assert items[place]["record"]["thing"] == thing
+        for query, (sentence, thing) in enumerate(example.WANTED.items()):
+            scores = rows[pictures] @ rows[query]
+            best = np.argsort(-scores, kind="stable")[:6]
+            right = sum(items[pictures[n]]["record"]["thing"] == thing for n in best)
+            assert right == counts[sentence]
+        assert known["classes"] == {"thing": sorted(things.NAMES)}
+        assert not re.search(r"(src|href)=.http|<link rel=.stylesheet", run.html)
+
+    def test_its_index_can_be_served(self, run: Any, example: Any) -> None:
+        index = drcl.Index.load(run.folder / "index")
+        assert index.modalities == ("sentence", "picture") and len(index) == 104
 
     def test_without_the_packages_it_says_what_to_install(
         self, things: Any, monkeypatch: Any
@@ -217,5 +232,5 @@ class TestExample:
             runpy.run_path(str(EXAMPLES / "raw_pictures_and_sentences.py"), run_name="__main__")
 
     def test_says_how_to_call_it(self, example: Any) -> None:
-        with pytest.raises(SystemExit, match=r"PAGE\.html"):
-            example.main(["one.html", "two.html"])
+        with pytest.raises(SystemExit, match="FOLDER"):
+            example.main(["one", "two"])

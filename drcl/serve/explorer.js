@@ -266,7 +266,8 @@ async function show(id, focus = false) {
     replies = await Promise.all(sections().map((modality) => source.search(id, { modality, where, k })));
     cards = await Promise.all(replies.map((reply) => Promise.all(reply.found.map(card))));
     const { query } = replies[0];
-    const facts = ["Query", query.item.modality, query.item.id].filter((one) => one !== undefined && one !== null);
+    const own = title(query.item) === String(query.item.id) ? null : query.item.id;
+    const facts = ["Query", query.item.modality ?? null, own].filter((one) => one !== null);
     const heading = element("h2", { tabindex: "-1" }, title(query.item));
     const words = element("div", {}, heading, element("p", { class: "facts" }, facts.join(" · ")));
     words.append(...body(query.item).filter(Boolean));
