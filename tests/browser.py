@@ -87,7 +87,8 @@ class Page:
         self.problems.clear()
         self.requested.clear()
         self._call("Page.navigate", url=url)
-        self.until("document.readyState === 'complete'")
+        there = f"location.href === {json.dumps(url)}"
+        self.until(f"{there} && document.readyState === 'complete'")
 
     def get(self, expression: str) -> Any:
         """The value of JavaScript."""

@@ -342,19 +342,20 @@ def serving() -> str:
     if (timed := stored("serving.json")) is None:
         return NOT_MEASURED
     lines = [
-        "| clients | p50, ms | p99, ms | answers a second | queries a batch | product p50 | p99 |",
-        "|---|---|---|---|---|---|---|",
+        "| clients | p50, ms | p99, ms | answers a second | queries a batch | cores it got "
+        "| product p50 | p99 |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for line in timed["lines"]:
         cells = [line["p50_ms"], line["p99_ms"], line["per_second"], line["queries_per_batch"]]
-        cells += [line["bare"]["p50_ms"], line["bare"]["p99_ms"]]
+        cells += [line["server_cores"], line["bare"]["p50_ms"], line["bare"]["p99_ms"]]
         lines.append(f"| {line['clients']} | {' | '.join(f'{cell:.3g}' for cell in cells)} |")
     about = (
         f"{timed['rows']:,} × {timed['width']} rows, k = {timed['k']}, one query a request, "
         f"{timed['lines'][0]['requests']} requests at each number of clients; {timed['cores']} "
-        f"cores, {timed['threads']} of them for each of server and product, {timed['date']}. "
-        f"Others used the machine, too: before, {timed['load_before']:.1f} processes were "
-        "waiting for a core or had one."
+        f"cores, products on {timed['threads']}, {timed['date']}. The machine was shared: when "
+        f"it began, {timed['load_before']:.1f} other processes had a core or waited for one, and "
+        "of a core the server got what the table says."
     )
     return "\n".join([*lines, "", about])
 

@@ -119,7 +119,11 @@ class Index:
 
     @property
     def numbers(self) -> npt.NDArray[np.int64]:
-        """Of the rows that can be found, rising: what :meth:`records` and :meth:`rows` take."""
+        """Of the rows that can be found, rising: what :meth:`records` and :meth:`rows` take.
+
+        >>> Index().add(torch.eye(3)).remove([1]).numbers.tolist()
+        [0, 2]
+        """
         return np.delete(np.arange(self.total), self._removed)
 
     def __repr__(self) -> str:

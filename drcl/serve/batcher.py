@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from drcl.serve.requests import Limits, Refused, Request
 
+_WAITS = 10  # moments at most, while more requests arrive
 Answer = bytes | Refused
 Work = Callable[[Sequence[Request]], list[Answer]]
 
@@ -16,7 +17,8 @@ class Batcher:
     """Hands requests to ``work`` in batches, one batch after the other, in a thread of its own.
 
     While a batch is worked on the next one gathers, so that many clients fill batches by
-    themselves; the short wait joins those that begin at the same moment.
+    themselves. A batch begins when no more requests arrive for a moment, so that those who were
+    answered together, and ask again, stay together.
     """
 
     def __init__(self, work: Work, limits: Limits) -> None:
@@ -50,11 +52,15 @@ class Batcher:
 
     async def _next(self) -> list[tuple[Request, asyncio.Future[Answer]]]:
         batch = [await self._queue.get()]
-        await asyncio.sleep(self._limits.wait)
         rows = len(batch[0][0])
-        while rows < self._limits.batch and not self._queue.empty():
-            batch.append(self._queue.get_nowait())
-            rows += len(batch[-1][0])
+        for _ in range(_WAITS):
+            await asyncio.sleep(self._limits.wait)
+            before = len(batch)
+            while rows < self._limits.batch and not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+                rows += len(batch[-1][0])
+            if len(batch) == before or rows >= self._limits.batch:
+                break
         return batch
 
 

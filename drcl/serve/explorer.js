@@ -142,7 +142,7 @@ function list() {
   });
   if (found.length > LISTED) {
     const left = (found.length - LISTED).toLocaleString("en");
-    options.push(element("li", { "aria-disabled": "true" }, element("span", {}, `… ${left} more; go on typing`)));
+    options.push(element("li", { role: "none" }, element("span", {}, `… ${left} more; go on typing`)));
   }
   at("choices").replaceChildren(...options);
   open(options.length > 0);

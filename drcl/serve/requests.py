@@ -46,7 +46,8 @@ class Limits:
         k: results of a query.
         waiting: requests in work at one time; more are answered with 503.
         batch: queries from which on a product takes in no further request.
-        wait: seconds in which requests that arrive together join one product.
+        wait: seconds without a further request after which a product begins; at the latest after
+            ten times as long.
         patience: seconds that a client may take to send a request.
 
     >>> Limits(k=1000).k

@@ -7,7 +7,7 @@ import os
 import secrets
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -25,10 +25,16 @@ class State:
 
     index: Index
     version: str
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def items(self) -> bytes:
+        """What a page shows before anything is asked, as JSON; computed once."""
+        with self._lock:
+            return self._items
 
     @cached_property
-    def items(self) -> bytes:
-        """What a page shows before anything is asked, as JSON."""
+    def _items(self) -> bytes:
         return items_of(self.index, self.version)
 
 

@@ -99,6 +99,7 @@ def opened(request: Any, page: Page, urls: dict[str, str]) -> Iterator[Page]:
 
 
 as_file = pytest.mark.parametrize("opened", ["file"], indirect=True)
+served = pytest.mark.parametrize("opened", ["server"], indirect=True)
 
 
 def saved(index: Index) -> Path:
@@ -151,6 +152,7 @@ def test_every_modality_answers_and_each_answer_leads_on(opened: Page, index: In
     opened.until(f"{pictures} >= 6")
 
 
+@served
 def test_a_query_is_chosen_by_keyboard_alone(opened: Page, index: Index) -> None:
     opened.get("document.activeElement.blur()")
     opened.press("Tab")
@@ -178,11 +180,10 @@ def test_a_query_is_chosen_by_keyboard_alone(opened: Page, index: Index) -> None
     opened.until("document.getElementById('status').className === 'bad'")
     said = opened.get("document.getElementById('status').textContent")
     assert "ids: expected ids of the index" in said
-    if opened.requested[0].startswith("http"):
-        while len(opened.problems) < 2:  # the browser's own word on each modality's refusal
-            opened.get("0")
-        assert all("status of 404" in one for one in opened.problems)
-        opened.problems.clear()
+    while len(opened.problems) < 2:  # the browser's own word on each modality's refusal
+        opened.get("0")
+    assert all("status of 404" in one for one in opened.problems)
+    opened.problems.clear()
     assert shown(opened) == expected(index, "photo-7")  # what was there stays
 
 
@@ -224,6 +225,7 @@ def test_the_map_is_clicked_and_walked(opened: Page, index: Index) -> None:
     assert legend.split() == ["ash", "elm", "oak", "photo", "note"]
 
 
+@as_file
 def test_what_is_hostile_is_shown_as_it_is(opened: Page) -> None:
     opened.get("location.hash = '#note-0'")
     asked(opened, "note-0")
