@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class Server:
         self.served, self.counts = Served(folder), Counts()
         self._encoders, self._limits, self._inside = encoders, limits, 0
         self._batcher = Batcher(self._work, limits)
-        self._page = live_page(folder.resolve().name)
+        self._page = live_page()
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -67,20 +67,15 @@ class Server:
         """The route, for so many requests at one time."""
 
         async def admitted(request: HTTPRequest) -> Response:
-            with self._place():
+            if self._inside >= self._limits.waiting:
+                raise Refused(f"{self._inside} requests are in work; try again", 503)
+            self._inside += 1
+            try:
                 return await route(request)
+            finally:
+                self._inside -= 1
 
         return admitted
-
-    @contextlib.contextmanager
-    def _place(self) -> Iterator[None]:
-        if self._inside >= self._limits.waiting:
-            raise Refused(f"{self._inside} requests are in work; try again", 503)
-        self._inside += 1
-        try:
-            yield
-        finally:
-            self._inside -= 1
 
     def _work(self, requests: Sequence[Request]) -> list[Answer]:
         self.counts.batch(sum(map(len, requests)))

@@ -64,9 +64,9 @@ def explorer_page(index: Index, title: str = "Explorer") -> str:
     return _page(title, known, len(pictures.left_out))[0]
 
 
-def live_page(title: str) -> tuple[str, str]:
-    """The page that asks its server, and the policy for its header."""
-    return _page(title, None, 0)
+def live_page() -> tuple[str, str]:
+    """The page that asks its server, without anything of an index, and its header's policy."""
+    return _page("Explorer", None, 0)
 
 
 def _page(title: str, known: dict[str, Any] | None, left_out: int) -> tuple[str, str]:

@@ -118,7 +118,7 @@ def test_a_server_answers_refuses_and_ends_in_good_order(running: Running, model
         assert [hit["score"] for hit in one["found"]] == pytest.approx(scores.tolist(), abs=1e-6)
 
     random = np.random.default_rng(1)
-    for _ in range(150):
+    for _ in range(200):
         asked = malformed(random, 8)
         headers = {"authorization": f"Bearer {TOKEN}", **(asked.headers or {})}
         lines = [f"{asked.method} /{'?k=3' if asked.query else ''} HTTP/1.1", "host: localhost"]
