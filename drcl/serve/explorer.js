@@ -180,8 +180,9 @@ at("choose").addEventListener("keydown", (event) => {
   } else if (event.key === "Escape") {
     open(false);
   } else if (event.key === "Enter" && (chosen >= 0 || text)) {
-    // what is marked, the id that was typed, the first that fits, or an id that only the server knows
-    choose(String((choices[chosen] ?? byId.get(text) ?? choices[0])?.id ?? text));
+    // what is marked, the id that was typed, or the first that fits; where not all are listed, any id
+    const first = all.items.length < all.count ? undefined : choices[0];
+    choose(String((choices[chosen] ?? byId.get(text) ?? first)?.id ?? text));
   } else {
     return;
   }

@@ -13,6 +13,7 @@ import torch
 from browser import CHROMIUM, Page, browser
 
 from drcl import Index, serve
+from drcl.serve import items
 
 pytest.importorskip("drcl.serve.app", reason="serving needs the extra 'serve'")
 uvicorn = pytest.importorskip("uvicorn", reason="serving needs the extra 'serve'")
@@ -285,6 +286,27 @@ def test_a_server_with_a_token_asks_for_it(index: Index, page: Page) -> None:
         page.until("document.querySelectorAll('#answers li').length === 12")
         page.until("[...document.images].filter((one) => one.naturalWidth).length >= 6")
         assert page.get("document.getElementById('entry').hidden")
+    finally:
+        page.open("about:blank")
+        server.end()
+
+
+def test_an_item_that_is_not_listed_is_found_by_its_id(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(items, "MAX_ITEMS", 2)
+    folder = Index().add(torch.eye(3), ids=["x", "x1", "x12"]).save(tmp_path / "index")
+    server = Server(folder, None)
+    try:
+        page.open(server.url)
+        asked(page, "Query")  # whose name is its id
+        assert "3 items · 2 of them listed" in page.get("at('about').textContent")
+        page.click("#choose")
+        page.write("x1")
+        assert page.get("document.querySelectorAll('#choices [role=option]').length") == 1
+        page.press("Enter")
+        page.until("document.querySelector('#asked h2').textContent === 'x1'")
+        assert page.problems == []
     finally:
         page.open("about:blank")
         server.end()
