@@ -82,7 +82,7 @@ def _refused(error: Exception) -> Refused:
 def _queries(state: State, request: Request, encoders: Encoders | None) -> _Queries:
     index = state.index
     if request.ids:
-        own = [_number(state, one) for one in request.ids]
+        own = _numbers(state, request.ids)
         return _Queries(index.rows(own), own)
     assert request.rows is not None
     if request.encoder is None:
@@ -107,17 +107,19 @@ def _queries(state: State, request: Request, encoders: Encoders | None) -> _Quer
     return _Queries(rows, None)
 
 
-def _number(state: State, one: int | str) -> int:
-    """Where an item stands; digits are also an id that is an integer."""
-    names: list[Any] = [one]
-    if isinstance(one, str) and one.removeprefix("-").isdecimal() and len(one) < 21:
-        names.append(int(one))
-    for name in names:
-        try:
-            return int(state.index.find([name])[0])
-        except ValueError:
-            continue
-    raise Refused(f"ids: expected ids of the index, got {str(one)[:100]!r}", 404)
+def _numbers(state: State, ids: Sequence[int | str]) -> list[int]:
+    """Where items stand, found together; of an index of integers digits are ids, too."""
+    wanted = list(ids)
+    if not state.strings:
+        wanted = [int(one) if _is_integer(one) else one for one in wanted]
+    try:
+        return [int(place) for place in state.index.find(wanted)]
+    except ValueError as error:
+        raise Refused(str(error)[:200], 404) from error
+
+
+def _is_integer(one: int | str) -> bool:
+    return isinstance(one, str) and one.removeprefix("-").isdecimal() and len(one) < 21
 
 
 def _written(state: State, queries: _Queries, scores: Tensor, numbers: Tensor, k: int) -> bytes:

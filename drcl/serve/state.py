@@ -25,6 +25,7 @@ class State:
 
     index: Index
     version: str
+    strings: bool  # whether ids are strings
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -80,4 +81,5 @@ class Served:
     def _load(self) -> State:
         index = Index.load(self._folder)
         self.loads += 1
-        return State(index, f"{self._name}-{self.loads}")
+        strings = isinstance(index.records([0])[0]["id"], str)
+        return State(index, f"{self._name}-{self.loads}", strings)
