@@ -109,7 +109,7 @@ def _queries(state: State, request: Request, encoders: Encoders | None) -> _Quer
 
 def _numbers(state: State, ids: Sequence[int | str]) -> list[int]:
     """Where items stand, found together; of an index of integers digits are ids, too."""
-    wanted = list(ids)
+    wanted: list[Any] = list(ids)
     if not state.strings:
         wanted = [int(one) if _is_integer(one) else one for one in wanted]
     try:
