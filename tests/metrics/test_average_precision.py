@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rankings import bits_of, lists_of, oracle, whole
-from reruns import outputs
+from reruns import outputs_of_forks
 from torch import Tensor
 
 from drcl import functional
@@ -280,7 +280,7 @@ def test_every_instruction_set_gives_the_same_bits() -> None:
     if not NATIVE.available:
         pytest.skip(f"native: {NATIVE.reason}")
     sets = ("default", "avx2", "avx512")
-    assert len(outputs(_ONE_RUN, [{"DRCL_CPU_CAPABILITY": name} for name in sets])) == 1
+    assert len(outputs_of_forks(_ONE_RUN, [{"DRCL_CPU_CAPABILITY": name} for name in sets])) == 1
 
 
 @pytest.mark.parametrize("backend", ["native", "eager", "reference"])
