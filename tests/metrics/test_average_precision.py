@@ -66,7 +66,7 @@ def rankings(draw: st.DrawFn, largest: int = 70) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(data=rankings(), k=st.integers(1, 80), divisor=st.sampled_from(DIVISORS))
 def test_every_measure_is_the_oracles(
     backend: str, data: tuple[Tensor, Tensor], k: int, divisor: str
@@ -125,7 +125,7 @@ def test_looking_no_deeper_than_needed_changes_nothing(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(
     data=rankings(largest=7),
     k=st.integers(1, 7),
