@@ -90,7 +90,22 @@ def test_runs_are_compared_and_written_as_embeddings_are(folder):
         ((*GIVEN[1:], "--pairs", "rows"), "pairs: expected none with --run and --qrels"),
         (("--run", "bad.trec", "--qrels", "qrels.txt"), "bad.trec, line 2: expected 6 fields"),
         (("--run", "mine.trec", "--qrels", "mine.trec"), "mine.trec, line 1: expected 4 fields"),
-        ((*GIVEN[1:], "--against", "no.trec"), "no.trec"),
+        (
+            (*GIVEN[1:], "--against", "no.trec"),
+            "run: expected a file that can be read, got no.trec",
+        ),
+        (
+            ("--run", "no.trec", "--qrels", "qrels.txt"),
+            "run: expected a file that can be read, got no.trec",
+        ),
+        (
+            ("--run", "mine.trec", "--qrels", "no.txt"),
+            "qrels: expected a file that can be read, got no.txt",
+        ),
+        (
+            ("--run", "latin.trec", "--qrels", "qrels.txt"),
+            "latin.trec, line 2: expected text in UTF",
+        ),
         (
             ("--run", "far.trec", "--qrels", "qrels.txt"),
             "far.trec: expected a query that qrels.txt",
@@ -102,6 +117,7 @@ def test_runs_are_compared_and_written_as_embeddings_are(folder):
 )
 def test_what_it_cannot_score_is_refused_in_one_line(folder, arguments, message):
     Path("bad.trec").write_text("q1 Q0 d1 1 2.0 t\nq1 Q0 d2\n")
+    Path("latin.trec").write_bytes(b"q1 Q0 d1 1 2.0 t\nq1 Q0 \xe9 2 1.0 t\n")
     Path("far.trec").write_text("moon Q0 d1 1 2.0 t\n")
     before = snapshot(folder)
     measured = ("--against", "third.trec") if "--measure" in arguments else ()
