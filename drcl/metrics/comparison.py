@@ -62,7 +62,8 @@ def compare(
         seed: of these draws.
         interval: its level.
 
-    With fewer than 6 queries or clusters a permutation interval at 0.95 is unbounded.
+    With fewer than 6 queries or clusters a permutation interval at 0.95 is unbounded; that of the
+    bootstrap, where more than 1 − ``interval`` of the resamples repeat one difference.
 
     Raises ValueError for arrays of different lengths, for queries that count in one alone, for
     fewer than two that count, and for settings that are not known; TypeError for what is no array

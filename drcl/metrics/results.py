@@ -115,13 +115,18 @@ class RetrievalMetrics(Measures):
                 items; by default each was sampled on its own.
             samples, seed: of the bootstrap, which is studentised: the interval is
                 ``mean ± t·error``, with the ``interval``-quantile t of ``|mean* − mean| / error*``
-                over the resamples. Where all of a measure's values are in [0, 1], it ends there.
-                It is unbounded, −∞ to ∞, where more than 1 − ``interval`` of the resamples repeat
-                one value: of two or three queries, or where nearly all have the same value.
+                over the resamples. It is unbounded, −∞ to ∞, where more than 1 − ``interval`` of
+                the resamples repeat one value: of two or three queries, or where nearly all have
+                the same value. For a measure from 0 to 1 it ends there, and Bentkus's bound, which
+                holds for any number of queries or clusters, replaces it where that is narrower.
+                Where all values are 0 or 1, as of hit@k, and there are no clusters, the interval
+                is that of Clopper and Pearson, without resamples.
 
         Raises ValueError when no query counts, unless ``on_empty`` was ``"zero"`` or ``"nan"``;
         for intervals, where they are of fewer than two clusters or of another average than the
-        mean. Source: Efron and Tibshirani, *An Introduction to the Bootstrap* (1993), ch. 12.
+        mean. Sources: Efron and Tibshirani, *An Introduction to the Bootstrap* (1993), ch. 12;
+        Clopper and Pearson, *The use of confidence or fiducial limits illustrated in the case of
+        the binomial* (1934); Bentkus, *On Hoeffding's inequalities* (2004).
 
         >>> from drcl import metrics
         >>> x, labels = torch.eye(3), torch.tensor([0, 0, 1])
