@@ -20,7 +20,7 @@ from drcl.metrics.options import RetrievalOptions, check_cutoffs, refuse, shows_
 from drcl.metrics.relevance import Labels
 from drcl.metrics.renamed import takes_old_names
 from drcl.metrics.results import RetrievalMetrics, needs_pandas
-from drcl.metrics.retrieval import retrieval_metrics
+from drcl.metrics.retrieval import measured
 from drcl.storage.mmap import is_mapped
 from drcl.tables import columns, json_text, latex, markdown, shortened
 from drcl.tensors import as_features, as_tensor, row_count
@@ -225,7 +225,7 @@ def _divided(
 ) -> RetrievalMetrics:
     """:func:`retrieval_metrics`, of which every rank finds those of its share of the queries."""
     if group is None:
-        return retrieval_metrics(query, gallery, query_labels, *rest, **options)
+        return measured(query, gallery, query_labels, *rest, **options)
     if not is_mapped(query):
         query = as_features(query, "query")
     world, me = torch.distributed.get_world_size(group), torch.distributed.get_rank(group)
@@ -234,7 +234,7 @@ def _divided(
     # Of fewer queries than ranks some get none; they rank one that is not counted.
     own = mine if size else slice(0, 1)
     with raise_together(group):
-        found = retrieval_metrics(query[own], gallery, query_labels[own], *rest, **options)
+        found = measured(query[own], gallery, query_labels[own], *rest, **options)
     device = as_tensor(query).device
     whole: dict[str, Any] = {
         name: gather_rows(value[:size].to(device), group).cpu()

@@ -39,10 +39,10 @@ class RetrievalMetrics(Measures):
     Printed, it is its :meth:`summary` and not its tables.
 
     ``average_precision``, ``recall``, ``precision`` and ``ndcg`` (None unless asked for) are
-    (Q, K), a column for each of ``ks``. ``relevant``, ``first_rank`` (0: none within the ranks
-    asked for) and ``reciprocal_rank`` are (Q,). ``interpolated`` and ``raw`` are None without
-    recall levels. ``measures`` holds the tables of those that were asked for by name: (Q, K) where
-    they depend on a cut-off, else (Q,). ``on_empty`` is that option.
+    (Q, K), a column for each of ``ks``. ``relevant``, ``first_rank`` (0: nothing is relevant) and
+    ``reciprocal_rank``, which no cut-off bounds, are (Q,). ``interpolated`` and ``raw`` are None
+    without recall levels. ``measures`` holds the tables of those that were asked for by name:
+    (Q, K) where they depend on a cut-off, else (Q,). ``on_empty`` is that option.
     """
 
     ks: tuple[int | None, ...]
@@ -336,11 +336,10 @@ class RetrievalMetrics(Measures):
 
         Args:
             ax, label: as of :meth:`plot_precision_recall`.
-            ranks: the largest k; by default 50, or the largest of ``ks`` where ranks beyond it were
-                not looked at.
+            ranks: the largest k; by default 50.
 
-        Returns the axes. Raises ValueError when no query counts, for ranks that were not looked at,
-        and for ``ties="average"``, which has no single first rank; ImportError without matplotlib.
+        Returns the axes. Raises ValueError when no query counts, for ranks below 1, and for
+        ``ties="average"``, which has no single first rank; ImportError without matplotlib.
         Source: the cumulative match characteristic of person re-identification.
 
         >>> import torch
@@ -356,15 +355,9 @@ class RetrievalMetrics(Measures):
         first = self.first_rank[self._counted]
         if bool((first != first.round()).any()):
             raise ValueError('ties: expected "index" for a CMC curve, got "average"')
-        depth = None if None in self.ks or not self.ks else max(k for k in self.ks if k)
-        known = min(50, depth or 50) if ranks is None else check_count("ranks", ranks)
-        if depth is not None and known > depth:
-            raise ValueError(
-                f"ranks: expected at most {depth}, the largest of ks, got {known}; with None among "
-                "the ks the whole ranking is looked at"
-            )
+        last = 50 if ranks is None else check_count("ranks", ranks)
         axes = plots.axes_for(ax)
-        share = ((first > 0) & (first <= torch.arange(1, known + 1)[:, None])).double().mean(dim=1)
+        share = ((first > 0) & (first <= torch.arange(1, last + 1)[:, None])).double().mean(dim=1)
         plots.draw_cmc(axes, share.numpy(), label)
         return axes
 

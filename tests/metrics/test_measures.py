@@ -16,7 +16,7 @@ from torch import Tensor
 
 from drcl import metrics, use_backend
 from drcl.backends import probe_native
-from drcl.metrics import blocks, measures
+from drcl.metrics import blocks, measures, trec
 from drcl.metrics.measures import MEASURES
 from drcl.reference.average_precision import ranking, tie_orders
 
@@ -105,15 +105,60 @@ def test_little_memory_and_small_blocks_change_no_bit() -> None:
         ), name
 
 
-def test_asking_for_measures_changes_no_rank_beyond_the_largest_cut_off() -> None:
-    """There the first rank and MRR are 0, as if nobody had looked."""
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("ties", ["index", "average"])
+@pytest.mark.parametrize("form", ["matrix", "function", "labels", "rows", "excluded", "groups"])
+def test_no_cut_off_bounds_mrr(form: str, ties: str, backend: str) -> None:
+    """MRR is that of the whole ranking whatever the ks, and MRR@k is cut at k."""
+    x, y, gains = problem(queries=40, items=90)
+    given: Any = {"relevance": gains, "metric": "dot", "ties": ties}
+    if form == "function":
+        given["relevance"] = lambda queries: gains[queries]
+    elif form in ("labels", "rows"):
+        del given["relevance"]
+        ids = torch.randint(0, 9, (130,))
+        rows = torch.nn.functional.one_hot(ids, 9)
+        labels = rows if form == "rows" else ids
+        given |= {"query_labels": labels[:40], "gallery_labels": labels[40:]}
+    elif form == "excluded":
+        given["excluded"] = torch.rand(gains.shape) < 0.3
+    elif form == "groups":
+        given |= {"query_groups": torch.arange(40) % 3, "gallery_groups": torch.arange(90) % 3}
+    with use_backend(backend):
+        whole = metrics.retrieval_metrics(x, y, **given, ks=(1, 2, None))
+        assert bool((whole.first_rank > 2).any() and (whole.first_rank == 1).any())
+        # Blocks of three: after one with many misses the next are ranked to the end.
+        for extra, size in itertools.product(((), ("r_precision",)), (3, 1024)):
+            with mock.patch.object(blocks, "queries_per_block", return_value=size):
+                cut = metrics.retrieval_metrics(x, y, **given, ks=(1, 2), measures=extra)
+            for name in ("relevant", "first_rank", "reciprocal_rank"):
+                assert torch.equal(getattr(cut, name), getattr(whole, name)), name
+            for name in ("average_precision", "recall", "precision"):
+                assert torch.equal(getattr(cut, name), getattr(whole, name)[:, :2]), name
+        both = metrics.retrieval_metrics(x, y, **given, ks=(1,), measures=("reciprocal_rank",))
+    assert both.summary()["MRR"] == whole.summary()["MRR"] > both.summary()["MRR@1"]
+    assert both.summary()["MRR@1"] == pytest.approx(both.summary()["precision@1"])
+
+
+def test_mrr_means_one_thing_at_every_entrance() -> None:
     x, y, gains = problem()
-    given: Any = {"relevance": gains.bool(), "ks": (1, 2), "metric": "dot"}
-    plain = metrics.retrieval_metrics(x, y, **given)
-    more = metrics.retrieval_metrics(x, y, **given, measures=("r_precision",))
-    assert bool((plain.first_rank == 0).any() and (plain.first_rank > 0).any())
-    assert torch.equal(plain.first_rank, more.first_rank)
-    assert torch.equal(plain.reciprocal_rank, more.reciprocal_rank)
+    order = orders(x, y, gains)
+    firsts = [next((1 / r for r, g in enumerate(o, 1) if g > 0), 0.0) for o in order]
+    given: Any = {"relevance": gains, "metric": "dot"}
+    for ks in ((), (1,), (1, 5), (None,)):
+        found = metrics.retrieval_metrics(x, y, **given, ks=ks)
+        assert found.reciprocal_rank.tolist() == pytest.approx(firsts)
+    scores = x @ y.T - torch.arange(60) * 1e-9  # ties by index, whatever the names
+    run = {f"{q}": {f"{i}": float(s) for i, s in enumerate(row)} for q, row in enumerate(scores)}
+    qrels = {f"{q}": {f"{i}": int(g) for i, g in enumerate(row)} for q, row in enumerate(gains)}
+    found = trec.run_metrics(run, qrels, ks=(1,))
+    assert found.reciprocal_rank.tolist() == pytest.approx(firsts)
+    ids = torch.randint(0, 9, (80,))
+    metric = metrics.RetrievalMetric(ks=(1,), metric="dot")
+    metric.update(x, ids[:20], side="query")
+    metric.update(y, ids[20:], side="gallery")
+    alone = metrics.retrieval_metrics(x, y, ids[:20], ids[20:], metric="dot")
+    assert metric.compute().summary()["MRR"] == alone.summary()["MRR"]
 
 
 @pytest.mark.parametrize("form", ["matrix", "sparse"])
