@@ -116,16 +116,16 @@ def ndcg(found: Ranks, k: Tensor) -> Tensor:
 
 
 def dcg_exponential(found: Ranks, k: Tensor) -> Tensor:
-    """:func:`dcg` with the gains 2ᵍ − 1.
+    """:func:`dcg` with the gains 2ᵍ − 1; ValueError where a query's sum to 2¹⁰²⁴ or more.
 
     Source: Burges et al., *Learning to rank using gradient descent* (2005).
     """
-    return found.dcg(found.hits(k), exponential(found.graded))
+    return found.dcg(found.hits(k), exponential_of(found))
 
 
 def ndcg_exponential(found: Ranks, k: Tensor) -> Tensor:
     """:func:`dcg_exponential` as a share of that of the best ranking."""
-    return ratio(dcg_exponential(found, k), ideal_dcg(found, k, exponential(found.graded)))
+    return ratio(dcg_exponential(found, k), ideal_dcg(found, k, exponential_of(found)))
 
 
 def err(found: Ranks, k: Tensor, *, max_gain: float | None = None) -> Tensor:
@@ -279,9 +279,23 @@ def ideal_dcg(found: Ranks, k: Tensor, gains: Tensor | None) -> Tensor:
     return _first(sums, torch.minimum(k, found.relevant[:, None]))
 
 
-def exponential(gains: Tensor | None) -> Tensor | None:
-    """2ᵍ − 1, which of a gain of 1 is 1."""
-    return None if gains is None else gains.exp2() - 1
+def exponential(gains: Tensor) -> Tensor:
+    """2ᵍ − 1, which of a gain of 1 is 1.
+
+    Raises ValueError where they sum to 2¹⁰²⁴ or more for a query, which no double holds.
+    """
+    found = gains.exp2() - 1
+    if not bool(found.sum(dim=1).isfinite().all()):
+        raise ValueError(
+            "relevance: expected gains whose 2ᵍ sum to less than 2¹⁰²⁴ for exponential gains, got "
+            f"gains up to {float(gains.max()):.10g}"
+        )
+    return found
+
+
+def exponential_of(found: Ranks) -> Tensor | None:
+    """:func:`exponential` gains; None where all gains are 1."""
+    return None if found.graded is None else exponential(found.graded)
 
 
 def stop_chances(gains: Tensor, max_gain: float | None) -> Tensor:
@@ -289,7 +303,7 @@ def stop_chances(gains: Tensor, max_gain: float | None) -> Tensor:
     most = gains.amax(dim=1, keepdim=True) if max_gain is None else gains.new_tensor(max_gain)
     if bool((gains > most).any()):
         raise ValueError(f"max_gain: expected at least {float(gains.max())}, got {max_gain}")
-    return (gains.exp2() - 1) / most.exp2()
+    return (gains - most).exp2() - (-most).exp2()  # (2ᵍ − 1) / 2^most, also where 2ᵍ is infinite
 
 
 def check_persistence(p: float) -> None:

@@ -121,7 +121,7 @@ def retrieval_metrics(
     0.6666666666666666
     """
     sides = query, gallery, query_labels, gallery_labels
-    return measured(*sides, ks=ks, measures=measures, find_first=True, **options)
+    return measured(*sides, options, ks=ks, measures=measures, find_first=True)
 
 
 def measured(
@@ -129,11 +129,11 @@ def measured(
     gallery: Gallery,
     query_labels: Labels | None,
     gallery_labels: Labels | None,
+    options: Mapping[str, Any],
     *,
     ks: Sequence[int | None] = (None,),
     measures: Sequence[str | Measure] = (),
     find_first: bool = False,
-    **options: Unpack[RetrievalOptions],
 ) -> RetrievalMetrics:
     """:func:`retrieval_metrics`; without ``find_first``, whose cost it saves, first ranks and MRR
     are 0 beyond the largest of ``ks``."""

@@ -178,6 +178,9 @@ def run_metrics(
         raise ValueError("qrels: expected a query, got none")
     _check_finite("run", run)
     _check_finite("qrels", qrels)
+    greatest = max((r for items in qrels.values() for r in items.values()), default=0)
+    if greatest >= 2**31:
+        raise ValueError(f"qrels: expected relevance below 2³¹, got {greatest}")
     judged = {
         query: {
             item: score for item, score in run.get(query, {}).items() if items.get(item, -1) >= 0
@@ -269,10 +272,14 @@ def _read(
 
 
 def _check_finite(name: str, found: Mapping[str, Mapping[str, float]]) -> None:
-    """Refuse NaN, which has no place among scores, and infinities."""
+    """Refuse NaN, which has no place among scores, infinities, and what no double holds."""
     for query, values in found.items():
         for item, value in values.items():
-            if not math.isfinite(value):
+            try:
+                finite = math.isfinite(value)
+            except OverflowError:
+                finite = False
+            if not finite:
                 raise ValueError(
                     f"{name}: expected finite numbers, got {value} of {item!r} for {query!r}"
                 )

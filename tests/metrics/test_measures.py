@@ -140,6 +140,38 @@ def test_no_cut_off_bounds_mrr(form: str, ties: str, backend: str) -> None:
     assert both.summary()["MRR@1"] == pytest.approx(both.summary()["precision@1"])
 
 
+@pytest.mark.parametrize("ties", ["index", "average"])
+@pytest.mark.parametrize("name", ["dcg_exponential", "ndcg_exponential"])
+def test_exponential_gains_end_where_their_sum_is_no_double(name: str, ties: str) -> None:
+    """2¹⁰²³ + 2¹⁰²² is one, 2¹⁰²³ + 2¹⁰²³ and 2¹⁰²⁴ are none."""
+    x = torch.eye(4)
+    for gains, fits in (((1023, 1022), True), ((1023, 1023), False), ((1024, 0), False)):
+        relevance = torch.zeros(4, 4)
+        relevance[0, :2] = torch.tensor(gains)
+        given: Any = {"relevance": relevance, "measures": (name,), "ties": ties}
+        if fits:
+            assert bool(metrics.retrieval_metrics(x, x, **given).measures[name].isfinite().all())
+            continue
+        message = f"relevance: expected gains whose 2ᵍ sum .* got gains up to {gains[0]}"
+        with pytest.raises(ValueError, match=message):
+            metrics.retrieval_metrics(x, x, **given)
+        run, qrels = {"q": {"a": 2.0, "b": 1.0}}, {"q": {"a": gains[0], "b": gains[1]}}
+        with pytest.raises(ValueError, match=message):
+            trec.run_metrics(run, qrels, measures=(name,))
+
+
+@pytest.mark.parametrize("ties", ["index", "average"])
+def test_err_takes_gains_of_any_size(ties: str) -> None:
+    """Half of the users stop at the first item, of a gain one below the greatest, then all."""
+    x = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+    for top in (60, 1024, 2000, 2**31 - 1):
+        relevance = torch.zeros(1, 3, dtype=torch.float64)
+        relevance[0, :2] = torch.tensor([top - 1, top])
+        given: Any = {"relevance": relevance, "measures": ("err",), "ties": ties}
+        found = metrics.retrieval_metrics(x[:1], x, **given).measures["err"]
+        assert float(found[0, 0]) == pytest.approx(1 / 2 + 1 / 2 * 1 / 2, abs=1e-12)
+
+
 def test_mrr_means_one_thing_at_every_entrance() -> None:
     x, y, gains = problem()
     order = orders(x, y, gains)

@@ -81,7 +81,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path, reader, name):
         assert str(undecoded.value).startswith(f"{path}, line 2: expected text in UTF-8")
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400])
 def test_numbers_that_are_not_finite_are_neither_written_nor_scored(tmp_path, value):
     bad = {"q1": {"a": 1, "b": value}}
     message = f"expected finite numbers, got {value} of 'b' for 'q1'"
@@ -96,6 +96,8 @@ def test_numbers_that_are_not_finite_are_neither_written_nor_scored(tmp_path, va
     with pytest.raises(ValueError, match=f"qrels: {message}"):
         trec.run_metrics(RUN, bad)
     assert not (tmp_path / "file.txt").exists()
+    with pytest.raises(ValueError, match="qrels: expected relevance below 2³¹, got 2147483648"):
+        trec.run_metrics(RUN, {"q1": {"a": 2**31}})
 
 
 def test_judgements_are_written_as_they_are_or_not_at_all(tmp_path):
