@@ -190,3 +190,5 @@ def score(
         }
         write_together(contents)
         click.echo(f"\nwritten: {', '.join(map(str, contents))}")
+        if not curves:
+            click.echo("no pr.pdf: averages over ties have no precision–recall curves")

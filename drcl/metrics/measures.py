@@ -50,6 +50,7 @@ import torch
 from torch import Tensor
 
 from drcl.metrics.ranks import Ranks, discounts_up_to
+from drcl.ranking import PER_CUTOFF
 
 Measure: TypeAlias = Callable[..., Tensor]
 
@@ -232,8 +233,23 @@ def named(measures: Any) -> dict[str, Measure]:
             found[_name(one)] = one
         else:
             names = ", ".join(MEASURES)
-            raise ValueError(f"measures: expected functions or names of {names}, got {one!r}")
+            raise ValueError(
+                f"measures: expected functions or names of {names}, got {one!r}{_hint(one)}"
+            )
     return found
+
+
+def _hint(one: Any) -> str:
+    """Where what a summary calls a mean is taken for a measure's name: how to ask for it."""
+    plain, _, cutoff = str(one).rpartition("@") if "@" in str(one) else (str(one), "", "")
+    for name, (measure, called) in MEASURES.items():
+        if str(one).casefold() == called.casefold():
+            return f"; {called} is {name!r}"
+        if at_cutoffs(measure) and cutoff and plain.casefold() in (name, called.casefold()):
+            return f"; {one} is {name!r}, with its cut-off among ks"
+    if plain.casefold() in map(str.casefold, PER_CUTOFF.values()):
+        return f"; {one} is found without being asked for, with its cut-off among ks"
+    return ""
 
 
 def at_cutoffs(measure: Measure) -> bool:

@@ -16,7 +16,7 @@ from drcl.metrics.estimates import SAMPLES, Estimate, estimates, interval_text
 from drcl.metrics.measures import label
 from drcl.metrics.options import ON_EMPTY
 from drcl.ranking import PER_CUTOFF, PER_QUERY, Measures
-from drcl.tables import json_text, latex, markdown
+from drcl.tables import counted, json_text, latex, markdown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,10 +52,11 @@ class RetrievalMetrics(Measures):
     on_empty: str = "error"
 
     def __repr__(self) -> str:
-        counted = int((~self.reciprocal_rank.isnan()).sum())
-        means = self.summary().items() if counted else ()
+        number = int(self._counted.sum())
+        means = self.summary().items() if number else ()
         numbers = "".join(f", {name} {mean:.4f}" for name, mean in means)
-        return f"RetrievalMetrics({counted} of {len(self.reciprocal_rank)} queries{numbers})"
+        queries = counted(len(self.reciprocal_rank), "query", "queries")
+        return f"RetrievalMetrics({number} of {queries}{numbers})"
 
     def tables(self) -> dict[str, Tensor]:
         """Every query's value (Q,) of each measure that has a mean, under its name in the summary.
@@ -177,7 +178,7 @@ class RetrievalMetrics(Measures):
         if not bool(self._counted.any()):
             raise ValueError(
                 "query_labels: expected a labelled query with relevant items, got none of "
-                f"{len(self.reciprocal_rank)} queries"
+                f"{counted(len(self.reciprocal_rank), 'query', 'queries')}"
             )
 
     @property
@@ -200,7 +201,7 @@ class RetrievalMetrics(Measures):
         {'ant': 0.5, 'bee': 1.0}
         """
         (parsed,) = resolve([parse_labels(classes, "classes", count=len(self.reciprocal_rank))])
-        tables, counted = self.tables(), ~self.reciprocal_rank.isnan()
+        tables = self.tables()
         members: dict[int | str, Tensor] = {}
         if parsed.rows is not None:
             members = {c: column.cpu() > 0 for c, column in enumerate(parsed.rows.T)}
@@ -211,7 +212,7 @@ class RetrievalMetrics(Measures):
         return {
             one: {name: _mean(column[rows]) for name, column in tables.items()}
             for one, rows in members.items()
-            if bool((rows & counted).any())
+            if bool((rows & self._counted).any())
         }
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -282,9 +283,9 @@ class RetrievalMetrics(Measures):
         means: dict[str, Any] = dict(self.summary(interval=interval, **options))  # type: ignore[call-overload]
         if interval is not None:
             means = {name: estimate._asdict() for name, estimate in means.items()}
-        counted = int((~self.reciprocal_rank.isnan()).sum())
+        number = int(self._counted.sum())
         return json_text(
-            {"queries": len(self.reciprocal_rank), "counted": counted, "measures": means}
+            {"queries": len(self.reciprocal_rank), "counted": number, "measures": means}
         )
 
     def _rows(self, interval: float | None, options: dict[str, Any]) -> list[list[str]]:

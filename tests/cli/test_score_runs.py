@@ -126,6 +126,18 @@ def test_what_it_cannot_score_is_refused_in_one_line(folder, arguments, message)
     assert snapshot(folder) == before
 
 
+def test_one_query_and_one_item_are_not_called_several(folder):
+    trec.write_run("one.trec", {"q": {"d": 1.0}})
+    trec.write_qrels("one.txt", {"q": {"d": 1}})
+    output = succeed("score", "--run", "one.trec", "--qrels", "one.txt")
+    assert output.startswith("one.trec: 1 judged query, 1 item\n\n")
+
+
+@pytest.mark.parametrize("label", ["recall@10", "mAP@50", "R@1", "fall_out", "ap_at_r", "MRR@all"])
+def test_what_is_printed_can_be_explained(label):
+    assert "formula" in succeed("score", "--explain", label)
+
+
 def test_explain_says_definitions_and_scores_nothing():
     assert succeed("score", "--explain") == explained() + "\n"
     assert succeed("score", "--explain", "MRR") == explained("mrr") + "\n"
