@@ -632,3 +632,55 @@ class TestExclusions:
         x, y, gains = self.problem
         with pytest.raises(ValueError, match=message):
             metrics.retrieval_metrics(x, y, relevance=gains.bool(), **{option: value})
+
+
+@pytest.mark.skipif(not NATIVE.available, reason=NATIVE.reason)
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"counts": [[3]]}, "counts: expected 0 to 2, got 3"),
+        ({"counts": [[-1]]}, "counts: expected 0 to 2, got -1"),
+        ({"counts": [[1], [1]]}, "counts: expected 1 contiguous rows"),
+        ({"counts": [1]}, "counts: expected a matrix of int64"),
+        ({"counts": [[1.0]]}, "counts: expected a matrix of int64"),
+        ({"ranks": [[1.0, 4.0]]}, "ranks: expected 1 to 3, the weights there are"),
+        ({"ranks": [[0.0, 2.0]]}, "ranks: expected 1 to 3"),
+        ({"ranks": [[1.0, math.nan]]}, "ranks: expected 1 to 3"),
+        ({"ranks": [[1.0, math.inf]]}, "ranks: expected 1 to 3"),
+        ({"ranks": [[-(2.0**63), 2.0]]}, "ranks: expected 1 to 3"),
+        ({"weights": []}, "ranks: expected 1 to 0"),
+        ({"ranks": [1.0, 2.0]}, "ranks: expected a matrix of float64"),
+        ({"ranks": [[1, 2]]}, "ranks: expected a matrix of float64"),
+        ({"values": [[1, 2]]}, "values: expected a matrix of float64"),
+        ({"values": [[1.0]]}, "values: expected those of 2 relevant items"),
+        ({"values": [[1.0, 2.0]] * 2}, "values: expected those of 2 relevant items"),
+        ({"weights": [[1.0, 0.5, 0.2]]}, "weights: expected a contiguous vector of float64"),
+        ({"weights": [1, 0, 0]}, "weights: expected a contiguous vector of float64"),
+    ],
+)
+def test_the_compiled_sums_read_nothing_that_is_not_there(changed: Any, message: str) -> None:
+    given: dict[str, Any] = {
+        "ranks": [[1.0, 3.0]],
+        "values": [[1.0, 2.0]],
+        "counts": [[2]],
+        "weights": [1.0, 0.5, 0.2],
+    }
+
+    def run(lists: dict[str, Any]) -> Tensor:
+        parts = [torch.from_numpy(np.array(part)) for part in lists.values()]
+        result: Tensor = torch.ops.drcl.rank_sums(*parts)
+        return result
+
+    assert run(given).tolist() == [[1.0 + 2 * 0.2]]
+    with pytest.raises(RuntimeError, match=message):
+        run(given | changed)
+
+
+@pytest.mark.skipif(not NATIVE.available, reason=NATIVE.reason)
+def test_ranks_beyond_the_counts_are_not_looked_at() -> None:
+    """They are the padding's, infinity."""
+    ranks = torch.tensor([[2.0, math.inf, math.nan]]).double()
+    sums = torch.ops.drcl.rank_sums(
+        ranks, torch.ones(1, 3).double(), torch.tensor([[0, 1]]), torch.tensor([1.0, 0.5]).double()
+    )
+    assert sums.tolist() == [[0.0, 0.5]]
