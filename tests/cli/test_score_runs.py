@@ -133,6 +133,16 @@ def test_one_query_and_one_item_are_not_called_several(folder):
     assert output.startswith("one.trec: 1 judged query, 1 item\n\n")
 
 
+def test_further_measures_of_a_run(folder):
+    rows = rows_of(succeed(*GIVEN, "--k", 5, "--measures", "bpref,hit"))
+    found = expected(RUN, ks=(5, None), measures=("bpref", "hit")).summary()
+    for name in ("bpref", "hit@5"):
+        assert rows[name][0] == f"{found[name]:.4f}"
+    assert "measures: expected none of a whole gallery, got auroc" in refused(
+        *GIVEN, "--measures", "auroc"
+    )
+
+
 @pytest.mark.parametrize("label", ["recall@10", "mAP@50", "R@1", "fall_out", "ap_at_r", "MRR@all"])
 def test_what_is_printed_can_be_explained(label):
     assert "formula" in succeed("score", "--explain", label)
