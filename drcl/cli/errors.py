@@ -8,6 +8,7 @@ from typing import IO, Any
 
 import click
 
+from drcl._interrupt import EXIT_CODE
 from drcl.data.dataset import UNPRINTED
 from drcl.errors import BackendUnavailable
 from drcl.out_of_memory import first_line, is_out_of_memory
@@ -50,10 +51,22 @@ def refusal(error: BaseException) -> str | None:
     return type(error).__name__ if isinstance(error, REFUSALS) else None
 
 
+def is_interrupt(error: BaseException) -> bool:
+    """Whether a library failed to be imported because of Ctrl-C, which it made an error of its own.
+
+    >>> is_interrupt(ImportError("initialization failed"))
+    False
+    """
+    if not isinstance(error, (ImportError, SystemError)):
+        return False
+    reason = error.__cause__ or error.__context__
+    return isinstance(reason, KeyboardInterrupt) or (reason is not None and is_interrupt(reason))
+
+
 class Interrupted(click.ClickException):
     """Ctrl-C: one line that says how to go on, and the exit status shells expect (128 + SIGINT)."""
 
-    exit_code = 130
+    exit_code = EXIT_CODE
 
     def show(self, file: IO[Any] | None = None) -> None:
         with contextlib.suppress(BrokenPipeError):  # nobody reads it; the exit status still counts
