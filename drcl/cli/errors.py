@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import unicodedata
+from pathlib import Path
 from typing import IO, Any
 
 import click
@@ -72,3 +73,15 @@ class Interrupted(click.ClickException):
         with contextlib.suppress(BrokenPipeError):  # nobody reads it; the exit status still counts
             # The line of a progress bar may still be open.
             click.echo(f"\n{self.message}", file=file, err=True)
+
+
+def interrupted_study(done: int, folder: Path, again: str) -> Interrupted:
+    """Ctrl-C in a study of which so many results are in a folder.
+
+    >>> interrupted_study(0, Path("study"), "the same command").message
+    'interrupted before the first result; the same command starts over'
+    """
+    if done == 0:
+        return Interrupted(f"interrupted before the first result; {again} starts over")
+    results = "1 result is" if done == 1 else f"{done} results are"
+    return Interrupted(f"interrupted; {results} in {folder}, {again} goes on")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -20,6 +21,7 @@ from gloo import ROOT, command, ended
 
 from drcl import DRCL
 from drcl.cli import main
+from drcl.compare.fitted import Fitted, Method
 from drcl.storage.sealed import read_tensors
 
 RUN = ["synthetic", "--dim=16", "--hidden=24", "--epochs=4", "--prior=orthogonal", "--device=cpu"]
@@ -199,3 +201,33 @@ def test_every_command_ends_in_one_line(
     monkeypatch.setitem(main.commands, name, click.Command(name, callback=work))
     done = CliRunner().invoke(main, [name])
     assert (done.exit_code, done.output.strip()) == (130, "interrupted")
+
+
+@pytest.mark.parametrize("finished", [0, 1, 2])
+@pytest.mark.parametrize("study", ["compare", "ablate"])
+def test_an_interrupted_study_says_what_is_there(
+    study: str, finished: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[None] = []
+
+    def fit(*_: object) -> Any:
+        if len(calls) == finished:
+            raise KeyboardInterrupt
+        calls.append(None)
+        return Fitted(lambda _, x: x[:, :4], "nothing") if study == "compare" else {}
+
+    method = Method("A", fit)
+    monkeypatch.setattr(sys.modules["drcl.cli.compare"], "METHODS", {"a": method, "b": method})
+    monkeypatch.setattr("drcl.ablate.study.train_variant", fit)
+    monkeypatch.setattr("drcl.ablate.study.Study.priors", lambda *_: {})
+    monkeypatch.setattr("drcl.ablate.study.Study.baselines", lambda *_: ({}, {}, {}))
+    out = tmp_path / "study"
+    options = ["--methods", "a,b"] if study == "compare" else []
+    done = CliRunner().invoke(main, [study, "digits", "--out", str(out), "--no-progress", *options])
+    again = "the same command" + (" with --resume" if study == "ablate" else "")
+    said = {
+        0: f"interrupted before the first result; {again} starts over",
+        1: f"interrupted; 1 result is in {out}, {again} goes on",
+        2: f"interrupted; 2 results are in {out}, {again} goes on",
+    }
+    assert done.exit_code == 130 and done.output.splitlines()[-1] == said[finished]
