@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from drcl.cli import show
+from drcl.cli.output import already_there, check_out, waiting
+from drcl.errors import IndexChanged
 from drcl.estimator import DRCL
 from drcl.index import Index
 from drcl.progress import progress_bar
@@ -48,14 +50,6 @@ def encoding_options(function: F) -> F:
     return function
 
 
-def check_out(out: Path, there: bool, append: bool, overwrite: bool) -> None:
-    """Refuse to write over what is there unasked."""
-    if append and overwrite:
-        raise click.UsageError("expected --append or --overwrite, got both")
-    if there and not append and not overwrite:
-        raise ValueError(f"{out}: is there already; add to it with --append, or --overwrite it")
-
-
 @click.command()
 @show.run_argument
 @click.argument("modality")
@@ -89,29 +83,50 @@ def index(
     """
     check_out(out, out.exists() and any(out.iterdir()), append, overwrite)
     model = show.on_device(DRCL.load(run), device)
-    if append:
-        made = Index.load(out)
-        check_same_model(made, model, run)
-        if space not in (None, made.space):
-            raise ValueError(f"space: expected {made.space!r}, as {out} has, got {space!r}")
-    else:
-        about = {"run": str(run.resolve()), "prior": fingerprint(model)}
-        made = Index(space=space or model.space, about=about)
-    embeddings = encoded(model, modality, features, made.space, progress)
-    ids, columns = (None, {}) if table is None else read_table(table, len(embeddings))
-    made.add(embeddings, ids=ids, modality=modality, metadata=columns)
-    made.save(out, overwrite=overwrite)
-    click.echo(f"{out}: {len(embeddings):,} rows of {modality} added, {len(made):,} in all")
+
+    def made() -> Index:
+        """The index as it is now: another process may have added to it."""
+        if not append:
+            about = {"run": str(run.resolve()), "prior": fingerprint(model)}
+            return Index(space=space or model.space, about=about)
+        there = Index.load(out)
+        check_same_model(there, model, run)
+        if space not in (None, there.space):
+            raise ValueError(f"space: expected {there.space!r}, as {out} has, got {space!r}")
+        return there
+
+    rows = features_of(model, modality, features)
+    ids, columns = (None, {}) if table is None else read_table(table, len(rows))
+    embeddings = encoded(model, modality, rows, made().space, progress)
+
+    def write() -> Index:
+        whole = made().add(embeddings, ids=ids, modality=modality, metadata=columns)
+        whole.save(out, overwrite=overwrite)
+        return whole
+
+    while True:
+        try:
+            count = len(waiting(out, write))
+            break
+        except IndexChanged as error:
+            if not append:
+                raise ValueError(already_there(out)) from error
+    click.echo(f"{out}: {len(embeddings):,} rows of {modality} added, {count:,} in all")
 
 
-def encoded(model: DRCL, modality: str, features: str, space: str | None, progress: bool) -> Tensor:
-    """Embeddings of "file" or "file:key", with a progress bar."""
+def features_of(model: DRCL, modality: str, features: str) -> Tensor:
+    """The rows of "file" or "file:key", which the model can encode."""
     rows = torch.from_numpy(read_features(features))
     if modality not in model.modalities:
         raise ValueError(f"modality: expected one of {model.modalities}, got {modality!r}")
     if len(rows) == 0:
         raise ValueError(f"{features}: expected rows, got none")
     check_finite(rows, f"{modality} features")
+    return rows
+
+
+def encoded(model: DRCL, modality: str, rows: Tensor, space: str | None, progress: bool) -> Tensor:
+    """Embeddings of rows, with a progress bar."""
     parts = []
     with progress_bar(total=len(rows), unit="row", disable=not progress, desc=modality) as bar:
         for part in in_chunks(rows):

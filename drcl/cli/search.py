@@ -11,7 +11,8 @@ import numpy as np
 
 from drcl.cli import show
 from drcl.cli.errors import printable
-from drcl.cli.index import check_same_model, described, encoded
+from drcl.cli.index import check_same_model, described, encoded, features_of
+from drcl.cli.output import OutputFile
 from drcl.cli.retrieve import split_option
 from drcl.data import CrossModalDataset, Labelled
 from drcl.estimator import DRCL
@@ -53,7 +54,7 @@ _CELL = 40  # letters of a name or text in a table
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--html",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(),
     help="Write a page with names, texts and pictures.",
 )
 @click.option(
@@ -128,7 +129,8 @@ def _in_index(
             raise ValueError(f"{folder}: expected its run in {where_run}; say where with --run")
         model = show.on_device(DRCL.load(where_run), device)
         check_same_model(made, model, where_run)
-        embeddings = encoded(model, modality, file, made.space, progress=False)
+        given_rows = features_of(model, modality, file)
+        embeddings = encoded(model, modality, given_rows, made.space, progress=False)
         wanted = list(rows) or list(range(len(embeddings)))
         _check_rows(wanted, len(embeddings), file)
         scores, indices, _ = made.search(embeddings[wanted], k, **options)

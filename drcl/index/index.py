@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from drcl.checks import check_count
+from drcl.errors import IndexChanged
 from drcl.index import engines
 from drcl.index.folder import Stored, read_index, read_manifest, write_index
 from drcl.index.segment import Ids, Segment, as_json, key_of, make_segment, metadata_columns
@@ -402,10 +403,10 @@ class Index:
             folder: made if need be.
             overwrite: replace another index that is there.
 
-        Raises FileExistsError for a folder that holds another index, or another version of this one
-        because another process has saved it; ValueError for an index without rows, or a folder with
-        other files; OSError if it cannot be written, or another process is writing to it for five
-        seconds. What was there is then still there.
+        Raises :class:`drcl.errors.IndexChanged`, a FileExistsError, for a folder that holds another
+        index, or another version of this one because another process has saved it; ValueError for
+        an index without rows, or a folder with other files; OSError if it cannot be written, or
+        another process is writing to it for five seconds. What was there is then still there.
 
         >>> import tempfile
         >>> folder = tempfile.mkdtemp()
@@ -430,7 +431,7 @@ class Index:
             if there is not None and there != old:
                 if not overwrite:
                     reason = "was changed by another process" if here else "holds another index"
-                    raise FileExistsError(
+                    raise IndexChanged(
                         f"{folder}: {reason}; load and add to that one, or save with overwrite=True"
                     )
                 old = None
