@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +29,22 @@ from drcl.tables import columns, json_text, shortened
 
 _OF_RUNS = ("data", "split", "space")
 _OF_INDEXES = ("among", "where", "run", "as_json", "html")
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")  # as an id is printed: "01" is another
 _CELL = 40  # letters of a name or text in a table
 
 
-@click.command()
+class _Search(click.Command):
+    """Says how to search with an id that looks like an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            hint = "an id that begins with '-' goes last, after --"
+            raise click.UsageError(f"{error.format_message()} {hint}", ctx) from error
+
+
+@click.command(cls=_Search)
 @click.argument(
     "folder",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -159,7 +174,8 @@ def _in_index(
 
 
 def _conditions(where: tuple[str, ...]) -> dict[str, list[Any]] | None:
-    """Column -> values; 7 is looked for as text and as a number."""
+    """Column -> values; what JSON reads as a number, truth value or null is looked for as that, and
+    as text."""
     found: dict[str, list[Any]] = {}
     for condition in where:
         column, given, value = condition.partition("=")
@@ -167,24 +183,24 @@ def _conditions(where: tuple[str, ...]) -> dict[str, list[Any]] | None:
             raise click.BadParameter(
                 f"expected COLUMN=VALUE, got {condition!r}", param_hint="--where"
             )
-        values = found.setdefault(column, [])
-        values.append(value)
-        if value in ("true", "false", "null") or value.lstrip("-")[:1].isdecimal():
-            try:
-                values.append(json.loads(value))
-            except ValueError:
-                continue
+        found.setdefault(column, []).append(value)
+        try:
+            read = json.loads(value)
+        except (ValueError, RecursionError):
+            continue
+        if read is None or (isinstance(read, (bool, int, float)) and math.isfinite(read)):
+            found[column].append(read)
     return found or None
 
 
 def _number(made: Index, query: str) -> int | None:
     """Where an item with this id stands; None if there is none."""
-    names: list[Any] = [query, int(query)] if query.lstrip("-").isdecimal() else [query]
+    names: list[int | str] = [query]
+    if _INTEGER.fullmatch(query):
+        names.append(int(query))
     for name in names:
-        try:
+        with contextlib.suppress(ValueError):
             return int(made.find([name])[0])
-        except ValueError:
-            continue
     return None
 
 

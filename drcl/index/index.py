@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,8 @@ from drcl.checks import check_count
 from drcl.errors import IndexChanged
 from drcl.index import engines
 from drcl.index.folder import Stored, read_index, read_manifest, write_index
-from drcl.index.segment import Ids, Segment, as_json, key_of, make_segment, metadata_columns
+from drcl.index.segment import Ids, Segment, key_of, make_segment, metadata_columns
+from drcl.index.values import id_of, listed, spellings
 from drcl.metrics.duplicates import equal_among, row_hashes
 from drcl.metrics.embeddings import Embeddings
 from drcl.metrics.search import nearest_known
@@ -127,17 +128,19 @@ class Index:
         *,
         ids: Sequence[int] | Sequence[str] | npt.ArrayLike | None = None,
         modality: str | None = None,
-        metadata: Mapping[str, Sequence[Any]] | None = None,
+        metadata: Mapping[str, Sequence[Any]] | Any = None,
     ) -> Index:
         """Add rows; :meth:`save` writes them. Returns the index.
 
         Args:
             embeddings: (N, D) finite, kept as float32. A memory-mapped array of float32 is not
                 copied.
-            ids: N integers of 64 bits, or N non-empty strings, none of them in the index. All of an
+            ids: N integers of 64 bits, or N non-empty strings, none of them in the index, in a
+                sequence, array or column of a frame. All of an
                 index are of one kind. Default: integers that go on from the largest.
             modality: of all these rows; a name as a file has.
-            metadata: column -> N strings, numbers, truth values or None.
+            metadata: column -> N strings, finite numbers, truth values or None; or a frame of
+                pandas or Polars, without its index. What a column of pandas lacks is None.
 
         Raises ValueError for another width, NaN or infinity, rows longer than 10¹⁵ or shorter than
         10⁻¹⁵ and not 0, ids that are there or of another kind, lengths that differ; TypeError for
@@ -226,7 +229,7 @@ class Index:
         new = copies >= self.total
         return copies[new], firsts[new]
 
-    def remove(self, ids: Iterable[int] | Iterable[str]) -> Index:
+    def remove(self, ids: Iterable[Any]) -> Index:
         """Remove rows by their ids; :meth:`save` writes it. Returns the index.
 
         The rows are no longer found. They stay in their files, and the others keep their numbers.
@@ -238,30 +241,31 @@ class Index:
         self._removed = np.union1d(self._removed, self.find(ids))
         return self
 
-    def find(self, ids: Iterable[int] | Iterable[str]) -> npt.NDArray[np.int64]:
+    def find(self, ids: Iterable[Any]) -> npt.NDArray[np.int64]:
         """The numbers (n,) of the rows with these ids, as :attr:`SearchResult.indices` counts.
 
+        An id is there if one of the index equals it, by the rule of ``where`` in :meth:`search`.
         Raises ValueError for an id that is not there, TypeError for what is no sequence.
 
         >>> Index().add(torch.eye(2), ids=["x", "y"]).find(["y"]).tolist()
         [1]
         """
-        if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
-            raise TypeError(f"ids: expected a sequence, got {type(ids).__name__}")
-        values: list[Any] = ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
-        there = self._positions(values)
-        for value in values:
-            if value not in there:
-                raise ValueError(f"ids: expected ids of the index, got {value!r}")
-        return np.array([there[value] for value in values], np.int64)
+        values = listed("ids", ids)
+        wanted = [id_of(value, self._ids or "integers") for value in values]
+        there = self._positions([one for one in wanted if one is not None])
+        for value, one in zip(values, wanted, strict=True):
+            if one is None or one not in there:
+                why = f"; all are {self._ids}" if one is None and self._ids else ""
+                raise ValueError(f"ids: expected ids of the index, got {value!r}{why}")
+        return np.array([there[one] for one in wanted if one is not None], np.int64)
 
     def _keys(self) -> npt.NDArray[np.int64]:
         return np.concatenate([np.empty(0, np.int64), *(p.ids.keys for p in self._segments)])
 
-    def _positions(self, ids: Sequence[Any]) -> dict[int | str, int]:
+    def _positions(self, ids: Sequence[int | str]) -> dict[int | str, int]:
         """Of those ids that are there, and not removed, where they stand."""
-        wanted = [key_of(value, self._ids or "integers") for value in ids]
-        places = np.isin(self._keys(), wanted).nonzero()[0]
+        keys = np.array([key_of(one) for one in ids], np.int64)
+        places = np.isin(self._keys(), keys).nonzero()[0]
         places = places[~np.isin(places, self._removed)]
         return dict(zip(self._ids_at(places).tolist(), places.tolist(), strict=True))
 
@@ -297,6 +301,8 @@ class Index:
             modality: search only rows of this modality, or of these.
             where: search only rows with these values: column of the metadata -> value, or list of
                 values of which any will do; or a mask (:attr:`total`,) of the rows to search.
+                Numbers are equal where their values are, 2 and 2.0 and NumPy's; strings, truth
+                values and None equal only their like, so neither "2" nor True is a number.
 
         Raises ValueError for another width, NaN or infinity, k below 1, an unknown modality or
         column, a mask of another length, an index without rows; OSError where its file has become
@@ -344,9 +350,13 @@ class Index:
             for column, wanted in where.items():
                 if column not in self.columns:
                     raise ValueError(f"where: expected columns of {self.columns}, got {column!r}")
-                several = wanted if isinstance(wanted, (list, tuple, set)) else [wanted]
-                values = [as_json(f"where {column!r}", value) for value in several]
-                mask &= np.concatenate([p.matching(column, values) for p in self._segments])
+                name = f"where {column!r}"
+                column_of_frame = hasattr(wanted, "to_list") or getattr(wanted, "ndim", 0) == 1
+                collection = isinstance(wanted, (Sequence, Set))
+                several = column_of_frame or (collection and not isinstance(wanted, (str, bytes)))
+                some = listed(name, wanted) if several else [wanted]
+                texts = list(set().union(*(spellings(name, value) for value in some)))
+                mask &= np.concatenate([p.matching(column, texts) for p in self._segments])
         elif where is not None:
             given = np.asarray(where)
             if given.dtype != bool or given.shape != (self.total,):

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from drcl import DRCL, Index
@@ -373,3 +374,36 @@ def test_what_cannot_be_appended_to_is_refused_before_anything_is_encoded(
     assert "expected no --ids" in refused(*encode, *table)
     index = ("index", run, "photo", x, "--out", tmp_path / "index")
     assert "expected 20 lines" in refused(*index, "--ids", tmp_path / "t.csv")
+
+
+def test_an_id_on_the_command_line_is_the_text_that_is_printed(tmp_path: Path) -> None:
+    ids = [1, -5, 0, 2**62]
+    integers = Index().add(torch.eye(4), ids=ids, metadata={"n": [2, 2.0, "2", True]})
+    integers.save(tmp_path / "integers")
+    for one in ids:
+        found = json.loads(succeed("search", tmp_path / "integers", "--json", "--", one))
+        assert found[0]["query"]["id"] == one
+    for other in ("01", "--5", "-0", "1.0", "+1", "\u0661", "1_0", " 1", "9" * 5000, "true"):
+        error = refused("search", tmp_path / "integers", "--", other)
+        assert f"QUERY: expected an id of {tmp_path / 'integers'}, or MODALITY=FILE" in error
+    hint = "an id that begins with '-' goes last, after --"
+    for one in ("-5", "--5"):
+        assert hint in " ".join(refused("search", tmp_path / "integers", one).split())
+    names = ["01", "1", "-x", "9" * 5000]
+    Index().add(torch.eye(4), ids=names).save(tmp_path / "strings")
+    for name in names:
+        found = json.loads(succeed("search", tmp_path / "strings", "--json", "--", name))
+        assert found[0]["query"]["id"] == name
+    where = {
+        "n=2": {-5, 0},  # the query, 1, does not find itself
+        "n=2.0": {-5},
+        "n=true": {2**62},
+        "n=1e999": set(),
+        "n=02": set(),
+        "n=" + "9" * 5000: set(),
+        "n=[2]": set(),
+    }
+    for condition, expected in where.items():
+        options = ("--json", "--where", condition)
+        found = json.loads(succeed("search", tmp_path / "integers", 1, *options))[0]["found"]
+        assert {item["id"] for item in found} == expected, condition
