@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from drcl.cli import show
+from drcl.cli.names import read_names
 from drcl.cli.output import already_there, check_out, waiting
 from drcl.errors import IndexChanged
 from drcl.estimator import DRCL
@@ -23,8 +23,6 @@ from drcl.tensors import check_finite
 from drcl.train.standardize import in_chunks
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-PICTURE = "picture"  # the column of paths
 
 _ENCODING = (
     click.option(
@@ -96,7 +94,7 @@ def index(
         return there
 
     rows = features_of(model, modality, features)
-    ids, columns = (None, {}) if table is None else read_table(table, len(rows))
+    ids, columns = (None, {}) if table is None else read_names(table, len(rows))
     embeddings = encoded(model, modality, rows, made().space, progress)
 
     def write() -> Index:
@@ -148,35 +146,6 @@ def check_same_model(made: Index, model: DRCL, run: Path) -> None:
             f"{run}: expected the run that the index was made with, {made.about.get('run')}, got "
             "one that was trained against another prior"
         )
-
-
-def read_table(path: Path, count: int) -> tuple[list[str], dict[str, list[str]]]:
-    """Ids and the other columns of a CSV file with a line of names and so many lines.
-
-    Pictures are found from the folder of the table, and kept as absolute paths.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            names, *lines = list(csv.reader(file)) or [[]]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: expected a CSV file in UTF-8 ({error})") from error
-    if not names or "" in names or len(set(names)) < len(names):
-        raise ValueError(f"{path}: expected a line of column names, all different, got {names}")
-    if len(lines) != count:
-        raise ValueError(f"{path}: expected {count} lines under the names, got {len(lines)}")
-    for number, line in enumerate(lines, start=2):
-        if len(line) != len(names):
-            raise ValueError(
-                f"{path}: expected {len(names)} columns, as named, got {len(line)} in line {number}"
-            )
-    columns: dict[str, list[str]] = {
-        name: [line[place] for line in lines] for place, name in enumerate(names)
-    }
-    ids = columns.pop("id" if "id" in columns else names[0])
-    if PICTURE in columns:
-        folder = path.resolve().parent
-        columns[PICTURE] = [str(folder / file) if file else "" for file in columns[PICTURE]]
-    return ids, columns
 
 
 def described(record: dict[str, Any]) -> dict[str, Any]:

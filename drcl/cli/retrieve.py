@@ -12,7 +12,8 @@ import numpy as np
 from safetensors.numpy import save
 
 from drcl.cli import show
-from drcl.cli.index import encoded, encoding_options, features_of, read_table
+from drcl.cli.index import encoded, encoding_options, features_of
+from drcl.cli.names import read_names
 from drcl.cli.output import OutputFile, check_out, waiting
 from drcl.data.files import read_array
 from drcl.estimator import DRCL
@@ -118,7 +119,7 @@ def encode(
     rows = features_of(model, modality, features)
     new: dict[str, np.ndarray] = {}
     if table is not None:
-        new["ids"] = np.array(read_table(table, len(rows))[0])
+        new["ids"] = np.array(read_names(table, len(rows))[0])
         _check_unique(new["ids"])
     new["embeddings"] = encoded(model, modality, rows, space, progress).numpy()
 
