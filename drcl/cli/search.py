@@ -169,8 +169,11 @@ def _in_index(
     elif html is not None:
         click.echo(f"written: {html}")
     else:
+        filters = [f"--in {name}" for name in among] + [f"--where {one}" for one in where]
+        nothing = f"nothing found{' with ' if filters else ''}{printable(' '.join(filters))}"
         for one in searches:
-            click.echo(_table(one) + "\n")
+            click.echo(_table(one) if one.found else f"{_title(one)}\n{nothing}")
+            click.echo()
 
 
 def _conditions(where: tuple[str, ...]) -> dict[str, list[Any]] | None:
@@ -213,8 +216,11 @@ def _table(one: Search) -> str:
     for rank, item in enumerate(one.found, start=1):
         values = {**item, "score": f"{item['score']:.3f}"}
         rows.append([str(rank), *(_cell(values.get(name, "")) for name in rows[0][1:])])
-    title = f"{one.query.get('modality', '')} {one.query['id']}".strip()
-    return f"{printable(title)}\n{columns(rows, left=len(rows[0]))}"
+    return f"{_title(one)}\n{columns(rows, left=len(rows[0]))}"
+
+
+def _title(one: Search) -> str:
+    return printable(f"{one.query.get('modality', '')} {one.query['id']}".strip())
 
 
 def _cell(value: Any) -> str:

@@ -143,6 +143,9 @@ def test_the_page_shows_names_texts_and_pictures(index: Path, tmp_path: Path) ->
         assert f"&lt;b&gt;Note {number}&lt;/b&gt;, ünder" in html
     assert "<b>" not in html and not re.search(r"https?://|<script|<link|src=\"(?!data:)", html)
     assert html.index("Leaf 1<") < html.index("Query, photo")
+    for one in Index.load(index).records(range(40)):  # the name, and the id too
+        title = one.get("name", one["id"])
+        assert html.count(f">{title}</h") == 1 and html.count(f">{one['id']}<") == 1
 
 
 def test_a_page_leaves_out_what_is_no_small_picture(
@@ -407,3 +410,13 @@ def test_an_id_on_the_command_line_is_the_text_that_is_printed(tmp_path: Path) -
         options = ("--json", "--where", condition)
         found = json.loads(succeed("search", tmp_path / "integers", 1, *options))[0]["found"]
         assert {item["id"] for item in found} == expected, condition
+
+
+def test_a_search_that_finds_nothing_says_so(index: Path) -> None:
+    options = ("--in", "photo", "--where", "day=7", "--where", "name=x")
+    said = "photo p1\nnothing found with --in photo --where day=7 --where name=x\n\n"
+    assert succeed("search", index, "p1", *options) == said
+    assert json.loads(succeed("search", index, "p1", *options, "--json"))[0]["found"] == []
+    alone = index.parent / "alone"
+    Index().add(torch.eye(1), ids=["x"]).save(alone)
+    assert succeed("search", alone, "x") == "x\nnothing found\n\n"
