@@ -348,7 +348,7 @@ def test_a_command_waits_for_another_that_is_writing(
     folder = tmp_path / "there"
     out = folder if command == "index" else folder / "e.npy"
     folder.mkdir()
-    monkeypatch.setattr("drcl.index.index._PATIENCE", 0.1)
+    monkeypatch.setattr("drcl.index.folder.PATIENCE", 0.1)
     holder = contextlib.ExitStack()
 
     def hold() -> None:
