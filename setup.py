@@ -175,11 +175,12 @@ if ext_modules:
     commands["build_ext"] = build_ext()
 
 packages = find_packages(include=["drcl", "drcl.*"])
-package_dir = {"": "."}
 # In editable mode the checkout finds the others itself (drcl/_checkout_shim.py). All packages then
 # have one root, which setuptools puts on the import path. Otherwise it would install a finder that
 # Python asks last, and beside a checkout in a folder `drcl` that folder would be what is imported.
+package_dir = {"": "."}
 if "editable_wheel" not in sys.argv:
+    package_dir = {"drcl": "drcl"}
     for name in ("kernels", "benchmarks"):
         packages += [f"drcl.{one}" for one in find_packages(include=[name, f"{name}.*"])]
         package_dir[f"drcl.{name}"] = name
