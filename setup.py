@@ -174,13 +174,20 @@ commands: dict[str, Any] = {"bdist_wheel": Wheel}
 if ext_modules:
     commands["build_ext"] = build_ext()
 
+packages = find_packages(include=["drcl", "drcl.*"])
+# In editable mode the checkout finds the others itself (drcl/_checkout_shim.py). All packages then
+# have one root, which setuptools puts on the import path. Otherwise it would install a finder that
+# Python asks last, and beside a checkout in a folder `drcl` that folder would be what is imported.
+package_dir = {"": "."}
+if "editable_wheel" not in sys.argv:
+    package_dir = {"drcl": "drcl"}
+    for name in ("kernels", "benchmarks"):
+        packages += [f"drcl.{one}" for one in find_packages(include=[name, f"{name}.*"])]
+        package_dir[f"drcl.{name}"] = name
+
 setup(
-    packages=[
-        *find_packages(include=["drcl", "drcl.*"]),
-        *(f"drcl.{package}" for package in find_packages(include=["kernels", "kernels.*"])),
-        *(f"drcl.{package}" for package in find_packages(include=["benchmarks", "benchmarks.*"])),
-    ],
-    package_dir={"drcl": "drcl", "drcl.kernels": "kernels", "drcl.benchmarks": "benchmarks"},
+    packages=packages,
+    package_dir=package_dir,
     # the suite is installed, what it measured on our machines is not
     exclude_package_data={"drcl.benchmarks": ["results/*/*", "*.md", "*.sh"]},
     ext_modules=ext_modules,

@@ -17,6 +17,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(drcl, m) {
   m.def("average_precision(" DRCL_RANKING_ARGUMENTS ", int max_bytes) -> Tensor");
   // How many codes lie at each Hamming distance, 0 to `bits`, from every query: drcl/ops/hamming_counts.py.
   m.def("hamming_counts(Tensor query, Tensor gallery, Tensor? begins, Tensor? ends, Tensor? items, int bits) -> Tensor");
+  // A few queries against many rows: drcl/ops/inner_products.py.
+  m.def("inner_products(Tensor query, Tensor gallery) -> Tensor");
   // Sums over the first relevant items of every ranking: drcl/ops/rank_sums.py.
   m.def("rank_sums(Tensor ranks, Tensor values, Tensor counts, Tensor? weights) -> Tensor");
   // Whether the ranking has code for a CUDA device: what was built may be for others.

@@ -1,7 +1,8 @@
 """Deep Reversible Consistency Learning for cross-modal retrieval."""
 
-from drcl import _checkout_shim, _moved
+from drcl import _checkout_shim, _interrupt, _moved
 
+_interrupt.guard()
 _checkout_shim.install()
 _moved.install()
 

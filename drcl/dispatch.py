@@ -31,6 +31,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "average_precision": ("native", "eager", "reference"),
     "sharded_ranking": ("eager",),
     "hamming_counts": ("native", "eager"),
+    "inner_products": ("native", "eager"),
     "rank_sums": ("native", "eager"),
 }
 _RENAMED = {"torch": "eager"}

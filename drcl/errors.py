@@ -9,12 +9,16 @@ OSError for files, MemoryError where memory ends, ImportError for a library that
 
 from __future__ import annotations
 
-__all__ = ["BackendUnavailable", "NonFiniteLoss", "RankFailed", "RunExists"]
+__all__ = ["BackendUnavailable", "IndexChanged", "NonFiniteLoss", "RankFailed", "RunExists"]
 __dir__ = __all__.copy
 
 
 class BackendUnavailable(RuntimeError):
     """A backend was asked for that this machine cannot run; the message says why."""
+
+
+class IndexChanged(FileExistsError):
+    """The folder holds another index, or a newer state of it, and nothing said to replace it."""
 
 
 class NonFiniteLoss(FloatingPointError):

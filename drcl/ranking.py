@@ -77,6 +77,17 @@ class Relevance:
         """The part of queries start..stop."""
         return replace(self, member_offsets=self.member_offsets[start : stop + 1])
 
+    def of_some(self, chosen: Tensor) -> Relevance:
+        """The same for the chosen of its queries (Q,) bool; the others have no relevant items."""
+        counts = self.member_offsets.diff()
+        members = self.members[int(self.member_offsets[0]) : int(self.member_offsets[-1])]
+        kept = torch.where(chosen, counts, 0).cumsum(0)
+        return replace(
+            self,
+            member_offsets=torch.nn.functional.pad(kept, (1, 0)),
+            members=members[chosen.repeat_interleave(counts)],
+        )
+
     def to(self, device: torch.device) -> Relevance:
         """The same on a device."""
         values: dict[str, Any] = {

@@ -30,6 +30,15 @@ def shortened(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1].rstrip() + "…"
 
 
+def counted(number: int, one: str, many: str) -> str:
+    """A number and what it counts.
+
+    >>> counted(1, "query", "queries"), counted(2000, "query", "queries")
+    ('1 query', '2,000 queries')
+    """
+    return f"{number:,} {one if number == 1 else many}"
+
+
 def columns(rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """Rows of cells as aligned text; the first ``left`` columns start left, the others end right.
 

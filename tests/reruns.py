@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from gloo import on_ranks
 
 
-def outputs(code: str, environments: Iterable[Mapping[str, str]]) -> set[str]:
-    """The different things that it prints."""
+def outputs(code: str, environments: Sequence[Mapping[str, str]]) -> set[str]:
+    """The different things that it prints, in fresh interpreters: for what an import reads."""
     runs = (
         subprocess.run(
             [sys.executable, "-c", code],
@@ -21,3 +26,17 @@ def outputs(code: str, environments: Iterable[Mapping[str, str]]) -> set[str]:
         for environment in environments
     )
     return {run.stdout for run in runs}
+
+
+def outputs_of_forks(code: str, environments: Sequence[Mapping[str, str]]) -> set[str]:
+    """The same where PyTorch and drcl may have been imported before the environment is set, as for
+    what the ops read when they are first called: each interpreter would take seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        on_ranks(_write, len(environments), code, list(map(dict, environments)), folder)
+        return {path.read_text() for path in Path(folder).iterdir()}
+
+
+def _write(rank: int, code: str, environments: Sequence[Mapping[str, str]], folder: str) -> None:
+    os.environ.update(environments[rank])
+    with Path(folder, str(rank)).open("w") as file, contextlib.redirect_stdout(file):
+        exec(code, {"__name__": "__main__"})

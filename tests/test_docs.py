@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
 import importlib
 import json
 import os
 import re
 import shlex
 import subprocess
+import symtable
 import sys
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,20 @@ def test_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
                 shorter = ["--hidden", "32", "--epochs", "2", "--no-report"]
             result = CliRunner().invoke(main, [*words[1:], *shorter], catch_exceptions=False)
             assert result.exit_code == 0, f"{line}\n{result.output}"
+
+
+def test_blocks_on_search_stand_alone():
+    """On other pages they go on from those above; here readers copy the one that they need."""
+    for kind, code in BLOCKS["search.md"]:
+        if kind == "python":
+            compiled = symtable.symtable(code, "search.md", "exec")
+            needed = {one.get_name() for one in compiled.get_symbols() if one.is_referenced()}
+            made = {
+                one.get_name()
+                for one in compiled.get_symbols()
+                if one.is_assigned() or one.is_imported()
+            }
+            assert needed <= made | set(dir(builtins)), code
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)])

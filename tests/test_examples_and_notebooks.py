@@ -101,7 +101,7 @@ def test_faiss_search(monkeypatch, capsys):
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     run_script("faiss_search.py", monkeypatch)
     out = capsys.readouterr().out
-    same, error = re.search(r"same items ([\d.]+), cosines within (\S+)", out).groups()
+    same, error = re.search(r"same items ([\d.]+), scores within (\S+)", out).groups()
     # Items whose cosines are equal up to rounding may change places.
     assert float(same) > 0.99 and float(error) < 1e-5
     recall = re.search(r"recall of the exact 10 ([\d.]+)", out)

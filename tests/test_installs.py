@@ -89,6 +89,38 @@ def files(folder: Path) -> dict[str, int]:
     }
 
 
+def test_an_editable_install_is_found_beside_a_checkout_in_a_folder_of_its_name(
+    tmp_path: Path,
+) -> None:
+    """Python takes a folder without __init__.py only where no later path holds a package."""
+    pytest.importorskip("setuptools", reason="setuptools is not installed")
+    checkout, site = tmp_path / "drcl", tmp_path / "site"
+    ignored = shutil.ignore_patterns("__pycache__", "results", "*.so")
+    for name in PARTS:
+        shutil.copytree(ROOT / name, checkout / name, ignore=ignored)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, checkout)
+    build = (
+        "import sys, zipfile\nfrom setuptools import build_meta\n"
+        f"site = {str(site)!r}\n"
+        "zipfile.ZipFile(f'{site}/{build_meta.build_editable(site)}').extractall(site)"
+    )
+    site.mkdir()
+    environment = {"CXX": "/nonexistent", "FOLDER": ""}
+    built = python("-c", build, cwd=checkout, **environment)
+    assert built.returncode == 0, built.stdout + built.stderr
+    find = (
+        f"import site; site.addsitedir({str(site)!r})\n"
+        "import drcl.cli, drcl.kernels, drcl.benchmarks\n"
+        "print(drcl.__file__, drcl.kernels.__file__, drcl.benchmarks.__file__)"
+    )
+    for folder in (tmp_path, checkout, Path("/")):
+        found = python("-c", find, cwd=folder, **environment)
+        assert found.returncode == 0, found.stderr
+        expected = [checkout / "drcl", checkout / "kernels", checkout / "benchmarks"]
+        assert found.stdout.split() == [str(one / "__init__.py") for one in expected]
+
+
 def test_without_compiler_and_triton_nothing_is_built(installed: Path, tmp_path: Path) -> None:
     """No process is started, no file is opened for writing, none is there afterwards."""
     before = files(installed)

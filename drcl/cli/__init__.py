@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 
+from drcl import _interrupt
 from drcl._version import __version__
 from drcl.cli.ablate import ablate
 from drcl.cli.add_modality import add_modality
 from drcl.cli.bench import bench
 from drcl.cli.compare import compare
 from drcl.cli.data import data
-from drcl.cli.errors import Interrupted, refusal
+from drcl.cli.errors import Interrupted, is_interrupt, refusal
 from drcl.cli.export import export
 from drcl.cli.index import index
 from drcl.cli.info import info
@@ -32,8 +33,11 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _interrupt.released():
+                return super().invoke(ctx)
         except Exception as error:
+            if is_interrupt(error):
+                raise Interrupted("interrupted") from None
             if isinstance(error, OSError) and error.errno == errno.EPIPE:
                 raise  # `drcl evaluate … | head` is no fault; click ends it quietly
             said = refusal(error)

@@ -10,7 +10,7 @@ import click
 
 from drcl.ablate import Row, Table
 from drcl.ablate import ablate as run_study
-from drcl.cli.errors import Interrupted
+from drcl.cli.errors import interrupted_study
 from drcl.cli.settings import (
     config_options,
     data_folder_option,
@@ -67,9 +67,8 @@ def ablate(
     try:
         table = run_study(loaded, config, folder, seeds=seeds, resume=resume, progress=progress)
     except KeyboardInterrupt:
-        raise Interrupted(
-            f"interrupted; finished results are in {folder}: run the same command with --resume"
-        ) from None
+        done = len(list(folder.glob("results/**/*.json")))
+        raise interrupted_study(done, folder, "the same command with --resume") from None
     click.echo(format_table(table))
     click.echo(f"\ntables: {folder / 'table.csv'}, {folder / 'table.json'}")
     click.echo(f"chart: {folder / 'table.png'}")

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import click
 
-from drcl.cli.errors import Interrupted
+from drcl.cli.errors import interrupted_study
 from drcl.cli.settings import data_folder_option, seeds_option
 from drcl.cli.show import progress_option
 from drcl.compare.methods import METHODS
 from drcl.compare.protocol import fingerprint, with_few_labels, with_noise
-from drcl.compare.study import Damage, run_study, summarize, table
+from drcl.compare.study import Damage, read_results, run_study, summarize, table
 from drcl.data import load
 from drcl.storage.files import write_bytes
 
@@ -87,18 +87,21 @@ def compare(
     click.echo(f"{loaded.describe()}\n\n{protocol}\n")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
+    file = None if out is None else out / "results.jsonl"
     try:
         results = run_study(
             loaded,
             {name: METHODS[name] for name in names},
             range(seeds),
-            None if out is None else out / "results.jsonl",
+            file,
             damage=damage,
             progress=progress,
         )
     except KeyboardInterrupt:
-        rest = f"; results so far are in {out}, the same command goes on" if out else ""
-        raise Interrupted(f"interrupted{rest}") from None
+        if file is None:
+            raise
+        done = len(read_results(file)) if file.exists() else 0
+        raise interrupted_study(done, file.parent, "the same command") from None
     text = table(summarize(results), {name: method.title for name, method in METHODS.items()})
     click.echo(text)
     if out is not None:

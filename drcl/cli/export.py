@@ -7,9 +7,10 @@ from pathlib import Path
 import click
 
 from drcl.cli import show
+from drcl.cli.output import OutputFile, waiting
 from drcl.deploy import FORMATS
 from drcl.estimator import DRCL
-from drcl.storage.files import write_bytes
+from drcl.storage.files import locked, write_bytes
 
 
 @click.command()
@@ -24,7 +25,7 @@ from drcl.storage.files import write_bytes
 @click.option(
     "--out",
     required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(),
     help="Output file, such as image.onnx.",
 )
 @show.space_option
@@ -42,8 +43,18 @@ def export(
         raise click.BadParameter(
             f"{out}: expected a name ending in .onnx or .pt2, or --format", param_hint="--out"
         )
+    _check(out, overwrite)
+    content = FORMATS[kind](DRCL.load(run).encoder(modality, space=space))
+
+    def write() -> None:
+        with locked(out.parent):
+            _check(out, overwrite)  # another process may have written it meanwhile
+            write_bytes(out, content)
+
+    waiting(out.parent, write)
+    click.echo(f"{out}: {len(content)} bytes")
+
+
+def _check(out: Path, overwrite: bool) -> None:
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out}: exists; choose another name, or --overwrite it")
-    content = FORMATS[kind](DRCL.load(run).encoder(modality, space=space))
-    write_bytes(out, content)
-    click.echo(f"{out}: {len(content)} bytes")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +12,9 @@ import torch
 from torch import Tensor
 
 from drcl.cli import show
+from drcl.cli.names import read_names
+from drcl.cli.output import already_there, check_out, waiting
+from drcl.errors import IndexChanged
 from drcl.estimator import DRCL
 from drcl.index import Index
 from drcl.progress import progress_bar
@@ -21,8 +23,6 @@ from drcl.tensors import check_finite
 from drcl.train.standardize import in_chunks
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-PICTURE = "picture"  # the column of paths
 
 _ENCODING = (
     click.option(
@@ -46,14 +46,6 @@ def encoding_options(function: F) -> F:
     for option in reversed(_ENCODING):
         function = option(function)
     return function
-
-
-def check_out(out: Path, there: bool, append: bool, overwrite: bool) -> None:
-    """Refuse to write over what is there unasked."""
-    if append and overwrite:
-        raise click.UsageError("expected --append or --overwrite, got both")
-    if there and not append and not overwrite:
-        raise ValueError(f"{out}: is there already; add to it with --append, or --overwrite it")
 
 
 @click.command()
@@ -89,29 +81,50 @@ def index(
     """
     check_out(out, out.exists() and any(out.iterdir()), append, overwrite)
     model = show.on_device(DRCL.load(run), device)
-    if append:
-        made = Index.load(out)
-        check_same_model(made, model, run)
-        if space not in (None, made.space):
-            raise ValueError(f"space: expected {made.space!r}, as {out} has, got {space!r}")
-    else:
-        about = {"run": str(run.resolve()), "prior": fingerprint(model)}
-        made = Index(space=space or model.space, about=about)
-    embeddings = encoded(model, modality, features, made.space, progress)
-    ids, columns = (None, {}) if table is None else read_table(table, len(embeddings))
-    made.add(embeddings, ids=ids, modality=modality, metadata=columns)
-    made.save(out, overwrite=overwrite)
-    click.echo(f"{out}: {len(embeddings):,} rows of {modality} added, {len(made):,} in all")
+
+    def made() -> Index:
+        """The index as it is now: another process may have added to it."""
+        if not append:
+            about = {"run": str(run.resolve()), "prior": fingerprint(model)}
+            return Index(space=space or model.space, about=about)
+        there = Index.load(out)
+        check_same_model(there, model, run)
+        if space not in (None, there.space):
+            raise ValueError(f"space: expected {there.space!r}, as {out} has, got {space!r}")
+        return there
+
+    rows = features_of(model, modality, features)
+    ids, columns = (None, {}) if table is None else read_names(table, len(rows))
+    embeddings = encoded(model, modality, rows, made().space, progress)
+
+    def write() -> Index:
+        whole = made().add(embeddings, ids=ids, modality=modality, metadata=columns)
+        whole.save(out, overwrite=overwrite)
+        return whole
+
+    while True:
+        try:
+            count = len(waiting(out, write))
+            break
+        except IndexChanged as error:
+            if not append:
+                raise ValueError(already_there(out)) from error
+    click.echo(f"{out}: {len(embeddings):,} rows of {modality} added, {count:,} in all")
 
 
-def encoded(model: DRCL, modality: str, features: str, space: str | None, progress: bool) -> Tensor:
-    """Embeddings of "file" or "file:key", with a progress bar."""
+def features_of(model: DRCL, modality: str, features: str) -> Tensor:
+    """The rows of "file" or "file:key", which the model can encode."""
     rows = torch.from_numpy(read_features(features))
     if modality not in model.modalities:
         raise ValueError(f"modality: expected one of {model.modalities}, got {modality!r}")
     if len(rows) == 0:
         raise ValueError(f"{features}: expected rows, got none")
     check_finite(rows, f"{modality} features")
+    return rows
+
+
+def encoded(model: DRCL, modality: str, rows: Tensor, space: str | None, progress: bool) -> Tensor:
+    """Embeddings of rows, with a progress bar."""
     parts = []
     with progress_bar(total=len(rows), unit="row", disable=not progress, desc=modality) as bar:
         for part in in_chunks(rows):
@@ -133,35 +146,6 @@ def check_same_model(made: Index, model: DRCL, run: Path) -> None:
             f"{run}: expected the run that the index was made with, {made.about.get('run')}, got "
             "one that was trained against another prior"
         )
-
-
-def read_table(path: Path, count: int) -> tuple[list[str], dict[str, list[str]]]:
-    """Ids and the other columns of a CSV file with a line of names and so many lines.
-
-    Pictures are found from the folder of the table, and kept as absolute paths.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            names, *lines = list(csv.reader(file)) or [[]]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: expected a CSV file in UTF-8 ({error})") from error
-    if not names or "" in names or len(set(names)) < len(names):
-        raise ValueError(f"{path}: expected a line of column names, all different, got {names}")
-    if len(lines) != count:
-        raise ValueError(f"{path}: expected {count} lines under the names, got {len(lines)}")
-    for number, line in enumerate(lines, start=2):
-        if len(line) != len(names):
-            raise ValueError(
-                f"{path}: expected {len(names)} columns, as named, got {len(line)} in line {number}"
-            )
-    columns: dict[str, list[str]] = {
-        name: [line[place] for line in lines] for place, name in enumerate(names)
-    }
-    ids = columns.pop("id" if "id" in columns else names[0])
-    if PICTURE in columns:
-        folder = path.resolve().parent
-        columns[PICTURE] = [str(folder / file) if file else "" for file in columns[PICTURE]]
-    return ids, columns
 
 
 def described(record: dict[str, Any]) -> dict[str, Any]:

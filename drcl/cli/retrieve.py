@@ -12,12 +12,14 @@ import numpy as np
 from safetensors.numpy import save
 
 from drcl.cli import show
-from drcl.cli.index import check_out, encoded, encoding_options, read_table
+from drcl.cli.index import encoded, encoding_options, features_of
+from drcl.cli.names import read_names
+from drcl.cli.output import OutputFile, check_out, waiting
 from drcl.data.files import read_array
 from drcl.estimator import DRCL
 from drcl.run import measure_model, open_run
 from drcl.run.evaluation import SplitName, measured_split
-from drcl.storage.files import write_bytes
+from drcl.storage.files import locked, write_bytes
 from drcl.storage.sealed import write_json
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -47,7 +49,7 @@ def repeated(flag: str, name: str, least: int, default: int, words: str) -> Call
 @show.data_option
 @split_option
 @repeated("--k", "ks", 1, 50, "mAP@k beside mAP@all; may be repeated.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write it as JSON.")
+@click.option("--out", type=OutputFile(), help="Write it as JSON.")
 @show.space_option
 @show.device_option
 def evaluate(
@@ -80,7 +82,7 @@ def evaluate(
 @click.option(
     "--out",
     required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(),
     help="Output file: .npy, or .npz or .safetensors with an array named 'embeddings'.",
 )
 @encoding_options
@@ -111,17 +113,27 @@ def encode(
             f"{out}: expected a name ending in .npz, as only it holds ids", param_hint="--out"
         )
     check_out(out, out.exists(), append, overwrite)
-    model = show.on_device(DRCL.load(run), device)
-    arrays = {"embeddings": encoded(model, modality, features, space, progress).numpy()}
-    if table is not None:
-        arrays["ids"] = np.array(read_table(table, len(arrays["embeddings"]))[0])
     if append:
-        arrays = _after(out, arrays)
-    if len(np.unique(arrays.get("ids", []))) < len(arrays.get("ids", [])):
-        raise ValueError("ids: expected unique ids, got one twice")
-    write_bytes(out, _packed(arrays, out.suffix))
-    rows, width = arrays["embeddings"].shape
-    click.echo(f"{out}: {rows} × {width} float32")
+        _stored(out, table is not None)  # refuses it before anything is encoded
+    model = show.on_device(DRCL.load(run), device)
+    rows = features_of(model, modality, features)
+    new: dict[str, np.ndarray] = {}
+    if table is not None:
+        new["ids"] = np.array(read_names(table, len(rows))[0])
+        _check_unique(new["ids"])
+    new["embeddings"] = encoded(model, modality, rows, space, progress).numpy()
+
+    def write() -> tuple[int, int]:
+        with locked(out.parent):
+            # What was true before the rows were encoded may not be so now.
+            check_out(out, out.exists(), append, overwrite)
+            arrays = _after(_stored(out, "ids" in new), new, out) if append else new
+            _check_unique(arrays.get("ids"))
+            write_bytes(out, _packed(arrays, out.suffix))
+            return arrays["embeddings"].shape
+
+    count, width = waiting(out.parent, write)
+    click.echo(f"{out}: {count} × {width} float32")
 
 
 @click.command()
@@ -136,24 +148,37 @@ def report(run: Path, data: str | None, device: str | None) -> None:
     show.show_report(run, record, model, measured)
 
 
-def _after(out: Path, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _stored(out: Path, with_ids: bool) -> dict[str, np.ndarray]:
+    """The arrays of a file to append to; ValueError if it has ids and none come, or vice versa."""
+    if not out.exists():
+        raise FileNotFoundError(f"{out}: expected a file to append to, got none")
+    stored = {"embeddings": read_array(out, None if out.suffix == ".npy" else "embeddings")}
+    if out.suffix == ".npz":
+        with np.load(out, allow_pickle=False) as file:
+            named = "ids" in file.files
+        if named != with_ids:
+            raise ValueError(f"{out}: expected {'--ids' if named else 'no --ids'}, as it has")
+        if named:
+            stored["ids"] = read_array(out, "ids")
+    return stored
+
+
+def _after(
+    stored: dict[str, np.ndarray], new: dict[str, np.ndarray], out: Path
+) -> dict[str, np.ndarray]:
     """The arrays of a file with these after them; ValueError if they do not fit."""
-    embeddings = read_array(out, None if out.suffix == ".npy" else "embeddings")
-    width = arrays["embeddings"].shape[1]
+    embeddings, width = stored["embeddings"], new["embeddings"].shape[1]
     if embeddings.dtype != np.float32 or embeddings.shape[1:] != (width,):
         raise ValueError(
             f"{out}: expected float32 (N, {width}) to append to, got {embeddings.dtype} "
             f"{embeddings.shape}"
         )
-    before = {"embeddings": embeddings}
-    if out.suffix == ".npz":
-        with np.load(out, allow_pickle=False) as file:
-            named = "ids" in file.files
-        if named != ("ids" in arrays):
-            raise ValueError(f"{out}: expected {'--ids' if named else 'no --ids'}, as it has")
-        if named:
-            before["ids"] = read_array(out, "ids")
-    return {name: np.concatenate([before[name], arrays[name]]) for name in arrays}
+    return {name: np.concatenate([stored[name], new[name]]) for name in new}
+
+
+def _check_unique(ids: np.ndarray | None) -> None:
+    if ids is not None and len(np.unique(ids)) < len(ids):
+        raise ValueError("ids: expected unique ids, got one twice")
 
 
 def _packed(arrays: dict[str, np.ndarray], suffix: str) -> bytes:

@@ -13,6 +13,7 @@ from drcl.cli.score_inputs import of_embeddings, of_runs
 from drcl.cli.score_output import Scores
 from drcl.metrics.comparison import TESTS
 from drcl.metrics.definitions import explained
+from drcl.metrics.measures import named
 from drcl.metrics.scores import METRICS
 from drcl.ranking import DIVISORS
 from drcl.storage.files import write_together
@@ -85,6 +86,11 @@ _TWO = "Option '--against' requires 2 arguments."
     help="Cut-offs beside the whole gallery: --k 1 5 10.",
 )
 @click.option(
+    "--measures",
+    metavar="NAME,…",
+    help="More of them, by the names of measures= in Python: hit,ap_at_r.",
+)
+@click.option(
     "--against",
     multiple=True,
     metavar="IMAGE TEXT|RUN",
@@ -134,6 +140,7 @@ def score(
     run: str | None,
     qrels: str | None,
     ks: tuple[int, ...],
+    measures: str | None,
     against: tuple[str, ...],
     out: Path | None,
     explain: str | None,
@@ -157,6 +164,9 @@ def score(
         return
     compared = {name: options.pop(name) for name in ("measure", "test", "interval", "seed")}
     asked: dict[str, Any] = {"ks": (*dict.fromkeys(ks), None), "no_relevant": no_relevant}
+    if measures is not None:
+        asked["measures"] = tuple(dict.fromkeys(map(str.strip, measures.split(","))))
+        named(asked["measures"])  # refused before files are read
     curves = out is not None and options["ties"] == "index"
     if curves:
         refusal = "pr.pdf needs {}; install it with: pip install 'drcl[report]'"
@@ -190,3 +200,5 @@ def score(
         }
         write_together(contents)
         click.echo(f"\nwritten: {', '.join(map(str, contents))}")
+        if not curves:
+            click.echo("no pr.pdf: averages over ties have no precision–recall curves")

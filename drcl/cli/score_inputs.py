@@ -11,6 +11,7 @@ from drcl import metrics
 from drcl.data.assemble import file_labels
 from drcl.metrics import RetrievalMetrics, trec
 from drcl.run.added import part_key, read_file, read_rows
+from drcl.tables import counted
 
 Directions: TypeAlias = dict[str, RetrievalMetrics]  # "image->text" and "text->image"
 
@@ -43,7 +44,10 @@ def of_embeddings(
             )
         relevant = _labels(labels, rows) if labels else _pairs(pairs or "", counts)
         found.append((", ".join(files), _both_ways(names, rows, relevant, options)))
-    sizes = (f"{name}: {count:,} rows" for name, count in zip(names, counts, strict=True))
+    sizes = (
+        f"{name}: {counted(count, 'row', 'rows')}"
+        for name, count in zip(names, counts, strict=True)
+    )
     return Systems(", ".join(sizes), found)
 
 
@@ -58,7 +62,8 @@ def of_runs(runs: list[str], qrels: str, options: dict[str, Any]) -> Systems:
         if not any(query in run for query in judged):
             raise ValueError(f"{file}: expected a query that {qrels} judges, got none")
         found.append((file, {Path(runs[0]).stem: trec.run_metrics(run, judged, **options)}))
-    return Systems(f"{runs[0]}: {len(judged):,} judged queries, {sizes[0]:,} items", found)
+    queries = counted(len(judged), "judged query", "judged queries")
+    return Systems(f"{runs[0]}: {queries}, {counted(sizes[0], 'item', 'items')}", found)
 
 
 def _names(files: tuple[str, str]) -> list[str]:

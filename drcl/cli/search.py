@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,8 @@ import numpy as np
 
 from drcl.cli import show
 from drcl.cli.errors import printable
-from drcl.cli.index import check_same_model, described, encoded
+from drcl.cli.index import check_same_model, described, encoded, features_of
+from drcl.cli.output import OutputFile
 from drcl.cli.retrieve import split_option
 from drcl.data import CrossModalDataset, Labelled
 from drcl.estimator import DRCL
@@ -25,10 +29,22 @@ from drcl.tables import columns, json_text, shortened
 
 _OF_RUNS = ("data", "split", "space")
 _OF_INDEXES = ("among", "where", "run", "as_json", "html")
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")  # as an id is printed: "01" is another
 _CELL = 40  # letters of a name or text in a table
 
 
-@click.command()
+class _Search(click.Command):
+    """Says how to search with an id that looks like an option."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            hint = "an id that begins with '-' goes last, after --"
+            raise click.UsageError(f"{error.format_message()} {hint}", ctx) from error
+
+
+@click.command(cls=_Search)
 @click.argument(
     "folder",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -53,7 +69,7 @@ _CELL = 40  # letters of a name or text in a table
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--html",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(),
     help="Write a page with names, texts and pictures.",
 )
 @click.option(
@@ -128,7 +144,8 @@ def _in_index(
             raise ValueError(f"{folder}: expected its run in {where_run}; say where with --run")
         model = show.on_device(DRCL.load(where_run), device)
         check_same_model(made, model, where_run)
-        embeddings = encoded(model, modality, file, made.space, progress=False)
+        given_rows = features_of(model, modality, file)
+        embeddings = encoded(model, modality, given_rows, made.space, progress=False)
         wanted = list(rows) or list(range(len(embeddings)))
         _check_rows(wanted, len(embeddings), file)
         scores, indices, _ = made.search(embeddings[wanted], k, **options)
@@ -152,12 +169,16 @@ def _in_index(
     elif html is not None:
         click.echo(f"written: {html}")
     else:
+        filters = [f"--in {name}" for name in among] + [f"--where {one}" for one in where]
+        nothing = f"nothing found{' with ' if filters else ''}{printable(' '.join(filters))}"
         for one in searches:
-            click.echo(_table(one) + "\n")
+            click.echo(_table(one) if one.found else f"{_title(one)}\n{nothing}")
+            click.echo()
 
 
 def _conditions(where: tuple[str, ...]) -> dict[str, list[Any]] | None:
-    """Column -> values; 7 is looked for as text and as a number."""
+    """Column -> values; what JSON reads as a number, truth value or null is looked for as that, and
+    as text."""
     found: dict[str, list[Any]] = {}
     for condition in where:
         column, given, value = condition.partition("=")
@@ -165,24 +186,24 @@ def _conditions(where: tuple[str, ...]) -> dict[str, list[Any]] | None:
             raise click.BadParameter(
                 f"expected COLUMN=VALUE, got {condition!r}", param_hint="--where"
             )
-        values = found.setdefault(column, [])
-        values.append(value)
-        if value in ("true", "false", "null") or value.lstrip("-")[:1].isdecimal():
-            try:
-                values.append(json.loads(value))
-            except ValueError:
-                continue
+        found.setdefault(column, []).append(value)
+        try:
+            read = json.loads(value)
+        except (ValueError, RecursionError):
+            continue
+        if read is None or (isinstance(read, (bool, int, float)) and math.isfinite(read)):
+            found[column].append(read)
     return found or None
 
 
 def _number(made: Index, query: str) -> int | None:
     """Where an item with this id stands; None if there is none."""
-    names: list[Any] = [query, int(query)] if query.lstrip("-").isdecimal() else [query]
+    names: list[int | str] = [query]
+    if _INTEGER.fullmatch(query):
+        names.append(int(query))
     for name in names:
-        try:
+        with contextlib.suppress(ValueError):
             return int(made.find([name])[0])
-        except ValueError:
-            continue
     return None
 
 
@@ -195,8 +216,11 @@ def _table(one: Search) -> str:
     for rank, item in enumerate(one.found, start=1):
         values = {**item, "score": f"{item['score']:.3f}"}
         rows.append([str(rank), *(_cell(values.get(name, "")) for name in rows[0][1:])])
-    title = f"{one.query.get('modality', '')} {one.query['id']}".strip()
-    return f"{printable(title)}\n{columns(rows, left=len(rows[0]))}"
+    return f"{_title(one)}\n{columns(rows, left=len(rows[0]))}"
+
+
+def _title(one: Search) -> str:
+    return printable(f"{one.query.get('modality', '')} {one.query['id']}".strip())
 
 
 def _cell(value: Any) -> str:

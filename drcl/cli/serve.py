@@ -15,6 +15,7 @@ import click
 from drcl.checks import check_installed
 from drcl.cli import show
 from drcl.cli.index import check_same_model, fingerprint
+from drcl.cli.output import OutputFile
 from drcl.estimator import DRCL
 from drcl.index import Index
 from drcl.serve.answers import Encoders
@@ -35,7 +36,7 @@ _STOPPING = 10  # seconds that requests in work are given
 @click.option(
     "--out",
     required=True,
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(),
     help="File of the page, such as leaves.html.",
 )
 @click.option("--title", help="Heading of the page; default: the name of the index.")

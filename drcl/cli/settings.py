@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import click
 import torch
 
+from drcl.storage.text import whole_number
 from drcl.train.config import PER_MODALITY, PRESETS, Config
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -181,7 +182,7 @@ class _Widths(click.ParamType):
         if isinstance(value, tuple):
             return value
         try:
-            return tuple(int(width) for width in value.split(","))
+            return tuple(whole_number(width) for width in value.split(","))
         except ValueError:
             self.fail(f"{value!r}: expected whole numbers like 512,512", param, ctx)
 

@@ -19,6 +19,7 @@ from drcl.data.dataset import CrossModalDataset, Labelled, Split
 from drcl.data.files import Variable, pick, read_variable
 from drcl.data.splits import stratified_holdout
 from drcl.labels import ParsedLabels, parse_labels
+from drcl.storage.text import whole_number
 
 
 class ArrayAt(NamedTuple):
@@ -156,7 +157,7 @@ def file_labels(
 
 def _parse_rows(text: str, count: int, where: str) -> slice:
     try:
-        start, stop = (int(end) if end.strip() else None for end in text.split(":"))
+        start, stop = (whole_number(end) if end.strip() else None for end in text.split(":"))
     except ValueError:
         raise ValueError(f"{where} rows: expected 'start:stop', got {text!r}") from None
     if any(end is not None and abs(end) > count for end in (start, stop)):

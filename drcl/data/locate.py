@@ -46,11 +46,3 @@ another, or the environment's DRCL_DATA)
         f"Where to put it: {tried[0].as_posix()} (the data folder is {root.as_posix()!r}; "
         "--data or root= names another, or the environment's DRCL_DATA)"
     )
-
-
-def read_text(path: Path) -> str:
-    """The text in a file without its byte order mark; a ValueError names one that holds none."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: expected text in UTF-8 ({error.reason})") from error

@@ -44,6 +44,7 @@ from typing import Any
 from drcl.data.assemble import ArrayAt, SamplesAt, assemble, hold_out_validation
 from drcl.data.classes import ClassList
 from drcl.data.dataset import CrossModalDataset
+from drcl.storage.text import whole_number
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -161,7 +162,9 @@ def _classes(value: Any) -> ClassList | None:
     if not all(isinstance(name, str) and name for name in value.values()):
         raise ValueError(f"classes: {expected}, got {list(value.values())!r}")
     try:
-        return ClassList.from_table({int(label): name for label, name in value.items()})
+        return ClassList.from_table(
+            {whole_number(str(label)): name for label, name in value.items()}
+        )
     except ValueError:
         raise ValueError(
             f"classes: expected labels that are whole numbers, got {list(value)!r}"

@@ -27,9 +27,9 @@ class FrozenEncoder(nn.Module):
         row_shape: of one sample; empty if the network says nothing of it.
         integers: whether int32 and int64 features are token ids, and stay as they are.
 
-    Input (N, d), converted to float32; output (N, dim) or (N, C) float32. Raises ValueError for
-    rows of another shape, but not in a trace, which has no place for it. NaN in a row makes that
-    row of the result NaN.
+    Input (N, d), converted to float32; output (N, dim) or (N, C) float32. Raises TypeError for what
+    is no tensor, and ValueError for rows of another shape, but not in a trace, which has no place
+    for it. NaN in a row makes that row of the result NaN.
     """
 
     row_shape: list[int]
@@ -41,6 +41,9 @@ class FrozenEncoder(nn.Module):
         self.integers = integers
 
     def forward(self, features: Tensor) -> Tensor:
+        scripting = torch.jit.is_scripting()  # type: ignore[attr-defined]
+        if not scripting and not isinstance(features, Tensor):
+            raise TypeError(f"features: expected a tensor, got {type(features).__name__}")
         tracing = torch.jit.is_tracing()  # type: ignore[attr-defined]
         if not tracing and len(self.row_shape) > 0:
             found = list(features.shape[1:])

@@ -1,7 +1,8 @@
 """An index of embeddings: kept on disk, added to, searched exactly, handed to other engines.
 
-`texts` keeps many strings in two arrays, `segment` what one addition brought, `folder` what lies on
-disk, `engines` other libraries' indexes of the same rows, `results` the page of a search.
+`texts` keeps many strings in two arrays, `values` says what ids and metadata may be, `segment` is
+what one addition brought and `adding` makes it, `held` is all of them, `filters` says which rows a
+search looks at, `folder` what lies on disk, `engines` other libraries' indexes of the same rows.
 """
 
 from drcl.index.index import Index, SearchResult

@@ -13,21 +13,23 @@ from __future__ import annotations
 import itertools
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from drcl.errors import IndexChanged
 from drcl.index.segment import Segment
 from drcl.storage.arrays import map_arrays, pack_arrays
-from drcl.storage.files import Content, is_safe_name, staged
+from drcl.storage.files import Content, is_empty, is_safe_name, locked, staged
 from drcl.storage.sealed import read_json, to_json, with_checksum, without_checksum
 
 FORMAT = 1
 MANIFEST = "index.json"
 _FILE = re.compile(r"[0-9a-f]{16}\.safetensors")
+PATIENCE = 5.0  # seconds to wait for another writer
 _ATTEMPTS = 5  # to read an index that is replaced again and again
 
 
@@ -107,8 +109,37 @@ def _read_named(folder: Path, manifest: dict[str, Any]) -> Stored:
     return Stored(width, space, about, ids, segments, out)
 
 
-def write_index(folder: Path, stored: Stored, old: dict[str, Any] | None) -> dict[str, Any]:
-    """Write what is not in the folder yet, then the manifest, which is returned.
+def save_index(
+    folder: Path, stored: Stored, old: dict[str, Any] | None, overwrite: bool
+) -> tuple[dict[str, Any], Stored]:
+    """Replace the index of a folder, or make one there, and read it, one process at a time.
+
+    ``old`` is the manifest that the index was last read with, or saved, if it was from this folder.
+    See :meth:`drcl.Index.save` for what is raised.
+    """
+    with locked(folder, PATIENCE):
+        there = read_manifest(folder)
+        if there is None and not is_empty(folder):
+            others = [entry for entry in folder.iterdir() if entry.suffix != ".safetensors"]
+            if others:
+                raise ValueError(
+                    f"{folder}: expected an index or an empty folder, got other files; choose "
+                    "another"
+                )
+        if there is not None and there != old and not overwrite:
+            reason = "was changed by another process" if old else "holds another index"
+            raise IndexChanged(
+                f"{folder}: {reason}; load and add to that one, or save with overwrite=True"
+            )
+        if there is None or there != old:  # files of an older state may be gone: write them all
+            segments = [replace(segment, file=None) for segment in stored.segments]
+            stored, old = replace(stored, segments=segments), None
+        _write(folder, stored, old)
+        return read_index(folder)
+
+
+def _write(folder: Path, stored: Stored, old: dict[str, Any] | None) -> None:
+    """Write what is not in the folder yet, then the manifest.
 
     ``old`` is the manifest that the segments with a file are of. The caller holds the lock.
     """
@@ -148,4 +179,3 @@ def write_index(folder: Path, stored: Stored, old: dict[str, Any] | None) -> dic
     for file in folder.iterdir():  # of an older index, or of a writer that was killed
         if _FILE.fullmatch(file.name) and file.name not in kept:
             file.unlink()
-    return manifest

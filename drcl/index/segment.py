@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drcl.index.texts import Texts, text_key
+from drcl.index.values import as_json, integers, listed
 from drcl.storage.arrays import Arrays, map_arrays
 
 COLUMN = "column "
@@ -41,7 +41,7 @@ class Ids:
     @classmethod
     def of(cls, ids: Any, count: int) -> Ids:
         """Ids that a user gives; TypeError or ValueError if they are none, or not unique."""
-        values = _listed("ids", ids)
+        values = listed("ids", ids)
         if len(values) != count:
             raise ValueError(f"ids: expected {count}, one for each row, got {len(values)}")
         if all(isinstance(value, str) for value in values):
@@ -50,7 +50,7 @@ class Ids:
             found = _texts("ids", values)
             own = cls(found.keys(), found)
         else:
-            own = cls(_integers(values), None)
+            own = cls(integers(values), None)
         if len(np.unique(own.keys)) < count:
             seen: set[Any] = set()
             twice = [value for value in values if value in seen or seen.add(value)]  # type: ignore[func-returns-value]
@@ -121,7 +121,7 @@ class Segment:
         return {"id": self.ids[place], "modality": self.modality, **values}
 
     def matching(self, column: str, values: Sequence[str]) -> npt.NDArray[np.bool_]:
-        """Mask of the rows that have one of the values, as JSON, in a column."""
+        """Mask of the rows that have one of the values, spelled as JSON, in a column."""
         if column not in self.columns:
             return np.zeros(len(self), bool)
         return self.columns[column].codes(values) >= 0
@@ -147,18 +147,16 @@ def metadata_columns(metadata: Any, count: int) -> dict[str, Texts]:
     """Columns that a user gives; TypeError or ValueError for what a column cannot be."""
     if metadata is None:
         return {}
-    if not isinstance(metadata, Mapping):
-        raise TypeError(
-            f"metadata: expected a mapping from column to its values, got {type(metadata).__name__}"
-        )
-    columns = {}
-    for name, given in metadata.items():
+    columns: dict[str, Texts] = {}
+    for name, given in _columns_of(metadata):
         if not isinstance(name, str) or not name or name in RESERVED:
             raise ValueError(
                 f"metadata: expected names other than {RESERVED} for columns, got {name!r}"
             )
+        if name in columns:
+            raise ValueError(f"metadata: expected columns of different names, got {name!r} twice")
         what = f"metadata {name!r}"
-        values = _listed(what, given)
+        values = listed(what, given)
         if len(values) != count:
             raise ValueError(
                 f"{what}: expected {count} values, one for each row, got {len(values)}"
@@ -168,45 +166,23 @@ def metadata_columns(metadata: Any, count: int) -> dict[str, Texts]:
     return columns
 
 
-def key_of(value: Any, kind: str) -> int:
-    """The key of one id; ValueError if it cannot be one of that kind."""
-    if kind == "strings":
-        if not isinstance(value, str):
-            raise ValueError(f"ids: expected strings, as the index has, got {value!r}")
-        return text_key(value.encode("utf-8", "replace"))
-    return int(_integers([value])[0])
+def _columns_of(metadata: Any) -> Iterable[tuple[Any, Any]]:
+    """Names and columns of a mapping, or of a frame of pandas or Polars."""
+    if isinstance(metadata, Mapping):
+        return metadata.items()
+    if hasattr(metadata, "iter_columns"):
+        return ((column.name, column) for column in metadata.iter_columns())
+    if hasattr(metadata, "columns") and hasattr(metadata, "items"):
+        return metadata.items()  # names may recur, and an index is not looked at
+    raise TypeError(
+        "metadata: expected a mapping from column to its values, or a frame, got "
+        f"{type(metadata).__name__}"
+    )
 
 
-def _listed(name: str, values: Any) -> list[Any]:
-    """A sequence, array, tensor or column of a frame as a list of Python's own values."""
-    if hasattr(values, "tolist"):
-        values = values.tolist()
-    elif hasattr(values, "to_list"):
-        values = values.to_list()
-    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
-        raise TypeError(f"{name}: expected a sequence, got {type(values).__name__}")
-    return list(values)
-
-
-def _integers(values: list[Any]) -> npt.NDArray[np.int64]:
-    for value in values:
-        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        if not whole or not -(2**63) <= value < 2**63:
-            raise ValueError(
-                f"ids: expected all strings, or all integers of 64 bits, got {value!r}"
-            )
-    return np.array(values, np.int64)
-
-
-def as_json(name: str, value: Any) -> str:
-    """A value of a column as text; ValueError if it cannot be one."""
-    value = value.item() if isinstance(value, np.generic) else value
-    plain = value is None or isinstance(value, (str, bool, int, float))
-    if not plain or (isinstance(value, float) and not math.isfinite(value)):
-        raise ValueError(
-            f"{name}: expected strings, finite numbers, truth values or None, got {value!r}"
-        )
-    return json.dumps(value, ensure_ascii=False)
+def key_of(one: int | str) -> int:
+    """The key of an id."""
+    return text_key(one.encode("utf-8", "replace")) if isinstance(one, str) else one
 
 
 def _texts(name: str, values: list[str]) -> Texts:

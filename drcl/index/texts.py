@@ -59,7 +59,8 @@ class Texts:
 
     def codes(self, wanted: Sequence[str]) -> npt.NDArray[np.int64]:
         """Of each text its place in ``wanted``, or −1."""
-        places = {text.encode(): place for place, text in enumerate(wanted)}
+        # Half of a surrogate pair becomes bytes that no text has.
+        places = {text.encode("utf-8", "surrogatepass"): place for place, text in enumerate(wanted)}
         data, start = self._data.tobytes(), 0
         found = np.full(len(self), -1)
         for place, end in enumerate(self._ends.tolist()):

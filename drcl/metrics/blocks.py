@@ -38,9 +38,18 @@ class Ranked(NamedTuple):
 
 
 def ranked_blocks(
-    task: Task, rows: Tensor, items: Tensor, request: Request, evaluate: Evaluate | None = None
+    task: Task,
+    rows: Tensor,
+    items: Tensor,
+    request: Request,
+    evaluate: Evaluate | None = None,
+    *,
+    find_first: bool,
 ) -> Iterator[Ranked]:
-    """Blocks of these queries over these items, ranked; ``evaluate`` finds further measures."""
+    """Blocks of these queries over these items, ranked; ``evaluate`` finds further measures.
+
+    ``find_first`` asks for first ranks beyond the request's depth too.
+    """
     settings, device = task.settings, task.query.device
     group = settings.process_group
     backend = choose("average_precision" if group is None else "sharded_ranking", device)
@@ -65,6 +74,9 @@ def ranked_blocks(
         return task.gain_values is not None or is_graded(relevance)
 
     longest = sum(task.everywhere(len(items)))
+    if find_first and backend != "native":  # where all are sorted
+        request = replace(request, depth=longest)
+    depth = request.depth
 
     @functools.cache
     def discounts() -> Tensor:
@@ -88,10 +100,10 @@ def ranked_blocks(
     def _ranked_alone(part: Tensor, scores: Tensor, relevant: Relevance) -> Ranked:
         excluded = task.excluded(part, items)
 
-        def table(request: Request) -> Tensor:
+        def table(request: Request, of: Relevance = relevant) -> Tensor:
             return average_precision(
                 scores,
-                relevant,
+                of,
                 request,
                 scale=scorer.scale,
                 bias=scorer.bias,
@@ -101,7 +113,14 @@ def ranked_blocks(
             )
 
         if evaluate is None:
-            return Ranked(part, table(request).cpu(), {})
+            nonlocal depth
+            found = table(replace(request, depth=depth))
+            if find_first and depth < longest:
+                whole = Request((1,), longest, average_ties=request.average_ties)
+                missed = _find_first_ranks(found, relevant, whole, table)
+                if missed > len(part) // 4:  # to look at all at once is then faster
+                    depth = longest
+            return Ranked(part, found.cpu(), {})
         ranked = _counted(part, items, excluded)
         wanted = _with_ranks(request, relevant.max_relevant, ranked, graded(relevant))
         return _measured(
@@ -135,6 +154,23 @@ def ranked_blocks(
         yield _measured(part, table, request, wanted, ranked, task.gain_values, discounts, evaluate)
 
 
+def _find_first_ranks(
+    found: Tensor, relevant: Relevance, request: Request, table: Callable[..., Tensor]
+) -> int:
+    """Fill in the first ranks, and their reciprocals, that lie beyond the depth of a table.
+
+    Only the queries without a hit within the depth, of which it returns the number, are ranked
+    once more.
+    """
+    head = dict(zip(PER_QUERY, found.T, strict=False))
+    missed = (head["first_rank"] == 0) & (head["relevant"] > 0)
+    count = int(missed.sum())
+    if count:
+        whole = table(request, relevant.of_some(missed))
+        found[missed, : len(head)] = whole[missed, : len(head)]
+    return count
+
+
 def _with_ranks(request: Request, max_relevant: int, ranked: Tensor, graded: bool) -> Request:
     """The same, and the ranks of all relevant items, with their gains where these differ."""
     depth = max(1, int(ranked.max()))
@@ -157,9 +193,6 @@ def _measured(
     """
     found = Columns.split(table, wanted)
     head = table[:, : width(asked)]
-    first = list(PER_QUERY).index("first_rank")
-    beyond = found.ranks[:, 0] > asked.depth
-    head[beyond, first : first + 2] = 0.0  # with the reciprocal rank, as if not looked at
     ranked = ranked.to(table.device)
     gains = found.gains.contiguous() if wanted.rank_gains else None
     if gains is not None and gain_values is not None:

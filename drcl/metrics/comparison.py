@@ -13,6 +13,7 @@ from drcl.checks import check_count, check_level, check_option, check_seed
 from drcl.metrics.estimates import SAMPLES
 from drcl.metrics.results import RetrievalMetrics
 from drcl.metrics.statistics import bootstrap, cluster_sums, flipped_signs, holm
+from drcl.tables import counted
 from drcl.tensors import as_tensor
 
 PerQuery: TypeAlias = RetrievalMetrics | Any  # or numbers (Q,)
@@ -62,7 +63,8 @@ def compare(
         seed: of these draws.
         interval: its level.
 
-    With fewer than 6 queries or clusters a permutation interval at 0.95 is unbounded.
+    With fewer than 6 queries or clusters a permutation interval at 0.95 is unbounded; that of the
+    bootstrap, where more than 1 − ``interval`` of the resamples repeat one difference.
 
     Raises ValueError for arrays of different lengths, for queries that count in one alone, for
     fewer than two that count, and for settings that are not known; TypeError for what is no array
@@ -78,13 +80,14 @@ def compare(
     level = check_level("interval", interval)
     one, other = (_values(part, name, measure) for part, name in ((a, "a"), (b, "b")))
     if one.shape != other.shape:
-        raise ValueError(f"b: expected {len(one)} queries, as in a, got {len(other)}")
-    counted = ~np.isnan(one)
-    if (counted != ~np.isnan(other)).any():
-        query = int((counted != ~np.isnan(other)).argmax())
+        queries = counted(len(one), "query", "queries")
+        raise ValueError(f"b: expected {queries}, as in a, got {len(other)}")
+    kept = ~np.isnan(one)
+    if (kept != ~np.isnan(other)).any():
+        query = int((kept != ~np.isnan(other)).argmax())
         raise ValueError(f"b: expected the same queries to count as in a, got others: {query}")
-    differences = (one - other)[counted][:, None]
-    sums, sizes = cluster_sums(differences, counted, clusters)
+    differences = (one - other)[kept][:, None]
+    sums, sizes = cluster_sums(differences, kept, clusters)
     difference = float(differences.mean())
     if test == "permutation":
         flipped = flipped_signs(sums[:, 0], sizes, samples, seed)

@@ -6,6 +6,7 @@ items R are relevant, hit j is the j-th relevant one, at rank ρⱼ.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,12 @@ class Definition:
     measure: str
     worked: str
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def names(self) -> str:
+        """All that it is called, in small letters."""
+        by_name = self.options.get("measures", ())
+        return "\n".join((self.called, self.measure, *by_name, self.used_by)).casefold()
 
     @property
     def here(self) -> str:
@@ -266,7 +273,9 @@ DEFINITIONS = (
 def explained(measure: str = "") -> str:
     """The definitions whose name, here or elsewhere, has ``measure`` in it; all for "".
 
-    At most 80 columns wide. Raises ValueError where no name does.
+    Names are those of ``measures=`` too, and what a summary calls a mean: ``recall@10`` is
+    ``recall@k``, and ``RBP(p=0.95)`` is ``RBP``. At most 80 columns wide. Raises ValueError where
+    no name does.
 
     >>> print(explained("mAP@R"))
     mAP@R
@@ -275,12 +284,11 @@ def explained(measure: str = "") -> str:
                mean_average_precision_at_r
       here     measures=("ap_at_r",): mAP@R
     """
-    wanted = measure.casefold()
-    chosen = [
-        one
-        for one in DEFINITIONS
-        if wanted in f"{one.called}\n{one.measure}\n{one.used_by}".casefold()
-    ]
+    plain = re.sub(r"\(.*\)", "", measure)
+    spellings = measure, plain, re.sub(r"@(\d+|all)$", "@k", plain)
+    chosen: list[Definition] = []
+    for wanted in spellings:
+        chosen = chosen or [one for one in DEFINITIONS if wanted.casefold() in one.names]
     if not chosen:
         names = ", ".join(dict.fromkeys(one.measure for one in DEFINITIONS))
         raise ValueError(f"explain: expected a part of a name such as {names}, got {measure!r}")

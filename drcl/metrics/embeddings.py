@@ -116,11 +116,7 @@ class Codes(Embeddings):
     def __init__(self, array: Gallery, name: str, *, may_be_empty: bool = False) -> None:
         super().__init__(array, name, may_be_empty=may_be_empty)
         for piece in self.pieces:
-            if piece.dtype != torch.uint8:
-                raise ValueError(
-                    f'{name}: expected codes (N, bits/8) of uint8 for metric="hamming", as '
-                    f"np.packbits(bits, axis=1) makes them, got {piece.dtype}"
-                )
+            check_codes(name, piece)
         self.dtype = torch.float32
 
     @property
@@ -137,6 +133,15 @@ class Codes(Embeddings):
     def norms(self, kept: Tensor | None, count: int, dtype: torch.dtype) -> Tensor:
         length = float(self.width) ** 0.5
         return torch.full((count,), length, dtype=torch.float64, device=self.device)
+
+
+def check_codes(name: str, array: Tensor) -> None:
+    """Refuse what is no packed code."""
+    if array.dtype != torch.uint8:
+        raise ValueError(
+            f'{name}: expected codes (N, bits/8) of uint8 for metric="hamming", as '
+            f"np.packbits(bits, axis=1) makes them, got {array.dtype}"
+        )
 
 
 def embeddings(array: Gallery, name: str, metric: str, *, may_be_empty: bool = False) -> Embeddings:

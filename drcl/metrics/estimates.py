@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from drcl.checks import check_count, check_level, check_seed
-from drcl.metrics.statistics import bootstrap, cluster_sums
+from drcl.metrics.statistics import Array, bootstrap, bounded_mean, cluster_sums, exact_share
 
 SAMPLES = 10_000
 
@@ -53,11 +53,30 @@ def estimates(
     for names in alike.values():
         counted = ~tables[names[0]].isnan()
         table = torch.stack([tables[name][counted] for name in names], dim=1).numpy()
-        lows, highs = bootstrap(
-            *cluster_sums(table, counted.numpy(), clusters), samples, seed
-        ).interval(level)
-        shares = (table >= 0).all(axis=0) & (table <= 1).all(axis=0)
-        lows = np.where(shares, lows.clip(0, 1), lows)
-        highs = np.where(shares, highs.clip(0, 1), highs)
-        ends.update(zip(names, zip(lows.tolist(), highs.tolist(), strict=True), strict=True))
+        sums, sizes = cluster_sums(table, counted.numpy(), clusters)
+        drawn = zip(*bootstrap(sums, sizes, samples, seed).interval(level), strict=True)
+        for name, values, parts, (low, high) in zip(names, table.T, sums.T, drawn, strict=True):
+            ends[name] = float(low), float(high)
+            if values.min() >= 0 and values.max() <= 1:
+                ends[name] = _of_shares(values, parts, sizes, level, ends[name], clusters is None)
     return {name: Estimate(mean, *ends[name]) for name, mean in means.items()}
+
+
+def _of_shares(
+    values: Array,
+    sums: Array,
+    sizes: Array,
+    level: float,
+    drawn: tuple[float, float],
+    alone: bool,
+) -> tuple[float, float]:
+    """The interval of a mean of values from 0 to 1, of which ``drawn`` is that of the bootstrap.
+
+    Resamples say little where nearly all values are equal; a bound that always holds is then
+    narrower.
+    """
+    if alone and np.isin(values, (0, 1)).all():
+        return exact_share(int(values.sum()), len(values), level)
+    low, high = max(0.0, drawn[0]), min(1.0, drawn[1])
+    least, most = bounded_mean(sums, sizes, level)
+    return (least, most) if most - least < high - low else (low, high)

@@ -21,6 +21,7 @@ from drcl.metrics.task import Task
 from drcl.ops.hamming_counts import Lists, hamming_counts
 from drcl.progress import progress_bar
 from drcl.ranking import Relevance
+from drcl.tables import counted
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -47,7 +48,7 @@ class HammingMetrics:
 
     def __repr__(self) -> str:
         queries, radii = self.precision.shape
-        return f"HammingMetrics({queries} queries, radii 0 to {radii - 1})"
+        return f"HammingMetrics({counted(queries, 'query', 'queries')}, radii 0 to {radii - 1})"
 
     def mean_average_precision(self) -> float:
         """The mean over the queries that count; ValueError, or as ``on_empty`` says, if none does.

@@ -14,7 +14,7 @@ from drcl.metrics.options import ON_EMPTY, RetrievalOptions, refuse, shows_optio
 from drcl.metrics.relevance import Labels
 from drcl.metrics.renamed import takes_old_names
 from drcl.metrics.results import PrecisionRecall, RetrievalMetrics
-from drcl.metrics.retrieval import retrieval_metrics
+from drcl.metrics.retrieval import measured
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -47,7 +47,7 @@ def average_precision(
     >>> average_precision(torch.eye(2), torch.eye(2), torch.tensor([0, 1]), torch.tensor([0, 1]))
     tensor([1., 1.], dtype=torch.float64)
     """
-    found = retrieval_metrics(query, gallery, query_labels, gallery_labels, ks=(k,), **options)
+    found = measured(query, gallery, query_labels, gallery_labels, options, ks=(k,))
     return found.average_precision[:, 0]
 
 
@@ -71,7 +71,7 @@ def mean_average_precision(
     >>> mean_average_precision(torch.eye(3), torch.eye(3), torch.arange(3), torch.arange(3))
     1.0
     """
-    found = retrieval_metrics(query, gallery, query_labels, gallery_labels, ks=(k,), **options)
+    found = measured(query, gallery, query_labels, gallery_labels, options, ks=(k,))
     return found.summary()[f"mAP@{'all' if k is None else k}"]
 
 
@@ -105,7 +105,7 @@ def precision_recall_curve(
     points = check_count("points", points, 2)
     refuse(options, "no_relevant", "recall_levels")
     options["recall_levels"] = points
-    found = retrieval_metrics(query, gallery, query_labels, gallery_labels, **options)
+    found = measured(query, gallery, query_labels, gallery_labels, options)
     curve = found.interpolated if interpolated else found.raw
     if curve is None:
         recall = torch.linspace(0, 1, points, dtype=torch.float64, device="cpu")
@@ -138,7 +138,7 @@ def recall_at_k(
         raise ValueError("k: expected an integer >= 1, got None")
     refuse(options, "no_relevant")
     options["no_relevant"] = "skip"
-    found = retrieval_metrics(query, gallery, query_labels, gallery_labels, ks=(k,), **options)
+    found = measured(query, gallery, query_labels, gallery_labels, options, ks=(k,))
     recall = found.recall[:, 0]
     recall = recall[~recall.isnan()]
     return float(recall.mean()) if len(recall) else _empty(found, _NOTHING_RELEVANT)
@@ -218,10 +218,10 @@ def _hits(
         raise ValueError("k: expected an integer >= 1, got None")
     sides = query, gallery, query_labels, gallery_labels
     if options.get("ties") == "average":  # where the first rank is one of several
-        found = retrieval_metrics(*sides, ks=tuple(cutoffs), measures=("hit",), **options)
+        found = measured(*sides, options, ks=tuple(cutoffs), measures=("hit",))
         chances = found.measures["hit"]
         return chances[~chances.isnan().any(dim=1)], found
-    found = retrieval_metrics(*sides, ks=(k,), **options)
+    found = measured(*sides, options, ks=(k,))
     first = found.reciprocal_rank[~found.reciprocal_rank.isnan()]
     thresholds = 1 / torch.tensor(cutoffs, dtype=torch.float64, device="cpu")
     return (first[:, None] >= thresholds).double(), found

@@ -50,6 +50,7 @@ import torch
 from torch import Tensor
 
 from drcl.metrics.ranks import Ranks, discounts_up_to
+from drcl.ranking import PER_CUTOFF
 
 Measure: TypeAlias = Callable[..., Tensor]
 
@@ -116,16 +117,16 @@ def ndcg(found: Ranks, k: Tensor) -> Tensor:
 
 
 def dcg_exponential(found: Ranks, k: Tensor) -> Tensor:
-    """:func:`dcg` with the gains 2ᵍ − 1.
+    """:func:`dcg` with the gains 2ᵍ − 1; ValueError where a query's sum to 2¹⁰²⁴ or more.
 
     Source: Burges et al., *Learning to rank using gradient descent* (2005).
     """
-    return found.dcg(found.hits(k), exponential(found.graded))
+    return found.dcg(found.hits(k), exponential_of(found))
 
 
 def ndcg_exponential(found: Ranks, k: Tensor) -> Tensor:
     """:func:`dcg_exponential` as a share of that of the best ranking."""
-    return ratio(dcg_exponential(found, k), ideal_dcg(found, k, exponential(found.graded)))
+    return ratio(dcg_exponential(found, k), ideal_dcg(found, k, exponential_of(found)))
 
 
 def err(found: Ranks, k: Tensor, *, max_gain: float | None = None) -> Tensor:
@@ -232,8 +233,23 @@ def named(measures: Any) -> dict[str, Measure]:
             found[_name(one)] = one
         else:
             names = ", ".join(MEASURES)
-            raise ValueError(f"measures: expected functions or names of {names}, got {one!r}")
+            raise ValueError(
+                f"measures: expected functions or names of {names}, got {one!r}{_hint(one)}"
+            )
     return found
+
+
+def _hint(one: Any) -> str:
+    """Where what a summary calls a mean is taken for a measure's name: how to ask for it."""
+    plain, _, cutoff = str(one).rpartition("@") if "@" in str(one) else (str(one), "", "")
+    for name, (measure, called) in MEASURES.items():
+        if str(one).casefold() == called.casefold():
+            return f"; {called} is {name!r}"
+        if at_cutoffs(measure) and cutoff and plain.casefold() in (name, called.casefold()):
+            return f"; {one} is {name!r}, with its cut-off among ks"
+    if plain.casefold() in map(str.casefold, PER_CUTOFF.values()):
+        return f"; {one} is found without being asked for, with its cut-off among ks"
+    return ""
 
 
 def at_cutoffs(measure: Measure) -> bool:
@@ -279,9 +295,23 @@ def ideal_dcg(found: Ranks, k: Tensor, gains: Tensor | None) -> Tensor:
     return _first(sums, torch.minimum(k, found.relevant[:, None]))
 
 
-def exponential(gains: Tensor | None) -> Tensor | None:
-    """2ᵍ − 1, which of a gain of 1 is 1."""
-    return None if gains is None else gains.exp2() - 1
+def exponential(gains: Tensor) -> Tensor:
+    """2ᵍ − 1, which of a gain of 1 is 1.
+
+    Raises ValueError where they sum to 2¹⁰²⁴ or more for a query, which no double holds.
+    """
+    found = gains.exp2() - 1
+    if not bool(found.sum(dim=1).isfinite().all()):
+        raise ValueError(
+            "relevance: expected gains whose 2ᵍ sum to less than 2¹⁰²⁴ for exponential gains, got "
+            f"gains up to {float(gains.max()):.10g}"
+        )
+    return found
+
+
+def exponential_of(found: Ranks) -> Tensor | None:
+    """:func:`exponential` gains; None where all gains are 1."""
+    return None if found.graded is None else exponential(found.graded)
 
 
 def stop_chances(gains: Tensor, max_gain: float | None) -> Tensor:
@@ -289,7 +319,7 @@ def stop_chances(gains: Tensor, max_gain: float | None) -> Tensor:
     most = gains.amax(dim=1, keepdim=True) if max_gain is None else gains.new_tensor(max_gain)
     if bool((gains > most).any()):
         raise ValueError(f"max_gain: expected at least {float(gains.max())}, got {max_gain}")
-    return (gains.exp2() - 1) / most.exp2()
+    return (gains - most).exp2() - (-most).exp2()  # (2ᵍ − 1) / 2^most, also where 2ᵍ is infinite
 
 
 def check_persistence(p: float) -> None:

@@ -92,10 +92,7 @@ class Settings:
     @staticmethod
     def of(options: Mapping[str, Any]) -> Settings:
         """Refuses options that there are not."""
-        names = [field.name for field in fields(Settings)]
-        for name in options:
-            if name not in names:
-                raise TypeError(f"{name}: expected one of the options {', '.join(names)}")
+        refuse(options)
         return Settings(**options)
 
 
@@ -129,7 +126,10 @@ def check_cutoffs(ks: Any) -> tuple[int | None, ...]:
 
 
 def refuse(options: Mapping[str, Any], *names: str) -> None:
-    """Refuse options that a function does not take, because it decides them itself."""
-    for name in names:
-        if name in options:
-            raise TypeError(f"{name}: expected no such option here, got {options[name]!r}")
+    """Refuse options that there are not, and those that a function does not take."""
+    taken = [field.name for field in fields(Settings) if field.name not in names]
+    for name, value in options.items():
+        if name in names:
+            raise TypeError(f"{name}: expected no such option here, got {value!r}")
+        if name not in taken:
+            raise TypeError(f"{name}: expected one of the options {', '.join(taken)}")

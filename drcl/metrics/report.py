@@ -20,7 +20,7 @@ from drcl.metrics.options import RetrievalOptions, check_cutoffs, refuse, shows_
 from drcl.metrics.relevance import Labels
 from drcl.metrics.renamed import takes_old_names
 from drcl.metrics.results import RetrievalMetrics, needs_pandas
-from drcl.metrics.retrieval import retrieval_metrics
+from drcl.metrics.retrieval import measured
 from drcl.storage.mmap import is_mapped
 from drcl.tables import columns, json_text, latex, markdown, shortened
 from drcl.tensors import as_features, as_tensor, row_count
@@ -184,11 +184,8 @@ def retrieval_report(
         check_pair(f"embeddings {name}", part, "(embeddings, labels)")
     if len(embeddings) < 2:
         raise ValueError(f"embeddings: expected at least two modalities, got {list(embeddings)}")
-    cutoffs = check_cutoffs(ks)
-    if None in cutoffs:
-        raise ValueError(f"ks: expected cut-offs beside the whole gallery, got {ks!r}")
-    refuse(options, "ndcg", "recall_levels")
-    ranking: dict[str, Any] = {**options, "ks": (None, *cutoffs)}
+    cutoffs = check_report(ks, options)
+    ranking: dict[str, Any] = dict(options)
     group = ranking.pop("process_group", None)
     parsed = resolve(
         [
@@ -207,7 +204,7 @@ def retrieval_report(
             if source == target:
                 continue
             both = query, gallery, query_labels, gallery_labels
-            summary = _divided(group, *both, **ranking).summary()
+            summary = _divided(group, *both, ranking, (None, *cutoffs)).summary()
             for name in names:
                 report[name][f"{source}->{target}"] = summary[name]
     for values in report.values():
@@ -215,17 +212,27 @@ def retrieval_report(
     return report
 
 
+def check_report(ks: Any, options: Mapping[str, Any]) -> tuple[int, ...]:
+    """The cut-offs of a report; refuses those and options that it does not take."""
+    cutoffs = check_cutoffs(ks)
+    refuse(options, "ndcg", "recall_levels")
+    if None in cutoffs:
+        raise ValueError(f"ks: expected cut-offs beside the whole gallery, got {ks!r}")
+    return tuple(k for k in cutoffs if k is not None)
+
+
 def _divided(
     group: ProcessGroup | None,
     query: Array,
     gallery: Array,
     query_labels: Any,
-    *rest: Any,
-    **options: Any,
+    gallery_labels: Any,
+    options: Mapping[str, Any],
+    ks: Sequence[int | None],
 ) -> RetrievalMetrics:
     """:func:`retrieval_metrics`, of which every rank finds those of its share of the queries."""
     if group is None:
-        return retrieval_metrics(query, gallery, query_labels, *rest, **options)
+        return measured(query, gallery, query_labels, gallery_labels, options, ks=ks)
     if not is_mapped(query):
         query = as_features(query, "query")
     world, me = torch.distributed.get_world_size(group), torch.distributed.get_rank(group)
@@ -234,7 +241,7 @@ def _divided(
     # Of fewer queries than ranks some get none; they rank one that is not counted.
     own = mine if size else slice(0, 1)
     with raise_together(group):
-        found = retrieval_metrics(query[own], gallery, query_labels[own], *rest, **options)
+        found = measured(query[own], gallery, query_labels[own], gallery_labels, options, ks=ks)
     device = as_tensor(query).device
     whole: dict[str, Any] = {
         name: gather_rows(value[:size].to(device), group).cpu()

@@ -16,7 +16,7 @@ from drcl.metrics.estimates import SAMPLES, Estimate, estimates, interval_text
 from drcl.metrics.measures import label
 from drcl.metrics.options import ON_EMPTY
 from drcl.ranking import PER_CUTOFF, PER_QUERY, Measures
-from drcl.tables import json_text, latex, markdown
+from drcl.tables import counted, json_text, latex, markdown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,10 +39,10 @@ class RetrievalMetrics(Measures):
     Printed, it is its :meth:`summary` and not its tables.
 
     ``average_precision``, ``recall``, ``precision`` and ``ndcg`` (None unless asked for) are
-    (Q, K), a column for each of ``ks``. ``relevant``, ``first_rank`` (0: none within the ranks
-    asked for) and ``reciprocal_rank`` are (Q,). ``interpolated`` and ``raw`` are None without
-    recall levels. ``measures`` holds the tables of those that were asked for by name: (Q, K) where
-    they depend on a cut-off, else (Q,). ``on_empty`` is that option.
+    (Q, K), a column for each of ``ks``. ``relevant``, ``first_rank`` (0: nothing is relevant) and
+    ``reciprocal_rank``, which no cut-off bounds, are (Q,). ``interpolated`` and ``raw`` are None
+    without recall levels. ``measures`` holds the tables of those that were asked for by name:
+    (Q, K) where they depend on a cut-off, else (Q,). ``on_empty`` is that option.
     """
 
     ks: tuple[int | None, ...]
@@ -52,10 +52,11 @@ class RetrievalMetrics(Measures):
     on_empty: str = "error"
 
     def __repr__(self) -> str:
-        counted = int((~self.reciprocal_rank.isnan()).sum())
-        means = self.summary().items() if counted else ()
+        number = int(self._counted.sum())
+        means = self.summary().items() if number else ()
         numbers = "".join(f", {name} {mean:.4f}" for name, mean in means)
-        return f"RetrievalMetrics({counted} of {len(self.reciprocal_rank)} queries{numbers})"
+        queries = counted(len(self.reciprocal_rank), "query", "queries")
+        return f"RetrievalMetrics({number} of {queries}{numbers})"
 
     def tables(self) -> dict[str, Tensor]:
         """Every query's value (Q,) of each measure that has a mean, under its name in the summary.
@@ -115,13 +116,18 @@ class RetrievalMetrics(Measures):
                 items; by default each was sampled on its own.
             samples, seed: of the bootstrap, which is studentised: the interval is
                 ``mean ± t·error``, with the ``interval``-quantile t of ``|mean* − mean| / error*``
-                over the resamples. Where all of a measure's values are in [0, 1], it ends there.
-                It is unbounded, −∞ to ∞, where more than 1 − ``interval`` of the resamples repeat
-                one value: of two or three queries, or where nearly all have the same value.
+                over the resamples. It is unbounded, −∞ to ∞, where more than 1 − ``interval`` of
+                the resamples repeat one value: of two or three queries, or where nearly all have
+                the same value. For a measure from 0 to 1 it ends there, and Bentkus's bound, which
+                holds for any number of queries or clusters, replaces it where that is narrower.
+                Where all values are 0 or 1, as of hit@k, and there are no clusters, the interval
+                is that of Clopper and Pearson, without resamples.
 
         Raises ValueError when no query counts, unless ``on_empty`` was ``"zero"`` or ``"nan"``;
         for intervals, where they are of fewer than two clusters or of another average than the
-        mean. Source: Efron and Tibshirani, *An Introduction to the Bootstrap* (1993), ch. 12.
+        mean. Sources: Efron and Tibshirani, *An Introduction to the Bootstrap* (1993), ch. 12;
+        Clopper and Pearson, *The use of confidence or fiducial limits illustrated in the case of
+        the binomial* (1934); Bentkus, *On Hoeffding's inequalities* (2004).
 
         >>> from drcl import metrics
         >>> x, labels = torch.eye(3), torch.tensor([0, 0, 1])
@@ -172,7 +178,7 @@ class RetrievalMetrics(Measures):
         if not bool(self._counted.any()):
             raise ValueError(
                 "query_labels: expected a labelled query with relevant items, got none of "
-                f"{len(self.reciprocal_rank)} queries"
+                f"{counted(len(self.reciprocal_rank), 'query', 'queries')}"
             )
 
     @property
@@ -195,7 +201,7 @@ class RetrievalMetrics(Measures):
         {'ant': 0.5, 'bee': 1.0}
         """
         (parsed,) = resolve([parse_labels(classes, "classes", count=len(self.reciprocal_rank))])
-        tables, counted = self.tables(), ~self.reciprocal_rank.isnan()
+        tables = self.tables()
         members: dict[int | str, Tensor] = {}
         if parsed.rows is not None:
             members = {c: column.cpu() > 0 for c, column in enumerate(parsed.rows.T)}
@@ -206,7 +212,7 @@ class RetrievalMetrics(Measures):
         return {
             one: {name: _mean(column[rows]) for name, column in tables.items()}
             for one, rows in members.items()
-            if bool((rows & counted).any())
+            if bool((rows & self._counted).any())
         }
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -277,9 +283,9 @@ class RetrievalMetrics(Measures):
         means: dict[str, Any] = dict(self.summary(interval=interval, **options))  # type: ignore[call-overload]
         if interval is not None:
             means = {name: estimate._asdict() for name, estimate in means.items()}
-        counted = int((~self.reciprocal_rank.isnan()).sum())
+        number = int(self._counted.sum())
         return json_text(
-            {"queries": len(self.reciprocal_rank), "counted": counted, "measures": means}
+            {"queries": len(self.reciprocal_rank), "counted": number, "measures": means}
         )
 
     def _rows(self, interval: float | None, options: dict[str, Any]) -> list[list[str]]:
@@ -331,11 +337,10 @@ class RetrievalMetrics(Measures):
 
         Args:
             ax, label: as of :meth:`plot_precision_recall`.
-            ranks: the largest k; by default 50, or the largest of ``ks`` where ranks beyond it were
-                not looked at.
+            ranks: the largest k; by default 50.
 
-        Returns the axes. Raises ValueError when no query counts, for ranks that were not looked at,
-        and for ``ties="average"``, which has no single first rank; ImportError without matplotlib.
+        Returns the axes. Raises ValueError when no query counts, for ranks below 1, and for
+        ``ties="average"``, which has no single first rank; ImportError without matplotlib.
         Source: the cumulative match characteristic of person re-identification.
 
         >>> import torch
@@ -351,15 +356,9 @@ class RetrievalMetrics(Measures):
         first = self.first_rank[self._counted]
         if bool((first != first.round()).any()):
             raise ValueError('ties: expected "index" for a CMC curve, got "average"')
-        depth = None if None in self.ks or not self.ks else max(k for k in self.ks if k)
-        known = min(50, depth or 50) if ranks is None else check_count("ranks", ranks)
-        if depth is not None and known > depth:
-            raise ValueError(
-                f"ranks: expected at most {depth}, the largest of ks, got {known}; with None among "
-                "the ks the whole ranking is looked at"
-            )
+        last = 50 if ranks is None else check_count("ranks", ranks)
         axes = plots.axes_for(ax)
-        share = ((first > 0) & (first <= torch.arange(1, known + 1)[:, None])).double().mean(dim=1)
+        share = ((first > 0) & (first <= torch.arange(1, last + 1)[:, None])).double().mean(dim=1)
         plots.draw_cmc(axes, share.numpy(), label)
         return axes
 

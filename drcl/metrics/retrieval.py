@@ -51,7 +51,8 @@ def retrieval_metrics(
         query_labels, gallery_labels: ids or names (Q,), (N,), also as a column, −1, NaN or None
             where unlabelled; or multi-hot rows (Q, C), (N, C) with C > 1.
         ks: cut-offs >= 1, None for the whole gallery; above N means N. Without None, ranks beyond
-            the largest are not looked at (MRR is then cut there too), which is faster.
+            the largest are looked at for the first relevant item alone, which is faster: MRR is
+            never cut. MRR@k is ``measures=("reciprocal_rank",)``.
         measures: more of them: names of :mod:`drcl.metrics.measures` (``"hit"``, ``"r_precision"``,
             ``"ap_at_r"``, ``"auroc"``, ``"rbp"`` and others), or functions of the ranks of your
             own. They look at the whole ranking. With ``ties="average"`` they are exact means over
@@ -119,6 +120,23 @@ def retrieval_metrics(
     >>> found.summary()["recall@1"]
     0.6666666666666666
     """
+    sides = query, gallery, query_labels, gallery_labels
+    return measured(*sides, options, ks=ks, measures=measures, find_first=True)
+
+
+def measured(
+    query: Array,
+    gallery: Gallery,
+    query_labels: Labels | None,
+    gallery_labels: Labels | None,
+    options: Mapping[str, Any],
+    *,
+    ks: Sequence[int | None] = (None,),
+    measures: Sequence[str | Measure] = (),
+    find_first: bool = False,
+) -> RetrievalMetrics:
+    """:func:`retrieval_metrics`; without ``find_first``, whose cost it saves, first ranks and MRR
+    are 0 beyond the largest of ``ks``."""
     cutoffs = check_cutoffs(ks)
     settings, wanted = Settings.of(options), named(measures)
     task = Task(query, gallery, query_labels, gallery_labels, settings)
@@ -146,7 +164,9 @@ def retrieval_metrics(
                 continue
             request, places = ranking_request(cutoffs, size, settings)
             evaluate = evaluation(wanted, cutoffs, size, settings.adaptive_k)
-            for part, table, more in ranked_blocks(task, rows, items, request, evaluate):
+            for part, table, more in ranked_blocks(
+                task, rows, items, request, evaluate, find_first=find_first
+            ):
                 for name, column in more.items():
                     extra[name][part] = column
                 columns = Columns.split(table, request)

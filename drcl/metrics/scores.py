@@ -103,6 +103,10 @@ class Scorer:
             return self._whole[start:stop]
         return self.gallery.rows(self.kept, start, stop, self.dtype).to(self.device)
 
+    def products(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """Products (q, n) of queries with the kept gallery rows from start to stop."""
+        return x @ self.items(start, stop).T
+
     def queries(self, rows: Tensor) -> Tensor:
         """The queries at these positions, of a length that products do not overflow with."""
         x = self.query.rows(rows, 0, len(rows), self.dtype)

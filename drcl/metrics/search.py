@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from drcl.checks import check_count, check_option
+from drcl.dispatch import choose
 from drcl.metrics.duplicates import copies_among
 from drcl.metrics.embeddings import Array, Embeddings, Gallery, embeddings
 from drcl.metrics.exclusions import own_places
 from drcl.metrics.options import MAX_BYTES
 from drcl.metrics.scores import METRICS, PRECISIONS, Scorer
+from drcl.ops.inner_products import FEW, WIDE, inner_products
 from drcl.out_of_memory import in_pieces
 from drcl.precision import product_precision
 from drcl.progress import progress_bar
@@ -127,6 +129,17 @@ class _Known(Scorer):
         self._limit, self._whole = 1e15, gallery.whole(torch.float32)
         self.copies, self.firsts = copies
 
+    def products(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """Of a few queries piece by piece: no row is copied."""
+        backend = choose("inner_products", x.device)
+        if len(x) > FEW or x.shape[1] < WIDE or backend != "native":
+            return super().products(x, start, stop)
+        self.gallery.check_files()
+        parts = zip(self.gallery.starts.tolist(), self.gallery.pieces, strict=False)
+        near = (piece[max(start - at, 0) : max(stop - at, 0)] for at, piece in parts)
+        found = [inner_products(x, piece, backend=backend) for piece in near if len(piece)]
+        return torch.cat(found, dim=1) if len(found) > 1 else found[0]
+
 
 def _in_blocks(
     scorer: Scorer,
@@ -196,7 +209,7 @@ class _Search:
             torch.autocast(x.device.type, enabled=False),
             product_precision(scorer.precision),
         ):
-            scores = x @ scorer.items(begin, end).T
+            scores = scorer.products(x, begin, end)
         if scorer.scale is not None:
             scores *= scorer.scale[begin:end]
         if scorer.bias is not None:

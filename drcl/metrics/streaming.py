@@ -17,11 +17,11 @@ from torch.distributed import ProcessGroup
 from drcl.checks import check_option
 from drcl.distributed import all_gather_int, gather_rows, group_device, raise_together
 from drcl.labels import ParsedLabels, parse_labels
-from drcl.metrics.embeddings import Array
+from drcl.metrics.embeddings import Array, check_codes
 from drcl.metrics.measures import Measure, named
 from drcl.metrics.options import MAX_BYTES, Settings, check_cutoffs, refuse
 from drcl.metrics.relevance import Labels
-from drcl.metrics.report import RetrievalReport, retrieval_report
+from drcl.metrics.report import RetrievalReport, check_report, retrieval_report
 from drcl.metrics.results import RetrievalMetrics
 from drcl.metrics.retrieval import retrieval_metrics
 from drcl.metrics.torchmetrics_adapter import adapted
@@ -76,7 +76,7 @@ class RetrievalMetric:
         Settings.of({**options, "max_bytes": max_bytes})
         named(measures)
         self._measures = measures
-        self._options = {**options, "ks": ks, "max_bytes": max_bytes}
+        self._ks, self._options = ks, {**options, "max_bytes": max_bytes}
         self._max_bytes = max_bytes
         self._group = process_group
         self.reset()
@@ -98,8 +98,8 @@ class RetrievalMetric:
         """Add rows.
 
         Args:
-            embeddings: (n, D), of the dtype and width of the rows before.
-            labels: ids or names (n,), or multi-hot rows (n, C), of the kind of those before.
+            embeddings: (n, D), of the width of all rows before and of the dtype of their side's.
+            labels: ids or names (n,), or multi-hot rows (n, C), of the kind of all before.
             side: ``"query"``, ``"gallery"`` or ``"both"``.
             modality: instead of a side, the modality that the rows are of: all ordered pairs of
                 modalities are measured then.
@@ -123,12 +123,18 @@ class RetrievalMetric:
         with_modalities = modality is not None
         if self._with_modalities not in (None, with_modalities):
             raise ValueError("modality: expected in every update or in none")
+        if with_modalities:
+            check_report(self._ks, self._options)
         batch = _Batch(embeddings, labels, ids)
+        if self._options.get("metric") == "hamming":
+            check_codes("embeddings", batch.rows)
         names = [modality] if modality is not None else ["query", "gallery"]
         chosen = [name for name in names if side in ("both", name) or with_modalities]
         for name in chosen:
             if name in self._sides:
                 self._sides[name].check(batch)
+            for side_before in self._sides.values():
+                side_before.check_beside(name, batch)
         self._with_modalities = with_modalities
         for name in chosen:
             if name not in self._sides:
@@ -158,7 +164,7 @@ class RetrievalMetric:
         if self._group is not None:
             names = self._agreed(names, self._group)
         sides = {name: self._sides[name].whole(self._group, self._max_bytes) for name in names}
-        options: dict[str, Any] = dict(self._options)
+        options: dict[str, Any] = {**self._options, "ks": self._ks}
         if self._with_modalities:
             return retrieval_report(sides, **options)
         (query, query_labels), (gallery, gallery_labels) = sides.values()
@@ -232,6 +238,15 @@ class _Batch:
             self.ids = found.long()
 
     @property
+    def form(self) -> str | None:
+        """What its labels are; None where nothing is labelled, which says nothing of it."""
+        if self.labels.rows is not None:
+            return f"rows of {self.labels.rows.shape[1]} labels"
+        if not self.labels.signs & 6:
+            return None
+        return _IDS if self.labels.names is None else _NAMES
+
+    @property
     def kind(self) -> list[str]:
         """What all batches of a side have in common."""
         if self.labels.rows is not None:
@@ -257,6 +272,7 @@ class _Side:
 
     def __init__(self, name: str, first: _Batch) -> None:
         self.name, self.kind = name, first.kind
+        self._form = first.form
         self._width, self._dtype = first.rows.shape[1], first.rows.dtype
         self._chunks: list[Tensor] = []
         self._file: IO[bytes] | None = None
@@ -274,6 +290,20 @@ class _Side:
                 f"{', '.join(batch.kind)}"
             )
 
+    def check_beside(self, name: str, batch: _Batch) -> None:
+        """Refuse a batch of another side that cannot be compared with this one."""
+        if batch.rows.shape[1] != self._width:
+            raise ValueError(
+                f"{name}: expected rows (n, {self._width}), as of {self.name}, got "
+                f"{tuple(batch.rows.shape)}"
+            )
+        forms = {self._form or _NO_LABELS, batch.form or _NO_LABELS}
+        if len(forms) > 1 and not any(forms == {_NO_LABELS, one} for one in (_IDS, _NAMES)):
+            raise ValueError(
+                f"{name}: expected {self._form or _NO_LABELS}, as of {self.name}, got "
+                f"{batch.form or _NO_LABELS}"
+            )
+
     def add(self, batch: _Batch) -> None:
         """Keep copies of the rows, their labels and ids."""
         if self._file is not None:  # from then on all rows go there
@@ -282,6 +312,7 @@ class _Side:
             self._chunks.append(batch.rows.clone(memory_format=torch.contiguous_format))
         labels = batch.labels
         self.kind = _joined(self.kind, batch.kind) or batch.kind
+        self._form = self._form or batch.form
         if labels.rows is not None:
             self._labels.append(labels.rows.cpu().clone())
         elif labels.names is not None:

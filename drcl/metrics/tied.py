@@ -131,11 +131,11 @@ def ndcg(found: TiedRanks, k: Tensor) -> Tensor:
 
 
 def dcg_exponential(found: TiedRanks, k: Tensor) -> Tensor:
-    return _dcg(found, k, found.gains.exp2() - 1)
+    return _dcg(found, k, measures.exponential(found.gains))
 
 
 def ndcg_exponential(found: TiedRanks, k: Tensor) -> Tensor:
-    ideal = measures.ideal_dcg(found, k, measures.exponential(found.graded))
+    ideal = measures.ideal_dcg(found, k, measures.exponential_of(found))
     return ratio(dcg_exponential(found, k), ideal)
 
 

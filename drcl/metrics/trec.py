@@ -8,6 +8,7 @@ equal scores by falling name.
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -36,6 +37,7 @@ from drcl.ranking import (
     precision_at_levels,
 )
 from drcl.storage.files import write_bytes
+from drcl.storage.text import finite_number, read_text, whole_number
 
 __all__ = ["read_qrels", "read_run", "run_metrics", "write_qrels", "write_run"]
 __dir__ = __all__.copy
@@ -48,8 +50,9 @@ N = TypeVar("N", int, float)
 def read_run(path: str | Path) -> dict[str, dict[str, float]]:
     """The scores in a run file: query -> item -> score.
 
-    Raises ValueError, with the line, for another number of fields, a score that is no finite number
-    and an item that is there twice; OSError where the file cannot be read.
+    A byte order mark at the head is no part of the first name. Raises ValueError, with the line,
+    for text that is not UTF-8, another number of fields, a score that is no finite number and an
+    item that is there twice; OSError where the file cannot be read.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -57,7 +60,7 @@ def read_run(path: str | Path) -> dict[str, dict[str, float]]:
     ...     read_run(Path(folder, "run.txt"))
     {'q1': {'b': 2.0, 'a': 0.5}}
     """
-    return _read(Path(path), 6, item=2, value=4, number=_finite)
+    return _read("run", Path(path), 6, item=2, value=4, number=finite_number)
 
 
 def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
@@ -71,13 +74,14 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
     ...     read_qrels(Path(folder, "qrels.txt"))
     {'q1': {'a': 1, 'b': 0}}
     """
-    return _read(Path(path), 4, item=2, value=3, number=int)
+    return _read("qrels", Path(path), 4, item=2, value=3, number=whole_number)
 
 
 def write_run(path: str | Path, run: Run, tag: str = "drcl") -> None:
     """Write a run file, each query's items by rank; scores are read back as the same floats.
 
-    Raises ValueError for names that are empty or hold blanks; OSError where it cannot be written.
+    Raises ValueError for names that are empty or hold blanks, and scores that are not finite;
+    OSError where it cannot be written.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -86,6 +90,7 @@ def write_run(path: str | Path, run: Run, tag: str = "drcl") -> None:
     q1 Q0 b 1 2.0 mine
     q1 Q0 a 2 0.5 mine
     """
+    _check_finite("run", run)
     lines = [
         f"{_name(query)} Q0 {_name(item)} {rank} {float(scores[item])!r} {_name(tag)}\n"
         for query, scores in run.items()
@@ -95,7 +100,9 @@ def write_run(path: str | Path, run: Run, tag: str = "drcl") -> None:
 
 
 def write_qrels(path: str | Path, qrels: Qrels) -> None:
-    """Write a file of judgements. Raises what :func:`write_run` raises.
+    """Write a file of judgements.
+
+    Raises what :func:`write_run` raises, and ValueError for a relevance that is no whole number.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -103,6 +110,13 @@ def write_qrels(path: str | Path, qrels: Qrels) -> None:
     ...     print(Path(folder, "qrels.txt").read_text(), end="")
     q1 0 a 1
     """
+    _check_finite("qrels", qrels)
+    for query, judged in qrels.items():
+        for item, relevance in judged.items():
+            if int(relevance) != relevance:
+                raise ValueError(
+                    f"qrels: expected whole numbers, got {relevance} of {item!r} for {query!r}"
+                )
     lines = [
         f"{_name(query)} 0 {_name(item)} {int(relevance)}\n"
         for query, judged in qrels.items()
@@ -144,7 +158,8 @@ def run_metrics(
             reach a level, the precision there is 0.
 
     Returns them for the queries of ``qrels``, in their order. Raises ValueError for qrels without a
-    query and bad settings. Source: trec_eval, of the Text Retrieval Conference.
+    query, numbers that are not finite, and bad settings. Source: trec_eval, of the Text Retrieval
+    Conference.
 
     >>> run, qrels = {"q1": {"a": 3.0, "b": 2.0, "c": 1.0}}, {"q1": {"a": 1, "c": 1, "d": 1}}
     >>> found = run_metrics(run, qrels, ks=(2, None), measures=("hit",))
@@ -161,6 +176,11 @@ def run_metrics(
     check_count("relevance_level", relevance_level)
     if not qrels:
         raise ValueError("qrels: expected a query, got none")
+    _check_finite("run", run)
+    _check_finite("qrels", qrels)
+    greatest = max((r for items in qrels.values() for r in items.values()), default=0)
+    if greatest >= 2**31:
+        raise ValueError(f"qrels: expected relevance below 2³¹, got {greatest}")
     judged = {
         query: {
             item: score for item, score in run.get(query, {}).items() if items.get(item, -1) >= 0
@@ -226,35 +246,43 @@ def ranked(scores: Mapping[str, float]) -> list[str]:
 
 
 def _read(
-    path: Path, fields: int, item: int, value: int, number: Callable[[str], N]
+    name: str, path: Path, fields: int, item: int, value: int, number: Callable[[str], N]
 ) -> dict[str, dict[str, N]]:
     found: dict[str, dict[str, N]] = {}
-    with path.open(encoding="utf-8") as file:
-        for line, text in enumerate(file, start=1):
-            cells = text.split()
-            if not cells:
-                continue
-            if len(cells) != fields:
-                raise ValueError(f"{path}, line {line}: expected {fields} fields, got {len(cells)}")
-            items = found.setdefault(cells[0], {})
-            if cells[item] in items:
-                raise ValueError(
-                    f"{path}, line {line}: expected {cells[item]!r} once, got it twice"
-                )
-            try:
-                items[cells[item]] = number(cells[value])
-            except ValueError:
-                raise ValueError(
-                    f"{path}, line {line}: expected a number, got {cells[value]!r}"
-                ) from None
+    try:
+        content = read_text(path)
+    except OSError as error:
+        raise type(error)(
+            f"{name}: expected a file that can be read, got {path} ({error.strerror})"
+        ) from error
+    for line, text in enumerate(io.StringIO(content, newline=None), start=1):
+        cells = text.split()
+        if not cells:
+            continue
+        if len(cells) != fields:
+            raise ValueError(f"{path}, line {line}: expected {fields} fields, got {len(cells)}")
+        items = found.setdefault(cells[0], {})
+        if cells[item] in items:
+            raise ValueError(f"{path}, line {line}: expected {cells[item]!r} once, got it twice")
+        try:
+            items[cells[item]] = number(cells[value])
+        except ValueError as error:
+            raise ValueError(f"{path}, line {line}: {error}") from None
     return found
 
 
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(text)
-    return value
+def _check_finite(name: str, found: Mapping[str, Mapping[str, float]]) -> None:
+    """Refuse NaN, which has no place among scores, infinities, and what no double holds."""
+    for query, values in found.items():
+        for item, value in values.items():
+            try:
+                finite = math.isfinite(value)
+            except OverflowError:
+                finite = False
+            if not finite:
+                raise ValueError(
+                    f"{name}: expected finite numbers, got {value} of {item!r} for {query!r}"
+                )
 
 
 def _name(name: str) -> str:

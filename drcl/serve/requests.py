@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from drcl.checks import check_count, check_positive
-from drcl.index.index import LONGEST
+from drcl.index.adding import LONGEST
 
 _QUERIES = ("embeddings", "ids", "features")
 _FILTERS = 100  # columns of a filter, and values of each

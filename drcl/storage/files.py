@@ -140,7 +140,9 @@ def naming(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        message = f"{path}: cannot be written ({reason}); what it held before is intact"
+        message = f"{path}: cannot be written ({reason})"
+        if os.path.isfile(path):  # False, and no error, where nobody may look
+            message += "; what it held before is intact"
         raise OSError(error.errno, message) from error
 
 

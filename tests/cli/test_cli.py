@@ -180,6 +180,7 @@ class TestTrain:
             (["--lr", "-1"], "lr: expected a number > 0, got -1.0"),
             (["--lr", "fast"], "'fast' is not a valid float"),
             (["--hidden", "32;32"], "expected whole numbers like 512,512"),
+            (["--hidden", "3_2"], "expected whole numbers like 512,512"),
             (["--epochs", "0"], "epochs: expected an integer >= 1, got 0"),
             (["--device", "toaster"], "'toaster' cannot be used here"),
             (["--dim", "2"], "dim: expected at least 3, one direction"),

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import functools
 import json
 import re
+import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from drcl import DRCL, Index
 from drcl.cli import main
 from drcl.report import results
 from drcl.report.results import Search, results_page
+from drcl.storage.files import locked
 
 PNG = bytes.fromhex(  # a single pixel
     "89504e470d0a1a0a0000000d4948445200000001000000010802000000907753de0000000c4944415478da63"
@@ -127,7 +135,7 @@ def test_an_item_searches_it_and_does_not_find_itself(index: Path) -> None:
 
 def test_the_page_shows_names_texts_and_pictures(index: Path, tmp_path: Path) -> None:
     pytest.importorskip("jinja2", reason="the page is made with Jinja")
-    page = tmp_path / "new" / "page.html"
+    page = tmp_path / "page.html"
     succeed("search", index, "p1", "--k", "39", "--html", page)
     html = page.read_text("utf-8")
     assert html.count('src="data:image/png;base64,') == 10  # with the query's own
@@ -135,6 +143,9 @@ def test_the_page_shows_names_texts_and_pictures(index: Path, tmp_path: Path) ->
         assert f"&lt;b&gt;Note {number}&lt;/b&gt;, ünder" in html
     assert "<b>" not in html and not re.search(r"https?://|<script|<link|src=\"(?!data:)", html)
     assert html.index("Leaf 1<") < html.index("Query, photo")
+    for one in Index.load(index).records(range(40)):  # the name, and the id too
+        title = one.get("name", one["id"])
+        assert html.count(f">{title}</h") == 1 and html.count(f">{one['id']}<") == 1
 
 
 def test_a_page_leaves_out_what_is_no_small_picture(
@@ -253,3 +264,159 @@ def test_encode_appends_and_overwrites_only_when_asked(
     with np.load(out, allow_pickle=False) as file:
         assert file["ids"].tolist() == [f"{a}{n}" for a in "pn" for n in range(20)]
         assert file["embeddings"].shape == (40, 8)
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, module: str, other: Callable[[], object]) -> None:
+    """Let something happen while the next command encodes; it may be another command."""
+    encoded = sys.modules[module].encoded
+
+    def slower(*arguments: Any) -> Any:
+        monkeypatch.setattr(sys.modules[module], "encoded", encoded)
+        found = encoded(*arguments)
+        other()
+        return found
+
+    monkeypatch.setattr(sys.modules[module], "encoded", slower)
+
+
+@pytest.mark.parametrize("ids", [False, True])
+def test_two_commands_append_to_one_index_and_nothing_is_lost(
+    leaves: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ids: bool
+) -> None:
+    run, out = leaves / "run", tmp_path / "index"
+    x = {name: f"{leaves / name}.npz:x" for name in ("photo", "note")}
+    tables = {name: ("--ids", leaves / f"{name}s.csv") if ids else () for name in x}
+    (tmp_path / "first.csv").write_text("id\n" + "".join(f"first {n}\n" for n in range(20)))
+    first = ("--ids", tmp_path / "first.csv") if ids else ()
+    succeed("index", run, "photo", x["photo"], "--out", out, *first)
+
+    def append(name: str) -> str:
+        return succeed("index", run, name, x[name], "--out", out, "--append", *tables[name])
+
+    meanwhile(monkeypatch, "drcl.cli.index", lambda: append("note"))
+    assert "20 rows of photo added, 60 in all" in append("photo")
+    made, model = Index.load(out), DRCL.load(run)
+    for start, name in ((20, "note"), (40, "photo")):
+        rows = model.encode(name, np.load(leaves / f"{name}.npz")["x"])
+        assert (made.rows(range(start, start + 20)) == rows).all()
+    names = [one["id"] for one in made.records(range(20, 60))]
+    assert names == (
+        [f"n{n}" for n in range(20)] + [f"p{n}" for n in range(20)] if ids else list(range(20, 60))
+    )
+
+
+def test_what_was_made_meanwhile_is_not_replaced_unasked(
+    leaves: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(*given: object) -> None:
+        error = refused(*given)
+        assert "--overwrite it" in error and "overwrite=" not in error
+
+    run, x, file = leaves / "run", f"{leaves / 'photo.npz'}:x", tmp_path / "photo.pt2"
+    for command, module, out in (
+        ("index", "drcl.cli.index", tmp_path / "index"),
+        ("encode", "drcl.cli.retrieve", tmp_path / "e.npz"),
+    ):
+        given = (command, run, "photo", x, "--out", out)
+        meanwhile(monkeypatch, module, functools.partial(succeed, *given))
+        check(*given)
+    export = sys.modules["drcl.cli.export"]
+    monkeypatch.setattr(export, "FORMATS", {"pt2": lambda _: file.touch()})
+    check("export", run, "photo", "--out", file)
+
+
+def test_two_commands_append_to_one_file_and_nothing_is_lost(
+    leaves: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, out, model = leaves / "run", tmp_path / "e.npy", DRCL.load(leaves / "run")
+    x = {name: f"{leaves / name}.npz:x" for name in ("photo", "note")}
+    given = {name: ("encode", run, name, x[name], "--out", out) for name in x}
+    succeed(*given["photo"])
+    meanwhile(monkeypatch, "drcl.cli.retrieve", lambda: succeed(*given["note"], "--append"))
+    assert "60 × 8" in succeed(*given["photo"], "--append")
+    rows = [
+        model.encode(name, np.load(leaves / f"{name}.npz")["x"])
+        for name in ("photo", "note", "photo")
+    ]
+    assert np.array_equal(np.load(out), np.concatenate(rows))
+
+
+@pytest.mark.parametrize("command", ["index", "encode"])
+def test_a_command_waits_for_another_that_is_writing(
+    leaves: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    folder = tmp_path / "there"
+    out = folder if command == "index" else folder / "e.npy"
+    folder.mkdir()
+    monkeypatch.setattr("drcl.index.folder.PATIENCE", 0.1)
+    holder = contextlib.ExitStack()
+
+    def hold() -> None:
+        holder.enter_context(locked(folder))
+        threading.Timer(0.5, holder.close).start()
+
+    module = "drcl.cli.index" if command == "index" else "drcl.cli.retrieve"
+    meanwhile(monkeypatch, module, hold)
+    x = f"{leaves / 'photo.npz'}:x"
+    said = succeed(command, leaves / "run", "photo", x, "--out", out, "--no-progress")
+    assert said.count(f"waiting for another process that is writing to {folder}\n") == 1
+    assert len(np.load(out) if command == "encode" else Index.load(out)) == 20
+
+
+def test_what_cannot_be_appended_to_is_refused_before_anything_is_encoded(
+    leaves: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("drcl.cli.index", "drcl.cli.retrieve"):
+        monkeypatch.setattr(sys.modules[module], "encoded", None)
+    run, x = leaves / "run", f"{leaves / 'photo.npz'}:x"
+    (tmp_path / "t.csv").write_text("id\n1\n")
+    encode = ("encode", run, "photo", x, "--out", tmp_path / "e.npz", "--append")
+    assert "expected a file to append to, got none" in refused(*encode)
+    np.savez(tmp_path / "e.npz", embeddings=np.ones((1, 8), np.float32))
+    table = ("--ids", leaves / "photos.csv")
+    assert "expected no --ids" in refused(*encode, *table)
+    index = ("index", run, "photo", x, "--out", tmp_path / "index")
+    assert "expected 20 lines" in refused(*index, "--ids", tmp_path / "t.csv")
+
+
+def test_an_id_on_the_command_line_is_the_text_that_is_printed(tmp_path: Path) -> None:
+    ids = [1, -5, 0, 2**62]
+    integers = Index().add(torch.eye(4), ids=ids, metadata={"n": [2, 2.0, "2", True]})
+    integers.save(tmp_path / "integers")
+    for one in ids:
+        found = json.loads(succeed("search", tmp_path / "integers", "--json", "--", one))
+        assert found[0]["query"]["id"] == one
+    for other in ("01", "--5", "-0", "1.0", "+1", "\u0661", "1_0", " 1", "9" * 5000, "true"):
+        error = refused("search", tmp_path / "integers", "--", other)
+        assert f"QUERY: expected an id of {tmp_path / 'integers'}, or MODALITY=FILE" in error
+    hint = "an id that begins with '-' goes last, after --"
+    for one in ("-5", "--5"):
+        assert hint in " ".join(refused("search", tmp_path / "integers", one).split())
+    names = ["01", "1", "-x", "9" * 5000]
+    Index().add(torch.eye(4), ids=names).save(tmp_path / "strings")
+    for name in names:
+        found = json.loads(succeed("search", tmp_path / "strings", "--json", "--", name))
+        assert found[0]["query"]["id"] == name
+    where = {
+        "n=2": {-5, 0},  # the query, 1, does not find itself
+        "n=2.0": {-5},
+        "n=true": {2**62},
+        "n=1e999": set(),
+        "n=02": set(),
+        "n=" + "9" * 5000: set(),
+        "n=[2]": set(),
+    }
+    for condition, expected in where.items():
+        options = ("--json", "--where", condition)
+        found = json.loads(succeed("search", tmp_path / "integers", 1, *options))[0]["found"]
+        assert {item["id"] for item in found} == expected, condition
+
+
+def test_a_search_that_finds_nothing_says_so(index: Path) -> None:
+    options = ("--in", "photo", "--where", "day=7", "--where", "name=x")
+    said = "photo p1\nnothing found with --in photo --where day=7 --where name=x\n\n"
+    assert succeed("search", index, "p1", *options) == said
+    assert json.loads(succeed("search", index, "p1", *options, "--json"))[0]["found"] == []
+    alone = index.parent / "alone"
+    Index().add(torch.eye(1), ids=["x"]).save(alone)
+    assert succeed("search", alone, "x") == "x\nnothing found\n\n"

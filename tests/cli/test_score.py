@@ -108,6 +108,25 @@ def test_options_are_those_of_the_library(folder, arrays):
     assert rows["mAP@5"][0] == f"{one.summary()['mAP@5']:.4f}"
 
 
+def test_further_measures_are_those_of_the_library(folder, arrays):
+    names = ("hit", "ap_at_r", "reciprocal_rank")
+    given = (
+        "--labels",
+        "captions.csv:class",
+        "--k",
+        5,
+        "--measures",
+        "hit, ap_at_r,reciprocal_rank",
+    )
+    rows = rows_of(succeed("score", "image.npy", "text.npy", *given, "--out", "scores"))
+    one, other = (found.summary() for found in expected(arrays, ks=(5, None), measures=names))
+    for name in ("hit@5", "mAP@R", "MRR@5", "MRR"):
+        assert rows[name][:2] == [f"{one[name]:.4f}", f"{other[name]:.4f}"]
+    record = json.loads((folder / "scores" / "scores.json").read_text())
+    assert record["options"]["measures"] == list(names)
+    assert record["measures"]["mAP@R"]["image->text"] == one["mAP@R"]
+
+
 def test_files_hold_the_same_numbers(folder, arrays):
     sides = ("score", "image.npy", "text.npy", "--labels", "captions.csv:class", "--k", 1)
     output = succeed(*sides, "--interval", 0.9, "--seed", 4, "--out", "a/scores")
@@ -160,7 +179,9 @@ def test_other_systems_are_tested_in_both_directions(folder, arrays):
 def test_averages_over_ties_have_no_curve(folder):
     given = ("--pairs", "rows", "--ties", "average", "--out", "scores")
     output = succeed("score", "image.npy", "text.npy", *given)
-    assert "pr.pdf" not in output and not (folder / "scores" / "pr.pdf").exists()
+    written, _, left_out = output.rpartition("\nno pr.pdf: ")
+    assert left_out == "averages over ties have no precision–recall curves\n"
+    assert "pr.pdf" not in written and not (folder / "scores" / "pr.pdf").exists()
 
 
 def test_a_set_can_be_searched_with_itself(folder, arrays):
@@ -192,6 +213,8 @@ def test_sides_are_called_by_key_or_file(folder, arrays):
         (("--labels", "short.npy"), "short.npy: expected 60 ids, names or rows, got shape (7,)"),
         (("--pairs", "image.npy"), "image.npy: expected pairs (P, 2) of row numbers, got float64"),
         (("--pairs", "far.npy"), "relevance: expected item positions in 0..59, got 0..60"),
+        (("--pairs", "rows", "--measures", "mAP@R"), "got 'mAP@R'; mAP@R is 'ap_at_r'"),
+        (("--pairs", "rows", "--measures", ""), "measures: expected functions or names of hit"),
         (("--pairs", "rows", "--k", 0), "0 is not in the range x>=1"),
         (("--pairs", "rows", "--interval", 95), "interval: expected a level between 0 and 1"),
         (("--pairs", "rows", "--interval", 0), "interval: expected a level between 0 and 1"),

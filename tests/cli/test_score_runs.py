@@ -90,7 +90,22 @@ def test_runs_are_compared_and_written_as_embeddings_are(folder):
         ((*GIVEN[1:], "--pairs", "rows"), "pairs: expected none with --run and --qrels"),
         (("--run", "bad.trec", "--qrels", "qrels.txt"), "bad.trec, line 2: expected 6 fields"),
         (("--run", "mine.trec", "--qrels", "mine.trec"), "mine.trec, line 1: expected 4 fields"),
-        ((*GIVEN[1:], "--against", "no.trec"), "no.trec"),
+        (
+            (*GIVEN[1:], "--against", "no.trec"),
+            "run: expected a file that can be read, got no.trec",
+        ),
+        (
+            ("--run", "no.trec", "--qrels", "qrels.txt"),
+            "run: expected a file that can be read, got no.trec",
+        ),
+        (
+            ("--run", "mine.trec", "--qrels", "no.txt"),
+            "qrels: expected a file that can be read, got no.txt",
+        ),
+        (
+            ("--run", "latin.trec", "--qrels", "qrels.txt"),
+            "latin.trec, line 2: expected text in UTF",
+        ),
         (
             ("--run", "far.trec", "--qrels", "qrels.txt"),
             "far.trec: expected a query that qrels.txt",
@@ -102,12 +117,35 @@ def test_runs_are_compared_and_written_as_embeddings_are(folder):
 )
 def test_what_it_cannot_score_is_refused_in_one_line(folder, arguments, message):
     Path("bad.trec").write_text("q1 Q0 d1 1 2.0 t\nq1 Q0 d2\n")
+    Path("latin.trec").write_bytes(b"q1 Q0 d1 1 2.0 t\nq1 Q0 \xe9 2 1.0 t\n")
     Path("far.trec").write_text("moon Q0 d1 1 2.0 t\n")
     before = snapshot(folder)
     measured = ("--against", "third.trec") if "--measure" in arguments else ()
     error = refused("score", *arguments, *measured, "--out", "scores")
     assert message in error and len(error.strip().splitlines()) == 1
     assert snapshot(folder) == before
+
+
+def test_one_query_and_one_item_are_not_called_several(folder):
+    trec.write_run("one.trec", {"q": {"d": 1.0}})
+    trec.write_qrels("one.txt", {"q": {"d": 1}})
+    output = succeed("score", "--run", "one.trec", "--qrels", "one.txt")
+    assert output.startswith("one.trec: 1 judged query, 1 item\n\n")
+
+
+def test_further_measures_of_a_run(folder):
+    rows = rows_of(succeed(*GIVEN, "--k", 5, "--measures", "bpref,hit"))
+    found = expected(RUN, ks=(5, None), measures=("bpref", "hit")).summary()
+    for name in ("bpref", "hit@5"):
+        assert rows[name][0] == f"{found[name]:.4f}"
+    assert "measures: expected none of a whole gallery, got auroc" in refused(
+        *GIVEN, "--measures", "auroc"
+    )
+
+
+@pytest.mark.parametrize("label", ["recall@10", "mAP@50", "R@1", "fall_out", "ap_at_r", "MRR@all"])
+def test_what_is_printed_can_be_explained(label):
+    assert "formula" in succeed("score", "--explain", label)
 
 
 def test_explain_says_definitions_and_scores_nothing():

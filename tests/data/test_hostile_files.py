@@ -634,7 +634,7 @@ def replay(cases: int, *formats: str, timeout: float) -> None:
 def test_damaged_files_are_refused_or_read():
     pytest.importorskip("pyarrow", reason="writes the parquet files")
     pytest.importorskip("scipy", reason="writes the MATLAB files")
-    replay(30, *FORMATS, timeout=300)
+    replay(15, *FORMATS, timeout=300)
 
 
 @pytest.mark.long

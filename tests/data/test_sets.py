@@ -136,6 +136,17 @@ def test_a_damaged_text_file_of_uci_is_named(tmp_path, name, damage):
         load("uci", tmp_path)
 
 
+def test_a_byte_order_mark_changes_no_set(tmp_path):
+    write_uci_text(tmp_path)
+    expected = load("uci", tmp_path)
+    for name in UCI_WIDTHS:
+        path = tmp_path / name
+        path.write_text(path.read_text(), encoding="utf-8-sig")
+    found = load("uci", tmp_path)
+    for modality, samples in expected.train.items():
+        assert np.array_equal(found.train[modality].features, samples.features)
+
+
 def test_a_missing_text_file_of_uci_is_named(tmp_path):
     write_uci_text(tmp_path)
     (tmp_path / "mfeat-kar").unlink()
@@ -166,6 +177,9 @@ def test_wikipedia_without_category_names_uses_the_numbers(tmp_path):
 def test_wikipedia_names_a_bad_line_and_a_missing_list(tmp_path):
     pytest.importorskip("scipy.io", reason="MATLAB files need SciPy")
     write_wikipedia(tmp_path, "id\timage\n")
+    with pytest.raises(ValueError, match=r"trainset_txt_img_cat\.list, line 1.*label number"):
+        load("wikipedia", tmp_path)
+    write_wikipedia(tmp_path, "id\timage\t1_{}\n")  # Python's int would take it for 11 to 110
     with pytest.raises(ValueError, match=r"trainset_txt_img_cat\.list, line 1.*label number"):
         load("wikipedia", tmp_path)
     (tmp_path / "trainset_txt_img_cat.list").unlink()
@@ -272,7 +286,7 @@ def test_synthetic_repeats_with_its_seed():
 
 def test_synthetic_does_not_depend_on_the_number_of_threads():
     code = (
-        "import hashlib, sys; from drcl.data import load; data = load('synthetic', scale=0.5)\n"
+        "import hashlib, sys; from drcl.data import load; data = load('synthetic', scale=0.2)\n"
         "parts = [part for split in data.splits.values() for part in split.values()]\n"
         "print(hashlib.sha256(b''.join(part.features.tobytes() for part in parts)).hexdigest())"
     )

@@ -276,3 +276,11 @@ def test_what_is_no_prior_is_refused(models, tmp_path):
             Prior.load(missing)
     with pytest.raises(OSError, match="cannot be written"):
         Prior.orthogonal(dim=9, classes=3).save(tmp_path)
+
+
+@MODELS
+@pytest.mark.parametrize("given", [np.ones((2, 8), np.float32), [[1.0] * 8], None])
+def test_what_is_no_tensor_is_refused_by_name(models, name, given):
+    kind = type(given).__name__
+    with pytest.raises(TypeError, match=f"features: expected a tensor, got {kind}"):
+        models[name].encoder("image")(given)

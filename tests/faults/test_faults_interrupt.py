@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 import torch
 from click.testing import CliRunner
 from fault_injection import content, partials
-from gloo import command, ended
+from gloo import ROOT, command, ended
 
 from drcl import DRCL
 from drcl.cli import main
+from drcl.compare.fitted import Fitted, Method
 from drcl.storage.sealed import read_tensors
 
 RUN = ["synthetic", "--dim=16", "--hidden=24", "--epochs=4", "--prior=orthogonal", "--device=cpu"]
@@ -119,3 +124,110 @@ def test_once_ends_the_epoch_and_twice_stops_at_once(tmp_path, processes):
         assert done.exit_code == 0, done.output
         model = DRCL.load(tmp_path / "run")
         assert len(model.history) == 2 * 4 and torch.isfinite(model.prior.weight).all()
+
+
+# Ctrl-C comes when the command begins to import a module.
+AT_IMPORT = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == os.environ["CTRL_C_AT"]:
+            signal.raise_signal(signal.SIGINT)
+if "CTRL_C_AT" in os.environ:
+    sys.meta_path.insert(0, Finder())
+"""
+# What the script that pip installs does.
+SCRIPT = "import sys\nfrom drcl.cli import main\nsys.exit(main())\n"
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "torch",
+        "torch._C",
+        "drcl.functional",
+        pytest.param("drcl.cli.train", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("way", ["drcl", "-m"])
+def test_ctrl_c_while_the_command_is_imported_is_one_line(
+    tmp_path: Path, moment: str, way: str
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(AT_IMPORT)
+    (tmp_path / "drcl").write_text(SCRIPT)
+    started = ["-m", "drcl"] if way == "-m" else [str(tmp_path / "drcl")]
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, *started, "info"],
+        env={**os.environ, "CTRL_C_AT": moment, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr.strip()) == (130, "interrupted")
+
+
+def test_ctrl_c_while_the_library_is_imported_is_an_exception(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(AT_IMPORT)
+    script = "try:\n    import drcl\nexcept KeyboardInterrupt:\n    print('caught')"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={
+            **os.environ,
+            "CTRL_C_AT": "torch",
+            "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "caught")
+
+
+def interrupted() -> None:
+    raise KeyboardInterrupt
+
+
+def interrupted_in_a_library() -> None:
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt as error:
+        raise ImportError("initialization failed") from error
+
+
+@pytest.mark.parametrize("name", sorted(main.commands))
+@pytest.mark.parametrize("work", [interrupted, interrupted_in_a_library])
+def test_every_command_ends_in_one_line(
+    name: str, work: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(main.commands, name, click.Command(name, callback=work))
+    done = CliRunner().invoke(main, [name])
+    assert (done.exit_code, done.output.strip()) == (130, "interrupted")
+
+
+@pytest.mark.parametrize("finished", [0, 1, 2])
+@pytest.mark.parametrize("study", ["compare", "ablate"])
+def test_an_interrupted_study_says_what_is_there(
+    study: str, finished: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[None] = []
+
+    def fit(*_: object) -> Any:
+        if len(calls) == finished:
+            raise KeyboardInterrupt
+        calls.append(None)
+        return Fitted(lambda _, x: x[:, :4], "nothing") if study == "compare" else {}
+
+    method = Method("A", fit)
+    monkeypatch.setattr(sys.modules["drcl.cli.compare"], "METHODS", {"a": method, "b": method})
+    monkeypatch.setattr("drcl.ablate.study.train_variant", fit)
+    monkeypatch.setattr("drcl.ablate.study.Study.priors", lambda *_: {})
+    monkeypatch.setattr("drcl.ablate.study.Study.baselines", lambda *_: ({}, {}, {}))
+    out = tmp_path / "study"
+    options = ["--methods", "a,b"] if study == "compare" else []
+    done = CliRunner().invoke(main, [study, "digits", "--out", str(out), "--no-progress", *options])
+    again = "the same command" + (" with --resume" if study == "ablate" else "")
+    said = {
+        0: f"interrupted before the first result; {again} starts over",
+        1: f"interrupted; 1 result is in {out}, {again} goes on",
+        2: f"interrupted; 2 results are in {out}, {again} goes on",
+    }
+    assert done.exit_code == 130 and done.output.splitlines()[-1] == said[finished]

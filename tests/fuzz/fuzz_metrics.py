@@ -263,8 +263,6 @@ def expected(
 def judge(case: Case, found: metrics.RetrievalMetrics) -> None:
     scores = exact_scores(case)
     ks = case.arguments["ks"]
-    finite_ks = [k for k in ks if k is not None]
-    whole = len(finite_ks) < len(ks) or not ks or case.arguments.get("recall_levels", 0) > 0
     tables = {
         "average_precision": found.average_precision,
         "recall": found.recall,
@@ -303,7 +301,7 @@ def judge(case: Case, found: metrics.RetrievalMetrics) -> None:
                     )
         if clear:
             judge_measures(found, i, order)
-        if clear and whole and case.arguments.get("ties") != "average":
+        if clear and case.arguments.get("ties") != "average":
             first = next((rank for rank, gain in enumerate(order, 1) if gain > 0), 0)
             assert float(found.first_rank[i]) == first
             assert math.isclose(float(found.reciprocal_rank[i]), 1 / first if first else 0.0)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rankings import bits_of, lists_of, oracle, whole
-from reruns import outputs
+from reruns import outputs_of_forks
 from torch import Tensor
 
 from drcl import functional
@@ -66,7 +66,7 @@ def rankings(draw: st.DrawFn, largest: int = 70) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@settings(max_examples=400)
+@settings(max_examples=200)
 @given(data=rankings(), k=st.integers(1, 80), divisor=st.sampled_from(DIVISORS))
 def test_every_measure_is_the_oracles(
     backend: str, data: tuple[Tensor, Tensor], k: int, divisor: str
@@ -125,7 +125,7 @@ def test_looking_no_deeper_than_needed_changes_nothing(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@settings(max_examples=150)
+@settings(max_examples=75)
 @given(
     data=rankings(largest=7),
     k=st.integers(1, 7),
@@ -280,7 +280,7 @@ def test_every_instruction_set_gives_the_same_bits() -> None:
     if not NATIVE.available:
         pytest.skip(f"native: {NATIVE.reason}")
     sets = ("default", "avx2", "avx512")
-    assert len(outputs(_ONE_RUN, [{"DRCL_CPU_CAPABILITY": name} for name in sets])) == 1
+    assert len(outputs_of_forks(_ONE_RUN, [{"DRCL_CPU_CAPABILITY": name} for name in sets])) == 1
 
 
 @pytest.mark.parametrize("backend", ["native", "eager", "reference"])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from reruns import outputs_of_forks
 
 from drcl.backends import probe_native
 from drcl.dispatch import use_backend
@@ -220,9 +218,8 @@ def test_native_and_eager_counts_are_the_same_in_every_instruction_set() -> None
         "        )\n"
         "        assert torch.equal(found, expected)\n"
     )
-    for capability in ("default", "avx2", "avx512"):
-        environment = {**os.environ, "DRCL_CPU_CAPABILITY": capability}
-        subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    sets = ("default", "avx2", "avx512")
+    outputs_of_forks(code, [{"DRCL_CPU_CAPABILITY": name} for name in sets])
 
 
 @pytest.mark.skipif(not NATIVE.available, reason=f"native: {NATIVE.reason}")

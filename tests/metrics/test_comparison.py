@@ -12,6 +12,8 @@ from scipy import stats
 
 from drcl import metrics
 from drcl.metrics import Comparison, Estimate, compare, compare_all
+from drcl.metrics.estimates import estimates
+from drcl.metrics.statistics import bounded_mean, exact_share
 
 TESTS = ("permutation", "bootstrap")
 KS = (None, 1, 5)
@@ -114,14 +116,17 @@ def test_one_query_a_cluster_is_no_cluster(test):
     assert compare(a, b, test=test, clusters=named) == pytest.approx(compare(a, b, test=test))
 
 
-@pytest.mark.parametrize("test", TESTS)
-def test_equal_systems_have_no_difference(test):
-    assert compare([0.5] * 20, [0.5] * 20, test=test) == Comparison(0.0, 0.0, 0.0, 1.0)
+def test_equal_systems_have_no_difference():
+    assert compare([0.5] * 20, [0.5] * 20) == Comparison(0.0, 0.0, 0.0, 1.0)
 
 
-def test_a_difference_that_is_always_the_same_has_a_narrow_interval():
-    found = compare([0.75] * 20, [0.5] * 20, test="bootstrap", samples=999)
-    assert found == pytest.approx((0.25, 0.25, 0.25, 1 / 1000))
+@pytest.mark.parametrize("difference", [0.0, 0.1, 0.25])
+def test_resamples_of_equal_differences_say_nothing(difference):
+    """Twenty equal differences leave open how rare others are; 0.1 has rounding in its sums."""
+    a, b = np.full(20, 0.5 + difference), np.full(20, 0.5)
+    found = compare(a, b, test="bootstrap", samples=999)
+    assert found == pytest.approx((difference, -math.inf, math.inf, 1.0))
+    assert compare(a, b).low == pytest.approx(difference)  # were they swapped, signs would differ
 
 
 def test_few_pairs_leave_a_difference_unbounded():
@@ -164,13 +169,27 @@ def test_several_systems_are_corrected_by_holm(systems):
 def test_the_interval_of_a_mean_is_that_of_its_difference_from_zero(systems, clusters):
     summary = systems["fair"].summary(interval=0.9, clusters=clusters, seed=3)
     assert list(summary) == list(systems["fair"].summary())
+    kinds = set()
     for name, estimate in summary.items():
         values = systems["fair"].tables()[name]
         zeros = torch.where(values.isnan(), values, 0.0)
         options = {"test": "bootstrap", "clusters": clusters, "seed": 3, "interval": 0.9}
         alone = compare(values, zeros, **options)
         assert estimate.mean == systems["fair"].summary()[name]
-        assert estimate[1:] == pytest.approx((max(alone.low, 0.0), min(alone.high, 1.0)))
+        counted = ~values.isnan().numpy()
+        place = np.arange(120) if clusters is None else clusters
+        values = values.numpy()[counted]
+        sums, sizes = (
+            np.bincount(place[counted], part)[np.unique(place[counted])]
+            for part in (values, np.ones(len(values)))
+        )
+        ends = [(max(alone.low, 0.0), min(alone.high, 1.0)), bounded_mean(sums, sizes, 0.9)]
+        expected = min(ends, key=lambda pair: pair[1] - pair[0])
+        if clusters is None and np.isin(values, (0, 1)).all():
+            expected = exact_share(int(values.sum()), len(values), 0.9)
+        kinds.add(expected == ends[0])
+        assert estimate[1:] == pytest.approx(expected)
+    assert kinds == {True, False}
 
 
 def test_the_interval_of_a_share_stays_between_zero_and_one():
@@ -179,7 +198,8 @@ def test_the_interval_of_a_share_stays_between_zero_and_one():
     summary = found.summary(interval=0.99)
     assert all(0 <= one.low <= one.mean <= one.high <= 1 for one in summary.values())
     perfect = metrics.retrieval_metrics(x, x, torch.arange(4), torch.arange(4), ks=(1,))
-    assert perfect.summary(interval=0.95)["mAP@1"] == Estimate(1.0, 1.0, 1.0)
+    # 4 of 4: by Clopper and Pearson the least is 0.025^(1/4)
+    assert perfect.summary(interval=0.95)["mAP@1"] == pytest.approx(Estimate(1, 0.025**0.25, 1))
 
 
 @pytest.mark.parametrize(
@@ -269,6 +289,96 @@ def test_intervals_cover_and_p_values_are_uniform(test, clustered):
 @pytest.mark.parametrize("test", TESTS)
 def test_intervals_cover_93_to_97_percent_of_2000_pairs(test, clustered):
     judge(2000, *simulated(2000, test, clustered, samples=4000), reach=0.02)
+
+
+RATES = (0.005, 0.02, 0.98, 0.995)
+
+
+def rare(draw: np.random.Generator, rate: float, count: int, kind: str) -> tuple[np.ndarray, float]:
+    """Values of which a share of ``rate`` is not 0, or above ½ is 1, and their expectation."""
+    some = draw.random(count) < rate
+    if kind == "shares":
+        return some.astype(float), rate
+    others = draw.beta(0.8, 2.0, count)  # of which the mean is 0.8 / 2.8
+    if rate < 0.5:
+        return np.where(some, others, 0.0), rate * 0.8 / 2.8
+    return np.where(some, 1.0, others), rate + (1 - rate) * 0.8 / 2.8
+
+
+def coverage(rate: float, count: int, kind: str, size: int, repeats: int) -> float:
+    """Of 95 % intervals of the mean; clusters of ``size`` queries have one value."""
+    draw, covered = np.random.default_rng(9), 0
+    clusters = None if size == 1 else np.repeat(np.arange(count // size), size)
+    for seed in range(repeats):
+        values, mean = rare(draw, rate, count // size, kind)
+        values = torch.from_numpy(np.repeat(values, size))
+        given = {"m": values}, {"m": float(values.mean())}
+        found = estimates(*given, 0.95, clusters, samples=200, seed=seed)["m"]
+        assert 0 <= found.low <= found.mean <= found.high <= 1
+        assert found.high - found.low < 1 or count // size <= 10
+        covered += found.low <= mean <= found.high
+    return covered / repeats
+
+
+@pytest.mark.parametrize("size", [1, 5], ids=["queries", "clusters"])
+@pytest.mark.parametrize("kind", ["shares", "values"])
+@pytest.mark.parametrize("count", [50, 400])
+@pytest.mark.parametrize("rate", RATES)
+def test_intervals_of_rare_and_of_near_perfect_measures_cover(rate, count, kind, size):
+    """If 95 % cover, 60 have fewer than 50 that do (83 %) once in 2,500 times."""
+    assert coverage(rate, count, kind, size, repeats=60) >= 50 / 60
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("size", [1, 5], ids=["queries", "clusters"])
+@pytest.mark.parametrize("kind", ["shares", "values"])
+@pytest.mark.parametrize("count", [50, 400])
+@pytest.mark.parametrize("rate", (*RATES, 0.1, 0.9))
+def test_intervals_of_rare_and_of_near_perfect_measures_cover_94_percent(rate, count, kind, size):
+    assert coverage(rate, count, kind, size, repeats=2000) >= 0.94
+
+
+@pytest.mark.parametrize("rate", (*RATES, 0.2, 0.5))
+@pytest.mark.parametrize("count", [2, 50, 400])
+def test_exact_intervals_of_shares_cover_whatever_the_rate(rate, count):
+    """No simulation: the chance of each number of hits is known."""
+    hits = np.arange(count + 1)
+    near = np.abs(hits - rate * count) <= 6 * math.sqrt(count)  # where all but e⁻⁷² are
+    hits = hits[near]
+    ends = np.array([exact_share(int(number), count, 0.95) for number in hits])
+    for number in (0, 1, count // 2, count - 1, count):
+        known = stats.binomtest(number, count).proportion_ci(0.95, "exact")
+        assert exact_share(number, count, 0.95) == pytest.approx((known.low, known.high), abs=1e-12)
+    inside = (ends[:, 0] <= rate) & (rate <= ends[:, 1])
+    covered = stats.binom.pmf(hits, count, rate)[inside].sum()
+    assert covered >= 0.95
+    assert covered < 0.97 or count * min(rate, 1 - rate) < 50
+
+
+def test_a_few_successes_are_bounded_and_so_is_none():
+    """3, 1 and 0 of 400, and 0 of 3 clusters."""
+    for hits, high in ((3, 0.0218), (1, 0.0139), (0, 0.0092)):
+        values = torch.zeros(400, dtype=torch.float64)
+        values[:hits] = 1
+        given = {"m": values}, {"m": hits / 400}
+        found = estimates(*given, 0.95, None, samples=100, seed=0)["m"]
+        assert found.high == pytest.approx(high, abs=1e-4) and found.low <= hits / 400
+    sizes = np.array([100, 150, 150])
+    given[0]["m"] = torch.zeros(400, dtype=torch.float64)
+    found = estimates(*given, 0.95, np.repeat(np.arange(3), sizes), samples=100, seed=0)["m"]
+    # misses sum to 400/150, above 2 of 3
+    least = 450 / 400 * stats.beta.ppf(0.025 / math.e, 2, 2)
+    assert found.low == 0 and found.high == pytest.approx(1 - least)
+
+
+def test_the_bound_of_few_values_is_that_of_its_inequality():
+    """⌊S⌋ of n at the chance 0.025 / e, by SciPy's beta distribution, from both sides."""
+    values = np.random.default_rng(10).beta(0.3, 0.2, 30)
+    tail, total = 0.025 / math.e, values.sum()
+    below, above = math.floor(total), math.floor(30 - total)
+    low = stats.beta.ppf(tail, below, 31 - below)
+    high = 1 - stats.beta.ppf(tail, above, 31 - above)
+    assert bounded_mean(values, np.ones(30), 0.95) == pytest.approx((low, high), abs=1e-12)
 
 
 def test_without_clusters_a_clustered_sample_raises_false_alarms():

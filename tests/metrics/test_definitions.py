@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import log2
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from drcl import metrics
 from drcl.metrics.definitions import DEFINITIONS, Definition, explained
-from drcl.metrics.measures import MEASURES
+from drcl.metrics.measures import MEASURES, err, rbp
 
 
 @pytest.mark.parametrize("one", DEFINITIONS, ids=lambda one: one.called)
@@ -46,6 +47,41 @@ def test_a_name_of_any_library_finds_its_definition() -> None:
     assert explained("calc_map_k").count("formula") == 1
     with pytest.raises(ValueError, match="explain: expected a part of a name such as mAP@k"):
         explained("zebra")
+
+
+def test_every_label_and_every_name_is_explained() -> None:
+    x, y = torch.eye(3), torch.tensor([0, 1, 0])
+    asked = (*MEASURES, partial(rbp, p=0.95), partial(err, max_gain=4))
+    found = metrics.retrieval_metrics(x, x, y, y, ks=(1, 25, None), ndcg=True, measures=asked)
+    for label in (*found.tables(), *MEASURES, "R@1"):
+        assert "formula" in explained(label), label
+    assert explained("recall@25").startswith("recall@k: the share of the relevant items\n")
+    assert explained("ap_at_r") == explained("mAP@R")
+    assert explained("ERR(max_gain=4)@25") == explained("ERR@k")
+    assert explained("mAP@all").startswith("mAP\n")
+
+
+@pytest.mark.parametrize(
+    ("asked", "hint"),
+    [
+        ("mAP@R", "; mAP@R is 'ap_at_r'"),
+        ("r-precision", "; R-precision is 'r_precision'"),
+        ("hit@10", "; hit@10 is 'hit', with its cut-off among ks"),
+        ("MRR@10", "; MRR@10 is 'reciprocal_rank', with its cut-off among ks"),
+        ("recall@5", "; recall@5 is found without being asked for, with its cut-off among ks"),
+        ("zebra", ""),
+    ],
+)
+def test_a_label_that_is_no_name_is_refused_with_the_name(asked: str, hint: str) -> None:
+    x, y = torch.eye(2), torch.arange(2)
+    for call in (
+        lambda: metrics.retrieval_metrics(x, x, y, y, measures=(asked,)),
+        lambda: metrics.RetrievalMetric(measures=(asked,)),
+        lambda: metrics.trec.run_metrics({}, {"q": {"a": 1}}, measures=(asked,)),
+    ):
+        with pytest.raises(ValueError, match="measures: expected functions or names") as info:
+            call()
+        assert str(info.value).endswith(f"got {asked!r}{hint}")
 
 
 def test_precision_beyond_the_gallery_is_divided_by_either() -> None:

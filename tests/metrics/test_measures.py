@@ -16,7 +16,7 @@ from torch import Tensor
 
 from drcl import metrics, use_backend
 from drcl.backends import probe_native
-from drcl.metrics import blocks, measures
+from drcl.metrics import blocks, measures, trec
 from drcl.metrics.measures import MEASURES
 from drcl.reference.average_precision import ranking, tie_orders
 
@@ -105,15 +105,92 @@ def test_little_memory_and_small_blocks_change_no_bit() -> None:
         ), name
 
 
-def test_asking_for_measures_changes_no_rank_beyond_the_largest_cut_off() -> None:
-    """There the first rank and MRR are 0, as if nobody had looked."""
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("ties", ["index", "average"])
+@pytest.mark.parametrize("form", ["matrix", "function", "labels", "rows", "excluded", "groups"])
+def test_no_cut_off_bounds_mrr(form: str, ties: str, backend: str) -> None:
+    """MRR is that of the whole ranking whatever the ks, and MRR@k is cut at k."""
+    x, y, gains = problem(queries=40, items=90)
+    given: Any = {"relevance": gains, "metric": "dot", "ties": ties}
+    if form == "function":
+        given["relevance"] = lambda queries: gains[queries]
+    elif form in ("labels", "rows"):
+        del given["relevance"]
+        ids = torch.randint(0, 9, (130,))
+        rows = torch.nn.functional.one_hot(ids, 9)
+        labels = rows if form == "rows" else ids
+        given |= {"query_labels": labels[:40], "gallery_labels": labels[40:]}
+    elif form == "excluded":
+        given["excluded"] = torch.rand(gains.shape) < 0.3
+    elif form == "groups":
+        given |= {"query_groups": torch.arange(40) % 3, "gallery_groups": torch.arange(90) % 3}
+    with use_backend(backend):
+        whole = metrics.retrieval_metrics(x, y, **given, ks=(1, 2, None))
+        assert bool((whole.first_rank > 2).any() and (whole.first_rank == 1).any())
+        # Blocks of three: after one with many misses the next are ranked to the end.
+        for extra, size in itertools.product(((), ("r_precision",)), (3, 1024)):
+            with mock.patch.object(blocks, "queries_per_block", return_value=size):
+                cut = metrics.retrieval_metrics(x, y, **given, ks=(1, 2), measures=extra)
+            for name in ("relevant", "first_rank", "reciprocal_rank"):
+                assert torch.equal(getattr(cut, name), getattr(whole, name)), name
+            for name in ("average_precision", "recall", "precision"):
+                assert torch.equal(getattr(cut, name), getattr(whole, name)[:, :2]), name
+        both = metrics.retrieval_metrics(x, y, **given, ks=(1,), measures=("reciprocal_rank",))
+    assert both.summary()["MRR"] == whole.summary()["MRR"] > both.summary()["MRR@1"]
+    assert both.summary()["MRR@1"] == pytest.approx(both.summary()["precision@1"])
+
+
+@pytest.mark.parametrize("ties", ["index", "average"])
+@pytest.mark.parametrize("name", ["dcg_exponential", "ndcg_exponential"])
+def test_exponential_gains_end_where_their_sum_is_no_double(name: str, ties: str) -> None:
+    """2¹⁰²³ + 2¹⁰²² is one, 2¹⁰²³ + 2¹⁰²³ and 2¹⁰²⁴ are none."""
+    x = torch.eye(4)
+    for gains, fits in (((1023, 1022), True), ((1023, 1023), False), ((1024, 0), False)):
+        relevance = torch.zeros(4, 4)
+        relevance[0, :2] = torch.tensor(gains)
+        given: Any = {"relevance": relevance, "measures": (name,), "ties": ties}
+        if fits:
+            assert bool(metrics.retrieval_metrics(x, x, **given).measures[name].isfinite().all())
+            continue
+        message = f"relevance: expected gains whose 2ᵍ sum .* got gains up to {gains[0]}"
+        with pytest.raises(ValueError, match=message):
+            metrics.retrieval_metrics(x, x, **given)
+        run, qrels = {"q": {"a": 2.0, "b": 1.0}}, {"q": {"a": gains[0], "b": gains[1]}}
+        with pytest.raises(ValueError, match=message):
+            trec.run_metrics(run, qrels, measures=(name,))
+
+
+@pytest.mark.parametrize("ties", ["index", "average"])
+def test_err_takes_gains_of_any_size(ties: str) -> None:
+    """Half of the users stop at the first item, of a gain one below the greatest, then all."""
+    x = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+    for top in (60, 1024, 2000, 2**31 - 1):
+        relevance = torch.zeros(1, 3, dtype=torch.float64)
+        relevance[0, :2] = torch.tensor([top - 1, top])
+        given: Any = {"relevance": relevance, "measures": ("err",), "ties": ties}
+        found = metrics.retrieval_metrics(x[:1], x, **given).measures["err"]
+        assert float(found[0, 0]) == pytest.approx(1 / 2 + 1 / 2 * 1 / 2, abs=1e-12)
+
+
+def test_mrr_means_one_thing_at_every_entrance() -> None:
     x, y, gains = problem()
-    given: Any = {"relevance": gains.bool(), "ks": (1, 2), "metric": "dot"}
-    plain = metrics.retrieval_metrics(x, y, **given)
-    more = metrics.retrieval_metrics(x, y, **given, measures=("r_precision",))
-    assert bool((plain.first_rank == 0).any() and (plain.first_rank > 0).any())
-    assert torch.equal(plain.first_rank, more.first_rank)
-    assert torch.equal(plain.reciprocal_rank, more.reciprocal_rank)
+    order = orders(x, y, gains)
+    firsts = [next((1 / r for r, g in enumerate(o, 1) if g > 0), 0.0) for o in order]
+    given: Any = {"relevance": gains, "metric": "dot"}
+    for ks in ((), (1,), (1, 5), (None,)):
+        found = metrics.retrieval_metrics(x, y, **given, ks=ks)
+        assert found.reciprocal_rank.tolist() == pytest.approx(firsts)
+    scores = x @ y.T - torch.arange(60) * 1e-9  # ties by index, whatever the names
+    run = {f"{q}": {f"{i}": float(s) for i, s in enumerate(row)} for q, row in enumerate(scores)}
+    qrels = {f"{q}": {f"{i}": int(g) for i, g in enumerate(row)} for q, row in enumerate(gains)}
+    found = trec.run_metrics(run, qrels, ks=(1,))
+    assert found.reciprocal_rank.tolist() == pytest.approx(firsts)
+    ids = torch.randint(0, 9, (80,))
+    metric = metrics.RetrievalMetric(ks=(1,), metric="dot")
+    metric.update(x, ids[:20], side="query")
+    metric.update(y, ids[20:], side="gallery")
+    alone = metrics.retrieval_metrics(x, y, ids[:20], ids[20:], metric="dot")
+    assert metric.compute().summary()["MRR"] == alone.summary()["MRR"]
 
 
 @pytest.mark.parametrize("form", ["matrix", "sparse"])
@@ -555,3 +632,55 @@ class TestExclusions:
         x, y, gains = self.problem
         with pytest.raises(ValueError, match=message):
             metrics.retrieval_metrics(x, y, relevance=gains.bool(), **{option: value})
+
+
+@pytest.mark.skipif(not NATIVE.available, reason=NATIVE.reason)
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"counts": [[3]]}, "counts: expected 0 to 2, got 3"),
+        ({"counts": [[-1]]}, "counts: expected 0 to 2, got -1"),
+        ({"counts": [[1], [1]]}, "counts: expected 1 contiguous rows"),
+        ({"counts": [1]}, "counts: expected a matrix of int64"),
+        ({"counts": [[1.0]]}, "counts: expected a matrix of int64"),
+        ({"ranks": [[1.0, 4.0]]}, "ranks: expected 1 to 3, the weights there are"),
+        ({"ranks": [[0.0, 2.0]]}, "ranks: expected 1 to 3"),
+        ({"ranks": [[1.0, math.nan]]}, "ranks: expected 1 to 3"),
+        ({"ranks": [[1.0, math.inf]]}, "ranks: expected 1 to 3"),
+        ({"ranks": [[-(2.0**63), 2.0]]}, "ranks: expected 1 to 3"),
+        ({"weights": []}, "ranks: expected 1 to 0"),
+        ({"ranks": [1.0, 2.0]}, "ranks: expected a matrix of float64"),
+        ({"ranks": [[1, 2]]}, "ranks: expected a matrix of float64"),
+        ({"values": [[1, 2]]}, "values: expected a matrix of float64"),
+        ({"values": [[1.0]]}, "values: expected those of 2 relevant items"),
+        ({"values": [[1.0, 2.0]] * 2}, "values: expected those of 2 relevant items"),
+        ({"weights": [[1.0, 0.5, 0.2]]}, "weights: expected a contiguous vector of float64"),
+        ({"weights": [1, 0, 0]}, "weights: expected a contiguous vector of float64"),
+    ],
+)
+def test_the_compiled_sums_read_nothing_that_is_not_there(changed: Any, message: str) -> None:
+    given: dict[str, Any] = {
+        "ranks": [[1.0, 3.0]],
+        "values": [[1.0, 2.0]],
+        "counts": [[2]],
+        "weights": [1.0, 0.5, 0.2],
+    }
+
+    def run(lists: dict[str, Any]) -> Tensor:
+        parts = [torch.from_numpy(np.array(part)) for part in lists.values()]
+        result: Tensor = torch.ops.drcl.rank_sums(*parts)
+        return result
+
+    assert run(given).tolist() == [[1.0 + 2 * 0.2]]
+    with pytest.raises(RuntimeError, match=message):
+        run(given | changed)
+
+
+@pytest.mark.skipif(not NATIVE.available, reason=NATIVE.reason)
+def test_ranks_beyond_the_counts_are_not_looked_at() -> None:
+    """They are the padding's, infinity."""
+    ranks = torch.tensor([[2.0, math.inf, math.nan]]).double()
+    sums = torch.ops.drcl.rank_sums(
+        ranks, torch.ones(1, 3).double(), torch.tensor([[0, 1]]), torch.tensor([1.0, 0.5]).double()
+    )
+    assert sums.tolist() == [[0.0, 0.5]]

@@ -69,8 +69,17 @@ def test_an_option_by_both_of_its_names_is_refused() -> None:
 
 @pytest.mark.parametrize("name", EVERY_CALL)
 def test_an_unknown_option_is_named_beside_those_that_there_are(name: str) -> None:
-    with pytest.raises(TypeError, match=r"colour: expected one of the options .*max_bytes"):
+    with pytest.raises(TypeError, match=r"colour: expected one of the options .*max_bytes") as info:
         EVERY_CALL[name](colour="red")
+    listed = str(info.value).partition("options ")[2].split(", ")
+    refused = {next(iter(option)) for function, option in REFUSED if function == name}
+    assert set(listed) == {field.name for field in fields(Settings)} - refused
+
+
+@pytest.mark.parametrize("name", sorted(EVERY_CALL.keys() - {"retrieval_metrics"}))
+def test_measures_are_not_taken_where_they_would_be_dropped(name: str) -> None:
+    with pytest.raises(TypeError, match="measures: expected one of the options"):
+        EVERY_CALL[name](measures=("hit",))
 
 
 REFUSED: list[tuple[str, dict[str, Any]]] = [

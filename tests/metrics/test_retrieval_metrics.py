@@ -540,11 +540,11 @@ for labels in y, multi:
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux counts peak memory")
-@pytest.mark.parametrize(("backend", "queries"), [("native", 1500), ("eager", 60)])
+@pytest.mark.parametrize(("backend", "queries"), [("native", 600), ("eager", 30)])
 def test_peak_memory_stays_under_the_budget(backend: str, queries: int) -> None:
-    """As the operating system counts it; the scores of 1,500 queries alone would be 240 MB.
+    """As the operating system counts it; the scores of 600 queries alone would be 96 MB.
 
-    The torch form sorts: of its 60 queries the scores, places and sums would be 300 MB.
+    The torch form sorts: of its 30 queries the scores, places and sums would be 150 MB.
     """
     if backend == "native" and not NATIVE.available:
         pytest.skip(f"native: {NATIVE.reason}")

@@ -177,14 +177,14 @@ def test_measures_are_refused_with_modalities():
 
 
 def test_reset_forgets_all():
-    metric = RetrievalMetric()
+    metric = RetrievalMetric(ks=())
     metric.update(rows("query"), labels("names"), modality="image")
     metric.reset()
     with pytest.raises(ValueError, match="expected rows of each, got none of query, gallery"):
         metric.compute()
     metric.update(rows("text", torch.float64), labels("ids"))
     x, y = rows("text", torch.float64), labels("ids")
-    assert_same(metric.compute(), metrics.retrieval_metrics(x, x, y, y))
+    assert_same(metric.compute(), metrics.retrieval_metrics(x, x, y, y, ks=()))
 
 
 @pytest.mark.parametrize(
@@ -214,6 +214,71 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(call, message):
     with pytest.raises(ValueError, match=message):
         metric.update(given.pop("embeddings"), given.pop("labels"), **given)
     assert_same(metric.compute(), metrics.retrieval_metrics(x, x, y, y))
+
+
+SIDES = {
+    "sides": ({"side": "query"}, {"side": "gallery"}, "gallery", "query"),
+    "modalities": ({"modality": "image"}, {"modality": "text"}, "text", "image"),
+}
+
+
+@pytest.mark.parametrize("kind", SIDES)
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("ids", (23, "ids"), r"expected rows \(n, 24\), as of {}, got \(90, 23\)"),
+        ("ids", (24, "names"), "expected class ids, as of {}, got class names"),
+        ("names", (24, "nan"), "expected class names, as of {}, got class ids"),
+        ("ids", (24, "rows"), "expected class ids, as of {}, got rows of 4 labels"),
+        ("rows", (24, "ids"), "expected rows of 4 labels, as of {}, got class ids"),
+        ("rows", (24, "none"), "expected rows of 4 labels, as of {}, got no labels"),
+        ("none", (24, "rows"), "expected no labels, as of {}, got rows of 4 labels"),
+        ("rows", (24, "wide"), "expected rows of 4 labels, as of {}, got rows of 5 labels"),
+    ],
+)
+def test_sides_that_cannot_be_compared_are_refused_at_once(kind, first, second, message):
+    one, other, name, before = SIDES[kind]
+    width, second = second
+    known = {"none": [None] * ROWS, "wide": torch.ones(ROWS, 5).long()}
+    known |= {each: labels(each) for each in ("ids", "names", "nan", "rows")}
+    metric = RetrievalMetric(ks=())
+    metric.update(rows("query"), known[first], **one)
+    with pytest.raises(ValueError, match=f"^{name}: {message.format(before)}"):
+        metric.update(rows("gallery")[:, :width], known[second], **other)
+    if first != "none":  # and what was there before can go on
+        metric.update(rows("gallery"), known[first], **other)
+        assert metric.compute()
+
+
+@pytest.mark.parametrize("kind", ["ids", "names", "minus"])
+def test_a_side_without_labels_goes_with_ids_and_names(kind):
+    """Whatever the functions take; −1 alone says nothing of the kind."""
+    y = torch.full((ROWS,), -1) if kind == "minus" else labels(kind)
+    for one, other in ((y, [None] * ROWS), (torch.full((ROWS,), -1), y)):
+        metric = RetrievalMetric(on_empty="nan")
+        metric.update(rows("query"), one, side="query")
+        metric.update(rows("gallery"), other, side="gallery")
+        expected = metrics.retrieval_metrics(
+            rows("query"), rows("gallery"), one, other, on_empty="nan"
+        )
+        assert_same(metric.compute(), expected)
+
+
+def test_rows_that_are_no_codes_are_refused_at_once():
+    metric = RetrievalMetric(metric="hamming")
+    with pytest.raises(ValueError, match=r"embeddings: expected codes .* got torch\.float32"):
+        metric.update(rows("query"), labels("ids"))
+
+
+def test_what_a_report_does_not_take_is_refused_with_the_first_modality():
+    for options, message in (
+        ({}, r"ks: expected cut-offs beside the whole gallery, got \(None,\)"),
+        ({"ks": (1,), "ndcg": True}, "ndcg: expected no such option here"),
+    ):
+        metric = RetrievalMetric(**options)
+        with pytest.raises((ValueError, TypeError), match=message):
+            metric.update(rows("query"), labels("ids"), modality="image")
+        metric.update(rows("query"), labels("ids"))
 
 
 def test_options_are_checked_at_once():

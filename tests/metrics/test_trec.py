@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 
 import numpy as np
@@ -38,17 +39,75 @@ def test_any_blanks_part_fields_and_ranks_are_not_looked_at(tmp_path):
     ("reader", "text", "message"),
     [
         (trec.read_run, "q1 Q0 a 1 2.0\n", "line 1: expected 6 fields, got 5"),
-        (trec.read_run, "q1 Q0 a 1 x t\n", "line 1: expected a number, got 'x'"),
-        (trec.read_run, "q1 Q0 a 1 nan t\n", "line 1: expected a number, got 'nan'"),
+        (trec.read_run, "q1 Q0 a 1 x t\n", "line 1: expected a finite number, got 'x'"),
+        (trec.read_run, "q1 Q0 a 1 nan t\n", "line 1: expected a finite number, got 'nan'"),
+        (trec.read_run, "q1 Q0 a 1 1_0 t\n", "line 1: expected a finite number, got '1_0'"),
         (trec.read_run, "q Q0 a 1 2 t\nq Q0 a 2 1 t\n", "line 2: expected 'a' once, got it twice"),
         (trec.read_qrels, "q1 0 a\n", "line 1: expected 4 fields, got 3"),
-        (trec.read_qrels, "q1 0 a 0.5\n", "line 1: expected a number, got '0.5'"),
+        (trec.read_qrels, "q1 0 a 0.5\n", "line 1: expected a whole number, got '0.5'"),
+        (trec.read_qrels, "q1 0 a 1\nq1 0 b 1_0\n", "line 2: expected a whole number, got '1_0'"),
+        (trec.read_qrels, "q1 0 a 1\n\ufeffq2 0 b 1\n", "line 2: expected no byte order mark"),
     ],
 )
 def test_lines_that_are_none_are_refused(tmp_path, reader, text, message):
-    (tmp_path / "file.txt").write_text(text)
+    (tmp_path / "file.txt").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         reader(tmp_path / "file.txt")
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path, ends):
+    lines = {"run": "q1 Q0 a 1 2.0 t\nq2 Q0 b 1 1.0 t\n", "qrels": "q1 0 a 1\nq2 0 b 2\n"}
+    for name, text in lines.items():
+        content = codecs.BOM_UTF8 + text.replace("\n", ends).encode()
+        (tmp_path / name).write_bytes(content)
+    assert trec.read_run(tmp_path / "run") == {"q1": {"a": 2.0}, "q2": {"b": 1.0}}
+    assert trec.read_qrels(tmp_path / "qrels") == {"q1": {"a": 1}, "q2": {"b": 2}}
+
+
+@pytest.mark.parametrize(("reader", "name"), [(trec.read_run, "run"), (trec.read_qrels, "qrels")])
+def test_files_that_cannot_be_read_are_named(tmp_path, reader, name):
+    path = tmp_path / "file.txt"
+    with pytest.raises(FileNotFoundError) as missing:
+        reader(path)
+    assert str(missing.value).startswith(f"{name}: expected a file that can be read, got {path} (")
+    with pytest.raises(IsADirectoryError, match=f"^{name}: expected a file that can be read"):
+        reader(tmp_path)
+    fields = b"q 0 a 1\nq\xe9 0 b 1\n" if name == "qrels" else b"q Q0 a 1 1 t\nq\xe9 Q0 b 2 1 t\n"
+    for mark in (b"", codecs.BOM_UTF8):
+        path.write_bytes(mark + fields)
+        with pytest.raises(ValueError) as undecoded:
+            reader(path)
+        assert str(undecoded.value).startswith(f"{path}, line 2: expected text in UTF-8")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400])
+def test_numbers_that_are_not_finite_are_neither_written_nor_scored(tmp_path, value):
+    bad = {"q1": {"a": 1, "b": value}}
+    message = f"expected finite numbers, got {value} of 'b' for 'q1'"
+    for name, call in {
+        "run": lambda: trec.write_run(tmp_path / "file.txt", bad),
+        "qrels": lambda: trec.write_qrels(tmp_path / "file.txt", bad),
+    }.items():
+        with pytest.raises(ValueError, match=f"{name}: {message}"):
+            call()
+    with pytest.raises(ValueError, match=f"run: {message}"):
+        trec.run_metrics(bad, QRELS)
+    with pytest.raises(ValueError, match=f"qrels: {message}"):
+        trec.run_metrics(RUN, bad)
+    assert not (tmp_path / "file.txt").exists()
+    with pytest.raises(ValueError, match="qrels: expected relevance below 2³¹, got 2147483648"):
+        trec.run_metrics(RUN, {"q1": {"a": 2**31}})
+
+
+def test_judgements_are_written_as_they_are_or_not_at_all(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"qrels: expected whole numbers, got 0\.9 of 'a' for 'q1'"
+    ):
+        trec.write_qrels(tmp_path / "qrels.txt", {"q1": {"a": 0.9}})
+    assert not (tmp_path / "qrels.txt").exists()
+    trec.write_qrels(tmp_path / "qrels.txt", {"q1": {"a": np.float32(2.0), "b": True}})
+    assert trec.read_qrels(tmp_path / "qrels.txt") == {"q1": {"a": 2, "b": 1}}
 
 
 def test_names_with_blanks_are_not_written(tmp_path):

@@ -63,7 +63,8 @@ def build(
     includes = [f"-I{path}" for path in (CSRC, NATIVE, headers)]
     includes.append("-D_GLIBCXX_ASSERTIONS")
     objects = []
-    for source in [*sorted(CSRC.glob("cpu/*.cpp")), NATIVE / "driver.cpp"]:
+    # what the driver calls
+    for source in [*sorted(CSRC.glob("cpu/average_precision*.cpp")), NATIVE / "driver.cpp"]:
         flags = core if driver is None or source.parent.name == "cpu" else driver
         objects.append(folder / f"{source.stem}.o")
         compile_with(compiler, *COMMON, *includes, *flags, "-c", source, "-o", objects[-1])

@@ -47,9 +47,10 @@ def consistency_arguments(b, d, c, *, mixing, rows, dtype=torch.float64):
 # --- registration
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("mixing", [False, True])
-@pytest.mark.parametrize("rows", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "mixing", "rows"),  # every pair of values
+    [(s, mixing, mixing == (i % 2 > 0)) for i, s in enumerate(SHAPES) for mixing in (False, True)],
+)
 def test_reversible_consistency_is_registered_right(shape, mixing, rows):
     opcheck(reversible_consistency, consistency_arguments(*shape, mixing=mixing, rows=rows))
 

@@ -125,6 +125,19 @@ def test_a_device_or_a_pipe_is_not_replaced(tmp_path):
     assert path.is_fifo() and link.is_symlink() and len(list(tmp_path.iterdir())) == 2
 
 
+def test_only_a_file_that_was_there_is_said_to_be_intact(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    (tmp_path / "old").write_bytes(OLD)
+    monkeypatch.setattr(os, "write", full)
+    for name, intact in (("old", True), ("new", False), ("folder/new", False), ("n" * 300, False)):
+        with pytest.raises(OSError, match="cannot be written") as info:
+            write_bytes(tmp_path / name, NEW)
+        assert ("what it held before is intact" in str(info.value)) is intact
+    assert (tmp_path / "old").read_bytes() == OLD
+
+
 @pytest.mark.parametrize("umask, mode", [(0o077, 0o600), (0o002, 0o664)])
 def test_files_are_for_whom_the_umask_says(tmp_path, umask, mode):
     path = tmp_path / "state"

@@ -29,6 +29,7 @@ from drcl.data.classes import ClassList
 from drcl.data.dataset import CrossModalDataset, Labelled
 from drcl.data.locate import find_file
 from drcl.data.splits import stratified_holdout
+from drcl.storage.text import read_text
 
 MODALITIES = {"fourier": "I", "karhunen_loeve": "T", "pixels": "P"}
 TEXT_FILES = {
@@ -103,7 +104,7 @@ def _read_text_files(folder: Path) -> CrossModalDataset:
 def _read_numbers(path: Path, width: int) -> np.ndarray:
     expected = f"{path}: expected 2000 lines of {width} numbers"
     try:
-        lines = path.read_text(encoding="ascii").split("\n")
+        lines = read_text(path).split("\n")
         found = np.loadtxt(lines[:2001], np.float32, comments=None, ndmin=2)
     except ValueError as error:
         raise ValueError(f"{expected} ({error})") from error

@@ -15,7 +15,8 @@ import numpy as np
 from drcl.data.assemble import ArrayAt, SamplesAt, assemble
 from drcl.data.classes import ClassList
 from drcl.data.dataset import CrossModalDataset
-from drcl.data.locate import find_file, read_text
+from drcl.data.locate import find_file
+from drcl.storage.text import read_text, whole_number
 
 OBTAIN = (
     "the Wikipedia set is published by the Statistical Visual Computing Lab of UC San Diego "
@@ -64,7 +65,7 @@ def _read_list(path: Path) -> np.ndarray:
     labels = []
     for number, line in enumerate(read_text(path).rstrip().splitlines(), start=1):
         try:
-            labels.append(np.int64(int(line.split("\t")[2])))
+            labels.append(np.int64(whole_number(line.split("\t")[2])))
         except (IndexError, ValueError, OverflowError):
             raise ValueError(
                 f"{path}, line {number}: expected text, image and label number, separated by tabs, "

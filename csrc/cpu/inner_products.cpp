@@ -1,0 +1,106 @@
+// drcl::inner_products on a CPU: a few queries against many rows, as fast as the rows can be read. One reader of
+// consecutive rows leaves the memory half idle; four that are far apart, each followed by the processor's own
+// prefetcher, do not. Every product is added up in the same order, whichever thread, reader or processor it falls
+// to: sixteen partial sums, then those, then what is left of the width.
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define DRCL_X86
+#endif
+
+namespace drcl {
+namespace {
+
+using torch::stable::Tensor;
+
+constexpr int64_t kReaders = 4, kLanes = 8, kStep = 2 * kLanes;
+constexpr int64_t kGrain = int64_t{1} << 18;  // entries of rows that are worth a thread
+
+typedef float Lanes __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+
+// Products of `queries` (count, width) with n rows; those of query q go to out + q * stride.
+using Products = void (*)(const float* queries, int64_t count, const float* rows, int64_t n, int64_t width,
+                          float* out, int64_t stride);
+
+// Of one query with S rows that are `apart` rows from each other, the first of them row i.
+#define DRCL_DOTS(S, i, apart)                                                                             \
+  for (int64_t q = 0; q < count; ++q) {                                                                    \
+    const float *query = queries + q * width, *first = rows + (i) * width;                                 \
+    Lanes sums[S][2] = {};                                                                                 \
+    for (int64_t k = 0; k < whole; k += kStep) {                                                           \
+      const Lanes low = *reinterpret_cast<const Lanes*>(query + k);                                        \
+      const Lanes high = *reinterpret_cast<const Lanes*>(query + k + kLanes);                              \
+      for (int64_t s = 0; s < S; ++s) {                                                                    \
+        const float* row = first + s * (apart) * width + k;                                                \
+        sums[s][0] += low * *reinterpret_cast<const Lanes*>(row);                                          \
+        sums[s][1] += high * *reinterpret_cast<const Lanes*>(row + kLanes);                                \
+      }                                                                                                    \
+    }                                                                                                      \
+    for (int64_t s = 0; s < S; ++s) {                                                                      \
+      const float* row = first + s * (apart) * width;                                                      \
+      const Lanes t = sums[s][0] + sums[s][1];                                                             \
+      float total = ((t[0] + t[4]) + (t[1] + t[5])) + ((t[2] + t[6]) + (t[3] + t[7]));                     \
+      for (int64_t k = whole; k < width; ++k) total += query[k] * row[k];                                  \
+      out[q * stride + (i) + s * (apart)] = total;                                                         \
+    }                                                                                                      \
+  }
+
+#define DRCL_PRODUCTS(name, instructions)                                                                  \
+  instructions void name(const float* queries, int64_t count, const float* rows, int64_t n, int64_t width, \
+                         float* out, int64_t stride) {                                                     \
+    const int64_t part = n / kReaders, whole = width / kStep * kStep;                                      \
+    for (int64_t i = 0; i < part; ++i) DRCL_DOTS(kReaders, i, part)                                        \
+    for (int64_t i = kReaders * part; i < n; ++i) DRCL_DOTS(1, i, 0)                                       \
+  }
+
+DRCL_PRODUCTS(plain, )
+#if defined(DRCL_X86)
+DRCL_PRODUCTS(avx2, __attribute__((target("avx2"))))
+#endif
+#undef DRCL_PRODUCTS
+#undef DRCL_DOTS
+
+// DRCL_CPU_CAPABILITY=default holds a newer processor back, as in average_precision.cpp.
+Products products_here() {
+#if defined(DRCL_X86)
+  const char* limit = std::getenv("DRCL_CPU_CAPABILITY");
+  __builtin_cpu_init();
+  if ((limit == nullptr || std::strcmp(limit, "default") != 0) && __builtin_cpu_supports("avx2")) return avx2;
+#endif
+  return plain;
+}
+
+// Shapes: drcl/ops/inner_products.py.
+Tensor inner_products(const Tensor& query, const Tensor& gallery) {
+  const int64_t count = query.size(0), n = gallery.size(0), width = query.size(1);
+  STD_TORCH_CHECK(gallery.size(1) == width, "gallery: expected rows of width ", width);
+  STD_TORCH_CHECK(query.is_contiguous() && gallery.is_contiguous(), "expected contiguous rows");
+  Tensor out = torch::stable::empty({count, n}, torch::headeronly::ScalarType::Float);
+  const auto* queries = static_cast<const float*>(query.const_data_ptr());
+  const auto* rows = static_cast<const float*>(gallery.const_data_ptr());
+  float* found = static_cast<float*>(out.mutable_data_ptr());
+  static const Products products = products_here();
+  torch::stable::parallel_for(0, n, std::max<int64_t>(kGrain / std::max<int64_t>(width, 1), 1),
+                              [&](int64_t begin, int64_t end) {
+    products(queries, count, rows + begin * width, end - begin, width, found + begin, n);
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace drcl
+
+STABLE_TORCH_LIBRARY_IMPL(drcl, CPU, m) {
+  m.impl("inner_products", TORCH_BOX(&drcl::inner_products));
+}

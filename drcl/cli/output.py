@@ -1,0 +1,59 @@
+"""Where commands write: a file, or a folder of their own.
+
+A folder of results is made, with the folders above it. A file goes into a folder that is there, as
+with ``cp``: a misspelt path is refused before anything is computed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from drcl.progress import say
+
+T = TypeVar("T")
+
+
+class OutputFile(click.Path):
+    """The path of a file to be written, in a folder that exists."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path = Path(super().convert(value, param, ctx))  # type: ignore[arg-type]
+        if not path.parent.is_dir():
+            self.fail(f"{path}: expected a folder that exists, got {path.parent}", param, ctx)
+        return path
+
+
+def waiting(folder: Path, write: Callable[[], T]) -> T:
+    """What ``write`` returns; while another process holds the folder's lock, say so and try again.
+
+    The system releases the lock when that process ends.
+    """
+    said = False
+    while True:
+        try:
+            return write()
+        except BlockingIOError:
+            if not said:
+                say(f"waiting for another process that is writing to {folder}")
+            said = True
+            time.sleep(0.05)
+
+
+def check_out(out: Path, there: bool, append: bool, overwrite: bool) -> None:
+    """Refuse to write over what is there unasked."""
+    if append and overwrite:
+        raise click.UsageError("expected --append or --overwrite, got both")
+    if there and not append and not overwrite:
+        raise ValueError(already_there(out))
+
+
+def already_there(out: Path) -> str:
+    return f"{out}: is there already; add to it with --append, or --overwrite it"

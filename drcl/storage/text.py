@@ -1,0 +1,58 @@
+"""Text files, and the numbers in them."""
+
+from __future__ import annotations
+
+import codecs
+import math
+import re
+from pathlib import Path
+
+
+def read_text(path: Path) -> str:
+    """The text in a file, without the byte order mark that Windows programs put at its head.
+
+    Raises ValueError with file and line for what is not UTF-8, and for a mark elsewhere, as where
+    files were joined: it would become part of a name, unseen.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     Path(folder, "run.txt").write_bytes(codecs.BOM_UTF8 + b"q1")
+    ...     read_text(Path(folder, "run.txt"))
+    5
+    'q1'
+    """
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    if codecs.BOM_UTF8 in content:
+        line = content.count(b"\n", 0, content.index(codecs.BOM_UTF8)) + 1
+        raise ValueError(f"{path}, line {line}: expected no byte order mark but the first, got one")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}, line {line}: expected text in UTF-8 ({error.reason})") from error
+
+
+def whole_number(text: str) -> int:
+    """The number that digits stand for; Python's ``int`` would take ``1_0`` for 10.
+
+    >>> whole_number("-12")
+    -12
+    """
+    if not re.fullmatch(r"\s*[+-]?[0-9]+\s*", text):
+        raise ValueError(f"expected a whole number, got {text!r}")
+    return int(text)
+
+
+def finite_number(text: str) -> float:
+    """The number that a text stands for; Python's ``float`` would take ``1_0``, ``nan``, ``inf``.
+
+    >>> finite_number("1e-3")
+    0.001
+    """
+    try:
+        value = math.nan if "_" in text else float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"expected a finite number, got {text!r}")
+    return value
