@@ -7,8 +7,9 @@ import logging
 import re
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
@@ -29,6 +30,13 @@ _index_argument = click.argument(
 )
 _USUAL = Limits()
 _STOPPING = 10  # seconds that requests in work are given
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _at_most(flag: str, usual: int, words: str) -> Callable[[F], F]:
+    """An option for what clients may ask at most."""
+    least = click.IntRange(min=1)
+    return click.option(flag, type=least, default=usual, show_default=True, help=words)
 
 
 @click.command()
@@ -75,34 +83,10 @@ def explore(folder: Path, out: Path, title: str | None, overwrite: bool) -> None
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="File of a token that clients have to send.",
 )
-@click.option(
-    "--max-k",
-    type=click.IntRange(min=1),
-    default=_USUAL.k,
-    show_default=True,
-    help="Most results of a query.",
-)
-@click.option(
-    "--max-rows",
-    type=click.IntRange(min=1),
-    default=_USUAL.rows,
-    show_default=True,
-    help="Most queries of a request.",
-)
-@click.option(
-    "--max-body",
-    type=click.IntRange(min=1),
-    default=_USUAL.body,
-    show_default=True,
-    help="Most bytes of a request.",
-)
-@click.option(
-    "--max-waiting",
-    type=click.IntRange(min=1),
-    default=_USUAL.waiting,
-    show_default=True,
-    help="Most requests in work at one time.",
-)
+@_at_most("--max-k", _USUAL.k, "Most results of a query.")
+@_at_most("--max-rows", _USUAL.rows, "Most queries of a request.")
+@_at_most("--max-body", _USUAL.body, "Most bytes of a request.")
+@_at_most("--max-waiting", _USUAL.waiting, "Most requests in work at one time.")
 @show.device_option
 def serve(
     folder: Path,
