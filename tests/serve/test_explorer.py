@@ -167,7 +167,7 @@ def test_of_many_items_the_page_of_a_server_lists_some(monkeypatch: pytest.Monke
 
 
 def test_the_command_writes_the_page_and_overwrites_only_when_asked(tmp_path: Path) -> None:
-    folder, out = leaves().save(tmp_path / "leaves"), tmp_path / "new" / "leaves.html"
+    folder, out = leaves().save(tmp_path / "leaves"), tmp_path / "leaves.html"
     given = ["explore", str(folder), "--out", str(out)]
     assert CliRunner().invoke(main, given).exit_code == 0
     assert out.read_text("utf-8") == explorer_page(leaves(), "leaves")

@@ -152,7 +152,7 @@ def test_a_batch_takes_in_no_more_than_it_may(folder: Path) -> None:
         ({"embeddings": [[1] * 6], "where": {"age": 1}}, 400, "where: expected columns of"),
         ({"embeddings": [[1] * 6], "modality": "x"}, 400, "modality: expected one of"),
         ({"ids": ["i7"]}, 404, "ids: expected ids of the index, got 'i7'"),
-        ({"ids": [7]}, 404, "ids: expected strings, as the index has, got 7"),
+        ({"ids": [7]}, 404, "ids: expected ids of the index, got 7; all are strings"),
         ({"features": {"text": [[1]]}}, 400, "features: expected a modality of ('image',)"),
         ({"features": {"image": [[1]]}}, 400, "expected width 3, got 1"),
         ({"features": {"image": [[1, 2, 3e38]]}}, 400, "features: expected such as can be encoded"),
