@@ -1,8 +1,11 @@
 """Deep Reversible Consistency Learning for cross-modal retrieval."""
 
-from drcl import _checkout_shim, _interrupt, _moved
+from drcl import _interrupt
 
-_interrupt.guard()
+_interrupt.guard()  # before anything that takes time
+
+from drcl import _checkout_shim, _moved  # noqa: E402
+
 _checkout_shim.install()
 _moved.install()
 

@@ -81,11 +81,18 @@ Products products_here() {
   return plain;
 }
 
+void check_rows(const char* name, const Tensor& rows) {
+  const bool right = rows.is_cpu() && rows.dim() == 2 && rows.scalar_type() == torch::headeronly::ScalarType::Float;
+  STD_TORCH_CHECK(right, name, ": expected a matrix of float32 on the CPU");
+  STD_TORCH_CHECK(rows.is_contiguous(), name, ": expected contiguous rows");
+}
+
 // Shapes: drcl/ops/inner_products.py.
 Tensor inner_products(const Tensor& query, const Tensor& gallery) {
+  check_rows("query", query);
+  check_rows("gallery", gallery);
   const int64_t count = query.size(0), n = gallery.size(0), width = query.size(1);
   STD_TORCH_CHECK(gallery.size(1) == width, "gallery: expected rows of width ", width);
-  STD_TORCH_CHECK(query.is_contiguous() && gallery.is_contiguous(), "expected contiguous rows");
   Tensor out = torch::stable::empty({count, n}, torch::headeronly::ScalarType::Float);
   const auto* queries = static_cast<const float*>(query.const_data_ptr());
   const auto* rows = static_cast<const float*>(gallery.const_data_ptr());

@@ -17,6 +17,7 @@ from drcl.cli.output import already_there, check_out, waiting
 from drcl.errors import IndexChanged
 from drcl.estimator import DRCL
 from drcl.index import Index
+from drcl.index.folder import MANIFEST, check_free
 from drcl.progress import progress_bar
 from drcl.run import read_features
 from drcl.tensors import check_finite
@@ -79,26 +80,29 @@ def index(
     --append adds rows to an index of the same run, of a modality that was added to the run later,
     too; what it holds stays as it is.
     """
-    check_out(out, out.exists() and any(out.iterdir()), append, overwrite)
+    there = (out / MANIFEST).exists()
+    if not there and not append:
+        check_free(out)
+    check_out(out, there, append, overwrite)
     model = show.on_device(DRCL.load(run), device)
 
-    def made() -> Index:
+    def index_now() -> Index:
         """The index as it is now: another process may have added to it."""
         if not append:
             about = {"run": str(run.resolve()), "prior": fingerprint(model)}
             return Index(space=space or model.space, about=about)
-        there = Index.load(out)
-        check_same_model(there, model, run)
-        if space not in (None, there.space):
-            raise ValueError(f"space: expected {there.space!r}, as {out} has, got {space!r}")
-        return there
+        made = Index.load(out)
+        check_same_model(made, model, run)
+        if space not in (None, made.space):
+            raise ValueError(f"space: expected {made.space!r}, as {out} has, got {space!r}")
+        return made
 
     rows = features_of(model, modality, features)
     ids, columns = (None, {}) if table is None else read_names(table, len(rows))
-    embeddings = encoded(model, modality, rows, made().space, progress)
+    embeddings = encoded(model, modality, rows, index_now().space, progress)
 
     def write() -> Index:
-        whole = made().add(embeddings, ids=ids, modality=modality, metadata=columns)
+        whole = index_now().add(embeddings, ids=ids, modality=modality, metadata=columns)
         whole.save(out, overwrite=overwrite)
         return whole
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
+
+from drcl.storage.text import unmarked
 
 PICTURE = "picture"  # the column of paths
 
@@ -56,10 +59,12 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     number, limit = 1, csv.field_size_limit()
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            first = file.readline(limit)
+            first = re.sub('"[^"]*"', "", file.readline(limit))
             separator = next((mark for mark in ",;\t" if mark in first), ",")
             file.seek(0)
-            reader = csv.reader(file, delimiter=separator, skipinitialspace=True, strict=True)
+            reader = csv.reader(
+                unmarked(file, path), delimiter=separator, skipinitialspace=True, strict=True
+            )
             for cells in reader:
                 stripped = [cell.strip() for cell in cells]
                 yield number, [] if stripped == [""] else stripped

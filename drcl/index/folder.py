@@ -109,6 +109,15 @@ def _read_named(folder: Path, manifest: dict[str, Any]) -> Stored:
     return Stored(width, space, about, ids, segments, out)
 
 
+def check_free(folder: Path) -> None:
+    """Refuse a folder, without an index, that holds something else; parts of one are none."""
+    others = folder.exists() and not is_empty(folder)
+    if others and any(entry.suffix != ".safetensors" for entry in folder.iterdir()):
+        raise ValueError(
+            f"{folder}: expected an index or an empty folder, got other files; choose another"
+        )
+
+
 def save_index(
     folder: Path, stored: Stored, old: dict[str, Any] | None, overwrite: bool
 ) -> tuple[dict[str, Any], Stored]:
@@ -119,13 +128,8 @@ def save_index(
     """
     with locked(folder, PATIENCE):
         there = read_manifest(folder)
-        if there is None and not is_empty(folder):
-            others = [entry for entry in folder.iterdir() if entry.suffix != ".safetensors"]
-            if others:
-                raise ValueError(
-                    f"{folder}: expected an index or an empty folder, got other files; choose "
-                    "another"
-                )
+        if there is None:
+            check_free(folder)
         if there is not None and there != old and not overwrite:
             reason = "was changed by another process" if old else "holds another index"
             raise IndexChanged(

@@ -18,6 +18,7 @@ from drcl.tensors import as_tensor
 
 PerQuery: TypeAlias = RetrievalMetrics | Any  # or numbers (Q,)
 TESTS = ("permutation", "bootstrap")
+LARGEST = 1e150
 
 
 class Comparison(NamedTuple):
@@ -67,10 +68,11 @@ def compare(
     bootstrap, where more than 1 − ``interval`` of the resamples repeat one difference.
 
     Raises ValueError for arrays of different lengths, for queries that count in one alone, for
-    fewer than two that count, and for settings that are not known; TypeError for what is no array
-    of numbers. Sources: Fisher, *The Design of Experiments* (1935); Smucker, Allan and Carterette,
-    *A Comparison of Statistical Significance Tests for Information Retrieval Evaluation* (2007);
-    Efron and Tibshirani, *An Introduction to the Bootstrap* (1993), chapters 12 and 16.
+    fewer than two that count, for differences above 1e150, and for settings that are not known;
+    TypeError for what is no array of numbers. Sources: Fisher, *The Design of Experiments* (1935);
+    Smucker, Allan and Carterette, *A Comparison of Statistical Significance Tests for Information
+    Retrieval Evaluation* (2007); Efron and Tibshirani, *An Introduction to the Bootstrap* (1993),
+    chapters 12 and 16.
 
     >>> compare([0.9, 0.8, 0.7, 0.9, 0.6, 0.8], [0.7, 0.7, 0.6, 0.4, 0.5, 0.7]).p  # 2 of 2⁶
     0.03125
@@ -86,7 +88,10 @@ def compare(
     if (kept != ~np.isnan(other)).any():
         query = int((kept != ~np.isnan(other)).argmax())
         raise ValueError(f"b: expected the same queries to count as in a, got others: {query}")
-    differences = (one - other)[kept][:, None]
+    with np.errstate(over="ignore"):
+        differences = (one - other)[kept][:, None]
+    if np.abs(differences).max(initial=0.0) > LARGEST:  # squares of larger ones leave the range
+        raise ValueError(f"a, b: expected differences of at most {LARGEST:g}, got larger ones")
     sums, sizes = cluster_sums(differences, kept, clusters)
     difference = float(differences.mean())
     if test == "permutation":

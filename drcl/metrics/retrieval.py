@@ -51,8 +51,8 @@ def retrieval_metrics(
         query_labels, gallery_labels: ids or names (Q,), (N,), also as a column, −1, NaN or None
             where unlabelled; or multi-hot rows (Q, C), (N, C) with C > 1.
         ks: cut-offs >= 1, None for the whole gallery; above N means N. Without None, ranks beyond
-            the largest are looked at for the first relevant item alone, which is faster: MRR is
-            never cut. MRR@k is ``measures=("reciprocal_rank",)``.
+            the largest are looked at for the first relevant item alone, as MRR is never cut: faster
+            where most queries have a hit. MRR@k is ``measures=("reciprocal_rank",)``.
         measures: more of them: names of :mod:`drcl.metrics.measures` (``"hit"``, ``"r_precision"``,
             ``"ap_at_r"``, ``"auroc"``, ``"rbp"`` and others), or functions of the ranks of your
             own. They look at the whole ranking. With ``ties="average"`` they are exact means over

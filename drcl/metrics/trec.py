@@ -286,6 +286,7 @@ def _check_finite(name: str, found: Mapping[str, Mapping[str, float]]) -> None:
 
 
 def _name(name: str) -> str:
-    if len(str(name).split()) != 1 or str(name) != str(name).strip():
-        raise ValueError(f"name: expected one without blanks, got {name!r}")
-    return str(name)
+    word = str(name)
+    if word.split() != [word] or "\ufeff" in word:
+        raise ValueError(f"name: expected one without blanks or byte order marks, got {name!r}")
+    return word

@@ -32,6 +32,8 @@ def inner_products(query: Tensor, gallery: Tensor, *, backend: str) -> Tensor:
 
 
 def _products_like(query: Tensor, gallery: Tensor) -> Tensor:
+    devices = f"gallery: expected a device like that of query, {query.device}, got {gallery.device}"
+    torch._check(query.device == gallery.device, lambda: devices)
     return query.new_empty(query.shape[0], gallery.shape[0])
 
 

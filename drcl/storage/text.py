@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import math
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -24,12 +25,24 @@ def read_text(path: Path) -> str:
     content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     if codecs.BOM_UTF8 in content:
         line = content.count(b"\n", 0, content.index(codecs.BOM_UTF8)) + 1
-        raise ValueError(f"{path}, line {line}: expected no byte order mark but the first, got one")
+        raise ValueError(_marked(path, line))
     try:
         return content.decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(f"{path}, line {line}: expected text in UTF-8 ({error.reason})") from error
+
+
+def unmarked(lines: Iterable[str], name: object) -> Iterator[str]:
+    """The lines of a file opened as ``utf-8-sig``; ValueError for a mark that is in one still."""
+    for number, line in enumerate(lines, 1):
+        if "\ufeff" in line:
+            raise ValueError(_marked(name, number))
+        yield line
+
+
+def _marked(name: object, line: int) -> str:
+    return f"{name}, line {line}: expected no byte order mark but the first, got one"
 
 
 def whole_number(text: str) -> int:
@@ -44,13 +57,13 @@ def whole_number(text: str) -> int:
 
 
 def finite_number(text: str) -> float:
-    """The number that a text stands for; Python's ``float`` would take ``1_0``, ``nan``, ``inf``.
+    """The number that a text stands for; Python's ``float`` would take ``1_0``, ``nan``, ``٣``.
 
     >>> finite_number("1e-3")
     0.001
     """
     try:
-        value = math.nan if "_" in text else float(text)
+        value = float(text) if text.isascii() and "_" not in text else math.nan
     except ValueError:
         value = math.nan
     if not math.isfinite(value):

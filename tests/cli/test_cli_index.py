@@ -198,6 +198,10 @@ def test_what_does_not_fit_is_refused(leaves: Path, index: Path, tmp_path: Path)
     error = refused("index", run, "photo", x, "--out", index, "--append", "--space", other)
     assert f"got '{other}'" in error
     assert "no index" in refused("index", run, "photo", x, "--out", tmp_path, "--append")
+    (tmp_path / "mine.txt").touch()
+    for more in ([], ["--overwrite"]):
+        error = refused("index", run, "photo", x, "--out", tmp_path, *more)
+        assert "expected an index or an empty folder, got other files" in error
     tables = {
         "a,a\n" + "1,2\n" * 20: "column names, all different",
         "": "a line of column names",

@@ -78,3 +78,18 @@ def test_another_encoding_is_named(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_bytes("id,name\n1,\u00f6\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"t\.csv: expected a CSV file in UTF-8"):
         read_names(tmp_path / "t.csv", 1)
+
+
+def test_a_byte_order_mark_where_files_were_joined_is_no_part_of_an_id(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text("\ufeffid,name\na,1\n\ufeffb,2\n")
+    with pytest.raises(
+        ValueError, match=r"t\.csv, line 3: expected no byte order mark but the firs"
+    ):
+        read_names(file, 2)
+
+
+def test_commas_in_quoted_names_part_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text('"name, full";id\nOak, old;p0\n')
+    assert read_names(file, 1) == (["p0"], {"name, full": ["Oak, old"]})

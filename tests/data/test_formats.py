@@ -431,6 +431,13 @@ def test_a_manifest_with_a_byte_order_mark(tmp_path):
     assert len(load_manifest(toml).train["image"].features) == 36
 
 
+def test_a_byte_order_mark_where_tables_were_joined_makes_no_class_of_its_own(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("\ufeffclass,n\noak,0\n\ufeffoak,1\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"a\.csv, line 3: expected no byte order mark"):
+        read_array(path, "class")
+
+
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 @pytest.mark.parametrize("end", ["", "\n", "\n\n", "\r\n \r\n"])
 def test_lists_with_blank_lines_at_the_end_and_a_byte_order_mark(tmp_path, mark, end):

@@ -211,6 +211,8 @@ def test_the_interval_of_a_share_stays_between_zero_and_one():
         (([math.nan] * 2, [math.nan] * 2), {}, "queries: expected at least two that count, got 0"),
         (([[0.1]], [0.2]), {}, "a: expected RetrievalMetrics or finite numbers"),
         (([0.1, 0.2], [0.2, math.inf]), {}, "b: expected RetrievalMetrics or finite numbers"),
+        (([1e308] * 3, [-1e308] * 3), {}, "a, b: expected differences of at most 1e[+]150"),
+        (([1e200] * 30, [0.0] * 30), {"test": "bootstrap"}, "a, b: expected differences"),
         (([0.1] * 3, [0.2] * 3), {"test": "t"}, "test: expected one of"),
         (([0.1] * 3, [0.2] * 3), {"clusters": [0, 1]}, "clusters: expected 3"),
         (([0.1] * 3, [0.2] * 3), {"clusters": [0, 0, 0]}, "clusters: expected at least two"),

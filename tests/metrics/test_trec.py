@@ -42,6 +42,7 @@ def test_any_blanks_part_fields_and_ranks_are_not_looked_at(tmp_path):
         (trec.read_run, "q1 Q0 a 1 x t\n", "line 1: expected a finite number, got 'x'"),
         (trec.read_run, "q1 Q0 a 1 nan t\n", "line 1: expected a finite number, got 'nan'"),
         (trec.read_run, "q1 Q0 a 1 1_0 t\n", "line 1: expected a finite number, got '1_0'"),
+        (trec.read_run, "q1 Q0 a 1 ٣ t\n", "line 1: expected a finite number, got"),
         (trec.read_run, "q Q0 a 1 2 t\nq Q0 a 2 1 t\n", "line 2: expected 'a' once, got it twice"),
         (trec.read_qrels, "q1 0 a\n", "line 1: expected 4 fields, got 3"),
         (trec.read_qrels, "q1 0 a 0.5\n", "line 1: expected a whole number, got '0.5'"),
@@ -111,7 +112,7 @@ def test_judgements_are_written_as_they_are_or_not_at_all(tmp_path):
 
 
 def test_names_with_blanks_are_not_written(tmp_path):
-    for name in ("a b", "", " a", "a\n"):
+    for name in ("a b", "", " a", "a\n", "\ufeffa"):
         with pytest.raises(ValueError, match="name: expected one without blanks"):
             trec.write_qrels(tmp_path / "qrels.txt", {"q": {name: 1}})
     assert not (tmp_path / "qrels.txt").exists()

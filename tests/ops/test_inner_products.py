@@ -35,6 +35,34 @@ def test_is_within_the_rounding_of_its_sums(width: int, rows: int) -> None:
         assert ((found.double() - exact).abs() <= 1.001 * bound).all()
 
 
+FLOATS = torch.ones(4, 32)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *(FLOATS.to(dtype) for dtype in (torch.float64, torch.bfloat16, torch.int8)),
+        FLOATS[0],
+        FLOATS[:, None],
+        FLOATS.T,
+        FLOATS[:, ::2],
+    ],
+    ids=lambda one: f"{one.dtype}-{tuple(one.shape)}",
+)
+@pytest.mark.parametrize("side", ["query", "gallery"])
+def test_what_the_op_cannot_read_is_refused(side: str, wrong: Tensor) -> None:
+    given = {"query": FLOATS, "gallery": FLOATS, side: wrong}
+    with pytest.raises(RuntimeError, match=f"{side}: expected (a matrix of float32|contiguous)"):
+        torch.ops.drcl.inner_products(**given)
+
+
+def test_sides_of_different_widths_or_devices_are_refused() -> None:
+    with pytest.raises(RuntimeError, match="gallery: expected a device like that of query, cpu"):
+        torch.ops.drcl.inner_products(FLOATS, FLOATS.to("meta"))
+    with pytest.raises(RuntimeError, match="gallery: expected rows of width 16"):
+        torch.ops.drcl.inner_products(torch.ones(2, 16), FLOATS)
+
+
 def test_rows_from_anywhere() -> None:
     query, gallery = torch.randn(2, 40), torch.randn(100, 80)
     expected = inner_products(query, gallery[:, ::2].contiguous(), backend="native")

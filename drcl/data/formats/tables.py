@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import fnmatch
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from drcl.data.formats.limits import OBJECT, Budget, Refused, string_array
+from drcl.storage.text import unmarked
 
 CELLS = 2**18
 """Cells turned into numbers at once, about: as text each takes many times its room."""
@@ -87,7 +89,7 @@ def _delimiter(path: Path) -> str:
     if path.suffix.lower() == ".tsv":
         return "\t"
     with path.open(encoding="utf-8-sig", newline="") as file:
-        first = file.readline(csv.field_size_limit())
+        first = re.sub('"[^"]*"', "", file.readline(csv.field_size_limit()))
     return ";" if ";" in first and "," not in first else ","
 
 
@@ -107,7 +109,8 @@ def _names(path: Path, delimiter: str) -> tuple[list[str], bool]:
 def _rows(path: Path, delimiter: str, width: int, skip: bool) -> Iterator[list[str]]:
     """Rows of cells. An empty line is an empty cell where there is one column, save at the end."""
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader, empty = csv.reader(file, delimiter=delimiter, strict=True), 0
+        lines, empty = unmarked(file, path), 0
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
         for row in reader:
             if not row:
                 empty += width == 1
