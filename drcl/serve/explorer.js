@@ -232,10 +232,11 @@ function body(item) {
   ];
 }
 
-const title = (item) => String(item.name ?? item.text ?? item.id);
+const title = (item) => String([item.name, item.text].find((one) => String(one ?? "").trim() !== "") ?? item.id);
+const number = (score) => (Math.abs(score) < 1e6 ? score.toFixed(3) : score.toExponential(3));
 
 async function card(found, place) {
-  const facts = [place + 1, title(found.item) === String(found.item.id) ? null : found.item.id, found.score.toFixed(3)];
+  const facts = [place + 1, title(found.item) === String(found.item.id) ? null : found.item.id, number(found.score)];
   const inner = element("div", { class: "card" });
   inner.append(element("h3", { class: "text" }, title(found.item)));
   inner.append(element("p", { class: "facts" }, facts.filter((one) => one !== null).join(" · ")));
@@ -245,7 +246,7 @@ async function card(found, place) {
 }
 
 function wanted() {
-  const where = {};
+  const where = Object.create(null); // a column may have any name
   for (const select of at("filters").querySelectorAll("select")) {
     if (select.value !== "") where[select.name] = all.classes[select.name][Number(select.value)];
   }
@@ -301,10 +302,13 @@ function fail(error) {
   if (error.status === 401) {
     at("entry").hidden = false;
     at("explorer").hidden = true;
+    at("refused").hidden = source.token === null;
     at("token").focus();
     return;
   }
-  say(error instanceof TypeError ? "The server does not answer." : error.message, true);
+  const words = error instanceof TypeError ? "The server does not answer." : error.message;
+  if (all === undefined) at("about").textContent = words; // there is nothing yet to explore
+  else say(words, true);
 }
 
 window.addEventListener("hashchange", () => {
@@ -491,9 +495,9 @@ async function load(first) {
   }
   byId = new Map(all.items.map((item) => [String(item.id), item]));
   pointed = null;
-  const number = (count) => `${count.toLocaleString("en")} ${count === 1 ? "item" : "items"}`;
+  const counted = (count) => `${count.toLocaleString("en")} ${count === 1 ? "item" : "items"}`;
   const part = all.items.length < all.count ? `${all.items.length.toLocaleString("en")} of them listed` : "";
-  at("about").textContent = [number(all.count), part, ...all.modalities, all.space ?? ""].filter(Boolean).join(" · ");
+  at("about").textContent = [counted(all.count), part, ...all.modalities, all.space ?? ""].filter(Boolean).join(" · ");
   const columns = Object.keys(all.classes);
   const old = wantedBefore();
   at("filters").replaceChildren(
@@ -529,9 +533,10 @@ function wantedBefore() {
 
 at("entry").addEventListener("submit", (event) => {
   event.preventDefault();
-  source.token = at("token").value;
+  source.token = at("token").value.trim();
   at("token").value = "";
-  load(true);
+  if (/^[!-~]+$/.test(source.token)) load(true);
+  else fail({ status: 401 }); // no header can hold it
 });
 
 load(true);

@@ -277,12 +277,13 @@ def test_a_server_with_a_token_asks_for_it(index: Index, page: Page) -> None:
     try:
         page.open(server.url)
         page.until("document.activeElement.id === 'token'")
-        for token in ("wrong", TOKEN):
+        for token in ("wrong", "тест", TOKEN):
             assert page.get("document.getElementById('explorer').hidden")
             page.write(token)
             page.press("Enter")
-            if token == "wrong":
+            if token != TOKEN:
                 page.until("document.getElementById('token').value === ''")
+                page.until("!document.getElementById('refused').hidden")
         page.until("document.querySelectorAll('#answers li').length === 12")
         page.until("[...document.images].filter((one) => one.naturalWidth).length >= 6")
         assert page.get("document.getElementById('entry').hidden")
