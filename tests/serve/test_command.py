@@ -8,6 +8,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ from drcl import DRCL, Index, Prior
 from drcl.cli import main
 from drcl.cli.index import fingerprint
 
-pytest.importorskip("drcl.serve.app", reason="serving needs the extra 'serve'")
+app = pytest.importorskip("drcl.serve.app", reason="serving needs the extra 'serve'")
 pytest.importorskip("uvicorn", reason="serving needs the extra 'serve'")
 
 TOKEN = "x" * 16
@@ -184,3 +186,48 @@ def test_what_cannot_be_served_is_refused(tmp_path: Path, model: DRCL) -> None:
         port = taken.getsockname()[1]
         assert f"--port {port}: cannot listen there" in refused(index, "--port", port)
     assert "cannot listen there" in refused(index, "--host", "256.1.1.1", "--port", 0)
+
+
+def test_only_serving_needs_the_extra(tmp_path: Path) -> None:
+    index = Index().add(torch.eye(3)).save(tmp_path / "index")
+    without = "import sys; sys.modules |= dict.fromkeys(('starlette', 'uvicorn', 'jinja2')); "
+    code = f"{without}from drcl.cli import main; main(sys.argv[1:], 'drcl')"
+
+    def run(*arguments: object) -> tuple[int, str]:
+        given = [sys.executable, "-c", code, *map(str, arguments)]
+        done = subprocess.run(given, capture_output=True, text=True, timeout=120)
+        return done.returncode, done.stdout + done.stderr
+
+    code_of_help, said = run("--help")
+    assert code_of_help == 0 and "serve" in said
+    code_of_serve, said = run("serve", index)
+    assert code_of_serve == 1 and "pip install 'drcl[serve]'" in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        ("127.0.0.1", True),
+        ("127.1", True),
+        ("LOCALHOST", True),
+        ("0x7f000001", True),
+        ("2130706433", True),
+        ("::ffff:127.0.0.1", True),
+        ("0.0.0.0", False),
+        ("0", False),
+    ],
+)
+def test_a_server_is_local_by_the_address_it_listens_on(
+    tmp_path: Path, host: str, local: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+
+    def make_app(*_: Any, **options: Any) -> None:
+        found.append(options["local"])
+        raise ValueError("enough")
+
+    monkeypatch.setattr(app, "make_app", make_app)
+    if ":" in host and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    assert "enough" in refused(tmp_path, "--host", host, "--port", 0)
+    assert found == [local]
