@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,38 @@ def test_a_server_answers_refuses_and_ends_in_good_order(running: Running, model
     assert reply.startswith(b"HTTP/1.1 200") and b'"query":{"number":3' in reply
     assert ended(running.process, 60) == 0
     assert "\nended\n" in running.said() and "Traceback" not in running.said()
+
+
+SLOW = """
+import sys, time
+from drcl.serve import app
+answer, sys.modules["drcl.cli.serve"]._STOPPING = app.answer, 1
+
+def slow(*arguments):
+    time.sleep(4)
+    return answer(*arguments)
+
+app.answer = slow
+"""
+
+
+def test_requests_that_take_too_long_at_the_end_are_told_in_one_line(
+    tmp_path: Path, model: DRCL
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SLOW)
+    one = start(tmp_path, model)
+    with ThreadPoolExecutor(3) as pool:
+        headers = {"content-type": "application/json", "authorization": f"Bearer {TOKEN}"}
+        body = json.dumps({"ids": ["i-3"]}).encode()
+        asked = [pool.submit(one.ask, "POST", "/search", body, **headers) for _ in range(3)]
+        time.sleep(1)
+        assert one.process.pid is not None
+        os.kill(one.process.pid, signal.SIGTERM)
+        replies = [future.result() for future in asked]
+    assert replies == [(503, b'{"error":"the server is ending"}')] * 3
+    assert ended(one.process, 60) == 0
+    said = (tmp_path / "stderr").read_text().splitlines()
+    assert len(said) == 1 and "timeout graceful shutdown exceeded" in said[0], said
 
 
 def test_ctrl_c_ends_it_too(running: Running) -> None:
