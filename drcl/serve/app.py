@@ -177,8 +177,8 @@ class Server:
     async def metrics(self, request: HTTPRequest) -> Response:
         state = await asyncio.to_thread(self.served.current)
         gauges = {
-            "requests_in_work": self._waiting.inside,
-            "requests_being_read": self._reading.inside,
+            "requests_waiting": self._waiting.inside,
+            "requests_reading": self._reading.inside,
             "index_items": len(state.index),
             "index_loads": self.served.loads,
             "index_stale": self.served.stale,
@@ -237,7 +237,8 @@ def make_app(
         encoders: what turns features into rows of the index; None takes embeddings and ids alone.
         token: what ``Authorization: Bearer`` must carry on every path but ``/`` and ``/health``;
             None lets everybody in. 16 to 1,000 printable ASCII characters without spaces.
-        local: whether the server listens on this machine alone, and so under its names alone.
+        local: whether the server listens on this machine alone. Requests for another host than
+            localhost or a loopback address are then refused.
         limits: what clients may ask at most; None for the usual ones.
 
     Raises ImportError without starlette or jinja2, ValueError for another token, and what

@@ -28,10 +28,10 @@ _OPEN = ("/", "/health")  # the page, which holds nothing of the index, and what
 
 
 class Gate:
-    """Asks for the token, refuses names of other machines, counts, and adds headers.
+    """Asks for the token, refuses other host names, counts, and adds headers.
 
-    A server that listens on this machine alone answers only to its names: a page from elsewhere
-    whose own name was made to lead here would otherwise be of the same origin.
+    A server that listens on this machine alone refuses any host name but this machine's: otherwise
+    a page from elsewhere, whose host name was made to lead here, would be of the same origin.
     """
 
     def __init__(
