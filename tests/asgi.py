@@ -58,7 +58,8 @@ class Client:
 
         return self.loop.run_until_complete(gather())
 
-    async def answer(self, asked: Asked) -> Reply:
+    async def answer(self, asked: Asked, gone: asyncio.Event | None = None) -> Reply:
+        """``gone`` is set when the client leaves."""
         headers = {"host": "localhost", **(asked.headers or {})}
         if asked.body:
             headers.setdefault("content-length", str(len(asked.body)))
@@ -80,11 +81,17 @@ class Client:
             "server": ("127.0.0.1", 8000),
         }
         sent: list[Any] = []
+        whole = False
         parts = [asked.body[start : start + 65536] for start in range(0, len(asked.body), 65536)]
 
         async def receive() -> Any:
+            nonlocal whole
+            if whole:  # a server says no more until the client has gone
+                await (gone or asyncio.Event()).wait()
+                return {"type": "http.disconnect"}
             body = parts.pop(0) if parts else b""
-            return {"type": "http.request", "body": body, "more_body": bool(parts)}
+            whole = not parts
+            return {"type": "http.request", "body": body, "more_body": not whole}
 
         async def send(message: Any) -> None:
             sent.append(message)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from drcl.estimator import DRCL
 from drcl.index import Index
 from drcl.serve.answers import Encoders
 from drcl.serve.explorer import explorer_page
-from drcl.serve.gate import is_loopback
+from drcl.serve.gate import check_token, is_loopback
 from drcl.serve.requests import Limits
 from drcl.storage.files import write_bytes
 
@@ -29,7 +28,7 @@ _index_argument = click.argument(
     "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="INDEX"
 )
 _USUAL = Limits()
-_STOPPING = 10  # seconds that requests in work are given
+_STOPPING = 10  # seconds in which requests may end once the server is told to
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -86,7 +85,7 @@ def explore(folder: Path, out: Path, title: str | None, overwrite: bool) -> None
 @_at_most("--max-k", _USUAL.k, "Most results of a query.")
 @_at_most("--max-rows", _USUAL.rows, "Most queries of a request.")
 @_at_most("--max-body", _USUAL.body, "Most bytes of a request.")
-@_at_most("--max-waiting", _USUAL.waiting, "Most requests in work at one time.")
+@_at_most("--max-waiting", _USUAL.waiting, "Most requests that wait for an answer at one time.")
 @show.device_option
 def serve(
     folder: Path,
@@ -103,7 +102,7 @@ def serve(
     """Search an index over HTTP, with a page to explore it.
 
     POST /search takes JSON, GET / is the page. The index may be added to or replaced meanwhile.
-    Ends on Ctrl-C or SIGTERM, after the requests in work.
+    Ends on Ctrl-C or SIGTERM, once the requests it has are answered, after 10 seconds at most.
     """
     refusal = "serving needs {}; install it with: pip install 'drcl[serve]'"
     check_installed(refusal, "starlette", "uvicorn", "jinja2")
@@ -112,12 +111,15 @@ def serve(
     from drcl.serve.app import make_app
 
     encoders = None if run is None else _encoders(run, folder, device)
-    token, local = None if token_file is None else read_token(token_file), is_loopback(host)
-    limits = Limits(k=max_k, rows=max_rows, body=max_body, waiting=max_waiting)
+    token = None if token_file is None else read_token(token_file)
+    limits = Limits(
+        k=max_k, rows=max_rows, body=max_body, waiting=max_waiting, reading=4 * max_waiting
+    )
     logging.basicConfig(format="%(message)s")
-    app = make_app(folder, encoders=encoders, token=token, local=local, limits=limits)
     with _listening(host, port) as listener:
         name, number = listener.getsockname()[:2]
+        local = is_loopback(name)  # of the address: a host may be spelled in many ways
+        app = make_app(folder, encoders=encoders, token=token, local=local, limits=limits)
         shown = f"[{name}]" if ":" in name else name
         if not local and token is None:
             click.echo(f"warning: whoever reaches {shown} may search, see --token-file", err=True)
@@ -163,18 +165,12 @@ def _encoders(run: Path, folder: Path, device: str | None) -> Encoders:
 
 
 def read_token(path: Path) -> str:
-    """The token of a file, without the spaces around it; ValueError for what a header cannot hold
-    or anybody could guess."""
+    """The token of a file, without the spaces around it; ValueError as of :func:`check_token`."""
     try:
         token = path.read_text(encoding="ascii").strip()
     except UnicodeDecodeError:
         token = ""
-    if not re.fullmatch(r"[!-~]{16,1000}", token):
-        raise ValueError(
-            f"{path}: expected a token of 16 to 1,000 letters, digits and signs of ASCII on one "
-            "line, such as: openssl rand -hex 32"
-        )
-    return token
+    return check_token(str(path), token)
 
 
 def _listening(host: str, port: int) -> socket.socket:

@@ -12,6 +12,7 @@ import torch
 from drcl.index.segment import Segment, key_of
 from drcl.index.values import id_of, listed
 from drcl.metrics.embeddings import Embeddings
+from drcl.storage.mmap import check_size, is_mapped
 
 
 class Held:
@@ -31,6 +32,9 @@ class Held:
         self.rows = Embeddings(pieces, "index") if pieces else None
         self.width = None if self.rows is None else self.rows.width
         self.kind = self.segments[0].ids.kind if self.segments else None
+        # The arrays of a segment's file are of one mapping.
+        arrays = [next(filter(is_mapped, p.arrays.values()), None) for p in self.segments]
+        self._mapped = [array for array in (*arrays, self.removed) if is_mapped(array)]
         empty = np.empty(0, np.int64)
         self.copies, self.firsts = (
             torch.from_numpy(np.concatenate([empty, *(p.arrays[name] for p in self.segments)]))
@@ -45,6 +49,11 @@ class Held:
     @property
     def columns(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for part in self.segments for name in part.columns))
+
+    def check_files(self) -> None:
+        """Before arrays are read: OSError if a file that holds some has become shorter."""
+        for array in self._mapped:
+            check_size(array, "index")
 
     def keys(self) -> npt.NDArray[np.int64]:
         """The keys of all ids (total,)."""

@@ -150,18 +150,31 @@ class Index:
         [[0, 2]]
         """
         held = self._held
-        self._held = Held(held.segments, np.union1d(held.removed, held.find(ids)))
+        self._held = Held(held.segments, np.union1d(held.removed, self.find(ids)))
         return self
+
+    def check_files(self) -> None:
+        """Raise OSError, naming the file, if a file of the index has become shorter.
+
+        Files of an index are never changed. Where one was cut all the same, what it holds no more
+        would end the process (SIGBUS) or be read as zeros. The methods that read look before they
+        do; a file that is cut while they read is not noticed.
+
+        >>> Index().add(torch.eye(2)).check_files()
+        """
+        self._held.check_files()
 
     def find(self, ids: Iterable[Any]) -> npt.NDArray[np.int64]:
         """The numbers (n,) of the rows with these ids, as :attr:`SearchResult.indices` counts.
 
         An id is there if one of the index equals it, by the rule of ``where`` in :meth:`search`.
-        Raises ValueError for an id that is not there, TypeError for what is no sequence.
+        Raises ValueError for an id that is not there, TypeError for what is no sequence, OSError as
+        of :meth:`check_files`.
 
         >>> Index().add(torch.eye(2), ids=["x", "y"]).find(["y"]).tolist()
         [1]
         """
+        self.check_files()
         return self._held.find(ids)
 
     def search(
@@ -196,6 +209,7 @@ class Index:
         """
         k = check_count("k", k)
         held = self._held
+        held.check_files()
         if held.rows is None:
             raise ValueError("index: expected rows to search, got none; add() some first")
         queries = Embeddings(as_features(query, "query"), "query")
@@ -221,6 +235,7 @@ class Index:
         >>> Index().add(torch.eye(1), modality="image", metadata={"name": ["x"]}).records([0])
         [{'id': 0, 'modality': 'image', 'name': 'x'}]
         """
+        self.check_files()
         return [self._held.record(position) for position in self._held.numbers(indices).tolist()]
 
     def rows(self, indices: npt.ArrayLike | Tensor) -> Tensor:

@@ -41,8 +41,17 @@ def answer(
     """The answer to each request, as JSON, or why there is none.
 
     Requests that search the same items share one product. Of each, the results are the first k of
-    what the largest k among them finds, which is what it would have found alone.
+    what the largest k among them finds. That is what it would have found alone up to the rounding
+    of float32: a product of more queries may add in another order, so that scores differ in their
+    last bits, and items whose scores are that close may change places.
+
+    Raises OSError if a file of the index was cut.
     """
+    with state.reading():
+        return _answers(state, requests, encoders)
+
+
+def _answers(state: State, requests: Sequence[Request], encoders: Encoders | None) -> list[Answer]:
     answers: dict[int, Answer] = {}
     groups: dict[str, list[tuple[int, _Queries]]] = {}
     for place, request in enumerate(requests):
@@ -81,6 +90,10 @@ def _refused(error: Exception) -> Refused:
 
 def _queries(state: State, request: Request, encoders: Encoders | None) -> _Queries:
     index = state.index
+    columns = tuple(column for column in index.columns if column != PICTURE)
+    for column in request.where or ():
+        if column not in columns:
+            raise Refused(f"where: expected columns of {columns}, got {column!r}"[:500])
     if request.ids:
         own = _numbers(state, request.ids)
         return _Queries(index.rows(own), own)

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -22,7 +23,7 @@ from drcl.serve.answers import Encoders, answer
 from drcl.serve.batcher import Answer, Batcher
 from drcl.serve.counts import Counts
 from drcl.serve.explorer import live_page
-from drcl.serve.gate import Gate
+from drcl.serve.gate import Gate, check_token
 from drcl.serve.items import PICTURE, to_json
 from drcl.serve.requests import Limits, Refused, Request, parse
 from drcl.serve.state import Served, State
@@ -32,12 +33,28 @@ _NUMBER = re.compile(r"[0-9]{1,18}")
 _WORDS = {404: "path: expected one of this server", 405: "method: expected one of the path"}
 
 
+class _Room:
+    """Holds so many requests at one time, and refuses more."""
+
+    def __init__(self, most: int) -> None:
+        self.inside, self._most = 0, most
+
+    def __enter__(self) -> None:
+        if self.inside >= self._most:
+            raise Refused(f"the server has as many requests as it takes ({self._most})", 503)
+        self.inside += 1
+
+    def __exit__(self, *failure: object) -> None:
+        self.inside -= 1
+
+
 class Server:
     """What the routes have in common."""
 
     def __init__(self, folder: Path, encoders: Encoders | None, limits: Limits) -> None:
         self.served, self.counts = Served(folder), Counts()
-        self._encoders, self._limits, self._inside = encoders, limits, 0
+        self._encoders, self._limits = encoders, limits
+        self._reading, self._waiting = _Room(limits.reading), _Room(limits.waiting)
         self._batcher = Batcher(self._work, limits)
         self._page = live_page()
 
@@ -54,7 +71,7 @@ class Server:
     def routes(self) -> list[Route]:
         return [
             Route("/", self.page, methods=["GET"]),
-            Route("/search", self._admitted(self.search), methods=["POST"]),
+            Route("/search", self.search, methods=["POST"]),
             Route("/items", self._admitted(self.items), methods=["GET"]),
             Route("/pictures/{version}/{number}", self._admitted(self.picture), methods=["GET"]),
             Route("/health", self.health, methods=["GET"]),
@@ -67,13 +84,8 @@ class Server:
         """The route, for so many requests at one time."""
 
         async def admitted(request: HTTPRequest) -> Response:
-            if self._inside >= self._limits.waiting:
-                raise Refused(f"{self._inside} requests are in work; try again", 503)
-            self._inside += 1
-            try:
+            with self._waiting:
                 return await route(request)
-            finally:
-                self._inside -= 1
 
         return admitted
 
@@ -90,10 +102,26 @@ class Server:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != _JSON or request.headers.get("content-encoding", "identity") != "identity":
             raise Refused(f"content-type: expected {_JSON}, not compressed", 415)
-        found = await self._batcher.ask(parse(await self._body(request), self._limits))
+        with self._reading:
+            body = await self._body(request)
+        with self._waiting:
+            found = await self._answer(request, parse(body, self._limits))
         if isinstance(found, Refused):
             raise found
         return Response(found, media_type=_JSON, headers={"cache-control": "no-store"})
+
+    async def _answer(self, request: HTTPRequest, asked: Request) -> Answer:
+        """What the batcher answers, as long as the client is there to get it."""
+        answer = asyncio.create_task(self._batcher.ask(asked))
+        gone = asyncio.create_task(_gone(request))
+        try:
+            await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return answer.result()
+            raise Refused("the client has gone", 499)
+        finally:
+            answer.cancel()
+            gone.cancel()
 
     async def _body(self, request: HTTPRequest) -> bytes:
         most, parts, size = self._limits.body, [], 0
@@ -136,27 +164,42 @@ class Server:
     async def health(self, request: HTTPRequest) -> Response:
         state = await asyncio.to_thread(self.served.current)
         found = {"status": "ok", "version": state.version, "items": len(state.index)}
-        if self.served.stale:
+        broken = state.broken is not None
+        if broken:
+            problem = "a file of the index was cut, and no search is answered; see the server's log"
+            found |= {"status": "broken", "problem": problem}
+        elif self.served.stale:
             problem = "the index was changed and cannot be loaded; the server's log says why"
             found |= {"status": "stale", "problem": problem}
-        return Response(to_json(found), media_type=_JSON, headers={"cache-control": "no-store"})
+        headers = {"cache-control": "no-store"}
+        return Response(to_json(found), 503 if broken else 200, headers, media_type=_JSON)
 
     async def metrics(self, request: HTTPRequest) -> Response:
         state = await asyncio.to_thread(self.served.current)
         gauges = {
-            "requests_in_work": self._inside,
+            "requests_waiting": self._waiting.inside,
+            "requests_reading": self._reading.inside,
             "index_items": len(state.index),
             "index_loads": self.served.loads,
             "index_stale": self.served.stale,
+            "index_broken": state.broken is not None,
         }
         kind = "text/plain; version=0.0.4; charset=utf-8"
         return Response(self.counts.text(gauges), media_type=kind)
 
 
+async def _gone(request: HTTPRequest) -> None:
+    """Ends when the client, whose body has been read, has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
 def _picture(state: State, number: int) -> bytes | None:
-    if number >= state.index.total:
-        return None
-    path = state.index.records([number])[0].get(PICTURE)
+    place = int(np.searchsorted(state.numbers, number))
+    if place == len(state.numbers) or state.numbers[place] != number:
+        return None  # there never was such an item, or it was removed
+    with state.reading():
+        path = state.index.records([number])[0].get(PICTURE)
     return read_picture(Path(path)) if isinstance(path, str) and path else None
 
 
@@ -193,11 +236,13 @@ def make_app(
             that the folder has when its search begins.
         encoders: what turns features into rows of the index; None takes embeddings and ids alone.
         token: what ``Authorization: Bearer`` must carry on every path but ``/`` and ``/health``;
-            None lets everybody in.
-        local: whether the server listens on this machine alone, and so under its names alone.
+            None lets everybody in. 16 to 1,000 printable ASCII characters without spaces.
+        local: whether the server listens on this machine alone. Requests for another host than
+            localhost or a loopback address are then refused.
         limits: what clients may ask at most; None for the usual ones.
 
-    Raises ImportError without starlette or jinja2, and what :meth:`drcl.Index.load` raises.
+    Raises ImportError without starlette or jinja2, ValueError for another token, and what
+    :meth:`drcl.Index.load` raises.
 
     >>> import tempfile, torch
     >>> from drcl import Index
@@ -205,6 +250,8 @@ def make_app(
     >>> [route.path for route in make_app(folder).routes]
     ['/', '/search', '/items', '/pictures/{version}/{number}', '/health', '/metrics']
     """
+    if token is not None:
+        check_token("token", token)
     server = Server(Path(folder), encoders, limits or Limits())
     routes = server.routes()
     paths = [route.path.partition("/{")[0] for route in routes]

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import re
 import time
 from collections.abc import MutableMapping, Sequence
-from typing import Any
-
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from typing import TYPE_CHECKING, Any
 
 from drcl.serve.counts import Counts
 from drcl.serve.items import to_json
 
-_LOCAL = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+_HOST = re.compile(r"(?:\[([^]]*)\]|([^:]*))(?::\d{1,5})?")
+_TOKEN = re.compile(r"[!-~]{16,1000}")
 _HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -25,10 +28,10 @@ _OPEN = ("/", "/health")  # the page, which holds nothing of the index, and what
 
 
 class Gate:
-    """Asks for the token, refuses names of other machines, counts, and adds headers.
+    """Asks for the token, refuses other host names, counts, and adds headers.
 
-    A server that listens on this machine alone answers only to its names: a page from elsewhere
-    whose own name was made to lead here would otherwise be of the same origin.
+    A server that listens on this machine alone refuses any host name but this machine's: otherwise
+    a page from elsewhere, whose host name was made to lead here, would be of the same origin.
     """
 
     def __init__(
@@ -41,12 +44,12 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status = time.perf_counter(), 500
+        began, status, started = time.perf_counter(), 500, False
 
         async def sending(message: Message) -> None:
-            nonlocal status
+            nonlocal status, started
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, started = message["status"], True
                 message["headers"] = [*message["headers"], *_HEADERS]
             await send(message)
 
@@ -56,6 +59,10 @@ class Gate:
                 await self._app(scope, receive, sending)
             else:
                 await _refuse(sending, *refusal)
+        except asyncio.CancelledError:  # the server ends, and waits no longer
+            if started:
+                raise
+            await _refuse(sending, 503, "the server is ending", [(b"retry-after", b"1")])
         finally:
             path = scope["path"]
             known = next((p for p in self._paths if f"{path}/".startswith(f"{p}/")), "other")
@@ -64,7 +71,7 @@ class Gate:
     def _refusal(self, scope: Scope) -> tuple[int, str, list[tuple[bytes, bytes]]] | None:
         headers: MutableMapping[bytes, bytes] = dict(scope["headers"])
         host = headers.get(b"host", b"").decode("latin-1")
-        if self._local and host and not _LOCAL.fullmatch(host):
+        if self._local and host and not _is_local(host):
             return 421, "host: expected localhost, as the server listens on this machine alone", []
         if scope["query_string"]:
             return 400, "expected no query after the path", []
@@ -85,15 +92,35 @@ async def _refuse(send: Send, status: int, message: str, headers: list[Any]) -> 
     await send({"type": "http.response.body", "body": body})
 
 
-def is_loopback(host: str) -> bool:
-    """Whether an address or name is this machine's own.
+def _is_local(host: str) -> bool:
+    """Whether a Host header names this machine."""
+    found = _HOST.fullmatch(host)
+    if found is None:
+        return False
+    name = found[1] or found[2]
+    return name.lower() == "localhost" or is_loopback(name)
 
-    >>> is_loopback("localhost"), is_loopback("127.0.0.1"), is_loopback("0.0.0.0")
-    (True, True, False)
+
+def is_loopback(address: str) -> bool:
+    """Whether an IP address, as a socket is bound to it, reaches this machine alone.
+
+    >>> [is_loopback(one) for one in ("127.0.0.1", "::1", "::ffff:127.0.0.1", "0.0.0.0")]
+    [True, True, True, False]
     """
-    if host == "localhost":
-        return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        found = ipaddress.ip_address(address)
     except ValueError:
         return False
+    mapped = getattr(found, "ipv4_mapped", None)
+    return (mapped or found).is_loopback
+
+
+def check_token(name: str, token: str) -> str:
+    """The token; ValueError, without its letters, for one that a header cannot carry or that is
+    short enough to guess."""
+    if not isinstance(token, str) or not _TOKEN.fullmatch(token):
+        raise ValueError(
+            f"{name}: expected a token of 16 to 1,000 letters, digits and signs of ASCII, without "
+            "spaces or line breaks, such as: openssl rand -hex 32"
+        )
+    return token

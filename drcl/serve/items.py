@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ PICTURE = "picture"  # the column of paths, which do not leave the server
 _MAX_CLASSES = 50  # different values of a column that is offered as a filter
 _LABEL = 80  # letters
 _SAFE = 2**53  # integers from here on are not exact in JavaScript
+_LARGE = re.compile(r"-?[1-9][0-9]{15,399}")
 
 
 def sample(index: Index) -> npt.NDArray[np.int64]:
@@ -38,10 +40,11 @@ def overview(
 ) -> dict[str, Any]:
     """Items with their labels, classes and places on the map; which classes there are."""
     places = principal_plane(index.rows(numbers).numpy()) if len(numbers) else np.empty((0, 2))
+    records = [{name: public_value(value) for name, value in one.items()} for one in records]
     classes = _classes(records)
     items = [
         {
-            "id": public_id(record["id"]),
+            "id": record["id"],
             "label": _label(record),
             "modality": record["modality"],
             "classes": [record.get(column) for column in classes],
@@ -81,16 +84,33 @@ def principal_plane(rows: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
     return np.pad(found, ((0, 0), (0, 2 - found.shape[1])))
 
 
-def public_id(value: int | str) -> int | str:
-    """An id as JSON can carry it to any reader: integers that some would round are strings."""
+def public_value(value: Any) -> Any:
+    """A value as JSON can carry it to any reader: integers that some would round are strings.
+
+    >>> public_value(2**53), public_value(7), public_value(0.5)
+    ('9007199254740992', 7, 0.5)
+    """
     return str(value) if isinstance(value, int) and abs(value) >= _SAFE else value
+
+
+def large_integer(value: Any) -> int | None:
+    """The integer that :func:`public_value` shows as this string, None if there is none.
+
+    >>> large_integer("9007199254740993"), large_integer("7"), large_integer(2**53)
+    (9007199254740993, None, None)
+    """
+    if not isinstance(value, str) or not _LARGE.fullmatch(value):
+        return None
+    return int(value) if abs(int(value)) >= _SAFE else None
 
 
 def public_record(record: dict[str, Any]) -> dict[str, Any]:
     """What is known of an item, without what is empty, and without the path of its picture."""
-    found = {name: value for name, value in record.items() if value not in (None, "")}
-    found.pop(PICTURE, None)
-    return {**found, "id": public_id(record["id"])}
+    return {
+        name: public_value(value)
+        for name, value in record.items()
+        if value not in (None, "") and name != PICTURE
+    }
 
 
 def to_json(value: Any) -> bytes:

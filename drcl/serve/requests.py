@@ -21,6 +21,7 @@ from torch import Tensor
 
 from drcl.checks import check_count, check_positive
 from drcl.index.adding import LONGEST
+from drcl.serve.items import large_integer
 
 _QUERIES = ("embeddings", "ids", "features")
 _FILTERS = 100  # columns of a filter, and values of each
@@ -44,11 +45,13 @@ class Limits:
         body: bytes of a request.
         rows: queries of a request.
         k: results of a query.
-        waiting: requests in work at one time; more are answered with 503.
+        waiting: requests that wait for an answer at one time; more are answered with 503.
+        reading: requests whose bodies are read at one time; more are answered with 503.
         batch: queries from which on a product takes in no further request.
         wait: seconds without a further request after which a product begins; at the latest after
             ten times as long.
         patience: seconds that a client may take to send a request.
+        deadline: seconds until a request that no product has taken in is answered with 503.
 
     >>> Limits(k=1000).k
     1000
@@ -58,14 +61,16 @@ class Limits:
     rows: int = 64
     k: int = 100
     waiting: int = 128
+    reading: int = 512
     batch: int = 256
     wait: float = 0.001
     patience: float = 10.0
+    deadline: float = 10.0
 
     def __post_init__(self) -> None:
-        for name in ("body", "rows", "k", "waiting", "batch"):
+        for name in ("body", "rows", "k", "waiting", "reading", "batch"):
             check_count(name, getattr(self, name))
-        for name in ("wait", "patience"):
+        for name in ("wait", "patience", "deadline"):
             check_positive(name, getattr(self, name))
 
 
@@ -165,8 +170,17 @@ def _words(error: Exception) -> str:
     return "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
 
 
-def _shown(value: Any) -> str:
-    return reprlib.repr(value)
+class _AsJSON(reprlib.Repr):
+    """Values shortened, with the words of JSON for those that Python spells differently."""
+
+    def repr_NoneType(self, value: None, level: int) -> str:
+        return "null"
+
+    def repr_bool(self, value: bool, level: int) -> str:
+        return "true" if value else "false"
+
+
+_shown = _AsJSON().repr
 
 
 def _k(k: Any, limits: Limits) -> int:
@@ -234,5 +248,6 @@ def _where(value: Any) -> dict[str, list[Any]] | None:
                     f"where: expected strings, finite numbers, truth values or null, got "
                     f"{_shown(one)}"
                 )
-        found[column] = wanted
+        # A string of digits may be an integer of which an answer showed the digits.
+        found[column] = [*wanted, *filter(None, map(large_integer, wanted))]
     return found

@@ -33,11 +33,11 @@ def read_json(path: Path) -> dict[str, Any]:
         json.dumps(value)  # nested too deeply to have been written here
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{path}: damaged, not a {path.name} ({type(error).__name__}: {error})"
+            f"{path}: damaged, not a valid {path.name} ({type(error).__name__}: {error})"
         ) from error
     if not isinstance(value, dict):
         raise ValueError(
-            f"{path}: damaged, not a {path.name} ({type(value).__name__}, expected an object)"
+            f"{path}: damaged, not a valid {path.name} ({type(value).__name__}, expected an object)"
         )
     return value
 

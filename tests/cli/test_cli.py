@@ -370,7 +370,7 @@ class TestRunDirectory:
         (run / "run.json").write_text('{"format": 1}')
         assert "run.json: checksum mismatch" in refused("evaluate", run)
         (run / "run.json").write_text('{"form')
-        assert "not a run.json" in refused("evaluate", run)
+        assert "not a valid run.json" in refused("evaluate", run)
         (run / "run.json").unlink()
         assert "holds no run (no run.json)" in refused("evaluate", run)
         encoder = next((run / "encoders").glob("photo.*"))

@@ -8,8 +8,11 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +28,7 @@ from drcl import DRCL, Index, Prior
 from drcl.cli import main
 from drcl.cli.index import fingerprint
 
-pytest.importorskip("drcl.serve.app", reason="serving needs the extra 'serve'")
+app = pytest.importorskip("drcl.serve.app", reason="serving needs the extra 'serve'")
 pytest.importorskip("uvicorn", reason="serving needs the extra 'serve'")
 
 TOKEN = "x" * 16
@@ -156,6 +159,38 @@ def test_a_server_answers_refuses_and_ends_in_good_order(running: Running, model
     assert "\nended\n" in running.said() and "Traceback" not in running.said()
 
 
+SLOW = """
+import sys, time
+from drcl.serve import app
+answer, sys.modules["drcl.cli.serve"]._STOPPING = app.answer, 1
+
+def slow(*arguments):
+    time.sleep(4)
+    return answer(*arguments)
+
+app.answer = slow
+"""
+
+
+def test_requests_that_take_too_long_at_the_end_are_told_in_one_line(
+    tmp_path: Path, model: DRCL
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SLOW)
+    one = start(tmp_path, model)
+    with ThreadPoolExecutor(3) as pool:
+        headers = {"content-type": "application/json", "authorization": f"Bearer {TOKEN}"}
+        body = json.dumps({"ids": ["i-3"]}).encode()
+        asked = [pool.submit(one.ask, "POST", "/search", body, **headers) for _ in range(3)]
+        time.sleep(1)
+        assert one.process.pid is not None
+        os.kill(one.process.pid, signal.SIGTERM)
+        replies = [future.result() for future in asked]
+    assert replies == [(503, b'{"error":"the server is ending"}')] * 3
+    assert ended(one.process, 60) == 0
+    said = (tmp_path / "stderr").read_text().splitlines()
+    assert len(said) == 1 and "timeout graceful shutdown exceeded" in said[0], said
+
+
 def test_ctrl_c_ends_it_too(running: Running) -> None:
     assert running.search({"ids": ["i-3"]})["results"]
     os.kill(running.process.pid, signal.SIGINT)
@@ -184,3 +219,48 @@ def test_what_cannot_be_served_is_refused(tmp_path: Path, model: DRCL) -> None:
         port = taken.getsockname()[1]
         assert f"--port {port}: cannot listen there" in refused(index, "--port", port)
     assert "cannot listen there" in refused(index, "--host", "256.1.1.1", "--port", 0)
+
+
+def test_only_serving_needs_the_extra(tmp_path: Path) -> None:
+    index = Index().add(torch.eye(3)).save(tmp_path / "index")
+    without = "import sys; sys.modules |= dict.fromkeys(('starlette', 'uvicorn', 'jinja2')); "
+    code = f"{without}from drcl.cli import main; main(sys.argv[1:], 'drcl')"
+
+    def run(*arguments: object) -> tuple[int, str]:
+        given = [sys.executable, "-c", code, *map(str, arguments)]
+        done = subprocess.run(given, capture_output=True, text=True, timeout=120)
+        return done.returncode, done.stdout + done.stderr
+
+    code_of_help, said = run("--help")
+    assert code_of_help == 0 and "serve" in said
+    code_of_serve, said = run("serve", index)
+    assert code_of_serve == 1 and "pip install 'drcl[serve]'" in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        ("127.0.0.1", True),
+        ("127.1", True),
+        ("LOCALHOST", True),
+        ("0x7f000001", True),
+        ("2130706433", True),
+        ("::ffff:127.0.0.1", True),
+        ("0.0.0.0", False),
+        ("0", False),
+    ],
+)
+def test_a_server_is_local_by_the_address_it_listens_on(
+    tmp_path: Path, host: str, local: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+
+    def make_app(*_: Any, **options: Any) -> None:
+        found.append(options["local"])
+        raise ValueError("enough")
+
+    monkeypatch.setattr(app, "make_app", make_app)
+    if ":" in host and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    assert "enough" in refused(tmp_path, "--host", host, "--port", 0)
+    assert found == [local]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,12 @@ TOKEN = "a token of many letters".replace(" ", "-")
 # Of small integers products are exact, however many queries are in one.
 ROWS = torch.randint(-3, 4, (60, 6), generator=torch.Generator().manual_seed(0)).float()
 QUERIES = torch.randint(-3, 4, (9, 6), generator=torch.Generator().manual_seed(1)).float()
+
+
+@dataclass
+class Held:
+    began: list[int]
+    through: threading.Event
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +159,15 @@ def test_a_batch_takes_in_no_more_than_it_may(folder: Path) -> None:
         ({"embeddings": [[1] * 6], "ids": ["i3"]}, 400, "expected one of embeddings, ids"),
         ({"embeddings": [[1] * 6], "where": {"age": 1}}, 400, "where: expected columns of"),
         ({"embeddings": [[1] * 6], "modality": "x"}, 400, "modality: expected one of"),
+        ({"embeddings": [[1] * 6], "where": {"\ud800": 1}}, 400, "columns of ('tree', 'day'), got"),
+        (
+            {"embeddings": [[1] * 6], "where": {"picture": "x"}},
+            400,
+            "('tree', 'day'), got 'picture'",
+        ),
+        ({"embeddings": None}, 400, "queries, got null"),
+        ({"embeddings": [[1] * 6], "k": True}, 400, "k: expected an integer of 1 to 100, got true"),
+        ({"ids": [[None, False]]}, 400, "got [null, false]"),
         ({"ids": ["i7"]}, 404, "ids: expected ids of the index, got 'i7'"),
         ({"ids": [7]}, 404, "ids: expected ids of the index, got 7; all are strings"),
         ({"features": {"text": [[1]]}}, 400, "features: expected a modality of ('image',)"),
@@ -191,8 +208,6 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(folder: Path) -> 
 
 
 def test_a_body_that_does_not_come_is_waited_for_so_long(folder: Path) -> None:
-    import asyncio
-
     with client(app.make_app(folder, limits=Limits(patience=0.05))) as one:
         sent: list[Any] = []
 
@@ -228,6 +243,112 @@ def test_more_requests_than_may_wait_are_told_to_come_back(
         assert one.search({"ids": ["i3"]}).status == 200
 
 
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    """Batches that wait to be let through, and the sizes of those that began."""
+    one, real = Held([], threading.Event()), app.answer
+
+    def slow(state: Any, requests: Any, encoders: Any) -> Any:
+        one.began.append(len(requests))
+        assert one.through.wait(30)
+        return real(state, requests, encoders)
+
+    monkeypatch.setattr(app, "answer", slow)
+    yield one
+    one.through.set()
+
+
+async def begun(held: Held, batches: int) -> None:
+    while len(held.began) < batches:
+        await asyncio.sleep(0.001)
+
+
+def test_requests_whose_client_has_gone_are_not_worked_on(folder: Path, held: Held) -> None:
+    with client(app.make_app(folder, limits=Limits(waiting=9))) as one:
+
+        async def leave() -> None:
+            first = asyncio.create_task(one.answer(search({"ids": ["i3"]})))
+            await begun(held, 1)
+            gone = asyncio.Event()
+            left = [one.answer(search({"ids": ["i3"]}), gone) for _ in range(8)]
+            waiting = asyncio.gather(*left)
+            await asyncio.sleep(0.05)
+            assert (await one.answer(search({"ids": ["i3"]}))).status == 503
+            gone.set()
+            assert {reply.status for reply in await waiting} == {499}  # nobody gets it
+            last = asyncio.create_task(one.answer(search({"ids": ["i3"]})))
+            await asyncio.sleep(0.05)
+            held.through.set()
+            assert (await first).status == (await last).status == 200
+
+        one.loop.run_until_complete(asyncio.wait_for(leave(), 30))
+    assert held.began == [1, 1]
+
+
+def test_a_request_waits_so_long_for_its_batch(folder: Path, held: Held) -> None:
+    with client(app.make_app(folder, limits=Limits(deadline=0.2))) as one:
+
+        async def wait() -> None:
+            first = asyncio.create_task(one.answer(search({"ids": ["i3"]})))
+            await begun(held, 1)
+            late = await one.answer(search({"ids": ["i3"]}))
+            assert (late.status, late.headers["retry-after"]) == (503, "1")
+            assert "not begun within 0.2 s" in late.json["error"]
+            held.through.set()
+            assert (await first).status == 200  # it was late too, but begun
+            assert (await one.answer(search({"ids": ["i3"]}))).status == 200
+
+        one.loop.run_until_complete(asyncio.wait_for(wait(), 30))
+    assert held.began == [1, 1]
+
+
+def test_bodies_that_are_half_sent_keep_nobody_from_searching(folder: Path) -> None:
+    async def half(sent: list[Any]) -> None:
+        parts = [{"type": "http.request", "body": b"{", "more_body": True}]
+
+        async def receive() -> Any:
+            return parts.pop() if parts else await asyncio.Event().wait()
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/search", "query_string": b""}
+        headers = [(b"content-type", b"application/json")]
+        await one.app({**scope, "headers": headers}, receive, send)
+
+    with client(app.make_app(folder, limits=Limits(waiting=2, reading=6, patience=0.3))) as one:
+
+        async def ask() -> None:
+            replies: list[list[Any]] = [[] for _ in range(5)]
+            halves = asyncio.gather(*map(half, replies))
+            await asyncio.sleep(0.05)
+            assert (await one.answer(search({"ids": ["i3"]}))).status == 200
+            sent: list[Any] = []
+            sixth = asyncio.create_task(half(sent))
+            await asyncio.sleep(0.02)
+            assert (await one.answer(search({"ids": ["i3"]}))).status == 503
+            await asyncio.gather(halves, sixth)
+            assert {reply[0]["status"] for reply in [*replies, sent]} == {408}
+            assert (await one.answer(search({"ids": ["i3"]}))).status == 200
+
+        one.loop.run_until_complete(asyncio.wait_for(ask(), 30))
+
+
+def test_requests_that_the_end_of_the_server_cuts_off_are_told(folder: Path, held: Held) -> None:
+    with client(app.make_app(folder)) as one:
+
+        async def end() -> None:
+            asking = asyncio.create_task(one.answer(search({"ids": ["i3"]})))
+            await begun(held, 1)
+            asking.cancel()
+            reply = await asking
+            assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+            assert reply.json == {"error": "the server is ending"}
+
+        one.loop.run_until_complete(asyncio.wait_for(end(), 30))
+        held.through.set()
+
+
 def test_a_fault_of_the_server_is_told_without_its_words(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,11 +378,26 @@ def test_a_token_is_asked_for_everywhere_but_on_the_page(folder: Path) -> None:
         assert one.get("/items", **good).status == 200
 
 
+@pytest.mark.parametrize("token", ["", " " * 20, "ü" * 20, "a" * 16 + "\nb", "short", 7])
+def test_tokens_that_no_header_carries_or_anybody_guesses_are_refused(
+    folder: Path, token: Any
+) -> None:
+    with pytest.raises(ValueError, match=r"token: expected a token of 16"):
+        app.make_app(folder, token=token)
+
+
 def test_other_names_than_those_of_this_machine_are_refused(folder: Path) -> None:
     with client(app.make_app(folder)) as one:
-        for host in ("localhost", "127.0.0.1:8000", "[::1]:9", "LOCALHOST:1"):
+        names = ("localhost", "127.0.0.1:8000", "[::1]:9", "LOCALHOST:1", "[::ffff:7f00:1]:80")
+        for host in names:
             assert one.get("/health", host=host).status == 200
-        for host in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "0"):
+        for host in (
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "0",
+            "[::",
+        ):
             reply = one.get("/items", host=host)
             assert reply.status == 421 and "this machine" in reply.json["error"]
     with client(app.make_app(folder, local=False)) as one:
@@ -289,6 +425,16 @@ def test_pictures_of_the_index_are_shown_and_nothing_else_is(asking: Client) -> 
         assert asking.get(path).status == 404
     everything = [asking.search({"embeddings": QUERIES.tolist(), "k": 60}), asking.get("/items")]
     assert not any(b".png" in reply.body for reply in everything)
+
+
+def test_a_picture_goes_with_its_item(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(PNG)
+    index = Index().add(torch.eye(3), metadata={"picture": [str(tmp_path / "a.png")] * 3})
+    folder = index.remove([1]).save(tmp_path / "index")
+    with client(app.make_app(folder)) as one:
+        version = one.get("/health").json["version"]
+        found = [one.get(f"/pictures/{version}/{number}").status for number in range(4)]
+    assert found == [200, 404, 200, 404]
 
 
 def test_health_and_metrics(folder: Path) -> None:
@@ -322,6 +468,59 @@ def test_integers_that_javascript_would_round_are_strings(tmp_path: Path) -> Non
         assert ids(one.search({"ids": ["-5", 7], "k": 1})) == [[str(large)]] * 2
 
 
+def test_large_integers_of_the_metadata_are_strings_that_where_finds(tmp_path: Path) -> None:
+    large = 2**53 + 1  # JavaScript would merge it with the one before it
+    kinds = [large - 1, large, large - 1, large, -large, "7", str(large)]
+    index = Index().add(torch.eye(7), metadata={"kind": [*kinds[:6], kinds[6]], "n": range(7)})
+    folder = index.save(tmp_path / "index")
+    everything = {"embeddings": [[1] * 7]}
+    with client(app.make_app(folder)) as one:
+        hits = one.search(everything).json["results"][0]["found"]
+        shown = [hit["item"]["kind"] for hit in hits]
+        assert shown == [str(kind) for kind in kinds]
+        assert [hit["item"]["n"] for hit in hits] == list(range(7))
+        for wanted, expected in (
+            (str(large), [1, 3, 6]),
+            (large, [1, 3]),
+            ([str(large - 1), "7"], [0, 2, 5]),
+            (str(-large), [4]),
+            (7, []),
+        ):
+            assert ids(one.search({**everything, "where": {"kind": wanted}})) == [expected]
+        assert ids(one.search({**everything, "where": {"n": "3"}})) == [[]]
+
+
+def test_the_page_tells_large_integers_apart(tmp_path: Path) -> None:
+    large = 2**53
+    kinds = [large, large + 1] * 3
+    folder = Index().add(torch.eye(6), metadata={"kind": kinds}).save(tmp_path / "index")
+    with client(app.make_app(folder)) as one:
+        known = one.get("/items").json
+    assert known["classes"] == {"kind": [str(large), str(large + 1)]}
+    assert [item["classes"] for item in known["items"]] == [[str(kind)] for kind in kinds]
+
+
+def test_scores_of_a_shared_product_are_those_of_each_alone_up_to_rounding(tmp_path: Path) -> None:
+    random = torch.Generator().manual_seed(5)
+    rows, queries = (torch.randn(n, 48, generator=random) for n in (300, 40))
+    folder = Index().add(rows).save(tmp_path / "index")
+    with client(app.make_app(folder, limits=Limits(wait=0.2))) as one:
+        asked = [
+            search({"embeddings": [row], "k": 1 + n}) for n, row in enumerate(queries.tolist())
+        ]
+        replies = one.together(asked)
+        assert "\ndrcl_batches_total 1\n" in one.get("/metrics").body.decode()
+    exact = queries.double() @ rows.double().T
+    for n, (reply, products) in enumerate(zip(replies, exact, strict=True)):
+        found = reply.json["results"][0]["found"]
+        scores = [hit["score"] for hit in found]
+        assert len(found) == 1 + n and scores == sorted(scores, reverse=True)
+        best = products.sort(descending=True).values[: 1 + n]
+        assert scores == pytest.approx(best.tolist(), abs=2e-5)
+        own = products[[hit["number"] for hit in found]]
+        assert scores == pytest.approx(own.tolist(), abs=2e-5)
+
+
 def test_features_are_refused_where_the_index_is_of_another_run(folder: Path) -> None:
     with client(app.make_app(folder, encoders=Encoders(("image",), encode, "other"))) as one:
         reply = one.search({"features": {"image": [[1, 2, 3]]}})
@@ -331,7 +530,9 @@ def test_features_are_refused_where_the_index_is_of_another_run(folder: Path) ->
         assert reply.status == 400 and "given no run" in reply.json["error"]
 
 
-@pytest.mark.parametrize("name", ["body", "rows", "k", "waiting", "batch", "wait", "patience"])
+@pytest.mark.parametrize(
+    "name", ["body", "rows", "k", "waiting", "reading", "batch", "wait", "patience", "deadline"]
+)
 def test_limits_are_positive(name: str) -> None:
     for value in (0, -1, np.nan, "many"):
         with pytest.raises((ValueError, TypeError), match=name):

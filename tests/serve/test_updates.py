@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,88 @@ def test_a_state_that_cannot_be_loaded_leaves_the_old_one(
         shutil.copytree(whole, folder, dirs_exist_ok=True)
         assert found(one) == [0, 1, 2, 3, 4, 5]
         assert one.get("/health").json["status"] == "ok"
+
+
+def with_text(folder: Path) -> Path:
+    names = [f"leaf {n}" for n in range(6)]
+    index = Index().add(ROWS, ids=names, metadata={"tree": ["oak", "elm", "ash"] * 2})
+    return index.save(folder)
+
+
+def segment(folder: Path) -> Path:
+    (found,) = folder.glob("*.safetensors")
+    return found
+
+
+@pytest.mark.parametrize("left", [1, 300, -1])  # within a page: what is gone reads as zeros
+def test_an_index_whose_file_is_cut_is_not_answered_from(
+    tmp_path: Path, left: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(state, "_AGAIN", 0.0)
+    folder = with_text(tmp_path / "index")
+    whole = segment(folder).read_bytes()
+    by_id = {"ids": ["leaf 2"], "k": 1}
+    asked = [by_id, EVERYTHING, {**EVERYTHING, "where": {"tree": "oak"}}]
+    with client(app.make_app(folder)) as one:
+        good = [one.search(value).json["results"] for value in asked]
+        version = one.get("/health").json["version"]
+        with segment(folder).open("r+b") as file:
+            file.truncate(left % len(whole))
+        for value in asked:
+            reply = one.search(value)
+            assert reply.status == 503 and str(tmp_path) not in reply.body.decode()
+            assert reply.headers["retry-after"] == "1"
+        assert one.get("/items").status == one.get(f"/pictures/{version}/0").status == 503
+        health = one.get("/health")
+        assert (health.status, health.json["status"]) == (503, "broken")
+        assert "was cut" in health.json["problem"]
+        assert "\ndrcl_index_broken 1\n" in one.get("/metrics").body.decode()
+        assert str(segment(folder)) in caplog.text and len(caplog.records) == 1  # said once
+        segment(folder).write_bytes(whole)
+        assert [one.search(value).json["results"] for value in asked] == good
+        assert one.get("/health").json["status"] == "ok"
+
+
+def test_a_file_that_is_cut_while_a_batch_is_answered_spoils_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, real = with_text(tmp_path / "index"), Index.records
+
+    def cut(index: Index, numbers: Any) -> Any:
+        with segment(folder).open("r+b") as file:
+            file.truncate(segment(folder).stat().st_size - 1)
+        monkeypatch.undo()
+        return real(index, numbers)
+
+    with client(app.make_app(folder)) as one:
+        monkeypatch.setattr(Index, "records", cut)
+        assert one.search(EVERYTHING).status == 503
+
+
+def test_missing_pages_of_a_file_do_not_end_the_process(tmp_path: Path) -> None:
+    """In a process of its own: there is no other way to notice that it is killed."""
+    folder = with_text(tmp_path / "index")
+    code = f"""
+import os
+from drcl import Index
+index = Index.load({str(folder)!r})
+os.truncate({str(segment(folder))!r}, 0)
+for ask in (
+    lambda: index.find(["leaf 2"]),
+    lambda: index.records([2]),
+    lambda: index.rows([2]),
+    lambda: index.remove(["leaf 2"]),
+    lambda: index.search([[1.0] * 6], where={{"tree": "oak"}}),
+    index.check_files,
+):
+    try:
+        ask()
+    except OSError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done
+    assert done.stdout.count("has become shorter") == 6
 
 
 def test_without_an_index_there_is_no_server(tmp_path: Path) -> None:
