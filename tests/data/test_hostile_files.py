@@ -542,7 +542,7 @@ def test_lists_of_the_wikipedia_set(tmp_path, line):
     with pytest.raises(ValueError, match=r"a\.list, line 2: "):
         _read_list(path)
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match=r"a\.list: expected text in UTF-8"):
+    with pytest.raises(ValueError, match=r"a\.list, line 1: expected text in UTF-8"):
         _read_list(path)
 
 
