@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from fuzz_training import scratch
 from fuzzing import Draw, refused, target
@@ -233,6 +235,22 @@ def save(draw: Draw) -> None:
         drawn.index.remove([drawn.ids[gone]]).save(folder)
         drawn.removed.add(gone)
     drawn.check(Index.load(folder))
+
+
+@target("drcl.Index.check_files", few=10)
+def check_files(draw: Draw) -> None:
+    """Of an index from a folder, whichever of its files is cut at whatever place."""
+    drawn, folder = draw_index(draw), scratch() / "index"
+    shutil.rmtree(folder, ignore_errors=True)
+    drawn.index.check_files()
+    loaded = Index.load(drawn.index.save(folder))
+    loaded.check_files()
+    file = draw.choose("file", *sorted(path.name for path in folder.glob("*.safetensors")))
+    os.truncate(folder / file, int(draw.random.integers((folder / file).stat().st_size)))
+    with pytest.raises(OSError, match=file):
+        loaded.check_files()
+    with pytest.raises(OSError, match=file):
+        loaded.search(drawn.rows[:1], 1)
 
 
 @target("drcl.Index.load", few=10)
