@@ -17,6 +17,8 @@ import torch
 from peer_sets import SEEDS, Case, case
 from torch import Tensor
 
+from drcl.metrics import RetrievalMetrics
+
 SINGLE, DOUBLE = 1e-6, 1e-12  # what a library computes in
 
 ORDER = "tied scores: it leaves their order open"
@@ -44,7 +46,14 @@ Adapter = Callable[[Case], Iterator["Check | Left"]]
 
 def hits(case: Case, k: int | None) -> Tensor:
     """Whether anything relevant is among the first k."""
-    return (case.ours(k).first_rank > 0).double()
+    first = case.ours(k).first_rank
+    return ((first > 0) & (first <= (case.items if k is None else k))).double()
+
+
+def reciprocal_rank(ours: RetrievalMetrics, k: int | None) -> Tensor:
+    """That of the first relevant item if it is among the first k, else 0."""
+    found = ours.reciprocal_rank
+    return found if k is None else found.masked_fill(ours.first_rank > k, 0.0)
 
 
 def ndcg(case: Case, k: int | None, ties: str = "index") -> Tensor:
@@ -88,7 +97,7 @@ def torchmetrics(case: Case) -> Iterator[Check | Left]:
         yield Check("AP", k, ours.average_precision[:, 0], each("average_precision"))
         yield Check("recall", k, ours.recall[:, 0], each("recall"))
         yield Check("hit", k, hits(case, k), each("hit_rate"))
-        yield Check("RR", k, ours.reciprocal_rank, each("reciprocal_rank"))
+        yield Check("RR", k, reciprocal_rank(ours, k), each("reciprocal_rank"))
         yield precision(case, k, each("precision"))
         if k is not None and k > case.items:
             yield Check("precision", k, ours.precision[:, 0], each("precision", adaptive_k=True))
@@ -127,7 +136,7 @@ def pytorch_metric_learning(case: Case) -> Iterator[Check | Left]:
             ours = case.ours(k, divisor="relevant", no_relevant="skip")
             values = {
                 "AP": ours.average_precision[:, 0],
-                "RR": ours.reciprocal_rank,
+                "RR": reciprocal_rank(ours, k),
                 "precision": ours.precision[:, 0],
             }
             for name, measure in asked.items():
@@ -160,7 +169,7 @@ def ranx(case: Case) -> Iterator[Check | Left]:
         yield Check("AP", k, ours.average_precision[:, 0], theirs["map"])
         yield Check("recall", k, ours.recall[:, 0], theirs["recall"])
         yield Check("hit", k, hits(case, k), theirs["hit_rate"])
-        yield Check("RR", k, ours.reciprocal_rank, theirs["mrr"])
+        yield Check("RR", k, reciprocal_rank(ours, k), theirs["mrr"])
         yield Check("nDCG", k, ndcg(case, k), theirs["ndcg"])
         yield precision(case, k, theirs["precision"])
 
@@ -223,7 +232,7 @@ def pytrec_eval(case: Case) -> Iterator[Check | Left]:
         yield Check("AP", k, ours.average_precision[:, 0], each(f"map{at}"))
         yield Check("nDCG", k, ndcg(case, k), each(f"ndcg{at}"))
         if k is None:
-            yield Check("RR", k, ours.reciprocal_rank, each("recip_rank"))
+            yield Check("RR", k, reciprocal_rank(ours, k), each("recip_rank"))
             continue
         yield Left("reciprocal rank within k: its own is of the whole ranking", 1)
         yield Check("recall", k, ours.recall[:, 0], each(f"recall_{k}"))
@@ -249,7 +258,7 @@ def ir_measures(case: Case) -> Iterator[Check | Left]:
         at = (lambda measure: measure) if k is None else (lambda measure, k=k: measure @ k)
         yield Check("AP", k, ours.average_precision[:, 0], each(at(peer.AP)))
         yield Check("nDCG", k, ndcg(case, k), each(at(peer.nDCG)))
-        yield Check("RR", k, ours.reciprocal_rank, each(at(peer.RR), marco=k is not None))
+        yield Check("RR", k, reciprocal_rank(ours, k), each(at(peer.RR), marco=k is not None))
         if k is None:
             continue
         yield Check("recall", k, ours.recall[:, 0], each(peer.R @ k))
@@ -310,7 +319,7 @@ def sentence_transformers(case: Case) -> Iterator[Check | Left]:
         yield Check("AP", k, ours.average_precision[asked, 0].mean(), theirs["map@k"])
         yield Check("recall", k, ours.recall[asked, 0].mean(), theirs["recall@k"])
         yield Check("hit", k, hits(case, k)[asked].mean(), theirs["accuracy@k"])
-        yield Check("RR", k, ours.reciprocal_rank[asked].mean(), theirs["mrr@k"])
+        yield Check("RR", k, reciprocal_rank(ours, k)[asked].mean(), theirs["mrr@k"])
         if case.graded:
             yield Left("nDCG of gains above 1: an item is relevant or not", 1)
         else:

@@ -65,7 +65,7 @@ class Case:
         adaptive_k: bool = True,
         measures: tuple[str, ...] = (),
     ) -> RetrievalMetrics:
-        """What drcl finds. One cut-off a call, so that the reciprocal rank is cut there as well."""
+        """What drcl finds at one cut-off."""
         options: dict[str, Any] = {"divisor": divisor, "ties": ties, "no_relevant": no_relevant}
         return retrieval_metrics(
             self.query,
