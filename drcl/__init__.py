@@ -4,7 +4,7 @@ from drcl import _interrupt
 
 _interrupt.guard()  # before anything that takes time
 
-from drcl import _checkout_shim, _moved  # noqa: E402
+from drcl import _checkout_shim, _moved  # noqa: E402 (after the guard)
 
 _checkout_shim.install()
 _moved.install()

@@ -22,7 +22,7 @@ EXIT_CODE = 130  # as shells have it: 128 + SIGINT
 def guard() -> None:
     """In the process of the command, let Ctrl-C end it at once from here on."""
     if _is_command() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        try:  # noqa: SIM105
+        try:  # noqa: SIM105 (contextlib would be one more import)
             signal.signal(signal.SIGINT, _end)
         except ValueError:  # imported in another thread than the first
             pass
@@ -50,7 +50,7 @@ def _is_command() -> bool:
 
 def _end(signum: int, frame: FrameType | None) -> None:
     if os.environ.get("RANK", "0") == "0":  # of several processes, the first reports for all
-        try:  # noqa: SIM105
+        try:  # noqa: SIM105 (as above)
             os.write(2, b"\ninterrupted\n")
         except OSError:
             pass

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from drcl.cli import show
-from drcl.cli.output import OutputFile, waiting
+from drcl.cli.output import OutputFile, check_new, waiting
 from drcl.deploy import FORMATS
 from drcl.estimator import DRCL
 from drcl.storage.files import locked, write_bytes
@@ -43,18 +43,13 @@ def export(
         raise click.BadParameter(
             f"{out}: expected a name ending in .onnx or .pt2, or --format", param_hint="--out"
         )
-    _check(out, overwrite)
+    check_new(out, overwrite)
     content = FORMATS[kind](DRCL.load(run).encoder(modality, space=space))
 
     def write() -> None:
         with locked(out.parent):
-            _check(out, overwrite)  # another process may have written it meanwhile
+            check_new(out, overwrite)  # another process may have written it meanwhile
             write_bytes(out, content)
 
     waiting(out.parent, write)
     click.echo(f"{out}: {len(content)} bytes")
-
-
-def _check(out: Path, overwrite: bool) -> None:
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"{out}: exists; choose another name, or --overwrite it")

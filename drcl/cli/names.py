@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from drcl.storage.text import unmarked
-
-PICTURE = "picture"  # the column of paths
+from drcl.report.results import PICTURE
+from drcl.storage.text import separator, unmarked
 
 
 def read_names(path: Path, count: int) -> tuple[list[str], dict[str, list[str]]]:
@@ -59,11 +57,10 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     number, limit = 1, csv.field_size_limit()
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            first = re.sub('"[^"]*"', "", file.readline(limit))
-            separator = next((mark for mark in ",;\t" if mark in first), ",")
+            delimiter = separator(file.readline(limit), ",;\t")
             file.seek(0)
             reader = csv.reader(
-                unmarked(file, path), delimiter=separator, skipinitialspace=True, strict=True
+                unmarked(file, path), delimiter=delimiter, skipinitialspace=True, strict=True
             )
             for cells in reader:
                 stripped = [cell.strip() for cell in cells]

@@ -55,5 +55,11 @@ def check_out(out: Path, there: bool, append: bool, overwrite: bool) -> None:
         raise ValueError(already_there(out))
 
 
+def check_new(out: Path, overwrite: bool) -> None:
+    """Refuse to replace a file unasked."""
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"{out}: exists; choose another name, or --overwrite it")
+
+
 def already_there(out: Path) -> str:
     return f"{out}: is there already; add to it with --append, or --overwrite it"

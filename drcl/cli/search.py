@@ -21,7 +21,7 @@ from drcl.data import CrossModalDataset, Labelled
 from drcl.estimator import DRCL
 from drcl.index import Index
 from drcl.index.folder import MANIFEST
-from drcl.report.results import Search, results_page
+from drcl.report.results import PICTURE, Search, results_page
 from drcl.run import open_run
 from drcl.run.evaluation import SplitName, measured_split
 from drcl.storage.files import write_bytes
@@ -209,7 +209,7 @@ def _number(made: Index, query: str) -> int | None:
 
 def _table(one: Search) -> str:
     """Rank, id, modality and score, then what else is known, without the pictures' paths."""
-    names = [name for item in one.found for name in item if name != "picture"]
+    names = [name for item in one.found for name in item if name != PICTURE]
     first = ["id", "modality", "score"]
     rest = [name for name in dict.fromkeys(names) if name not in first]
     rows = [["rank", *first, *rest]]

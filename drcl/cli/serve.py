@@ -15,7 +15,7 @@ import click
 from drcl.checks import check_installed
 from drcl.cli import show
 from drcl.cli.index import check_same_model, fingerprint
-from drcl.cli.output import OutputFile
+from drcl.cli.output import OutputFile, check_new
 from drcl.estimator import DRCL
 from drcl.index import Index
 from drcl.serve.answers import Encoders
@@ -53,8 +53,7 @@ def explore(folder: Path, out: Path, title: str | None, overwrite: bool) -> None
 
     It holds up to 5,000 items; drcl serve shows larger indexes.
     """
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"{out}: exists; choose another name, or --overwrite it")
+    check_new(out, overwrite)
     page = explorer_page(Index.load(folder), title or folder.resolve().name)
     write_bytes(out, page.encode())
     click.echo(f"written: {out}")

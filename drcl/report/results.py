@@ -13,6 +13,7 @@ from drcl.checks import check_installed
 from drcl.report.page import environment
 
 # Pictures embedded as they are; larger ones are made smaller where Pillow is there.
+PICTURE = "picture"  # the column of paths
 LARGEST, SIDE = 100_000, 320  # bytes, pixels
 BUDGET = 20_000_000  # bytes of all pictures of a page
 _READ = 30_000_000  # bytes of a picture that is read at all
@@ -67,12 +68,12 @@ class Pictures:
     left_out: list[str] = field(default_factory=list)
 
     def card(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        known = ("id", "modality", "score", "name", "text", "picture")
+        known = ("id", "modality", "score", "name", "text", PICTURE)
         name = record.get("name")
         return {
             **{key: record.get(key) for key in known},
             "title": record.get("id") if name in (None, "") else name,
-            "picture": self.uri(record.get("picture")),
+            "picture": self.uri(record.get(PICTURE)),
             "more": [
                 (key, value)
                 for key, value in record.items()

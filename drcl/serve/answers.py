@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drcl.report.results import PICTURE
 from drcl.serve.batcher import Answer
-from drcl.serve.items import PICTURE, public_record, to_json
+from drcl.serve.items import public_record, to_json
 from drcl.serve.requests import Refused, Request
 from drcl.serve.state import State
 

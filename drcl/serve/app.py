@@ -18,13 +18,13 @@ from starlette.requests import Request as HTTPRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
-from drcl.report.results import picture_kind, read_picture
+from drcl.report.results import PICTURE, picture_kind, read_picture
 from drcl.serve.answers import Encoders, answer
 from drcl.serve.batcher import Answer, Batcher
 from drcl.serve.counts import Counts
 from drcl.serve.explorer import live_page
 from drcl.serve.gate import Gate, check_token
-from drcl.serve.items import PICTURE, to_json
+from drcl.serve.items import to_json
 from drcl.serve.requests import Limits, Refused, Request, parse
 from drcl.serve.state import Served, State
 

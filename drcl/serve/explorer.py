@@ -13,8 +13,8 @@ from drcl.checks import check_installed
 from drcl.figures import CLASS_COLOURS
 from drcl.index import Index
 from drcl.report.page import environment
-from drcl.report.results import BUDGET, LARGEST, Pictures
-from drcl.serve.items import MAX_ITEMS, PICTURE, overview, public_record, sample, to_json
+from drcl.report.results import BUDGET, LARGEST, PICTURE, Pictures
+from drcl.serve.items import MAX_ITEMS, overview, public_record, sample, to_json
 
 MAX_BYTES = 32_000_000  # of the embeddings in a page
 _HERE = Path(__file__).parent

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from drcl.index import Index
+from drcl.report.results import PICTURE
 from drcl.tables import shortened
 
 MAX_ITEMS = 5000  # that a page draws and lists
-PICTURE = "picture"  # the column of paths, which do not leave the server
 _MAX_CLASSES = 50  # different values of a column that is offered as a filter
 _LABEL = 80  # letters
 _SAFE = 2**53  # integers from here on are not exact in JavaScript

@@ -45,6 +45,16 @@ def _marked(name: object, line: int) -> str:
     return f"{name}, line {line}: expected no byte order mark but the first, got one"
 
 
+def separator(header: str, marks: str) -> str:
+    """The first of the marks that a line of names has outside of its quotes; a comma if none.
+
+    >>> separator('"name, full";id', ",;")
+    ';'
+    """
+    plain = re.sub('"[^"]*"', "", header)
+    return next((mark for mark in marks if mark in plain), ",")
+
+
 def whole_number(text: str) -> int:
     """The number that digits stand for; Python's ``int`` would take ``1_0`` for 10.
 

@@ -9,15 +9,14 @@ folder must then hold the index as it was after one of the steps, to the last bi
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import signal
-import tempfile
 import time
 from pathlib import Path
 
 import torch
+from killing import from_command_line
 from torch import Tensor
 
 from drcl import Index
@@ -101,13 +100,7 @@ def run(kills: int, seed: int, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    torch.set_num_threads(1)  # a process whose OpenMP threads have started must not be forked
-    with tempfile.TemporaryDirectory() as folder:
-        run(options.kills, options.seed, Path(folder))
+    from_command_line(run, __doc__)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ that many kills fall into a write; the others save as usual.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import importlib
 import json
@@ -20,12 +19,12 @@ import os
 import random
 import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from killing import from_command_line
 
 from drcl import DRCL
 from drcl.cli import main as drcl
@@ -86,6 +85,9 @@ def compare(folder: Path, expected: tuple[dict[str, torch.Tensor], Any]) -> None
 
 
 def run(kills: int, seed: int, folder: Path) -> None:
+    # What every forked process would import anew, most of its life long.
+    load("digits")
+    importlib.import_module("torch._dynamo")
     draw = random.Random(seed)
     whole = folder / "whole"
     assert wait(start(folder / "warm-up", True), time.monotonic() + 120) == 0
@@ -118,16 +120,7 @@ def run(kills: int, seed: int, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    torch.set_num_threads(1)  # a process whose OpenMP threads have started must not be forked
-    # What every forked process would import anew, most of its life long.
-    load("digits")
-    importlib.import_module("torch._dynamo")
-    with tempfile.TemporaryDirectory() as folder:
-        run(options.kills, options.seed, Path(folder))
+    from_command_line(run, __doc__)
 
 
 if __name__ == "__main__":

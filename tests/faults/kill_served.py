@@ -9,17 +9,15 @@ searches for all rows at once: it must get those of one step, with their scores 
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import signal
-import tempfile
 import time
 from pathlib import Path
 
-import torch
 from asgi import client
 from kill_index import ROWS, STEPS, check, extend, names_of, rows_of, start
+from killing import from_command_line
 
 from drcl import Index, serve
 
@@ -84,13 +82,7 @@ def run(kills: int, seed: int, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    torch.set_num_threads(1)  # a process whose OpenMP threads have started must not be forked
-    with tempfile.TemporaryDirectory() as folder:
-        run(options.kills, options.seed, Path(folder))
+    from_command_line(run, __doc__)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
+from reruns import outputs_of_forks
 from torch import Tensor
 
 from drcl import Index, backends, use_backend
@@ -98,13 +95,8 @@ def test_the_same_bits_in_every_instruction_set_and_on_any_number_of_threads() -
         "        found = inner_products(q, x, backend='native')\n"
         "        print(width, hashlib.sha256(found.numpy().tobytes()).hexdigest())\n"
     )
-    said = set()
-    for capability in ("default", "avx2", ""):
-        environment = {**os.environ, "DRCL_CPU_CAPABILITY": capability}
-        command = [sys.executable, "-c", code]
-        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-        said |= set(done.stdout.splitlines())
-    assert len(said) == 3, said
+    said = outputs_of_forks(code, [{"DRCL_CPU_CAPABILITY": one} for one in ("default", "avx2", "")])
+    assert len(set("".join(said).splitlines())) == 3, said
 
 
 def test_the_op_passes_opcheck() -> None:

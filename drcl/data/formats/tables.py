@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import csv
 import fnmatch
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from drcl.data.formats.limits import OBJECT, Budget, Refused, string_array
-from drcl.storage.text import unmarked
+from drcl.storage.text import separator, unmarked
 
 CELLS = 2**18
 """Cells turned into numbers at once, about: as text each takes many times its room."""
@@ -89,8 +88,7 @@ def _delimiter(path: Path) -> str:
     if path.suffix.lower() == ".tsv":
         return "\t"
     with path.open(encoding="utf-8-sig", newline="") as file:
-        first = re.sub('"[^"]*"', "", file.readline(csv.field_size_limit()))
-    return ";" if ";" in first and "," not in first else ","
+        return separator(file.readline(csv.field_size_limit()), ",;")
 
 
 def _names(path: Path, delimiter: str) -> tuple[list[str], bool]:
