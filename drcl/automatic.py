@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import product
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from drcl.checks import check_positive, check_seed
-from drcl.ensemble.choice import choose_shares, fit_temperature, held_out_logits, log_likelihood
+from drcl.ensemble.calibration import fit_matrix, fit_temperature, log_likelihood
+from drcl.ensemble.choice import choose_shares, held_out_logits
 from drcl.ensemble.folds import held_out_rows
+from drcl.ensemble.kernel import LANDMARKS, SCALES, KernelClassifier, KernelFit, kernel_fits
 from drcl.ensemble.network import Ensemble, Members
 from drcl.ensemble.scaling import Scaling
 from drcl.ensemble.training import Recipe, Rows, train_members
@@ -32,9 +36,9 @@ __all__ = ["auto"]
 __dir__ = __all__.copy
 
 MEMBERS = 5
-# Seconds together, so they are tried whatever the time allowed.
-LINEAR = tuple(Recipe(f"linear, penalty {p:g}", penalty=p) for p in (0.1, 0.03, 0.01, 0.003, 0.001))
-# Of the two, the consistent form of the likelier one is tried as well.
+SOME = 1000  # rows on which roots and scale of the kernel are chosen
+# Tried beside the kernel where it has to leave rows out. Of the two, the consistent form of the
+# likelier one is tried as well.
 HIDDEN = (
     Recipe("hidden, dropout", hidden=512, dropout=0.5, input_dropout=0.3),
     Recipe("hidden, heavy dropout", hidden=512, dropout=0.7, input_dropout=0.7),
@@ -70,8 +74,10 @@ def fitted_to(recipe: Recipe, rows: int, width: int) -> Recipe:
 
 @dataclass(frozen=True)
 class _Tried:
-    recipe: Recipe
-    members: Members
+    """A part of an ensemble that could be, with the posteriors (N, C) of rows it did not see."""
+
+    recipe: str
+    part: Members | KernelClassifier
     temperature: float
     posteriors: Tensor
     log_likelihood: float
@@ -88,33 +94,33 @@ def auto(
     device: str = "auto",
     progress: bool = True,
 ) -> DRCL:
-    """Train a model that needs no settings: an ensemble per modality, ranked by class posteriors.
+    """Train a model that needs no settings, ranked by class posteriors.
 
-    Each modality is trained alone. Its rows are dealt into five folds; every recipe trains five
-    members, each without one fold, as one batched network. On the rows held out of them, the
-    members' posteriors are calibrated (temperature scaling). The recipes are logistic regression
-    with several penalties, on features and on their roots; then, on what suited these better,
-    perceptrons with more and with less dropout, and perceptrons on the unit sphere trained with the
-    reversible consistency loss and mixed inputs. They get the shares with the highest likelihood
-    of the held-out rows (ensemble selection). The embedding is the ensemble's posterior
-    ``p(c | x)``, and ``space`` is ``"posterior"``: the score of a pair is
+    Each modality is trained alone: kernel ridge regression from its features to its labels, on the
+    features or on their roots, with the scale, the penalty and the roots under which the rows are
+    likeliest, each predicted by the regression on all the others, and a calibration that is chosen
+    by five folds. Where a modality has more rows than the kernel can take (3,000), ensembles of
+    five perceptrons are trained as well, each member without one fold: with more and with less
+    dropout, and on the unit sphere with the reversible consistency loss and mixed inputs; kernel
+    and perceptrons get the shares with the highest likelihood of the held-out rows. The embedding
+    is the posterior ``p(c | x)``, and ``space`` is ``"posterior"``: the score of a pair is
     ``Σ_c p(c | query) p(c | item)``, the probability that the two are of one class.
 
     Args:
         train: modality -> (features, labels), as for :meth:`DRCL.fit`; features must fit in memory.
         validation: further labelled rows of some or all modalities. They are used like those of
-            ``train``: held out of one member, seen by the others.
+            ``train``, to learn from and to choose by.
         classes: as for :meth:`DRCL.fit`.
-        seconds: about how long training may take; epochs are saved first, then recipes. The linear
-            recipes are always tried. None: as long as it takes.
-        seed: of folds, weights, batches, dropout and mixing.
+        seconds: about how long training may take. One scale of the kernel is always tried, then
+            others and perceptrons of fewer epochs while there is time. None: as long as it takes.
+        seed: of folds, of the rows that are chosen by, and of all that perceptrons draw.
         device: as in :class:`drcl.Config`.
         progress: show a bar.
 
-    Returns a :class:`DRCL` whose prior is the identity, one column a class. Its ``tried`` says, for
-    each modality and recipe, the ``features`` it was given (as they are, or roots), the held-out
-    rows' mean ``log_likelihood``, the ``temperature``, the ``share`` in the ensemble and the
-    ``seconds`` it took.
+    Returns a :class:`DRCL` whose prior is the identity, one column a class. It keeps up to 3,000
+    training rows of each modality, which its kernel compares with. Its ``tried`` says, for each
+    modality and recipe, the ``features`` it was given (as they are, or roots), the held-out rows'
+    mean ``log_likelihood``, the ``share`` in the model and the ``seconds`` it took.
 
     Raises what :meth:`DRCL.fit` raises for its data, TypeError for a Dataset or DataLoader, and
     ValueError for fewer than two labelled rows of a modality or ``seconds`` that are not positive.
@@ -137,18 +143,14 @@ def auto(
         for name, part in data.train.items()
     }
     end = math.inf if seconds is None else time.perf_counter() + seconds
-    epochs = sum(fitted_to(CONSISTENT[0], *own.features.shape).epochs for own in rows.values())
-    total = 2 * len(LINEAR) * len(rows) + (len(HIDDEN) + 1) * epochs
+    total = sum(2 * len(SCALES) + 1 + _epochs(own) for own in rows.values())
     encoders: dict[str, nn.Module] = {}
     tried: list[dict[str, Any]] = []
-    with progress_bar(total=total, desc="auto", unit="epoch", disable=not progress) as bar:
-        runs = {name: _Run(name, seed, bar) for name in rows}
-        started = {name: _linear(run, _to(rows[name], place)) for name, run in runs.items()}
-        for index, (name, (scaling, own, candidates)) in enumerate(started.items()):
+    with progress_bar(total=total, desc="auto", unit="step", disable=not progress) as bar:
+        for index, name in enumerate(rows):
             now = time.perf_counter()
-            until = now + (end - now) / (len(rows) - index)
-            candidates += _hidden(runs[name], own, until)
-            encoder, records = _chosen(name, scaling, candidates, own.targets)
+            run = _Run(name, seed, bar, now + (end - now) / (len(rows) - index))
+            encoder, records = run.fit(_to(rows[name], place))
             encoders[name] = encoder.cpu()
             tried += records
     config = replace(config, dim=width)
@@ -169,15 +171,89 @@ def auto(
     return model
 
 
+def _epochs(rows: Rows) -> int:
+    """Of all perceptrons together."""
+    recipe = fitted_to(CONSISTENT[0], *rows.features.shape)
+    return (len(HIDDEN) + 1) * recipe.epochs if len(rows.features) > LANDMARKS else 0
+
+
 @dataclass(frozen=True)
 class _Run:
-    """What trying a recipe needs beside recipe and rows."""
+    """A modality's model, until a time of ``time.perf_counter``."""
 
     modality: str
     seed: int
     bar: Any
+    until: float
 
-    def attempt(self, recipe: Recipe, rows: Rows, seconds: float = math.inf) -> _Tried:
+    def fit(self, rows: Rows) -> tuple[Ensemble, list[dict[str, Any]]]:
+        """The model, and a record of each recipe."""
+        scaling, tried, records = self._kernel(rows)
+        if len(rows.features) > LANDMARKS:
+            tried += self._hidden(replace(rows, features=scaling(rows.features)))
+        shares = choose_shares([one.posteriors for one in tried], rows.targets)
+        used = [(one, share) for one, share in zip(tried, shares, strict=True) if share]
+        ensemble = Ensemble([one.part for one, _ in used], scaling)
+        ensemble.temperatures.copy_(torch.tensor([one.temperature for one, _ in used]))
+        ensemble.shares.copy_(torch.tensor([share for _, share in used]))
+        records += [
+            self._record(one.recipe, scaling.root, one.log_likelihood, share, one.seconds)
+            for one, share in zip(tried, shares, strict=True)
+        ]
+        return ensemble.eval(), records
+
+    def _kernel(self, rows: Rows) -> tuple[Scaling, list[_Tried], list[dict[str, Any]]]:
+        """The kernel on all rows, with the roots and the scale that suit some of them best, and
+        a record of the others."""
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, "auto", self.modality))
+        some = torch.randperm(len(rows.features), generator=generator)[:SOME]
+        some = some.to(rows.features.device)
+        scalings = [Scaling.of(rows.features, root) for root in (False, True)]
+        found: list[tuple[float, float, Scaling]] = []
+        records = []
+        for scale, scaling in product(SCALES, scalings):
+            begin = time.perf_counter()
+            if found and begin >= self.until:
+                break
+            name = f"kernel, scale {scale:g}"
+            self.bar.set_postfix_str(f"{self.modality}: {name}")
+            value = _likeliest(
+                kernel_fits(scaling(rows.features[some]), rows.targets[some], scale, generator)
+            ).log_likelihood
+            found.append((value, scale, scaling))
+            records.append(
+                self._record(name, scaling.root, value, 0.0, time.perf_counter() - begin)
+            )
+            self.bar.update()
+        begin = time.perf_counter()
+        _, scale, scaling = max(found, key=itemgetter(0))
+        fit = _likeliest(kernel_fits(scaling(rows.features), rows.targets, scale, generator))
+        calibration = fit_matrix(fit.held_out, rows.targets, rows.held_out)
+        value = float(log_likelihood(calibration.posteriors, rows.targets))
+        name = f"kernel, scale {scale:g}, penalty {fit.penalty:g}, calibrated"
+        self.bar.update()
+        part = KernelClassifier.of(fit, calibration)
+        posteriors = calibration.posteriors.float()
+        spent = time.perf_counter() - begin
+        return scaling, [_Tried(name, part, 1.0, posteriors, value, spent)], records
+
+    def _hidden(self, rows: Rows) -> list[_Tried]:
+        """The hidden recipes and the consistent form of the likelier one, while there is time."""
+        tried: list[_Tried] = []
+        for left in range(len(HIDDEN) + 1, 0, -1):
+            now = time.perf_counter()
+            if now >= self.until:
+                break
+            if left > 1:
+                recipe = HIDDEN[len(tried)]
+            else:
+                values = [one.log_likelihood for one in tried]
+                recipe = CONSISTENT[values.index(max(values))]
+            recipe = fitted_to(recipe, *rows.features.shape)
+            tried.append(self._perceptrons(recipe, rows, (self.until - now) / left))
+        return tried
+
+    def _perceptrons(self, recipe: Recipe, rows: Rows, seconds: float) -> _Tried:
         begin = time.perf_counter()
         self.bar.set_postfix_str(f"{self.modality}: {recipe.name}")
         members = train_members(
@@ -192,60 +268,23 @@ class _Run:
         posteriors = (logits / temperature).softmax(dim=1)
         value = float(log_likelihood(posteriors, rows.targets))
         spent = time.perf_counter() - begin
-        return _Tried(recipe, members, temperature, posteriors, value, spent)
+        return _Tried(recipe.name, members, temperature, posteriors, value, spent)
 
-
-def _linear(run: _Run, rows: Rows) -> tuple[Scaling, Rows, list[_Tried]]:
-    """The linear recipes on features and on their roots: what suits them better, the hidden ones
-    take too. With the scaling, the rows scaled, and all that was tried on them."""
-    found = []
-    for root in (False, True):
-        scaling = Scaling.of(rows.features, root)
-        scaled = replace(rows, features=scaling(rows.features))
-        tried = [run.attempt(recipe, scaled) for recipe in LINEAR]
-        found.append((scaling, scaled, tried))
-    return max(found, key=lambda one: max(tried.log_likelihood for tried in one[2]))
-
-
-def _hidden(run: _Run, rows: Rows, until: float) -> list[_Tried]:
-    """The hidden recipes and the consistent form of the likelier one, while there is time."""
-    tried: list[_Tried] = []
-    for left in range(len(HIDDEN) + 1, 0, -1):
-        now = time.perf_counter()
-        if now >= until:
-            break
-        if left > 1:
-            recipe = HIDDEN[len(tried)]
-        else:
-            values = [one.log_likelihood for one in tried]
-            recipe = CONSISTENT[values.index(max(values))]
-        recipe = fitted_to(recipe, *rows.features.shape)
-        tried.append(run.attempt(recipe, rows, (until - now) / left))
-    return tried
-
-
-def _chosen(
-    name: str, scaling: Scaling, tried: Sequence[_Tried], targets: Tensor
-) -> tuple[Ensemble, list[dict[str, Any]]]:
-    """The ensemble of highest likelihood, and a record of each recipe."""
-    shares = choose_shares([one.posteriors for one in tried], targets)
-    used = [(one, share) for one, share in zip(tried, shares, strict=True) if share]
-    ensemble = Ensemble([one.members for one, _ in used], scaling)
-    ensemble.temperatures.copy_(torch.tensor([one.temperature for one, _ in used]))
-    ensemble.shares.copy_(torch.tensor([share for _, share in used]))
-    records: list[dict[str, Any]] = [
-        {
-            "modality": name,
-            "features": "roots" if scaling.root else "as they are",
-            "recipe": one.recipe.name,
-            "log_likelihood": one.log_likelihood,
-            "temperature": one.temperature,
+    def _record(
+        self, recipe: str, root: bool, value: float, share: float, seconds: float
+    ) -> dict[str, Any]:
+        return {
+            "modality": self.modality,
+            "features": "roots" if root else "as they are",
+            "recipe": recipe,
+            "log_likelihood": value,
             "share": share,
-            "seconds": one.seconds,
+            "seconds": seconds,
         }
-        for one, share in zip(tried, shares, strict=True)
-    ]
-    return ensemble.eval(), records
+
+
+def _likeliest(fits: Iterable[KernelFit]) -> KernelFit:
+    return max(fits, key=lambda fit: fit.log_likelihood)
 
 
 def _rows(name: str, parts: list[Modality], classes: int, seed: int) -> Rows:

@@ -13,15 +13,8 @@ from click import UsageError
 import drcl.automatic
 from drcl import DRCL, auto, metrics
 from drcl.cli import main
-from drcl.ensemble import Ensemble, Scaling
+from drcl.ensemble import Ensemble, Scaling, kernel
 from drcl.train.standardize import Standardizer
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_epochs():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drcl.automatic, "MOST", 10)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +53,11 @@ def test_what_it_tried_says_how_it_chose(model):
     for name in ("image", "text"):
         own = [record for record in model.tried if record["modality"] == name]
         assert sum(record["share"] for record in own) == pytest.approx(1.0)
-        assert any(record["recipe"].startswith("linear") for record in own)
+        *tried, last = own
+        assert {record["features"] for record in tried} == {"roots", "as they are"}
+        assert last["recipe"].endswith("calibrated") and last["share"] == 1.0
+        best = max(tried, key=lambda record: record["log_likelihood"])
+        assert last["recipe"].startswith(best["recipe"]) and last["features"] == best["features"]
 
 
 def test_it_is_saved_and_read_without_modules(model, part, tmp_path):
@@ -92,15 +89,35 @@ def without(entries, start):
     return {key: value for key, value in entries.items() if not key.startswith(start)}
 
 
-def test_the_same_seed_gives_the_same_model(part):
+@pytest.fixture
+def few_landmarks(monkeypatch):
+    """Rows beyond what the kernel takes, and perceptrons that train in a moment."""
+    monkeypatch.setattr(drcl.automatic, "LANDMARKS", 40)
+    monkeypatch.setattr(kernel, "LANDMARKS", 40)
+    monkeypatch.setattr(drcl.automatic, "MOST", 10)
+
+
+def test_the_same_seed_gives_the_same_model(part, few_landmarks):
     one, other, third = (auto(part, seed=seed, progress=False) for seed in (3, 3, 4))
     x = part["image"][0]
     assert torch.equal(one.encode("image", x), other.encode("image", x))
     assert not torch.equal(one.encode("image", x), third.encode("image", x))
 
 
-def test_validation_rows_are_trained_on_too(part, monkeypatch):
-    monkeypatch.setattr(drcl.automatic, "_hidden", lambda *_: [])
+def test_rows_beyond_the_landmarks_bring_perceptrons_in(part, few_landmarks, tmp_path):
+    model = auto(part, progress=False)
+    own = [record for record in model.tried if record["modality"] == "image"]
+    names = [record["recipe"] for record in own[-4:]]
+    assert names[1:] == ["hidden, dropout", "hidden, heavy dropout", "consistent, mixed"]
+    assert sum(record["share"] for record in own) == pytest.approx(1.0)
+    assert model.evaluate(part, ks=())["mAP@all"]["mean"] > 0.8
+    again = DRCL.load(model.save(tmp_path / "model"))
+    assert torch.equal(
+        again.encode("image", part["image"][0]), model.encode("image", part["image"][0])
+    )
+
+
+def test_validation_rows_are_trained_on_too(part):
     alone = auto(part, progress=False)
     more = auto(part, {"text": part["text"]}, progress=False)
     x, z = part["image"][0], part["text"][0]
@@ -108,11 +125,18 @@ def test_validation_rows_are_trained_on_too(part, monkeypatch):
     assert not torch.equal(alone.encode("text", z), more.encode("text", z))
 
 
-def test_little_time_leaves_the_linear_recipes(part):
+def test_little_time_leaves_one_scale_of_the_kernel(part, few_landmarks):
     begin = time.perf_counter()
     model = auto(part, seconds=1e-3, progress=False)
-    assert {record["recipe"].split(",")[0] for record in model.tried} == {"linear"}
+    assert len(model.tried) == 4  # one tried and one taken for each modality
+    assert all(record["recipe"].startswith("kernel, scale 0.5") for record in model.tried)
     assert time.perf_counter() - begin < 30
+
+
+def test_it_is_trained_in_inference_mode_too(part):
+    with torch.inference_mode():
+        model = auto(part, seconds=1e-3, progress=False)
+    assert model.evaluate(part, ks=())["mAP@all"]["mean"] > 0.8
 
 
 def test_labels_may_be_several_missing_or_names(part):
@@ -163,15 +187,14 @@ def test_a_later_modality_is_a_model_of_its_own_with_comparable_posteriors(model
     assert metrics.mean_average_precision(image, p, y, y, metric="dot") > 0.8
 
 
-def test_the_preset_trains_and_measures_a_run(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(drcl.automatic, "_hidden", lambda *_: [])
+def test_the_preset_trains_and_measures_a_run(tmp_path, capsys):
     run = tmp_path / "run"
     command = ["train", "digits", "--preset", "auto", "--seed", "2", "--out", str(run)]
     main([*command, "--no-progress"], standalone_mode=False)
     report = (run / "report" / "report.html").read_text()
     assert "drcl train digits --preset auto --seed 2 --out OUT" in report
     said = capsys.readouterr().out
-    assert "linear, penalty 0.1" in said and "training: auto " in said
+    assert "kernel, scale 0.5" in said and "training: auto " in said
     assert json.loads((run / "metrics.json").read_text())["mAP@all"]["mean"] > 0.8
     written = (run / "metrics.json").read_bytes()
     for space in ("cosine", "posterior"):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from drcl.ensemble import Members
+from drcl.ensemble.kernel import KernelClassifier
 
 WIDTHS = {"image": 8, "text": 5, "audio": 7}
 SETTINGS: dict[str, Any] = {
@@ -39,14 +40,12 @@ def split(seed: int = 0, **counts: int) -> dict[str, tuple[np.ndarray, np.ndarra
     return {name: samples(name, count, seed=seed) for name, count in counts.items()}
 
 
-def every_kind_of_members() -> list[Members]:
-    """Parts of an ensemble for images, none like the next: linear, hidden, and with a prior."""
+def every_kind_of_part() -> list[Members | KernelClassifier]:
+    """Parts of an ensemble for images: linear, hidden, hidden with a prior, and a kernel."""
     torch.manual_seed(0)
-    parts = [
-        Members(8, 4, count=5),
-        Members(8, 4, count=4, hidden=16),
-        Members(8, 4, count=3, hidden=16, dim=6),
-    ]
-    assert parts[2].prior is not None
-    parts[2].prior.normal_()
-    return parts
+    against = Members(8, 4, count=3, hidden=16, dim=6)
+    kernel = KernelClassifier(8, 4, landmarks=20, scale=0.5)
+    assert against.prior is not None
+    for values in (against.prior, kernel.landmarks, kernel.weight, kernel.bias):
+        values.normal_()
+    return [Members(8, 4, count=5), Members(8, 4, count=4, hidden=16), against, kernel]

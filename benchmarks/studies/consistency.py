@@ -25,7 +25,7 @@ from drcl.compare.fitted import Embed, Fitted, Method, unit
 from drcl.compare.protocol import with_few_labels, with_noise
 from drcl.compare.study import run_study
 from drcl.data.dataset import CrossModalDataset
-from drcl.ensemble.choice import fit_temperature, held_out_logits
+from drcl.ensemble.calibration import fit_temperature, held_out_logits
 from drcl.ensemble.folds import held_out_rows
 from drcl.ensemble.scaling import Scaling
 from drcl.ensemble.training import Rows, train_members

@@ -56,15 +56,16 @@ def time_table(history: Iterable[Mapping[str, Any]]) -> str:
 
 def tried_table(tried: Iterable[Mapping[str, Any]]) -> str:
     """What :func:`drcl.auto` tried, as text."""
-    rows = [["modality", "recipe", "log-likelihood", "share", "seconds"]]
+    rows = [["modality", "recipe", "features", "log-likelihood", "share", "seconds"]]
     for record in tried:
         rows.append(
             [
                 record["modality"],
                 record["recipe"],
+                record.get("features", ""),
                 f"{record['log_likelihood']:.3f}",
                 f"{record['share']:.0%}",
                 f"{record['seconds']:.1f}",
             ]
         )
-    return columns(rows, left=2)
+    return columns(rows, left=3)

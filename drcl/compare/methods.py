@@ -24,7 +24,8 @@ RELEASED = Config(
 def drcl_auto(data: CrossModalDataset, seed: int) -> Fitted:
     """:func:`drcl.auto`."""
     model = auto(data.train, data.validation, seed=seed, progress=False)
-    return _embedding(model, f"{sum(r['share'] > 0 for r in model.tried)} recipes")
+    used = {r["recipe"] for r in model.tried if r["share"]}
+    return _embedding(model, "; ".join(sorted(used)))
 
 
 def released(data: CrossModalDataset, seed: int) -> Fitted:

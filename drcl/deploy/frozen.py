@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from drcl.encoder import Encoder, is_as_built, normalize
 from drcl.ensemble import Ensemble, Members
+from drcl.ensemble.kernel import KernelClassifier, gaussian
 
 __all__ = ["FrozenEncoder", "freeze"]
 __dir__ = __all__.copy
@@ -141,7 +142,9 @@ class _MeanPosterior(nn.Module):
         self.scaling = nn.Sequential(*([_Roots()] if scaling.root else []))
         self.scaling.append(_Standardize(scaling.mean, scaling.std))
         self.parts = nn.ModuleList(
-            _logits(part) for part in network.parts if isinstance(part, Members)
+            _logits(part) if isinstance(part, Members) else _Kernel(part)
+            for part in network.parts
+            if isinstance(part, (Members, KernelClassifier))
         )
         self.register_buffer("temperatures", network.temperatures.clone())
         self.register_buffer("shares", network.shares.clone())
@@ -166,6 +169,24 @@ def _logits(members: Members) -> nn.Module:
     if members.hidden:
         parts.append(_OwnProduct(members.weights[1], members.biases[1]))
     return nn.Sequential(*parts, *([] if prior is None else [_AgainstPrior(prior)]))
+
+
+class _Kernel(nn.Module):
+    """A :class:`KernelClassifier`, operation for operation."""
+
+    def __init__(self, part: KernelClassifier) -> None:
+        super().__init__()
+        self.register_buffer("landmarks", part.landmarks.clone())
+        self.register_buffer("weight", part.weight.clone())
+        self.register_buffer("bias", part.bias.clone())
+        self.landmarks: Tensor
+        self.weight: Tensor
+        self.bias: Tensor
+        self.scale = part.scale
+
+    def forward(self, rows: Tensor) -> Tensor:
+        kernel = gaussian(rows, self.landmarks, self.scale)
+        return (kernel @ self.weight + self.bias)[None]
 
 
 class _SharedProduct(nn.Module):

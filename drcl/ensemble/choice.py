@@ -1,4 +1,4 @@
-"""Calibrating members and weighing recipes, on rows that the members did not see."""
+"""Weighing recipes, on rows that their members did not see."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from drcl.ensemble.calibration import log_likelihood
 from drcl.ensemble.network import Members
 
 ROUNDS = 12
-LOWEST, HIGHEST = 0.02, 50.0  # of τ
 
 
 def held_out_logits(members: Members, features: Tensor, held_out: Tensor) -> Tensor:
@@ -21,44 +21,6 @@ def held_out_logits(members: Members, features: Tensor, held_out: Tensor) -> Ten
             member = out.long().argmax(dim=0)
             parts.append(members(rows)[member, torch.arange(len(rows), device=rows.device)])
         return torch.cat(parts)
-
-
-def log_likelihood(posteriors: Tensor, targets: Tensor) -> Tensor:
-    """``mean_i Σ_c Y_ic log p_ic``; ``targets`` are rows (N, C) that sum to 1."""
-    return (targets * posteriors.clamp(min=1e-9).log()).sum(dim=-1).mean(dim=-1)
-
-
-def fit_temperature(logits: Tensor, targets: Tensor) -> float:
-    """τ of ``softmax(logits/τ)`` with the highest likelihood of ``targets`` (N, C), within 1 %.
-
-    The targets are taken as ``(N·Y + 1/C)/(N + 1)``, as if one row more were of any class: where
-    the N rows are told apart without a fault, τ stays above 0, and how sure a row is still counts.
-    The likelihood is concave in 1/τ, so a search by golden sections over log τ finds it. Sources:
-    Guo et al., *On Calibration of Modern Neural Networks* (ICML 2017), temperature scaling; Platt,
-    *Probabilistic Outputs for Support Vector Machines* (1999), such targets.
-
-    >>> logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [2.0, 0.0], [2.0, 0.0]])
-    >>> ids = torch.tensor([0, 0, 0, 1])  # 3.5 of 5 rows: odds of 7/3 are e^(2/τ)
-    >>> round(fit_temperature(logits, torch.eye(2)[ids]), 1)
-    2.4
-    """
-    logits, targets = logits.double(), targets.double()
-    count, classes = targets.shape
-    targets = (count * targets + 1 / classes) / (count + 1)
-
-    def value(log_tau: float) -> float:
-        scores = (logits / torch.tensor(log_tau, dtype=torch.float64).exp()).log_softmax(dim=-1)
-        return float((targets * scores).sum(dim=-1).mean())
-
-    low, high = (float(torch.tensor(end).log()) for end in (LOWEST, HIGHEST))
-    golden = (5**0.5 - 1) / 2
-    while high - low > 0.01:
-        first, second = high - golden * (high - low), low + golden * (high - low)
-        if value(first) >= value(second):
-            high = second
-        else:
-            low = first
-    return float(torch.tensor((low + high) / 2).exp())
 
 
 def choose_shares(candidates: Sequence[Tensor], targets: Tensor) -> list[float]:

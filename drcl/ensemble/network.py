@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from drcl.checks import check_count
 from drcl.encoder import normalize
+from drcl.ensemble.kernel import KernelClassifier
 from drcl.ensemble.scaling import Scaling
 
 __all__ = ["Ensemble", "Members"]
@@ -100,7 +101,7 @@ class Ensemble(nn.Module):
     Predictive Uncertainty Estimation using Deep Ensembles* (NeurIPS 2017).
 
     Args:
-        parts: :class:`Members` of one ``in_features`` and ``classes``.
+        parts: :class:`Members` or kernels, of one ``in_features`` and ``classes``.
         scaling: what happens to the features first.
 
     Input (B, d), output (B, C). Buffers ``temperatures`` τ and ``shares`` w hold one number a part.
@@ -111,7 +112,7 @@ class Ensemble(nn.Module):
     tensor(True)
     """
 
-    def __init__(self, parts: Sequence[Members], scaling: Scaling) -> None:
+    def __init__(self, parts: Sequence[Members | KernelClassifier], scaling: Scaling) -> None:
         super().__init__()
         self.scaling = scaling
         self.in_features, self.classes = parts[0].in_features, parts[0].classes
@@ -141,7 +142,9 @@ class Ensemble(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """Plain JSON values from which :meth:`build` makes one of the same shape."""
-        parts = [part.shape() for part in self.parts if isinstance(part, Members)]
+        parts = [
+            part.shape() for part in self.parts if isinstance(part, (Members, KernelClassifier))
+        ]
         return {
             "in_features": self.in_features,
             "classes": self.classes,
@@ -156,7 +159,10 @@ class Ensemble(nn.Module):
         Descriptions of before there were roots have none.
         """
         sizes = int(about["in_features"]), int(about["classes"])
-        parts = [Members(*sizes, **part) for part in about["parts"]]
+        parts = [
+            (KernelClassifier if "landmarks" in part else Members)(*sizes, **part)
+            for part in about["parts"]
+        ]
         return cls(parts, Scaling(sizes[0], root=about.get("root", False)))
 
 

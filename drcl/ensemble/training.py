@@ -30,9 +30,8 @@ class Recipe:
         norm: length of the prior's columns, for members with ``dim``.
         alpha: weight of J_D, for members with ``dim``.
         mix: a of λ ~ Beta(a, a), with which inputs are mixed; 0 mixes none.
-        penalty: weight decay of hidden members; of linear ones λ in ``λ/2·‖A‖²`` beside the mean
-            cross-entropy.
-        lr, epochs: of hidden members (AdamW, the rate falling along a cosine).
+        penalty: weight decay.
+        lr, epochs: of AdamW, the rate falling along a cosine.
     """
 
     name: str
@@ -69,7 +68,7 @@ def train_members(
     """K trained members, in evaluation mode.
 
     With ``seconds`` the epochs become as few as fit in, measured on the first steps, and at least
-    one. ``tick`` is called once an epoch of hidden members, once for linear ones.
+    one. ``tick`` is called once an epoch.
     """
     generator = torch.Generator().manual_seed(seed)
     # A direction of its own for each class.
@@ -89,43 +88,13 @@ def train_members(
         members.prior = start * recipe.norm
     members.to(rows.features.device)
     with network_precision("highest"):
-        if recipe.hidden:
-            devices = [rows.features.device] if rows.features.is_cuda else []
-            with torch.random.fork_rng(devices):
-                torch.manual_seed(seed)  # dropout and λ draw from torch's own generator
-                _descend(members, recipe, rows, generator, seconds, tick)
-        else:
-            _solve(members, recipe, rows)
-            tick()
+        devices = [rows.features.device] if rows.features.is_cuda else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(seed)  # dropout and λ draw from torch's own generator
+            _descend(members, recipe, rows, generator, seconds, tick)
     for parameter in members.parameters():
         parameter.grad = None
     return members.eval()
-
-
-def _solve(members: Members, recipe: Recipe, rows: Rows) -> None:
-    """Linear members to the minimum of their convex loss, by L-BFGS over all of them at once."""
-    weight = members.weights[0]
-    with torch.no_grad():
-        for parameter in members.parameters():
-            parameter.zero_()
-    kept = (~rows.held_out).to(rows.features.dtype)
-    kept = kept / kept.sum(dim=1, keepdim=True)
-    optimizer = torch.optim.LBFGS(
-        members.parameters(),
-        max_iter=200,
-        tolerance_grad=1e-5,
-        tolerance_change=1e-7,
-        line_search_fn="strong_wolfe",
-    )
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        losses = -(rows.targets * members(rows.features).log_softmax(dim=-1)).sum(dim=-1)
-        loss = (losses * kept).sum() + recipe.penalty / 2 * weight.square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
 
 
 def _descend(
@@ -136,7 +105,7 @@ def _descend(
     seconds: float,
     tick: Callable[[], object],
 ) -> None:
-    """Hidden members by AdamW; each batch holds as many rows of every member's own."""
+    """By AdamW; each batch holds as many rows of every member's own."""
     own = [(~out).nonzero()[:, 0] for out in rows.held_out]
     fewest = min(map(len, own))
     steps = max(1, round(fewest / BATCH))

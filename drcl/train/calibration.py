@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from drcl.encoder import normalize
-from drcl.ensemble.choice import fit_temperature
+from drcl.ensemble.calibration import fit_temperature
 from drcl.labels.encoded import target_rows
 from drcl.metrics import retrieval_report
 from drcl.prior import Prior

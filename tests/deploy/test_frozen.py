@@ -82,15 +82,15 @@ def test_the_space_is_that_of_the_model_unless_asked_for(models, name):
 
 
 def mixed(root: bool) -> Ensemble:
-    """An ensemble of every kind of member, none like the next."""
-    network = Ensemble(tiny.every_kind_of_members(), Scaling.of(features(), root)).eval()
-    network.temperatures.copy_(torch.tensor([0.5, 1.0, 2.0]))
-    network.shares.copy_(torch.tensor([0.2, 0.3, 0.5]))
+    """An ensemble of every kind of part, none like the next."""
+    network = Ensemble(tiny.every_kind_of_part(), Scaling.of(features(), root)).eval()
+    network.temperatures.copy_(torch.tensor([0.5, 1.0, 2.0, 1.5]))
+    network.shares.copy_(torch.tensor([0.2, 0.1, 0.4, 0.3]))
     return network
 
 
 @pytest.mark.parametrize("root", [False, True])
-def test_an_ensemble_of_every_kind_of_member(root):
+def test_an_ensemble_of_every_kind_of_part(root):
     network, x = mixed(root), features()
     with torch.no_grad():
         expected = network(x).softmax(dim=1)

@@ -57,10 +57,10 @@ def test_the_command_writes_a_file_that_runs(tmp_path: Path) -> None:
     assert_equal(str(out), features(), model.encode("image", features()))
 
 
-def test_an_ensemble_of_every_kind_of_member_on_roots() -> None:
+def test_an_ensemble_of_every_kind_of_part_on_roots() -> None:
     model, x = auto(tiny.split(), seconds=0.5, progress=False), features()
     scaling = Scaling.of(torch.from_numpy(x), root=True)
-    model.encoders["image"] = Ensemble(tiny.every_kind_of_members(), scaling)
+    model.encoders["image"] = Ensemble(tiny.every_kind_of_part(), scaling)
     assert model.space == "posterior"
     assert_equal(to_onnx(model.encoder("image")), x, model.encode("image", x))
 

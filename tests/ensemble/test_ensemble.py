@@ -1,18 +1,13 @@
-"""Members as one batched network, their folds, their calibration and their shares."""
+"""Members as one batched network, their folds and their shares."""
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import pytest
 import torch
-from scipy.optimize import minimize_scalar
-from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from drcl.ensemble import Ensemble, Members, Scaling
-from drcl.ensemble.choice import choose_shares, fit_temperature, held_out_logits
+from drcl.ensemble.choice import choose_shares, held_out_logits
 from drcl.ensemble.folds import held_out_rows
 from drcl.ensemble.training import Recipe, Rows, loss_of, train_members
 from drcl.losses import ReversibleConsistencyLoss
@@ -133,20 +128,6 @@ def test_every_row_is_held_out_once_and_every_class_evenly(several):
         assert counts.max() - counts.min() <= 1 and counts.sum() == size
 
 
-def test_linear_members_are_logistic_regressions_without_their_fold():
-    x, y = blobs(spread=1.5)
-    rows = rows_of(x, y, members=3)
-    members = train_members(Recipe("linear", penalty=0.05), rows, seed=0)
-    for k in range(3):
-        own = ~rows.held_out[k]
-        # scikit-learn minimises C·Σ loss + |A|²/2; here it is mean loss + λ/2·|A|².
-        model = LogisticRegression(C=1 / (0.05 * int(own.sum())), tol=1e-8, max_iter=1000)
-        model.fit(x[own].numpy(), y[own].argmax(dim=1).numpy())
-        expected = model.predict_proba(x.numpy())
-        found = members(x)[k].softmax(dim=1).detach().numpy()
-        np.testing.assert_allclose(found, expected, atol=2e-3)
-
-
 @pytest.mark.parametrize(
     "recipe",
     [
@@ -204,31 +185,6 @@ def test_held_out_logits_are_those_of_the_member_without_the_row():
     for row in (0, 1023, 1024, 1099):
         k = int(rows.held_out[:, row].int().argmax())
         torch.testing.assert_close(found[row], every[k, row])
-
-
-@pytest.mark.parametrize("scale", [0.1, 1.0, 8.0])
-def test_the_temperature_is_the_minimum_that_scipy_finds(scale):
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(400, 4, generator=generator, dtype=torch.float64)
-    ids = torch.multinomial((logits * 1.5).softmax(dim=1), 1, generator=generator)[:, 0]
-    targets = torch.eye(4, dtype=torch.float64)[ids]
-
-    shares = (400 * targets + 0.25) / 401  # one row more, of any class
-
-    def loss(log_tau):
-        return -float((shares * (scale * logits / math.exp(log_tau)).log_softmax(1)).sum())
-
-    expected = math.exp(minimize_scalar(loss, bounds=(-4, 4), method="bounded").x)
-    assert fit_temperature(scale * logits, targets) == pytest.approx(expected, rel=0.02)
-
-
-def test_rows_told_apart_without_a_fault_stay_unsure():
-    ids = torch.arange(50) % 2
-    margins = 5 + 20 * torch.rand(50, generator=torch.Generator().manual_seed(0))
-    logits = torch.stack([margins, -margins], dim=1) * (1 - 2 * ids[:, None])
-    posteriors = (logits / fit_temperature(logits, torch.eye(2)[ids])).softmax(dim=1)
-    right = posteriors[torch.arange(50), ids]
-    assert 0.5 < right.min() < 0.99 < right.max() < 1  # the least sure row says so
 
 
 def test_shares_sum_to_one_and_beat_every_single_candidate():

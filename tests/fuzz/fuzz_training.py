@@ -169,7 +169,7 @@ def fit(draw: Draw) -> None:
 
 @target("drcl.auto", few=2)
 def automatic(draw: Draw) -> None:
-    """The linear recipes alone: the others differ in how they train, not in what they take."""
+    """One scale of the kernel: the others take the same."""
 
     def call(settings: dict[str, Any], given: dict[str, Any]) -> DRCL:
         return auto(**given, seconds=1e-9, device="cpu", progress=False)

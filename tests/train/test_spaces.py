@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from drcl import DRCL, Prior, metrics
-from drcl.ensemble.choice import fit_temperature
+from drcl.ensemble.calibration import fit_temperature
 
 SETTINGS = {"dim": 8, "hidden": (16,), "epochs": 8, "prior_epochs": 4, "lr": 1e-2}
 

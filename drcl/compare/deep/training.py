@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from drcl.compare.fitted import Embed, Fitted, best
 from drcl.compare.linear import standardizer
 from drcl.data.dataset import CrossModalDataset
-from drcl.ensemble.choice import fit_temperature
+from drcl.ensemble.calibration import fit_temperature
 from drcl.labels import is_labelled
 from drcl.labels.encoded import target_rows
 
