@@ -56,6 +56,7 @@ METHODS = {
     "drcl-posterior": Method("the same, posteriors", released_posterior),
     "logistic": Method("logistic regression", linear.logistic),
     "logistic-train": Method("the same, train rows only", linear.logistic_train),
+    "svm": Method("support vector machine", linear.svm),
     "ridge": Method("ridge regression", linear.ridge),
     "cca": Method("regularised CCA", linear.cca, needs_pairs=True),
     "kernel-cca": Method("kernel CCA", linear.kernel_cca, needs_pairs=True),

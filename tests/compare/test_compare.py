@@ -43,7 +43,7 @@ def data():
     return blobs()
 
 
-LINEAR = ("logistic", "logistic-train", "ridge", "cca", "kernel-cca")
+LINEAR = ("logistic", "logistic-train", "svm", "ridge", "cca", "kernel-cca")
 
 
 @pytest.mark.parametrize("name", LINEAR)
