@@ -1,7 +1,7 @@
 """What J_D is worth: one network and one budget, with more and with less weight on J_D.
 
     DRCL_DATA=... python -m drcl.benchmarks.studies.consistency --out DIR [--sets ...] [--seeds ...]
-        [--noise RATE | --labels-per-class N]
+        [--noise RATE | --asymmetric RATE | --labels-per-class N]
 
 The network is the consistent recipe of ``drcl.auto``: one hidden layer with dropout, embeddings on
 the unit sphere, one orthogonal prior for all modalities, mixed inputs, five members. Only α
@@ -20,9 +20,9 @@ import numpy as np
 import torch
 
 from drcl.automatic import CONSISTENT, MEMBERS, fitted_to
+from drcl.benchmarks.studies import damages
 from drcl.benchmarks.studies.deep_sets import SETS, load_set
 from drcl.compare.fitted import Embed, Fitted, Method, unit
-from drcl.compare.protocol import with_few_labels, with_noise
 from drcl.compare.study import run_study
 from drcl.data.dataset import CrossModalDataset
 from drcl.ensemble.calibration import fit_temperature, held_out_logits
@@ -97,21 +97,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     parser.add_argument("--seeds", nargs="+", type=int, default=range(5))
-    damages = parser.add_mutually_exclusive_group()
-    damages.add_argument("--noise", type=float)
-    damages.add_argument("--labels-per-class", type=int)
+    damages.add_options(parser)
     given = parser.parse_args()
-    damage, folder = None, given.out / "all labels"
-    if given.noise is not None:
-        damage, folder = (
-            partial(with_noise, kind="symmetric", rate=given.noise),
-            given.out / f"noise {given.noise:g}",
-        )
-    elif given.labels_per_class is not None:
-        damage, folder = (
-            partial(with_few_labels, per_class=given.labels_per_class),
-            given.out / f"{given.labels_per_class} a class",
-        )
+    damage, labels = damages.damage_of(given)
+    folder = given.out / labels
     folder.mkdir(parents=True, exist_ok=True)
     for name in given.sets:
         run_study(load_set(name), methods(), given.seeds, folder / f"{name}.jsonl", damage=damage)

@@ -1,8 +1,10 @@
 """All methods on the eight real sets: which is best, by how much, and is it noise?
 
-    DRCL_DATA=... python -m drcl.benchmarks.studies.methods --out DIR [--sets ...] [--seeds 10]
+    DRCL_DATA=... python -m drcl.benchmarks.studies.methods --out DIR [--sets ...] [--seeds ...]
+        [--noise RATE | --asymmetric RATE | --labels-per-class N]
 
-Results are stored as they come, in ``DIR/SET.jsonl``; the same command goes on after the last one.
+Results are stored as they come, in ``DIR/LABELS/SET.jsonl``; the same command goes on after the
+last one.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from drcl.benchmarks.studies import damages
 from drcl.benchmarks.studies.deep_sets import SETS, load_set
 from drcl.compare.methods import METHODS
 from drcl.compare.protocol import fingerprint
@@ -22,12 +25,15 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=range(10))
+    damages.add_options(parser)
     given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
+    damage, labels = damages.damage_of(given)
+    folder = given.out / labels
+    folder.mkdir(parents=True, exist_ok=True)
     methods = {name: METHODS[name] for name in given.methods}
     for name in given.sets:
         data = load_set(name)
-        results = run_study(data, methods, given.seeds, given.out / f"{name}.jsonl")
+        results = run_study(data, methods, given.seeds, folder / f"{name}.jsonl", damage=damage)
         titles = {method: METHODS[method].title for method in METHODS}
         print(f"\n{name}, fingerprint {fingerprint(data)}\n\n{table(summarize(results), titles)}")
 

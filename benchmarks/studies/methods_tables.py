@@ -1,6 +1,6 @@
 """The tables of the study of methods in the documentation, from what is in results/methods.
 
-``results/methods/SET.jsonl`` is what ``python -m drcl.benchmarks.studies.methods --out`` leaves.
+``results/methods/LABELS/SET.jsonl`` is what ``python -m drcl.benchmarks.studies.methods --out`` leaves.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from drcl.compare.study import Result, read_results, summarize, table
 
 TITLES = {name: method.title for name, method in METHODS.items()}
 COLUMNS = ("auto", "logistic", "drcl")
+DAMAGED = ("auto", "svm", "logistic", "drcl")
 FORMS = ("logistic-train", "drcl-posterior")  # of methods that have a column
 
 
-def studies(root: Path = RESULTS) -> dict[str, list[Result]]:
+def studies(root: Path = RESULTS, labels: str = "all labels") -> dict[str, list[Result]]:
     """Set -> its stored results, in the order of the methods."""
     order = list(METHODS)
     return {
         file.stem: sorted(read_results(file), key=lambda result: order.index(result["method"]))
-        for file in sorted(root.glob("methods/*.jsonl"))
+        for file in sorted(root.glob(f"methods/{labels}/*.jsonl"))
     }
 
 
@@ -47,6 +48,20 @@ def overview(root: Path = RESULTS) -> str:
         others = [method for method in by_name if method not in COLUMNS + FORMS]
         best = max(others, key=lambda method: by_name[method]["mean"], default=None)
         last = "–" if best is None else f"{TITLES[best]}, {number(by_name[best], True)}"
-        seeds = min(row["seeds"] for row in by_name.values())
+        seeds = min(by_name[column]["seeds"] for column in COLUMNS if column in by_name)
         lines.append(f"| {name} | {seeds} | {' | '.join(cells)} | {last} |")
+    return "\n".join(lines) + "\n" if len(lines) > 2 else NOT_MEASURED
+
+
+def damaged(root: Path = RESULTS) -> str:
+    """A line for each kind of labels that is not whole, and set."""
+    heads = [TITLES[name] for name in DAMAGED]
+    lines = [f"| labels | set | seeds | {' | '.join(heads)} |", "|---" * (3 + len(DAMAGED)) + "|"]
+    kinds = sorted({file.parent.name for file in root.glob("methods/*/*.jsonl")} - {"all labels"})
+    for labels in kinds:
+        for name, results in studies(root, labels).items():
+            by_name = {row["method"]: row for row in summarize(results)}
+            cells = [number(by_name[column], True) for column in DAMAGED]
+            seeds = min(row["seeds"] for row in by_name.values())
+            lines.append(f"| {labels} | {name} | {seeds} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n" if len(lines) > 2 else NOT_MEASURED

@@ -87,12 +87,14 @@ def quality() -> str:
 
 
 def methods(part: str) -> str:
-    """The stored study of methods: its overview, a table for each set, or what J_D is worth."""
+    """The stored study of methods: its overview, a table for each set, damaged labels, or what J_D
+    is worth."""
     from drcl.benchmarks.studies import consistency_tables, methods_tables
 
     return {
         "overview": methods_tables.overview,
         "sets": methods_tables.tables,
+        "damaged": methods_tables.damaged,
         "consistency": consistency_tables.table,
     }[part]()
 

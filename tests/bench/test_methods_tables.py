@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from drcl.benchmarks.studies import consistency_tables
-from drcl.benchmarks.studies.methods_tables import overview, tables
+from drcl.benchmarks.studies.methods_tables import damaged, overview, tables
 
 
 def stored(values: dict[str, tuple[float, ...]]) -> str:
@@ -26,8 +26,9 @@ def stored(values: dict[str, tuple[float, ...]]) -> str:
 
 def test_the_overview_has_a_line_for_each_set_and_auto_stands_first(tmp_path):
     values = {"ridge": (0.4, 0.5), "logistic": (0.6, 0.6), "cca": (0.1, 0.1), "auto": (0.5, 0.7)}
-    (tmp_path / "methods").mkdir()
-    (tmp_path / "methods" / "pictures.jsonl").write_text(stored(values))
+    folder = tmp_path / "methods" / "all labels"
+    folder.mkdir(parents=True)
+    (folder / "pictures.jsonl").write_text(stored(values))
     line = "| pictures | 2 | .600 ± .141 | .600 ± .000 | – | ridge regression, .450 ± .071 |"
     assert line in overview(tmp_path).splitlines()
     found = tables(tmp_path)
@@ -36,8 +37,19 @@ def test_the_overview_has_a_line_for_each_set_and_auto_stands_first(tmp_path):
     assert rows[1].startswith("| ridge regression | 0.4500 ± 0.0707 | 2 | +0.1500 | too few |")
 
 
+def test_damaged_labels_have_a_line_for_each_kind_and_set(tmp_path):
+    values = {"auto": (0.5, 0.7), "svm": (0.4, 0.4), "logistic": (0.3, 0.3), "drcl": (0.2, 0.2)}
+    for labels in ("all labels", "noise 0.4"):
+        folder = tmp_path / "methods" / labels
+        folder.mkdir(parents=True)
+        (folder / "pictures.jsonl").write_text(stored(values))
+    (line,) = damaged(tmp_path).splitlines()[2:]
+    rest = ".600 ± .141 | .400 ± .000 | .300 ± .000 | .200 ± .000"
+    assert line == f"| noise 0.4 | pictures | 2 | {rest} |"
+
+
 def test_without_results_the_page_says_so(tmp_path):
-    assert tables(tmp_path) == overview(tmp_path) == "*Not measured yet.*"
+    assert tables(tmp_path) == overview(tmp_path) == damaged(tmp_path) == "*Not measured yet.*"
 
 
 def test_the_worth_of_j_d_is_the_paired_gain_over_no_weight(tmp_path):
