@@ -25,7 +25,8 @@ from drcl.benchmarks.studies.deep_sets import SETS, load_set
 from drcl.compare.fitted import Embed, Fitted, Method, unit
 from drcl.compare.study import run_study
 from drcl.data.dataset import CrossModalDataset
-from drcl.ensemble.calibration import fit_temperature, held_out_logits
+from drcl.ensemble.calibration import fit_temperature
+from drcl.ensemble.choice import held_out_logits
 from drcl.ensemble.folds import held_out_rows
 from drcl.ensemble.scaling import Scaling
 from drcl.ensemble.training import Rows, train_members

@@ -1,6 +1,7 @@
 """The tables of the study of methods in the documentation, from what is in results/methods.
 
-``results/methods/LABELS/SET.jsonl`` is what ``python -m drcl.benchmarks.studies.methods --out`` leaves.
+``results/methods/LABELS/SET.jsonl`` is what ``python -m drcl.benchmarks.studies.methods --out``
+leaves.
 """
 
 from __future__ import annotations
