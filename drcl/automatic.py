@@ -72,6 +72,20 @@ def fitted_to(recipe: Recipe, rows: int, width: int) -> Recipe:
     return replace(recipe, epochs=epochs, hidden=512 if rows * width < 10**6 else 256)
 
 
+def landmarks_within(seconds: float, rows: int, step: float) -> int:
+    """As many landmarks as can be had in a time, by that of one step on :data:`SOME` rows.
+
+    A step is about 9M³ operations for M landmarks; Nyström takes two such, and 6NM² for products.
+
+    >>> landmarks_within(math.inf, 10**5, 0.5), landmarks_within(10, 2 * 10**4, 0.5)
+    (3000, 1000)
+    """
+    for count in (LANDMARKS, 2000, 1000):
+        if step * (2 * count**3 + 2 / 3 * rows * count**2) / SOME**3 <= seconds:
+            return count
+    return 500
+
+
 @dataclass(frozen=True)
 class _Tried:
     """A part of an ensemble that could be, with the posteriors (N, C) of rows it did not see."""
@@ -227,7 +241,9 @@ class _Run:
             self.bar.update()
         begin = time.perf_counter()
         _, scale, scaling = max(found, key=itemgetter(0))
-        fit = _likeliest(kernel_fits(scaling(rows.features), rows.targets, scale, generator))
+        step = min(record["seconds"] for record in records)
+        most = landmarks_within((self.until - begin) / 2, len(rows.features), step)
+        fit = _likeliest(kernel_fits(scaling(rows.features), rows.targets, scale, generator, most))
         calibration = fit_matrix(fit.held_out, rows.targets, rows.held_out)
         value = float(log_likelihood(calibration.posteriors, rows.targets))
         name = f"kernel, scale {scale:g}, penalty {fit.penalty:g}, calibrated"

@@ -13,7 +13,7 @@ from click import UsageError
 import drcl.automatic
 from drcl import DRCL, auto, metrics
 from drcl.cli import main
-from drcl.ensemble import Ensemble, Scaling, kernel
+from drcl.ensemble import Ensemble, Scaling
 from drcl.train.standardize import Standardizer
 
 
@@ -93,7 +93,6 @@ def without(entries, start):
 def few_landmarks(monkeypatch):
     """Rows beyond what the kernel takes, and perceptrons that train in a moment."""
     monkeypatch.setattr(drcl.automatic, "LANDMARKS", 40)
-    monkeypatch.setattr(kernel, "LANDMARKS", 40)
     monkeypatch.setattr(drcl.automatic, "MOST", 10)
 
 

@@ -96,13 +96,17 @@ class KernelFit:
 
 
 def kernel_fits(
-    rows: Tensor, targets: Tensor, scale: float, generator: torch.Generator
+    rows: Tensor,
+    targets: Tensor,
+    scale: float,
+    generator: torch.Generator,
+    landmarks: int = LANDMARKS,
 ) -> Iterator[KernelFit]:
     """One regression for each of :data:`PENALTIES`: ``min_A ‖K A − Y + 1/C‖² + λ tr(AᵀKA)``.
 
     One decomposition serves all of them, and every row's prediction by the regression without it:
-    ``y − (y − ŷ)/(1 − h)``, where h is its leverage. Beyond :data:`LANDMARKS` rows A weighs as many
-    of them, drawn at random (Nyström). Float64.
+    ``y − (y − ŷ)/(1 − h)``, where h is its leverage. Of more rows than ``landmarks``, A weighs as
+    many, drawn at random (Nyström), or fewer where memory asks for it. Float64.
 
     Sources: Saunders et al., *Ridge Regression Learning Algorithm in Dual Variables* (ICML 1998);
     Williams and Seeger, *Using the Nyström Method to Speed Up Kernel Machines* (NeurIPS 2000);
@@ -111,15 +115,15 @@ def kernel_fits(
     rows, targets = rows.double(), targets.double()
     count, offset = len(rows), 1 / targets.shape[1]
     centred = targets - offset
-    landmarks = rows
-    few = count if count <= LANDMARKS else max(1, min(LANDMARKS, ELEMENTS // count))
+    few = count if count <= landmarks else max(1, min(landmarks, ELEMENTS // count))
+    weighed = rows
     if few < count:
-        landmarks = rows[torch.randperm(count, generator=generator)[:few].to(rows.device)]
-    values, basis = torch.linalg.eigh(gaussian(landmarks, landmarks, scale))
-    roots = values.clamp(min=1e-12 * len(landmarks)).sqrt()
+        weighed = rows[torch.randperm(count, generator=generator)[:few].to(rows.device)]
+    values, basis = torch.linalg.eigh(gaussian(weighed, weighed, scale))
+    roots = values.clamp(min=1e-12 * few).sqrt()
     back = basis / roots  # from weights of orthogonal features to weights of landmarks
     if few < count:
-        features = gaussian(rows, landmarks, scale) @ back
+        features = gaussian(rows, weighed, scale) @ back
         values, basis = torch.linalg.eigh(features.T @ features)
         features, back = features @ basis, back @ basis
     else:
@@ -133,4 +137,4 @@ def kernel_fits(
         held_out = targets - residual / (1 - leverage)
         posteriors = (held_out / fit_temperature(held_out, targets)).softmax(dim=1)
         value = float(log_likelihood(posteriors, targets))
-        yield KernelFit(scale, penalty, landmarks, back @ weight, held_out, value)
+        yield KernelFit(scale, penalty, weighed, back @ weight, held_out, value)

@@ -22,8 +22,8 @@ def blobs(count: int = 40, classes: int = 3, width: int = 6) -> tuple[torch.Tens
     return rows, torch.eye(classes)[ids]
 
 
-def fits(rows, targets):
-    return list(kernel_fits(rows, targets, SCALE, torch.Generator().manual_seed(0)))
+def fits(rows, targets, landmarks=kernel.LANDMARKS):
+    return list(kernel_fits(rows, targets, SCALE, torch.Generator().manual_seed(0), landmarks))
 
 
 def by_scikit(rows, targets, penalty, queries):
@@ -52,16 +52,15 @@ def test_scores_and_those_of_rows_left_out_are_scikit_learns(index):
         np.testing.assert_allclose(fit.held_out[row], expected, atol=1e-8)
 
 
-def test_rows_beyond_the_landmarks_are_learned_from(monkeypatch):
+def test_rows_beyond_the_landmarks_are_learned_from():
     """The minimum of the same sum over the span of fewer landmarks, by its normal equations."""
-    monkeypatch.setattr(kernel, "LANDMARKS", 12)
     rows, targets = blobs()
 
     def expected(some, landmarks, penalty):
         k, own = gaussian(some[0], landmarks, SCALE), gaussian(landmarks, landmarks, SCALE)
         return torch.linalg.solve(k.T @ k + penalty * own, k.T @ (some[1] - 1 / 3))
 
-    for fit in fits(rows, targets)[2:]:
+    for fit in fits(rows, targets, 12)[2:]:
         assert fit.landmarks.shape == (12, 6)
         whole = rows.double(), targets.double()
         weight = expected(whole, fit.landmarks, fit.penalty)
@@ -75,9 +74,8 @@ def test_rows_beyond_the_landmarks_are_learned_from(monkeypatch):
 
 
 def test_memory_bounds_the_landmarks_of_many_rows(monkeypatch):
-    monkeypatch.setattr(kernel, "LANDMARKS", 12)
     monkeypatch.setattr(kernel, "ELEMENTS", 200)
-    assert fits(*blobs())[0].landmarks.shape == (5, 6)
+    assert fits(*blobs(), 12)[0].landmarks.shape == (5, 6)
 
 
 def test_equal_rows_and_constant_features_are_taken():
