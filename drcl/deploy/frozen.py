@@ -185,8 +185,8 @@ class _Kernel(nn.Module):
         self.scale = part.scale
 
     def forward(self, rows: Tensor) -> Tensor:
-        kernel = gaussian(rows, self.landmarks, self.scale)
-        return (kernel @ self.weight + self.bias)[None]
+        kernel = gaussian(rows.double(), self.landmarks.double(), self.scale)
+        return (kernel @ self.weight + self.bias).to(rows.dtype)[None]
 
 
 class _SharedProduct(nn.Module):

@@ -28,7 +28,8 @@ class KernelClassifier(nn.Module):
         landmarks: M, rows of the training set.
         scale: s.
 
-    Input (B, d); output (1, B, C), the logits of an ensemble of one.
+    Input (B, d); output (1, B, C), the logits of an ensemble of one. It computes in float64, as the
+    terms of the sum over landmarks are hundreds of times the sum where the penalty is small.
 
     >>> KernelClassifier(8, 3, landmarks=20, scale=0.5)(torch.randn(5, 8)).shape
     torch.Size([1, 5, 3])
@@ -41,8 +42,8 @@ class KernelClassifier(nn.Module):
         self.register_buffer(
             "landmarks", torch.zeros(check_count("landmarks", landmarks), in_features)
         )
-        self.register_buffer("weight", torch.zeros(landmarks, classes))
-        self.register_buffer("bias", torch.zeros(classes))
+        self.register_buffer("weight", torch.zeros(landmarks, classes, dtype=torch.float64))
+        self.register_buffer("bias", torch.zeros(classes, dtype=torch.float64))
         self.landmarks: Tensor
         self.weight: Tensor
         self.bias: Tensor
@@ -53,12 +54,13 @@ class KernelClassifier(nn.Module):
         (count, width), classes = fit.landmarks.shape, fit.weight.shape[1]
         found = cls(width, classes, landmarks=count, scale=fit.scale)
         bias = calibration.weight.sum(dim=0) / classes + calibration.bias
-        found.landmarks, found.bias = fit.landmarks.float(), bias.float()
-        found.weight = (fit.weight @ calibration.weight).float()
+        found.landmarks, found.bias = fit.landmarks.float(), bias
+        found.weight = fit.weight @ calibration.weight
         return found
 
     def forward(self, features: Tensor) -> Tensor:
-        return (gaussian(features, self.landmarks, self.scale) @ self.weight + self.bias)[None]
+        kernel = gaussian(features.double(), self.landmarks.double(), self.scale)
+        return (kernel @ self.weight + self.bias).to(features.dtype)[None]
 
     def shape(self) -> dict[str, int | float]:
         """The arguments that make it again, but those that all parts of an ensemble share."""
