@@ -262,6 +262,8 @@ def test_figures_are_reproducible(tools):
     assert first == figures.linear_memory(measured) and "measured peak" in first
     assert "measured" not in figures.linear_memory([])
     row = {"op": "mixup", "sizes": {"B": 64, "D": 8, "C": 10}, "p50_ms": 1.0}
+    rows = [{"method": "auto", "mean": 0.5}, {"method": "cca", "mean": None}]
+    assert "our own" in figures.methods({"pictures": rows}, {"auto": "our own"})
     assert "mixup" in figures.roofline([{**row, "gemm_GFLOPs": 100.0, "copy_GBps": 10.0}])
 
 

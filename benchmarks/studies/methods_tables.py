@@ -7,6 +7,7 @@ leaves.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from drcl.benchmarks.studies.quality_tables import number
 from drcl.benchmarks.suite.results import NOT_MEASURED
@@ -27,6 +28,11 @@ def studies(root: Path = RESULTS, labels: str = "all labels") -> dict[str, list[
         file.stem: sorted(read_results(file), key=lambda result: order.index(result["method"]))
         for file in sorted(root.glob(f"methods/{labels}/*.jsonl"))
     }
+
+
+def summaries(root: Path = RESULTS) -> dict[str, list[dict[str, Any]]]:
+    """Set -> what :func:`drcl.compare.study.summarize` says of each method."""
+    return {name: summarize(results) for name, results in studies(root).items()}
 
 
 def tables(root: Path = RESULTS) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -135,6 +135,32 @@ def roofline(rows: Sequence[dict[str, Any]]) -> str:
         axes.set(xscale="log", yscale="log")
         axes.set(xlabel="operations per byte (of the floor)", ylabel="GFLOP/s")
         axes.legend(frameon=False, fontsize=10)
+    return svg.getvalue()
+
+
+def methods(studies: Mapping[str, Sequence[dict[str, Any]]], titles: Mapping[str, str]) -> str:
+    """A line for each set, a dot for each method; ``studies`` are set -> summaries."""
+    shown = {"auto": (BLUE, "o", 9), "logistic": (ORANGE, "D", 6), "drcl": (GREEN, "s", 6)}
+    with _canvas(7.2, 0.42 * len(studies) + 1.2) as (figure, svg):
+        axes = figure.subplots()
+        for place, rows in enumerate(studies.values()):
+            for row in (row for row in rows if row["mean"] is not None):
+                first = place == 0
+                if row["method"] in shown:
+                    colour, mark, size = shown[row["method"]]
+                    label = titles[row["method"]] if first else None
+                    axes.plot(
+                        row["mean"], place, mark, color=colour, ms=size, label=label, zorder=3
+                    )
+                else:
+                    axes.plot(row["mean"], place, "|", color=GREY, ms=10, mew=1.5)
+        axes.plot([], [], "|", color=GREY, ms=10, mew=1.5, label="all others")
+        axes.set_yticks(range(len(studies)), list(studies))
+        axes.invert_yaxis()
+        axes.grid(axis="y", color="#e3e5e8")
+        axes.set_axisbelow(True)
+        axes.set(xlabel="mAP@all, mean over pairs and seeds")
+        figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=9)
     return svg.getvalue()
 
 

@@ -19,6 +19,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
+from drcl.benchmarks.studies import consistency_tables, methods_tables
 from drcl.benchmarks.suite.results import NOT_MEASURED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +31,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     drawn = {"linear_memory": figures.linear_memory(peaks())}
     if rows := our_cpu_rows():
         drawn["roofline_cpu"] = figures.roofline(rows)
+    if studies := methods_tables.summaries():
+        drawn["methods"] = figures.methods(studies, methods_tables.TITLES)
     for device, path in plots().items():
         drawn[f"loss_{device}"] = path.read_text(encoding="utf-8")
     for name, svg in drawn.items():
@@ -89,8 +92,6 @@ def quality() -> str:
 def methods(part: str) -> str:
     """The stored study of methods: its overview, a table for each set, damaged labels, or what J_D
     is worth."""
-    from drcl.benchmarks.studies import consistency_tables, methods_tables
-
     return {
         "overview": methods_tables.overview,
         "sets": methods_tables.tables,
