@@ -7,17 +7,21 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
-from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from drcl.checks import check_positive, check_seed
-from drcl.ensemble.calibration import fit_matrix, fit_temperature, log_likelihood
+from drcl.ensemble.calibration import (
+    MatrixCalibration,
+    fit_matrix,
+    fit_temperature,
+    log_likelihood,
+)
 from drcl.ensemble.choice import choose_shares, held_out_logits
 from drcl.ensemble.folds import held_out_rows
-from drcl.ensemble.kernel import LANDMARKS, SCALES, KernelClassifier, KernelFit, kernel_fits
+from drcl.ensemble.kernel import LANDMARKS, SCALES, KernelClassifier, kernel_fits
 from drcl.ensemble.network import Ensemble, Members
 from drcl.ensemble.scaling import Scaling
 from drcl.ensemble.training import Recipe, Rows, train_members
@@ -36,7 +40,11 @@ __all__ = ["auto"]
 __dir__ = __all__.copy
 
 MEMBERS = 5
-SOME = 1000  # rows on which roots and scale of the kernel are chosen
+SOME = 700  # rows on which the features' scaling and the kernel's scale are chosen
+JUDGES = 3000  # rows, at most, whose likelihood chooses and calibrates
+# Where no row has another of its class, nothing can be learned by leaving it out. What was best on
+# five sets with one row a class, judged by all other rows of the training set.
+ALONE = {"scale": 0.5, "penalty": 0.1, "temperature": 0.05}
 # Tried beside the kernel where it has to leave rows out. Of the two, the consistent form of the
 # likelier one is tried as well.
 HIDDEN = (
@@ -98,6 +106,7 @@ class _Tried:
     seconds: float
 
 
+@torch.inference_mode(False)
 def auto(
     train: Mapping[str, Data],
     validation: Mapping[str, Data] | None = None,
@@ -110,14 +119,15 @@ def auto(
 ) -> DRCL:
     """Train a model that needs no settings, ranked by class posteriors.
 
-    Each modality is trained alone: kernel ridge regression from its features to its labels, on the
-    features or on their roots, with the scale, the penalty and the roots under which the rows are
-    likeliest, each predicted by the regression on all the others, and a calibration that is chosen
-    by five folds. Where a modality has more rows than the kernel can take (3,000), ensembles of
-    five perceptrons are trained as well, each member without one fold: with more and with less
-    dropout, and on the unit sphere with the reversible consistency loss and mixed inputs; kernel
-    and perceptrons get the shares with the highest likelihood of the held-out rows. The embedding
-    is the posterior ``p(c | x)``, and ``space`` is ``"posterior"``: the score of a pair is
+    Each modality is trained alone: kernel ridge regression from its features to its labels, with
+    the scale, the penalty and the scaling of features under which the rows are likeliest, each
+    predicted by the regression on all the others, and a calibration that is chosen by five folds.
+    Where a modality has more rows than the kernel can take (3,000), ensembles of five perceptrons
+    are trained as well, each member without one fold: with more and with less dropout, and on the
+    unit sphere with the reversible consistency loss and mixed inputs; kernel and perceptrons get
+    the shares with the highest likelihood of held-out rows. A row alone in its class says nothing
+    when it is held out: where all are, fixed settings are taken. The embedding is the posterior
+    ``p(c | x)``, and ``space`` is ``"posterior"``: the score of a pair is
     ``Σ_c p(c | query) p(c | item)``, the probability that the two are of one class.
 
     Args:
@@ -133,8 +143,9 @@ def auto(
 
     Returns a :class:`DRCL` whose prior is the identity, one column a class. It keeps up to 3,000
     training rows of each modality, which its kernel compares with. Its ``tried`` says, for each
-    modality and recipe, the ``features`` it was given (as they are, or roots), the held-out rows'
-    mean ``log_likelihood``, the ``share`` in the model and the ``seconds`` it took.
+    modality and recipe, the ``features`` it was given (as they are or roots; one scale for all
+    columns or one for each), the held-out rows' mean ``log_likelihood``, the ``share`` in the model
+    and the ``seconds`` it took.
 
     Raises what :meth:`DRCL.fit` raises for its data, TypeError for a Dataset or DataLoader, and
     ValueError for fewer than two labelled rows of a modality or ``seconds`` that are not positive.
@@ -157,14 +168,18 @@ def auto(
         for name, part in data.train.items()
     }
     end = math.inf if seconds is None else time.perf_counter() + seconds
-    total = sum(2 * len(SCALES) + 1 + _epochs(own) for own in rows.values())
+    steps = {name: 4 * len(SCALES) + 1 + _epochs(own) for name, own in rows.items()}
     encoders: dict[str, nn.Module] = {}
     tried: list[dict[str, Any]] = []
-    with progress_bar(total=total, desc="auto", unit="step", disable=not progress) as bar:
+    with progress_bar(
+        total=sum(steps.values()), desc="auto", unit="step", disable=not progress
+    ) as bar:
         for index, name in enumerate(rows):
             now = time.perf_counter()
             run = _Run(name, seed, bar, now + (end - now) / (len(rows) - index))
+            due = bar.n + steps[name]
             encoder, records = run.fit(_to(rows[name], place))
+            bar.update(due - bar.n)  # what there was no time for
             encoders[name] = encoder.cpu()
             tried += records
     config = replace(config, dim=width)
@@ -192,6 +207,16 @@ def _epochs(rows: Rows) -> int:
 
 
 @dataclass(frozen=True)
+class _Choice:
+    """A scaling by name and a scale of the kernel, and how likely labels are with them."""
+
+    features: str
+    scale: float
+    log_likelihood: float
+    seconds: float
+
+
+@dataclass(frozen=True)
 class _Run:
     """A modality's model, until a time of ``time.perf_counter``."""
 
@@ -202,58 +227,84 @@ class _Run:
 
     def fit(self, rows: Rows) -> tuple[Ensemble, list[dict[str, Any]]]:
         """The model, and a record of each recipe."""
-        scaling, tried, records = self._kernel(rows)
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, "auto", self.modality))
+        order = mates_first(rows.targets, generator)
+        scalings = {
+            f"{taken}, {of}": Scaling.of(rows.features, root, common)
+            for taken, root in (("as they are", False), ("roots", True))
+            for of, common in (("one scale", True), ("scale by column", False))
+        }
+        choices = self._choices(scalings, rows, order[:SOME], generator)
+        chosen = max(choices, key=lambda choice: choice.log_likelihood)
+        judges = order[:JUDGES]
+        judges = judges[has_mate(rows.targets)[judges]]
+        scaled = replace(rows, features=scalings[chosen.features](rows.features))
+        tried = [self._kernel(scaled, chosen, judges, generator)]
         if len(rows.features) > LANDMARKS:
-            tried += self._hidden(replace(rows, features=scaling(rows.features)))
-        shares = choose_shares([one.posteriors for one in tried], rows.targets)
+            tried += self._hidden(scaled, judges)
+        shares = choose_shares([one.posteriors for one in tried], rows.targets[judges])
         used = [(one, share) for one, share in zip(tried, shares, strict=True) if share]
-        ensemble = Ensemble([one.part for one, _ in used], scaling)
+        ensemble = Ensemble([one.part for one, _ in used], scalings[chosen.features])
         ensemble.temperatures.copy_(torch.tensor([one.temperature for one, _ in used]))
         ensemble.shares.copy_(torch.tensor([share for _, share in used]))
+        records = [
+            self._record(
+                f"kernel, scale {one.scale:g}", one.features, one.log_likelihood, 0.0, one.seconds
+            )
+            for one in choices
+        ]
         records += [
-            self._record(one.recipe, scaling.root, one.log_likelihood, share, one.seconds)
+            self._record(one.recipe, chosen.features, one.log_likelihood, share, one.seconds)
             for one, share in zip(tried, shares, strict=True)
         ]
         return ensemble.eval(), records
 
-    def _kernel(self, rows: Rows) -> tuple[Scaling, list[_Tried], list[dict[str, Any]]]:
-        """The kernel on all rows, with the roots and the scale that suit some of them best, and
-        a record of the others."""
-        generator = torch.Generator().manual_seed(stream_seed(self.seed, "auto", self.modality))
-        some = torch.randperm(len(rows.features), generator=generator)[:SOME]
-        some = some.to(rows.features.device)
-        scalings = [Scaling.of(rows.features, root) for root in (False, True)]
-        found: list[tuple[float, float, Scaling]] = []
-        records = []
-        for scale, scaling in product(SCALES, scalings):
+    def _choices(
+        self, scalings: dict[str, Scaling], rows: Rows, some: Tensor, generator: torch.Generator
+    ) -> list[_Choice]:
+        """Every scaling and scale on some of the rows, in half of the time."""
+        features, targets = rows.features[some], rows.targets[some]
+        judges = has_mate(targets).nonzero()[:, 0]
+        if not len(judges):
+            return [_Choice("as they are, one scale", ALONE["scale"], _chance(targets), 0.0)]
+        found: list[_Choice] = []
+        half = (time.perf_counter() + self.until) / 2
+        for scale, name in product(SCALES, scalings):
             begin = time.perf_counter()
-            if found and begin >= self.until:
+            if found and begin >= half:
                 break
-            name = f"kernel, scale {scale:g}"
-            self.bar.set_postfix_str(f"{self.modality}: {name}")
-            value = _likeliest(
-                kernel_fits(scaling(rows.features[some]), rows.targets[some], scale, generator)
-            ).log_likelihood
-            found.append((value, scale, scaling))
-            records.append(
-                self._record(name, scaling.root, value, 0.0, time.perf_counter() - begin)
-            )
+            self.bar.set_postfix_str(f"{self.modality}: kernel, scale {scale:g}")
+            fits = kernel_fits(scalings[name](features), targets, scale, judges, generator)
+            value = max(fit.log_likelihood for fit in fits)
+            found.append(_Choice(name, scale, value, time.perf_counter() - begin))
             self.bar.update()
-        begin = time.perf_counter()
-        _, scale, scaling = max(found, key=itemgetter(0))
-        step = min(record["seconds"] for record in records)
-        most = landmarks_within((self.until - begin) / 2, len(rows.features), step)
-        fit = _likeliest(kernel_fits(scaling(rows.features), rows.targets, scale, generator, most))
-        calibration = fit_matrix(fit.held_out, rows.targets, rows.held_out)
-        value = float(log_likelihood(calibration.posteriors, rows.targets))
-        name = f"kernel, scale {scale:g}, penalty {fit.penalty:g}, calibrated"
-        self.bar.update()
-        part = KernelClassifier.of(fit, calibration)
-        posteriors = calibration.posteriors.float()
-        spent = time.perf_counter() - begin
-        return scaling, [_Tried(name, part, 1.0, posteriors, value, spent)], records
+        return found
 
-    def _hidden(self, rows: Rows) -> list[_Tried]:
+    def _kernel(
+        self, rows: Rows, chosen: _Choice, judges: Tensor, generator: torch.Generator
+    ) -> _Tried:
+        """The kernel on all rows, calibrated."""
+        begin = time.perf_counter()
+        self.bar.set_postfix_str(f"{self.modality}: kernel, all rows")
+        most = landmarks_within((self.until - begin) / 2, len(rows.features), chosen.seconds)
+        fits = kernel_fits(rows.features, rows.targets, chosen.scale, judges, generator, most)
+        own = rows.targets[judges]
+        if len(judges):
+            fit = max(fits, key=lambda fit: fit.log_likelihood)
+            folds = rows.held_out[:, judges]
+            calibration = fit_matrix(fit.held_out[judges], own, folds, self.until)
+            value = float(log_likelihood(calibration.posteriors, own))
+        else:
+            (fit,) = (fit for fit in fits if fit.penalty == ALONE["penalty"])
+            calibration = MatrixCalibration.of_temperature(ALONE["temperature"], own)
+            value = _chance(own)
+        self.bar.update()
+        name = f"kernel, scale {fit.scale:g}, penalty {fit.penalty:g}, calibrated"
+        part = KernelClassifier.of(fit, calibration)
+        spent = time.perf_counter() - begin
+        return _Tried(name, part, 1.0, calibration.posteriors.float(), value, spent)
+
+    def _hidden(self, rows: Rows, judges: Tensor) -> list[_Tried]:
         """The hidden recipes and the consistent form of the likelier one, while there is time."""
         tried: list[_Tried] = []
         for left in range(len(HIDDEN) + 1, 0, -1):
@@ -266,10 +317,10 @@ class _Run:
                 values = [one.log_likelihood for one in tried]
                 recipe = CONSISTENT[values.index(max(values))]
             recipe = fitted_to(recipe, *rows.features.shape)
-            tried.append(self._perceptrons(recipe, rows, (self.until - now) / left))
+            tried.append(self._perceptrons(recipe, rows, judges, (self.until - now) / left))
         return tried
 
-    def _perceptrons(self, recipe: Recipe, rows: Rows, seconds: float) -> _Tried:
+    def _perceptrons(self, recipe: Recipe, rows: Rows, judges: Tensor, seconds: float) -> _Tried:
         begin = time.perf_counter()
         self.bar.set_postfix_str(f"{self.modality}: {recipe.name}")
         members = train_members(
@@ -279,19 +330,20 @@ class _Run:
             seconds=seconds,
             tick=self.bar.update,
         )
-        logits = held_out_logits(members, rows.features, rows.held_out)
-        temperature = fit_temperature(logits, rows.targets)
+        own = rows.targets[judges]
+        logits = held_out_logits(members, rows.features[judges], rows.held_out[:, judges])
+        temperature = fit_temperature(logits, own)
         posteriors = (logits / temperature).softmax(dim=1)
-        value = float(log_likelihood(posteriors, rows.targets))
+        value = float(log_likelihood(posteriors, own))
         spent = time.perf_counter() - begin
         return _Tried(recipe.name, members, temperature, posteriors, value, spent)
 
     def _record(
-        self, recipe: str, root: bool, value: float, share: float, seconds: float
+        self, recipe: str, features: str, value: float, share: float, seconds: float
     ) -> dict[str, Any]:
         return {
             "modality": self.modality,
-            "features": "roots" if root else "as they are",
+            "features": features,
             "recipe": recipe,
             "log_likelihood": value,
             "share": share,
@@ -299,8 +351,35 @@ class _Run:
         }
 
 
-def _likeliest(fits: Iterable[KernelFit]) -> KernelFit:
-    return max(fits, key=lambda fit: fit.log_likelihood)
+def has_mate(targets: Tensor) -> Tensor:
+    """(N,): whether another row has a class of this one: only then it helps to leave a row out.
+
+    >>> has_mate(torch.eye(3)[torch.tensor([0, 1, 0, 2])]).tolist()
+    [True, False, True, False]
+    """
+    has = targets > 0
+    return (has & (has.sum(dim=0) > 1)).any(dim=1)
+
+
+def mates_first(targets: Tensor, generator: torch.Generator) -> Tensor:
+    """All rows in random order, but first of all two of every class: the first rows have mates.
+
+    >>> targets = torch.eye(50)[torch.arange(5000) % 50]
+    >>> bool(has_mate(targets[mates_first(targets, torch.Generator())[:20]]).all())
+    True
+    """
+    ids = torch.randperm(targets.shape[1], generator=generator)[targets.argmax(dim=1).cpu()]
+    shuffled = torch.randperm(len(ids), generator=generator)
+    grouped = shuffled[ids[shuffled].argsort(stable=True)]
+    place = torch.arange(len(ids)) - torch.searchsorted(ids[grouped], ids[grouped])
+    early = torch.zeros(len(ids), dtype=torch.bool)
+    early[grouped[place < 2]] = True
+    order = torch.cat([grouped[place < 2], shuffled[~early[shuffled]]])
+    return order.to(targets.device)
+
+
+def _chance(targets: Tensor) -> float:
+    return -math.log(targets.shape[1])
 
 
 def _rows(name: str, parts: list[Modality], classes: int, seed: int) -> Rows:
@@ -309,6 +388,9 @@ def _rows(name: str, parts: list[Modality], classes: int, seed: int) -> Rows:
         if not isinstance(part, Samples):
             raise TypeError(f"train {name}: expected (features, labels), got a Dataset or a loader")
         own = part.labelled()
+        if own.features[:].ndim != 2:
+            shape = tuple(own.features[:].shape)
+            raise ValueError(f"train {name} features: expected rows (N, d), got shape {shape}")
         features.append(own.features[:])
         targets.append(target_rows(own.targets, classes, torch.float32))
     rows, mass = torch.cat(features), torch.cat(targets)

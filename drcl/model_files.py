@@ -177,10 +177,11 @@ def _read(folder: Path, config: dict[str, Any], networks: Mapping[str, nn.Module
             # Models of before spaces have none.
             temperatures[name] = check_positive("temperature", entry.get("temperature", 1.0))
         parameters = _part(tensors, "network.")
-        if isinstance(encoders[name], Ensemble) and "root" not in entry["network"]:
+        network = encoders[name]
+        if isinstance(network, Ensemble) and "root" not in entry["network"]:
             # Ensembles of before they scaled their features themselves had a standardizer.
-            fresh = encoders[name].state_dict()
-            parameters |= {key: v for key, v in fresh.items() if key.startswith("scaling.")}
+            width = network.in_features
+            parameters |= {"scaling.mean": torch.zeros(width), "scaling.std": torch.ones(width)}
         _load_parameters(encoders[name], parameters, folder / entry["file"])
         stored = _part(tensors, "standardizer.")
         if stored:
@@ -269,11 +270,11 @@ def _describe(network: nn.Module) -> dict[str, Any]:
 
 
 def _rebuild(name: str, about: dict[str, Any], networks: Mapping[str, nn.Module]) -> nn.Module:
-    if about["kind"] == "encoder":
-        with torch.device("meta"):  # no memory for shapes that the stored parameters do not have
+    with torch.device("meta"):  # no memory for shapes that the stored parameters do not have
+        if about["kind"] == "encoder":
             return Encoder(about["in_features"], dim=about["dim"], hidden=about["hidden"])
-    if about["kind"] == "ensemble":
-        return Ensemble.build(about)
+        if about["kind"] == "ensemble":
+            return Ensemble.build(about)
     if name not in networks:
         raise ValueError(
             f"networks: modality {name!r} was trained with a network of your own "
@@ -286,6 +287,9 @@ def _check_fit(network: nn.Module, standardizer: Standardizer | None, prior: Pri
     """Refuse parts of several models: they would fail, or mislead, when they are used."""
     if standardizer is not None and standardizer.mean.shape != standardizer.std.shape:
         raise ValueError("the standardizer's mean and std differ in shape")
+    if isinstance(network, Ensemble) and network.classes != prior.weight.shape[1]:
+        classes = prior.weight.shape[1]
+        raise ValueError(f"an ensemble of {network.classes} classes beside a prior of {classes}")
     if not is_as_built(network):
         return
     if network.dim != prior.dim:
@@ -298,9 +302,13 @@ def _check_fit(network: nn.Module, standardizer: Standardizer | None, prior: Pri
 
 
 def _load_parameters(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    own = is_as_built(network)
+    own = is_as_built(network) or isinstance(network, Ensemble)
     if own:
-        state = {key: value.to(torch.float32, copy=True) for key, value in state.items()}
+        wanted = network.state_dict()
+        state = {
+            key: value.to(wanted[key].dtype if key in wanted else value.dtype, copy=True)
+            for key, value in state.items()
+        }
     try:
         network.load_state_dict(state, assign=own)
     except RuntimeError as error:

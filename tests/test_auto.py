@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 
 import numpy as np
@@ -54,7 +55,12 @@ def test_what_it_tried_says_how_it_chose(model):
         own = [record for record in model.tried if record["modality"] == name]
         assert sum(record["share"] for record in own) == pytest.approx(1.0)
         *tried, last = own
-        assert {record["features"] for record in tried} == {"roots", "as they are"}
+        taken = {
+            f"{one}, {other}"
+            for one in ("roots", "as they are")
+            for other in ("one scale", "scale by column")
+        }
+        assert {record["features"] for record in tried} == taken
         assert last["recipe"].endswith("calibrated") and last["share"] == 1.0
         best = max(tried, key=lambda record: record["log_likelihood"])
         assert last["recipe"].startswith(best["recipe"]) and last["features"] == best["features"]
@@ -132,6 +138,70 @@ def test_little_time_leaves_one_scale_of_the_kernel(part, few_landmarks):
     assert time.perf_counter() - begin < 30
 
 
+def test_rows_alone_in_their_class_do_not_judge(part):
+    """Left out, such a row is taken for any class but its own."""
+    x, y = part["image"]
+    y = y.clone()
+    y[:3] = torch.tensor([3, 4, 5])
+    alone = auto({"image": (x, y)}, progress=False).tried[-1]["log_likelihood"]
+    without = auto({"image": (x[3:], y[3:])}, progress=False).tried[-1]["log_likelihood"]
+    assert alone == pytest.approx(without, abs=0.2)
+
+
+@pytest.mark.parametrize("count", [2, 20, 60])
+def test_one_row_a_class_is_ranked_as_its_nearest_row(count):
+    generator = torch.Generator().manual_seed(0)
+    centres = 3 * torch.randn(count, 16, generator=generator)
+    ids = torch.arange(4 * count) % count
+    x = centres[ids] + torch.randn(4 * count, 16, generator=generator)
+    model = auto(
+        {"image": (x[:count], ids[:count]), "text": (x[:count], ids[:count])}, progress=False
+    )
+    test = dict.fromkeys(("image", "text"), (x[count:], ids[count:]))
+    assert model.evaluate(test, ks=())["mAP@all"]["mean"] > 0.7  # the nearest rows': above .8
+    assert all(math.isfinite(record["log_likelihood"]) for record in model.tried)
+
+
+def test_the_bar_ends_where_it_said(part, few_landmarks, capsys):
+    for seconds in (1e-3, None):
+        auto(part, seconds=seconds)
+        assert "100%" in capsys.readouterr().err
+
+
+def test_what_is_loaded_does_not_depend_on_the_default_dtype(model, part, tmp_path):
+    folder, x = model.save(tmp_path / "model"), part["image"][0]
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        again = DRCL.load(folder)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(again.encode("image", x), model.encode("image", x))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"scale": -0.5}, "scale: expected a number > 0, got -0.5"),
+        ({"scale": "0.5"}, "scale: expected a number > 0, got '0.5'"),
+        ({"landmarks": 10**12}, "does not fit the network"),
+        (None, "parts: expected one or more, got none"),
+    ],
+)
+def test_a_description_that_cannot_be_is_refused(model, tmp_path, monkeypatch, change, message):
+    """And takes no memory for what its tensors do not have."""
+    describe = Ensemble.describe
+
+    def changed(self):
+        about = describe(self)
+        parts = [] if change is None else [{**part, **change} for part in about["parts"]]
+        return {**about, "parts": parts}
+
+    monkeypatch.setattr(Ensemble, "describe", changed)
+    folder = model.save(tmp_path / "model")
+    with pytest.raises(ValueError, match=message):
+        DRCL.load(folder)
+
+
 def test_it_is_trained_in_inference_mode_too(part):
     with torch.inference_mode():
         model = auto(part, seconds=1e-3, progress=False)
@@ -161,13 +231,17 @@ def test_a_modality_may_lack_a_class(part):
     [
         ({"seconds": 0}, "seconds: expected"),
         ({"seed": 1.5}, "seed: expected"),
+        (
+            {"train": {"image": (torch.zeros(4, 3, 1), [0, 1, 0, 1])}},
+            r"train image features: expected rows \(N, d\), got shape \(4, 3, 1\)",
+        ),
         ({"validation": {"sound": (torch.zeros(2, 2), [0, 1])}}, "validation: expected modalities"),
         ({"classes": [0, 1]}, "train image labels: row 2 has label 2"),
     ],
 )
 def test_bad_arguments_are_named(part, change, error):
     with pytest.raises((ValueError, TypeError), match=error):
-        auto(part, **{"progress": False, **change})
+        auto(**{"train": part, "progress": False, **change})
 
 
 def test_a_dataset_is_refused(part):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 
 import torch
@@ -67,17 +69,26 @@ class MatrixCalibration:
     bias: Tensor
     posteriors: Tensor
 
+    @classmethod
+    def of_temperature(cls, tau: float, scores: Tensor) -> MatrixCalibration:
+        """``s/τ``."""
+        classes = scores.shape[1]
+        eye = torch.eye(classes, dtype=torch.float64, device=scores.device)
+        return cls(eye / tau, eye.new_zeros(classes), (scores / tau).softmax(dim=1))
+
 
 @torch.inference_mode(False)
-def fit_matrix(scores: Tensor, targets: Tensor, held_out: Tensor) -> MatrixCalibration:
+def fit_matrix(
+    scores: Tensor, targets: Tensor, held_out: Tensor, until: float = math.inf
+) -> MatrixCalibration:
     """The temperature and the matrix near the identity with the highest likelihood of ``targets``.
 
     τ is that of :func:`fit_temperature`. W and b are 0 for more than :data:`MOST_CLASSES` classes;
     for fewer they minimize the mean cross-entropy, to the same targets as there, plus
-    ``strength/2N · (‖W‖² + ‖b‖²)``, with the strength that the folds ``held_out`` (K, N) choose.
-    Source: Kull et al., *Beyond Temperature Scaling: Obtaining Well-Calibrated Multi-Class
-    Probabilities with Dirichlet Calibration* (NeurIPS 2019), with a ridge towards the identity in
-    place of theirs.
+    ``strength/2N · (‖W‖² + ‖b‖²)``, with the strength that the folds ``held_out`` (K, N) choose of
+    those that are tried until the time ``until`` of ``time.perf_counter``. Source: Kull et al.,
+    *Beyond Temperature Scaling: Obtaining Well-Calibrated Multi-Class Probabilities with Dirichlet
+    Calibration* (NeurIPS 2019), with a ridge towards the identity in place of theirs.
 
     >>> ids = torch.tensor([0, 1] * 20)
     >>> swapped = torch.eye(2)[1 - ids]  # certain, and wrong: no temperature mends it
@@ -90,24 +101,26 @@ def fit_matrix(scores: Tensor, targets: Tensor, held_out: Tensor) -> MatrixCalib
     classes = scores.shape[1]
     tau = fit_temperature(scores, targets)
     logits = scores / tau
-    eye = torch.eye(classes, dtype=torch.float64, device=scores.device)
+    best = MatrixCalibration.of_temperature(tau, scores)
     if classes > MOST_CLASSES:
-        return MatrixCalibration(eye / tau, eye.new_zeros(classes), logits.softmax(dim=1))
+        return best
+    value = float(log_likelihood(best.posteriors, targets))
+    eye = torch.eye(classes, dtype=torch.float64, device=scores.device)
     likely = _of_one_row_more(targets)
     # Each fold's own, and last the one that sees all rows, side by side.
     kept = torch.cat([~held_out, torch.ones_like(held_out[:1])]).double()
     own = held_out.long().argmax(dim=0), torch.arange(len(scores), device=scores.device)
     change = eye.new_zeros(len(kept), classes + 1, classes, requires_grad=True)
-    best, value = None, -torch.inf
     for strength in STRENGTHS:
+        if time.perf_counter() >= until:
+            break
         mapped = _minimized(change, logits, likely, kept, strength)
         posteriors = mapped[own].softmax(dim=1)
         now = float(log_likelihood(posteriors, targets))
-        if best is not None and now <= value:
+        if now <= value:
             break
         final = change.detach()[-1].clone()
         best, value = MatrixCalibration((eye + final[:-1]) / tau, final[-1], posteriors), now
-    assert best is not None
     return best
 
 
@@ -116,7 +129,7 @@ def _minimized(
 ) -> Tensor:
     """(K, N, C): the logits that ``change`` (K, C + 1, C), W above b, maps to at its minimum."""
     optimizer = torch.optim.LBFGS(
-        [change], max_iter=100, tolerance_change=1e-9, line_search_fn="strong_wolfe"
+        [change], max_iter=60, tolerance_change=1e-9, line_search_fn="strong_wolfe"
     )
 
     def mapped() -> Tensor:
@@ -126,7 +139,7 @@ def _minimized(
         optimizer.zero_grad()
         losses = -(targets * mapped().log_softmax(dim=-1)).sum(dim=-1)
         ridge = strength / 2 * change.square().sum(dim=(1, 2))
-        loss = (((losses * kept).sum(dim=1) + ridge) / kept.sum(dim=1)).sum()
+        loss = (((losses * kept).sum(dim=1) + ridge) / kept.sum(dim=1).clamp(min=1)).sum()
         loss.backward()
         return loss
 

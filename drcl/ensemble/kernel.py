@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from drcl.checks import check_count
+from drcl.checks import check_count, check_positive
 from drcl.ensemble.calibration import MatrixCalibration, fit_temperature, log_likelihood
 
 # From the middle outwards, for whoever has no time for all.
@@ -38,10 +38,9 @@ class KernelClassifier(nn.Module):
     def __init__(self, in_features: int, classes: int, *, landmarks: int, scale: float) -> None:
         super().__init__()
         self.in_features = check_count("in_features", in_features)
-        self.classes, self.scale = check_count("classes", classes), scale
-        self.register_buffer(
-            "landmarks", torch.zeros(check_count("landmarks", landmarks), in_features)
-        )
+        self.classes, self.scale = check_count("classes", classes), check_positive("scale", scale)
+        shape = check_count("landmarks", landmarks), in_features
+        self.register_buffer("landmarks", torch.zeros(shape, dtype=torch.float32))
         self.register_buffer("weight", torch.zeros(landmarks, classes, dtype=torch.float64))
         self.register_buffer("bias", torch.zeros(classes, dtype=torch.float64))
         self.landmarks: Tensor
@@ -86,7 +85,7 @@ class KernelFit:
         landmarks: (M, d).
         weight: (M, C).
         held_out: (N, C), every row's scores by the regression on all other rows.
-        log_likelihood: of ``softmax(held_out/τ)`` at its best τ.
+        log_likelihood: of ``softmax(held_out/τ)`` at its best τ, over the rows that are judged.
     """
 
     scale: float
@@ -101,6 +100,7 @@ def kernel_fits(
     rows: Tensor,
     targets: Tensor,
     scale: float,
+    judged: Tensor,
     generator: torch.Generator,
     landmarks: int = LANDMARKS,
 ) -> Iterator[KernelFit]:
@@ -108,7 +108,8 @@ def kernel_fits(
 
     One decomposition serves all of them, and every row's prediction by the regression without it:
     ``y − (y − ŷ)/(1 − h)``, where h is its leverage. Of more rows than ``landmarks``, A weighs as
-    many, drawn at random (Nyström), or fewer where memory asks for it. Float64.
+    many, drawn at random (Nyström), or fewer where memory asks for it. How likely labels are, the
+    rows ``judged`` (indices) say. Float64.
 
     Sources: Saunders et al., *Ridge Regression Learning Algorithm in Dual Variables* (ICML 1998);
     Williams and Seeger, *Using the Nyström Method to Speed Up Kernel Machines* (NeurIPS 2000);
@@ -137,6 +138,7 @@ def kernel_fits(
         residual = centred - features @ weight
         leverage = (features.square() * inverse).sum(dim=1, keepdim=True)
         held_out = targets - residual / (1 - leverage)
-        posteriors = (held_out / fit_temperature(held_out, targets)).softmax(dim=1)
-        value = float(log_likelihood(posteriors, targets))
+        scores, own = held_out[judged], targets[judged]
+        posteriors = (scores / fit_temperature(scores, own)).softmax(dim=1)
+        value = float(log_likelihood(posteriors, own))
         yield KernelFit(scale, penalty, weighed, back @ weight, held_out, value)

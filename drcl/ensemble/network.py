@@ -114,11 +114,14 @@ class Ensemble(nn.Module):
 
     def __init__(self, parts: Sequence[Members | KernelClassifier], scaling: Scaling) -> None:
         super().__init__()
+        if not parts:
+            raise ValueError("parts: expected one or more, got none")
         self.scaling = scaling
         self.in_features, self.classes = parts[0].in_features, parts[0].classes
         self.parts = nn.ModuleList(parts)
-        self.register_buffer("temperatures", torch.ones(len(parts)))
-        self.register_buffer("shares", torch.full((len(parts),), 1 / len(parts)))
+        self.register_buffer("temperatures", torch.ones(len(parts), dtype=torch.float32))
+        shares = torch.full((len(parts),), 1 / len(parts), dtype=torch.float32)
+        self.register_buffer("shares", shares)
         self.temperatures: Tensor
         self.shares: Tensor
 

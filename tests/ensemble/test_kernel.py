@@ -23,7 +23,8 @@ def blobs(count: int = 40, classes: int = 3, width: int = 6) -> tuple[torch.Tens
 
 
 def fits(rows, targets, landmarks=kernel.LANDMARKS):
-    return list(kernel_fits(rows, targets, SCALE, torch.Generator().manual_seed(0), landmarks))
+    every, generator = torch.arange(len(rows)), torch.Generator().manual_seed(0)
+    return list(kernel_fits(rows, targets, SCALE, every, generator, landmarks))
 
 
 def by_scikit(rows, targets, penalty, queries):
