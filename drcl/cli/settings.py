@@ -53,8 +53,8 @@ def preset_option(function: F) -> F:
         "--preset",
         type=click.Choice(["none", AUTO, *PRESETS]),
         help="Settings to start from; other options override them. Default: the preset of the data "
-        "set, if it has one; 'none' means the defaults listed here, 'auto' an ensemble chosen by "
-        "cross-validation, which takes no settings (drcl.auto).",
+        "set, if it has one; 'none' means the defaults listed here, 'auto' a calibrated kernel "
+        "regression chosen by cross-validation, which takes no settings (drcl.auto).",
     )(function)
 
 

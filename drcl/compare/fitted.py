@@ -30,6 +30,10 @@ Fit: TypeAlias = Callable[[CrossModalDataset, int], Fitted]
 """(data, seed) -> trained method, from ``data.train`` and ``data.validation`` alone."""
 
 
+class Unsuited(ValueError):
+    """What a method lacks in the data it was given, in a few words for its line of a table."""
+
+
 class Method(NamedTuple):
     """A method, what it is called in a table, and whether it learns from pairs: row i of one
     modality belonging to row i of another."""

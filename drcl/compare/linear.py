@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from drcl.compare.fitted import Embed, Fitted, best, unit
+from drcl.compare.fitted import Embed, Fitted, Unsuited, best, unit
 from drcl.data.dataset import CrossModalDataset, Labelled
 from drcl.labels import is_labelled
 from drcl.labels.encoded import target_rows
@@ -110,8 +110,10 @@ def svm(data: CrossModalDataset, seed: int) -> Fitted:
     from sklearn.svm import SVC
 
     def machine(scale: float, penalty: float, width: int, smallest: int) -> Any:
+        if smallest < 2:
+            raise Unsuited("needs two rows a class")
         machine = SVC(C=penalty, gamma=scale / width)
-        return CalibratedClassifierCV(machine, cv=max(2, min(5, smallest)), ensemble=False)
+        return CalibratedClassifierCV(machine, cv=min(5, smallest), ensemble=False)
 
     settings = [
         _Setting(f"s = {scale:g}, C = {penalty:g}", "standard", partial(machine, scale, penalty))
@@ -173,10 +175,9 @@ def _posterior(
     # Unit rows, then scaled alike: the penalty means the same.
     scale = standard if setting.scaling == "standard" else (lambda x: unit(x) * np.sqrt(x.shape[1]))
     several = labels.ndim == 2
-    counts = (
-        labels[known].sum(axis=0) if several else np.unique(labels[known], return_counts=True)[1]
-    )
-    model = setting.make(features.shape[1], int(counts.min()))
+    answers = labels[known].T.astype(int) if several else labels[known][None]
+    smallest = min(np.unique(answer, return_counts=True)[1].min() for answer in answers)
+    model = setting.make(features.shape[1], int(smallest))
     if several:
         model = OneVsRestClassifier(model)
     with warnings.catch_warnings():

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from drcl.compare.fitted import Fit, Method, is_paired, measure
+from drcl.compare.fitted import Fit, Method, Unsuited, is_paired, measure
 from drcl.compare.protocol import fingerprint, with_validation
 from drcl.data.dataset import CrossModalDataset
 from drcl.metrics.statistics import holm, sign_flip_test
@@ -40,7 +40,7 @@ def run_study(
 
     Returns results with ``method``, ``seed``, ``fingerprint`` (of the data, validation rows and
     damage included), ``mAP@all`` and ``mAP@50`` by pair and ``"mean"``, ``chosen`` and ``seconds``;
-    for a method that needs pairs, on a set without them, ``refused`` instead of the measures.
+    where the data do not suit a method, as without pairs, ``refused`` instead of the measures.
     """
     seeds, paired = list(seeds), is_paired(data)
     results = read_results(file) if file is not None and file.exists() else []
@@ -54,11 +54,13 @@ def run_study(
             for name, method in methods.items():
                 bar.set_postfix_str(name)
                 if (name, seed, mark) not in done:
-                    if paired or not method.needs_pairs:
+                    try:
+                        if method.needs_pairs and not paired:
+                            raise Unsuited("needs pairs")
                         results.append(_result(name, method.fit, given, seed, mark))
-                    else:
+                    except Unsuited as why:
                         about = {"method": name, "seed": seed, "fingerprint": mark}
-                        results.append({**about, "refused": "needs pairs"})
+                        results.append({**about, "refused": str(why)})
                     if file is not None:
                         lines = "".join(json.dumps(result) + "\n" for result in results)
                         write_bytes(file, lines.encode())
@@ -96,6 +98,7 @@ def summarize(results: Sequence[Result], measure: str = "mAP@all") -> list[dict[
     fewer than five seeds."""
     values: dict[str, dict[int, float]] = {}
     seconds: dict[str, list[float]] = {}
+    refused = {result["method"]: result["refused"] for result in results if "refused" in result}
     for result in results:
         values.setdefault(result["method"], {})
         if measure in result:
@@ -116,6 +119,7 @@ def summarize(results: Sequence[Result], measure: str = "mAP@all") -> list[dict[
                 "seconds": statistics.median(seconds[name]) if own else None,
                 "gain": statistics.mean(gains) if gains and name != first else None,
                 "p": sign_flip_test(gains) if judged else None,
+                "refused": refused.get(name),
             }
         )
     tested = [row for row in rows if row["p"] is not None]
@@ -133,7 +137,7 @@ def table(rows: Sequence[dict[str, Any]], titles: dict[str, str]) -> str:
     for row in rows:
         name = titles.get(row["method"], row["method"])
         if row["mean"] is None:
-            lines.append(f"| {name} | needs pairs | | | | |")
+            lines.append(f"| {name} | {row['refused']} | | | | |")
             continue
         mean = f"{row['mean']:.4f}" + ("" if row["sd"] is None else f" ± {row['sd']:.4f}")
         gain = "" if row["gain"] is None else f"{row['gain']:+.4f}"

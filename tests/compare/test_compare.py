@@ -53,6 +53,36 @@ def test_linear_peers_are_far_above_chance(name, data):
     assert fitted.chosen
 
 
+@pytest.mark.parametrize("per_class", [1, 2])
+def test_machines_need_two_rows_a_class_and_say_so(data, per_class):
+    damage = partial(with_few_labels, per_class=per_class)
+    methods = {name: METHODS[name] for name in ("svm", "logistic")}
+    results = run_study(data, methods, [0], damage=damage, progress=False)
+    assert [r.get("refused") for r in results] == [
+        "needs two rows a class" if per_class == 1 else None,
+        None,
+    ]
+    assert ("| needs two rows a class |" in table(summarize(results), {})) == (per_class == 1)
+
+
+@pytest.mark.parametrize("rare", [3, 87])
+def test_machines_take_several_labels_a_row(data, rare):
+    """Each label has rows with it and rows without it."""
+
+    def several(part):
+        labels = np.eye(3, dtype=np.uint8)[part.labels]
+        labels[:, 2] = np.arange(len(labels)) < (rare if len(labels) == 90 else 15)
+        return Labelled(part.features, labels)
+
+    given = replace(
+        data,
+        train={name: several(part) for name, part in data.train.items()},
+        validation={name: several(part) for name, part in data.validation.items()},
+    )
+    rows = METHODS["svm"].fit(given, 0).embed("image", data.test["image"].features)
+    assert rows.shape == (45, 3) and np.isfinite(rows).all()
+
+
 def test_measure_ranks_by_inner_product(data):
     rows = {name: np.abs(part.features[:, :4]) for name, part in data.test.items()}
     found = measure(lambda modality, _: rows[modality], data.test)
