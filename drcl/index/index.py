@@ -361,7 +361,8 @@ class Index:
 
         A point has the number of its row as its id, as in :attr:`SearchResult.indices`, and the
         payload ``{"id": …, "modality": …, "metadata": {column: value}}``. Rows are sent a few at a
-        time; a collection that cannot be filled is deleted.
+        time. A collection that cannot be filled is deleted; one whose writer is killed stays as far
+        as it came.
 
         Args:
             client: a ``qdrant_client.QdrantClient``.
@@ -383,7 +384,8 @@ class Index:
         floats; where none does, it has their JSON. What is missing is null, as None is. Search it
         with ``distance_type("dot")``, whose distance is 1 less the inner product.
 
-        Rows are passed a few at a time. The table is there as a whole, or as it was before.
+        Rows are passed a few at a time, and the table has all of them or is as it was before. A new
+        one whose writer is killed may stay, without a row.
 
         Args:
             database: a connection of ``lancedb.connect``, or the folder of a database.
@@ -400,11 +402,11 @@ class Index:
         """Write a file that makes a table of the rows in PostgreSQL with pgvector.
 
         Returns its path. ``psql --file PATH DATABASE`` makes the whole table, or leaves the
-        database as it was. Columns are ``number bigint`` of the row, as in
-        :attr:`SearchResult.indices`, the primary key; ``id``, ``bigint`` or ``text``; ``modality
-        text``; ``metadata jsonb``; and ``embedding vector(D)``. Search it with ``ORDER BY embedding
-        <#> …``, the negative inner product. The file is written a few rows at a time, and replaces
-        an old one in one step. Its format: https://www.postgresql.org/docs/current/sql-copy.html.
+        database as it was. Columns are ``number`` of the row, as in :attr:`SearchResult.indices`,
+        the primary key, ``id``, a ``bigint`` or ``text``, ``modality``, ``metadata``, a ``jsonb``,
+        and ``embedding``, a ``vector(D)``. Search it by ``embedding <#> …``, the negative inner
+        product. The file is written a few rows at a time, and replaces an old one in one step. Its
+        format: https://www.postgresql.org/docs/current/sql-copy.html.
 
         Args:
             path: of the file.

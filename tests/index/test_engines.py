@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from drcl import Index
 from drcl.index import databases, engines
 
 MISSING = "{} is not installed; `make peers` does it"
+NO_LANCEDB = "lancedb is not installed; `make test-long` does it"
 # Texts that end a field, a line or the data where they are not escaped, and others of the kind.
 TEXTS = [
     "\\.",
@@ -281,6 +283,32 @@ class TestQdrant:
             index.to_qdrant("localhost", "leaves")
 
 
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "search.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "module, call",
+    [
+        ("faiss", "to_faiss("),
+        ("qdrant_client", "to_qdrant("),
+        pytest.param("lancedb", "to_lancedb(", marks=pytest.mark.long),
+    ],
+)
+def test_the_page_measures_recall(
+    module: str, call: str, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
+    reason = NO_LANCEDB if module == "lancedb" else MISSING.format(module)
+    pytest.importorskip(module, reason=reason)
+    monkeypatch.chdir(tmp_path)
+    [block] = [
+        textwrap.dedent(block)
+        for block in re.findall(r"(?:^    .*\n|^\n(?=    ))+", PAGE, flags=re.M)
+        if call in block
+    ]
+    exec(block, {"index": Index().add(normal(60)).remove([0, 9]), "queries": normal(5, seed=1)})
+    assert float(capsys.readouterr().out) == 1.0
+
+
 def floats(vectors: list[str]) -> np.ndarray:
     """Vectors as pgvector writes them, with the sign of a zero, which JSON's integers lack."""
     rows = [[float(value) for value in text.strip("[]").split(",")] for text in vectors]
@@ -293,7 +321,7 @@ class TestLanceDB:
 
     @pytest.fixture(autouse=True)
     def installed(self) -> None:
-        pytest.importorskip("lancedb", reason="lancedb is not installed; `make test-long` does it")
+        pytest.importorskip("lancedb", reason=NO_LANCEDB)
 
     def test_finds_the_same_rows_under_the_same_numbers(self, index: Index, tmp_path: Path) -> None:
         import lancedb
