@@ -23,16 +23,17 @@ test: $(VENV)/.installed
 
 # What takes many hours: every fuzz target with many cases (CASES=1000 for fewer), sanitizers, long
 # runs, all installs.
-# Atheris has no build for every Python; without it the tests that need it are skipped.
+# Atheris has no build for every Python, and LanceDB is large; the tests of what is missing are skipped.
 test-long: $(VENV)/.installed
 	-$(BIN)/pip install --quiet atheris
+	-$(BIN)/pip install --quiet --constraint constraints.txt 'drcl[lancedb]'
 	DRCL_FUZZ_CASES=$(CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m long
 
-# Metrics and training beside other libraries, with networks that packages bring, and exported encoders
-# in onnxruntime, in an environment of their own.
+# Metrics and training beside other libraries, with networks that packages bring, exported encoders in
+# onnxruntime and indexes in other engines, in an environment of their own.
 peers: $(PEERS)/.installed
 	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest tests/peers tests/test_other_evaluators.py tests/test_frameworks.py \
-		tests/test_examples_raw_data.py tests/deploy/test_onnx.py
+		tests/test_examples_raw_data.py tests/deploy/test_onnx.py tests/index/test_engines.py
 
 # Measures everything on this machine, then rewrites the README's table and the plots from the results.
 bench: $(VENV)/.installed
@@ -84,8 +85,8 @@ $(PEERS)/.installed: tests/peers/requirements.txt tests/peers/trained.txt | $(VE
 	$(BIN)/python -m venv --without-pip $(PEERS)
 	$(BIN)/python -c "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" \
 		> "$$($(PEERS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/venv.pth"
-	$(BIN)/pip --python $(PEERS)/bin/python install --quiet --no-deps --requirement tests/peers/requirements.txt
-	-$(BIN)/pip --python $(PEERS)/bin/python install --quiet --no-deps --requirement tests/peers/trained.txt
+	$(BIN)/pip --python $(PEERS)/bin/python install --quiet --no-compile --no-deps --requirement tests/peers/requirements.txt
+	-$(BIN)/pip --python $(PEERS)/bin/python install --quiet --no-compile --no-deps --requirement tests/peers/trained.txt
 	touch $@
 
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py $(shell find csrc -type f)

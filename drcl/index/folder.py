@@ -165,7 +165,9 @@ def _write(folder: Path, stored: Stored, old: dict[str, Any] | None) -> None:
     removed = None
     if len(stored.removed):
         removed = None if old is None else old["removed"]
-        if removed is None or len(stored.removed) != len(map_arrays(folder / removed)["removed"]):
+        if removed is None or not np.array_equal(
+            stored.removed, map_arrays(folder / removed)["removed"]
+        ):
             removed = add({"removed": stored.removed})
     manifest = {
         "format": FORMAT,

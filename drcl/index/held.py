@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,24 @@ class Held:
             torch.from_numpy(np.concatenate([empty, *(p.arrays[name] for p in self.segments)]))
             for name in ("copies", "firsts")
         )
+
+    @property
+    def kept(self) -> npt.NDArray[np.int64]:
+        """Of the rows that are not removed, rising."""
+        return np.delete(np.arange(self.total), self.removed)
+
+    def filled(self) -> Embeddings:
+        """All rows, removed ones among them; ValueError if none were ever added."""
+        if self.rows is None:
+            raise ValueError("index: expected rows, got none; add() some first")
+        return self.rows
+
+    def parts(self, step: int) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+        """Numbers and rows of those that are not removed, ``step`` at a time."""
+        rows, numbers = self.filled(), self.kept
+        for start in range(0, len(numbers), step):
+            part = numbers[start : start + step]
+            yield part, rows.at(torch.from_numpy(part), torch.float32).numpy()
 
     @property
     def modalities(self) -> tuple[str, ...]:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from drcl.checks import check_count
-from drcl.index import engines
+from drcl.index import databases, engines
 from drcl.index.adding import new_segment
+from drcl.index.compacting import compacted
 from drcl.index.filters import allowed_rows
 from drcl.index.folder import Stored, read_index, save_index
 from drcl.index.held import Held
@@ -102,7 +103,7 @@ class Index:
         >>> Index().add(torch.eye(3)).remove([1]).numbers.tolist()
         [0, 2]
         """
-        return np.delete(np.arange(self.total), self._held.removed)
+        return self._held.kept
 
     def __repr__(self) -> str:
         return f"Index({len(self)} × {self.width or 0}, space={self.space!r})"
@@ -143,7 +144,8 @@ class Index:
     def remove(self, ids: Iterable[Any]) -> Index:
         """Remove rows by their ids; :meth:`save` writes it. Returns the index.
 
-        The rows are no longer found. They stay in their files, and the others keep their numbers.
+        The rows are no longer found. They stay in their files until :meth:`compact`, and the others
+        keep their numbers.
         Raises ValueError for an id that is not there, and leaves the index as it was.
 
         >>> Index().add(torch.eye(3)).remove([1]).search(torch.ones(1, 3), k=3).ids.tolist()
@@ -151,6 +153,25 @@ class Index:
         """
         held = self._held
         self._held = Held(held.segments, np.union1d(held.removed, self.find(ids)))
+        return self
+
+    def compact(self) -> Index:
+        """Drop the rows that are removed and number the others anew, in their order; :meth:`save`
+        writes it. Returns the index.
+
+        Ids stay as they are. Numbers of before, in a :class:`SearchResult` or as labels in another
+        engine, are of other rows now, and the integers of rows that are gone may become ids again.
+        Of additions that lose rows the others are copied into memory until they are saved, which
+        needs that much disk beside the old files. Raises ValueError if all rows are removed, and
+        OSError as of :meth:`check_files`; the index is then as it was.
+
+        >>> index = Index().add(torch.eye(3), ids=["x", "y", "z"]).remove(["y"]).compact()
+        >>> index.total, index.find(["z"]).tolist()
+        (2, [1])
+        """
+        self.check_files()
+        if len(self._held.removed):
+            self._held = compacted(self._held)
         return self
 
     def check_files(self) -> None:
@@ -318,16 +339,103 @@ class Index:
 
         Raises ImportError without faiss, and ValueError for another kind or option.
         """
-        if self._held.rows is None:
-            raise ValueError("index: expected rows, got none; add() some first")
-        return engines.to_faiss(self._held.rows, self.numbers, kind, options)
+        self.check_files()
+        return engines.to_faiss(self._held, kind, options)
+
+    def to_usearch(self, **options: int) -> Any:
+        """An index of the library usearch over the same rows: a graph, by inner product.
+
+        Its keys are the numbers of the rows, as in :attr:`SearchResult.indices`; its distances are
+        1 less the inner product. Its ``save`` writes one file, which its ``view`` maps.
+
+        Args:
+            options: ``links`` (32, from 2 on), ``ef_construction`` (80) and ``ef_search`` (64).
+
+        Raises ImportError without usearch, ValueError for another option or an index without rows.
+        """
+        self.check_files()
+        return engines.to_usearch(self._held, options)
+
+    def to_qdrant(self, client: Any, collection: str) -> None:
+        """Write the rows into a new collection of the database Qdrant, to be searched by DOT.
+
+        A point has the number of its row as its id, as in :attr:`SearchResult.indices`, and the
+        payload ``{"id": …, "modality": …, "metadata": {column: value}}``. Rows are sent a few at a
+        time. A collection that cannot be filled is deleted; one whose writer is killed stays as far
+        as it came.
+
+        Args:
+            client: a ``qdrant_client.QdrantClient``.
+            collection: a name that is not there. To replace one that is searched, write another and
+                give it the alias.
+
+        Raises ImportError without qdrant-client, ValueError for a collection that is there or an
+        index without rows, and whatever the client raises.
+        """
+        self.check_files()
+        databases.to_qdrant(self._held, client, collection)
+
+    def to_lancedb(self, database: Any, table: str, *, overwrite: bool = False) -> Any:
+        """Write the rows as a table of the database LanceDB; returns the table.
+
+        Columns are ``number`` of the row, as in :attr:`SearchResult.indices`, ``id``, ``modality``,
+        ``metadata``, a struct of the columns of metadata, and ``vector``. A column of metadata has
+        the type that holds all of its values exactly: strings, truth values, integers of 64 bits or
+        floats; where none does, it has their JSON. What is missing is null, as None is. Search it
+        with ``distance_type("dot")``, whose distance is 1 less the inner product.
+
+        Rows are passed a few at a time, and the table has all of them or is as it was before. A new
+        one whose writer is killed may stay, without a row.
+
+        Args:
+            database: a connection of ``lancedb.connect``, or the folder of a database.
+            table: its name.
+            overwrite: replace the table if it is there.
+
+        Raises ImportError without lancedb, ValueError for a table that is there, a bad name or an
+        index without rows, and whatever the library raises.
+        """
+        self.check_files()
+        return databases.to_lancedb(self._held, database, table, overwrite)
+
+    def to_pgvector(self, path: str | Path, table: str, *, overwrite: bool = False) -> Path:
+        """Write a file that makes a table of the rows in PostgreSQL with pgvector.
+
+        Returns its path. ``psql --file PATH DATABASE`` makes the whole table, or leaves the
+        database as it was. Columns are ``number`` of the row, as in :attr:`SearchResult.indices`,
+        the primary key, ``id``, a ``bigint`` or ``text``, ``modality``, ``metadata``, a ``jsonb``,
+        and ``embedding``, a ``vector(D)``. Search it by ``embedding <#> …``, the negative inner
+        product. The file is written a few rows at a time, and replaces an old one in one step. Its
+        format: https://www.postgresql.org/docs/current/sql-copy.html.
+
+        Args:
+            path: of the file.
+            table: small letters, digits and ``_``, at most 63.
+            overwrite: whether loading the file replaces a table of that name; without it, psql
+                refuses.
+
+        Raises ValueError for another name, rows wider than 16,000, a NUL in text, which PostgreSQL
+        cannot hold, or an index without rows; OSError if the file cannot be written.
+
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> index = Index().add(torch.eye(2), ids=["x", "y"], modality="image")
+        >>> index.to_pgvector(folder / "rows.sql", "trees").read_text().splitlines()[-4:]
+        ['0\\tx\\timage\\t{}\\t[1,0]', '1\\ty\\timage\\t{}\\t[0,1]', '\\\\.', 'COMMIT;']
+        """
+        self.check_files()
+        path = Path(path)
+        databases.to_pgvector(self._held, path, table, overwrite)
+        return path
 
     def recall(self, other: Any, queries: npt.ArrayLike | Tensor, k: int = 10) -> float:
         """The share of the exact k rows of each query that another engine finds, 0 to 1.
 
         Args:
-            other: anything whose ``search(queries, k)`` returns (scores, numbers of rows), as
-                indexes of faiss do; queries are passed as a NumPy array (Q, D) float32.
+            other: what :meth:`to_faiss` or :meth:`to_usearch` returns, or anything else whose
+                ``search(queries, k)`` returns (scores, numbers of rows); or, for a database, a
+                function of (queries, k) that returns the numbers of rows for each query, at most k.
+                Queries are passed as a NumPy array (Q, D) float32.
             queries: (Q, D).
             k: the first k of both.
 
@@ -338,13 +446,11 @@ class Index:
         >>> index = Index().add(torch.eye(8))
         >>> index.recall(index, torch.eye(8), k=1)
         1.0
+        >>> index.recall(lambda queries, k: [[0]] * len(queries), torch.eye(8), k=1)
+        0.125
         """
         exact = self.search(queries, k).indices.numpy()
         given = as_features(queries, "queries").cpu().float().numpy()
-        found = np.asarray(other.search(np.ascontiguousarray(given), k)[1])
-        if found.ndim != 2 or len(found) != len(exact):
-            raise ValueError(
-                f"other: expected numbers of rows ({len(exact)}, {k}), got shape {found.shape}"
-            )
-        hits = sum(len(np.intersect1d(a, b)) for a, b in zip(exact, found[:, :k], strict=True))
+        found = engines.answers(other, np.ascontiguousarray(given), k)
+        hits = sum(len(np.intersect1d(a, b)) for a, b in zip(exact, found, strict=True))
         return hits / max(1, exact.size)

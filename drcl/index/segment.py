@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,33 @@ class Segment:
         if column not in self.columns:
             return np.zeros(len(self), bool)
         return self.columns[column].codes(values) >= 0
+
+    def subset(
+        self,
+        places: npt.NDArray[np.int64],
+        copies: npt.NDArray[np.int64],
+        firsts: npt.NDArray[np.int64],
+    ) -> Segment:
+        """Some of the rows, rising, which of them equal an earlier one of the index, and which one.
+
+        It is this segment, in its file, where nothing changes.
+        """
+        own = self.arrays
+        if len(places) == len(self):
+            known = np.array_equal(own["copies"], copies) and np.array_equal(own["firsts"], firsts)
+            found = own | {"copies": copies, "firsts": firsts}
+            return self if known else replace(self, arrays=found, file=None)
+        texts = self.ids.texts
+        rows, keys, hashes = (np.asarray(own[name])[places] for name in ("rows", "keys", "hashes"))
+        return make_segment(
+            rows,
+            Ids(keys, None if texts is None else texts.at(places)),
+            {name: column.at(places) for name, column in self.columns.items()},
+            self.modality,
+            hashes=hashes,
+            copies=copies,
+            firsts=firsts,
+        )
 
 
 def make_segment(

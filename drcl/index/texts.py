@@ -25,9 +25,12 @@ class Texts:
     @classmethod
     def of(cls, texts: Sequence[str]) -> Texts:
         """Raises UnicodeEncodeError for half of a surrogate pair."""
-        encoded = [text.encode() for text in texts]
-        ends = np.cumsum([len(part) for part in encoded], dtype=np.int64)
-        return cls(np.frombuffer(b"".join(encoded), np.uint8), ends)
+        return cls._joined([text.encode() for text in texts])
+
+    @classmethod
+    def _joined(cls, parts: Sequence[bytes]) -> Texts:
+        ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
+        return cls(np.frombuffer(b"".join(parts), np.uint8), ends)
 
     @classmethod
     def read(cls, arrays: Arrays, name: str, count: int) -> Texts:
@@ -51,6 +54,10 @@ class Texts:
 
     def __getitem__(self, place: int) -> str:
         return self._bytes(place).decode("utf-8", "replace")
+
+    def at(self, places: npt.NDArray[np.int64]) -> Texts:
+        """Some of them."""
+        return self._joined([self._bytes(place) for place in places.tolist()])
 
     def keys(self) -> npt.NDArray[np.int64]:
         """A hash (n,) of each."""

@@ -9,12 +9,12 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
-# Of a large file, pieces that lie apart in memory, or in another file.
-Content: TypeAlias = bytes | Sequence[memoryview]
+# Of a large file, pieces that lie apart in memory, or in another file, or are made one by one.
+Content: TypeAlias = bytes | Iterable[bytes | memoryview]
 
 _PARTIAL = ".drcl-partial"
 

@@ -148,6 +148,22 @@ def remove(draw: Draw) -> None:
     drawn.check(drawn.index)
 
 
+@target("drcl.Index.compact", few=10)
+def compact(draw: Draw) -> None:
+    drawn = draw_index(draw)
+    if not drawn.kept:
+        with refused("index"):
+            drawn.index.compact()
+        drawn.check(drawn.index)
+        return
+    places = np.array(drawn.kept)
+    drawn.index.compact()
+    for name in ("ids", "modalities", "kinds"):
+        setattr(drawn, name, [getattr(drawn, name)[n] for n in places])
+    drawn.rows, drawn.removed = drawn.rows[places], set()
+    drawn.check(drawn.index)
+
+
 @target("drcl.Index.find", few=10)
 def find(draw: Draw) -> None:
     drawn = draw_index(draw)
@@ -297,6 +313,74 @@ def to_faiss(draw: Draw) -> None:
     assert made.ntotal == len(drawn.kept)
 
 
+@target("drcl.Index.to_usearch", few=2)
+def to_usearch(draw: Draw) -> None:
+    drawn = draw_index(draw)
+    fault = draw.fault("links", "probes")
+    if fault:
+        with refused(fault):
+            drawn.index.to_usearch(**{fault: draw.choose("bad", 1, 0, 2.5)})  # type: ignore[arg-type]
+        return
+    try:
+        made = drawn.index.to_usearch()
+    except ImportError as error:
+        assert "pip install" in str(error)
+        return
+    assert len(made) == len(drawn.kept)
+
+
+@target("drcl.Index.to_qdrant", few=2)
+def to_qdrant(draw: Draw) -> None:
+    drawn = draw_index(draw)
+    with refused("collection"):
+        drawn.index.to_qdrant(None, draw.choose("bad", "", None, 7))  # type: ignore[arg-type]
+    try:
+        drawn.index.to_qdrant(None, "rows")
+    except (ImportError, TypeError) as error:
+        assert "client: " in str(error)
+        return
+    raise AssertionError("expected a client to be needed")
+
+
+@target("drcl.Index.to_lancedb", few=2)
+def to_lancedb(draw: Draw) -> None:
+    drawn, folder = draw_index(draw), scratch() / "tables"
+    shutil.rmtree(folder, ignore_errors=True)
+    fault = draw.fault("table", "overwrite")
+    if fault:
+        table, overwrite = (7, True) if fault == "table" else ("rows", 7)
+        with refused(fault):
+            drawn.index.to_lancedb(folder, table, overwrite=overwrite)  # type: ignore[arg-type]
+        return
+    try:
+        table = drawn.index.to_lancedb(folder, "rows")
+    except ImportError as error:
+        assert "pip install" in str(error)
+        return
+    assert table.count_rows() == len(drawn.kept)
+
+
+@target("drcl.Index.to_pgvector", few=10)
+def to_pgvector(draw: Draw) -> None:
+    drawn, file = draw_index(draw), scratch() / "rows.sql"
+    fault = draw.fault("table", "overwrite")
+    if fault:
+        table = draw.choose("bad", "A", "", "a b", None, 'a"') if fault == "table" else "rows"
+        with refused(fault):
+            drawn.index.to_pgvector(file, table, overwrite=fault == "table" or 7)  # type: ignore[arg-type]
+        return
+    lines = drawn.index.to_pgvector(file, "rows").read_text("utf-8").splitlines()
+    lines = lines[lines.index(next(line for line in lines if line.startswith("COPY"))) + 1 : -2]
+    fields = [line.split("\t") for line in lines]
+    assert [int(number) for number, *_ in fields] == drawn.kept
+    assert [one[1] for one in fields] == [str(drawn.ids[n]) for n in drawn.kept]
+    assert [one[2] for one in fields] == [drawn.modalities[n] or "\\N" for n in drawn.kept]
+    kinds = [json.loads(one[3]).get("kind") for one in fields]
+    assert kinds == [drawn.kinds[n] for n in drawn.kept]
+    found = np.array([json.loads(one[4]) for one in fields]).reshape(-1, drawn.width)
+    assert np.array_equal(found, drawn.rows[drawn.kept])
+
+
 @target("drcl.Index.recall", few=10)
 def recall(draw: Draw) -> None:
     drawn = draw_index(draw)
@@ -308,5 +392,8 @@ def recall(draw: Draw) -> None:
             return None, np.full((len(queries), k), -1)
 
     assert drawn.index.recall(Other(), query, 2) == 0.0
+    answer = draw.choose("answer", [[0]] * 2, [["a"]] * 3, [0] * 3, [[0.5]] * 3)
+    with refused("other"):
+        drawn.index.recall(lambda queries, k: answer, query, 2)
     with refused("k"):
         drawn.index.recall(drawn.index, query, 0)

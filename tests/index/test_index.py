@@ -1,4 +1,4 @@
-"""An index: what it finds, against a sort in float64; ids, filters, removal; other engines."""
+"""An index: what it finds, against a sort in float64; ids, filters, removal, compaction."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from drcl import Index, metrics
-from drcl.index import engines
 
 
 def integers(rows: int, width: int, seed: int = 0, low: int = -3) -> Tensor:
@@ -106,6 +105,73 @@ def test_removed_rows_are_gone_and_their_ids_free(place: Any, ids: str) -> None:
     assert index.find([names[4], names[0]]).tolist() == [50, 0]
     with pytest.raises(ValueError, match="ids: expected new ids, got"):
         index.add(rows[:1], ids=[names[0]])
+
+
+@pytest.mark.parametrize("ids", ["integers", "strings"])
+@pytest.mark.parametrize("seed", range(5))
+def test_compacted_is_as_if_the_removed_rows_had_never_been_added(
+    place: Any, ids: str, seed: int
+) -> None:
+    rows = integers(90, 2, seed)  # many are equal, the first of them removed or not
+    parts = torch.arange(90).split([40, 10, 20, 20])
+    name: Any = str if ids == "strings" else int
+    removed = np.random.default_rng(seed).permutation(90)[: 10 * seed + 1]
+    gone = torch.zeros(90, dtype=torch.bool)
+    gone[torch.from_numpy(removed)] = gone[parts[1]] = True  # one addition is lost entirely
+
+    def made(left_out: Tensor) -> Index:
+        index = Index(space="cosine", about={"run": seed})
+        for n, part in enumerate(parts):
+            chosen = part[~left_out[part]].tolist()
+            metadata = {f"tree {n % 2}": [f"ö {m}" for m in chosen]}
+            if chosen:
+                own = [name(m + 1000) for m in chosen]
+                index.add(rows[chosen], ids=own, modality=f"m{n}", metadata=metadata)
+        return index
+
+    index = place(
+        made(gone & False).remove([name(m + 1000) for m in gone.nonzero()[:, 0].tolist()])
+    )
+    assert index.compact() is index
+    index, expected = place(index), made(gone)
+    assert (len(index), index.total, repr(index)) == (len(expected), len(expected), repr(expected))
+    assert index.about == expected.about and index.modalities == expected.modalities
+    numbers = range(index.total)
+    assert index.records(numbers) == expected.records(numbers)
+    for found, wanted in zip(index._held.segments, expected._held.segments, strict=True):
+        assert found.arrays.keys() == wanted.arrays.keys()
+        for array in found.arrays:
+            assert np.array_equal(found.arrays[array], wanted.arrays[array]), array
+    queries = integers(20, 2, seed=9)
+    found, wanted = index.search(queries, 200), expected.search(queries, 200)
+    assert torch.equal(found.indices, wanted.indices) and np.array_equal(found.ids, wanted.ids)
+
+
+def test_compacting_frees_the_disk_and_rewrites_only_what_changes(tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    index = Index().add(torch.eye(64)).add(2 * torch.eye(64)).add(3 * torch.eye(64)[:8])
+    before = {path.name for path in index.save(folder).iterdir()}
+    reader = Index.load(folder)
+    index.remove(range(64, 128)).save(folder)
+    index.compact().save(folder)
+    after = {path.name for path in folder.iterdir()}
+    assert len(before) == 4 and len(after) == 3 and after < before
+    loaded = Index.load(folder)
+    assert loaded.total == 72 and loaded.numbers.tolist() == list(range(72))
+    assert torch.equal(loaded.rows(range(72)), torch.cat([torch.eye(64), 3 * torch.eye(64)[:8]]))
+    assert reader.total == 136 and torch.equal(reader.rows([70]), 2 * torch.eye(64)[6:7])
+    assert loaded.compact().add(torch.eye(64)[:1]).find([136]).tolist() == [72]
+    everything = Index().add(torch.eye(2)).remove([0, 1])
+    with pytest.raises(ValueError, match="index: expected a row that is not removed, got none"):
+        everything.compact()
+    assert everything.total == 2 and Index().compact().total == 0
+
+
+def test_as_many_rows_removed_after_compacting_as_before(tmp_path: Path) -> None:
+    index = Index().add(torch.eye(9))
+    index.remove([0, 1]).save(tmp_path / "index")
+    index.compact().remove([4, 8]).save(tmp_path / "index")
+    assert Index.load(tmp_path / "index").numbers.tolist() == [0, 1, 3, 4, 5]
 
 
 def test_filters_by_modality_and_metadata(place: Any) -> None:
@@ -233,56 +299,3 @@ def test_an_index_without_rows_says_so(tmp_path: Path) -> None:
             use()
     emptied = Index().add(torch.eye(2)).remove([0, 1])
     assert emptied.search(torch.ones(5, 2)).indices.shape == (5, 0)
-
-
-class TestFaiss:
-    def test_finds_the_same_rows_under_the_same_numbers(self) -> None:
-        pytest.importorskip("faiss", reason="faiss is not installed")
-        rows = torch.nn.functional.normalize(torch.randn(1200, 16))
-        index = Index().add(rows[:700]).add(rows[700:]).remove(range(0, 1200, 2))
-        queries = rows[1:40]
-        found = index.to_faiss("flat").search(queries.numpy(), 5)
-        expected = index.search(queries, 5)
-        torch.testing.assert_close(torch.from_numpy(found[0]), expected.scores)
-        assert index.recall(index.to_faiss("flat"), queries, 5) > 0.99
-        assert index.recall(index.to_faiss("hnsw"), queries, 5) > 0.9
-        every = index.to_faiss("ivfpq", lists=4, bytes=4, probes=4)
-        some = index.to_faiss("ivfpq", lists=4, bytes=4, probes=1)
-        # Of a few bits a row: far better than the 1 in 120 of chance, and better the more is read.
-        assert index.recall(every, queries, 5) > max(0.2, index.recall(some, queries, 5) - 0.01)
-        for kind, options, message in (
-            ("tree", {}, "kind: expected one of"),
-            ("flat", {"links": 3}, "links: expected an option of 'flat'"),
-            ("ivfpq", {"bytes": 3}, "bytes: expected a divisor of the width 16"),
-            ("hnsw", {"links": 0}, "links: expected an integer"),
-        ):
-            with pytest.raises(ValueError, match=message):
-                index.to_faiss(kind, **options)
-
-    def test_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(__import__("sys").modules, "faiss", None)
-        with pytest.raises(ImportError, match=r"pip install 'drcl\[faiss\]'"):
-            Index().add(torch.eye(2)).to_faiss()
-
-    def test_code_sizes_divide_the_width(self) -> None:
-        sizes = [engines._divisor(width) for width in (1, 3, 7, 12, 256, 2048, 1000)]
-        assert sizes == [1, 1, 1, 3, 64, 64, 50]
-
-
-def test_recall_counts_what_another_engine_finds() -> None:
-    class Other:
-        def search(self, queries: np.ndarray, k: int) -> tuple[None, np.ndarray]:
-            assert queries.dtype == np.float32
-            return None, np.array([[0, 1, 9], [2, -1, -1]])
-
-    index = Index().add(torch.diag(torch.tensor([4.0, 3.0, 2.0, 1.0])))
-    queries = torch.ones(2, 4)  # the exact answer to both is 0, 1, 2
-    assert index.recall(Other(), queries, 3) == 0.5
-    assert index.recall(index, queries, 4) == 1.0
-
-    class Wrong:
-        def search(self, queries: np.ndarray, k: int) -> tuple[None, np.ndarray]:
-            return None, np.zeros(3)
-
-    with pytest.raises(ValueError, match="other: expected numbers of rows"):
-        index.recall(Wrong(), torch.ones(2, 4))
