@@ -14,18 +14,19 @@ from typing import Any, TypeVar
 import click
 
 from drcl.progress import say
+from drcl.storage.files import followed
 
 T = TypeVar("T")
 
 
 class OutputFile(click.Path):
-    """The path of a file to be written, in a folder that exists."""
+    """The path of a file to be written, in a folder that exists; of a link, what it points at."""
 
     def __init__(self) -> None:
         super().__init__(dir_okay=False, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        path = Path(super().convert(value, param, ctx))  # type: ignore[arg-type]
+        path = followed(Path(super().convert(value, param, ctx)))  # type: ignore[arg-type]
         if not path.parent.is_dir():
             self.fail(f"{path}: expected a folder that exists, got {path.parent}", param, ctx)
         return path
