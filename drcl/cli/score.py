@@ -166,6 +166,10 @@ def score(
     asked: dict[str, Any] = {"ks": (*dict.fromkeys(ks), None), "no_relevant": no_relevant}
     if measures is not None:
         asked["measures"] = tuple(dict.fromkeys(map(str.strip, measures.split(","))))
+        if "" in asked["measures"]:
+            raise ValueError(
+                f"measures: expected names parted by single commas, hit,ap_at_r, got {measures!r}"
+            )
         named(asked["measures"])  # refused before files are read
     curves = out is not None and options["ties"] == "index"
     if curves:

@@ -229,7 +229,7 @@ def _ranks(run: Run, qrels: Qrels, level: int) -> Ranks:
         places = {item: place for place, item in enumerate(lists[query], start=1)}
         for column, item in enumerate(sorted(items, key=lambda item: places.get(item, math.inf))):
             ranks[row, column] = places.get(item, math.inf)
-            gains[row, column] = qrels[query][item]
+            gains[row, column] = float(qrels[query][item])
     counts = [torch.tensor([len(one) for one in each.values()]) for each in (relevant, lists)]
     return Ranks(ranks, counts[0], counts[1], gains)
 
