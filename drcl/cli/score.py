@@ -159,7 +159,17 @@ def score(
     With --against, differences are tested query by query, and p-values corrected by Holm for their
     number.
     """
+    typed = ParameterSource.COMMANDLINE
+    given = {
+        parameter.name: parameter.opts[0]
+        for parameter in context.command.params
+        if context.get_parameter_source(str(parameter.name)) is typed
+    }
     if explain is not None:
+        del given["explain"]
+        if given:
+            beside = ", ".join(given.values())
+            raise click.UsageError(f"--explain: expected no file or option beside it, got {beside}")
         click.echo(explained(explain))
         return
     compared = {name: options.pop(name) for name in ("measure", "test", "interval", "seed")}
@@ -179,7 +189,7 @@ def score(
     about: dict[str, Any]
     if run is not None or qrels is not None:
         for name in OF_EMBEDDINGS:
-            if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            if name in given:
                 raise click.UsageError(f"{name}: expected none with --run and --qrels")
         if run is None or qrels is None:
             raise click.UsageError("expected --run and --qrels together")
