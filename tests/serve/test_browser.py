@@ -59,12 +59,12 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 class Server(threading.Thread):
     """The index of a folder, served from a thread of this process."""
 
-    def __init__(self, folder: Path, token: str | None) -> None:
+    def __init__(self, folder: Path, token: str | None, **limits: int) -> None:
         super().__init__(daemon=True)
         self.socket = socket.socket()
         self.socket.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}/"
-        app = serve.make_app(folder, token=token)
+        app = serve.make_app(folder, token=token, limits=serve.Limits(**limits))
         self.server = uvicorn.Server(uvicorn.Config(app, log_config=None, http="h11", ws="none"))
         self.start()
 
@@ -327,3 +327,58 @@ def test_a_page_follows_the_index_that_it_is_served_from(page: Page, tmp_path: P
     finally:
         page.open("about:blank")
         server.end()
+
+
+def test_a_server_that_gives_few_results_is_asked_for_few(page: Page, index: Index) -> None:
+    server = Server(saved(index), None, k=4)
+    try:
+        page.open(server.url)
+        page.until("document.querySelectorAll('#answers li').length === 8")  # of two modalities
+        assert page.get("document.getElementById('count').value") == "4"
+        assert page.problems == []
+    finally:
+        page.open("about:blank")
+        server.end()
+
+
+# The pixels of one point of the map, as it looks in each class in turn.
+_LOOKS = """(() => {
+  const canvas = document.getElementById("points");
+  const pen = canvas.getContext("2d");
+  const [one] = all.items;
+  all.items = [one]; shown = new Set(); current = null;
+  return all.classes["class"].map((name) => {
+    one.classes = [name]; draw();
+    const [x, y] = spots[0].map((at) => Math.round(at * canvas.width / canvas.clientWidth));
+    return [...pen.getImageData(x - 6, y - 6, 12, 12).data];
+  });
+})()"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_fifty_classes_can_be_told_apart(page: Page, tmp_path: Path, dark: bool) -> None:
+    """By each pair's pixels on the map and their keys in the legend."""
+    names = [f"class {n}" for n in range(50)]
+    angles = torch.arange(100) % 50 * (2 * torch.pi / 50)
+    rows = torch.stack([angles.cos(), angles.sin()], dim=1)
+    file = tmp_path / "page.html"
+    made = Index().add(rows, metadata={"class": names * 2})
+    file.write_text(serve.explorer_page(made), encoding="utf-8")
+    page.dark(dark)
+    try:
+        page.open(file.as_uri())
+        page.until("document.querySelectorAll('#answers li').length === 6")
+        assert page.problems == []
+        looks = torch.tensor(page.get(_LOOKS), dtype=torch.float32).reshape(50, 144, 4)
+        inside = looks[:, :, 3].amax(dim=0) > 128
+        colours = looks[:, inside, :3].flatten(1)
+        apart = torch.cdist(colours, colours).fill_diagonal_(torch.inf) / int(inside.sum()) ** 0.5
+        assert float(apart[:24, :24].min()) > 30  # of 442, from black to white
+        assert float(apart.min()) > 25
+        keys = page.get("[...document.querySelectorAll('#legend li')].map((one) => one.innerHTML)")
+        marks = [key.partition("</svg>")[0] for key in keys]
+        assert [key.partition("</svg>")[2] for key in keys] == names
+        assert len(set(marks)) == 50
+    finally:
+        page.dark(False)
+        page.open("about:blank")
