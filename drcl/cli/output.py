@@ -17,6 +17,7 @@ from drcl.progress import say
 from drcl.storage.files import followed
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class OutputFile(click.Path):
@@ -30,6 +31,12 @@ class OutputFile(click.Path):
         if not path.parent.is_dir():
             self.fail(f"{path}: expected a folder that exists, got {path.parent}", param, ctx)
         return path
+
+
+def folder_option(words: str, *, required: bool = False) -> Callable[[F], F]:
+    """The option for a folder of results, which is made."""
+    folder = click.Path(file_okay=False, path_type=Path)
+    return click.option("--out", required=required, type=folder, help=words)
 
 
 def waiting(folder: Path, write: Callable[[], T]) -> T:

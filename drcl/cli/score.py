@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from drcl.checks import check_installed
+from drcl.cli.output import folder_option
 from drcl.cli.score_inputs import of_embeddings, of_runs
 from drcl.cli.score_output import Scores
 from drcl.metrics.comparison import TESTS
@@ -117,11 +118,7 @@ _TWO = "Option '--against' requires 2 arguments."
     "--no-relevant", type=click.Choice(("zero", "skip")), default="zero", show_default=True
 )
 @click.option("--exclude-self", is_flag=True, help="Row i of one side does not find row i.")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for scores.md, scores.tex, scores.json and pr.pdf.",
-)
+@folder_option("Folder for scores.md, scores.tex, scores.json and pr.pdf.")
 @click.option(
     "--explain",
     is_flag=False,
