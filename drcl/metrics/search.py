@@ -91,7 +91,7 @@ def nearest(
         max_bytes=max_bytes,
         max_rows=_ROWS,
     )
-    return _in_blocks(scorer, k, max_bytes, own=own, progress=progress)
+    return _Search(scorer, k, max_bytes, own=own).run(progress)
 
 
 def nearest_known(
@@ -118,7 +118,7 @@ def nearest_known(
 
     def found(rows: Tensor) -> Nearest:
         known = _Known(Embeddings(rows, "query"), gallery, copies)
-        return _in_blocks(known, k, MAX_BYTES, allowed=allowed)
+        return _Search(known, k, MAX_BYTES, allowed=allowed).run()
 
     rows = query.rows(None, 0, len(query), query.dtype)
     scores, indices = found(rows.float())
@@ -162,42 +162,37 @@ class _Known(Scorer):
         return torch.cat(found, dim=1) if len(found) > 1 else found[0]
 
 
-def _in_blocks(
-    scorer: Scorer,
-    k: int,
-    max_bytes: int,
-    *,
-    own: Tensor | None = None,
-    allowed: Tensor | None = None,
-    progress: bool = False,
-) -> Nearest:
-    """The k nearest of all queries, a block of them at a time."""
-    count = len(scorer.query)
-    # A tile's scores and their sort; it is at least so wide that what is found is a small part.
-    entries = max_bytes // 4 // (4 * scorer.dtype.itemsize)
-    size = max(1, min(_ROWS, count, entries // max(256, 2 * k)))
-    search = _Search(scorer, k, own, max(1, entries // size), allowed)
-    parts = []
-    with progress_bar(total=count, unit="query", disable=not progress) as bar:
-        for part in in_pieces(search, count, size):
-            parts.append(part)
-            bar.update(len(part.indices))
-    return Nearest(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
-
-
 class _Search:
-    """The nearest items of the queries from a start to a stop."""
+    """The k nearest items of all queries, a block of them at a time."""
 
     def __init__(
-        self, scorer: Scorer, k: int, own: Tensor | None, tile: int, allowed: Tensor | None
+        self,
+        scorer: Scorer,
+        k: int,
+        max_bytes: int,
+        own: Tensor | None = None,
+        allowed: Tensor | None = None,
     ) -> None:
-        self._scorer, self._k, self._tile, self._allowed = scorer, k, tile, allowed
+        self._scorer, self._k, self._allowed = scorer, k, allowed
         self._own = None if own is None else own.to(scorer.device)
+        # A tile's scores and their sort; it is at least so wide that what is found is a small part.
+        entries = max_bytes // 4 // (4 * scorer.dtype.itemsize)
+        self._size = max(1, min(_ROWS, len(scorer.query), entries // max(256, 2 * k)))
+        self._tile = max(1, entries // self._size)
         order = scorer.firsts.argsort(stable=True)
         # Equal rows are sought once and found together: alone, their scores might differ by a bit.
         self._copies, self._firsts = scorer.copies[order], scorer.firsts[order]
 
-    def __call__(self, start: int, stop: int) -> Nearest:
+    def run(self, progress: bool = False) -> Nearest:
+        count, parts = len(self._scorer.query), []
+        with progress_bar(total=count, unit="query", disable=not progress) as bar:
+            for part in in_pieces(self._block, count, self._size):
+                parts.append(part)
+                bar.update(len(part.indices))
+        return Nearest(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+    def _block(self, start: int, stop: int) -> Nearest:
+        """The nearest items of the queries from a start to a stop."""
         scorer = self._scorer
         rows = torch.arange(start, stop, device="cpu")
         x = scorer.queries(rows)
