@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -75,6 +76,18 @@ class Server(threading.Thread):
         self.server.should_exit = True
         self.join(30)
         self.socket.close()
+
+
+@contextlib.contextmanager
+def at_server(page: Page, folder: Path, token: str | None = None, **limits: int) -> Iterator[None]:
+    """The page of an index that is served; left before the server ends."""
+    server = Server(folder, token, **limits)
+    try:
+        page.open(server.url)
+        yield
+    finally:
+        page.open("about:blank")
+        server.end()
 
 
 @pytest.fixture(scope="module")
@@ -273,9 +286,7 @@ def test_it_fits_a_phone_and_a_dark_room(opened: Page) -> None:
 
 
 def test_a_server_with_a_token_asks_for_it(index: Index, page: Page) -> None:
-    server = Server(saved(index), TOKEN)
-    try:
-        page.open(server.url)
+    with at_server(page, saved(index), TOKEN):
         page.until("document.activeElement.id === 'token'")
         for token in ("wrong", "тест", TOKEN):
             assert page.get("document.getElementById('explorer').hidden")
@@ -287,9 +298,6 @@ def test_a_server_with_a_token_asks_for_it(index: Index, page: Page) -> None:
         page.until("document.querySelectorAll('#answers li').length === 12")
         page.until("[...document.images].filter((one) => one.naturalWidth).length >= 6")
         assert page.get("document.getElementById('entry').hidden")
-    finally:
-        page.open("about:blank")
-        server.end()
 
 
 def test_an_item_that_is_not_listed_is_found_by_its_id(
@@ -297,9 +305,7 @@ def test_an_item_that_is_not_listed_is_found_by_its_id(
 ) -> None:
     monkeypatch.setattr(items, "MAX_ITEMS", 2)
     folder = Index().add(torch.eye(3), ids=["x", "x1", "x12"]).save(tmp_path / "index")
-    server = Server(folder, None)
-    try:
-        page.open(server.url)
+    with at_server(page, folder):
         asked(page, "Query")  # whose name is its id
         assert "3 items · 2 of them listed" in page.get("at('about').textContent")
         page.click("#choose")
@@ -308,37 +314,24 @@ def test_an_item_that_is_not_listed_is_found_by_its_id(
         page.press("Enter")
         page.until("document.querySelector('#asked h2').textContent === 'x1'")
         assert page.problems == []
-    finally:
-        page.open("about:blank")
-        server.end()
 
 
 def test_a_page_follows_the_index_that_it_is_served_from(page: Page, tmp_path: Path) -> None:
     folder = Index().add(torch.eye(3), ids=["a", "b", "c"]).save(tmp_path / "index")
-    server = Server(folder, None)
-    try:
-        page.open(server.url)
+    with at_server(page, folder):
         page.until("document.querySelectorAll('#answers li').length === 2")
         Index.load(folder).add(torch.ones(1, 3), ids=["d"]).save(folder)
         page.click("#answers a")
         page.until("document.querySelectorAll('#answers li').length === 3")
         page.until("document.getElementById('about').textContent.startsWith('4 items')")
         assert page.problems == []
-    finally:
-        page.open("about:blank")
-        server.end()
 
 
 def test_a_server_that_gives_few_results_is_asked_for_few(page: Page, index: Index) -> None:
-    server = Server(saved(index), None, k=4)
-    try:
-        page.open(server.url)
+    with at_server(page, saved(index), k=4):
         page.until("document.querySelectorAll('#answers li').length === 8")  # of two modalities
         assert page.get("document.getElementById('count').value") == "4"
         assert page.problems == []
-    finally:
-        page.open("about:blank")
-        server.end()
 
 
 # The pixels of one point of the map, as it looks in each class in turn.
