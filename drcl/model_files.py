@@ -23,7 +23,7 @@ from drcl.encoder import Encoder, is_as_built
 from drcl.ensemble import Ensemble
 from drcl.prior import Prior
 from drcl.storage import sealed
-from drcl.storage.files import check_name, locked, write_bytes
+from drcl.storage.files import check_name, locked, staged, write_bytes
 from drcl.train.config import SPACES, Config
 from drcl.train.history import check_history
 from drcl.train.networks import unwrapped
@@ -64,7 +64,9 @@ def write_model(folder: Path, model: DRCL) -> Path:
     """
     with locked(folder, PATIENCE):
         config = write_parts(folder, model)
-        write_bytes(folder / "config.json", config)
+        # A link may lead to another model's: it is replaced, and not written through.
+        with staged({folder / "config.json": config}) as put_in_place:
+            put_in_place()
         drop_stale_parts(folder, config)
     return folder
 

@@ -147,10 +147,22 @@ def target_tile(
 
 
 @triton.jit
-def scaled_logits(at, scale, columns):
-    """−∞ in the place of columns that are none."""
-    x = tl.load(at, mask=columns, other=0.0).to(tl.float32)
-    return tl.where(columns, x * scale[:, None], float("-inf"))
+def class_tile(
+    logits, targets, stride, row, first, second, in_batch, labelled, scale, start, classes, lam,
+    rest, IDS: tl.constexpr, MIXED: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Logits of the classes from ``start`` on, −∞ beyond the last; which count, and how much.
+
+    Also where the logits lie, and which of them there are.
+    """
+    c = start + tl.arange(0, BLOCK_C)
+    columns = in_batch[:, None] & (c < classes)[None, :]
+    at = row[:, None] * classes + c[None, :]
+    x = tl.load(logits + at, mask=columns, other=0.0).to(tl.float32)
+    x = tl.where(columns, x * scale[:, None], float("-inf"))
+    y = target_tile(targets, stride, first, second, labelled, c, classes, lam, rest, IDS, MIXED)
+    chosen = (y > 0.0) | (labelled == 0)[:, None]
+    return x, chosen, tl.where(labelled[:, None], y, 1.0), at, columns
 
 
 @triton.jit(do_not_specialize=["batch"])
@@ -184,15 +196,11 @@ def gce_rows_kernel(
     others = tl.zeros([BLOCK_B], tl.float32)
     mass = tl.zeros([BLOCK_B], tl.float32)
     for start in range(0, classes, BLOCK_C):
-        c = start + tl.arange(0, BLOCK_C)
-        columns = in_batch[:, None] & (c < classes)[None, :]
-        at = row[:, None] * classes + c[None, :]
-        x = scaled_logits(logits + at, scale, columns)
-        y = target_tile(
-            targets, targets_stride, first, second, labelled, c, classes, lam, rest, IDS, MIXED
-        )
-        chosen = columns & ((y > 0.0) | (labelled == 0)[:, None])
-        weight = tl.where(labelled[:, None], y, 1.0)
+        x, chosen, weight, at, columns = class_tile(
+            logits, targets, targets_stride, row, first, second, in_batch, labelled, scale, start,
+            classes, lam, rest, IDS, MIXED, BLOCK_C,
+        )  # fmt: skip
+        chosen = columns & chosen
         higher = tl.maximum(top, tl.max(x, 1))
         shrink = tl.exp(top - higher)
         exponential = tl.exp(x - higher[:, None])
@@ -206,15 +214,10 @@ def gce_rows_kernel(
     log_s = log_share(top, total, others, top_chosen, mass)
     slope = tl.where(labelled, tl.exp(q * log_s), 0.0)
     for start in range(0, classes, BLOCK_C):
-        c = start + tl.arange(0, BLOCK_C)
-        columns = in_batch[:, None] & (c < classes)[None, :]
-        at = row[:, None] * classes + c[None, :]
-        x = scaled_logits(logits + at, scale, columns)
-        y = target_tile(
-            targets, targets_stride, first, second, labelled, c, classes, lam, rest, IDS, MIXED
-        )
-        chosen = (y > 0.0) | (labelled == 0)[:, None]
-        weight = tl.where(labelled[:, None], y, 1.0)
+        x, chosen, weight, at, columns = class_tile(
+            logits, targets, targets_stride, row, first, second, in_batch, labelled, scale, start,
+            classes, lam, rest, IDS, MIXED, BLOCK_C,
+        )  # fmt: skip
         p = tl.exp(x - top[:, None]) / total[:, None]
         posterior = tl.where(chosen, weight * tl.exp(x - top_chosen[:, None]) / mass[:, None], 0.0)
         by_logits = slope[:, None] * (p - posterior)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 WORD = 0xFFFFFFFF
 LIMIT = 50_000_000  # steps; a loop that has not ended by then is not followed rightly
@@ -203,6 +203,9 @@ def _known(thread: Thread, names: list[str]) -> list[int] | None:
     return None if any(value is None for value in values) else values  # type: ignore[return-value]
 
 
+Rule: TypeAlias = Callable[[Thread, str, list[str]], bool]
+
+
 def _move(thread: Thread, name: str, operands: list[str]) -> bool:
     thread.set(operands[0], thread.get(operands[1]))
     return True
@@ -279,11 +282,19 @@ def _shifted_add(thread: Thread, name: str, operands: list[str]) -> bool:
     return True
 
 
-def _shift(thread: Thread, name: str, operands: list[str]) -> bool:
-    values = _known(thread, operands[1:4])
-    if values is None:
-        return False
-    low, by, high = values
+def _of_three(result: Callable[[str, int, int, int], int]) -> Rule:
+    """The rule of an instruction whose result follows from its name and three known operands."""
+
+    def rule(thread: Thread, name: str, operands: list[str]) -> bool:
+        values = _known(thread, operands[1:4])
+        if values is not None:
+            thread.set(operands[0], result(name, *values))
+        return values is not None
+
+    return rule
+
+
+def _shift(name: str, low: int, by: int, high: int) -> int:
     both = high << 32 | low
     if ".L." in name:
         result = both << by >> 32 if ".HI" in name else low << by
@@ -291,8 +302,7 @@ def _shift(thread: Thread, name: str, operands: list[str]) -> bool:
         result = (_signed(high) if ".S32" in name else high) >> min(by, 63)
     else:
         result = both >> by
-    thread.set(operands[0], result & WORD)
-    return True
+    return result & WORD
 
 
 def _logic(thread: Thread, name: str, operands: list[str]) -> bool:
@@ -357,14 +367,9 @@ def _select(thread: Thread, name: str, operands: list[str]) -> bool:
     return True
 
 
-def _extreme(thread: Thread, name: str, operands: list[str]) -> bool:
-    values = _known(thread, operands[1:4])
-    if values is None:
-        return False
-    a, b, smaller = values
+def _extreme(name: str, a: int, b: int, smaller: int) -> int:
     order: Callable[[int], int] = (lambda v: v) if ".U32" in name else _signed
-    thread.set(operands[0], (min if smaller else max)(a, b, key=order))
-    return True
+    return (min if smaller else max)(a, b, key=order)
 
 
 def _pack(thread: Thread, name: str, operands: list[str]) -> bool:
@@ -382,12 +387,12 @@ def _pack(thread: Thread, name: str, operands: list[str]) -> bool:
     return True
 
 
-RULES: dict[str, Callable[[Thread, str, list[str]], bool]] = {
+RULES: dict[str, Rule] = {
     "MOV": _move, "R2UR": _move, "LDC": _load_constant, "LDCU": _load_constant,
     "S2R": _special, "S2UR": _special, "CS2R": _special, "IADD3": _add, "VIADD": _add,
-    "IADD": _add, "IMAD": _multiply_add, "LEA": _shifted_add, "SHF": _shift, "LOP3": _logic,
-    "PLOP3": _predicate_logic, "ISETP": _compare, "SEL": _select, "IMNMX": _extreme,
-    "VIMNMX": _extreme, "P2R": _pack,
+    "IADD": _add, "IMAD": _multiply_add, "LEA": _shifted_add, "SHF": _of_three(_shift),
+    "LOP3": _logic, "PLOP3": _predicate_logic, "ISETP": _compare, "SEL": _select,
+    "IMNMX": _of_three(_extreme), "VIMNMX": _of_three(_extreme), "P2R": _pack,
 }  # fmt: skip
 
 

@@ -11,17 +11,15 @@ on after the last one.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from drcl.automatic import CONSISTENT, MEMBERS, fitted_to
 from drcl.benchmarks.studies import damages
-from drcl.benchmarks.studies.deep_sets import SETS, load_set
+from drcl.benchmarks.studies.deep_sets import load_set
 from drcl.compare.fitted import Embed, Fitted, Method, unit
 from drcl.compare.study import run_study
 from drcl.data.dataset import CrossModalDataset
@@ -94,15 +92,8 @@ def methods() -> dict[str, Method]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
-    parser.add_argument("--seeds", nargs="+", type=int, default=range(5))
-    damages.add_options(parser)
-    given = parser.parse_args()
-    damage, labels = damages.damage_of(given)
-    folder = given.out / labels
-    folder.mkdir(parents=True, exist_ok=True)
+    given = damages.options(__doc__, seeds=5).parse_args()
+    damage, folder = damages.damage_of(given)
     for name in given.sets:
         run_study(load_set(name), methods(), given.seeds, folder / f"{name}.jsonl", damage=damage)
 

@@ -9,27 +9,18 @@ last one.
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
 from drcl.benchmarks.studies import damages
-from drcl.benchmarks.studies.deep_sets import SETS, load_set
+from drcl.benchmarks.studies.deep_sets import load_set
 from drcl.compare.methods import METHODS
 from drcl.compare.protocol import fingerprint
 from drcl.compare.study import run_study, summarize, table
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
+    parser = damages.options(__doc__, seeds=10)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--seeds", nargs="+", type=int, default=range(10))
-    damages.add_options(parser)
     given = parser.parse_args()
-    damage, labels = damages.damage_of(given)
-    folder = given.out / labels
-    folder.mkdir(parents=True, exist_ok=True)
+    damage, folder = damages.damage_of(given)
     methods = {name: METHODS[name] for name in given.methods}
     for name in given.sets:
         data = load_set(name)

@@ -11,6 +11,7 @@ import click
 from drcl.ablate import Row, Table
 from drcl.ablate import ablate as run_study
 from drcl.cli.errors import interrupted_study
+from drcl.cli.output import folder_option
 from drcl.cli.settings import (
     config_options,
     data_folder_option,
@@ -27,11 +28,7 @@ from drcl.tables import columns
 
 @click.command()
 @click.argument("dataset", metavar="DATASET|MANIFEST.toml")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for results and tables; default: runs/ablate-DATASET.",
-)
+@folder_option("Folder for results and tables; default: runs/ablate-DATASET.")
 @data_folder_option
 @seeds_option
 @preset_option

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 import torch
 
+from drcl.cli.output import folder_option
 from drcl.tables import columns
 from drcl.train.networks import pick_device
 
@@ -30,11 +31,7 @@ PAIRS = 5.0  # seconds for the calls of one of our contenders at two revisions
     help="Workloads whose name or note contains TEXT; may be repeated.",
 )
 @click.option("--list", "listing", is_flag=True, help="List the workloads without measuring.")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Save results as JSON and CSV, in a subfolder for this device.",
-)
+@folder_option("Save results as JSON and CSV, in a subfolder for this device.")
 @click.option(
     "--compare",
     "revision",

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from drcl.cli.errors import interrupted_study
+from drcl.cli.output import folder_option
 from drcl.cli.settings import data_folder_option, seeds_option
 from drcl.cli.show import progress_option
 from drcl.compare.methods import METHODS
@@ -19,11 +20,7 @@ from drcl.storage.files import write_bytes
 
 @click.command()
 @click.argument("dataset", metavar="DATASET|MANIFEST.toml")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for results.jsonl and table.md; a study that is there goes on.",
-)
+@folder_option("Folder for results.jsonl and table.md; a study that is there goes on.")
 @data_folder_option
 @click.option(
     "--methods",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +15,7 @@ from torch import Tensor
 
 from drcl.cli import show
 from drcl.cli.names import read_names
-from drcl.cli.output import already_there, check_out, waiting
+from drcl.cli.output import already_there, check_out, folder_option, waiting
 from drcl.errors import IndexChanged
 from drcl.estimator import DRCL
 from drcl.index import Index
@@ -25,7 +27,12 @@ from drcl.train.standardize import in_chunks
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_ENCODING = (
+_ARGUMENTS = (
+    show.run_argument,
+    click.argument("modality"),
+    click.argument("features", metavar="FILE[:KEY]"),
+)
+_OPTIONS = (
     click.option(
         "--ids",
         "table",
@@ -42,36 +49,47 @@ _ENCODING = (
 )
 
 
-def encoding_options(function: F) -> F:
-    """Add what the commands that encode features into ``--out`` have in common."""
-    for option in reversed(_ENCODING):
-        function = option(function)
-    return function
+@dataclass(frozen=True)
+class Encoding:
+    """What is encoded into ``--out``, and how."""
+
+    run: Path
+    modality: str
+    features: str
+    table: Path | None
+    append: bool
+    overwrite: bool
+    space: str | None
+    device: str | None
+    progress: bool
+
+    def model(self) -> DRCL:
+        """That of the run, on the device that was asked for."""
+        return show.on_device(DRCL.load(self.run), self.device)
+
+    def check_out(self, out: Path, there: bool) -> None:
+        """Refuse to write over what is there unasked."""
+        check_out(out, there, self.append, self.overwrite)
+
+
+def encoding_options(out: Callable[[F], F]) -> Callable[[Callable[[Path, Encoding], None]], Any]:
+    """A command that encodes features into what the option ``out`` names."""
+
+    def with_options(function: Callable[[Path, Encoding], None]) -> Any:
+        @functools.wraps(function)
+        def command(out: Path, **asked: Any) -> None:
+            function(out, Encoding(**asked))
+
+        for option in reversed((*_ARGUMENTS, out, *_OPTIONS)):
+            command = option(command)
+        return command
+
+    return with_options
 
 
 @click.command()
-@show.run_argument
-@click.argument("modality")
-@click.argument("features", metavar="FILE[:KEY]")
-@click.option(
-    "--out",
-    required=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the index.",
-)
-@encoding_options
-def index(
-    run: Path,
-    modality: str,
-    features: str,
-    out: Path,
-    table: Path | None,
-    append: bool,
-    overwrite: bool,
-    space: str | None,
-    device: str | None,
-    progress: bool,
-) -> None:
+@encoding_options(folder_option("Folder of the index.", required=True))
+def index(out: Path, asked: Encoding) -> None:
     """Encode features of one modality into an index, for drcl search.
 
     The other columns of --ids are kept, and shown with what is found: 'name', 'text', 'picture' (a
@@ -81,29 +99,29 @@ def index(
     too; what it holds stays as it is.
     """
     there = (out / MANIFEST).exists()
-    if not there and not append:
+    if not there and not asked.append:
         check_free(out)
-    check_out(out, there, append, overwrite)
-    model = show.on_device(DRCL.load(run), device)
+    asked.check_out(out, there)
+    model, modality = asked.model(), asked.modality
 
     def index_now() -> Index:
         """The index as it is now: another process may have added to it."""
-        if not append:
-            about = {"run": str(run.resolve()), "prior": fingerprint(model)}
-            return Index(space=space or model.space, about=about)
+        if not asked.append:
+            about = {"run": str(asked.run.resolve()), "prior": fingerprint(model)}
+            return Index(space=asked.space or model.space, about=about)
         made = Index.load(out)
-        check_same_model(made, model, run)
-        if space not in (None, made.space):
-            raise ValueError(f"space: expected {made.space!r}, as {out} has, got {space!r}")
+        check_same_model(made, model, asked.run)
+        if asked.space not in (None, made.space):
+            raise ValueError(f"space: expected {made.space!r}, as {out} has, got {asked.space!r}")
         return made
 
-    rows = features_of(model, modality, features)
-    ids, columns = (None, {}) if table is None else read_names(table, len(rows))
-    embeddings = encoded(model, modality, rows, index_now().space, progress)
+    rows = features_of(model, modality, asked.features)
+    ids, columns = (None, {}) if asked.table is None else read_names(asked.table, len(rows))
+    embeddings = encoded(model, modality, rows, index_now().space, asked.progress)
 
     def write() -> Index:
         whole = index_now().add(embeddings, ids=ids, modality=modality, metadata=columns)
-        whole.save(out, overwrite=overwrite)
+        whole.save(out, overwrite=asked.overwrite)
         return whole
 
     while True:
@@ -111,7 +129,7 @@ def index(
             count = len(waiting(out, write))
             break
         except IndexChanged as error:
-            if not append:
+            if not asked.append:
                 raise ValueError(already_there(out)) from error
     click.echo(f"{out}: {len(embeddings):,} rows of {modality} added, {count:,} in all")
 

@@ -14,21 +14,29 @@ from typing import Any, TypeVar
 import click
 
 from drcl.progress import say
+from drcl.storage.files import followed
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class OutputFile(click.Path):
-    """The path of a file to be written, in a folder that exists."""
+    """The path of a file to be written, in a folder that exists; of a link, what it points at."""
 
     def __init__(self) -> None:
         super().__init__(dir_okay=False, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        path = Path(super().convert(value, param, ctx))  # type: ignore[arg-type]
+        path = followed(Path(super().convert(value, param, ctx)))  # type: ignore[arg-type]
         if not path.parent.is_dir():
             self.fail(f"{path}: expected a folder that exists, got {path.parent}", param, ctx)
         return path
+
+
+def folder_option(words: str, *, required: bool = False) -> Callable[[F], F]:
+    """The option for a folder of results, which is made."""
+    folder = click.Path(file_okay=False, path_type=Path)
+    return click.option("--out", required=required, type=folder, help=words)
 
 
 def waiting(folder: Path, write: Callable[[], T]) -> T:

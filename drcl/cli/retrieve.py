@@ -12,9 +12,9 @@ import numpy as np
 from safetensors.numpy import save
 
 from drcl.cli import show
-from drcl.cli.index import encoded, encoding_options, features_of
+from drcl.cli.index import Encoding, encoded, encoding_options, features_of
 from drcl.cli.names import read_names
-from drcl.cli.output import OutputFile, check_out, waiting
+from drcl.cli.output import OutputFile, waiting
 from drcl.data.files import read_array
 from drcl.estimator import DRCL
 from drcl.run import measure_model, open_run
@@ -76,28 +76,15 @@ def evaluate(
 
 
 @click.command()
-@show.run_argument
-@click.argument("modality")
-@click.argument("features", metavar="FILE[:KEY]")
-@click.option(
-    "--out",
-    required=True,
-    type=OutputFile(),
-    help="Output file: .npy, or .npz or .safetensors with an array named 'embeddings'.",
+@encoding_options(
+    click.option(
+        "--out",
+        required=True,
+        type=OutputFile(),
+        help="Output file: .npy, or .npz or .safetensors with an array named 'embeddings'.",
+    )
 )
-@encoding_options
-def encode(
-    run: Path,
-    modality: str,
-    features: str,
-    out: Path,
-    table: Path | None,
-    append: bool,
-    overwrite: bool,
-    space: str | None,
-    device: str | None,
-    progress: bool,
-) -> None:
+def encode(out: Path, asked: Encoding) -> None:
     """Encode features of one modality.
 
     The result is float32, to be ranked by inner product: (N, dim) with rows of unit length in the
@@ -108,26 +95,26 @@ def encode(
         raise click.BadParameter(
             f"{out}: expected a name ending in .npy, .npz or .safetensors", param_hint="--out"
         )
-    if table is not None and out.suffix != ".npz":
+    if asked.table is not None and out.suffix != ".npz":
         raise click.BadParameter(
             f"{out}: expected a name ending in .npz, as only it holds ids", param_hint="--out"
         )
-    check_out(out, out.exists(), append, overwrite)
-    if append:
-        _stored(out, table is not None)  # refuses it before anything is encoded
-    model = show.on_device(DRCL.load(run), device)
-    rows = features_of(model, modality, features)
+    asked.check_out(out, out.exists())
+    if asked.append:
+        _stored(out, asked.table is not None)  # refuses it before anything is encoded
+    model, modality = asked.model(), asked.modality
+    rows = features_of(model, modality, asked.features)
     new: dict[str, np.ndarray] = {}
-    if table is not None:
-        new["ids"] = np.array(read_names(table, len(rows))[0])
+    if asked.table is not None:
+        new["ids"] = np.array(read_names(asked.table, len(rows))[0])
         _check_unique(new["ids"])
-    new["embeddings"] = encoded(model, modality, rows, space, progress).numpy()
+    new["embeddings"] = encoded(model, modality, rows, asked.space, asked.progress).numpy()
 
     def write() -> tuple[int, int]:
         with locked(out.parent):
             # What was true before the rows were encoded may not be so now.
-            check_out(out, out.exists(), append, overwrite)
-            arrays = _after(_stored(out, "ids" in new), new, out) if append else new
+            asked.check_out(out, out.exists())
+            arrays = _after(_stored(out, "ids" in new), new, out) if asked.append else new
             _check_unique(arrays.get("ids"))
             write_bytes(out, _packed(arrays, out.suffix))
             return arrays["embeddings"].shape

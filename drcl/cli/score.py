@@ -9,6 +9,7 @@ import click
 from click.core import ParameterSource
 
 from drcl.checks import check_installed
+from drcl.cli.output import folder_option
 from drcl.cli.score_inputs import of_embeddings, of_runs
 from drcl.cli.score_output import Scores
 from drcl.metrics.comparison import TESTS
@@ -117,11 +118,7 @@ _TWO = "Option '--against' requires 2 arguments."
     "--no-relevant", type=click.Choice(("zero", "skip")), default="zero", show_default=True
 )
 @click.option("--exclude-self", is_flag=True, help="Row i of one side does not find row i.")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder for scores.md, scores.tex, scores.json and pr.pdf.",
-)
+@folder_option("Folder for scores.md, scores.tex, scores.json and pr.pdf.")
 @click.option(
     "--explain",
     is_flag=False,
@@ -159,13 +156,27 @@ def score(
     With --against, differences are tested query by query, and p-values corrected by Holm for their
     number.
     """
+    typed = ParameterSource.COMMANDLINE
+    given = {
+        parameter.name: parameter.opts[0]
+        for parameter in context.command.params
+        if context.get_parameter_source(str(parameter.name)) is typed
+    }
     if explain is not None:
+        del given["explain"]
+        if given:
+            beside = ", ".join(given.values())
+            raise click.UsageError(f"--explain: expected no file or option beside it, got {beside}")
         click.echo(explained(explain))
         return
     compared = {name: options.pop(name) for name in ("measure", "test", "interval", "seed")}
     asked: dict[str, Any] = {"ks": (*dict.fromkeys(ks), None), "no_relevant": no_relevant}
     if measures is not None:
         asked["measures"] = tuple(dict.fromkeys(map(str.strip, measures.split(","))))
+        if "" in asked["measures"]:
+            raise ValueError(
+                f"measures: expected names parted by single commas, hit,ap_at_r, got {measures!r}"
+            )
         named(asked["measures"])  # refused before files are read
     curves = out is not None and options["ties"] == "index"
     if curves:
@@ -175,7 +186,7 @@ def score(
     about: dict[str, Any]
     if run is not None or qrels is not None:
         for name in OF_EMBEDDINGS:
-            if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            if name in given:
                 raise click.UsageError(f"{name}: expected none with --run and --qrels")
         if run is None or qrels is None:
             raise click.UsageError("expected --run and --qrels together")

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from drcl.automatic import auto
 from drcl.cli.errors import Interrupted
 from drcl.cli.launch import is_restarted, is_worker, launch, processes_for, worker
+from drcl.cli.output import folder_option
 from drcl.cli.settings import (
     AUTO,
     config_options,
@@ -43,9 +44,7 @@ class _Repeatable(click.Command):
 
 @click.command(cls=_Repeatable)
 @click.argument("dataset", metavar="DATASET|MANIFEST.toml")
-@click.option(
-    "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Run directory."
-)
+@folder_option("Run directory.", required=True)
 @data_folder_option
 @preset_option
 @config_options()

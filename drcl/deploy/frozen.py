@@ -92,13 +92,18 @@ def _plain(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network)
 
 
+def _keep(module: nn.Module, **arrays: Tensor) -> None:
+    """Copies as buffers, which move with the module and are saved with it."""
+    for name, array in arrays.items():
+        module.register_buffer(name, array.detach().clone())
+
+
 class _Standardize(nn.Module):
     """``(x − μ)/σ``."""
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
         super().__init__()
-        self.register_buffer("mean", mean.float().clone())
-        self.register_buffer("std", std.float().clone())
+        _keep(self, mean=mean.float(), std=std.float())
         self.mean: Tensor
         self.std: Tensor
 
@@ -125,7 +130,7 @@ class _Posteriors(nn.Module):
 
     def __init__(self, weight: Tensor, temperature: float) -> None:
         super().__init__()
-        self.register_buffer("weight", weight.float().clone())
+        _keep(self, weight=weight.float())
         self.weight: Tensor
         self.temperature = temperature
 
@@ -146,8 +151,7 @@ class _MeanPosterior(nn.Module):
             for part in network.parts
             if isinstance(part, (Members, KernelClassifier))
         )
-        self.register_buffer("temperatures", network.temperatures.clone())
-        self.register_buffer("shares", network.shares.clone())
+        _keep(self, temperatures=network.temperatures, shares=network.shares)
         self.temperatures: Tensor
         self.shares: Tensor
         self.smallest = torch.finfo(torch.float32).tiny
@@ -176,9 +180,7 @@ class _Kernel(nn.Module):
 
     def __init__(self, part: KernelClassifier) -> None:
         super().__init__()
-        self.register_buffer("landmarks", part.landmarks.clone())
-        self.register_buffer("weight", part.weight.clone())
-        self.register_buffer("bias", part.bias.clone())
+        _keep(self, landmarks=part.landmarks, weight=part.weight, bias=part.bias)
         self.landmarks: Tensor
         self.weight: Tensor
         self.bias: Tensor
@@ -196,8 +198,7 @@ class _SharedProduct(nn.Module):
         super().__init__()
         self.count, below, self.width = weight.shape
         flat = weight.detach().transpose(0, 1).reshape(below, self.count * self.width)
-        self.register_buffer("weight", flat.clone())
-        self.register_buffer("bias", bias.detach().clone())
+        _keep(self, weight=flat, bias=bias)
         self.weight: Tensor
         self.bias: Tensor
 
@@ -211,8 +212,7 @@ class _OwnProduct(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__()
-        self.register_buffer("weight", weight.detach().clone())
-        self.register_buffer("bias", bias.detach().clone())
+        _keep(self, weight=weight, bias=bias)
         self.weight: Tensor
         self.bias: Tensor
 
@@ -225,7 +225,7 @@ class _AgainstPrior(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self.register_buffer("weight", weight.clone())
+        _keep(self, weight=weight)
         self.weight: Tensor
 
     def forward(self, rows: Tensor) -> Tensor:

@@ -212,7 +212,8 @@ class Index:
         ``metric="dot"``, without its passes over the gallery, which :meth:`add` has made.
 
         Args:
-            query: (Q, D) finite, used as float32.
+            query: (Q, D) finite, used as float32; a row of float64 with numbers closer to 0 than
+                float32 has (1.2·10⁻³⁸) is compared in float64.
             k: number of rows for each query; at most as many as can be found.
             modality: search only rows of this modality, or of these.
             where: search only rows with these values: column of the metadata -> value, or list of
@@ -238,7 +239,7 @@ class Index:
             raise ValueError(
                 f"query: expected width {held.width}, as the index has, got {queries.width}"
             )
-        queries = Embeddings(queries.rows(None, 0, len(queries), torch.float32).cpu(), "query")
+        queries = Embeddings(queries.rows(None, 0, len(queries), queries.dtype).cpu(), "query")
         allowed = allowed_rows(held, modality, where)
         k = min(k, held.total if allowed is None else int(allowed.sum()))
         if k == 0:

@@ -37,8 +37,8 @@ def listed(name: str, values: Any) -> list[Any]:
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
         raise TypeError(f"{name}: expected a sequence, got {type(values).__name__}")
     if missing is None:
-        return list(values)
-    return [None if gone else value for value, gone in zip(values, missing, strict=True)]
+        return [_plain(value) for value in values]
+    return [None if gone else _plain(value) for value, gone in zip(values, missing, strict=True)]
 
 
 def as_json(name: str, value: Any) -> str:
@@ -99,9 +99,9 @@ def _plain(value: Any) -> Any:
 
 
 def integers(values: list[Any]) -> npt.NDArray[np.int64]:
-    """Ids that are integers (n,); ValueError for any other value."""
+    """Ids that are integers (n,), of :func:`listed`; ValueError for any other value."""
     for value in values:
-        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        whole = isinstance(value, int) and not isinstance(value, bool)
         if not whole or not -(2**63) <= value < 2**63:
             raise ValueError(
                 f"ids: expected all strings, or all integers of 64 bits, got {value!r}"

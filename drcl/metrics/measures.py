@@ -43,6 +43,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -240,16 +241,20 @@ def named(measures: Any) -> dict[str, Measure]:
 
 
 def _hint(one: Any) -> str:
-    """Where what a summary calls a mean is taken for a measure's name: how to ask for it."""
+    """Where what a summary calls a mean is taken for a measure's name: how to ask for it.
+
+    Of other words, the names that are spelled nearly so.
+    """
     plain, _, cutoff = str(one).rpartition("@") if "@" in str(one) else (str(one), "", "")
     for name, (measure, called) in MEASURES.items():
-        if str(one).casefold() == called.casefold():
+        if str(one).casefold() == called.casefold() != name:
             return f"; {called} is {name!r}"
         if at_cutoffs(measure) and cutoff and plain.casefold() in (name, called.casefold()):
             return f"; {one} is {name!r}, with its cut-off among ks"
     if plain.casefold() in map(str.casefold, PER_CUTOFF.values()):
         return f"; {one} is found without being asked for, with its cut-off among ks"
-    return ""
+    near = " or ".join(map(repr, get_close_matches(plain.casefold(), MEASURES, n=2)))
+    return near and f"; did you mean {near}?"
 
 
 def at_cutoffs(measure: Measure) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 from drcl.checks import check_count, check_option
 from drcl.dispatch import choose
 from drcl.metrics.duplicates import copies_among
-from drcl.metrics.embeddings import Array, Embeddings, Gallery, embeddings
+from drcl.metrics.embeddings import TILE_BYTES, Array, Embeddings, Gallery, embeddings
 from drcl.metrics.exclusions import own_places
 from drcl.metrics.options import MAX_BYTES
 from drcl.metrics.scores import METRICS, PRECISIONS, Scorer
@@ -91,7 +91,7 @@ def nearest(
         max_bytes=max_bytes,
         max_rows=_ROWS,
     )
-    return _in_blocks(scorer, k, max_bytes, own=own, progress=progress)
+    return _Search(scorer, k, max_bytes, own=own).run(progress)
 
 
 def nearest_known(
@@ -106,15 +106,28 @@ def nearest_known(
     It is read once and not looked at for anything else.
 
     Args:
-        query, gallery: float32; the gallery's rows are finite, and of lengths of 1e-15 to 1e15
-            or 0.
+        query: on the CPU; products are in float32, but for rows of float64 with numbers that
+            float32 would lose, which are compared in float64.
+        gallery: float32; rows are finite, and of lengths of 1e-15 to 1e15 or 0.
         k: at most the number of rows that are allowed.
         copies: of the gallery, as :func:`drcl.metrics.duplicates.equal_rows` finds them.
         allowed: mask (N,) of the rows that are searched; None for all.
     """
     if allowed is not None:
         copies = copies_among(*copies, allowed)
-    return _in_blocks(_Known(query, gallery, copies), k, MAX_BYTES, allowed=allowed)
+
+    def found(rows: Tensor) -> Nearest:
+        known = _Known(Embeddings(rows, "query"), gallery, copies)
+        return _Search(known, k, MAX_BYTES, allowed=allowed).run()
+
+    rows = query.rows(None, 0, len(query), query.dtype)
+    scores, indices = found(rows.float())
+    if query.dtype == torch.float64:
+        lost = ((rows != 0) & (rows.abs() < torch.finfo(torch.float32).tiny)).any(dim=1)
+        if bool(lost.any()):
+            exact = found(rows[lost])
+            scores[lost], indices[lost] = exact.scores.float(), exact.indices
+    return Nearest(scores, indices)
 
 
 class _Known(Scorer):
@@ -125,12 +138,20 @@ class _Known(Scorer):
     ) -> None:
         self.query, self.gallery, self.kept, self.count = query, gallery, None, len(gallery)
         self.metric, self.precision, self.scale, self.bias = "dot", "highest", None, None
-        self.dtype, self.device = torch.float32, query.device
-        self._limit, self._whole = 1e15, gallery.whole(torch.float32)
+        self.dtype, self.device = query.dtype, query.device
+        self._limit = 1e150 if self.dtype == torch.float64 else 1e15
+        self._whole = gallery.whole(self.dtype)
+        self._tile = max(1, TILE_BYTES // (8 * gallery.width))
         self.copies, self.firsts = copies
 
     def products(self, x: Tensor, start: int, stop: int) -> Tensor:
-        """Of a few queries piece by piece: no row is copied."""
+        """Of a few queries piece by piece: no row is copied; in float64 a few rows at a time."""
+        if self.dtype == torch.float64:
+            tiles = (
+                super(_Known, self).products(x, first, min(first + self._tile, stop))
+                for first in range(start, stop, self._tile)
+            )
+            return torch.cat(list(tiles), dim=1)
         backend = choose("inner_products", x.device)
         if len(x) > FEW or x.shape[1] < WIDE or backend != "native":
             return super().products(x, start, stop)
@@ -141,42 +162,37 @@ class _Known(Scorer):
         return torch.cat(found, dim=1) if len(found) > 1 else found[0]
 
 
-def _in_blocks(
-    scorer: Scorer,
-    k: int,
-    max_bytes: int,
-    *,
-    own: Tensor | None = None,
-    allowed: Tensor | None = None,
-    progress: bool = False,
-) -> Nearest:
-    """The k nearest of all queries, a block of them at a time."""
-    count = len(scorer.query)
-    # A tile's scores and their sort; it is at least so wide that what is found is a small part.
-    entries = max_bytes // 4 // (4 * scorer.dtype.itemsize)
-    size = max(1, min(_ROWS, count, entries // max(256, 2 * k)))
-    search = _Search(scorer, k, own, max(1, entries // size), allowed)
-    parts = []
-    with progress_bar(total=count, unit="query", disable=not progress) as bar:
-        for part in in_pieces(search, count, size):
-            parts.append(part)
-            bar.update(len(part.indices))
-    return Nearest(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
-
-
 class _Search:
-    """The nearest items of the queries from a start to a stop."""
+    """The k nearest items of all queries, a block of them at a time."""
 
     def __init__(
-        self, scorer: Scorer, k: int, own: Tensor | None, tile: int, allowed: Tensor | None
+        self,
+        scorer: Scorer,
+        k: int,
+        max_bytes: int,
+        own: Tensor | None = None,
+        allowed: Tensor | None = None,
     ) -> None:
-        self._scorer, self._k, self._tile, self._allowed = scorer, k, tile, allowed
+        self._scorer, self._k, self._allowed = scorer, k, allowed
         self._own = None if own is None else own.to(scorer.device)
+        # A tile's scores and their sort; it is at least so wide that what is found is a small part.
+        entries = max_bytes // 4 // (4 * scorer.dtype.itemsize)
+        self._size = max(1, min(_ROWS, len(scorer.query), entries // max(256, 2 * k)))
+        self._tile = max(1, entries // self._size)
         order = scorer.firsts.argsort(stable=True)
         # Equal rows are sought once and found together: alone, their scores might differ by a bit.
         self._copies, self._firsts = scorer.copies[order], scorer.firsts[order]
 
-    def __call__(self, start: int, stop: int) -> Nearest:
+    def run(self, progress: bool = False) -> Nearest:
+        count, parts = len(self._scorer.query), []
+        with progress_bar(total=count, unit="query", disable=not progress) as bar:
+            for part in in_pieces(self._block, count, self._size):
+                parts.append(part)
+                bar.update(len(part.indices))
+        return Nearest(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+
+    def _block(self, start: int, stop: int) -> Nearest:
+        """The nearest items of the queries from a start to a stop."""
         scorer = self._scorer
         rows = torch.arange(start, stop, device="cpu")
         x = scorer.queries(rows)

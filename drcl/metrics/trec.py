@@ -110,13 +110,7 @@ def write_qrels(path: str | Path, qrels: Qrels) -> None:
     ...     print(Path(folder, "qrels.txt").read_text(), end="")
     q1 0 a 1
     """
-    _check_finite("qrels", qrels)
-    for query, judged in qrels.items():
-        for item, relevance in judged.items():
-            if int(relevance) != relevance:
-                raise ValueError(
-                    f"qrels: expected whole numbers, got {relevance} of {item!r} for {query!r}"
-                )
+    _check_whole(qrels)
     lines = [
         f"{_name(query)} 0 {_name(item)} {int(relevance)}\n"
         for query, judged in qrels.items()
@@ -158,8 +152,8 @@ def run_metrics(
             reach a level, the precision there is 0.
 
     Returns them for the queries of ``qrels``, in their order. Raises ValueError for qrels without a
-    query, numbers that are not finite, and bad settings. Source: trec_eval, of the Text Retrieval
-    Conference.
+    query, scores that are not finite, a relevance that is no whole number, and bad settings.
+    Source: trec_eval, of the Text Retrieval Conference.
 
     >>> run, qrels = {"q1": {"a": 3.0, "b": 2.0, "c": 1.0}}, {"q1": {"a": 1, "c": 1, "d": 1}}
     >>> found = run_metrics(run, qrels, ks=(2, None), measures=("hit",))
@@ -177,7 +171,7 @@ def run_metrics(
     if not qrels:
         raise ValueError("qrels: expected a query, got none")
     _check_finite("run", run)
-    _check_finite("qrels", qrels)
+    _check_whole(qrels)
     greatest = max((r for items in qrels.values() for r in items.values()), default=0)
     if greatest >= 2**31:
         raise ValueError(f"qrels: expected relevance below 2³¹, got {greatest}")
@@ -235,7 +229,7 @@ def _ranks(run: Run, qrels: Qrels, level: int) -> Ranks:
         places = {item: place for place, item in enumerate(lists[query], start=1)}
         for column, item in enumerate(sorted(items, key=lambda item: places.get(item, math.inf))):
             ranks[row, column] = places.get(item, math.inf)
-            gains[row, column] = qrels[query][item]
+            gains[row, column] = float(qrels[query][item])
     counts = [torch.tensor([len(one) for one in each.values()]) for each in (relevant, lists)]
     return Ranks(ranks, counts[0], counts[1], gains)
 
@@ -282,6 +276,17 @@ def _check_finite(name: str, found: Mapping[str, Mapping[str, float]]) -> None:
             if not finite:
                 raise ValueError(
                     f"{name}: expected finite numbers, got {value} of {item!r} for {query!r}"
+                )
+
+
+def _check_whole(qrels: Qrels) -> None:
+    """Refuse a relevance that is no whole number."""
+    _check_finite("qrels", qrels)
+    for query, judged in qrels.items():
+        for item, relevance in judged.items():
+            if int(relevance) != relevance:
+                raise ValueError(
+                    f"qrels: expected whole numbers, got {relevance} of {item!r} for {query!r}"
                 )
 
 

@@ -115,7 +115,7 @@ def _queries(state: State, request: Request, encoders: Encoders | None) -> _Quer
         )
     if index.about.get("prior") != encoders.prior:
         raise Refused("features: the index was made with another run than the server's", 409)
-    rows = encoders.encode(request.encoder, request.rows, index.space)
+    rows = encoders.encode(request.encoder, request.rows.float(), index.space)
     if not rows.isfinite().all():
         raise Refused("features: expected such as can be encoded, got some that are not finite")
     return _Queries(rows, None)

@@ -56,7 +56,7 @@ class Server:
         self._encoders, self._limits = encoders, limits
         self._reading, self._waiting = _Room(limits.reading), _Room(limits.waiting)
         self._batcher = Batcher(self._work, limits)
-        self._page = live_page()
+        self._page = live_page(limits.k)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: Starlette) -> AsyncIterator[None]:

@@ -325,8 +325,18 @@ let pointed = null; // item under the pointer, or reached by arrow keys
 let spots = []; // x and y of each item on the canvas
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const colourOf = (place) => colours[place] ?? `hsl(${(place * 137.508) % 360} 65% 55%)`;
 const GREY = "#8a94a3"; // of no class
+
+// How the points of the class at a place look: ten colours, and five ways to draw each.
+function look(place) {
+  const colour = colours[place % colours.length];
+  const way = Math.floor(place / colours.length) % 5;
+  const hollow = way === 1 || way === 4;
+  const line = hollow ? colour : way === 2 ? "--ink" : "--card";
+  return { fill: hollow ? "--card" : colour, line, thick: hollow || way === 2, core: way > 2 ? "--ink" : null };
+}
+
+const NO_CLASS = { fill: GREY, line: "--card", thick: false, core: null };
 
 // What is coloured: column -1 is the modality.
 function values() {
@@ -359,7 +369,8 @@ function draw() {
   const pen = canvas.getContext("2d");
   pen.scale(scale, scale);
   const style = getComputedStyle(document.documentElement);
-  const [ink, paper] = ["--ink", "--card"].map((name) => style.getPropertyValue(name).trim());
+  const own = Object.fromEntries(["--ink", "--card"].map((name) => [name, style.getPropertyValue(name).trim()]));
+  const paint = (name) => own[name] ?? name;
   const ends = [0, 1].map((axis) => {
     const line = all.items.map((item) => item.place[axis]);
     return [line.reduce((a, b) => Math.min(a, b), Infinity), line.reduce((a, b) => Math.max(a, b), -Infinity)];
@@ -374,23 +385,30 @@ function draw() {
   const { kinds, of } = values();
   const codes = new Map(kinds.map((kind, place) => [kind, place]));
   const shapes = new Map(all.modalities.map((name, place) => [name, place]));
-  const size = all.items.length > 1000 ? 2.5 : all.items.length > 200 ? 3.5 : 5;
+  const small = kinds.length > colours.length ? 3.5 : 2.5; // where more than the colour is to be seen
+  const size = all.items.length > 1000 ? small : all.items.length > 200 ? 3.5 : 5;
   all.items.forEach((item, place) => {
     const code = codes.get(of(item));
+    const { fill, line, thick, core } = code === undefined ? NO_CLASS : look(code);
     pen.beginPath();
     outline(pen, shapes.get(item.modality) ?? 0, ...spots[place], size);
-    pen.fillStyle = code === undefined ? GREY : colourOf(code);
+    pen.fillStyle = paint(fill);
     pen.fill();
-    pen.strokeStyle = paper;
-    pen.lineWidth = 0.6;
+    pen.strokeStyle = paint(line);
+    pen.lineWidth = thick ? size / 3 : 0.6;
     pen.stroke();
+    if (core === null) return;
+    pen.beginPath();
+    pen.arc(...spots[place], 0.4 * size, 0, 2 * Math.PI);
+    pen.fillStyle = paint(core);
+    pen.fill();
   });
   const ring = (item, radius, width) => {
     const place = all.items.indexOf(item);
     if (place < 0) return;
     pen.beginPath();
     pen.arc(...spots[place], radius, 0, 2 * Math.PI);
-    pen.strokeStyle = ink;
+    pen.strokeStyle = paint("--ink");
     pen.lineWidth = width;
     pen.stroke();
   };
@@ -401,20 +419,23 @@ function draw() {
 
 function legend() {
   const { kinds } = values();
-  const key = (name, shape, colour) => {
-    const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-    svg.setAttribute("viewBox", "-6 -6 12 12");
-    svg.setAttribute("aria-hidden", "true");
-    const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  const drawn = (tag, attributes) => {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+    return made;
+  };
+  const paint = (name) => (name.startsWith("--") ? `var(${name})` : name);
+  const key = (name, shape, { fill, line, thick, core }) => {
+    const svg = drawn("svg", { viewBox: "-6 -6 12 12", "aria-hidden": "true" });
     const forms = ["M5 0A5 5 0 1 1-5 0A5 5 0 1 1 5 0Z", "M0-5.5L5.5 4L-5.5 4Z", "M-5-5H5V5H-5Z"];
-    path.setAttribute("d", forms[shape % 3]);
-    path.setAttribute("fill", colour);
-    svg.append(path);
+    const edge = thick ? { stroke: paint(line), "stroke-width": 2 } : {};
+    svg.append(drawn("path", { d: forms[shape % 3], fill: paint(fill), ...edge }));
+    if (core !== null) svg.append(drawn("circle", { r: 2, fill: paint(core) }));
     return element("li", {}, svg, String(name));
   };
   const byModality = Number(at("colour").value) < 0;
-  const hues = kinds.map((kind, place) => key(kind, byModality ? place : 0, colourOf(place)));
-  const forms = byModality || all.modalities.length < 2 ? [] : all.modalities.map((name, place) => key(name, place, GREY));
+  const hues = kinds.map((kind, place) => key(kind, byModality ? place : 0, look(place)));
+  const forms = byModality || all.modalities.length < 2 ? [] : all.modalities.map((name, place) => key(name, place, NO_CLASS));
   at("legend").replaceChildren(...hues, ...forms);
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from drcl.report.results import BUDGET, LARGEST, PICTURE, Pictures
 from drcl.serve.items import MAX_ITEMS, overview, public_record, sample, to_json
 
 MAX_BYTES = 32_000_000  # of the embeddings in a page
+_COUNTS = (6, 12, 24, 48)  # of results, to choose from
 _HERE = Path(__file__).parent
 
 
@@ -61,15 +63,21 @@ def explorer_page(index: Index, title: str = "Explorer") -> str:
         item["picture"] = pictures.uri(record.get(PICTURE))
     rows = np.ascontiguousarray(index.rows(numbers).numpy(), "<f4")
     known |= {"width": index.width, "rows": base64.b64encode(rows.tobytes()).decode()}
-    return _page(title, known, len(pictures.left_out))[0]
+    return _page(title, known, len(pictures.left_out), _COUNTS)[0]
 
 
-def live_page() -> tuple[str, str]:
-    """The page that asks its server, without anything of an index, and its header's policy."""
-    return _page("Explorer", None, 0)
+def live_page(most: int) -> tuple[str, str]:
+    """The page that asks its server, without anything of an index, and its header's policy.
+
+    It asks for ``most`` results at most.
+    """
+    counts = [count for count in _COUNTS if count < most]
+    return _page("Explorer", None, 0, [*counts, most] if most < _COUNTS[-1] else _COUNTS)
 
 
-def _page(title: str, known: dict[str, Any] | None, left_out: int) -> tuple[str, str]:
+def _page(
+    title: str, known: dict[str, Any] | None, left_out: int, counts: Sequence[int]
+) -> tuple[str, str]:
     check_installed("the page needs {}; install it with: pip install 'drcl[report]'", "jinja2")
     script = (_HERE / "explorer.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -88,5 +96,6 @@ def _page(title: str, known: dict[str, Any] | None, left_out: int) -> tuple[str,
         # of what ends a script, or begins a comment in one, "<" is part
         data=data.replace("<", "\\u003c"),
         left_out=left_out,
+        counts=counts,
     )
     return page, policy

@@ -18,6 +18,7 @@ MAX_ITEMS = 5000  # that a page draws and lists
 _MAX_CLASSES = 50  # different values of a column that is offered as a filter
 _LABEL = 80  # letters
 _SAFE = 2**53  # integers from here on are not exact in JavaScript
+_DIGITS = re.compile(r"([0-9]{1,400})")
 _LARGE = re.compile(r"-?[1-9][0-9]{15,399}")
 
 
@@ -138,7 +139,20 @@ def _classes(records: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
         values = [record[column] for record in records if record.get(column) not in (None, "")]
         kinds = {json.dumps(value): value for value in values}
         if 2 <= len(kinds) <= _MAX_CLASSES and len(values) >= 2 * len(kinds):
-            found[column] = sorted(kinds.values(), key=lambda one: (str(type(one)), one))
+            found[column] = sorted(kinds.values(), key=_natural)
     if len(found) > 1:
         found.pop("name", None)
     return found
+
+
+def _natural(value: Any) -> tuple[Any, ...]:
+    """A key that sorts values as a reader does: what is a number in a text counts as one.
+
+    >>> sorted(["10", "2", "class 10", "class 9"], key=_natural)
+    ['2', '10', 'class 9', 'class 10']
+    """
+    kind = str(type(value))
+    if not isinstance(value, str):
+        return kind, value
+    parts = _DIGITS.split(value)  # texts and digits in turn
+    return kind, [int(part) if odd % 2 else part for odd, part in enumerate(parts)], value

@@ -76,7 +76,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Request:
-    """One request: ``rows`` (q, D) are embeddings, or features of the modality ``encoder``."""
+    """One request: ``rows`` (q, D) float64, embeddings or features of the modality ``encoder``."""
 
     rows: Tensor | None
     encoder: str | None
@@ -98,7 +98,7 @@ def parse(body: bytes, limits: Limits) -> Request:
     """A request from its body; :class:`Refused` for anything that is none.
 
     >>> parse(b'{"embeddings": [[1, 0.5]], "k": 3}', Limits()).rows
-    tensor([[1.0000, 0.5000]])
+    tensor([[1.0000, 0.5000]], dtype=torch.float64)
     >>> parse(b'{"k": 3}', Limits())
     Traceback (most recent call last):
     drcl.serve.requests.Refused: expected one of embeddings, ids, features, got none of them
@@ -138,7 +138,7 @@ def parse(body: bytes, limits: Limits) -> Request:
         encoder, matrix = next(iter(features.items()))
         rows = _matrix("features", matrix, limits)
     return Request(
-        None if rows is None else torch.from_numpy(rows.astype(np.float32)),
+        None if rows is None else torch.from_numpy(rows),
         encoder,
         ids,
         _k(asked.get("k", min(10, limits.k)), limits),

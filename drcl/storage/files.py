@@ -41,24 +41,40 @@ def check_name(modality: str) -> str:
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that a reader, or a crash, finds the old content or the new, never a part.
 
-    What a killed process left half-written in the folder is removed first. Raises OSError that
-    names the file if it cannot be written (the disk is full, say), with its old content intact.
+    Through a symbolic link it is written where that points. What a killed process left half-written
+    in the folder is removed first. Raises OSError that names the file if it cannot be written (the
+    disk is full, say), with its old content intact.
     """
     write_together({path: content})
 
 
 def write_together(files: Mapping[Path, Content]) -> None:
     """:func:`write_bytes` of several files: all are written before the first one is replaced."""
-    with staged(files) as replace:
+    with staged({followed(path): content for path, content in files.items()}) as replace:
         replace()
+
+
+def followed(path: Path) -> Path:
+    """Where a file is that may be behind symbolic links, or will be; OSError where they circle.
+
+    A device or a pipe, which is never written to, keeps the link's name.
+    """
+    with naming(path):
+        if not path.is_symlink() or (path.exists() and not path.is_file()):
+            return path
+        target = Path(os.path.realpath(path))
+        if target.is_symlink():
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        return target
 
 
 @contextlib.contextmanager
 def staged(files: Mapping[Path, Content]) -> Iterator[Callable[[], None]]:
     """:func:`write_together` in two steps, for what has to happen in between.
 
-    Within, the files lie beside their places, and a disk that is full has said so; the function
-    that is yielded puts them into their places, in order.
+    For the files of a folder of ours: a symbolic link is replaced itself, as it may lead to another
+    folder's. Within, the files lie beside their places, and a disk that is full has said so; the
+    function that is yielded puts them into their places, in order.
     """
     with contextlib.ExitStack() as open_files:
         temporary: dict[Path, Path] = {}

@@ -39,7 +39,7 @@ from ..launch import (
 )
 from ..product import product_with_dots
 from .combine import is_converging
-from .gradient_tiles import inverse_norm, projection_of, scales, small_part
+from .gradient_tiles import inverse_norm, invert, projection_of, scales, small_part
 from .wide_gradient import wide_coefficients, wide_part
 
 if TYPE_CHECKING:
@@ -114,9 +114,7 @@ def coefficients_kernel(
     """
     row = tl.program_id(0).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
     in_batch = row < batch
-    if MIXED:
-        # π⁻¹ on the side: the launch that needs it comes later
-        tl.store(origin + tl.load(permutation + row, mask=in_batch, other=0), row, mask=in_batch)
+    invert(permutation, origin, row, in_batch, MIXED)
     similarity, squared, label = scales(
         by_total, by_label, by_similarity, by_squared, sums, alpha, beta, eta, width
     )

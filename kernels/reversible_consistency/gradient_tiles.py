@@ -32,6 +32,13 @@ def scales(by_total, by_label, by_similarity, by_squared, sums, alpha, beta, eta
 
 
 @triton.jit
+def invert(permutation, origin, row, in_batch, MIXED: tl.constexpr):
+    """π⁻¹ on the side: the launch that needs it comes later."""
+    if MIXED:
+        tl.store(origin + tl.load(permutation + row, mask=in_batch, other=0), row, mask=in_batch)
+
+
+@triton.jit
 def inverse_norm(n):
     return 1.0 / tl.where(n > 0.0, n, 1.0)
 

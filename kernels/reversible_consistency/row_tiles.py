@@ -6,6 +6,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from ..generalized_cross_entropy import find_targets
+
 
 @triton.jit
 def recast_tile(
@@ -76,15 +78,29 @@ def unit_rows(rows):
 
 
 @triton.jit
-def load_unit_rows(features, stride, row, other, labelled, d, mask, lam, rest, MIXED: tl.constexpr):
-    """x̂ and |x| of mixed rows, zero in unlabelled ones: the one pass over device memory."""
-    x = tl.load(features + row[:, None] * stride + d[None, :], mask=mask, other=0.0)
+def load_unit_rows(
+    features, features_stride, targets, targets_stride, permutation, row, in_batch, d, mask,
+    classes, lam, rest, IDS: tl.constexpr, MIXED: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """x̂ and |x| of mixed rows, zero in unlabelled ones, and where their targets are found.
+
+    The one pass over device memory.
+    """
+    other = row
+    if MIXED:
+        other = tl.load(permutation + row, mask=in_batch, other=0)
+    first, second, labelled = find_targets(
+        targets, targets_stride, row, other, in_batch, classes, IDS, MIXED, BLOCK_C
+    )
+    x = tl.load(features + row[:, None] * features_stride + d[None, :], mask=mask, other=0.0)
     x = x.to(tl.float32)
     if MIXED:
-        partner = tl.load(features + other[:, None] * stride + d[None, :], mask=mask, other=0.0)
+        at = features + other[:, None] * features_stride + d[None, :]
+        partner = tl.load(at, mask=mask, other=0.0)
         x = lam * x + rest * partner.to(tl.float32)
     # an unlabelled row may hold anything, NaN too
-    return unit_rows(tl.where(labelled[:, None], x, 0.0))
+    x, n = unit_rows(tl.where(labelled[:, None], x, 0.0))
+    return x, n, first, second, labelled
 
 
 @triton.jit

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from ..generalized_cross_entropy import find_targets, gce_tile, store_sums, target_tile
+from ..generalized_cross_entropy import gce_tile, store_sums, target_tile
 from ..launch import (
     LOOPED_CLASSES,
     LOOPED_WIDTH,
@@ -53,15 +53,10 @@ def rows_kernel(
     d = tl.arange(0, BLOCK_D)
     in_width = d < width
     mask = in_batch[:, None] & in_width[None, :]
-    other = row
-    if MIXED:
-        other = tl.load(permutation + row, mask=in_batch, other=0)
-    first, second, labelled = find_targets(
-        targets, targets_stride, row, other, in_batch, classes, IDS, MIXED, BLOCK_C
-    )
-    x, n = load_unit_rows(
-        features, features_stride, row, other, labelled, d, mask, lam, rest, MIXED
-    )
+    x, n, first, second, labelled = load_unit_rows(
+        features, features_stride, targets, targets_stride, permutation, row, in_batch, d, mask,
+        classes, lam, rest, IDS, MIXED, BLOCK_C,
+    )  # fmt: skip
     c = tl.arange(0, BLOCK_C)
     u, r = unit_rows(
         recast_tile(table, first, second, labelled, c, known, k_total, lam, rest, IDS, MIXED)

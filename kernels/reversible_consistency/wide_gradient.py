@@ -20,7 +20,7 @@ import triton.language as tl
 
 from ..launch import blocks, on_device_of
 from ..product import product
-from .gradient_tiles import inverse_norm, projection_of, scales, small_part
+from .gradient_tiles import inverse_norm, invert, projection_of, scales, small_part
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,8 +43,7 @@ def wide_coefficients_kernel(
     """
     row = tl.program_id(0).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
     in_batch = row < batch
-    if MIXED:
-        tl.store(origin + tl.load(permutation + row, mask=in_batch, other=0), row, mask=in_batch)
+    invert(permutation, origin, row, in_batch, MIXED)
     similarity, squared, label = scales(
         by_total, by_label, by_similarity, by_squared, sums, alpha, beta, eta, width
     )

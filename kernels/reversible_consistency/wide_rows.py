@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from ..generalized_cross_entropy import GCE_ROWS, find_targets, gce_partials
+from ..generalized_cross_entropy import GCE_ROWS, gce_partials
 from ..launch import blocks, on_device_of, row_tile
 from ..product import product, register_limit
 from ..reduction import sum_partials
@@ -42,15 +42,10 @@ def unit_rows_kernel(
     in_batch = row < batch
     d = tl.arange(0, BLOCK_D)
     mask = in_batch[:, None] & (d < width)[None, :]
-    other = row
-    if MIXED:
-        other = tl.load(permutation + row, mask=in_batch, other=0)
-    first, second, labelled = find_targets(
-        targets, targets_stride, row, other, in_batch, classes, IDS, MIXED, BLOCK_K
-    )
-    x, n = load_unit_rows(
-        features, features_stride, row, other, labelled, d, mask, lam, rest, MIXED
-    )
+    x, n, first, second, labelled = load_unit_rows(
+        features, features_stride, targets, targets_stride, permutation, row, in_batch, d, mask,
+        classes, lam, rest, IDS, MIXED, BLOCK_K,
+    )  # fmt: skip
     tl.store(unit + row[:, None] * width + d[None, :], x, mask=mask)
     largest = tl.zeros([BLOCK_B], tl.float32)
     for start in range(0, k_total, BLOCK_K):

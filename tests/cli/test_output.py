@@ -6,27 +6,23 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
 from click.testing import CliRunner
 
+from drcl import Index
 from drcl.cli import main
 from drcl.cli.output import OutputFile
 
-# Arguments before the option, and whether it names a folder. Nothing of them needs to exist but a
-# folder: a path is refused before anything is read.
-OUTPUTS = {
-    ("evaluate", "--out"): False,
-    ("encode", "--out"): False,
-    ("export", "--out"): False,
-    ("search", "--html"): False,
-    ("explore", "--out"): False,
-    ("train", "--out"): True,
-    ("train", "--log-dir"): True,
-    ("index", "--out"): True,
-    ("score", "--out"): True,
-    ("ablate", "--out"): True,
-    ("compare", "--out"): True,
-    ("bench", "--out"): True,
-}
+FILES = [
+    *(("evaluate", "--out"), ("encode", "--out"), ("export", "--out")),
+    *(("search", "--html"), ("explore", "--out")),
+]
+FOLDERS = [
+    *(("train", "--out"), ("train", "--log-dir"), ("index", "--out"), ("score", "--out")),
+    *(("ablate", "--out"), ("compare", "--out"), ("bench", "--out")),
+]
+# Arguments before the option. Nothing of them needs to exist but a folder: a path is refused before
+# anything is read.
 ARGUMENTS = {
     "evaluate": ["."],
     "encode": [".", "image", "x.npy"],
@@ -50,15 +46,13 @@ def options() -> dict[tuple[str, str], click.Path]:
 
 def test_every_output_is_known() -> None:
     found = options()
-    assert found.keys() == OUTPUTS.keys()
-    for option, is_folder in OUTPUTS.items():
-        assert isinstance(found[option], OutputFile) != is_folder, option
-        assert found[option].dir_okay == is_folder, option
+    assert set(found) == {*FILES, *FOLDERS}
+    for option, kind in found.items():
+        assert isinstance(kind, OutputFile) == (option in FILES), option
+        assert kind.dir_okay == (option in FOLDERS), option
 
 
-@pytest.mark.parametrize(
-    "command, option", [key for key, is_folder in OUTPUTS.items() if not is_folder]
-)
+@pytest.mark.parametrize("command, option", FILES)
 def test_the_folder_of_a_file_must_exist(command: str, option: str, tmp_path: Path) -> None:
     for folder in (tmp_path / "new", tmp_path / "file"):
         (tmp_path / "file").touch()
@@ -68,3 +62,26 @@ def test_the_folder_of_a_file_must_exist(command: str, option: str, tmp_path: Pa
         words = " ".join(done.output.replace("\n", " ").split())
         assert f"{out}: expected a folder that exists, got {folder}" in words
         assert not folder.is_dir()
+
+
+@pytest.mark.parametrize("command, option", FILES)
+def test_of_a_link_the_folder_is_where_it_points(command: str, option: str, tmp_path: Path) -> None:
+    link, folder = tmp_path / "out.npy", tmp_path / "new"
+    link.symlink_to(folder / "out.npy")
+    done = CliRunner().invoke(main, [command, *ARGUMENTS[command], option, str(link)])
+    words = " ".join(done.output.replace("\n", " ").split())
+    assert done.exit_code == 2 and f"expected a folder that exists, got {folder}" in words
+    assert link.is_symlink() and not folder.is_dir()
+
+
+def test_a_command_writes_where_a_link_points(tmp_path: Path) -> None:
+    pytest.importorskip("jinja2", reason="the page is made with Jinja (extra 'report')")
+    index = Index().add(torch.eye(2)).save(tmp_path / "index")
+    page, link = tmp_path / "pages" / "page.html", tmp_path / "link.html"
+    page.parent.mkdir()
+    link.symlink_to(page)
+    given = ["explore", str(index), "--out", str(link)]
+    assert CliRunner().invoke(main, given).exit_code == 0
+    assert link.readlink() == page and not page.is_symlink()
+    assert page.read_text("utf-8").startswith("<!doctype html>")
+    assert CliRunner().invoke(main, given).exit_code == 1  # it is there now

@@ -111,7 +111,9 @@ def test_runs_are_compared_and_written_as_embeddings_are(folder):
             "far.trec: expected a query that qrels.txt",
         ),
         ((*GIVEN[1:], "--measure", "F1"), "measure: expected one of mAP@1"),
-        (("--explain", "zebra"), "explain: expected a part of a name such as mAP@k"),
+        (("a.npy", "b.npy", "--explain"), "--explain: expected no file or option beside it, got"),
+        (("--explain", "MRR", "a.npy"), "beside it, got image, --out"),
+        (("--explain", "MRR", "--k", "5", "--run", "run.txt"), "beside it, got --run, --k, --out"),
         ((), "expected IMAGE and TEXT, or --run and --qrels"),
     ],
 )
@@ -151,4 +153,5 @@ def test_what_is_printed_can_be_explained(label):
 def test_explain_says_definitions_and_scores_nothing():
     assert succeed("score", "--explain") == explained() + "\n"
     assert succeed("score", "--explain", "MRR") == explained("mrr") + "\n"
+    assert "expected a part of a name such as mAP@k" in refused("score", "--explain", "zebra")
     assert "MRR@k\n  formula  1/ρ₁ if ρ₁ ≤ k, else 0\n" in explained("mrr")

@@ -8,7 +8,7 @@ that are equal for a reason, those of equal rows and of products of small intege
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -512,13 +512,17 @@ def mean_average_precision(draw: Draw) -> None:
     call = metrics.mean_average_precision
     if refuses(draw, call, {**given, "k": 1}, of_count("k")) or found is None:
         return
-    value = found.average_precision[:, 1]
-    value = value[~value.isnan()]
-    if len(value) == 0:
+    same_mean(lambda: call(**given), found.average_precision[:, 1])
+
+
+def same_mean(call: Callable[[], float], values: torch.Tensor) -> None:
+    """A mean over the queries that count is that of their values; refused where none does."""
+    values = values[~values.isnan()]
+    if len(values) == 0:
         with refused("query_labels"):
-            call(**given)
+            call()
         return
-    assert math.isclose(call(**given), float(value.mean()), rel_tol=1e-12, abs_tol=1e-13)
+    assert math.isclose(call(), float(values.mean()), rel_tol=1e-12, abs_tol=1e-13)
 
 
 @target("drcl.metrics.recall_at_k")
@@ -528,13 +532,7 @@ def recall_at_k(draw: Draw) -> None:
     faults = {**of_count("k"), "k: None": lambda: None, "no_relevant: given": lambda: "skip"}
     if refuses(draw, metrics.recall_at_k, {**given, "k": 1}, faults) or found is None:
         return
-    recall = found.recall[found.relevant > 0, 0]
-    if len(recall) == 0:
-        with refused("query_labels"):
-            metrics.recall_at_k(**given, k=2)
-        return
-    value = metrics.recall_at_k(**given, k=2)
-    assert math.isclose(value, float(recall.mean()), rel_tol=1e-12, abs_tol=1e-13)
+    same_mean(lambda: metrics.recall_at_k(**given, k=2), found.recall[found.relevant > 0, 0])
 
 
 @target("drcl.metrics.hit_at_k")
@@ -544,14 +542,7 @@ def hit_at_k(draw: Draw) -> None:
     if refuses(draw, metrics.hit_at_k, {**given, "k": 1}, faults) or found is None:
         return
     found = metrics.retrieval_metrics(**given, ks=(2,), measures=("hit",))
-    hits = found.measures["hit"][:, 0]
-    hits = hits[~hits.isnan()]
-    if len(hits) == 0:
-        with refused("query_labels"):
-            metrics.hit_at_k(**given, k=2)
-        return
-    value = metrics.hit_at_k(**given, k=2)
-    assert math.isclose(value, float(hits.mean()), rel_tol=1e-12, abs_tol=1e-13)
+    same_mean(lambda: metrics.hit_at_k(**given, k=2), found.measures["hit"][:, 0])
 
 
 @target("drcl.metrics.cmc_curve")

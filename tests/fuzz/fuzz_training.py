@@ -110,8 +110,8 @@ def draw_settings(draw: Draw) -> dict[str, Any]:
 
 def draw_training(
     draw: Draw, call: Any, named: str
-) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """Settings and arguments of a training, unless the case was one to be refused."""
+) -> tuple[dict[str, Any], dict[str, Any], Any] | None:
+    """Settings and arguments of a training, and its result, unless it was to be refused."""
     multi_hot = draw.choose("multi-hot", False, True)
     names = ("image", "text")[: draw.integer("modalities", 1, 2)]
     train = {name: draw_samples(draw, name, multi_hot) for name in names}
@@ -139,7 +139,7 @@ def draw_training(
         faults.pop("validation/modality: an unknown one")
     if refuses(draw, lambda **given: call(settings, given), arguments, faults):
         return None
-    return settings, arguments
+    return settings, arguments, call(settings, arguments)
 
 
 @target("drcl.DRCL.fit", few=2)
@@ -150,8 +150,7 @@ def fit(draw: Draw) -> None:
     case = draw_training(draw, call, "fit")
     if case is None:
         return
-    settings, given = case
-    model = call(settings, given)
+    settings, given, model = case
     assert model.modalities == tuple(given["train"])
     assert model.classes in (LABELS, tuple(range(len(LABELS))))
     phases = len(model.modalities) * (1 if settings["prior"] == "orthogonal" else 2)
@@ -177,8 +176,7 @@ def automatic(draw: Draw) -> None:
     case = draw_training(draw, call, "auto")
     if case is None:
         return
-    settings, given = case
-    model = call(settings, given)
+    _, given, model = case
     assert model.modalities == tuple(given["train"])
     for name, (x, _) in given["train"].items():
         rows = array(model.encode(name, x))
@@ -194,8 +192,7 @@ def prior_selection(draw: Draw) -> None:
     case = draw_training(draw, call, "select_prior")
     if case is None:
         return
-    settings, given = case
-    found = call(settings, given)
+    settings, given, found = case
     assert found.dim == 4 and found.modality in given["train"]
     assert found.score is not None and 0 <= found.score <= 1
     if settings["prior_norm"] is not None:

@@ -58,6 +58,28 @@ def test_finds_what_a_sort_of_all_products_finds(place: Any, k: int) -> None:
     assert torch.equal(found.indices, nearest.indices)
 
 
+@pytest.mark.parametrize("tile", [2**24, 100])
+def test_numbers_that_float32_would_lose_count(
+    place: Any, tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Queries of any length a float64 has, and of numbers far apart, among ordinary ones."""
+    monkeypatch.setattr(metrics.search, "TILE_BYTES", tile)
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.cat([torch.randn(300, 7, generator=generator), torch.eye(7), 2 * torch.eye(7)])
+    query = torch.randn(9, 7, generator=generator, dtype=torch.float64)
+    lengths = torch.tensor([1e-37, 1e-39, 1e-44, 1e-100, 1e-160, 1, 1, 1, 1], dtype=torch.float64)
+    query *= lengths[:, None]
+    query[5] = torch.tensor([1.0, 0, 0, 1e-50, 0, 1e-42, 0])
+    index = place(Index().add(rows[:200]).add(rows[200:]))
+    nearest = metrics.nearest(query, rows, 300, metric="dot")
+    found = index.search(query, 300)
+    assert torch.equal(found.indices, nearest.indices)
+    lost, kept = slice(1, 6), [0, 6, 7, 8]
+    assert torch.equal(found.scores[lost], nearest.scores[lost].float())
+    error = (found.scores - nearest.scores).abs()[kept] / lengths[kept, None]
+    assert found.scores.dtype == torch.float32 and float(error.max()) < 1e-5
+
+
 def test_in_several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     rows, query = integers(2000, 5, low=-1), integers(30, 5, seed=1)
     monkeypatch.setattr(metrics.search, "MAX_BYTES", 2**20)

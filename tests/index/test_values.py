@@ -158,6 +158,24 @@ def test_ids_come_in_any_sequence(ids: Any) -> None:
     assert len(index.remove(ids)) == 0
 
 
+@pytest.mark.parametrize("kind", [torch.tensor, np.array, np.int64, np.uint64, int])
+def test_ids_are_scalars_of_any_library(kind: Any) -> None:
+    index = Index().add(torch.eye(3), ids=[kind(one) for one in IDS])
+    assert index.find([kind(one) for one in IDS]).tolist() == [0, 1, 2]
+    assert [one["id"] for one in index.records([0, 1, 2])] == IDS
+    with pytest.raises(ValueError, match="ids: expected unique ids, got 7 twice"):
+        index.add(torch.eye(3)[:2], ids=[kind(7), kind(7)])
+    for bad in (torch.tensor(True), torch.tensor(1.5), torch.tensor([1])):
+        with pytest.raises(ValueError, match="expected all strings, or all integers"):
+            index.add(torch.eye(3)[:1], ids=[bad])
+
+
+@pytest.mark.parametrize("kind", [np.str_, np.array])
+def test_ids_are_strings_of_any_library(kind: Any) -> None:
+    index = Index().add(torch.eye(2), ids=[kind("x"), kind("y")])
+    assert index.search(torch.eye(2), 1).ids.tolist() == [["x"], ["y"]]
+
+
 def test_ids_of_strings_come_in_columns_too() -> None:
     names = ["x", "y", "\u00f6"]
     for ids in (pd.Series(names), pl.Series(names), np.array(names), pd.Index(names)):

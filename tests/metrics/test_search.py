@@ -29,8 +29,9 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "_ROWS", 5)
     made = search._Search.__init__
 
-    def init(self: Any, scorer: Any, k: int, own: Any, tile: int, allowed: Any) -> None:
-        made(self, scorer, k, own, min(tile, 7), allowed)
+    def init(self: Any, *given: Any, **more: Any) -> None:
+        made(self, *given, **more)
+        self._tile = min(self._tile, 7)
 
     monkeypatch.setattr(search._Search, "__init__", init)
 

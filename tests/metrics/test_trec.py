@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import math
+import re
 
 import numpy as np
 import pytest
@@ -101,13 +102,22 @@ def test_numbers_that_are_not_finite_are_neither_written_nor_scored(tmp_path, va
         trec.run_metrics(RUN, {"q1": {"a": 2**31}})
 
 
-def test_judgements_are_written_as_they_are_or_not_at_all(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"qrels: expected whole numbers, got 0\.9 of 'a' for 'q1'"
-    ):
-        trec.write_qrels(tmp_path / "qrels.txt", {"q1": {"a": 0.9}})
+@pytest.mark.parametrize("value", [0.9, 1.5, -0.5, np.float32(2.25)])
+def test_judgements_are_whole_numbers(tmp_path, value):
+    bad = {"q1": {"b": 1, "a": value}}
+    message = f"qrels: expected whole numbers, got {value} of 'a' for 'q1'"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        trec.write_qrels(tmp_path / "qrels.txt", bad)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        trec.run_metrics(RUN, bad)
     assert not (tmp_path / "qrels.txt").exists()
-    trec.write_qrels(tmp_path / "qrels.txt", {"q1": {"a": np.float32(2.0), "b": True}})
+
+
+def test_whole_numbers_of_any_type_are_judgements(tmp_path):
+    given = {"q1": {"a": np.float32(2.0), "b": True}}
+    found, same = (trec.run_metrics(RUN, one) for one in (given, {"q1": {"a": 2, "b": 1}}))
+    assert torch.equal(found.ndcg, same.ndcg)
+    trec.write_qrels(tmp_path / "qrels.txt", given)
     assert trec.read_qrels(tmp_path / "qrels.txt") == {"q1": {"a": 2, "b": 1}}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -59,12 +60,12 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 class Server(threading.Thread):
     """The index of a folder, served from a thread of this process."""
 
-    def __init__(self, folder: Path, token: str | None) -> None:
+    def __init__(self, folder: Path, token: str | None, **limits: int) -> None:
         super().__init__(daemon=True)
         self.socket = socket.socket()
         self.socket.bind(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}/"
-        app = serve.make_app(folder, token=token)
+        app = serve.make_app(folder, token=token, limits=serve.Limits(**limits))
         self.server = uvicorn.Server(uvicorn.Config(app, log_config=None, http="h11", ws="none"))
         self.start()
 
@@ -75,6 +76,18 @@ class Server(threading.Thread):
         self.server.should_exit = True
         self.join(30)
         self.socket.close()
+
+
+@contextlib.contextmanager
+def at_server(page: Page, folder: Path, token: str | None = None, **limits: int) -> Iterator[None]:
+    """The page of an index that is served; left before the server ends."""
+    server = Server(folder, token, **limits)
+    try:
+        page.open(server.url)
+        yield
+    finally:
+        page.open("about:blank")
+        server.end()
 
 
 @pytest.fixture(scope="module")
@@ -273,9 +286,7 @@ def test_it_fits_a_phone_and_a_dark_room(opened: Page) -> None:
 
 
 def test_a_server_with_a_token_asks_for_it(index: Index, page: Page) -> None:
-    server = Server(saved(index), TOKEN)
-    try:
-        page.open(server.url)
+    with at_server(page, saved(index), TOKEN):
         page.until("document.activeElement.id === 'token'")
         for token in ("wrong", "тест", TOKEN):
             assert page.get("document.getElementById('explorer').hidden")
@@ -287,9 +298,6 @@ def test_a_server_with_a_token_asks_for_it(index: Index, page: Page) -> None:
         page.until("document.querySelectorAll('#answers li').length === 12")
         page.until("[...document.images].filter((one) => one.naturalWidth).length >= 6")
         assert page.get("document.getElementById('entry').hidden")
-    finally:
-        page.open("about:blank")
-        server.end()
 
 
 def test_an_item_that_is_not_listed_is_found_by_its_id(
@@ -297,9 +305,7 @@ def test_an_item_that_is_not_listed_is_found_by_its_id(
 ) -> None:
     monkeypatch.setattr(items, "MAX_ITEMS", 2)
     folder = Index().add(torch.eye(3), ids=["x", "x1", "x12"]).save(tmp_path / "index")
-    server = Server(folder, None)
-    try:
-        page.open(server.url)
+    with at_server(page, folder):
         asked(page, "Query")  # whose name is its id
         assert "3 items · 2 of them listed" in page.get("at('about').textContent")
         page.click("#choose")
@@ -308,22 +314,64 @@ def test_an_item_that_is_not_listed_is_found_by_its_id(
         page.press("Enter")
         page.until("document.querySelector('#asked h2').textContent === 'x1'")
         assert page.problems == []
-    finally:
-        page.open("about:blank")
-        server.end()
 
 
 def test_a_page_follows_the_index_that_it_is_served_from(page: Page, tmp_path: Path) -> None:
     folder = Index().add(torch.eye(3), ids=["a", "b", "c"]).save(tmp_path / "index")
-    server = Server(folder, None)
-    try:
-        page.open(server.url)
+    with at_server(page, folder):
         page.until("document.querySelectorAll('#answers li').length === 2")
         Index.load(folder).add(torch.ones(1, 3), ids=["d"]).save(folder)
         page.click("#answers a")
         page.until("document.querySelectorAll('#answers li').length === 3")
         page.until("document.getElementById('about').textContent.startsWith('4 items')")
         assert page.problems == []
+
+
+def test_a_server_that_gives_few_results_is_asked_for_few(page: Page, index: Index) -> None:
+    with at_server(page, saved(index), k=4):
+        page.until("document.querySelectorAll('#answers li').length === 8")  # of two modalities
+        assert page.get("document.getElementById('count').value") == "4"
+        assert page.problems == []
+
+
+# The pixels of one point of the map, as it looks in each class in turn.
+_LOOKS = """(() => {
+  const canvas = document.getElementById("points");
+  const pen = canvas.getContext("2d");
+  const [one] = all.items;
+  all.items = [one]; shown = new Set(); current = null;
+  return all.classes["class"].map((name) => {
+    one.classes = [name]; draw();
+    const [x, y] = spots[0].map((at) => Math.round(at * canvas.width / canvas.clientWidth));
+    return [...pen.getImageData(x - 6, y - 6, 12, 12).data];
+  });
+})()"""
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_fifty_classes_can_be_told_apart(page: Page, tmp_path: Path, dark: bool) -> None:
+    """By each pair's pixels on the map and their keys in the legend."""
+    names = [f"class {n}" for n in range(50)]
+    angles = torch.arange(100) % 50 * (2 * torch.pi / 50)
+    rows = torch.stack([angles.cos(), angles.sin()], dim=1)
+    file = tmp_path / "page.html"
+    made = Index().add(rows, metadata={"class": names * 2})
+    file.write_text(serve.explorer_page(made), encoding="utf-8")
+    page.dark(dark)
+    try:
+        page.open(file.as_uri())
+        page.until("document.querySelectorAll('#answers li').length === 6")
+        assert page.problems == []
+        looks = torch.tensor(page.get(_LOOKS), dtype=torch.float32).reshape(50, 144, 4)
+        inside = looks[:, :, 3].amax(dim=0) > 128
+        colours = looks[:, inside, :3].flatten(1)
+        apart = torch.cdist(colours, colours).fill_diagonal_(torch.inf) / int(inside.sum()) ** 0.5
+        assert float(apart[:24, :24].min()) > 30  # of 442, from black to white
+        assert float(apart.min()) > 25
+        keys = page.get("[...document.querySelectorAll('#legend li')].map((one) => one.innerHTML)")
+        marks = [key.partition("</svg>")[0] for key in keys]
+        assert [key.partition("</svg>")[2] for key in keys] == names
+        assert len(set(marks)) == 50
     finally:
+        page.dark(False)
         page.open("about:blank")
-        server.end()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from click.testing import CliRunner
 
 from drcl import Index
 from drcl.cli import main
-from drcl.serve import explorer, explorer_page, items
+from drcl.serve import Limits, explorer, explorer_page, items
 
 pytest.importorskip("jinja2", reason="the page is made with Jinja (extra 'report')")
 
@@ -156,6 +157,41 @@ def test_columns_of_few_values_are_classes() -> None:
     assert known(explorer_page(index))["classes"] == {"tree": ["elm", "oak"], "year": [1, 2, 3]}
     only = Index().add(torch.eye(count), metadata={"name": metadata["name"]})
     assert known(explorer_page(only))["classes"] == {"name": ["x", "y"]}
+
+
+def test_classes_are_sorted_as_a_reader_counts() -> None:
+    names = ["10", "2", "1", "02", "class 10", "class 9", "Class 9", "v1.10", "v1.9", "9" * 5000]
+    numbers = [10, 9, 2.5, 100]
+    metadata = {"text_class": names * 4, "number": numbers * 10}
+    index = Index().add(torch.eye(40), metadata=metadata)
+    assert known(explorer_page(index))["classes"] == {
+        "text_class": [
+            *("1", "02", "2", "10", "9" * 5000, "Class 9"),
+            *("class 9", "class 10", "v1.9", "v1.10"),
+        ],
+        "number": [2.5, 9, 10, 100],
+    }
+
+
+@pytest.mark.parametrize(
+    ("most", "counts"),
+    [
+        (1, "1"),
+        (5, "5"),
+        (6, "6"),
+        (7, "6 7"),
+        (24, "6 12 24"),
+        (47, "6 12 24 47"),
+        (48, "6 12 24 48"),
+        (100, "6 12 24 48"),
+    ],
+)
+def test_a_served_page_asks_for_what_its_server_gives(
+    tmp_path: Path, most: int, counts: str
+) -> None:
+    app = pytest.importorskip("drcl.serve.app", reason="serving needs the extra 'serve'")
+    server = app.Server(leaves().save(tmp_path / "leaves"), None, Limits(k=most))
+    assert re.findall("<option>([0-9]+)</option>", server._page[0]) == counts.split()
 
 
 def test_of_many_items_the_page_of_a_server_lists_some(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,11 @@ def test_embeddings_find_what_the_index_finds(asking: Client, index: Index, opti
         assert [hit["number"] for hit in one["found"]] == numbers
 
 
+def test_numbers_that_float32_would_lose_count(asking: Client, index: Index) -> None:
+    small = QUERIES.double() * 1e-44
+    assert ids(asking.search({"embeddings": small.tolist()})) == index.search(small).ids.tolist()
+
+
 def test_items_find_their_neighbours_and_not_themselves(asking: Client, index: Index) -> None:
     reply = asking.search({"ids": ["i3", "t5"], "k": 59})
     rows = index.rows(index.find(["i3", "t5"]))

@@ -220,6 +220,16 @@ def test_the_encoders_of_another_model_are_not_removed_through_a_link(trained, f
     assert [file.name for file in other.iterdir()] == ["encoders"]
 
 
+def test_another_model_is_not_replaced_through_a_link(trained, folder, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").symlink_to(folder / "config.json")
+    model = DRCL(**tiny.SETTINGS, seed=5).fit(tiny.split(), progress=False)
+    model.save(other)
+    assert_loads(folder, embeddings(trained))
+    assert_loads(other, embeddings(model))
+
+
 def test_a_second_writer_waits_and_is_refused_in_the_end(trained, folder, monkeypatch):
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
     other = DRCL(**tiny.SETTINGS, seed=5).fit(tiny.split(), progress=False)

@@ -10,6 +10,7 @@ import resource
 import signal
 import stat
 import time
+from pathlib import Path
 
 import pytest
 import tiny
@@ -123,6 +124,29 @@ def test_a_device_or_a_pipe_is_not_replaced(tmp_path):
         with pytest.raises(OSError, match=f"{target.name}: cannot be written .it is a device or"):
             write_bytes(target, NEW)
     assert path.is_fifo() and link.is_symlink() and len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_file_is_written_where_a_link_points(tmp_path, there):
+    target, link, further = tmp_path / "far" / "state", tmp_path / "link", tmp_path / "further"
+    target.parent.mkdir()
+    if there:
+        write_bytes(target, OLD)
+    link.symlink_to(Path("far", "state"))
+    further.symlink_to(link)
+    write_bytes(further, NEW)
+    assert target.read_bytes() == NEW and not target.is_symlink()
+    assert link.readlink() == Path("far", "state") and further.readlink() == link
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["far", "further", "link", "state"]
+
+
+def test_links_in_a_circle_are_refused(tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.symlink_to(other)
+    other.symlink_to(one)
+    with pytest.raises(OSError, match="one: cannot be written") as caught:
+        write_bytes(one, NEW)
+    assert caught.value.errno == errno.ELOOP and one.is_symlink() and other.is_symlink()
 
 
 def test_only_a_file_that_was_there_is_said_to_be_intact(tmp_path, monkeypatch):

@@ -37,7 +37,12 @@ class Layout:
     splits: dict[str, dict[str, Entry]]
 
 
-_AUTHORS = "no public copy is known: ask the authors of the DRCL paper (arXiv 2501.05686)"
+def _ask_the_authors(published: str, file: str) -> str:
+    """How to obtain the features of a set of which only the raw data are published."""
+    return (
+        f"{published}; of the features no public copy is known: ask the authors of the DRCL paper "
+        f"(arXiv 2501.05686) for {file}."
+    )
 
 
 def _pairs(
@@ -97,9 +102,10 @@ XMEDIA = Layout(
 # Each variable is a cell array with one cell for each modality.
 XMEDIANET = Layout(
     file="XMediaNet/XMediaNet5View_Doc2Vec.mat",
-    obtain=(
+    obtain=_ask_the_authors(
         "PKU XMediaNet is published by the Multimedia Information Processing Lab of Peking "
-        f"University; of the features {_AUTHORS} for XMediaNet5View_Doc2Vec.mat."
+        "University",
+        "XMediaNet5View_Doc2Vec.mat",
     ),
     splits={
         split: {
@@ -112,18 +118,17 @@ XMEDIANET = Layout(
 
 NUS_WIDE = Layout(
     file="NUSWIDE/nus_wide_deep_doc2vec-corr-ae.h5py",
-    obtain=(
-        "NUS-WIDE is published by the National University of Singapore; of the features "
-        f"{_AUTHORS} for nus_wide_deep_doc2vec-corr-ae.h5py."
+    obtain=_ask_the_authors(
+        "NUS-WIDE is published by the National University of Singapore",
+        "nus_wide_deep_doc2vec-corr-ae.h5py",
     ),
     splits=_pairs("_imgs_deep", "_texts", "_imgs_labels", ("train", "valid", "test")),
 )
 
 INRIA_WEBSEARCH = Layout(
     file="INRIA-Websearch/INRIA-Websearch.mat",
-    obtain=(
-        "INRIA Web Queries is published by the LEAR team of Inria Grenoble; of the features "
-        f"{_AUTHORS} for INRIA-Websearch.mat."
+    obtain=_ask_the_authors(
+        "INRIA Web Queries is published by the LEAR team of Inria Grenoble", "INRIA-Websearch.mat"
     ),
     splits=_pairs("_img", "_txt", "_img_lab", ("tr", "val", "te")),
 )
