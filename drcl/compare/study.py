@@ -82,7 +82,7 @@ def _result(name: str, fit: Fit, data: CrossModalDataset, seed: int, mark: str) 
 def read_results(file: Path) -> list[Result]:
     """The lines of a study's file."""
     results = []
-    for number, line in enumerate(file.read_text().splitlines(), start=1):
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             result = json.loads(line)
             result["method"], result["seed"], result["fingerprint"]

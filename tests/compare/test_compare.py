@@ -74,11 +74,11 @@ def test_machines_take_several_labels_a_row(data, rare):
         labels[:, 2] = np.arange(len(labels)) < (rare if len(labels) == 90 else 15)
         return Labelled(part.features, labels)
 
-    given = replace(
-        data,
-        train={name: several(part) for name, part in data.train.items()},
-        validation={name: several(part) for name, part in data.validation.items()},
-    )
+    splits = {
+        split: {name: several(part) for name, part in parts.items()}
+        for split, parts in data.splits.items()
+    }
+    given = replace(data, **splits)
     rows = METHODS["svm"].fit(given, 0).embed("image", data.test["image"].features)
     assert rows.shape == (45, 3) and np.isfinite(rows).all()
 
