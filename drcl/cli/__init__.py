@@ -23,6 +23,7 @@ from drcl.cli.score import score
 from drcl.cli.search import search
 from drcl.cli.serve import explore, serve
 from drcl.cli.train import train
+from drcl.portable import print_anything
 
 __all__ = ["main"]
 __dir__ = __all__.copy
@@ -30,6 +31,10 @@ __dir__ = __all__.copy
 
 class _Commands(click.Group):
     """Says what the library refused in one line, without a traceback."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        print_anything()
+        return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
