@@ -145,15 +145,15 @@ def build_info() -> dict[str, Any]:
             "cuda_arch_list": extension.cuda_arch_list if _ops_library().is_file() else "",
         }
         capability = extension.cpu_capability()
-    versions = {name: _version(name) for name in LIBRARIES}
+    versions = {name: installed_version(name) for name in LIBRARIES}
     return {
         "drcl": __version__,
         "location": str(Path(__file__).parent),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "torch": torch.__version__,
-        "triton": _version("triton"),
-        "numpy": _version("numpy"),
+        "triton": installed_version("triton"),
+        "numpy": installed_version("numpy"),
         "libraries": {name: version for name, version in versions.items() if version},
         "extension": compiled,
         "processor": portable.processor() or platform.machine(),
@@ -237,7 +237,7 @@ def _devices() -> list[dict[str, Any]]:
     ]
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

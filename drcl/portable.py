@@ -189,6 +189,11 @@ def print_anything() -> None:
             stream.reconfigure(errors="replace")
 
 
+def set_variable(name: str, value: str) -> str:
+    """The command of the system's shell that sets a variable of the environment."""
+    return f"set {name}={value}" if os.sep == "\\" else f"export {name}={value}"
+
+
 def processor() -> str | None:
     """What the system calls its processor."""
     return _first("/proc/cpuinfo", r"model name\s*: (.*)") or os.environ.get("PROCESSOR_IDENTIFIER")

@@ -14,6 +14,8 @@ from drcl.cli.add_modality import add_modality
 from drcl.cli.bench import bench
 from drcl.cli.compare import compare
 from drcl.cli.data import data
+from drcl.cli.demo import demo
+from drcl.cli.doctor import doctor
 from drcl.cli.errors import Interrupted, is_interrupt, refusal
 from drcl.cli.export import export
 from drcl.cli.index import index
@@ -58,7 +60,7 @@ class _Commands(click.Group):
 def main() -> None:
     """Deep Reversible Consistency Learning for cross-modal retrieval.
 
-    A first run that needs no data files: drcl train digits --out runs/digits
+    A first run that needs no data files: drcl demo
     """
 
 
@@ -78,6 +80,8 @@ for command in (
     compare,
     data,
     bench,
+    demo,
     info,
+    doctor,
 ):
     main.add_command(command)

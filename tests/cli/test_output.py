@@ -26,6 +26,7 @@ OUTPUTS = {
     ("ablate", "--out"): True,
     ("compare", "--out"): True,
     ("bench", "--out"): True,
+    ("demo", "--out"): True,
 }
 ARGUMENTS = {
     "evaluate": ["."],
