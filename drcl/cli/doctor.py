@@ -81,6 +81,8 @@ def _temporary_folder() -> Finding:
 
 def _compiled(info: dict[str, Any]) -> Finding:
     native = info["backends"]["native"]
+    if native["available"]:
+        return Finding("compiled ops", True, native["reason"])
     said = native["reason"].partition(": to get it")[0]
     compiler = (os.environ.get("CXX") or "c++").split()[0]
     steps = ["pip install setuptools ninja", _install("--no-deps --force-reinstall")]
@@ -88,7 +90,7 @@ def _compiled(info: dict[str, Any]) -> Finding:
         said = f"no C++ compiler {compiler!r}; {said}"
         found = (command for tool, command in _COMPILERS if shutil.which(tool))
         steps.insert(0, next(found, "conda install gxx"))
-    return Finding("compiled ops", native["available"], said, " && ".join(steps))
+    return Finding("compiled ops", False, said, " && ".join(steps))
 
 
 def _install(options: str) -> str:

@@ -542,7 +542,9 @@ def doctor(draw: Draw) -> None:
 @target("drcl demo", few=5)
 def demo(draw: Draw) -> None:
     """What is refused: a demonstration takes its seconds in a test of its own."""
-    extra = draw.choose("arguments", ["digits"], ["--epochs", "1"], ["--out", "leaves.npz"])
+    extra = draw.choose(
+        "arguments", ["digits"], ["--epochs", "1"], ["--out", leaves() / "leaves.npz"]
+    )
     judge(draw, False, "demo", *extra)
 
 
