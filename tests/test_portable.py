@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import ntpath
 import os
 import re
@@ -30,28 +31,43 @@ def of_one_system(file: Path) -> set[str]:
     modules: dict[str, str] = {}
     used: set[tuple[str, str]] = set()
     paths: set[str] = set()
-    for node in ast.walk(tree):
+    nodes = list(ast.walk(tree))
+    for node in nodes:
         if isinstance(node, ast.Import):
             modules |= {alias.asname or alias.name: alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             used |= {(node.module, alias.name) for alias in node.names}
         elif isinstance(node, ast.Constant) and str(node.value).startswith(("/proc/", "/sys/")):
             paths.add(str(node.value))
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             used.add((modules.get(node.value.id, ""), node.attr))
-    found = {name for name in modules.values() if names_on("linux", name) and not both(name)}
-    lost = {
-        f"{module}.{name}"
-        for module, name in used
-        if name in names_on("linux", module) - both(module)
-    }
+    found = {name for name in modules.values() if lacking(name) and not both(name)}
+    lost = {f"{module}.{name}" for module, name in used if name in lacking(module)}
     loads = {"ctypes.CDLL" for module, name in used if (module, name) == ("ctypes", "CDLL")}
     return found | lost | paths | loads
 
 
 def both(module: str) -> frozenset[str]:
     return names_on("win32", module) & names_on("darwin", module)
+
+
+@functools.cache
+def lacking(module: str) -> frozenset[str]:
+    return names_on("linux", module) - both(module)
+
+
+def test_what_one_system_has_is_seen(tmp_path):
+    pytest.importorskip("mypy", reason="its stubs say which system has what")
+    file = tmp_path / "a.py"
+    file.write_text(
+        "import ctypes, fcntl as f, os\nfrom signal import SIGINT, SIGKILL\nos.getpid()\n"
+        "os.sched_getaffinity(0)\nf.flock\nctypes.CDLL(None)\nopen('/proc/stat')\n"
+    )
+    assert of_one_system(file) == {
+        *("ctypes.CDLL", "fcntl", "fcntl.flock", "signal.SIGKILL", "os.sched_getaffinity"),
+        "/proc/stat",
+    }
 
 
 def test_what_one_system_has_is_used_in_one_module():
