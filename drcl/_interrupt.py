@@ -45,7 +45,7 @@ def _is_command() -> bool:
     """Whether this process is ``drcl …`` or ``python -m drcl …``."""
     if sys.argv[:1] == ["-m"]:  # Python still looks for the module; its name is before the others
         return sys.orig_argv[-len(sys.argv)] in ("drcl", "-mdrcl")
-    return bool(sys.argv) and os.path.basename(sys.argv[0]) == "drcl"
+    return bool(sys.argv) and os.path.basename(sys.argv[0]) in ("drcl", "drcl.exe")
 
 
 def _end(signum: int, frame: FrameType | None) -> None:

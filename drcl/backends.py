@@ -6,7 +6,6 @@ import functools
 import importlib
 import os
 import platform
-import re
 import threading
 from dataclasses import dataclass
 from importlib import metadata, util
@@ -16,6 +15,7 @@ from typing import Any
 
 import torch
 
+from drcl import portable
 from drcl._version import __version__
 
 REBUILD = (
@@ -145,25 +145,25 @@ def build_info() -> dict[str, Any]:
             "cuda_arch_list": extension.cuda_arch_list if _ops_library().is_file() else "",
         }
         capability = extension.cpu_capability()
-    versions = {name: _version(name) for name in LIBRARIES}
+    versions = {name: installed_version(name) for name in LIBRARIES}
     return {
         "drcl": __version__,
         "location": str(Path(__file__).parent),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "torch": torch.__version__,
-        "triton": _version("triton"),
-        "numpy": _version("numpy"),
+        "triton": installed_version("triton"),
+        "numpy": installed_version("numpy"),
         "libraries": {name: version for name, version in versions.items() if version},
         "extension": compiled,
-        "processor": _first("/proc/cpuinfo", r"model name\s*: (.*)") or platform.machine(),
+        "processor": portable.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "cpu_capability": capability,
         "threads": torch.get_num_threads(),
         "cuda": {
             "available": torch.cuda.is_available(),
             "version": torch.version.cuda,
-            "driver": _first("/proc/driver/nvidia/version", r"Kernel Module\D*([\d.]+)"),
+            "driver": portable.nvidia_driver(),
             "devices": _devices(),
         },
         "environment": {
@@ -215,7 +215,7 @@ def format_info() -> str:
         "processor": f"{info['processor']}: {info['cpu_capability']}, {info['cores']} cores, "
         f"{info['threads']} threads",
         "CUDA": without if cuda["version"] is None else version,
-        "driver": cuda["driver"] or "no NVIDIA driver",
+        "driver": cuda["driver"] or ("unknown" if cuda["available"] else "no NVIDIA driver"),
         "set": ", ".join(settings) or "no environment variable of ours",
     }
     lines = [f"drcl {info['drcl']}", *(f"  {name:<10} {fact}" for name, fact in facts.items())]
@@ -237,16 +237,7 @@ def _devices() -> list[dict[str, Any]]:
     ]
 
 
-def _first(file: str, pattern: str) -> str | None:
-    """What the pattern's group first matches in a file of the system; None where there is none."""
-    try:
-        match = re.search(pattern, Path(file).read_text(encoding="utf-8", errors="replace"))
-    except OSError:
-        return None
-    return match[1].strip() if match else None
-
-
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -17,6 +17,7 @@ from torch import Tensor
 from drcl.backends import probe_backends
 from drcl.errors import BackendUnavailable
 from drcl.kernels.launch import FUSED_WIDTH
+from drcl.portable import at_fork
 
 __all__ = ["FAMILIES", "choose", "explain", "kernels_take", "stages", "use_backend"]
 __dir__ = __all__.copy
@@ -119,7 +120,7 @@ def _after_fork() -> None:
 
 
 _used = False  # whether this process has called an op
-os.register_at_fork(after_in_child=_after_fork)
+at_fork(after_in_child=_after_fork)
 
 # A traced graph keeps the choice of when it was traced: torch.compiler.assume_constant_result
 # without its import of the whole compiler.

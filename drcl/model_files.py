@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from drcl.checks import check_option, check_positive
 from drcl.encoder import Encoder, is_as_built
 from drcl.ensemble import Ensemble
+from drcl.portable import remove_unused
 from drcl.prior import Prior
 from drcl.storage import sealed
 from drcl.storage.files import check_name, locked, staged, write_bytes
@@ -122,7 +123,7 @@ def drop_stale_parts(folder: Path, content: bytes) -> None:
     for pattern in ("prior.{}.safetensors", "encoders/*.{}.safetensors", "history.{}.json"):
         for file in folder.glob(pattern.format(digest)):
             if file.relative_to(folder).as_posix() not in kept:
-                file.unlink()
+                remove_unused(file)
 
 
 def read_model(folder: Path, networks: Mapping[str, nn.Module]) -> StoredModel:

@@ -15,13 +15,14 @@ All settings are one for the process, and not for the thread.
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Literal
 
 import torch
+
+from drcl.portable import at_fork
 
 __all__ = ["allowed_on_gpu", "network_precision", "product_precision"]
 __dir__ = __all__.copy
@@ -206,7 +207,7 @@ def _after_fork() -> None:
 
 
 _shared = _Shared()
-os.register_at_fork(
+at_fork(
     before=lambda: _shared.lock.acquire(),
     after_in_parent=lambda: _shared.lock.release(),
     after_in_child=_after_fork,

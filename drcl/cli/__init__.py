@@ -14,6 +14,8 @@ from drcl.cli.add_modality import add_modality
 from drcl.cli.bench import bench
 from drcl.cli.compare import compare
 from drcl.cli.data import data
+from drcl.cli.demo import demo
+from drcl.cli.doctor import doctor
 from drcl.cli.errors import Interrupted, is_interrupt, refusal
 from drcl.cli.export import export
 from drcl.cli.index import index
@@ -23,6 +25,7 @@ from drcl.cli.score import score
 from drcl.cli.search import search
 from drcl.cli.serve import explore, serve
 from drcl.cli.train import train
+from drcl.portable import print_anything
 
 __all__ = ["main"]
 __dir__ = __all__.copy
@@ -30,6 +33,10 @@ __dir__ = __all__.copy
 
 class _Commands(click.Group):
     """Says what the library refused in one line, without a traceback."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        print_anything()
+        return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -53,7 +60,7 @@ class _Commands(click.Group):
 def main() -> None:
     """Deep Reversible Consistency Learning for cross-modal retrieval.
 
-    A first run that needs no data files: drcl train digits --out runs/digits
+    A first run that needs no data files: drcl demo
     """
 
 
@@ -73,6 +80,8 @@ for command in (
     compare,
     data,
     bench,
+    demo,
     info,
+    doctor,
 ):
     main.add_command(command)

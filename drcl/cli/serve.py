@@ -18,6 +18,7 @@ from drcl.cli.index import check_same_model, fingerprint
 from drcl.cli.output import OutputFile, check_new
 from drcl.estimator import DRCL
 from drcl.index import Index
+from drcl.portable import take_address
 from drcl.serve.answers import Encoders
 from drcl.serve.explorer import explorer_page
 from drcl.serve.gate import check_token, is_loopback
@@ -180,7 +181,7 @@ def _listening(host: str, port: int) -> socket.socket:
         )[0]
         made = socket.socket(family, kind, protocol)
         try:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            take_address(made)
             made.bind(address)
             made.listen(1024)  # who connects from now on is answered once the server runs
         except OSError:

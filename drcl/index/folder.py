@@ -22,8 +22,9 @@ import numpy.typing as npt
 
 from drcl.errors import IndexChanged
 from drcl.index.segment import Segment
+from drcl.portable import remove_unused
 from drcl.storage.arrays import map_arrays, pack_arrays
-from drcl.storage.files import Content, is_empty, is_safe_name, locked, staged
+from drcl.storage.files import Content, entries, is_safe_name, locked, staged
 from drcl.storage.sealed import read_json, to_json, with_checksum, without_checksum
 
 FORMAT = 1
@@ -111,8 +112,7 @@ def _read_named(folder: Path, manifest: dict[str, Any]) -> Stored:
 
 def check_free(folder: Path) -> None:
     """Refuse a folder, without an index, that holds something else; parts of one are none."""
-    others = folder.exists() and not is_empty(folder)
-    if others and any(entry.suffix != ".safetensors" for entry in folder.iterdir()):
+    if folder.exists() and any(entry.suffix != ".safetensors" for entry in entries(folder)):
         raise ValueError(
             f"{folder}: expected an index or an empty folder, got other files; choose another"
         )
@@ -184,4 +184,4 @@ def _write(folder: Path, stored: Stored, old: dict[str, Any] | None) -> None:
     kept = {entry["file"] for entry in entries} | {removed}
     for file in folder.iterdir():  # of an older index, or of a writer that was killed
         if _FILE.fullmatch(file.name) and file.name not in kept:
-            file.unlink()
+            remove_unused(file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,11 @@ def read_added(added: AddedModality, data: CrossModalDataset) -> dict[str, Label
 
 def part_key(text: str) -> tuple[str, str, str]:
     """File, colon and key of "file" or "file:key"; a colon may be part of a file's own name."""
-    return (text, "", "") if Path(text).is_file() else text.partition(":")
+    drive, rest = os.path.splitdrive(text)  # C: on Windows
+    if Path(text).is_file():
+        return text, "", ""
+    file, colon, key = rest.partition(":")
+    return drive + file, colon, key
 
 
 def read_file(text: str) -> np.ndarray:

@@ -15,7 +15,7 @@ from drcl.model_files import drop_stale_parts, write_parts
 from drcl.report.page import is_report_file
 from drcl.run.evaluation import Metrics
 from drcl.run.record import Run, read_record, record_content
-from drcl.storage.files import is_empty, staged, write_bytes
+from drcl.storage.files import entries, is_empty, staged, write_bytes
 from drcl.storage.sealed import to_json
 
 
@@ -173,7 +173,7 @@ def _pending(folder: Path) -> Path:
 def _is_fresh(folder: Path) -> bool:
     """Whether nothing is there, or what a run leaves that is killed as it starts."""
     return is_empty(folder) or (
-        [entry.name for entry in folder.iterdir()] == ["checkpoints"]
+        [entry.name for entry in entries(folder)] == ["checkpoints"]
         and _checkpoints(folder).is_dir()
         and is_empty(_checkpoints(folder))
     )

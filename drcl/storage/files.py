@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import IO, TypeAlias
+
+from drcl import portable
+from drcl.portable import PARTIAL
 
 # Of a large file, pieces that lie apart in memory, or in another file, or are made one by one.
 Content: TypeAlias = bytes | Iterable[bytes | memoryview]
-
-_PARTIAL = ".drcl-partial"
 
 
 def is_safe_name(name: object) -> bool:
@@ -78,6 +78,7 @@ def staged(files: Mapping[Path, Content]) -> Iterator[Callable[[], None]]:
     """
     with contextlib.ExitStack() as open_files:
         temporary: dict[Path, Path] = {}
+        opened: dict[Path, IO[bytes]] = {}
         for path, content in files.items():
             with naming(path):
                 if path.exists() and not (path.is_file() or path.is_dir()):
@@ -86,8 +87,8 @@ def staged(files: Mapping[Path, Content]) -> Iterator[Callable[[], None]]:
                 open_files.enter_context(_made(path.parent))
                 _sweep(path.parent)
                 descriptor, temporary[path] = _open_temporary(path)
-                open_files.callback(os.close, descriptor)
                 open_files.callback(temporary[path].unlink, missing_ok=True)
+                opened[path] = open_files.enter_context(os.fdopen(descriptor, "wb", buffering=0))
                 for piece in (content,) if isinstance(content, bytes) else content:
                     rest = memoryview(piece)
                     while rest:
@@ -97,7 +98,7 @@ def staged(files: Mapping[Path, Content]) -> Iterator[Callable[[], None]]:
         def replace() -> None:
             for path in files:
                 with naming(path):
-                    os.replace(temporary[path], path)
+                    portable.replace(temporary[path], path, opened[path].close)
             for folder in {path.parent for path in files}:
                 _sync_folder(folder)
 
@@ -108,31 +109,20 @@ def staged(files: Mapping[Path, Content]) -> Iterator[Callable[[], None]]:
 def locked(folder: Path, patience: float = 0.0) -> Iterator[None]:
     """Hold the lock of a folder, which is made if need be, against other processes that lock it.
 
-    The lock is on the folder itself: it leaves no file, and the system releases it when the process
-    ends. It is not reentrant. Raises BlockingIOError if another process still holds it after
-    ``patience`` seconds.
+    The lock is on the folder itself and leaves no file, except on Windows; the system releases it
+    when the process ends. It is not reentrant. Raises BlockingIOError if another process still
+    holds it after ``patience`` seconds.
     """
     with _made(folder):
-        descriptor = os.open(folder, os.O_RDONLY)
+        until = time.monotonic() + patience
+        while (release := portable.try_lock_folder(folder)) is None:
+            if time.monotonic() >= until:
+                raise BlockingIOError(f"{folder}: another process is writing to it")
+            time.sleep(0.02)
         try:
-            until = time.monotonic() + patience
-            while not _try_lock(descriptor):
-                if time.monotonic() >= until:
-                    raise BlockingIOError(f"{folder}: another process is writing to it")
-                time.sleep(0.02)
             yield
         finally:
-            os.close(descriptor)
-
-
-def _try_lock(descriptor: int) -> bool:
-    """Take the lock unless another process holds it; a file system without locks always grants."""
-    with contextlib.suppress(OSError):
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-    return True
+            release()
 
 
 @contextlib.contextmanager
@@ -162,45 +152,44 @@ def naming(path: Path) -> Iterator[None]:
         raise OSError(error.errno, message) from error
 
 
+def entries(folder: Path) -> list[Path]:
+    """What a folder holds, without what a killed process left half-written and without locks."""
+    return [entry for entry in folder.iterdir() if not _is_partial(entry)]
+
+
 def is_empty(folder: Path) -> bool:
-    """Whether a folder holds nothing, or only what a killed process left half-written."""
-    return all(_is_partial(entry) for entry in folder.iterdir())
+    """Whether a folder has no :func:`entries`."""
+    return not entries(folder)
 
 
 def _open_temporary(path: Path) -> tuple[int, Path]:
-    """A new file beside ``path``, locked for as long as it is open: so a sweep lets it live."""
+    """A new file beside ``path``, held for as long as it is open: so a sweep lets it live."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | portable.BYTES
     while True:
         # Short, whatever the file is called: a system bounds the length of a name.
-        temporary = path.with_name(f".{secrets.token_hex(8)}{_PARTIAL}")
+        temporary = path.with_name(f".{secrets.token_hex(8)}{PARTIAL}")
         # For whom any new file of this user would be: the umask says.
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        with contextlib.suppress(OSError):  # some file systems have no locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        descriptor = os.open(temporary, flags, 0o666)
+        portable.hold_open_file(descriptor)
         if os.fstat(descriptor).st_nlink:
             return descriptor, temporary
-        os.close(descriptor)  # swept by another process before it was locked
+        os.close(descriptor)  # swept by another process before it was held
 
 
 def _sweep(folder: Path) -> None:
     """Remove the half-written files that no living process holds."""
     for stray in filter(_is_partial, folder.iterdir()):
-        # Gone already, held by its writer, or on a file system without locks: not ours to remove.
-        with contextlib.suppress(OSError), stray.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            stray.unlink()
+        portable.remove_abandoned(stray)
 
 
 def _is_partial(path: Path) -> bool:
-    return path.name.startswith(".") and path.name.endswith(_PARTIAL) and path.is_file()
+    return path.name.startswith(".") and path.name.endswith(PARTIAL) and path.is_file()
 
 
 def _sync_folder(folder: Path) -> None:
     """Make a new name in the folder outlast a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        portable.sync_folder(folder)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that has no such thing
             raise
-    finally:
-        os.close(descriptor)

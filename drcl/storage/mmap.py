@@ -22,16 +22,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from drcl.portable import memory_reader
+
 Transform: TypeAlias = Callable[[Tensor], Tensor]
 
 SHORTER = "the mapped file has become shorter, or its disk fails"
 # What the system takes in one call.
 _MOST_REGIONS = 1024
-_copy = getattr(ctypes.CDLL(None, use_errno=True), "process_vm_readv", None)
-if _copy is not None:
-    _pointer, _count = ctypes.c_void_p, ctypes.c_ulong
-    _copy.argtypes = (ctypes.c_int, _pointer, _count, _pointer, _count, _count)
-    _copy.restype = ctypes.c_ssize_t
+_copy = memory_reader()
 
 
 def is_mapped(array: Any) -> TypeGuard[npt.NDArray[Any]]:

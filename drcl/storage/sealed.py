@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from drcl.portable import maps_hold_files
 from drcl.storage.files import write_bytes
 
 
@@ -97,6 +98,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             about = (file.metadata() or {}).get("crc32 json")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if maps_hold_files():  # they look into the file, which the next checkpoint replaces
+            tensors = {name: tensor.clone() for name, tensor in tensors.items()}
     except SafetensorError as error:
         raise ValueError(
             f"{path}: expected a safetensors file, got an unreadable one ({error})"

@@ -20,6 +20,7 @@ FILES = [
 FOLDERS = [
     *(("train", "--out"), ("train", "--log-dir"), ("index", "--out"), ("score", "--out")),
     *(("ablate", "--out"), ("compare", "--out"), ("bench", "--out")),
+    ("demo", "--out"),
 ]
 # Arguments before the option. Nothing of them needs to exist but a folder: a path is refused before
 # anything is read.

@@ -532,6 +532,22 @@ def info(draw: Draw) -> None:
     assert "backends" in text or extra
 
 
+@target("drcl doctor", few=3)
+def doctor(draw: Draw) -> None:
+    extra = draw.choose("arguments", [], ["--json"], ["now"], ["--help"])
+    text = judge(draw, extra in ([], ["--help"]), "doctor", *extra)
+    assert "temporary folder" in text or extra
+
+
+@target("drcl demo", few=5)
+def demo(draw: Draw) -> None:
+    """What is refused: a demonstration takes its seconds in a test of its own."""
+    extra = draw.choose(
+        "arguments", ["digits"], ["--epochs", "1"], ["--out", leaves() / "leaves.npz"]
+    )
+    judge(draw, False, "demo", *extra)
+
+
 @target("drcl data")
 def show_data(draw: Draw) -> None:
     fault = draw.fault("birds", "--data", "missing.toml")

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from drcl import backends
+from drcl import backends, portable
 from drcl._version import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -120,14 +120,14 @@ def test_a_bug_report_can_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     card = SimpleNamespace(name="some card", major=9, minor=0, total_memory=141 * 2**30)
     proc = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.82.07  Wed Aug 27 2025\n"
     (tmp_path / "version").write_text(proc, encoding="utf-8")
-    read = backends._first
+    read = portable._first
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "some card")
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
     monkeypatch.setattr(
-        backends,
+        portable,
         "_first",
         lambda file, pattern: read(
             str(tmp_path / "version") if file.startswith("/proc/driver") else file, pattern

@@ -17,7 +17,7 @@ import tiny
 import torch
 from safetensors.torch import save
 
-from drcl import DRCL
+from drcl import DRCL, portable
 from drcl.storage import files
 from drcl.storage.files import write_bytes
 from drcl.storage.sealed import pack, read_tensors
@@ -76,7 +76,7 @@ def test_a_file_that_is_being_written_is_not_swept(tmp_path):
 
 
 def test_a_temporary_file_swept_before_it_was_locked_is_opened_anew(tmp_path, monkeypatch):
-    real, swept = files.fcntl.flock, []
+    real, swept = portable.fcntl.flock, []
 
     def sweeping(file, operation):
         if not swept:
@@ -84,7 +84,7 @@ def test_a_temporary_file_swept_before_it_was_locked_is_opened_anew(tmp_path, mo
             swept[0].unlink()
         real(file, operation)
 
-    monkeypatch.setattr(files.fcntl, "flock", sweeping)
+    monkeypatch.setattr(portable.fcntl, "flock", sweeping)
     write_bytes(tmp_path / "a", b"content")
     assert len(swept) == 1 and (tmp_path / "a").read_bytes() == b"content"
 
@@ -93,7 +93,7 @@ def test_without_locks_files_are_written_all_the_same(tmp_path, monkeypatch):
     def unsupported(*_):
         raise OSError(errno.ENOSYS, "Function not implemented")
 
-    monkeypatch.setattr(files.fcntl, "flock", unsupported)
+    monkeypatch.setattr(portable.fcntl, "flock", unsupported)
     (tmp_path / ".a.x.drcl-partial").touch()
     write_bytes(tmp_path / "a", b"content")
     assert (tmp_path / "a").read_bytes() == b"content"
@@ -273,7 +273,7 @@ def test_where_there_are_no_locks_a_folder_is_anybody_s(tmp_path, monkeypatch, n
     def unsupported(*_):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(files.fcntl, "flock", unsupported)
+    monkeypatch.setattr(portable.fcntl, "flock", unsupported)
     with files.locked(tmp_path), files.locked(tmp_path):
         pass
 
