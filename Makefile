@@ -22,11 +22,13 @@ test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # What takes many hours: every fuzz target with many cases (CASES=1000 for fewer), sanitizers, long
-# runs, all installs.
+# runs, all installs; and a minute beside other libraries.
 # Atheris has no build for every Python; without it the tests that need it are skipped.
 test-long: $(VENV)/.installed
 	-$(BIN)/pip install --quiet atheris
 	DRCL_FUZZ_CASES=$(CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m long
+	$(MAKE) $(PEERS)/.installed
+	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest tests/peers -m long
 
 # Metrics and training beside other libraries, with networks that packages bring, and exported encoders
 # in onnxruntime, in an environment of their own.
