@@ -21,12 +21,14 @@ test: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # What takes many hours: every fuzz target with many cases (CASES=1000 for fewer), sanitizers, long
-# runs, all installs.
+# runs, all installs; and a minute beside other libraries.
 # Atheris has no build for every Python, and LanceDB is large; the tests of what is missing are skipped.
 test-long: $(VENV)/.installed
 	-$(BIN)/pip install --quiet atheris
 	-$(BIN)/pip install --quiet --constraint constraints.txt 'drcl[lancedb]'
 	DRCL_FUZZ_CASES=$(CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m long
+	$(MAKE) $(PEERS)/.installed
+	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest tests/peers -m long
 
 # Metrics and training beside other libraries, with networks that packages bring, exported encoders in
 # onnxruntime and indexes in other engines, in an environment of their own.

@@ -18,6 +18,13 @@ from drcl.ensemble import Ensemble, Scaling
 from drcl.train.standardize import Standardizer
 
 
+@pytest.fixture(scope="module", autouse=True)
+def two_scales():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drcl.automatic, "SCALES", drcl.automatic.SCALES[:2])
+        yield
+
+
 @pytest.fixture(scope="module")
 def part():
     generator = torch.Generator().manual_seed(0)
@@ -30,7 +37,7 @@ def part():
 
 @pytest.fixture(scope="module")
 def model(part):
-    return auto(part, seconds=2, progress=False)
+    return auto(part, progress=False)
 
 
 def test_it_ranks_by_posteriors_whose_inner_product_evaluate_uses(model, part):

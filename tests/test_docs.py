@@ -50,11 +50,27 @@ def test_code_blocks_have_a_language_that_is_tested():
     assert kinds <= {"python", "bash", "toml"}
 
 
+def of_several_processes(line: str) -> bool:
+    return line.startswith("torchrun ") or "--parallel" in line
+
+
+WITH_BLOCKS = [page for page, blocks in BLOCKS.items() if any(kind != "bash" for kind, _ in blocks)]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "page", [page for page, blocks in BLOCKS.items() if any(kind != "bash" for kind, _ in blocks)]
+    ("page", "several"),
+    [
+        *(pytest.param(page, False, id=page) for page in WITH_BLOCKS),
+        # what tests/train/test_parallel.py runs in the short form
+        *(
+            pytest.param(page, True, id=f"{page}-of-several-processes", marks=pytest.mark.long)
+            for page in WITH_BLOCKS
+            if any(map(of_several_processes, commands(page)))
+        ),
+    ],
 )
-def test_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
+def test_page_runs_from_top_to_bottom(page, several, tmp_path, monkeypatch):
     """In one folder and one namespace, as a reader would go along; then its drcl commands."""
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": page}
@@ -66,6 +82,8 @@ def test_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
         elif kind == "python":
             exec(compile(code, page, "exec"), names)
     for line in commands(page):
+        if of_several_processes(line) and not several:
+            continue
         words = shlex.split(line)
         shorter = SHORTER if "train" in words or "add-modality" in words else []
         if words[0] == "torchrun":
@@ -80,6 +98,8 @@ def test_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
         elif words[0] == "drcl":
             if words[1] == "add-modality":  # the prior's settings are those of the run
                 shorter = ["--hidden", "32", "--epochs", "2", "--no-report"]
+            if words[1] == "compare":
+                shorter = ["--labels-per-class", "5"]
             result = CliRunner().invoke(main, [*words[1:], *shorter], catch_exceptions=False)
             assert result.exit_code == 0, f"{line}\n{result.output}"
 

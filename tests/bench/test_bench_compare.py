@@ -236,7 +236,7 @@ def test_planted_slowdown_of_a_fifth_in_one_op(clone: Path) -> None:
     assert len(worktrees.stdout.splitlines()) == 1  # the other revision's is gone
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_planted_wrong_gradient(clone: Path) -> None:
     file = clone / "drcl" / "eager" / "mixup.py"
     text = file.read_text()

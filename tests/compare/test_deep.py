@@ -286,8 +286,18 @@ def short(monkeypatch):
     monkeypatch.setattr(training, "CHECKPOINTS", 2)
 
 
-@pytest.mark.parametrize("several", [False, True])
-@pytest.mark.parametrize("name", DEEP)
+@pytest.mark.parametrize(
+    ("name", "several"),
+    [  # one class a row or several, in turn; both in the long form; mrl refuses several
+        pytest.param(
+            name,
+            several,
+            marks=pytest.mark.long if several == (i % 2 > 0) and name != "mrl" else [],
+        )
+        for i, name in enumerate(DEEP)
+        for several in (False, True)
+    ],
+)
 def test_deep_peers_are_far_above_chance(name, several, short):
     data = blobs(several)
     if several and name == "mrl":

@@ -309,7 +309,7 @@ def serve(draw: Draw) -> None:
         judge(draw, good and not fault, "serve", folder, *given, *more, *options)
 
 
-@target("drcl score")
+@target("drcl score", few=10)
 def score(draw: Draw) -> None:
     photo, labels = (leaves() / f"photo_train_{part}.npy" for part in "xy")
     sides: list[object] = [
@@ -548,7 +548,7 @@ def demo(draw: Draw) -> None:
     judge(draw, False, "demo", *extra)
 
 
-@target("drcl data")
+@target("drcl data", few=10)
 def show_data(draw: Draw) -> None:
     fault = draw.fault("birds", "--data", "missing.toml")
     given = ["--data"] if fault == "--data" else []

@@ -30,7 +30,10 @@ BACKENDS = [
     *(
         pytest.param(
             f"phases {threads}",
-            marks=pytest.mark.skipif(not NATIVE.available, reason=f"native: {NATIVE.reason}"),
+            marks=[
+                pytest.mark.skipif(not NATIVE.available, reason=f"native: {NATIVE.reason}"),
+                *([pytest.mark.long] if threads == 1 else []),  # nothing is divided
+            ],
         )
         for threads in (1, 5, -32)
     ),

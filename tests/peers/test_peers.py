@@ -12,6 +12,8 @@ from peer_sets import SEEDS
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNTS = json.loads((ROOT / "docs" / "tools" / "peers.json").read_text(encoding="utf-8"))
+# Every geometry with every form of relevance, in float32 and float64 in turn.
+SOME = [i + 16 * ((i + i // 4) % 2) for i in range(16)]
 
 
 @pytest.fixture(params=LIBRARIES)
@@ -21,13 +23,14 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", SOME)
 def test_agrees_with(name: str, seed: int) -> None:
     tally = compare(name, seed)
     assert tally.equal + sum(tally.left.values()) > 0
 
 
-def test_counts_of_the_page_are_those_of_a_run(name: str) -> None:
+@pytest.mark.long
+def test_counts_of_the_page_are_those_of_a_run_over_all_sets(name: str) -> None:
     if LIBRARIES[name].version != COUNTS["libraries"][name]["version"]:
         pytest.skip(f"the page is of another version than {LIBRARIES[name].version}")
     assert COUNTS["libraries"][name] == row(name)
