@@ -67,7 +67,17 @@ def test_doctor_is_content_with_what_is_needed(machine, tmp_path):
     assert told["extra report"] == 'pip install "drcl[report]"'
     assert "data folder" not in told and "CUDA" not in told  # there is no GPU to be used
     extras = {name.removeprefix("extra ") for name in found if name.startswith("extra ")}
-    assert extras == {"data", "report", "log", "serve", "export", "faiss"}
+    assert extras == {
+        "data",
+        "report",
+        "log",
+        "serve",
+        "export",
+        "faiss",
+        "usearch",
+        "qdrant",
+        "lancedb",
+    }
 
 
 def test_what_is_needed_and_missing_is_a_failure(machine, monkeypatch, tmp_path):
