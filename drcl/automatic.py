@@ -85,7 +85,7 @@ def landmarks_within(seconds: float, rows: int, step: float) -> int:
 
     A step is about 9M³ operations for M landmarks; Nyström takes two such, and 6NM² for products.
 
-    >>> landmarks_within(math.inf, 10**5, 0.5), landmarks_within(10, 2 * 10**4, 0.5)
+    >>> landmarks_within(math.inf, 10**5, 0.5), landmarks_within(30, 2 * 10**4, 0.5)
     (3000, 1000)
     """
     for count in (LANDMARKS, 2000, 1000):

@@ -307,9 +307,10 @@ def _check_fit(network: nn.Module, standardizer: Standardizer | None, prior: Pri
 def _load_parameters(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     own = is_as_built(network) or isinstance(network, Ensemble)
     if own:
-        wanted = network.state_dict()
+        # Float32 whatever the default was; kernels say what else they hold.
+        kinds = {} if is_as_built(network) else network.state_dict()
         state = {
-            key: value.to(wanted[key].dtype if key in wanted else value.dtype, copy=True)
+            key: value.to(kinds[key].dtype if key in kinds else torch.float32, copy=True)
             for key, value in state.items()
         }
     try:

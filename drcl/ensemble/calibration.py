@@ -90,10 +90,10 @@ def fit_matrix(
     *Beyond Temperature Scaling: Obtaining Well-Calibrated Multi-Class Probabilities with Dirichlet
     Calibration* (NeurIPS 2019), with a ridge towards the identity in place of theirs.
 
-    >>> ids = torch.tensor([0, 1] * 20)
-    >>> swapped = torch.eye(2)[1 - ids]  # certain, and wrong: no temperature mends it
-    >>> folds = torch.arange(40) % 5 == torch.arange(5)[:, None]
-    >>> fit_matrix(swapped, torch.eye(2)[ids], folds).posteriors.argmax(dim=1).equal(ids)
+    >>> ids = torch.tensor([0, 1] * 200)
+    >>> scores = torch.tensor([[0.4, 0.6], [0.0, 1.0]])[ids]  # at any temperature class 1
+    >>> folds = torch.arange(400) % 5 == torch.arange(5)[:, None]
+    >>> fit_matrix(scores, torch.eye(2)[ids], folds).posteriors.argmax(dim=1).equal(ids)
     True
     """
     # Copies, as tensors made in inference mode cannot be trained through.
@@ -111,16 +111,19 @@ def fit_matrix(
     kept = torch.cat([~held_out, torch.ones_like(held_out[:1])]).double()
     own = held_out.long().argmax(dim=0), torch.arange(len(scores), device=scores.device)
     change = eye.new_zeros(len(kept), classes + 1, classes, requires_grad=True)
+    before = -math.inf
     for strength in STRENGTHS:
         if time.perf_counter() >= until:
             break
         mapped = _minimized(change, logits, likely, kept, strength)
         posteriors = mapped[own].softmax(dim=1)
         now = float(log_likelihood(posteriors, targets))
-        if now <= value:
+        if now <= before:
             break
-        final = change.detach()[-1].clone()
-        best, value = MatrixCalibration((eye + final[:-1]) / tau, final[-1], posteriors), now
+        before = now
+        if now > value:
+            final = change.detach()[-1].clone()
+            best, value = MatrixCalibration((eye + final[:-1]) / tau, final[-1], posteriors), now
     return best
 
 
