@@ -249,7 +249,7 @@ def test_planted_wrong_gradient(clone: Path) -> None:
     assert "drcl eager  wrong: off by" in found.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_pytest_benchmark_groups_ours_with_the_peers(tmp_path: Path) -> None:
     pytest.importorskip("pytest_benchmark", reason="pytest-benchmark is not installed")
     command = [sys.executable, "-m", "pytest", "benchmarks", "-q", "-m", "quick", "-k", "mixup"]

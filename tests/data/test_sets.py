@@ -286,7 +286,7 @@ def test_synthetic_repeats_with_its_seed():
 
 def test_synthetic_does_not_depend_on_the_number_of_threads():
     code = (
-        "import hashlib, sys; from drcl.data import load; data = load('synthetic', scale=0.2)\n"
+        "import hashlib, sys; from drcl.data import load; data = load('synthetic', scale=0.05)\n"
         "parts = [part for split in data.splits.values() for part in split.values()]\n"
         "print(hashlib.sha256(b''.join(part.features.tobytes() for part in parts)).hexdigest())"
     )

@@ -87,7 +87,9 @@ def test_no_bit_of_the_json_changes_unseen(folder, record, name):
     path = {"config.json": folder / "config.json", "run.json": record}[name]
     content = path.read_bytes()
     expected = without_checksum(read_json(path), path)
-    for changed in islice(damaged(content), 0, None, 3):  # some bits of every byte
+    for changed in islice(
+        damaged(content), 0, None, 7
+    ):  # one bit or more of every byte, not always the same
         path.write_bytes(changed)
         try:
             found = without_checksum(read_json(path), path)
