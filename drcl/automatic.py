@@ -20,7 +20,7 @@ from drcl.ensemble.calibration import (
     log_likelihood,
 )
 from drcl.ensemble.choice import choose_shares, held_out_logits
-from drcl.ensemble.folds import held_out_rows
+from drcl.ensemble.folds import has_mate, held_out_rows, mates_first
 from drcl.ensemble.kernel import LANDMARKS, SCALES, KernelClassifier, kernel_fits
 from drcl.ensemble.network import Ensemble, Members
 from drcl.ensemble.scaling import Scaling
@@ -351,33 +351,6 @@ class _Run:
         }
 
 
-def has_mate(targets: Tensor) -> Tensor:
-    """(N,): whether another row has a class of this one: only then it helps to leave a row out.
-
-    >>> has_mate(torch.eye(3)[torch.tensor([0, 1, 0, 2])]).tolist()
-    [True, False, True, False]
-    """
-    has = targets > 0
-    return (has & (has.sum(dim=0) > 1)).any(dim=1)
-
-
-def mates_first(targets: Tensor, generator: torch.Generator) -> Tensor:
-    """All rows in random order, but first of all two of every class: the first rows have mates.
-
-    >>> targets = torch.eye(50)[torch.arange(5000) % 50]
-    >>> bool(has_mate(targets[mates_first(targets, torch.Generator())[:20]]).all())
-    True
-    """
-    ids = torch.randperm(targets.shape[1], generator=generator)[targets.argmax(dim=1).cpu()]
-    shuffled = torch.randperm(len(ids), generator=generator)
-    grouped = shuffled[ids[shuffled].argsort(stable=True)]
-    place = torch.arange(len(ids)) - torch.searchsorted(ids[grouped], ids[grouped])
-    early = torch.zeros(len(ids), dtype=torch.bool)
-    early[grouped[place < 2]] = True
-    order = torch.cat([grouped[place < 2], shuffled[~early[shuffled]]])
-    return order.to(targets.device)
-
-
 def _chance(targets: Tensor) -> float:
     return -math.log(targets.shape[1])
 
@@ -388,10 +361,11 @@ def _rows(name: str, parts: list[Modality], classes: int, seed: int) -> Rows:
         if not isinstance(part, Samples):
             raise TypeError(f"train {name}: expected (features, labels), got a Dataset or a loader")
         own = part.labelled()
-        if own.features[:].ndim != 2:
-            shape = tuple(own.features[:].shape)
+        x = own.features[:]
+        if x.ndim != 2:
+            shape = tuple(x.shape)
             raise ValueError(f"train {name} features: expected rows (N, d), got shape {shape}")
-        features.append(own.features[:])
+        features.append(x)
         targets.append(target_rows(own.targets, classes, torch.float32))
     rows, mass = torch.cat(features), torch.cat(targets)
     if len(rows) < 2:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from drcl.encoder import Encoder, is_as_built, normalize
 from drcl.ensemble import Ensemble, Members
-from drcl.ensemble.kernel import KernelClassifier, gaussian
 
 __all__ = ["FrozenEncoder", "freeze"]
 __dir__ = __all__.copy
@@ -147,9 +146,8 @@ class _MeanPosterior(nn.Module):
         self.scaling = nn.Sequential(*([_Roots()] if scaling.root else []))
         self.scaling.append(_Standardize(scaling.mean, scaling.std))
         self.parts = nn.ModuleList(
-            _logits(part) if isinstance(part, Members) else _Kernel(part)
+            _logits(part) if isinstance(part, Members) else copy.deepcopy(part)
             for part in network.parts
-            if isinstance(part, (Members, KernelClassifier))
         )
         _keep(self, temperatures=network.temperatures, shares=network.shares)
         self.temperatures: Tensor
@@ -173,22 +171,6 @@ def _logits(members: Members) -> nn.Module:
     if members.hidden:
         parts.append(_OwnProduct(members.weights[1], members.biases[1]))
     return nn.Sequential(*parts, *([] if prior is None else [_AgainstPrior(prior)]))
-
-
-class _Kernel(nn.Module):
-    """A :class:`KernelClassifier`, operation for operation."""
-
-    def __init__(self, part: KernelClassifier) -> None:
-        super().__init__()
-        _keep(self, landmarks=part.landmarks, weight=part.weight, bias=part.bias)
-        self.landmarks: Tensor
-        self.weight: Tensor
-        self.bias: Tensor
-        self.scale = part.scale
-
-    def forward(self, rows: Tensor) -> Tensor:
-        kernel = gaussian(rows.double(), self.landmarks.double(), self.scale)
-        return (kernel @ self.weight + self.bias).to(rows.dtype)[None]
 
 
 class _SharedProduct(nn.Module):
