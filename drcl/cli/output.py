@@ -27,6 +27,7 @@ class OutputFile(click.Path):
         super().__init__(dir_okay=False, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        # By path_type never bytes, which the types of click allow.
         path = followed(Path(super().convert(value, param, ctx)))  # type: ignore[arg-type]
         if not path.parent.is_dir():
             self.fail(f"{path}: expected a folder that exists, got {path.parent}", param, ctx)
