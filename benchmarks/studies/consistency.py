@@ -1,7 +1,7 @@
 """What J_D is worth: one network and one budget, with more and with less weight on J_D.
 
     DRCL_DATA=... python -m drcl.benchmarks.studies.consistency --out DIR [--sets ...] [--seeds ...]
-        [--noise RATE | --asymmetric RATE | --labels-per-class N]
+        [--noise KIND:RATE | --labels-per-class N | --missing RATE | --unseen N]
 
 The network is the consistent recipe of ``drcl.auto``: one hidden layer with dropout, embeddings on
 the unit sphere, one orthogonal prior for all modalities, mixed inputs, five members. Only α
@@ -93,7 +93,7 @@ def methods() -> dict[str, Method]:
 
 def main() -> None:
     given = damages.options(__doc__, seeds=5).parse_args()
-    damage, folder = damages.damage_of(given)
+    damage, folder = damages.asked(given)
     for name in given.sets:
         run_study(load_set(name), methods(), given.seeds, folder / f"{name}.jsonl", damage=damage)
 

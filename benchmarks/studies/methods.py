@@ -1,9 +1,9 @@
 """All methods on the eight real sets: which is best, by how much, and is it noise?
 
     DRCL_DATA=... python -m drcl.benchmarks.studies.methods --out DIR [--sets ...] [--seeds ...]
-        [--noise RATE | --asymmetric RATE | --labels-per-class N]
+        [--noise KIND:RATE | --labels-per-class N | --missing RATE | --unseen N]
 
-Results are stored as they come, in ``DIR/LABELS/SET.jsonl``; the same command goes on after the
+Results are stored as they come, in ``DIR/DAMAGE/SET.jsonl``; the same command goes on after the
 last one.
 """
 
@@ -20,7 +20,7 @@ def main() -> None:
     parser = damages.options(__doc__, seeds=10)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     given = parser.parse_args()
-    damage, folder = damages.damage_of(given)
+    damage, folder = damages.asked(given)
     methods = {name: METHODS[name] for name in given.methods}
     for name in given.sets:
         data = load_set(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import click
@@ -12,8 +11,8 @@ from drcl.cli.output import folder_option
 from drcl.cli.settings import data_folder_option, seeds_option
 from drcl.cli.show import progress_option
 from drcl.compare.methods import METHODS
-from drcl.compare.protocol import fingerprint, with_few_labels, with_noise
-from drcl.compare.study import Damage, read_results, run_study, summarize, table
+from drcl.compare.protocol import damage_of, fingerprint
+from drcl.compare.study import read_results, run_study, summarize, table
 from drcl.data import load
 from drcl.storage.files import write_bytes
 
@@ -37,6 +36,12 @@ from drcl.storage.files import write_bytes
 @click.option(
     "--labels-per-class", type=click.IntRange(min=1), help="Training rows kept of every class."
 )
+@click.option(
+    "--missing", type=float, metavar="RATE", help="Share of each modality's training rows left out."
+)
+@click.option(
+    "--unseen", type=int, metavar="N", help="Classes of its own that each modality never sees."
+)
 @progress_option
 def compare(
     dataset: str,
@@ -46,6 +51,8 @@ def compare(
     seeds: int,
     noise: str | None,
     labels_per_class: int | None,
+    missing: float | None,
+    unseen: int | None,
     progress: bool,
 ) -> None:
     """Compare methods of the field on a data set, over seeds.
@@ -62,25 +69,11 @@ def compare(
             f"expected different names of {', '.join(METHODS)}, got {methods}",
             param_hint="--methods",
         )
-    if noise is not None and labels_per_class is not None:
-        raise click.UsageError("expected --noise or --labels-per-class, got both")
-    damage: Damage | None = None
-    if noise is not None:
-        kind, _, rate = noise.partition(":")
-        try:
-            damage = partial(with_noise, kind=kind, rate=float(rate))
-        except ValueError as error:
-            raise click.BadParameter(
-                f"expected KIND:RATE like symmetric:0.4, got {noise}", param_hint="--noise"
-            ) from error
-    elif labels_per_class is not None:
-        damage = partial(with_few_labels, per_class=labels_per_class)
+    damage = damage_of(noise, labels_per_class, missing, unseen)
     loaded = load(dataset, data)
     protocol = f"fingerprint: {fingerprint(loaded)}"
-    if noise is not None:
-        protocol += f", noise: {noise}"
-    if labels_per_class is not None:
-        protocol += f", labels per class: {labels_per_class}"
+    if damage is not None:
+        protocol += f", {damage.name}"
     click.echo(f"{loaded.describe()}\n\n{protocol}\n")
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)

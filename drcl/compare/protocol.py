@@ -3,13 +3,66 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from drcl.data.dataset import CrossModalDataset, Labelled, Split, is_multi_hot
 from drcl.data.splits import stratified_holdout
 from drcl.labels import is_labelled
+
+
+class Damage(NamedTuple):
+    """What is done to the training and validation rows before any method sees them.
+
+    Attributes:
+        name: for tables and folders.
+        apply: (data, seed=…) -> data.
+        keeps_pairs: whether row i of one modality still belongs to row i of another.
+    """
+
+    name: str
+    apply: Callable[..., CrossModalDataset]
+    keeps_pairs: bool = True
+
+
+def damage_of(
+    noise: str | None = None,
+    labels_per_class: int | None = None,
+    missing: float | None = None,
+    unseen: int | None = None,
+) -> Damage | None:
+    """The damage that one of these asks for, if any does.
+
+    ``noise`` is ``KIND:RATE`` as in ``"symmetric:0.4"``, of :func:`with_noise`; the others are of
+    :func:`with_few_labels`, :func:`with_missing_rows` and :func:`with_unseen_classes`.
+
+    >>> damage_of(missing=0.5).name
+    '0.5 of the rows missing'
+    """
+    found = []
+    if noise is not None:
+        kind, _, rate = noise.partition(":")
+        try:
+            share = float(rate)
+        except ValueError:
+            raise ValueError(f"noise: expected KIND:RATE like symmetric:0.4, got {noise}") from None
+        found.append(Damage(f"{kind} noise {share:g}", partial(with_noise, kind=kind, rate=share)))
+    if labels_per_class is not None:
+        few = partial(with_few_labels, per_class=labels_per_class)
+        found.append(Damage(f"{labels_per_class} labels a class", few))
+    if missing is not None:
+        rows = partial(with_missing_rows, rate=missing)
+        found.append(Damage(f"{missing:g} of the rows missing", rows, keeps_pairs=False))
+    if unseen is not None:
+        classes = partial(with_unseen_classes, count=unseen)
+        found.append(Damage(f"{unseen} unseen of the classes", classes, keeps_pairs=False))
+    if len(found) > 1:
+        raise ValueError(f"damage: expected one kind, got {', '.join(d.name for d in found)}")
+    return found[0] if found else None
 
 
 def with_validation(data: CrossModalDataset, seed: int, fraction: float = 0.2) -> CrossModalDataset:
@@ -92,6 +145,58 @@ def with_few_labels(data: CrossModalDataset, per_class: int, seed: int) -> Cross
         return found
 
     return replace(data, train=thinned(data.train), validation=thinned(data.validation))
+
+
+def with_missing_rows(data: CrossModalDataset, rate: float, seed: int) -> CrossModalDataset:
+    """A share ``rate`` of each modality's training and validation rows taken out; test rows stay.
+
+    Each modality loses rows of its own, so that few samples are left whole. Which: the first
+    ``round(rate · n)`` of a permutation, drawn by ``numpy.random.default_rng([seed, i])`` for
+    modality i of ``train``, ``[seed, i, 1]`` for the same of ``validation``.
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"missing: expected a rate from 0 to below 1, got {rate}")
+
+    def kept(split: Split, *mark: int) -> Split:
+        found: Split = {}
+        for index, (name, part) in enumerate(split.items()):
+            count = len(part.labels)
+            order = np.random.default_rng([seed, index, *mark]).permutation(count)
+            rows = np.sort(order[round(rate * count) :])
+            found[name] = Labelled(part.features[rows], part.labels[rows])
+        return found
+
+    return replace(data, train=kept(data.train), validation=kept(data.validation, 1))
+
+
+def with_unseen_classes(data: CrossModalDataset, count: int, seed: int) -> CrossModalDataset:
+    """``count`` classes of its own that each modality has no training or validation row of, while
+    all others have; test rows stay.
+
+    Modality i goes without classes ``i·count`` to ``(i + 1)·count − 1`` of the permutation
+    ``numpy.random.default_rng(seed).permutation(C)``.
+    """
+    classes, modalities = len(data.classes), len(data.train)
+    if count < 1 or count * modalities >= classes:
+        raise ValueError(
+            f"unseen: expected at least 1 class a modality and, for {modalities} modalities, fewer "
+            f"than {classes} in all, got {count} a modality"
+        )
+    order = np.random.default_rng(seed).permutation(classes)
+    lacking = {
+        name: order[index * count : (index + 1) * count] for index, name in enumerate(data.train)
+    }
+
+    def kept(split: Split) -> Split:
+        found: Split = {}
+        for name, part in split.items():
+            if is_multi_hot(part.labels):
+                raise ValueError(f"unseen: expected one class a sample, got several in {name}")
+            rows = ~np.isin(part.labels, lacking[name])
+            found[name] = Labelled(part.features[rows], part.labels[rows])
+        return found
+
+    return replace(data, train=kept(data.train), validation=kept(data.validation))
 
 
 def fingerprint(data: CrossModalDataset) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from drcl.compare.fitted import Fit, Method, Unsuited, is_paired, measure
-from drcl.compare.protocol import fingerprint, with_validation
+from drcl.compare.protocol import Damage, fingerprint, with_validation
 from drcl.data.dataset import CrossModalDataset
 from drcl.metrics.statistics import holm, sign_flip_test
 from drcl.storage.files import write_bytes
@@ -20,7 +20,6 @@ from drcl.storage.files import write_bytes
 LEAST_SEEDS = 5  # for a test
 
 Result = dict[str, Any]
-Damage = Callable[..., CrossModalDataset]  # (data, seed=…)
 
 
 def run_study(
@@ -42,14 +41,15 @@ def run_study(
     damage included), ``mAP@all`` and ``mAP@50`` by pair and ``"mean"``, ``chosen`` and ``seconds``;
     where the data do not suit a method, as without pairs, ``refused`` instead of the measures.
     """
-    seeds, paired = list(seeds), is_paired(data)
+    seeds = list(seeds)
+    paired = is_paired(data) and (damage is None or damage.keeps_pairs)
     results = read_results(file) if file is not None and file.exists() else []
     done = {(r["method"], r["seed"], r["fingerprint"]) for r in results}
     found = []
     with tqdm(total=len(seeds) * len(methods), disable=not progress, unit="fit") as bar:
         for seed in seeds:
             given = with_validation(data, seed)
-            given = given if damage is None else damage(given, seed=seed)
+            given = given if damage is None else damage.apply(given, seed=seed)
             mark = fingerprint(given)
             for name, method in methods.items():
                 bar.set_postfix_str(name)
