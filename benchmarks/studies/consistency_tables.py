@@ -1,6 +1,6 @@
 """The table of the study of J_D's weight in the documentation, from results/consistency.
 
-``results/consistency/LABELS/SET.jsonl`` is what
+``results/consistency/DAMAGE/SET.jsonl`` is what
 ``python -m drcl.benchmarks.studies.consistency --out`` leaves.
 """
 
@@ -18,12 +18,12 @@ FIRST = f"{ALPHAS[0]:g}"
 
 
 def table(root: Path = RESULTS) -> str:
-    """A line for each kind of labels, set and space: mAP@all for every α, and what α = 2 gains over
+    """A line for each damage, set and space: mAP@all for every α, and what α = 2 gains over
     none."""
     alphas = [f"{alpha:g}" for alpha in sorted(ALPHAS)]
     heads = [f"α = {alpha}" for alpha in alphas]
     lines = [
-        f"| labels | set | ranked by | seeds | {' | '.join(heads)} | α = {FIRST} − 0 | p |",
+        f"| damage | set | ranked by | seeds | {' | '.join(heads)} | α = {FIRST} − 0 | p |",
         "|---" * (6 + len(alphas)) + "|",
     ]
     for file in sorted(root.glob("consistency/*/*.jsonl")):

@@ -1,6 +1,6 @@
 """The tables of the study of methods in the documentation, from what is in results/methods.
 
-``results/methods/LABELS/SET.jsonl`` is what ``python -m drcl.benchmarks.studies.methods --out``
+``results/methods/DAMAGE/SET.jsonl`` is what ``python -m drcl.benchmarks.studies.methods --out``
 leaves.
 """
 
@@ -21,12 +21,12 @@ DAMAGED = ("auto", "svm", "logistic", "drcl")
 FORMS = ("logistic-train", "drcl-posterior")  # of methods that have a column
 
 
-def studies(root: Path = RESULTS, labels: str = "all labels") -> dict[str, list[Result]]:
+def studies(root: Path = RESULTS, damage: str = "all labels") -> dict[str, list[Result]]:
     """Set -> its stored results, in the order of the methods."""
     order = list(METHODS)
     return {
         file.stem: sorted(read_results(file), key=lambda result: order.index(result["method"]))
-        for file in sorted(root.glob(f"methods/{labels}/*.jsonl"))
+        for file in sorted(root.glob(f"methods/{damage}/*.jsonl"))
     }
 
 
@@ -61,14 +61,14 @@ def overview(root: Path = RESULTS) -> str:
 
 
 def damaged(root: Path = RESULTS) -> str:
-    """A line for each kind of labels that is not whole, and set."""
+    """A line for each damage to the training rows, and set."""
     heads = [TITLES[name] for name in DAMAGED]
-    lines = [f"| labels | set | seeds | {' | '.join(heads)} |", "|---" * (3 + len(DAMAGED)) + "|"]
+    lines = [f"| damage | set | seeds | {' | '.join(heads)} |", "|---" * (3 + len(DAMAGED)) + "|"]
     kinds = sorted({file.parent.name for file in root.glob("methods/*/*.jsonl")} - {"all labels"})
-    for labels in kinds:
-        for name, results in studies(root, labels).items():
+    for damage in kinds:
+        for name, results in studies(root, damage).items():
             by_name = {row["method"]: row for row in summarize(results)}
             cells = [number(by_name[column], True) for column in DAMAGED]
             seeds = min(row["seeds"] for row in by_name.values())
-            lines.append(f"| {labels} | {name} | {seeds} | {' | '.join(cells)} |")
+            lines.append(f"| {damage} | {name} | {seeds} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n" if len(lines) > 2 else NOT_MEASURED

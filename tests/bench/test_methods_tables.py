@@ -39,13 +39,13 @@ def test_the_overview_has_a_line_for_each_set_and_auto_stands_first(tmp_path):
 
 def test_damaged_labels_have_a_line_for_each_kind_and_set(tmp_path):
     values = {"auto": (0.5, 0.7), "svm": (0.4, 0.4), "logistic": (0.3, 0.3), "drcl": (0.2, 0.2)}
-    for labels in ("all labels", "noise 0.4"):
+    for labels in ("all labels", "symmetric noise 0.4"):
         folder = tmp_path / "methods" / labels
         folder.mkdir(parents=True)
         (folder / "pictures.jsonl").write_text(stored(values))
     (line,) = damaged(tmp_path).splitlines()[2:]
     rest = ".600 ± .141 | .400 ± .000 | .300 ± .000 | .200 ± .000"
-    assert line == f"| noise 0.4 | pictures | 2 | {rest} |"
+    assert line == f"| symmetric noise 0.4 | pictures | 2 | {rest} |"
 
 
 def test_without_results_the_page_says_so(tmp_path):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -15,7 +14,15 @@ from drcl.cli import main
 from drcl.compare import linear
 from drcl.compare.fitted import Fitted, Method, measure, unit
 from drcl.compare.methods import METHODS
-from drcl.compare.protocol import fingerprint, with_few_labels, with_noise, with_validation
+from drcl.compare.protocol import (
+    damage_of,
+    fingerprint,
+    with_few_labels,
+    with_missing_rows,
+    with_noise,
+    with_unseen_classes,
+    with_validation,
+)
 from drcl.compare.study import read_results, run_study, summarize, table
 from drcl.data import CrossModalDataset, Labelled
 
@@ -32,7 +39,7 @@ def blobs(count=90, classes=3, seed=0, validation=True):
             for name, width in (("image", 7), ("text", 5))
         }
 
-    names = tuple("abc"[:classes])
+    names = tuple("abcde"[:classes])
     return CrossModalDataset(
         "blobs", names, split(count), split(30) if validation else {}, split(45)
     )
@@ -55,7 +62,7 @@ def test_linear_peers_are_far_above_chance(name, data):
 
 @pytest.mark.parametrize("per_class", [1, 2])
 def test_machines_need_two_rows_a_class_and_say_so(data, per_class):
-    damage = partial(with_few_labels, per_class=per_class)
+    damage = damage_of(labels_per_class=per_class)
     methods = {name: METHODS[name] for name in ("svm", "logistic")}
     results = run_study(data, methods, [0], damage=damage, progress=False)
     assert [r.get("refused") for r in results] == [
@@ -113,19 +120,77 @@ def unpaired(data):
     return replace(data, train={**data.train, "text": turned})
 
 
-@pytest.mark.parametrize("damage", [None, "noise", "few"])
+@pytest.mark.parametrize(
+    "asked, keeps_pairs",
+    [
+        ({}, True),
+        ({"noise": "symmetric:0.3"}, True),
+        ({"labels_per_class": 5}, True),
+        ({"missing": 0.5}, False),
+        ({"unseen": 1}, False),
+    ],
+)
 @pytest.mark.parametrize("paired", [True, False])
-def test_pairs_are_judged_by_the_set_as_it_was_loaded(data, paired, damage):
-    damages = {
-        None: None,
-        "noise": partial(with_noise, kind="symmetric", rate=0.3),
-        "few": partial(with_few_labels, per_class=5),
-    }
+def test_pairs_are_judged_by_the_set_as_it_was_loaded_and_by_the_damage(paired, asked, keeps_pairs):
+    data = blobs(classes=4)
     given = data if paired else unpaired(data)
     methods = {name: METHODS[name] for name in ("cca", "ridge")}
-    results = run_study(given, methods, [0], damage=damages[damage], progress=False)
-    assert [r["method"] for r in results if "refused" in r] == ([] if paired else ["cca"])
-    assert ("needs pairs" in table(summarize(results), {})) == (not paired)
+    results = run_study(given, methods, [0], damage=damage_of(**asked), progress=False)
+    suited = paired and keeps_pairs
+    assert [r["method"] for r in results if "refused" in r] == ([] if suited else ["cca"])
+    assert ("needs pairs" in table(summarize(results), {})) == (not suited)
+
+
+def test_missing_rows_are_each_modality_s_own(data):
+    thin = with_missing_rows(data, 0.4, seed=2)
+    left = {}
+    for name, part in data.train.items():
+        order = np.random.default_rng([2, list(data.train).index(name)]).permutation(90)
+        left[name] = set(range(90)) - set(order[:36])  # the published way to the rows
+        rows = sorted(left[name])
+        np.testing.assert_array_equal(thin.train[name].features, part.features[rows])
+        np.testing.assert_array_equal(thin.train[name].labels, part.labels[rows])
+        assert len(thin.validation[name].labels) == 18
+    assert left["image"] != left["text"] and thin.test is data.test
+    with pytest.raises(ValueError, match=r"missing: expected a rate from 0 to below 1, got 1"):
+        with_missing_rows(data, 1, seed=2)
+
+
+def test_unseen_classes_differ_by_modality_and_lack_every_row():
+    data = blobs(classes=5, count=100)
+    damaged = with_unseen_classes(data, 2, seed=4)
+    order = np.random.default_rng(4).permutation(5)
+    for split in ("train", "validation"):
+        for name, gone in (("image", order[:2]), ("text", order[2:4])):
+            before, after = (given.splits[split][name].labels for given in (data, damaged))
+            assert sorted(set(after)) == sorted(set(range(5)) - set(gone))
+            assert len(after) == (~np.isin(before, gone)).sum()
+    assert damaged.test is data.test
+    for count in (0, 3):
+        with pytest.raises(ValueError, match=r"unseen: expected .*, got \d a modality"):
+            with_unseen_classes(data, count, seed=4)
+
+
+@pytest.mark.parametrize("name", ["auto", "logistic", "svm", "ridge"])
+def test_methods_learn_from_modalities_that_lack_classes(name):
+    data = blobs(classes=4)
+    methods = {name: METHODS[name]}
+    (result,) = run_study(data, methods, [0], damage=damage_of(unseen=1), progress=False)
+    assert result["mAP@all"]["mean"] > 0.4  # chance is about .28
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"noise": "symmetric"},
+        {"noise": "symmetric:much"},
+        {"noise": "symmetric:0.2", "missing": 0.2},
+        {"labels_per_class": 3, "unseen": 1},
+    ],
+)
+def test_damages_that_cannot_be_are_named(asked):
+    with pytest.raises(ValueError, match=rf"^({next(iter(asked))}|damage): expected"):
+        damage_of(**asked)
 
 
 def test_no_method_sees_the_test_rows(data):
@@ -246,7 +311,7 @@ def test_the_command_writes_results_and_a_table(tmp_path, capsys):
     arguments += ["--labels-per-class", "5", "--out", str(out)]
     main(["compare", *arguments], standalone_mode=False)
     said = capsys.readouterr().out
-    assert "fingerprint: " in said and ", labels per class: 5" in said and "too few" in said
+    assert "fingerprint: " in said and ", 5 labels a class" in said and "too few" in said
     assert max(map(len, said.splitlines())) <= 80
     lines = (out / "results.jsonl").read_text().splitlines()
     assert [json.loads(line)["method"] for line in lines] == ["ridge", "logistic-train"]
