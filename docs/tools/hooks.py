@@ -19,7 +19,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
-from drcl.benchmarks.studies import consistency_tables, methods_tables
+from drcl.benchmarks.studies import consistency_tables, methods_tables, terms_tables
 from drcl.benchmarks.suite.results import NOT_MEASURED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,6 +97,7 @@ def methods(part: str) -> str:
         "sets": methods_tables.tables,
         "damaged": methods_tables.damaged,
         "consistency": consistency_tables.table,
+        "terms": terms_tables.table,
     }[part]()
 
 
