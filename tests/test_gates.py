@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -183,6 +184,17 @@ def test_old_gpus_are_given_float32_arithmetic():
         assert {x.constants.get("PRECISION", "ieee") for x in launches} == {"ieee"}
     newer = launches_of(Problem("loss", 64, 128, 10, precision="high"), arch=80)
     assert {"tf32", "bf16x6"} <= {x.constants.get("PRECISION") for x in newer}
+
+
+def test_the_documentation_counts_the_launches_of_a_step():
+    """Those of the shapes that it gives figures for, in the order of HEADLINES."""
+    small, large, huge, wide = (len(launches_of(problem)) for problem in HEADLINES)
+    root = Path(__file__).parents[1]
+    page = " ".join((root / "docs/kernels/reversible-consistency.md").read_text().split())
+    assert f"are {small} launches for B < D and {large} otherwise ({huge} where" in page
+    assert f"D = 2,048 a step is {wide} launches" in page
+    pending = (root / "benchmarks/PENDING_GPU.md").read_text()
+    assert f"{small} for B < D, {large} for more rows, {wide} at C = 1,000" in pending
 
 
 def code(*lines: tuple[str, int]) -> list[sass.Instruction]:
