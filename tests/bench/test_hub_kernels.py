@@ -103,7 +103,7 @@ torch.save({backend: results(ops, backend) for backend in ("eager", "triton")}, 
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long  # a process of its own, in which kernels are interpreted: ten seconds
 def test_it_needs_nothing_of_an_installed_drcl(folder: Path, tmp_path: Path) -> None:
     """With the Triton kernels too, by their interpreter."""
     pytest.importorskip("triton", reason="Triton is not installed")
