@@ -580,7 +580,7 @@ class DRCL:
         >>> model = model.fit({"image": (torch.eye(4)[y], y)}, prior=prior, progress=False)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     folder = model.save_pretrained(folder, license="mit")
-        ...     print((folder / "README.md").read_text("utf-8")[:41])
+        ...     print((folder / "README.md").read_text("utf-8")[:39])
         ...     DRCL.from_pretrained(folder).modalities
         ---
         library_name: "drcl"
