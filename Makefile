@@ -34,7 +34,9 @@ test-long: $(VENV)/.installed
 # onnxruntime and indexes in other engines, in an environment of their own.
 peers: $(PEERS)/.installed
 	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest tests/peers tests/test_other_evaluators.py tests/test_frameworks.py \
-		tests/test_examples_raw_data.py tests/deploy/test_onnx.py tests/index/test_engines.py
+		tests/test_examples_raw_data.py tests/deploy/test_onnx.py tests/index/test_engines.py \
+		tests/storage/test_pretrained.py::TestTheClientItself \
+		tests/bench/test_hub_kernels.py::test_the_loader_itself_takes_it
 
 # Measures everything on this machine, then rewrites the README's table and the plots from the results.
 bench: $(VENV)/.installed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from drcl import metrics
+from drcl import hub, metrics
 from drcl.checks import check_count, check_option
+from drcl.data import CrossModalDataset
 from drcl.deploy import FrozenEncoder, freeze
 from drcl.distributed import raise_together
 from drcl.encoder import Encoder, normalize
-from drcl.labels import Label, encode_labels, known_ids, parse_labels
+from drcl.labels import Label, encode_labels, is_labelled, known_ids, parse_labels
+from drcl.model_card import check_card, model_card
 from drcl.model_files import StoredModel, read_model, write_model
 from drcl.prior import Prior
 from drcl.tensors import check_finite
@@ -34,7 +36,7 @@ from drcl.train.prepare import Prepared, prepare_training, takes_integers
 from drcl.train.prior_learning import best_prior, learn_priors
 from drcl.train.samples import Data, check_features, check_pairs
 from drcl.train.standardize import Standardizer, in_chunks
-from drcl.train.tensorboard import tensorboard
+from drcl.train.tensorboard import all_of, tensorboard
 
 __all__ = ["DRCL", "SearchResult"]
 __dir__ = __all__.copy
@@ -92,6 +94,38 @@ class DRCL:
         self._space = "cosine"
         self._prior: Prior | None = None
 
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The settings of :attr:`config` and ``networks`` by name, as scikit-learn asks for them.
+
+        ``deep`` changes nothing: no setting has settings.
+
+        >>> DRCL(dim=64).get_params()["dim"]
+        64
+        """
+        return {**_settings_of(self.config), "networks": self.networks}
+
+    def set_params(self, **params: Any) -> DRCL:
+        """Change settings of a model that is not fitted, and return it.
+
+        Raises ValueError for an unknown setting or one that is out of range, and RuntimeError for a
+        fitted model, which keeps those it was trained with: ``sklearn.base.clone`` makes a new one.
+
+        >>> DRCL(dim=64).set_params(lr=1e-3).config.lr
+        0.001
+        """
+        if self.encoders:
+            raise RuntimeError(
+                "set_params: expected a model that is not fitted, got a fitted one; change the "
+                "settings of a new one: sklearn.base.clone(model) or DRCL(model.config)"
+            )
+        networks = check_networks(params.pop("networks", self.networks))
+        self.config = Config.from_dict({**_settings_of(self.config), **params})
+        self.networks = networks
+        return self
+
+    def __sklearn_clone__(self) -> DRCL:
+        return type(self)(self.config, networks=self.networks)
+
     @property
     def prior(self) -> Prior:
         """The prior that all encoders were trained against."""
@@ -126,6 +160,7 @@ class DRCL:
         progress: bool = True,
         parallel: Mode | None = None,
         log_dir: str | Path | None = None,
+        log: Callable[[dict[str, float], int], object] | None = None,
     ) -> DRCL:
         """Select the prior, then train every modality's encoder against it.
 
@@ -148,6 +183,10 @@ class DRCL:
                 each, or ``"data"``, a slice of every batch on each. Checkpoints need a folder that
                 all of them see.
             log_dir: a folder for TensorBoard: losses, scores, speed and times of every epoch.
+            log: called after every epoch with the same values and the epoch, as
+                ``log({"encoder-image/loss": 0.8, …}, 3)``: ``mlflow.log_metrics`` as it is, the
+                ``log_metrics`` of any of Lightning's loggers, ``log`` of an
+                ``accelerate.Accelerator``. An error that it raises ends the training.
 
         Raises ValueError for non-finite features, lengths that differ, labels outside the classes,
         fewer than two classes, more classes than ``dim``, a prior of another dimension, names that
@@ -166,6 +205,8 @@ class DRCL:
         >>> model.fit({"image": (image, y)}, {"image": (image, y)}, progress=False).modalities
         ('image',)
         """
+        if log is not None and not callable(log):
+            raise TypeError(f"log: expected a function or None, got {type(log).__name__}")
         validation = {} if validation is None else validation
         if prior is not None:
             if classes is not None:
@@ -187,8 +228,8 @@ class DRCL:
             data = prepare_training(train, validation, classes, self.config, self.networks)
         folder = None if checkpoints is None else Path(checkpoints)
         history: list[Record] = []
-        with tensorboard(log_dir) as log:
-            context = Context(self.networks, folder, progress, log, team)
+        with tensorboard(log_dir) as curves:
+            context = Context(self.networks, folder, progress, all_of(curves, log), team)
             if prior is None:
                 prior, history = _choose_prior(data, self.config, context)
             encoders, records = _train(data, prior, self.config, context)
@@ -492,7 +533,6 @@ class DRCL:
         return write_model(Path(folder), self)
 
     @classmethod
-    @torch.inference_mode(False)  # a loaded model can be trained further
     def load(cls, folder: str | Path, *, networks: Mapping[str, nn.Module] | None = None) -> DRCL:
         """Read a model that :meth:`save` or ``drcl train`` wrote.
 
@@ -503,7 +543,104 @@ class DRCL:
         Raises OSError if a file is missing, and ValueError, naming the file, if it is damaged or
         not a model's, or if networks do not fit. See :meth:`save` for an example.
         """
-        stored = read_model(Path(folder), check_networks(networks))
+        return cls._read(Path(folder), networks)
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        data: CrossModalDataset | None = None,
+        license: str | None = None,
+        push_to: str | None = None,
+    ) -> Path:
+        """:meth:`save` with a model card, and onto the Hugging Face Hub if asked.
+
+        Returns the folder. The card, ``README.md``, says what the model embeds and how it was
+        trained (settings, seed, versions), in a form that the hub understands. A card of an older
+        model is replaced.
+
+        Args:
+            folder: to write to.
+            data: the data set the model was trained on. The card then describes it, with its
+                fingerprint (that of ``drcl data``) and, where its test split has labelled rows of
+                two modalities or more, the scores of :meth:`evaluate` on it.
+            license: of the model, by the hub's short name, such as ``"mit"``; None says nothing.
+            push_to: ``"OWNER/NAME"`` of a repository on the hub, made private if there is none.
+                Needs the package huggingface_hub, logged in (``hf auth login``). A model of
+                :func:`drcl.auto` holds training rows, as its card says.
+
+        Raises what :meth:`save` raises; ValueError or TypeError for another kind of argument, or
+        for data that the model does not fit; FileExistsError where ``README.md`` is anything but
+        an unchanged card; ImportError without huggingface_hub, and what that raises.
+
+        >>> import tempfile
+        >>> y = torch.arange(40) % 4
+        >>> prior = Prior.orthogonal(dim=8, classes=4)
+        >>> model = DRCL(dim=8, hidden=(16,), epochs=2)
+        >>> model = model.fit({"image": (torch.eye(4)[y], y)}, prior=prior, progress=False)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     folder = model.save_pretrained(folder, license="mit")
+        ...     print((folder / "README.md").read_text("utf-8")[:39])
+        ...     DRCL.from_pretrained(folder).modalities
+        ---
+        library_name: "drcl"
+        license: "mit"
+        ('image',)
+        """
+        check_card(data, license)
+        if push_to is not None and not hub.is_repository(push_to):
+            raise ValueError(f"push_to: expected OWNER/NAME, got {push_to!r}")
+        scores = None
+        if data is not None:
+            test = {
+                name: part
+                for name, part in data.test.items()
+                if name in self.modalities and is_labelled(part.labels).any()
+            }
+            if len(test) > 1:
+                scores = self.evaluate(test)
+        card = model_card(self, data, scores, license)
+        written = write_model(Path(folder), self, card)
+        if push_to is not None:
+            hub.upload_model(written, push_to)
+        return written
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        networks: Mapping[str, nn.Module] | None = None,
+        revision: str | None = None,
+    ) -> DRCL:
+        """Read a model from a folder, or from the Hugging Face Hub.
+
+        Args:
+            source: a folder that :meth:`save_pretrained`, :meth:`save` or ``drcl train`` wrote; or,
+                where there is no such folder, ``"OWNER/NAME"`` of a repository on the hub, which
+                is kept in the cache of huggingface_hub.
+            networks: as in :meth:`load`.
+            revision: a branch, tag or commit of the repository.
+
+        Raises what :meth:`load` raises, ImportError without huggingface_hub, and what that raises.
+        No file is a pickle, and each is checked before it is used.
+        """
+        folder, within = Path(source), None
+        if not folder.is_dir() and hub.is_repository(source):
+            folder = hub.download_model(str(source), revision)
+            within = folder.parents[1]  # snapshots/COMMIT are links to files in blobs
+        elif revision is not None:
+            raise ValueError(
+                f"revision: expected None for what is no repository on the hub, got {revision!r}"
+            )
+        return cls._read(folder, networks, within)
+
+    @classmethod
+    @torch.inference_mode(False)  # a loaded model can be trained further
+    def _read(
+        cls, folder: Path, networks: Mapping[str, nn.Module] | None, within: Path | None = None
+    ) -> DRCL:
+        stored = read_model(folder, check_networks(networks), within)
         model = cls(stored.config, networks=networks)
         model._adopt(stored)
         return model
@@ -520,6 +657,10 @@ class DRCL:
         if modality not in self.encoders:
             raise ValueError(f"modality: expected one of {self.modalities}, got {modality!r}")
         return self.encoders[modality]
+
+
+def _settings_of(config: Config) -> dict[str, Any]:
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
 
 
 def _check_dim(prior: Prior, config: Config) -> None:

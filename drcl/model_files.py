@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from drcl.checks import check_option, check_positive
 from drcl.encoder import Encoder, is_as_built
 from drcl.ensemble import Ensemble
+from drcl.model_card import is_as_written
 from drcl.portable import remove_unused
 from drcl.prior import Prior
 from drcl.storage import sealed
@@ -58,15 +59,26 @@ class StoredModel(NamedTuple):
     tried: list[dict[str, Any]]
 
 
-def write_model(folder: Path, model: DRCL) -> Path:
+def write_model(folder: Path, model: DRCL, card: bytes | None = None) -> Path:
     """Write the files, then the ``config.json`` that points to them, then remove stale ones.
 
-    Two writers would remove each other's files: the second waits, and is refused in the end.
+    Two writers would remove each other's files: the second waits, and is refused in the end. The
+    card of an older model goes first, so that none ever stands beside a model it is not of.
     """
     with locked(folder, PATIENCE):
+        readme = folder / "README.md"
+        stale = is_as_written(readme)
+        if card is not None and not stale and (readme.exists() or readme.is_symlink()):
+            raise FileExistsError(
+                f"{readme}: expected none, or a model card as it was written, got another file; "
+                "move it away, or write the model without a card: save()"
+            )
         config = write_parts(folder, model)
         # A link may lead to another model's: it is replaced, and not written through.
-        with staged({folder / "config.json": config}) as put_in_place:
+        files = {folder / "config.json": config}
+        with staged(files if card is None else {**files, readme: card}) as put_in_place:
+            if stale:
+                readme.unlink()
             put_in_place()
         drop_stale_parts(folder, config)
     return folder
@@ -126,22 +138,26 @@ def drop_stale_parts(folder: Path, content: bytes) -> None:
                 remove_unused(file)
 
 
-def read_model(folder: Path, networks: Mapping[str, nn.Module]) -> StoredModel:
+def read_model(
+    folder: Path, networks: Mapping[str, nn.Module], within: Path | None = None
+) -> StoredModel:
     """Read and verify a model folder; every fault is a ValueError that names the file.
 
     A model that is replaced meanwhile is read anew, so that all files are those of one model.
+    Symbolic links must not lead out of ``within``, by default the folder itself.
     """
+    within = within or folder
     path = folder / "config.json"
     if not path.is_file():  # a named pipe, say, would be waited for
         raise FileNotFoundError(f"{folder}: holds no model (no config.json)")
     for _ in range(ATTEMPTS - 1):
         config = sealed.read_json(path)
         try:
-            return _read_named(folder, config, networks)
+            return _read_named(folder, config, networks, within)
         except _Missing:
             if sealed.read_json(path) == config:
                 raise
-    return _read_named(folder, sealed.read_json(path), networks)
+    return _read_named(folder, sealed.read_json(path), networks, within)
 
 
 class _Missing(ValueError):
@@ -149,20 +165,22 @@ class _Missing(ValueError):
 
 
 def _read_named(
-    folder: Path, config: dict[str, Any], networks: Mapping[str, nn.Module]
+    folder: Path, config: dict[str, Any], networks: Mapping[str, nn.Module], within: Path
 ) -> StoredModel:
     path = folder / "config.json"
     if (found := config.get("format")) != FORMAT:
         raise ValueError(f"{path}: expected model format {FORMAT}, got {found!r}")
     try:
-        return _read(folder, sealed.without_checksum(config, path), networks)
+        return _read(folder, sealed.without_checksum(config, path), networks, within)
     except (KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{path}: incomplete or damaged ({error!r})") from error
 
 
-def _read(folder: Path, config: dict[str, Any], networks: Mapping[str, nn.Module]) -> StoredModel:
+def _read(
+    folder: Path, config: dict[str, Any], networks: Mapping[str, nn.Module], within: Path
+) -> StoredModel:
     path, about = folder / "config.json", config["prior"]
-    weight = _load(folder, about["file"])["weight"]
+    weight = _load(folder, about["file"], within)["weight"]
     with _naming(path):
         settings = Config.from_dict(config["settings"])
         prior = Prior(
@@ -174,7 +192,7 @@ def _read(folder: Path, config: dict[str, Any], networks: Mapping[str, nn.Module
     encoders: dict[str, nn.Module] = {}
     standardizers, temperatures = {}, {}
     for name, entry in config["encoders"].items():
-        tensors = _load(folder, entry["file"])
+        tensors = _load(folder, entry["file"], within)
         with _naming(path):
             encoders[check_name(name)] = _rebuild(name, entry["network"], networks)
             # Models of before spaces have none.
@@ -191,7 +209,7 @@ def _read(folder: Path, config: dict[str, Any], networks: Mapping[str, nn.Module
             standardizers[name] = Standardizer(**stored)
         with _naming(folder / entry["file"]):
             _check_fit(encoders[name], standardizers.get(name), prior)
-    content = _verified(folder, config["history"])
+    content = _verified(folder, config["history"], within)
     with _naming(folder / config["history"]):
         history = check_history(json.loads(content))
     with _naming(path):
@@ -229,11 +247,11 @@ def _store(folder: Path, stem: str, tensors: dict[str, Tensor]) -> str:
     return name
 
 
-def _verified(folder: Path, name: str) -> bytes:
+def _verified(folder: Path, name: str, within: Path) -> bytes:
     """A file's content, checked against the digest in its name."""
     path = folder / name
     with _naming(folder / "config.json"):  # of a name that no file can have
-        inside = path.resolve().is_relative_to(folder.resolve())
+        inside = path.resolve().is_relative_to(within.resolve())
     if not inside:
         raise ValueError(f"{folder / 'config.json'}: expected files in the folder, got {name!r}")
     if path.exists() and not path.is_file():
@@ -253,8 +271,8 @@ def _present(path: Path) -> Iterator[None]:
         raise _Missing(f"{path}: missing, though config.json names it") from error
 
 
-def _load(folder: Path, name: str) -> dict[str, Tensor]:
-    _verified(folder, name)
+def _load(folder: Path, name: str, within: Path) -> dict[str, Tensor]:
+    _verified(folder, name, within)
     with _present(folder / name):
         return sealed.read_tensors(folder / name)[0]
 

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 from drcl.checks import check_count, check_has_values, check_matrix, check_positive, check_seed
 from drcl.labels import NO_CLASS, UNLABELLED, Label, class_list, encode_labels
-from drcl.storage import sealed
-from drcl.storage.files import write_bytes
 
 __all__ = ["Prior"]
 __dir__ = __all__.copy
@@ -228,6 +226,10 @@ class Prior(nn.Module):
         >>> torch.equal(again.weight, prior.weight)
         True
         """
+        # Here, not above: the losses go without safetensors.
+        from drcl.storage import sealed
+        from drcl.storage.files import write_bytes
+
         path = Path(path)
         write_bytes(path, sealed.pack({"weight": self.weight}, self.metadata()))
         return path
@@ -239,6 +241,8 @@ class Prior(nn.Module):
         Raises OSError if the file is missing, and ValueError, naming it, if it is damaged or no
         prior's. See :meth:`save` for an example.
         """
+        from drcl.storage import sealed
+
         path = Path(path)
         if not path.is_file():  # a named pipe, say, would be waited for
             raise FileNotFoundError(f"{path}: no such file")

@@ -1,10 +1,16 @@
-"""Training with FSDP2, Lightning and accelerate is that of a plain loop of one process."""
+"""Training with FSDP2, Lightning and accelerate is that of a plain loop of one process.
+
+The recipes of docs/frameworks.md are run as they stand there.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import socket
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -13,6 +19,7 @@ from gloo import on_ranks, process_group
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from drcl import DRCL
 from drcl.losses import ReversibleConsistencyLoss
 from drcl.metrics import (
     RetrievalMetric,
@@ -327,10 +334,7 @@ class TestMetricInLightning:
     @pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.long)])
     def test_ddp_counts_repeated_rows_once(self, world: int, tmp_path: Path) -> None:
         pytest.importorskip("pytorch_lightning")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        on_ranks(lightning_rank, world, world, port, str(tmp_path))
+        on_ranks(lightning_rank, world, world, free_port(), str(tmp_path))
         ranks = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(world)]
         repeated = sum(len(found["seen"]) for found in ranks) - VALIDATED
         assert repeated == -VALIDATED % world > 0
@@ -392,3 +396,198 @@ class TestAccelerate:
             not torch.equal(new, old)
             for new, old in zip(plain.parameters(), network().parameters(), strict=True)
         )
+
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "frameworks.md").read_text("utf-8")
+RECIPES = {
+    title: code
+    for title, body in re.findall(r"^##+ (.*?)\n(.*?)(?=^##|\Z)", PAGE, flags=re.S | re.M)
+    for code in re.findall(r"^```python\n(.*?)^```$", body, flags=re.S | re.M)
+}
+
+
+def followed(title: str, **replaced: str) -> dict[str, Any]:
+    """What the names of a recipe stand for at its end."""
+    code = RECIPES[title]
+    for old, new in replaced.items():
+        assert f"@torch.{old}\n" in code
+        code = code.replace(f"@torch.{old}\n", new)
+    names: dict[str, Any] = {"__name__": title}
+    exec(compile(code, f"docs/frameworks.md, {title}", "exec"), names)
+    return names
+
+
+def fsdp_recipe(rank: int, port: int, folder: str) -> None:
+    """As torchrun starts it."""
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2"}
+    torch.save(followed("FSDP2")["value"].detach(), f"{folder}/{rank}.pt")
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+class Recorded(ModuleType):
+    """A stand-in for MLflow or wandb with the functions of theirs that the recipes call."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.said: list[tuple[dict[str, float], int | None]] = []
+        self.summary: dict[str, float] = {}
+
+    def __enter__(self) -> Recorded:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def start_run(self) -> Recorded:
+        return self
+
+    def init(self, *, project: str, mode: str, config: dict[str, Any]) -> Recorded:
+        return self
+
+    def log_params(self, params: dict[str, Any]) -> None:
+        pass
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        assert all(re.fullmatch(r"[\w./ -]+", name) for name in metrics)  # or MLflow refuses them
+        assert all(type(value) is float for value in metrics.values())
+        self.said.append((metrics, step))
+
+    def log(self, data: dict[str, Any], step: int | None = None) -> None:
+        self.said.append((data, step))
+
+
+class TestRecipes:
+    def test_all_are_short_and_run_here(self) -> None:
+        tested = {"Lightning", "accelerate", "FSDP2", "A compiled step", "scikit-learn", "Streams"}
+        assert set(RECIPES) == {*tested, "MLflow", "Weights & Biases"}
+        for title, code in RECIPES.items():
+            assert sum(bool(line.strip()) for line in code.splitlines()) <= 25, title
+
+    def assert_learned(self, names: dict[str, Any], net: nn.Module, loss: nn.Module) -> None:
+        """Embeddings of a class are closer to its column of the prior than at first."""
+        x, y = names["features"], names["labels"]
+        with torch.no_grad():
+            values = [loss(one(x), y).item() for one in (net, type(net)(*map(remade, net)))]
+        assert values[0] < 0.9 * values[1]
+
+    @pytest.mark.filterwarnings("ignore::UserWarning")
+    def test_lightning(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("pytorch_lightning", reason="make peers installs Lightning")
+        monkeypatch.chdir(tmp_path)
+        torch.manual_seed(0)
+        names = followed("Lightning")
+        assert names["trainer"].current_epoch == 5
+        self.assert_learned(names, names["module"].net, names["module"].criterion)
+
+    def test_accelerate(self) -> None:
+        pytest.importorskip("accelerate", reason="make peers installs accelerate")
+        torch.manual_seed(0)
+        names = followed("accelerate")
+        self.assert_learned(names, names["net"], names["loss"])
+
+    @pytest.mark.slow
+    def test_fsdp(self, tmp_path: Path) -> None:
+        on_ranks(fsdp_recipe, 2, free_port(), str(tmp_path))
+        plain = followed("A compiled step", compile="")  # the same training in one process
+        for rank in range(2):
+            value = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+            torch.testing.assert_close(value, plain["values"][-1], rtol=1e-5, atol=1e-6)
+        assert plain["values"][-1] < 0.9 * plain["values"][0]
+
+    @pytest.mark.slow
+    @pytest.mark.parametrize(
+        "backend",
+        [
+            "eager",  # captures the step and compiles nothing
+            pytest.param("inductor", marks=pytest.mark.long),  # compiles C++ for ten seconds
+        ],
+    )
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+    def test_compiled_step(self, backend: str) -> None:
+        plain = followed("A compiled step", compile="")["values"]
+        torch._dynamo.reset()
+        compiled = followed("A compiled step", compile=f"@torch.compile(backend={backend!r})\n")
+        torch.testing.assert_close(compiled["values"], plain, rtol=1e-4, atol=1e-5)
+
+    @pytest.mark.slow
+    def test_scikit_learn(self) -> None:
+        pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+        names = followed("scikit-learn")
+        search, x, y = names["search"], names["X"], names["y"]
+        scores = search.cv_results_["mean_test_score"]
+        assert search.best_params_ == {"halves__model__lr": 1e-2} and scores[1] > scores[0]
+        best = search.best_estimator_[-1]
+        assert best.model_.config.lr == 1e-2 and best.model_.config.dim == 16
+        assert not names["model"].modalities  # only clones are trained
+        assert search.score(x[300:], y[300:]) > 0.12  # of ten classes
+
+    def test_streams(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        names = followed("Streams")
+        model, files = names["model"], names["loader"].dataset.files
+        assert [record["samples"] for record in model.history] == [120] * 6
+        found = model.encode("image", names["loader"])
+        whole = [value for pair in names["Shards"](files) for value in [pair[0]]]
+        torch.testing.assert_close(found, model.encode("image", torch.stack(whole)))
+        loaders = pytest.importorskip("torchdata.stateful_dataloader", reason="make peers has it")
+        loader = loaders.StatefulDataLoader(names["Shards"](files), batch_size=20)
+        again = DRCL(model.config).fit({"image": loader}, progress=False)
+        assert torch.equal(again.encode("image", torch.stack(whole)), found)
+
+    @pytest.mark.parametrize("title", ["MLflow", "Weights & Biases"])
+    def test_trackers(self, title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        name = {"MLflow": "mlflow", "Weights & Biases": "wandb"}[title]
+        tracker = Recorded(name)
+        monkeypatch.setitem(sys.modules, name, tracker)
+        model = followed(title)["model"]
+        # Several phases have an epoch 0; of those that are told a step, it is the epoch.
+        epochs = [step if title == "MLflow" else values["epoch"] for values, step in tracker.said]
+        told = [values for values, _ in tracker.said][: len(model.history)]
+        assert epochs[: len(told)] == [record["epoch"] for record in model.history]
+        for values, record in zip(told, model.history, strict=True):
+            run = f"{record['phase']}-{record['modality']}"
+            assert values[f"{run}/loss"] == record["loss"]
+            assert values[f"{run}/parts/J_L"] == record["parts"]["J_L"]
+            assert values[f"{run}/samples per second"] == record["samples"] / record["seconds"]
+        last = tracker.summary if title != "MLflow" else tracker.said[-1][0]
+        assert 0 < last["test mAP"] <= 1
+
+    @pytest.mark.long  # starts a server of its own, which takes seconds
+    def test_wandb_itself(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("wandb", reason="wandb is not installed")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("WANDB_SILENT", "true")
+        followed("Weights & Biases")
+        (file,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+        assert all(name in file.read_bytes() for name in (b"encoder-image/loss", b"test mAP"))
+
+    @pytest.mark.long  # takes seconds to import
+    def test_mlflow_itself(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+        mlflow.set_tracking_uri((tmp_path / "runs").as_uri())
+        model = followed("MLflow")["model"]
+        (file,) = (tmp_path / "runs").rglob("encoder-image/loss")
+        lines = [line.split() for line in file.read_text().splitlines()]
+        history = [
+            (record["epoch"], record["loss"])
+            for record in model.history
+            if (record["phase"], record["modality"]) == ("encoder", "image")
+        ]
+        assert [(int(step), float(value)) for _, value, step in lines] == history
+
+
+def remade(layer: nn.Module) -> nn.Module:
+    """A layer of the same size, as if it had not been trained."""
+    return (
+        nn.Linear(layer.in_features, layer.out_features) if isinstance(layer, nn.Linear) else layer
+    )

@@ -14,7 +14,8 @@ from drcl import _moved, errors
 PUBLIC = [
     *("ablate", "baselines", "cli", "data", "data.dataset", "data.files", "data.manifest"),
     *("deploy", "deploy.formats", "deploy.frozen", "progress"),
-    *("distributed", "errors", "estimator", "index", "model_files", "out_of_memory"),
+    *("distributed", "errors", "estimator", "hub", "index", "model_card", "model_files"),
+    "out_of_memory",
     *("precision", "run", "serve"),
     *("tensors", "train.config", "train.prior_learning"),
 ]

@@ -19,7 +19,18 @@ from drcl.portable import set_variable
 from drcl.tables import columns
 
 # The extras for users; the others of pyproject.toml are for who works on drcl.
-_EXTRAS = ("data", "report", "log", "serve", "export", "faiss", "usearch", "qdrant", "lancedb")
+_EXTRAS = (
+    "data",
+    "report",
+    "log",
+    "serve",
+    "export",
+    "hub",
+    "faiss",
+    "usearch",
+    "qdrant",
+    "lancedb",
+)
 # How systems bring a C++ compiler, by a command of theirs.
 _COMPILERS = (
     ("apt-get", "apt-get install g++"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -11,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from drcl.data.dataset import CrossModalDataset, Labelled, Split, is_multi_hot
+from drcl.data.fingerprint import fingerprint as fingerprint
 from drcl.data.splits import stratified_holdout
 from drcl.labels import is_labelled
 
@@ -197,22 +197,3 @@ def with_unseen_classes(data: CrossModalDataset, count: int, seed: int) -> Cross
         return found
 
     return replace(data, train=kept(data.train), validation=kept(data.validation))
-
-
-def fingerprint(data: CrossModalDataset) -> str:
-    """12 hexadecimal digits of what two results must share to be comparable.
-
-    SHA-256 over the classes and, split by split and modality by modality, names, shapes, features
-    as float32 and labels.
-
-    >>> from drcl.data import load
-    >>> fingerprint(load("digits")) == fingerprint(load("digits"))
-    True
-    """
-    digest = hashlib.sha256(repr(data.classes).encode())
-    for split, parts in data.splits.items():
-        for name, part in parts.items():
-            digest.update(repr((split, name, part.features.shape, part.labels.shape)).encode())
-            digest.update(np.ascontiguousarray(part.features, dtype="<f4").tobytes())
-            digest.update(np.ascontiguousarray(part.labels, dtype="<f8").tobytes())
-    return digest.hexdigest()[:12]

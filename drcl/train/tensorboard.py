@@ -1,12 +1,12 @@
-"""Logging a training to TensorBoard, where that is installed."""
+"""Logging a training: to TensorBoard, where that is installed, and to a function of the user's."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from drcl.storage.files import naming
 from drcl.train.history import SCORES
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
     from drcl.train.context import Log
+    from drcl.train.phase import Record
 
 
 @contextlib.contextmanager
@@ -53,8 +54,8 @@ def tensorboard(folder: str | Path | None) -> Iterator[Log | None]:
         ):
             show(thrown)
 
-    def log(record: dict[str, Any]) -> None:
-        run, epoch = f"{record['phase']}-{record['modality']}", record["epoch"]
+    def log(record: Record) -> None:
+        run, epoch = _run(record), record["epoch"]
         with naming(Path(folder)):
             if run not in writers:
                 # Epochs that an interrupted training logged but did not save are trained once more.
@@ -76,7 +77,30 @@ def tensorboard(folder: str | Path | None) -> Iterator[Log | None]:
             threading.excepthook = show
 
 
-def _scalars(record: dict[str, Any]) -> dict[str, float]:
+def all_of(curves: Log | None, log: Callable[[dict[str, float], int], object] | None) -> Log | None:
+    """A function that passes the record of an epoch to both; to ``log`` as values and the epoch.
+
+    >>> record = {"phase": "prior", "modality": "text", "epoch": 3, "loss": 0.5, "parts": {}}
+    >>> all_of(None, print)({**record, "samples": 8, "seconds": 2.0, "time": {}})
+    {'prior-text/loss': 0.5, 'prior-text/samples per second': 4.0} 3
+    """
+    if log is None:
+        return curves
+
+    def both(record: Record) -> None:
+        if curves is not None:
+            curves(record)
+        values = {f"{_run(record)}/{name}": value for name, value in _scalars(record).items()}
+        log(values, record["epoch"])
+
+    return both
+
+
+def _run(record: Record) -> str:
+    return f"{record['phase']}-{record['modality']}"
+
+
+def _scalars(record: Record) -> dict[str, float]:
     return {
         "loss": record["loss"],
         **{f"parts/{name}": value for name, value in record["parts"].items()},

@@ -73,6 +73,7 @@ def test_doctor_is_content_with_what_is_needed(machine, tmp_path):
         "log",
         "serve",
         "export",
+        "hub",
         "faiss",
         "usearch",
         "qdrant",

@@ -389,6 +389,64 @@ def save(draw: Draw) -> None:
         shutil.rmtree(folder)
 
 
+@target("drcl.DRCL.save_pretrained", few=5)
+def save_pretrained(draw: Draw) -> None:
+    """The card goes along, over an older one as well; what cannot be said there is refused."""
+    model, folder = trained(), scratch() / "carded"
+    license = draw.choose("license", None, "mit", "apache-2.0")
+    faults: Faults = {
+        **{f"license: {v!r}": lambda v=v: v for v in ("", "a b", "-", "mit\n", 3, ["mit"])},
+        **{f"push_to: {v!r}": lambda v=v: v for v in ("", "model", "a/b/c", "../m", "a/", 3)},
+        **{f"data: {v!r}": lambda v=v: v for v in ("digits", 3, {}, [])},
+    }
+    given = {"folder": folder, "license": license, "push_to": None, "data": None}
+    if refuses(draw, model.save_pretrained, given, faults):
+        return
+    assert model.save_pretrained(**given) == folder
+    text = (folder / "README.md").read_text("utf-8")
+    assert ("license:" in text) == (license is not None) and "Not recorded." in text
+    x = draw.random.normal(size=(3, 3))
+    assert torch.equal(DRCL.load(folder).encode("image", x), model.encode("image", x))
+
+
+@target("drcl.DRCL.from_pretrained", few=5)
+def from_pretrained(draw: Draw) -> None:
+    model, folder = trained(), saved()
+    source = draw.choose("source", folder, str(folder))
+    given: dict[str, Any] = {"source": source, "networks": None, "revision": None}
+    faults: Faults = {
+        **{f"revision: {v!r}": lambda v=v: v for v in ("main", "", 3)},
+        "networks: a list": lambda: [1],
+        "networks/image: no module": lambda: {"image": 3},
+    }
+    if refuses(draw, DRCL.from_pretrained, given, faults):
+        return
+    again = DRCL.from_pretrained(**given)
+    x = draw.random.normal(size=(3, 3))
+    assert torch.equal(again.encode("image", x), model.encode("image", x))
+
+
+@target("drcl.DRCL.get_params")
+def get_params(draw: Draw) -> None:
+    model = DRCL(**draw_settings(draw))
+    params = model.get_params(deep=draw.choose("deep", True, False))
+    assert DRCL(**params).config == model.config
+
+
+@target("drcl.DRCL.set_params")
+def set_params(draw: Draw) -> None:
+    """What is set is what a new model has; with one bad setting nothing is."""
+    model, settings = DRCL(), draw_settings(draw)
+    bad = {"dim": 0, "hidden": 4, "lam": 2, "prior": "best", "epochs": 0.5, "depth": 3}
+    name = draw.choose("setting", None, *bad)
+    if name is not None:
+        with refused(name):
+            model.set_params(**{**settings, name: bad[name]})
+        assert model.config == Config()
+        return
+    assert model.set_params(**settings).config == Config(**settings)
+
+
 @functools.cache
 def saved() -> Path:
     """A folder with a model, for the damaged ones to be made of."""
