@@ -125,6 +125,42 @@ def test_shipped_flags(tmp_path: Path) -> None:
     assert_clean_with_the_same_bits(driver, 10 * CASES)
 
 
+AARCH64 = "aarch64-linux-gnu-g++"  # Debian: g++-aarch64-linux-gnu and qemu-user
+
+
+@pytest.mark.long
+def test_aarch64_finds_the_bits_of_this_processor(tmp_path: Path) -> None:
+    """Cross-compiled as shipped and executed under an emulator, where the oracle is held to, too."""
+    emulator = shutil.which("qemu-aarch64")
+    if emulator is None:
+        pytest.skip("qemu-aarch64 was not found")
+    there = build(tmp_path / "aarch64", compiler_with(AARCH64, "-static"), ("-O3", "-static"))
+    here = build(tmp_path / "here", compiler_with("g++"), ("-O3",))
+    emulated = subprocess.run(
+        [emulator, there, str(4 * CASES), "1"], capture_output=True, text=True, timeout=7200
+    )
+    assert emulated.returncode == 0, emulated.stderr
+    assert emulated.stdout == drive(here, 4 * CASES).stdout
+    planted = subprocess.run([emulator, there, "100", "1", "wrong"], capture_output=True, text=True)
+    assert planted.returncode != 0 and "expected" in planted.stderr
+
+
+@pytest.mark.parametrize("name", ["g++", AARCH64])
+def test_big_endian_processors_are_refused_by_name(name: str, tmp_path: Path) -> None:
+    """By the compiler: told that it compiles for one, as none is at hand."""
+    source = tmp_path / "only.cpp"
+    source.write_text('#include "average_precision.h"\n')
+    command = [compiler_with(name), "-std=c++20", f"-I{CSRC}", "-fsyntax-only", str(source)]
+    compile_with(*command)
+    swapped = [
+        "-U__BYTE_ORDER__",
+        "-D__BYTE_ORDER__=__ORDER_BIG_ENDIAN__",
+        "-Wno-builtin-macro-redefined",
+    ]
+    refused = subprocess.run([*command, *swapped], capture_output=True, text=True)
+    assert refused.returncode != 0 and "big-endian" in refused.stderr
+
+
 @pytest.mark.long
 def test_races(tmp_path: Path) -> None:
     """Also the GPU's phases, run by real threads with a barrier after each: none races another."""
