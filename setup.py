@@ -11,6 +11,7 @@ get it. No GPU is needed for any of it. Environment variables:
     DRCL_BUILD_CUDA       0, 1 or auto (default): auto compiles the CUDA code where nvcc and a CUDA
                           build of torch are found; 1 makes it an error when they are not
     DRCL_REQUIRE_EXT      1: what cannot be compiled is an error, not a message
+    DRCL_WERROR           1: warnings of the compiler are errors, those in others' headers aside
     TORCH_CUDA_ARCH_LIST  architectures of the CUDA code (default: 7.5;8.0;9.0;10.0;12.0+PTX,
                           without the last two before CUDA 12.8)
 """
@@ -20,7 +21,9 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
+import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,7 @@ from setuptools.command.bdist_wheel import bdist_wheel
 STABLE_ABI = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # torch 2.10, the oldest one supported
 HINT = "Then: pip install --no-build-isolation --force-reinstall --no-deps ."
 REQUIRED = os.environ.get("DRCL_REQUIRE_EXT", "0") == "1"
+WERROR = os.environ.get("DRCL_WERROR", "0") == "1"
 
 
 def missing(what: str, remedy: str) -> None:
@@ -68,6 +72,39 @@ def default_architectures(cuda: str) -> str:
     return "7.5;8.0;9.0;10.0;12.0+PTX" if blackwell else "7.5;8.0;9.0+PTX"
 
 
+def kind_of_compiler(version: str) -> str:
+    """``"gcc"``, ``"clang"``, ``"apple"`` or ``"msvc"``, from what it says of itself."""
+    for said, kind in (("Apple clang", "apple"), ("clang", "clang"), ("Microsoft", "msvc")):
+        if said in version:
+            return kind
+    return "gcc"  # and what calls itself otherwise, as c++ does: its options are the common ones
+
+
+def compiler_flags(kind: str) -> list[str]:
+    """What this kind of compiler is given.
+
+    No contraction: a product and a sum must round alike in every instruction set. MSVC's fp:precise
+    has none from Visual Studio 2022 on.
+    """
+    if kind == "msvc":
+        return ["/O2", "/std:c++20", "/Zc:__cplusplus", "/EHsc", "/utf-8", "/fp:precise"]
+    return ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden", "-ffp-contract=off"]
+
+
+def warning_flags(kind: str, headers: list[str]) -> list[str]:
+    """Warnings as errors; ``headers`` are folders of others' headers, which are left alone."""
+    if kind == "msvc":
+        return ["/W3", "/WX", "/external:W0", *(f"/external:I{folder}" for folder in headers)]
+    outside = [option for folder in headers for option in ("-isystem", folder)]
+    return ["-Wall", "-Wextra", "-Werror", *outside]
+
+
+def version_of(compiler: list[str]) -> str:
+    """What a compiler says of itself; MSVC, which knows no --version, complains under its name."""
+    ran = subprocess.run([*compiler, "--version"], capture_output=True, text=True)
+    return ran.stdout + ran.stderr
+
+
 def extensions() -> list[Extension]:
     """What to compile here: nothing without torch or a C++ compiler."""
     try:
@@ -79,7 +116,8 @@ def extensions() -> list[Extension]:
             "Install torch, setuptools and ninja first.",
         )
         return []
-    compiler = shlex.split(os.environ.get("CXX") or "c++")[0]
+    command = shlex.split(os.environ.get("CXX") or ("cl" if os.name == "nt" else "c++"))
+    compiler = command[0]
     if shutil.which(compiler) is None:
         missing(
             f"the compiled extension needs a C++ compiler, and {compiler!r} was not found",
@@ -87,8 +125,10 @@ def extensions() -> list[Extension]:
         )
         return []
     architectures = cuda_architectures()
-    # no contraction: a product and a sum must round alike in every instruction set
-    common = ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden", "-ffp-contract=off"]
+    kind = kind_of_compiler(version_of(command))
+    common = compiler_flags(kind)
+    headers = [*include_paths(), sysconfig.get_path("include")]
+    warnings = warning_flags(kind, headers) if WERROR else []
     built = [
         Extension(
             "drcl._C",
@@ -100,13 +140,13 @@ def extensions() -> list[Extension]:
                 ("DRCL_FLAGS", f'"{" ".join([*common, STABLE_ABI])}"'),
                 ("DRCL_TORCH", f'"{torch.__version__}"'),
             ],
-            extra_compile_args=common,
+            extra_compile_args=[*common, *warnings],
             language="c++",
         )
     ]
     if Path("csrc/ops.cpp").is_file():
         sources = [Path("csrc/ops.cpp"), *sorted(Path("csrc/cpu").glob("*.cpp"))]
-        flags: dict[str, list[str]] = {"cxx": [*common, STABLE_ABI]}
+        flags: dict[str, list[str]] = {"cxx": [*common, *warnings, STABLE_ABI]}
         if architectures:
             sources += sorted(Path("csrc/cuda").glob("*.cu"))
             flags["cxx"].append("-DUSE_CUDA")
@@ -119,9 +159,9 @@ def extensions() -> list[Extension]:
                 STABLE_ABI,
                 "-DUSE_CUDA",
             ]
-        kind = CUDAExtension if architectures else CppExtension
+        extension = CUDAExtension if architectures else CppExtension
         built.append(
-            kind(
+            extension(
                 "drcl._ops",
                 list(map(str, sources)),
                 include_dirs=[str(Path("csrc").resolve())],

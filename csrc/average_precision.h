@@ -16,6 +16,10 @@
 #include <cmath>
 #include <cstdint>
 
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "drcl: expected a little-endian processor, got a big-endian one"
+#endif
+
 #if defined(__CUDACC__)
 #define DRCL_HD __host__ __device__
 #define DRCL_PRAGMA(text) _Pragma(#text)

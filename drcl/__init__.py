@@ -4,7 +4,9 @@ from drcl import _interrupt
 
 _interrupt.guard()  # before anything that takes time
 
-from drcl import _checkout_shim, _moved  # noqa: E402 (after the guard)
+from drcl import _checkout_shim, _moved, portable  # noqa: E402 (after the guard)
+
+portable.check_byte_order()
 
 _checkout_shim.install()
 _moved.install()

@@ -57,16 +57,39 @@ def probe_backends() -> tuple[Backend, ...]:
     )
 
 
+# AMD's GPUs that the Triton kernels are compiled for, without ever having run on one.
+AMD = ("gfx90a", "gfx942", "gfx1100")
+
+
 def probe_triton() -> Backend:
-    """Triton kernels: they need Triton and a CUDA device, or Triton's interpreter."""
+    """Triton kernels: they need Triton and a CUDA or ROCm device, or Triton's interpreter."""
     if util.find_spec("triton") is None:
         return Backend("triton", False, "Triton is not installed (a CUDA build of torch brings it)")
     if os.environ.get("TRITON_INTERPRET") == "1":
         return Backend("triton", True, "interpreted, on any device (TRITON_INTERPRET=1): for tests")
     if not torch.cuda.is_available():
-        why = "torch is built without CUDA" if torch.version.cuda is None else "no CUDA device"
+        why = f"no {_platform()} device" if _platform() else "torch is built without CUDA"
         return Backend("triton", False, f"{why} (TRITON_INTERPRET=1 interprets the kernels)")
-    return Backend("triton", True, f"kernels on {torch.cuda.get_device_name()}")
+    if torch.version.hip is None:
+        return Backend("triton", True, f"kernels on {torch.cuda.get_device_name()}")
+    architecture = _architecture(torch.cuda.get_device_properties(torch.cuda.current_device()))
+    card = f"{torch.cuda.get_device_name()} ({architecture})"
+    if architecture not in AMD:
+        return Backend("triton", False, f"{card}: expected one of {', '.join(AMD)}")
+    asked = "compiled, never run: only where DRCL_BACKEND or drcl.use_backend asks for them"
+    return Backend("triton", True, f"kernels on {card}, {asked}")
+
+
+def _platform() -> str:
+    """What torch means by "cuda"; empty where it has neither."""
+    return "ROCm" if torch.version.hip else "CUDA" if torch.version.cuda else ""
+
+
+def _architecture(properties: Any) -> str:
+    """``"sm_90"``, or AMD's name without its features: ``"gfx942"``."""
+    if torch.version.hip:  # which gives them compute capabilities, too
+        return str(properties.gcnArchName).partition(":")[0]
+    return f"sm_{properties.major}{properties.minor}"
 
 
 def probe_native() -> Backend:
@@ -123,7 +146,8 @@ def build_info() -> dict[str, Any]:
     ``flags``, ``torch`` that it was compiled against, ``cuda_arch_list``), ``processor``,
     ``cores``, ``cpu_capability`` (``"default"``, ``"avx2"`` or
     ``"avx512"``), ``threads``, ``cuda`` (``available``, ``version`` that torch is built for or
-    None, ``driver`` or None, ``devices``: ``name``, ``capability``, ``memory`` in bytes),
+    None, ``rocm``: the same of ROCm, which torch calls "cuda", ``driver`` or None, ``devices``:
+    ``name``, ``capability``, ``architecture``, ``memory`` in bytes),
     ``environment`` (those set of the variables that matter), ``backends`` (name → ``available``,
     ``reason``).
 
@@ -163,6 +187,7 @@ def build_info() -> dict[str, Any]:
         "cuda": {
             "available": torch.cuda.is_available(),
             "version": torch.version.cuda,
+            "rocm": torch.version.hip,
             "driver": portable.nvidia_driver(),
             "devices": _devices(),
         },
@@ -197,11 +222,10 @@ def format_info() -> str:
         else compiled["reason"]
     )
     devices = ", ".join(
-        f"{device['name']} (sm_{device['capability']}, {device['memory'] / 2**30:.0f} GiB)"
+        f"{device['name']} ({device['architecture']}, {device['memory'] / 2**30:.0f} GiB)"
         for device in cuda["devices"]
     )
-    version = f"{cuda['version']}: {devices or 'no device'}"
-    without = "torch is built without CUDA"
+    version = f"{cuda['rocm'] or cuda['version']}: {devices or 'no device'}"
     libraries = (f"{name} {version}" for name, version in info["libraries"].items())
     settings = (f"{name}={value}" for name, value in info["environment"].items())
     facts = {
@@ -214,7 +238,7 @@ def format_info() -> str:
         "extension": extension,
         "processor": f"{info['processor']}: {info['cpu_capability']}, {info['cores']} cores, "
         f"{info['threads']} threads",
-        "CUDA": without if cuda["version"] is None else version,
+        _platform() or "CUDA": version if _platform() else "torch is built without CUDA",
         "driver": cuda["driver"] or ("unknown" if cuda["available"] else "no NVIDIA driver"),
         "set": ", ".join(settings) or "no environment variable of ours",
     }
@@ -232,7 +256,12 @@ def _devices() -> list[dict[str, Any]]:
         return []
     found = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
     return [
-        {"name": d.name, "capability": f"{d.major}{d.minor}", "memory": d.total_memory}
+        {
+            "name": d.name,
+            "capability": f"{d.major}{d.minor}",
+            "architecture": _architecture(d),
+            "memory": d.total_memory,
+        }
         for d in found
     ]
 

@@ -87,22 +87,24 @@ def choose(family: str, device: torch.device, *, kernels: bool = True) -> str:
     _used = True
     names = [name for name in FAMILIES[family] if kernels or name != "triton"]
     forced = _forced.get() or _from_environment()
-    if forced in names:
+    if forced in names and (forced != "native" or _fits(forced, family, device)):
         return forced
     return next(name for name in names if _fits(name, family, device))
 
 
 def _fits(name: str, family: str, device: torch.device) -> bool:
     if name == "triton":
-        # The kernels are for a GPU; their interpreter, for tests, has to be asked for.
-        return device.type == "cuda" and _reasons()[name] is None
+        # The kernels are for a GPU; their interpreter, for tests, has to be asked for, and so have
+        # they on AMD's, which torch calls "cuda", too: they have run on none.
+        return device.type == "cuda" and torch.version.hip is None and _reasons()[name] is None
     if name == "native":
         compiled = _reasons()[name] is None and torch._C._dispatch_has_kernel_for_dispatch_key(
             f"drcl::{family}", device.type.upper()
         )
         if not compiled or device.type != "cuda":
             return compiled
-        return _has_image(torch.cuda.current_device() if device.index is None else device.index)
+        index = torch.cuda.current_device() if device.index is None else device.index
+        return torch.version.hip is None and _has_image(index)
     return True
 
 

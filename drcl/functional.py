@@ -31,6 +31,7 @@ from drcl.dispatch import choose, kernels_take
 from drcl.eager import generalized_cross_entropy as eager
 from drcl.labels import check_targets, is_labelled, target_rows
 from drcl.ops.inputs import as_tensor, full_precision
+from drcl.precision import with_float64
 from drcl.prior import Prior
 from drcl.ranking import DIVISORS, Columns, Relevance, Request
 from drcl.reversible_consistency import ReversibleConsistency, reversible_consistency_loss
@@ -216,9 +217,10 @@ def average_precision(
         divisor: ``"hits"`` in the first k, ``"min"`` of k and R, or ``"relevant"``: all R.
         ties: by gallery ``"index"``, or the ``"average"`` over all orders of equal scores.
 
-    Returns (Q,) float64. Raises ValueError for shapes or devices that differ, NaN, and options
-    that are not known; TypeError for relevance that is not bool. Source: the field's definition,
-    see the paper's evaluation: the sum is divided by the hits found in the first k.
+    Returns (Q,) float64, on the CPU where the scores' device has no float64. Raises ValueError for
+    shapes or devices that differ, NaN, and options that are not known; TypeError for relevance that
+    is not bool. Source: the field's definition, see the paper's evaluation: the sum is divided by
+    the hits found in the first k.
 
     >>> average_precision(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([[True, False, True]]))
     tensor([0.8333], dtype=torch.float64)
@@ -240,7 +242,8 @@ def average_precision(
     checks.check_option("ties", ties, ("index", "average"))
     if not torch.compiler.is_compiling() and bool(scores.isnan().any()):
         raise ValueError(f"scores: row {int(scores.isnan().any(dim=1).nonzero()[0])} holds NaN")
-    scores, n = scores.detach(), scores.shape[1]
+    there = with_float64(scores.device)
+    scores, relevant, n = scores.detach().to(there), relevant.to(there), scores.shape[1]
     cutoff = n if k is None else min(k, n)
     request = Request((cutoff,), cutoff, divisor, average_ties=ties == "average")
     table = ops.average_precision.average_precision(

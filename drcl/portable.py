@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import platform
 import re
 import socket
 import sys
@@ -34,6 +35,13 @@ LOCK = f".lock{PARTIAL}"
 BYTES = getattr(os, "O_BINARY", 0)
 _WAIT = 2.0  # seconds for a reader, or what looks for viruses, to close a file
 _ABANDONED = 3600.0  # seconds; see `remove_abandoned`
+
+
+def check_byte_order() -> None:
+    """Raises ImportError on a big-endian processor: files are written in the other order."""
+    if sys.byteorder != "little":
+        machine = platform.machine()
+        raise ImportError(f"drcl: expected a little-endian processor, got {machine}, big-endian")
 
 
 def maps_hold_files() -> bool:

@@ -15,16 +15,25 @@ All settings are one for the process, and not for the thread.
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from drcl.portable import at_fork
 
-__all__ = ["allowed_on_gpu", "network_precision", "product_precision"]
+__all__ = [
+    "allowed_on_gpu",
+    "network_precision",
+    "product_precision",
+    "widened",
+    "widest",
+    "with_float64",
+]
 __dir__ = __all__.copy
 
 Key = tuple[str, str]  # a backend and an op
@@ -49,6 +58,38 @@ def allowed_on_gpu() -> Literal["highest", "high", "medium"]:
         except RuntimeError:
             return "high"
     return "medium" if older == "medium" else "high"
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """float64, or float32 on a device that has none, as Apple's MPS and some of Intel's GPUs.
+
+    >>> widest(torch.device("cpu"))
+    torch.float64
+    """
+    if device.type in ("cpu", "cuda", "meta"):
+        return torch.float64
+    return torch.float64 if _has_float64(device) else torch.float32
+
+
+@functools.cache
+def _has_float64(device: torch.device) -> bool:
+    if device.type == "xpu":
+        return bool(torch.xpu.get_device_properties(device).has_fp64)
+    try:
+        torch.zeros((), dtype=torch.float64, device=device)
+    except (TypeError, RuntimeError):  # torch's answer of MPS, and of others
+        return False
+    return True
+
+
+def with_float64(device: torch.device) -> torch.device:
+    """The device, or the CPU in place of one without float64."""
+    return device if widest(device) == torch.float64 else torch.device("cpu")
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """A copy in float64, on the CPU if the tensor's device has none."""
+    return tensor.to(with_float64(tensor.device), torch.float64, copy=True)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from drcl.checks import check_count, check_has_values, check_matrix, check_positive, check_seed
 from drcl.labels import NO_CLASS, UNLABELLED, Label, class_list, encode_labels
+from drcl.precision import widened
 
 __all__ = ["Prior"]
 __dir__ = __all__.copy
@@ -76,7 +77,7 @@ class Prior(nn.Module):
             )
         self.modality = modality
         self.score = score
-        exact = weight.detach().to(torch.float64, copy=True)
+        exact = widened(weight.detach())
         singular = torch.linalg.svdvals(exact)
         cutoff = rank_cutoff(weight)
         rank = _count_directions(singular, cutoff)
@@ -98,7 +99,7 @@ class Prior(nn.Module):
             "weight_coordinates": basis.T @ exact,
         }
         for name, value in buffers.items():
-            kept = value.to(weight.dtype)
+            kept = value.to(weight.device, weight.dtype)
             # whole columns of the basis are read at once: they lie together in memory
             kept = kept.T.contiguous().T if name == "basis" else kept.contiguous()
             if not bool(kept.isfinite().all()):
@@ -147,7 +148,7 @@ class Prior(nn.Module):
     @property
     def rank(self) -> int:
         """Rank of the matrix W, at the resolution of its dtype."""
-        singular = torch.linalg.svdvals(self.weight.double())
+        singular = torch.linalg.svdvals(widened(self.weight))
         return _count_directions(singular, rank_cutoff(self.weight))
 
     def positions(self, labels: Any) -> Tensor:
@@ -195,7 +196,7 @@ class Prior(nn.Module):
         2.9...
         """
         norm = check_positive("norm", norm)
-        weight = self.weight.double()
+        weight = widened(self.weight)
         factor = norm / torch.linalg.vector_norm(weight, dim=0).mean()
         return Prior(
             (weight * factor).to(self.weight),
@@ -207,8 +208,8 @@ class Prior(nn.Module):
     @property
     def column_norm(self) -> Tensor:
         """Mean Euclidean norm of the class columns: how sharp ``softmax(XW)`` can be."""
-        norms = torch.linalg.vector_norm(self.weight, dim=0, dtype=torch.float64)
-        return norms.mean().to(self.weight.dtype)
+        norms = torch.linalg.vector_norm(widened(self.weight), dim=0)
+        return norms.mean().to(self.weight)
 
     def metadata(self) -> dict[str, Any]:
         """What the prior was learned from, as plain JSON values."""

@@ -22,7 +22,7 @@ three products, 16 bits, which PyTorch's "high" allows as well.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import triton
 import triton.language as tl
@@ -53,30 +53,61 @@ def matmul_precision() -> str:
     return {"highest": "ieee", "high": "tf32", "medium": "bf16"}[allowed_on_gpu()]
 
 
-def capability(tensor: Tensor) -> tuple[int, int]:
-    """Of this tensor's GPU; for a CPU's tensor, that of a recent one."""
+class Gpu(NamedTuple):
+    """What launchers tell GPUs apart by."""
+
+    maker: str  # "nvidia" or "amd"
+    generation: int  # of the compute capability, or of AMD's name: 9 of gfx942, 11 of gfx1100
+
+
+def amd_generation(name: str) -> int:
+    """9 of ``"gfx942"`` and of ``"gfx90a:sramecc+:xnack-"``, 11 of ``"gfx1100"``."""
+    return int(name.partition(":")[0][3:-2])
+
+
+def gpu(tensor: Tensor) -> Gpu:
+    """This tensor's GPU; for a CPU's tensor, a recent one."""
     import torch
 
-    return torch.cuda.get_device_capability(tensor.device) if tensor.is_cuda else (9, 0)
+    if not tensor.is_cuda:
+        return Gpu("nvidia", 9)
+    if torch.version.hip:  # its compute capabilities read like NVIDIA's: (9, 4) is a gfx942
+        name = torch.cuda.get_device_properties(tensor.device).gcnArchName
+        return Gpu("amd", amd_generation(name))
+    return Gpu("nvidia", torch.cuda.get_device_capability(tensor.device)[0])
 
 
-def register_limit(tensor: Tensor, num_warps: int) -> int | None:
+def on_amd(tensor: Tensor) -> bool:
+    return gpu(tensor).maker == "amd"
+
+
+def register_limit(tensor: Tensor, num_warps: int) -> dict[str, int]:
     """What to say to the assembler for tiles of whole rows: on some GPUs it spills a few bytes
     unless it is told of all registers. On others that costs a quarter of the programs.
     """
-    return min(255, 65536 // (32 * num_warps)) if capability(tensor)[0] in (7, 10) else None
+    told = gpu(tensor) in (("nvidia", 7), ("nvidia", 10))
+    return {"maxnreg": min(255, 65536 // (32 * num_warps))} if told else {}
+
+
+def has_bf16(tensor: Tensor) -> bool:
+    """Whether this tensor's device multiplies bf16: NVIDIA's from compute capability 8.0 on."""
+    return on_amd(tensor) or gpu(tensor).generation >= 8
 
 
 def float32_precision(tensor: Tensor) -> str:
-    """How this tensor's device multiplies with float32 accuracy."""
-    return "ieee" if capability(tensor) < (8, 0) else "bf16x6"
+    """How this tensor's device multiplies with float32 accuracy. The matrix cores of AMD's gfx9
+    take float32 itself, and gfx11 multiplies bf16 only twice to four times as fast."""
+    return "ieee" if on_amd(tensor) or not has_bf16(tensor) else "bf16x6"
 
 
 def product_precision(tensor: Tensor) -> str:
     """The user's choice, on this tensor's device. GPUs before compute capability 8.0 have neither
-    TF32 nor bf16, and multiply in float32 whatever is chosen."""
+    TF32 nor bf16, and multiply in float32 whatever is chosen. AMD's have no TF32; parts are worth
+    their products on gfx9 alone."""
     precision = matmul_precision()
-    exact = precision == "ieee" or capability(tensor) < (8, 0)
+    if precision == "tf32" and on_amd(tensor):
+        precision = "bf16x3" if gpu(tensor).generation == 9 else "ieee"
+    exact = precision == "ieee" or not has_bf16(tensor)
     return float32_precision(tensor) if exact else precision
 
 
@@ -84,7 +115,7 @@ def precision_for(precision: str, tensor: Tensor, along_the_sum: bool) -> str:
     """Two parts in place of TF32 where an operand does not lie along the sum and the tensor cores
     read it from shared memory: stored across it, number by number, it collides 16-way.
     """
-    across = capability(tensor)[0] in (9, 10) and not along_the_sum
+    across = gpu(tensor) in (("nvidia", 9), ("nvidia", 10)) and not along_the_sum
     return "bf16x3" if precision == "tf32" and across else precision
 
 
@@ -94,11 +125,20 @@ def fitted(config: Config, tensor: Tensor, grouped: bool) -> Config:
 
     Where they are not, they go through registers, in short steps: copies past the registers collide
     up to 32-way, and every number takes an address. sm_100 takes the left operand from tensor
-    memory, a row a thread; from copies in shared memory rows are read with 8-way conflicts.
+    memory, a row a thread; from copies in shared memory rows are read with 8-way conflicts. AMD's
+    have 64 KiB of it, which three stages of the largest tiles fill, and on gfx11 these spill in
+    longer steps.
     """
     if not grouped:
         return config | {"BLOCK_K": 16, "num_stages": 1}
-    return config | {"num_stages": 1} if capability(tensor)[0] == 10 else config
+    match gpu(tensor):
+        case ("nvidia", 10):
+            return config | {"num_stages": 1}
+        case ("amd", 11):
+            return config | {"BLOCK_K": 16, "num_stages": 2}
+        case ("amd", _):
+            return config | {"num_stages": 2}
+    return config
 
 
 # Triton's interpreter would multiply the bit patterns of bf16 operands. In float32, which holds

@@ -299,6 +299,20 @@ def test_literal_form_holds_as_many_matrices_as_its_page_says(tools):
     assert 3 < tools("figures").literal_matrices() <= 12
 
 
+def test_what_ran_on_a_platform_names_the_test_that_ran_it():
+    """And what nobody ran has no cell."""
+    rows = json.loads((DOCS / "tools" / "platforms.json").read_text("utf-8"))
+    for row in rows:
+        for result, by in (cell for name, cell in row.items() if name != "platform"):
+            file, _, name = by.partition("::")
+            assert result and result != "not run"
+            assert (
+                f"def {name}" in (ROOT / file).read_text("utf-8")
+                if name
+                else (ROOT / file).exists()
+            )
+
+
 def test_the_compile_table_has_every_kernel_and_configuration():
     """Recorded in a process of its own: the interpreter, where it is asked for, must not see it."""
     pytest.importorskip("triton", reason="Triton is not installed")

@@ -10,9 +10,11 @@ import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from drcl.benchmarks.gates import banks, checks, model, sass
+from drcl import backends
+from drcl.benchmarks.gates import amd, banks, checks, model, sass
 from drcl.benchmarks.gates.device import resident_blocks
 from drcl.benchmarks.gates.launches import HEADLINES, Problem, launches_of, named
+from drcl.kernels.reversible_consistency import rows
 
 LANES = np.arange(32)
 LOOP = """
@@ -150,6 +152,66 @@ def test_every_gate_can_fail(change, word):
     assert word in problem
 
 
+AMD = {
+    "kernel": "a_kernel", "label": "", "arch": "gfx942", "wavefront": 64, "registers": 128,
+    "spilled": 0, "spilled_registers": 0, "spilled_scalars": 64, "shared": 65536, "warps": 4,
+    "blocks": 1, "precision": "ieee", "tensor_core": "v_mfma_f32_32x32x2_f32",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        ({"spilled": 4}, "4 bytes a thread"),
+        ({"spilled_registers": 2}, "2 vector registers are spilled"),
+        ({"spilled_scalars": 65}, "scalar registers"),
+        ({"shared": 65537}, "LDS"),
+        ({"blocks": 0}, "SIMD units idle"),
+        ({"warps": 2}, "SIMD units idle"),
+        ({"warps": 32}, "32 wavefronts of 64 threads"),
+        ({"registers": 513}, "513 vector registers"),
+        ({"arch": "gfx1100"}, "wavefronts of 64 threads, not 32"),
+        ({"precision": "bf16"}, "bf16 products run as v_mfma_f32_32x32x2_f32"),
+        ({"precision": "bf16x3", "tensor_core": ""}, "bf16x3 products run as fma"),
+        ({"tensor_core": "v_mfma_f32_32x32x8_bf16"}, "float32 products"),
+        ({"tensor_core": "v_mfma_f32_32x32x4_xf32"}, "float32 products"),
+        ({"refused": "no"}, "does not compile"),
+    ],
+)
+def test_every_gate_for_amd_can_fail(change, word):
+    assert checks.problems(AMD) == []
+    assert checks.problems(AMD | {"precision": "bf16", "tensor_core": "v_wmma_f32_bf16"}) == []
+    (problem,) = checks.problems(AMD | change)
+    assert word in problem
+
+
+def test_what_amd_code_says_of_itself_is_read():
+    """Of its description, not of a comment; the launch adds its own LDS to the code's."""
+    text = """
+        ; .vgpr_count: 7
+        v_mfma_f32_32x32x8_bf16 a[0:15], v[0:1], v[2:3], a[0:15]
+        v_mfma_f32_32x32x8_bf16 a[0:15], v[4:5], v[6:7], a[0:15]
+    amdhsa.kernels:
+      - .agpr_count: 16
+        .group_segment_fixed_size: 512
+        .private_segment_fixed_size: 12
+        .sgpr_count: 30
+        .sgpr_spill_count: 3
+        .vgpr_count: 100
+        .vgpr_spill_count: 2
+        .wavefront_size: 64
+    """
+    found = amd.counted({"arch": "gfx90a", "warps": 4, "shared": 1024}, text)
+    assert found["registers"] == 100 and found["scalar_registers"] == 30
+    assert (found["spilled"], found["spilled_registers"], found["spilled_scalars"]) == (12, 2, 3)
+    assert (found["wavefront"], found["shared"], found["blocks"]) == (64, 1536, 4)
+    assert found["tensor_core"] == "v_mfma_f32_32x32x8_bf16"
+
+
+def test_the_amd_gpus_with_gates_are_those_that_may_be_asked_for():
+    assert tuple(amd.COMPUTE_UNITS) == backends.AMD
+
+
 compiled = pytest.mark.skipif(
     os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter takes the compiler's place"
 )
@@ -195,6 +257,25 @@ def test_the_documentation_counts_the_launches_of_a_step():
     assert f"D = 2,048 a step is {wide} launches" in page
     pending = (root / "benchmarks/PENDING_GPU.md").read_text()
     assert f"{small} for B < D, {large} for more rows, {wide} at C = 1,000" in pending
+
+
+@compiled
+@pytest.mark.parametrize("arch", amd.COMPUTE_UNITS)
+def test_amd_is_launched_without_what_it_lacks(monkeypatch, arch):
+    """TF32, float32 products out of six of bf16, and a limit of registers."""
+    asked = {
+        precision: launches_of(Problem("loss", 64, 128, 10, precision=precision), arch)
+        for precision in ("highest", "high", "medium")
+    }
+    found = {
+        precision: {launch.constants.get("PRECISION", "ieee") for launch in launches}
+        for precision, launches in asked.items()
+    }
+    parts = set() if arch == "gfx1100" else {"bf16x3"}
+    assert found == {"highest": {"ieee"}, "high": {"ieee"} | parts, "medium": {"ieee", "bf16"}}
+    monkeypatch.setattr(rows, "register_limit", lambda *tile: {"maxnreg": 255})
+    with pytest.raises(KeyError, match="maxnreg"):
+        launches_of(Problem("loss", 64, 128, 10), arch)
 
 
 def code(*lines: tuple[str, int]) -> list[sass.Instruction]:

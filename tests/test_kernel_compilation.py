@@ -1,5 +1,7 @@
 """Compile gates: every kernel as it is launched, for several GPUs and two Tritons, without a GPU.
 
+AMD's GPUs have them, too, in the short form those kernels that may spill there.
+
 The short form takes one form of each kernel, and of products one in each precision, on every
 architecture; sm_90 with the Triton that comes with PyTorch 2.11, as its users have it, the others
 in turn with either. All forms, with both, are a long test.
@@ -28,6 +30,9 @@ PROBLEMS = [
 ]  # fmt: skip
 # Between them all architectures.
 SHORT = [(OLDER, [90, 120]), (triton.__version__, [75, 80, 100])]
+# Wavefronts of 64 threads, and of 32.
+AMD = ["gfx90a", "gfx942", "gfx1100"]
+AMD_KERNELS = ["coefficients_kernel", "symmetric_kernel"]
 
 
 def python_with(version: str) -> str:
@@ -60,7 +65,7 @@ def run_alone(command: list[str], written: Path) -> None:
     assert written.exists(), run.stdout + run.stderr
 
 
-def gates(folder: Path, version: str, archs: list[int], *only: str) -> list[dict]:
+def gates(folder: Path, version: str, archs: list[int] | list[str], *only: str) -> list[dict]:
     table = folder / "gates.json"
     command = [sys.executable, "-m", "drcl.benchmarks.gates", f"--python={python_with(version)}"]
     run_alone([*command, *(f"--arch={arch}" for arch in archs), f"--json={table}", *only], table)
@@ -72,7 +77,7 @@ def gates(folder: Path, version: str, archs: list[int], *only: str) -> list[dict
 
 def assert_all_pass(rows: list[dict]) -> None:
     broken = [
-        f"{row['kernel']} {row['label']} sm_{row['arch']}: {problem}"
+        f"{row['kernel']} {row['label']} {row['arch']}: {problem}"
         for row in rows
         for problem in row["problems"]
     ]
@@ -91,6 +96,20 @@ def test_one_form_of_every_kernel_passes_the_gates(tmp_path, version, archs):
         fast = {row["precision"] for row in here} - {"ieee"}
         parts = {"bf16x3"} if arch in (90, 100) else set()
         assert fast == (set() if arch < 80 else {"tf32", "bf16", "bf16x6"} | parts)
+    assert_all_pass(rows)
+
+
+@pytest.mark.slow
+def test_kernels_pass_the_gates_of_amd(tmp_path):
+    chosen = [f"--kernel={kernel}" for kernel in AMD_KERNELS]
+    problem = "--problem=8192×2048 C=10 high"
+    rows = gates(tmp_path, triton.__version__, AMD, "--one-each", *chosen, problem)
+    for arch in AMD:
+        here = [row for row in rows if row["arch"] == arch]
+        assert {row["kernel"] for row in here} == set(AMD_KERNELS)
+        assert {row["wavefront"] for row in here} == {32 if arch == "gfx1100" else 64}
+        parts = {row["tensor_core"] for row in here if row["precision"] == "bf16x3"}
+        assert len(parts) == (arch != "gfx1100") and all("mfma" in core for core in parts)
     assert_all_pass(rows)
 
 
@@ -114,7 +133,7 @@ def test_model_predicts_every_launch_of_a_step(tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("arch", [75, 80, 90, 100, 120])
+@pytest.mark.parametrize("arch", [75, 80, 90, 100, 120, *AMD])
 @pytest.mark.parametrize("version", [OLDER, triton.__version__])
 def test_every_kernel_passes_the_gates(tmp_path, version, arch):
     assert_all_pass(gates(tmp_path, version, [arch], "--jobs=2"))

@@ -91,6 +91,17 @@ def test_everything_works_without_what_windows_lacks(tmp_path):
     assert done.stdout.endswith(b"? ? done\n")
 
 
+def test_big_endian_processors_are_refused_by_name():
+    """Before anything else is imported that would not work there."""
+    told = (
+        "import platform, sys; sys.byteorder = 'big'; platform.machine = lambda: 's390x'; "
+        "import drcl"
+    )
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "ImportError: drcl: expected a little-endian processor, got s390x" in done.stderr
+
+
 @pytest.fixture
 def windows(monkeypatch):
     monkeypatch.setattr(portable, "fcntl", None)

@@ -7,13 +7,20 @@ import json
 import sys
 from pathlib import Path
 
+from .amd import COMPUTE_UNITS
+from .assemble import architecture
 from .checks import check
 from .device import MULTIPROCESSORS
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m drcl.benchmarks.gates", description=__doc__)
-    parser.add_argument("--arch", type=int, action="append", choices=sorted(MULTIPROCESSORS))
+    parser.add_argument(
+        "--arch",
+        type=architecture,
+        action="append",
+        choices=[*sorted(MULTIPROCESSORS), *COMPUTE_UNITS],
+    )
     parser.add_argument(
         "--kernel", action="append", default=[], help="only kernels that fit this pattern"
     )
@@ -34,14 +41,15 @@ def main() -> int:
         archs, options.kernel, options.problem, options.python, options.jobs, options.one_each
     )
     print(
-        f"{'kernel':24} {'configuration':42} sm   reg blocks warps  shared conflict  tensor cores"
+        f"{'kernel':24} {'configuration':42} arch    reg blocks warps  shared conflict  "
+        "tensor cores"
     )
     for row in rows:
-        line = f"{row['kernel']:24} {row['label']:42} {row['arch']:<4} "
+        line = f"{row['kernel']:24} {row['label']:42} {row['arch']:<7} "
         if "refused" not in row:
             line += (
                 f"{row['registers']:3} {row['blocks']:6} {row['blocks'] * row['warps']:5} "
-                f"{row['shared']:7} {row['conflict']:8}  {row['tensor_core']}"
+                f"{row['shared']:7} {row.get('conflict', '-'):>8}  {row['tensor_core']}"
             )
         print(line + "".join(f"  ! {problem}" for problem in row["problems"]))
     if options.json:

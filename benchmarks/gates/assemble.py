@@ -1,10 +1,11 @@
 """Compiles recorded launches with the Triton of the running Python, without PyTorch and NumPy.
 
     python benchmarks/gates/assemble.py cases.json folder --arch 90 [--jobs 2] [--sass]
+    python benchmarks/gates/assemble.py cases.json folder --arch gfx942
 
 A script and not a module of the package, so that any Triton in an environment of its own can run
 it. Leaves ``index.json`` in the folder, and for case N ``N-ARCH.ptx`` and, where asked for,
-``N-ARCH.sass``.
+``N-ARCH.sass``; for AMD's GPUs ``N-ARCH.amdgcn``.
 """
 
 from __future__ import annotations
@@ -35,12 +36,25 @@ def load_kernels() -> None:
     spec.loader.exec_module(module)
 
 
+def architecture(text: str) -> int | str:
+    """90 of ``"90"``; AMD's names stay: ``"gfx942"``."""
+    return int(text) if text.isdigit() else text
+
+
+def target(arch: int | str) -> Any:
+    """What Triton calls such a GPU. AMD's from gfx10 on have wavefronts of 32 threads."""
+    from triton.backends.compiler import GPUTarget
+
+    if isinstance(arch, int):
+        return GPUTarget("cuda", arch, 32)
+    return GPUTarget("hip", arch, 32 if arch.startswith("gfx1") else 64)
+
+
 def assemble(
-    case: dict[str, Any], number: int, arch: int, folder: str, sass: bool
+    case: dict[str, Any], number: int, arch: int | str, folder: str, sass: bool
 ) -> dict[str, Any]:
     """What the assembler made of one case, or why it made nothing."""
     import triton
-    from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
     from triton.compiler.compiler import make_backend
 
@@ -48,19 +62,24 @@ def assemble(
         load_kernels()
     module = importlib.import_module(f"drcl_kernels.{case['module']}")
     kernel = getattr(module, case["kernel"])
-    target = GPUTarget("cuda", arch, 32)
+    gpu = target(arch)
     row = {"case": number, "arch": arch}
     try:
-        parse = make_backend(target).parse_attr
+        parse = make_backend(gpu).parse_attr
         attributes = {
             (i,): parse(case["attributes"][name])
             for i, name in enumerate(kernel.arg_names)
             if name in case["attributes"]
         }
         source = ASTSource(kernel, case["types"], constexprs=case["constants"], attrs=attributes)
-        compiled = triton.compile(source, target=target, options=case["options"])
+        compiled = triton.compile(source, target=gpu, options=case["options"])
     except Exception as error:  # any version may refuse in its own way
         return row | {"refused": " ".join(f"{type(error).__name__}: {error}".split())[-400:]}
+    metadata = compiled.metadata
+    row |= {"shared": metadata.shared, "warps": metadata.num_warps}
+    if isinstance(arch, str):
+        Path(folder, f"{number}-{arch}.amdgcn").write_text(compiled.asm["amdgcn"])
+        return row
     cubin = compiled.asm["cubin"]
     usage = dump("--dump-resource-usage", cubin)
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
@@ -68,12 +87,9 @@ def assemble(
     Path(folder, f"{number}-{arch}.ptx").write_text(compiled.asm["ptx"])
     if sass:
         Path(folder, f"{number}-{arch}.sass").write_text(dump("--dump-sass", cubin))
-    metadata = compiled.metadata
     return row | {
         "registers": int(found[1]),
         "spilled": int(found[2]),  # bytes of local memory a thread
-        "shared": metadata.shared,
-        "warps": metadata.num_warps,
         "tensor_memory": getattr(metadata, "tmem_size", 0) or 0,
     }
 
@@ -94,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--arch", type=int, action="append", required=True)
+    parser.add_argument("--arch", type=architecture, action="append", required=True)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--sass", action="store_true", help="disassemble, too")
     options = parser.parse_args()

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import banks
-from .device import MULTIPROCESSORS, resident_blocks
+from . import amd, banks
+from .device import MULTIPROCESSORS, Architecture, resident_blocks
 from .floors import CONFLICTS, LOW_TILES, SPILLS, WARPS, Table
 from .launches import PROBLEMS, Launch, named, record
 
@@ -25,7 +25,7 @@ ASSEMBLE = Path(__file__).with_name("assemble.py")
 def recorded(
     kernels: Sequence[str] = (),
     problems: Sequence[str] = (),
-    arch: int = 90,
+    arch: Architecture = 90,
     one_each: bool = False,
 ) -> dict[str, Launch]:
     """The compiled kernels by name, where kernel and problem fit a pattern, as they are launched
@@ -51,13 +51,13 @@ def recorded(
 
 def assembled(
     cases: dict[str, Launch],
-    archs: Sequence[int],
+    archs: Sequence[Architecture],
     folder: Path,
     python: str = sys.executable,
     jobs: int = 1,
     sass: bool = False,
 ) -> list[Row]:
-    """One row for each case and architecture; PTX and, if asked for, SASS stay in the folder."""
+    """One row for each case and architecture; the assemblers' texts stay in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     given = folder / "cases.json"
     given.write_text(json.dumps([launch._asdict() for launch in cases.values()]), "utf-8")
@@ -79,8 +79,11 @@ def assembled(
                "configuration": configuration(launch), "precision": precision(launch)}  # fmt: skip
         row |= found
         if "refused" not in row:
-            ptx = folder / f"{names.index(name)}-{row['arch']}.ptx"
-            row |= counted(row, ptx.read_text("utf-8"))
+            text = folder / f"{names.index(name)}-{row['arch']}"
+            if isinstance(row["arch"], str):
+                row |= amd.counted(row, text.with_suffix(".amdgcn").read_text("utf-8"))
+            else:
+                row |= counted(row, text.with_suffix(".ptx").read_text("utf-8"))
         row["problems"] = problems(row)
         rows.append(row)
     return rows
@@ -131,6 +134,8 @@ def problems(row: Row) -> list[str]:
     """The gates that a row breaks, in words."""
     if "refused" in row:
         return [f"does not compile: {row['refused']}"]
+    if isinstance(row["arch"], str):
+        return amd.problems(row)
     arch = MULTIPROCESSORS[row["arch"]]
     found = []
     if row["spilled"] > first_line(SPILLS, row):
@@ -175,7 +180,7 @@ def first_line(table: Table, row: Row) -> int:
 
 
 def check(
-    archs: Sequence[int],
+    archs: Sequence[Architecture],
     kernels: Sequence[str] = (),
     problems: Sequence[str] = (),
     python: str = sys.executable,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+Architecture = int | str  # 90 of NVIDIA's sm_90, or AMD's name: "gfx942"
+
 
 class Multiprocessor(NamedTuple):
     warps: int

@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from .assemble import target
+from .device import Architecture
+
 
 class Problem(NamedTuple):
     """What a user asks for; ``precision`` as in ``torch.set_float32_matmul_precision``."""
@@ -87,18 +90,21 @@ class Launch(NamedTuple):
 
 
 @contextmanager
-def recorded() -> Iterator[list[Launch]]:
-    """The launches made inside the block; none of them runs."""
-    from triton.backends.compiler import GPUTarget
+def recorded(arch: Architecture) -> Iterator[list[Launch]]:
+    """The launches made inside the block, for such a GPU; none of them runs."""
     from triton.compiler.compiler import make_backend
     from triton.runtime.jit import JITFunction, create_function_from_signature
 
-    backend = make_backend(GPUTarget("cuda", 90, 32))
+    backend = make_backend(target(arch))
+    known = vars(backend.parse_options({}))
     launches: list[Launch] = []
 
     def record(kernel: Any, *values: Any, grid: Any, warmup: bool, **named: Any) -> None:
         bind = create_function_from_signature(kernel.signature, kernel.params, backend)
         arguments, specialised, options = bind(*values, **named)
+        unknown = options.keys() - known.keys()
+        if unknown:  # as Triton does when it launches
+            raise KeyError(f"{kernel.__name__}: {backend.target} has no options {unknown}")
         pairs = dict(zip(arguments, specialised, strict=True))
         sizes = tuple(grid(arguments) if callable(grid) else grid)
         launches.append(
@@ -130,7 +136,7 @@ def recorded() -> Iterator[list[Launch]]:
         JITFunction.run = run
 
 
-def launches_of(problem: Problem, arch: int = 90) -> list[Launch]:
+def launches_of(problem: Problem, arch: Architecture = 90) -> list[Launch]:
     """What one step of the problem launches on such a GPU, forward and backward, in order."""
     import torch
 
@@ -139,15 +145,18 @@ def launches_of(problem: Problem, arch: int = 90) -> list[Launch]:
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise RuntimeError("TRITON_INTERPRET: the compiler is needed here, unset it")
     before = torch.get_float32_matmul_precision()
-    capability = product.capability
-    product.capability = lambda tensor: divmod(arch, 10)
+    gpu = product.gpu
+    if isinstance(arch, int):
+        product.gpu = lambda tensor: product.Gpu("nvidia", arch // 10)
+    else:
+        product.gpu = lambda tensor: product.Gpu("amd", product.amd_generation(arch))
     torch.set_float32_matmul_precision(problem.precision)
     try:
-        with recorded() as launches:
+        with recorded(arch) as launches:
             STEPS[problem.op](problem)
     finally:
         torch.set_float32_matmul_precision(before)
-        product.capability = capability
+        product.gpu = gpu
     return [launch._replace(problem=problem.label) for launch in launches]
 
 
@@ -224,6 +233,6 @@ def named(launches: list[Launch]) -> dict[str, Launch]:
     return result
 
 
-def record(arch: int, problems: Sequence[Problem]) -> list[Launch]:
+def record(arch: Architecture, problems: Sequence[Problem]) -> list[Launch]:
     """The launches of some problems on such a GPU."""
     return [launch for problem in problems for launch in launches_of(problem, arch)]

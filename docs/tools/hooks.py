@@ -381,6 +381,31 @@ def installs() -> str:
     return "\n".join(lines)
 
 
+PLATFORM_CELLS = {
+    "imports": "imports",
+    "suite": "suite",
+    "native": "native code",
+    "compile": "kernels compile",
+    "ran": "kernels ran",
+}
+
+
+def platforms() -> str:
+    """What was run on which platform, with the test that ran it; all else was not run."""
+    rows = stored("platforms.json")
+    lines = [f"| platform | {' | '.join(PLATFORM_CELLS.values())} |", "|---" * 6 + "|"]
+    by: list[str] = []
+    for row in rows:
+        cells = []
+        for name in PLATFORM_CELLS:
+            result, test = row.get(name, ["not run", ""])
+            if test and test not in by:
+                by.append(test)
+            cells.append(f"{result} [{by.index(test) + 1}]" if test else result)
+        lines.append(f"| {row['platform']} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *(f"{n}. `{test}`" for n, test in enumerate(by, start=1))])
+
+
 def peers(what: str) -> str:
     """Other libraries and drcl: values that agree (``counts``) and why others are ``left``; what
     they offer (``offered``), and why it is not ``direct`` or not ``expressible``."""
@@ -456,6 +481,6 @@ FILLERS: dict[str, Callable[..., str]] = {
             measured,
             memory,
         ),
-        *(methods, newcomer, peers, predicted, quality, readme, roofline, serving),
+        *(methods, newcomer, peers, platforms, predicted, quality, readme, roofline, serving),
     )
 }

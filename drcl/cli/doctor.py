@@ -115,15 +115,17 @@ def _gpu(info: dict[str, Any]) -> Iterator[Finding]:
     cuda, triton = info["cuda"], info["backends"]["triton"]
     devices = ", ".join(device["name"] for device in cuda["devices"])
     remedy = ""
-    if cuda["driver"] and cuda["version"] is None:
+    if cuda["rocm"]:
+        said = devices or "torch is built for ROCm, but finds no device"
+    elif cuda["driver"] and cuda["version"] is None:
         remedy = "pip install --force-reinstall torch"
         said = f"torch is built without CUDA, though driver {cuda['driver']} is there"
     elif cuda["version"] is None:
         said = "torch is built without CUDA, and no NVIDIA driver was found"
     else:
         said = devices or "torch is built for it, but finds no device"
-    yield Finding("CUDA", cuda["available"], said, remedy)
-    lacks = info["triton"] is None and cuda["available"]
+    yield Finding("ROCm" if cuda["rocm"] else "CUDA", cuda["available"], said, remedy)
+    lacks = info["triton"] is None and cuda["available"] and not cuda["rocm"]
     yield Finding(
         "Triton kernels",
         triton["available"],

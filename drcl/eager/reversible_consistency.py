@@ -37,6 +37,7 @@ from drcl.eager.generalized_cross_entropy import gce_rows
 from drcl.eager.mixup import mix, unmix
 from drcl.eager.products import project
 from drcl.labels import is_labelled, target_rows
+from drcl.precision import widest
 
 # Wide enough for full GEMM speed, narrow enough that the triangle costs little more than half.
 PANEL = 256
@@ -175,13 +176,14 @@ def row_blocks(rows: Tensor) -> list[slice]:
 
 
 def class_sums(coordinates: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
-    """``HᵀH`` (3K, 3K) in float64 and ``[Δ, V]ᵀF`` (2K, D)."""
+    """``HᵀH`` (3K, 3K) in float64, where the device has it, and ``[Δ, V]ᵀF`` (2K, D)."""
     # The loss is a difference of products of HᵀH, so rounding in it is what limits the loss. In
     # float64 it costs nothing beside the symmetric product, as long as K is small against D.
     k = coordinates.shape[1] // 3
     narrow = k <= max(32, outside.shape[1] // 12)
-    exact = coordinates.double() if narrow else coordinates
-    return (exact.T @ exact).double(), coordinates[:, k:].T @ outside
+    wide = widest(coordinates.device)
+    exact = coordinates.to(wide) if narrow else coordinates
+    return (exact.T @ exact).to(wide), coordinates[:, k:].T @ outside
 
 
 def gram(outside: Tensor) -> Tensor:
@@ -288,12 +290,13 @@ def gradient(
 
 def similarity_terms(inner: Tensor, cross: Tensor, gram_matrix: Tensor) -> Tensor:
     """``‖R̂R̂ᵀ − X̂X̂ᵀ‖² + ‖R̂X̂ᵀ − X̂R̂ᵀ‖²`` from the sums alone, in float64 as it may cancel."""
-    squares = torch.linalg.vector_norm(gram_matrix, dim=2).double().square().sum()
+    wide = widest(gram_matrix.device)
+    squares = torch.linalg.vector_norm(gram_matrix, dim=2).to(wide).square().sum()
     if is_by_rows(gram_matrix):
         return squares
     uu, du, dd, vu, vd, vv = blocks(inner)
     inside = (du * du.T).sum() + 2 * (dd * vu).sum() + (vd * vd.T).sum()
-    delta_f, v_f = cross.double().chunk(2)
+    delta_f, v_f = cross.to(wide).chunk(2)
     crossed = (delta_f * (delta_f + 2 * v_f)).sum()
     converging = dd.trace() < vv.trace()
     aa, au = torch.where(converging, dd, vv), torch.where(converging, -du, vu)
@@ -312,7 +315,13 @@ def is_by_rows(gram_matrix: Tensor) -> bool:
 
 
 def lengths(rows: Tensor) -> Tensor:
-    """Euclidean lengths of rows; summed in float64, as squares may leave the range of float32."""
+    """Euclidean lengths of rows; summed in float64, as squares may leave the range of float32.
+
+    Without float64 the rows are brought into that range first.
+    """
+    if widest(rows.device) != torch.float64:
+        largest = safe(torch.linalg.vector_norm(rows, torch.inf, dim=1))
+        return torch.linalg.vector_norm(rows / largest[:, None], dim=1) * largest
     return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).to(rows.dtype)
 
 

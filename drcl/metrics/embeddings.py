@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from drcl.precision import with_float64
 from drcl.storage.mmap import check_size, is_mapped
 from drcl.tensors import as_features, as_tensor, check_unmasked, is_array
 
@@ -175,11 +176,11 @@ def _pieces(array: Gallery, name: str, may_be_empty: bool) -> list[Tensor]:
                 f"{name}: expected (N, D) arrays of one width, got {tuple(piece.shape)}"
             )
     if may_be_empty and pieces and not any(len(piece) for piece in pieces):
-        return pieces[:1]
+        return [pieces[0].to(with_float64(pieces[0].device))]
     if sum(len(piece) for piece in pieces) == 0:
         shape = tuple(pieces[0].shape) if pieces else ()
         raise ValueError(f"{name}: expected a non-empty (N, D) array, got {shape}")
-    return [piece for piece in pieces if len(piece)]
+    return [piece.to(with_float64(piece.device)) for piece in pieces if len(piece)]
 
 
 def _spooled(chunks: Iterable[Array], name: str) -> Tensor:

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from drcl.precision import widest
+
 
 def full_precision(features: Tensor) -> AbstractContextManager[None]:
     """Products in the dtype of their factors, as in the compiled ops: autocast narrows them."""
@@ -20,5 +22,5 @@ def as_tensor(q: Tensor | float, features: Tensor) -> Tensor:
     """q on the features' device; a tensor is passed on, so that a captured graph follows it."""
     if isinstance(q, Tensor):
         return q
-    one = torch.ones((), dtype=torch.float64, device=features.device)
+    one = torch.ones((), dtype=widest(features.device), device=features.device)
     return one * q if torch.compiler.is_compiling() else one.fill_(q)

@@ -19,6 +19,7 @@ from torch import Tensor
 from drcl.eager import reversible_consistency as eager
 from drcl.eager.reversible_consistency import Batch, Saved, Settings, Space
 from drcl.ops.derivatives import differentiable, differentiated_once
+from drcl.precision import widest
 
 PARTS = 4  # the first outputs: total, J_L, J_D, J_MSE
 
@@ -47,7 +48,8 @@ def reversible_consistency(
     with torch.autocast(features.device.type, enabled=False):
         rows = compute.rows(Batch(features, targets, permutation, q), own, chosen)
         if by_rows:
-            inner, cross = own.basis.new_empty(0, 0, dtype=torch.float64), own.basis.new_empty(0, 0)
+            new = own.basis.new_empty
+            inner, cross = new(0, 0, dtype=widest(features.device)), new(0, 0)
             gram = compute.differences(rows.outside, rows.coordinates, rows.norms)
         else:
             inner, cross = compute.class_sums(rows.coordinates, rows.outside)
@@ -73,7 +75,7 @@ def _(
         new(batch, k),
         new(2, batch),
         new(3),
-        new((0, 0) if by_rows else (3 * k, 3 * k), dtype=torch.float64),
+        new((0, 0) if by_rows else (3 * k, 3 * k), dtype=widest(features.device)),
         new((0, 0) if by_rows else (2 * k, outside)),
         new(2, batch, batch) if by_rows else new(1, outside, outside),
     )

@@ -310,13 +310,16 @@ class Training:
         device, ranks = self.phase.source.device, self.phase.ranks
         own = [str(ranks.rank)] if ranks is not None else []
         seed = stream_seed(self.phase.schedule.seed, *names, *own)
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        kind = "cuda" if device.type == "cpu" else device.type
+        with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=kind):
             # torch.manual_seed would note the seed for kinds of device that there may not even be,
             # with a traceback each time, in a list that only grows.
             torch.default_generator.manual_seed(seed)
             if device.type == "cuda":
                 with torch.cuda.device(device):
                     torch.cuda.manual_seed(seed)
+            elif device.type != "cpu":
+                torch.get_device_module(device).manual_seed(seed)
             yield
 
     def _reaches_ahead(self, source: SampleSource) -> bool:
@@ -354,7 +357,7 @@ class Training:
 
     def _read_losses(self) -> tuple[float, dict[str, float]]:
         """The epoch's mean loss and parts; the one place where the host waits for the steps."""
-        table = self._losses.double().cpu()
+        table = self._losses.cpu().double()
         names = self.step.parts
         bad = (~table[:, 0].isfinite()).nonzero()
         if len(bad):

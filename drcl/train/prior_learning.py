@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from drcl import functional
 from drcl.distributed import raise_together
 from drcl.labels import Label, is_labelled
+from drcl.precision import widest
 from drcl.prior import Prior
 from drcl.train.config import Config, stream_seed
 from drcl.train.context import Context
@@ -141,7 +142,7 @@ def prior_phase(modality: str, data: Prepared, config: Config, context: Context)
 
     def validate(q: float, embed: Embed) -> dict[str, float]:
         # A mean of the chunks' means, each with its number of rows: no embedding is kept.
-        total, count = torch.zeros((), dtype=torch.float64, device=device), 0
+        total, count = torch.zeros((), dtype=widest(device), device=device), 0
         with raise_together(None if ranks is None else ranks.group):
             for x, y in embed(scored):
                 score = functional.prior_similarity(

@@ -28,6 +28,7 @@ from torch.distributed import ProcessGroup
 from drcl.distributed import gather_rows, shard
 from drcl.labels import is_labelled, target_rows
 from drcl.metrics import average_precision
+from drcl.precision import widest
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,8 @@ class Ranks:
             gallery_groups=torch.zeros_like(others),
         )[others == 0]
         counted = ~found.isnan()
-        sums = torch.stack([found[counted].sum(), counted.sum().double()]).to(embeddings.device)
+        sums = torch.stack([found[counted].sum(), counted.sum().double()])
+        sums = sums.to(embeddings.device, widest(embeddings.device))
         dist.all_reduce(sums, group=self.group)
         return float(sums[0] / sums[1])
 

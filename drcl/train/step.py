@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from drcl.distributed import raise_together
 from drcl.encoder import Encoder, is_as_built
+from drcl.precision import widest
 from drcl.train.clock import Clock
 from drcl.train.embedding import at_least_float32, products_in
 from drcl.train.perceptron import Perceptron, suits
@@ -57,7 +58,8 @@ class Step:
         # The rows of a batch whose forward pass is already made: see :meth:`Training.embed`.
         self.ahead: Tensor | None = None
         self.parts: tuple[str, ...] = ()
-        self.q = torch.zeros((), dtype=torch.float64, device=self.source.device)
+        source = self.source.device
+        self.q = torch.zeros((), dtype=widest(source), device=source)
 
     def __call__(self, batch: Batch, permutation: Tensor | None) -> Tensor:
         ranks, average = self.phase.ranks, self.phase.average

@@ -86,13 +86,16 @@ def class_sums(coordinates: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
     inner = coordinates.new_empty(pitch, pitch, dtype=torch.float64)
     cross = coordinates.new_empty(2 * k, width)
     inner_config = INNER
-    if product.capability(coordinates)[0] >= 10:
+    maker, generation = product.gpu(coordinates)
+    if maker == "nvidia" and generation >= 10:
         # rows of 3K numbers are rarely whole groups of four, and single numbers that are copied
         # past the registers collide 16-way where float64 has no tensor cores
         inner_config = INNER | {"num_stages": 1}
     _slice_and_add(coordinates, coordinates, 0, inner, exact, inner_config)
     if width:
         cross_config = CROSS if k <= LOOPED_CLASSES else WIDE_CROSS
+        if product.on_amd(outside):
+            cross_config = cross_config | {"num_stages": 2}  # gfx1100 spills with three
         _slice_and_add(coordinates, outside, k, cross, False, cross_config)
     return inner, cross
 

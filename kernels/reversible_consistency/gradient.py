@@ -37,7 +37,7 @@ from ..launch import (
     on_device_of,
     power_of_two,
 )
-from ..product import product_with_dots
+from ..product import on_amd, product_with_dots
 from .combine import is_converging
 from .gradient_tiles import inverse_norm, invert, projection_of, scales, small_part
 from .wide_gradient import wide_coefficients, wide_part
@@ -55,6 +55,8 @@ COEFFICIENTS_BY_ROWS = RowTile(block_rows=8, block_width=16, num_warps=4)
 # How much of a sum ``coefficients`` takes at a time: of M and Z, or of the class matrix.
 DEPTH_BY_ROWS = 128
 DEPTH = 32
+# With more at a time, or in two stages, gfx1100 spills, and Triton 3.6 has no form for gfx942.
+AMD = {"num_stages": 1}
 FINISH = {"BLOCK_B": 4, "BLOCK_D": 512, "num_warps": 4}
 
 
@@ -292,8 +294,9 @@ def gradient(
                 BLOCK_B=tile.block_rows,
                 BLOCK_D=tile.block_width,
                 BLOCK_K=power_of_two(k, 16),
-                BLOCK=DEPTH_BY_ROWS if by_rows else DEPTH,
+                BLOCK=DEPTH_BY_ROWS if by_rows and not on_amd(basis) else DEPTH,
                 num_warps=tile.num_warps,
+                **(AMD if on_amd(basis) else {}),
             )
     large = dots = class_part = None
     if has_outside:

@@ -171,7 +171,7 @@ def rows(given: Batch, space: Space, settings: Settings) -> Rows:
             BLOCK_D=tile.block_width,
             BLOCK_C=power_of_two(classes, 16),
             num_warps=tile.num_warps,
-            maxnreg=register_limit(features, tile.num_warps),
+            **register_limit(features, tile.num_warps),
         )
     sums = sum_partials(partials, basis.new_empty(3))
     return Rows(outside, coordinates, label_gradient, norms, sums)

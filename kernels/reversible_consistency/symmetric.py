@@ -30,6 +30,7 @@ from ..product import (
     fours,
     group_axis,
     multiply,
+    on_amd,
     precision_for,
     product,
     product_precision,
@@ -253,13 +254,14 @@ def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
     k = coordinates.shape[1] // 3
     result = outside.new_empty(2, batch, batch)
     block = SYMMETRIC[precision]["BLOCK"]
+    tile = DIFFERENCES | {"BLOCK_R": 8} if on_amd(outside) else DIFFERENCES  # or gfx1100 spills
     class_part = None
     if k > LOOPED_CLASSES:
         u, delta, v = coordinates.chunk(3, dim=1)
         class_part = product(u + v, delta.T)
     with on_device_of(outside):
         partials, triangle_blocks, parts = _slices_of_product(outside, precision)
-        differences_kernel[(triangle_blocks, block // DIFFERENCES["BLOCK_R"])](
+        differences_kernel[(triangle_blocks, block // tile["BLOCK_R"])](
             partials,
             coordinates,
             class_part,
@@ -270,6 +272,6 @@ def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
             parts,
             BLOCK=block,
             PRECISION=float32_precision(outside) if class_part is None else "ieee",
-            **DIFFERENCES,
+            **tile,
         )
     return result

@@ -169,7 +169,7 @@ def wide_rows(
             BLOCK_D=tile.block_width,
             BLOCK_K=BLOCK_K,
             num_warps=tile.num_warps,
-            maxnreg=register_limit(features, tile.num_warps),
+            **register_limit(features, tile.num_warps),
         )
         v = product(unit, basis)
         outside_kernel[(programs,)](

@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -123,6 +127,84 @@ def test_shipped_flags(tmp_path: Path) -> None:
     """Without sanitizers, optimised as shipped: the fastest way through many cases."""
     driver = build(tmp_path, compiler_with("g++"), ("-O3",))
     assert_clean_with_the_same_bits(driver, 10 * CASES)
+
+
+AARCH64 = "aarch64-linux-gnu-g++"  # Debian: g++-aarch64-linux-gnu and qemu-user
+
+
+@pytest.mark.long
+def test_aarch64_finds_the_bits_of_this_processor(tmp_path: Path) -> None:
+    """Cross-compiled as shipped, and executed under an emulator; the oracle holds there, too."""
+    emulator = shutil.which("qemu-aarch64")
+    if emulator is None:
+        pytest.skip("qemu-aarch64 was not found")
+    there = build(tmp_path / "aarch64", compiler_with(AARCH64, "-static"), ("-O3", "-static"))
+    here = build(tmp_path / "here", compiler_with("g++"), ("-O3",))
+    emulated = subprocess.run(
+        [emulator, there, str(4 * CASES), "1"], capture_output=True, text=True, timeout=7200
+    )
+    assert emulated.returncode == 0, emulated.stderr
+    assert emulated.stdout == drive(here, 4 * CASES).stdout
+    planted = subprocess.run([emulator, there, "100", "1", "wrong"], capture_output=True, text=True)
+    assert planted.returncode != 0 and "expected" in planted.stderr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["g++", "clang++"])
+@pytest.mark.parametrize("source", sorted(CSRC.rglob("*.cpp")), ids=lambda path: path.stem)
+def test_no_compiler_warns(source: Path, name: str, setup_py: dict[str, Any]) -> None:
+    """With the flags of the build, optimised, as some warnings need that."""
+    compiler = compiler_with(name)
+    kind = setup_py["kind_of_compiler"](setup_py["version_of"]([compiler]))
+    assert kind == {"g++": "gcc", "clang++": "clang"}[name]
+    headers = [*include_paths(), sysconfig.get_path("include")]
+    flags = setup_py["compiler_flags"](kind) + setup_py["warning_flags"](kind, headers)
+    defines = ["CUDA_ARCH_LIST", "FLAGS", "TORCH"]
+    command = [compiler, *flags, *(f'-DDRCL_{one}=""' for one in defines)]
+    compile_with(*command, setup_py["STABLE_ABI"], f"-I{CSRC}", "-c", source, "-o", os.devnull)
+
+
+@pytest.fixture
+def setup_py() -> dict[str, Any]:
+    with mock.patch("setuptools.setup"), mock.patch.dict("os.environ", DRCL_BUILD_CUDA="0"):
+        return runpy.run_path(str(CSRC.parent / "setup.py"))
+
+
+@pytest.mark.parametrize(
+    "said, kind, flag",
+    [
+        ("g++ (Debian 12.2.0-14) 12.2.0", "gcc", "-ffp-contract=off"),
+        ("c++ (GCC) 14.2.1 20240912 (Red Hat 14.2.1-3)", "gcc", "-ffp-contract=off"),
+        ("Debian clang version 14.0.6", "clang", "-ffp-contract=off"),
+        ("Apple clang version 15.0.0 (clang-1500.3.9.4)", "apple", "-ffp-contract=off"),
+        ("Microsoft (R) C/C++ Optimizing Compiler Version 19.39", "msvc", "/fp:precise"),
+    ],
+)  # fmt: skip
+def test_flags_are_those_of_the_compiler(
+    said: str, kind: str, flag: str, setup_py: dict[str, Any]
+) -> None:
+    assert setup_py["kind_of_compiler"](said) == kind
+    flags = setup_py["compiler_flags"](kind)
+    both = flags + setup_py["warning_flags"](kind, ["/torch/include"])
+    assert flag in flags and "c++20" in " ".join(flags)
+    assert {one[0] for one in both if one != "/torch/include"} == {"/" if kind == "msvc" else "-"}
+    assert "/WX" in both or "-Werror" in both
+
+
+@pytest.mark.parametrize("name", ["g++", AARCH64])
+def test_big_endian_processors_are_refused_by_name(name: str, tmp_path: Path) -> None:
+    """By the compiler: told that it compiles for one, as none is at hand."""
+    source = tmp_path / "only.cpp"
+    source.write_text('#include "average_precision.h"\n')
+    command = [compiler_with(name), "-std=c++20", f"-I{CSRC}", "-fsyntax-only", str(source)]
+    compile_with(*command)
+    swapped = [
+        "-U__BYTE_ORDER__",
+        "-D__BYTE_ORDER__=__ORDER_BIG_ENDIAN__",
+        "-Wno-builtin-macro-redefined",
+    ]
+    refused = subprocess.run([*command, *swapped], capture_output=True, text=True)
+    assert refused.returncode != 0 and "big-endian" in refused.stderr
 
 
 @pytest.mark.long

@@ -13,8 +13,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from drcl import backends, portable
+from drcl import backends, dispatch, portable
 from drcl._version import __version__
+from drcl.errors import BackendUnavailable
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -145,6 +146,96 @@ def test_a_bug_report_can_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     for fact in wanted:
         assert fact in text
     assert "secret" not in text
+
+
+@pytest.fixture
+def rocm(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A ROCm build of torch, as it shows itself: its devices and capabilities read like CUDA's."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    card = SimpleNamespace(
+        name="AMD Instinct MI300X",
+        gcnArchName="gfx942:sramecc+:xnack-",
+        major=9,
+        minor=4,
+        total_memory=192 * 2**30,
+    )
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    monkeypatch.delenv("DRCL_BACKEND", raising=False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    monkeypatch.setattr(torch.version, "hip", "6.4.43482")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: card.name)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 4))
+    monkeypatch.setattr(portable, "nvidia_driver", lambda: None)
+    monkeypatch.setattr(dispatch, "_probed", {})
+    return card
+
+
+GPU = torch.device("cuda", 0)
+
+
+def test_rocm_is_recognised(rocm: SimpleNamespace) -> None:
+    info, text = json.loads(json.dumps(backends.build_info())), backends.format_info()
+    assert info["cuda"]["version"] is None and info["cuda"]["rocm"] == "6.4.43482"
+    assert "ROCm       6.4.43482: AMD Instinct MI300X (gfx942, 192 GiB)" in text
+    assert "sm_" not in text.partition("set ")[0].partition("ROCm ")[2], "it is not NVIDIA's"
+    assert "built without CUDA" not in text
+    assert "kernels on AMD Instinct MI300X (gfx942), compiled, never run" in text
+
+
+def test_rocm_is_asked_for_no_cuda_code(
+    rocm: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even where the compiled ops have an entry for "cuda", as HIP's tensors would ask for it."""
+    backends.load_ops()
+    monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda op, key: True)
+    monkeypatch.setattr(dispatch, "_has_image", lambda device: pytest.fail("CUDA was asked"))
+    assert set(dispatch.explain(GPU).values()) == {"eager"}
+    if backends.probe_native().available:
+        with dispatch.use_backend("native"):
+            assert dispatch.choose("average_precision", GPU) == "eager"
+        assert dispatch.choose("average_precision", torch.device("cpu")) == "native"
+
+
+def test_kernels_that_never_ran_have_to_be_asked_for(
+    rocm: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with dispatch.use_backend("triton"):
+        assert dispatch.choose("mixup", GPU) == "triton"
+        assert dispatch.choose("reversible_consistency", GPU, kernels=False) == "eager"
+    monkeypatch.setenv("DRCL_BACKEND", "triton")
+    assert dispatch.choose("reversible_consistency", GPU) == "triton"
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.delenv("DRCL_BACKEND")
+    assert dispatch.choose("mixup", GPU) == "triton", "on NVIDIA's it is the first choice"
+
+
+def test_amd_gpus_that_kernels_are_not_compiled_for_are_named(rocm: SimpleNamespace) -> None:
+    rocm.gcnArchName = "gfx1030"
+    assert dispatch.choose("mixup", GPU) == "eager"
+    with (
+        pytest.raises(BackendUnavailable, match=r"gfx1030.*expected one of gfx90a, gfx942"),
+        dispatch.use_backend("triton"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "generation"), [("gfx942:sramecc+:xnack-", 9), ("gfx90a", 9), ("gfx1100", 11)]
+)
+def test_kernels_do_not_take_amd_for_nvidia(
+    rocm: SimpleNamespace, name: str, generation: int
+) -> None:
+    """gfx942 calls itself capability 9.4, and gfx1100 11.0: neither has TF32 or wgmma."""
+    product = importlib.import_module("drcl.kernels.product")
+    rocm.gcnArchName = name
+    tensor = SimpleNamespace(is_cuda=True, device=GPU)
+    assert product.gpu(tensor) == ("amd", generation)
+    assert product.float32_precision(tensor) == "ieee"
+    assert product.register_limit(tensor, 4) == {}
 
 
 def test_the_extension_says_how_it_was_built() -> None:
