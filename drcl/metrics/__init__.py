@@ -16,6 +16,7 @@ scores that are there already, :func:`drcl.functional.average_precision`.
 
 from __future__ import annotations
 
+from drcl import _later
 from drcl.metrics.comparison import Comparison, compare, compare_all
 from drcl.metrics.estimates import Estimate
 from drcl.metrics.hamming import HammingMetrics, hamming_metrics
@@ -43,3 +44,4 @@ __all__ = [
     "Comparison", "MAX_BYTES",
 ]  # fmt: skip
 __dir__ = __all__.copy
+__getattr__ = _later.modules(__name__, "definitions", "trec")
