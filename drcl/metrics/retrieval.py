@@ -74,8 +74,9 @@ def retrieval_metrics(
             exact ``"average"`` over all orders of equal scores; not with ``recall_levels``.
         no_relevant: a query with nothing relevant counts 0 (``"zero"``, default), 1 (``"one"``) or
             not (``"skip"``), or is a ValueError (``"error"``).
-        on_empty: a mean over no query, where none is labelled or all are skipped, or an empty
-            gallery: ``"error"`` (default), or the mean is 0 (``"zero"``) or NaN (``"nan"``).
+        on_empty: a mean over no query, where none is labelled, all are skipped, or the gallery has
+            no labelled item, so that no query counts: ``"error"`` (default), or the mean is 0
+            (``"zero"``) or NaN (``"nan"``).
         adaptive_k: precision@k with k above N is hits over N (True, default), or over k (False), as
             in trec_eval and most libraries.
         exclude_self: True where query and gallery are the same set: query i does not find item i.
@@ -185,7 +186,7 @@ def measured(
     with_relevant = int((found["relevant"] > 0).sum())
     nothing = found["relevant"] == 0
     for tables in (found, extra):  # apart: a measure of the user's may have the name of a table
-        apply_no_relevant(settings.no_relevant, tables, nothing)
+        apply_no_relevant(settings.no_relevant, tables, nothing, empty=task.is_empty)
     every: dict[str, Any] = {"ndcg": None, **found, **mean_curves(curves, with_relevant)}
     return RetrievalMetrics(ks=cutoffs, measures=extra, on_empty=settings.on_empty, **every)
 
@@ -251,15 +252,17 @@ def divide_by_k(tables: dict[str, Tensor], ks: Sequence[int | None], whole: bool
     tables["precision"] = torch.where(k.isnan(), tables["precision"], found)
 
 
-def apply_no_relevant(rule: str, tables: Mapping[str, Tensor], nothing: Tensor) -> None:
-    """What the queries with nothing relevant count, in place."""
+def apply_no_relevant(
+    rule: str, tables: Mapping[str, Tensor], nothing: Tensor, *, empty: bool = False
+) -> None:
+    """What the queries with nothing relevant count, in place; none counts in an empty gallery."""
     if rule == "error" and bool(nothing.any()):
         query = int(nothing.nonzero()[0])
         raise ValueError(
             f"query_labels: expected relevant items for every query, got none for query {query}"
         )
     for name, values in tables.items():
-        if rule == "skip":
+        if rule == "skip" or empty:
             values[nothing] = float("nan")
         elif rule == "one" and name not in ("relevant", "first_rank"):
             values[nothing] = 1.0

@@ -58,7 +58,8 @@ class Task:
                 total=sum(pieces),
                 offset=offset,
             )
-        if settings.on_empty == "error" and sum(self.everywhere(len(self.items))) == 0:
+        self.is_empty = sum(self.everywhere(len(self.items))) == 0
+        if settings.on_empty == "error" and self.is_empty:
             raise ValueError(
                 f"gallery_labels: expected a labelled item, got −1 for all {sum(pieces)} items"
             )

@@ -127,6 +127,7 @@ def run_metrics(
     measures: Sequence[str | Measure] = (),
     divisor: str = "relevant",
     no_relevant: str = "zero",
+    on_empty: str = "error",
     adaptive_k: bool = True,
     judged_only: bool = False,
     relevance_level: int = 1,
@@ -143,7 +144,7 @@ def run_metrics(
             alone, ``judged_only`` changes nothing. ``"fall_out"`` and ``"auroc"`` are of a whole
             gallery, which a list is not.
         divisor: of AP@k; by default R, also of relevant items that the list lacks: trec_eval's map.
-        no_relevant: as of the function.
+        no_relevant, on_empty: as of the function; a query whose list is empty counts 0.
         adaptive_k: whether precision@k above the length of a list is divided by that length (True,
             default), or by k as trec_eval's.
         judged_only: leave out of the lists what ``qrels`` do not name, or name with less than 0.
@@ -165,7 +166,11 @@ def run_metrics(
     if of_gallery:
         raise ValueError(f"measures: expected none of a whole gallery, got {', '.join(of_gallery)}")
     settings = Settings(
-        divisor=divisor, no_relevant=no_relevant, ndcg=True, recall_levels=recall_levels
+        divisor=divisor,
+        no_relevant=no_relevant,
+        on_empty=on_empty,
+        ndcg=True,
+        recall_levels=recall_levels,
     )
     check_count("relevance_level", relevance_level)
     if not qrels:
@@ -214,7 +219,7 @@ def run_metrics(
     for values in (tables, extra):
         apply_no_relevant(no_relevant, values, ~some)
     every: dict[str, Any] = tables | mean_curves(torch.stack(curves).sum(dim=1), int(some.sum()))
-    return RetrievalMetrics(ks=cutoffs, measures=extra, **every)
+    return RetrievalMetrics(ks=cutoffs, measures=extra, on_empty=on_empty, **every)
 
 
 def _ranks(run: Run, qrels: Qrels, level: int) -> Ranks:

@@ -231,3 +231,14 @@ def test_the_best_ranking_has_what_a_list_lacks():
     assert found.measures["ndcg_exponential"][0].tolist() == expected
     assert found.average_precision[0].tolist() == pytest.approx([1 / 3, 1 / 4, 1 / 4])
     assert found.precision[0].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(("on_empty", "value"), [("zero", 0.0), ("nan", math.nan)])
+def test_a_mean_over_no_query_is_as_asked_for(on_empty, value):
+    nothing = {"q1": {"a": 0}}
+    with pytest.raises(ValueError, match="expected a labelled query"):
+        trec.run_metrics(RUN, nothing, no_relevant="skip").summary()
+    found = trec.run_metrics(RUN, nothing, no_relevant="skip", on_empty=on_empty)
+    np.testing.assert_array_equal(list(found.summary().values()), value)
+    # a query without a list has found nothing, which is no empty gallery
+    assert trec.run_metrics({}, {"q1": {"a": 1}}, on_empty=on_empty).summary()["mAP@all"] == 0.0
