@@ -114,7 +114,7 @@ def hamming_metrics(
     refuse(options, *_REFUSED)
     settings = Settings.of({**options, "metric": "hamming"})
     task = Task(query, gallery, query_labels, gallery_labels, settings)
-    count, radii = len(task.query), task.query.width + 1
+    count, radii = task.count, task.query.width + 1
     shapes = {
         "average_precision": (count,),
         "precision": (count, radii),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -135,17 +135,18 @@ def measured(
     ks: Sequence[int | None] = (None,),
     measures: Sequence[str | Measure] = (),
     find_first: bool = False,
+    kind: Callable[..., Task] = Task,
 ) -> RetrievalMetrics:
     """:func:`retrieval_metrics`; without ``find_first``, whose cost it saves, first ranks and MRR
-    are 0 beyond the largest of ``ks``."""
+    are 0 beyond the largest of ``ks``. A ``kind`` of task makes the scores."""
     cutoffs = check_cutoffs(ks)
     settings, wanted = Settings.of(options), named(measures)
-    task = Task(query, gallery, query_labels, gallery_labels, settings)
+    task = kind(query, gallery, query_labels, gallery_labels, settings)
     # The table's nDCG is of whole gains.
     real_ndcg = settings.ndcg and task.gain_values is not None
     if real_ndcg:
         wanted[_REAL_NDCG] = ndcg
-    count, levels = len(task.query), settings.recall_levels
+    count, levels = task.count, settings.recall_levels
     if settings.ties == "average":
         wanted = {name: expectation(name, measure) for name, measure in wanted.items()}
     at_all = {name: at_cutoffs(measure) for name, measure in wanted.items()}
