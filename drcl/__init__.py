@@ -4,7 +4,7 @@ from drcl import _interrupt
 
 _interrupt.guard()  # before anything that takes time
 
-from drcl import _checkout_shim, _moved, portable  # noqa: E402 (after the guard)
+from drcl import _checkout_shim, _later, _moved, portable  # noqa: E402 (after the guard)
 
 portable.check_byte_order()
 
@@ -21,6 +21,10 @@ from drcl.index import Index  # noqa: E402
 from drcl.prior import Prior  # noqa: E402
 from drcl.train.config import Config  # noqa: E402
 from drcl.train.prior_learning import select_prior  # noqa: E402
+
+__getattr__ = _later.modules(
+    __name__, "ablate", "baselines", "cli", "compare", "report", "run", "serve"
+)
 
 __all__ = [
     "DRCL",

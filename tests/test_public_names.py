@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
+import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
+import drcl
 from drcl import _moved, errors
 
 PUBLIC = [
@@ -66,3 +70,45 @@ def test_the_package_itself_uses_no_old_name():
     command = [sys.executable, "-W", "error:drcl:DeprecationWarning", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# In a fork each, as what one name imports would let others be found too.
+WALK = """
+import functools, os, sys
+import drcl
+later = {"drcl.ablate", "drcl.cli", "drcl.compare", "drcl.run", "drcl.serve", "drcl.metrics.trec"}
+assert later.isdisjoint(sys.modules), later.intersection(sys.modules)
+for name in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        try:
+            functools.reduce(getattr, name.split(".")[1:], drcl)
+        except AttributeError as error:
+            print(f"{name}: {error}", flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+def test_every_name_in_the_documentation_is_there_after_import_drcl_alone():
+    docs = Path(__file__).parents[1] / "docs"
+    dotted = re.compile(r"\bdrcl(?:\.[A-Za-z_]\w*)+")
+    names = {
+        name for path in docs.rglob("*.md") for name in dotted.findall(path.read_text("utf-8"))
+    }
+    names = {name.replace("drcl.fish", "drcl") for name in names}  # a file
+    # Started with python -m; functions of the name of their module, shown without it.
+    apart = ("drcl.benchmarks.", "drcl.reference.")
+    assert sum(name.startswith("drcl.metrics.") for name in names) > 25
+    walked = sorted(name for name in names if not name.startswith(apart))
+    command = [sys.executable, "-c", WALK, *walked]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    for name in names - set(walked):
+        pkgutil.resolve_name(name)
+
+
+def test_a_package_has_no_module_that_is_not_there():
+    with pytest.raises(AttributeError, match=r"module 'drcl.metrics' has no attribute 'nothing'"):
+        drcl.metrics.nothing  # noqa: B018

@@ -202,6 +202,12 @@ def score(
         others = zip(against[::2], against[1::2], strict=True)
         systems = of_embeddings([(image, text), *others], labels, pairs, asked)
         about = {"image": image, "text": text, "labels": labels, "pairs": pairs}
+        if systems.of_bytes and "metric" not in given:
+            click.echo(
+                f"note: {' and '.join(systems.of_bytes)}: uint8 rows, ranked by their cosine; for "
+                "packed binary codes: --metric hamming",
+                err=True,
+            )
     scores = Scores(systems.found, hidden=() if run else EMPTY, **compared)
     click.echo(f"{systems.about}\n\n{scores}")
     if out is not None:

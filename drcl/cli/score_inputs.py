@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -21,6 +23,7 @@ class Systems(NamedTuple):
 
     about: str
     found: list[tuple[str, Directions]]  # under the files' names
+    of_bytes: tuple[str, ...] = ()  # the files of uint8 rows
 
 
 def of_embeddings(
@@ -34,8 +37,11 @@ def of_embeddings(
     names = _names((image, text))
     found: list[tuple[str, Directions]] = []
     counts: list[int] = []
+    of_bytes: dict[str, None] = {}
     for files in pairs_of_files:
         rows = [read_rows(file) for file in files]
+        both = zip(files, rows, strict=True)
+        of_bytes |= dict.fromkeys(file for file, part in both if part.dtype == np.uint8)
         counts = counts or [len(part) for part in rows]
         if [len(part) for part in rows] != counts:
             raise ValueError(
@@ -43,12 +49,12 @@ def of_embeddings(
                 f"and {text}, got {len(rows[0])} and {len(rows[1])}"
             )
         relevant = _labels(labels, rows) if labels else _pairs(pairs or "", counts)
-        found.append((", ".join(files), _both_ways(names, rows, relevant, options)))
+        found.append((", ".join(files), _both_ways(names, files, rows, relevant, options)))
     sizes = (
         f"{name}: {counted(count, 'row', 'rows')}"
         for name, count in zip(names, counts, strict=True)
     )
-    return Systems(", ".join(sizes), found)
+    return Systems(", ".join(sizes), found, tuple(of_bytes))
 
 
 def of_runs(runs: list[str], qrels: str, options: dict[str, Any]) -> Systems:
@@ -98,6 +104,7 @@ def _pairs(text: str, counts: list[int]) -> dict[str, Any]:
 
 def _both_ways(
     names: list[str],
+    files: tuple[str, str],
     rows: list[np.ndarray],
     relevant: dict[str, Any],
     options: dict[str, Any],
@@ -108,7 +115,22 @@ def _both_ways(
     else:
         back = dict(zip(relevant, reversed(relevant.values()), strict=True))
     (a, b), (x, y) = names, rows
-    found = {f"{a}->{b}": metrics.retrieval_metrics(x, y, **relevant, **options)}
+    with _called_by_file(*files):
+        found = {f"{a}->{b}": metrics.retrieval_metrics(x, y, **relevant, **options)}
     if a != b:
-        found[f"{b}->{a}"] = metrics.retrieval_metrics(y, x, **back, **options)
+        with _called_by_file(*reversed(files)):
+            found[f"{b}->{a}"] = metrics.retrieval_metrics(y, x, **back, **options)
     return found
+
+
+@contextmanager
+def _called_by_file(query: str, gallery: str) -> Iterator[None]:
+    """Errors in which the sides are called by their files."""
+    files = {"query": query, "gallery": gallery, "query and gallery": f"{query} and {gallery}"}
+    try:
+        yield
+    except ValueError as error:
+        side, _, text = str(error).partition(": ")
+        if side not in files:
+            raise
+        raise ValueError(f"{files[side]}: {text}") from None

@@ -46,11 +46,11 @@ class FrozenEncoder(nn.Module):
             raise TypeError(f"features: expected a tensor, got {type(features).__name__}")
         tracing = torch.jit.is_tracing()  # type: ignore[attr-defined]
         if not tracing and len(self.row_shape) > 0:
-            found = list(features.shape[1:])
-            if found != self.row_shape:  # a single column would be broadcast
-                raise ValueError(
-                    f"features: expected rows of shape {self.row_shape}, got shape {found}"
-                )
+            found = list(features.shape)
+            if found[1:] != self.row_shape:  # a single column would be broadcast
+                expected = ", ".join(["N"] + [str(size) for size in self.row_shape])
+                got = ", ".join([str(size) for size in found]) + ("," if len(found) == 1 else "")
+                raise ValueError(f"features: expected rows ({expected}), got ({got})")
         is_ids = features.dtype == torch.int32 or features.dtype == torch.int64
         rows = features if self.integers and is_ids else features.float()
         embeddings: Tensor = self.layers(rows)

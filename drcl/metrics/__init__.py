@@ -11,11 +11,12 @@ gallery index unless told otherwise; the cosine with a zero row is 0; rows with 
 entries are refused.
 
 For labels of other kinds, names among them, and for what −1 means, see :mod:`drcl.labels`. For
-scores that are there already, :func:`drcl.functional.average_precision`.
+scores that are there already, :func:`score_metrics`; for ranked lists, :mod:`drcl.metrics.trec`.
 """
 
 from __future__ import annotations
 
+from drcl import _later
 from drcl.metrics.comparison import Comparison, compare, compare_all
 from drcl.metrics.estimates import Estimate
 from drcl.metrics.hamming import HammingMetrics, hamming_metrics
@@ -32,6 +33,7 @@ from drcl.metrics.ranks import Ranks
 from drcl.metrics.report import RetrievalReport, retrieval_report
 from drcl.metrics.results import PrecisionRecall, RetrievalMetrics
 from drcl.metrics.retrieval import retrieval_metrics
+from drcl.metrics.score_matrix import score_metrics
 from drcl.metrics.search import Nearest, nearest
 from drcl.metrics.streaming import RetrievalMetric
 
@@ -39,7 +41,8 @@ __all__ = [
     "retrieval_metrics", "RetrievalMetrics", "RetrievalOptions", "average_precision",
     "mean_average_precision", "recall_at_k", "hit_at_k", "precision_recall_curve", "cmc_curve",
     "PrecisionRecall", "Ranks", "retrieval_report", "RetrievalReport", "nearest", "Nearest",
-    "hamming_metrics", "HammingMetrics", "RetrievalMetric", "Estimate", "compare", "compare_all",
-    "Comparison", "MAX_BYTES",
+    "score_metrics", "hamming_metrics", "HammingMetrics", "RetrievalMetric", "Estimate", "compare",
+    "compare_all", "Comparison", "MAX_BYTES",
 ]  # fmt: skip
 __dir__ = __all__.copy
+__getattr__ = _later.modules(__name__, "definitions", "trec")

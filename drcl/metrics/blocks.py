@@ -17,7 +17,7 @@ from drcl.distributed import all_gather_int, group_device, raise_together
 from drcl.eager import sharded_ranking
 from drcl.eager.average_precision import Block
 from drcl.metrics.ranks import Ranks, discounts_up_to, is_graded
-from drcl.metrics.scores import Scorer
+from drcl.metrics.scores import Scores
 from drcl.metrics.task import Task
 from drcl.metrics.tied import TiedRanks
 from drcl.ops.average_precision import average_precision, queries_per_block
@@ -50,18 +50,14 @@ def ranked_blocks(
 
     ``find_first`` asks for first ranks beyond the request's depth too.
     """
-    settings, device = task.settings, task.query.device
+    settings, device = task.settings, task.device
     group = settings.process_group
     backend = choose("average_precision" if group is None else "sharded_ranking", device)
     # Places, lists and lengths of a large gallery's items leave less for the scores.
     max_bytes = max(settings.max_bytes - 32 * len(items), settings.max_bytes // 4)
     with raise_together(group):
-        scorer = Scorer(
-            task.query,
-            task.gallery,
-            None if len(items) == len(task.gallery) else items,
-            metric=settings.metric,
-            precision=settings.precision,
+        scorer = task.scorer(
+            None if len(items) == task.size else items,
             # A sort needs the order, the relevance and sums in float64 beside the scores.
             max_bytes=max_bytes if backend == "native" else max_bytes // 24,
             max_rows=queries_per_block(device),
@@ -214,7 +210,7 @@ def _counted(part: Tensor, items: Tensor, excluded: tuple[Tensor, Tensor] | None
 
 
 def _agreed(
-    scorer: Scorer,
+    scorer: Scores,
     items: int,
     max_relevant: int,
     per_relevant: int,

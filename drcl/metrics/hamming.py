@@ -114,7 +114,7 @@ def hamming_metrics(
     refuse(options, *_REFUSED)
     settings = Settings.of({**options, "metric": "hamming"})
     task = Task(query, gallery, query_labels, gallery_labels, settings)
-    count, radii = len(task.query), task.query.width + 1
+    count, radii = task.count, task.query.width + 1
     shapes = {
         "average_precision": (count,),
         "precision": (count, radii),
@@ -130,7 +130,8 @@ def hamming_metrics(
             for name, value in _from_counts(every, relevant).items():
                 found[name][rows] = value
             bar.update(len(rows))
-    apply_no_relevant(settings.no_relevant, found, found["relevant"] == 0)
+    nothing = found["relevant"] == 0
+    apply_no_relevant(settings.no_relevant, found, nothing, empty=task.is_empty)
     return HammingMetrics(**found, on_empty=settings.on_empty)
 
 

@@ -251,6 +251,11 @@ def _hint(one: Any) -> str:
             return f"; {called} is {name!r}"
         if at_cutoffs(measure) and cutoff and plain.casefold() in (name, called.casefold()):
             return f"; {one} is {name!r}, with its cut-off among ks"
+    if plain.casefold() == PER_CUTOFF["ndcg"].casefold():
+        return (
+            f"; {one} is found with ndcg=True, of runs and by drcl score always, with its cut-off "
+            "among ks"
+        )
     if plain.casefold() in map(str.casefold, PER_CUTOFF.values()):
         return f"; {one} is found without being asked for, with its cut-off among ks"
     near = " or ".join(map(repr, get_close_matches(plain.casefold(), MEASURES, n=2)))

@@ -144,8 +144,10 @@ class RetrievalMetrics(Measures):
         """
         if not callable(average):
             check_option("average", average, ("mean", "median", "class_mean"))
-        if (classes is None) == (average == "class_mean"):
-            raise ValueError(f'classes: expected with average="class_mean" alone, got {average!r}')
+        if average == "class_mean" and classes is None:
+            raise ValueError('classes: expected labels of the queries with "class_mean", got None')
+        if average != "class_mean" and classes is not None:
+            raise ValueError(f'average: expected "class_mean" with classes, got {average!r}')
         if interval is not None and average != "mean":
             raise ValueError(f'average: expected "mean" with an interval, got {average!r}')
         if ON_EMPTY[self.on_empty] is None:

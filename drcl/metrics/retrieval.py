@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -74,8 +74,9 @@ def retrieval_metrics(
             exact ``"average"`` over all orders of equal scores; not with ``recall_levels``.
         no_relevant: a query with nothing relevant counts 0 (``"zero"``, default), 1 (``"one"``) or
             not (``"skip"``), or is a ValueError (``"error"``).
-        on_empty: a mean over no query, where none is labelled or all are skipped, or an empty
-            gallery: ``"error"`` (default), or the mean is 0 (``"zero"``) or NaN (``"nan"``).
+        on_empty: a mean over no query, where none is labelled, all are skipped, or the gallery has
+            no labelled item, so that no query counts: ``"error"`` (default), or the mean is 0
+            (``"zero"``) or NaN (``"nan"``).
         adaptive_k: precision@k with k above N is hits over N (True, default), or over k (False), as
             in trec_eval and most libraries.
         exclude_self: True where query and gallery are the same set: query i does not find item i.
@@ -134,17 +135,18 @@ def measured(
     ks: Sequence[int | None] = (None,),
     measures: Sequence[str | Measure] = (),
     find_first: bool = False,
+    kind: Callable[..., Task] = Task,
 ) -> RetrievalMetrics:
     """:func:`retrieval_metrics`; without ``find_first``, whose cost it saves, first ranks and MRR
-    are 0 beyond the largest of ``ks``."""
+    are 0 beyond the largest of ``ks``. A ``kind`` of task makes the scores."""
     cutoffs = check_cutoffs(ks)
     settings, wanted = Settings.of(options), named(measures)
-    task = Task(query, gallery, query_labels, gallery_labels, settings)
+    task = kind(query, gallery, query_labels, gallery_labels, settings)
     # The table's nDCG is of whole gains.
     real_ndcg = settings.ndcg and task.gain_values is not None
     if real_ndcg:
         wanted[_REAL_NDCG] = ndcg
-    count, levels = len(task.query), settings.recall_levels
+    count, levels = task.count, settings.recall_levels
     if settings.ties == "average":
         wanted = {name: expectation(name, measure) for name, measure in wanted.items()}
     at_all = {name: at_cutoffs(measure) for name, measure in wanted.items()}
@@ -185,7 +187,7 @@ def measured(
     with_relevant = int((found["relevant"] > 0).sum())
     nothing = found["relevant"] == 0
     for tables in (found, extra):  # apart: a measure of the user's may have the name of a table
-        apply_no_relevant(settings.no_relevant, tables, nothing)
+        apply_no_relevant(settings.no_relevant, tables, nothing, empty=task.is_empty)
     every: dict[str, Any] = {"ndcg": None, **found, **mean_curves(curves, with_relevant)}
     return RetrievalMetrics(ks=cutoffs, measures=extra, on_empty=settings.on_empty, **every)
 
@@ -251,15 +253,17 @@ def divide_by_k(tables: dict[str, Tensor], ks: Sequence[int | None], whole: bool
     tables["precision"] = torch.where(k.isnan(), tables["precision"], found)
 
 
-def apply_no_relevant(rule: str, tables: Mapping[str, Tensor], nothing: Tensor) -> None:
-    """What the queries with nothing relevant count, in place."""
+def apply_no_relevant(
+    rule: str, tables: Mapping[str, Tensor], nothing: Tensor, *, empty: bool = False
+) -> None:
+    """What the queries with nothing relevant count, in place; none counts in an empty gallery."""
     if rule == "error" and bool(nothing.any()):
         query = int(nothing.nonzero()[0])
         raise ValueError(
             f"query_labels: expected relevant items for every query, got none for query {query}"
         )
     for name, values in tables.items():
-        if rule == "skip":
+        if rule == "skip" or empty:
             values[nothing] = float("nan")
         elif rule == "one" and name not in ("relevant", "first_rank"):
             values[nothing] = 1.0

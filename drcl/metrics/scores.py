@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,18 @@ from drcl.precision import product_precision
 
 METRICS = ("cosine", "dot", "euclidean", "hamming")
 PRECISIONS = ("highest", "high")
+
+
+class Scores(Protocol):
+    """Scores in blocks of queries; a query's order is that of ``block·scale + bias``."""
+
+    dtype: torch.dtype
+    scale: Tensor | None
+    bias: Tensor | None
+    rows_per_block: int
+
+    def block(self, rows: Tensor) -> Tensor:
+        """Scores (q, N) of the queries at these positions."""
 
 
 class Scorer:

@@ -16,6 +16,7 @@ from drcl.metrics.exclusions import Exclusions, group_ids
 from drcl.metrics.options import Settings
 from drcl.metrics.pairs import Pairs, from_callback
 from drcl.metrics.relevance import Labels, shared_labels
+from drcl.metrics.scores import Scorer, Scores
 from drcl.ranking import Relevance
 
 
@@ -33,13 +34,12 @@ class Task:
         self.settings = settings
         group = settings.process_group
         with raise_together(group):
-            empty = settings.on_empty != "error"
-            self.query = embeddings(query, "query", settings.metric)
-            self.gallery = embeddings(gallery, "gallery", settings.metric, may_be_empty=empty)
+            may_be_empty = settings.on_empty != "error"
+            self.count, self.size, self.device = self._read(query, gallery, may_be_empty)
             self._check_alone(query_labels, gallery_labels)
         self._resolve()
         self._share_gain_values()
-        count, pieces = len(self.query), self.everywhere(len(self.gallery))
+        count, pieces = self.count, self.everywhere(self.size)
         offset = 0
         if group is not None:
             offset = sum(pieces[: torch.distributed.get_rank(group)])
@@ -54,24 +54,47 @@ class Task:
                 settings.excluded,
                 settings.excluded_groups,
                 count,
-                len(self.gallery),
+                self.size,
                 total=sum(pieces),
                 offset=offset,
             )
-        if settings.on_empty == "error" and sum(self.everywhere(len(self.items))) == 0:
+        self.is_empty = sum(self.everywhere(len(self.items))) == 0
+        if settings.on_empty == "error" and self.is_empty:
             raise ValueError(
                 f"gallery_labels: expected a labelled item, got −1 for all {sum(pieces)} items"
             )
 
+    def _read(
+        self, query: Array, gallery: Gallery, may_be_empty: bool
+    ) -> tuple[int, int, torch.device]:
+        """Read both sides: how many queries and items there are, and the queries' device."""
+        metric = self.settings.metric
+        self.query = embeddings(query, "query", metric)
+        self.gallery = embeddings(gallery, "gallery", metric, may_be_empty=may_be_empty)
+        if self.query.width != self.gallery.width:
+            raise ValueError(
+                "query and gallery: expected one width, got "
+                f"{self.query.width} and {self.gallery.width}"
+            )
+        return len(self.query), len(self.gallery), self.query.device
+
+    def scorer(self, kept: Tensor | None, *, max_bytes: int, max_rows: int) -> Scores:
+        """What makes the scores of the kept items."""
+        return Scorer(
+            self.query,
+            self.gallery,
+            kept,
+            metric=self.settings.metric,
+            precision=self.settings.precision,
+            max_bytes=max_bytes,
+            max_rows=max_rows,
+        )
+
     def _check_alone(self, query_labels: Labels | None, gallery_labels: Labels | None) -> None:
         """What this process can tell without the others."""
-        query, gallery = self.query, self.gallery
-        if query.width != gallery.width:
-            raise ValueError(
-                f"query and gallery: expected one width, got {query.width} and {gallery.width}"
-            )
-        self.queries = torch.arange(len(query), device="cpu")
-        self.items = torch.arange(len(gallery), device="cpu")
+        count, size = self.count, self.size
+        self.queries = torch.arange(count, device="cpu")
+        self.items = torch.arange(size, device="cpu")
         self._labels: list[ParsedLabels] = []
         self._pairs: Pairs | None = None
         relevance = self.settings.relevance
@@ -79,14 +102,14 @@ class Task:
             if query_labels is not None or gallery_labels is not None:
                 raise ValueError("relevance: expected instead of labels, got both")
             if not callable(relevance):
-                self._pairs = Pairs(relevance, len(query), len(gallery))
+                self._pairs = Pairs(relevance, count, size)
         elif query_labels is None or gallery_labels is None:
             missing = "query_labels" if query_labels is None else "gallery_labels"
             raise ValueError(f"{missing}: expected labels, or relevance instead, got None")
         else:
             self._labels = [
-                parse_labels(query_labels, "query_labels", count=len(query)),
-                parse_labels(gallery_labels, "gallery_labels", count=len(gallery)),
+                parse_labels(query_labels, "query_labels", count=count),
+                parse_labels(gallery_labels, "gallery_labels", count=size),
             ]
             resolve(self._labels, signs=0)
         self._groups = None
@@ -96,9 +119,7 @@ class Task:
             raise ValueError(f"{missing}: expected groups of both sides or of neither, got None")
         if query_groups is not None and gallery_groups is not None:
             names = "query_groups", "gallery_groups"
-            self._groups = group_ids(
-                query_groups, gallery_groups, names, (len(query), len(gallery))
-            )
+            self._groups = group_ids(query_groups, gallery_groups, names, (count, size))
 
     def _resolve(self) -> None:
         """What is labelled: whether −1 is a class, all pieces of a gallery together say."""
@@ -149,17 +170,17 @@ class Task:
 
         It is on the queries' device.
         """
-        callback, count = self.settings.relevance, len(self.gallery)
+        callback = self.settings.relevance
         if callable(callback):
             return len(columns), lambda start, part: from_callback(
-                callback, part, columns, count
-            ).to(self.query.device)
+                callback, part, columns, self.size
+            ).to(self.device)
         if self._pairs is not None:
             whole = self._pairs.relevance(rows, columns)
         else:
             query, gallery = self._labels
             whole = shared_labels(query, gallery, rows, columns)
-        whole = whole.to(self.query.device)  # once, and not with every block
+        whole = whole.to(self.device)  # once, and not with every block
         return whole.max_relevant, lambda start, part: whole.queries(start, start + len(part))
 
     def excluded(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -167,4 +188,4 @@ class Task:
         found = self.exclusions.of(rows, columns)
         if found is None:
             return None
-        return found[0].to(self.query.device), found[1].to(self.query.device)
+        return found[0].to(self.device), found[1].to(self.device)

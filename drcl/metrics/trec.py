@@ -2,8 +2,8 @@
 
 A run's line is ``query Q0 item rank score tag``, one of the judgements (*qrels*) ``query 0 item
 relevance``; fields are parted by blanks. In memory either is a mapping: query -> item -> score, or
-relevance. As in trec_eval the rank of a line is not looked at: items are ranked by falling score,
-equal scores by falling name.
+relevance; a run's items may also be a list, best first. As in trec_eval the rank of a line is not
+looked at: items are ranked by falling score, equal scores by falling name.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,7 +43,7 @@ from drcl.storage.text import finite_number, read_text, whole_number
 __all__ = ["read_qrels", "read_run", "run_metrics", "write_qrels", "write_run"]
 __dir__ = __all__.copy
 
-Run = Mapping[str, Mapping[str, float]]
+Run = Mapping[str, Mapping[str, float] | Sequence[str]]
 Qrels = Mapping[str, Mapping[str, int]]
 N = TypeVar("N", int, float)
 
@@ -80,6 +81,8 @@ def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
 def write_run(path: str | Path, run: Run, tag: str = "drcl") -> None:
     """Write a run file, each query's items by rank; scores are read back as the same floats.
 
+    Of a list the last item scores 1, the one before it 2, and so on.
+
     Raises ValueError for names that are empty or hold blanks, and scores that are not finite;
     OSError where it cannot be written.
 
@@ -90,10 +93,10 @@ def write_run(path: str | Path, run: Run, tag: str = "drcl") -> None:
     q1 Q0 b 1 2.0 mine
     q1 Q0 a 2 0.5 mine
     """
-    _check_finite("run", run)
+    scored = _scored(run)
     lines = [
         f"{_name(query)} Q0 {_name(item)} {rank} {float(scores[item])!r} {_name(tag)}\n"
-        for query, scores in run.items()
+        for query, scores in scored.items()
         for rank, item in enumerate(ranked(scores), start=1)
     ]
     write_bytes(Path(path), "".join(lines).encode())
@@ -127,6 +130,7 @@ def run_metrics(
     measures: Sequence[str | Measure] = (),
     divisor: str = "relevant",
     no_relevant: str = "zero",
+    on_empty: str = "error",
     adaptive_k: bool = True,
     judged_only: bool = False,
     relevance_level: int = 1,
@@ -135,7 +139,8 @@ def run_metrics(
     """The measures of :func:`drcl.metrics.retrieval_metrics` of ranked lists of names.
 
     Args:
-        run: query -> item -> score; a query without a list has found nothing.
+        run: query -> item -> score, or query -> list of items, best first; a query without a list
+            has found nothing.
         qrels: query -> item -> relevance, whole; relevant is what has ``relevance_level`` or more,
             which is its gain in nDCG.
         ks: cut-offs >= 1, None for the whole list.
@@ -143,7 +148,7 @@ def run_metrics(
             alone, ``judged_only`` changes nothing. ``"fall_out"`` and ``"auroc"`` are of a whole
             gallery, which a list is not.
         divisor: of AP@k; by default R, also of relevant items that the list lacks: trec_eval's map.
-        no_relevant: as of the function.
+        no_relevant, on_empty: as of the function; a query whose list is empty counts 0.
         adaptive_k: whether precision@k above the length of a list is divided by that length (True,
             default), or by k as trec_eval's.
         judged_only: leave out of the lists what ``qrels`` do not name, or name with less than 0.
@@ -152,36 +157,43 @@ def run_metrics(
             reach a level, the precision there is 0.
 
     Returns them for the queries of ``qrels``, in their order. Raises ValueError for qrels without a
-    query, scores that are not finite, a relevance that is no whole number, and bad settings.
+    query, scores that are not finite, an item twice in a list, a relevance that is no whole number,
+    and bad settings; TypeError for what is neither scores nor a list.
     Source: trec_eval, of the Text Retrieval Conference.
 
     >>> run, qrels = {"q1": {"a": 3.0, "b": 2.0, "c": 1.0}}, {"q1": {"a": 1, "c": 1, "d": 1}}
     >>> found = run_metrics(run, qrels, ks=(2, None), measures=("hit",))
     >>> round(found.summary()["mAP@all"], 4)  # (1/1 + 2/3) / 3
     0.5556
+    >>> run_metrics({"q1": ["a", "b", "c"]}, qrels, ks=(2, None)).summary()["mAP@2"]
+    0.3333333333333333
     """
     cutoffs, wanted = check_cutoffs(ks), named(measures)
     of_gallery = [name for name in ("fall_out", "auroc") if name in wanted]
     if of_gallery:
         raise ValueError(f"measures: expected none of a whole gallery, got {', '.join(of_gallery)}")
     settings = Settings(
-        divisor=divisor, no_relevant=no_relevant, ndcg=True, recall_levels=recall_levels
+        divisor=divisor,
+        no_relevant=no_relevant,
+        on_empty=on_empty,
+        ndcg=True,
+        recall_levels=recall_levels,
     )
     check_count("relevance_level", relevance_level)
     if not qrels:
         raise ValueError("qrels: expected a query, got none")
-    _check_finite("run", run)
+    scored = _scored(run)
     _check_whole(qrels)
     greatest = max((r for items in qrels.values() for r in items.values()), default=0)
     if greatest >= 2**31:
         raise ValueError(f"qrels: expected relevance below 2³¹, got {greatest}")
     judged = {
         query: {
-            item: score for item, score in run.get(query, {}).items() if items.get(item, -1) >= 0
+            item: score for item, score in scored.get(query, {}).items() if items.get(item, -1) >= 0
         }
         for query, items in qrels.items()
     }
-    found = _ranks(judged if judged_only else run, qrels, relevance_level)
+    found = _ranks(judged if judged_only else scored, qrels, relevance_level)
     lengths, relevant = found.ranked, found.relevant
     # Relevant items that a list lacks are ranked behind it: the best ranking would have them.
     whole = torch.full_like(lengths, max(1, int(lengths.max()), int(relevant.max())))
@@ -214,10 +226,31 @@ def run_metrics(
     for values in (tables, extra):
         apply_no_relevant(no_relevant, values, ~some)
     every: dict[str, Any] = tables | mean_curves(torch.stack(curves).sum(dim=1), int(some.sum()))
-    return RetrievalMetrics(ks=cutoffs, measures=extra, **every)
+    return RetrievalMetrics(ks=cutoffs, measures=extra, on_empty=on_empty, **every)
 
 
-def _ranks(run: Run, qrels: Qrels, level: int) -> Ranks:
+def _scored(run: Run) -> dict[str, Mapping[str, float]]:
+    """The run with the scores of lists: their length for the first item, 1 for the last."""
+    found: dict[str, Mapping[str, float]] = {}
+    for query, items in run.items():
+        if isinstance(items, Mapping):
+            found[query] = items
+            continue
+        if isinstance(items, str) or not isinstance(items, (Sequence, np.ndarray)):
+            raise TypeError(
+                f"run: expected scores or a list of items, got {type(items).__name__} for {query!r}"
+            )
+        names = np.asarray(items, dtype=object).tolist()
+        found[query] = {item: float(len(names) - place) for place, item in enumerate(names)}
+        if len(found[query]) < len(names):
+            places = enumerate(names)
+            twice = next(x for place, x in places if found[query][x] != len(names) - place)
+            raise ValueError(f"run: expected {twice!r} once for {query!r}, got it twice")
+    _check_finite("run", found)
+    return found
+
+
+def _ranks(run: Mapping[str, Mapping[str, float]], qrels: Qrels, level: int) -> Ranks:
     """The ranks of the relevant items in the lists; of those that a list lacks, infinity."""
     lists = {query: ranked(run.get(query, {})) for query in qrels}
     relevant = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli import refused, snapshot, succeed
+from test_cli import drcl_command, refused, snapshot, succeed
 
 from drcl import metrics
 
@@ -247,7 +247,7 @@ def test_files_that_are_no_rows_of_one_width_are_refused(folder):
     assert "expected rows of numbers (N, d), got" in refused(
         "score", "image.npy", "captions.csv:file", "--pairs", "rows"
     )
-    assert "query and gallery: expected one width, got 8 and 9" in refused(
+    assert "image.npy and wide.npy: expected one width, got 8 and 9" in refused(
         "score", "image.npy", "wide.npy", "--pairs", "rows"
     )
     np.save("few.npy", np.zeros((7, 8)))
@@ -257,6 +257,35 @@ def test_files_that_are_no_rows_of_one_width_are_refused(folder):
     assert "pairs: expected as many rows on both sides, got [60, 7]" in refused(
         "score", "image.npy", "few.npy", "--pairs", "rows"
     )
+
+
+@pytest.mark.parametrize("spoilt", ["image", "text", "poor_image", "poor_text"])
+def test_a_row_that_is_not_finite_is_named_with_its_file(folder, arrays, spoilt):
+    rows = arrays[spoilt].copy()
+    rows[4, 2] = np.nan
+    np.save(f"{spoilt}.npy", rows)
+    against = "--against", "poor_image.npy", "poor_text.npy"
+    error = refused("score", "image.npy", "text.npy", "--pairs", "rows", *against)
+    assert error.strip() == f"{spoilt}.npy: row 4 holds NaN or infinite values"
+
+
+def test_bytes_that_may_be_packed_codes_are_noted(folder):
+    bits = np.random.default_rng(0).integers(2, size=(2, 60, 16))
+    for name, codes in zip("ab", np.packbits(bits, axis=2), strict=True):
+        np.save(f"{name}.npy", codes)
+    note = (
+        "note: a.npy and b.npy: uint8 rows, ranked by their cosine; for packed binary codes: "
+        "--metric hamming\n"
+    )
+    for files, metric, expected in (
+        (("a.npy", "b.npy"), (), note),
+        (("a.npy", "b.npy"), ("--metric", "hamming"), ""),
+        (("a.npy", "b.npy"), ("--metric", "cosine"), ""),
+        (("image.npy", "text.npy"), (), ""),
+    ):
+        result = drcl_command("score", *files, "--pairs", "rows", *metric)
+        assert result.exit_code == 0
+        assert result.stderr == expected
 
 
 def test_an_interval_without_bounds_is_null_in_json(tmp_path, monkeypatch):

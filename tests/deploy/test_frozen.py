@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -125,11 +126,12 @@ def test_token_ids_stay_whole_numbers_and_other_rows_become_float32():
 def test_rows_of_another_width_are_refused(models):
     for name in ("perceptron", "standardized", "auto"):
         encoder = models[name].encoder("image")
-        for width in (1, 7):  # a single column could be broadcast
-            with pytest.raises(ValueError, match=rf"rows of shape \[8\], got shape \[{width}\]"):
-                encoder(torch.ones(2, width))
-            with pytest.raises(torch.jit.Error, match=rf"shape \[8\], got shape \[{width}\]"):
-                torch.jit.script(encoder)(torch.ones(2, width))
+        for shape in ((2, 1), (2, 7), (8,), (), (2, 3, 8)):  # a single column could be broadcast
+            message = rf"features: expected rows \(N, 8\), got {re.escape(str(shape))}"
+            with pytest.raises(ValueError, match=message):
+                encoder(torch.ones(shape))
+            with pytest.raises(torch.jit.Error, match=message):
+                torch.jit.script(encoder)(torch.ones(shape))
 
 
 def test_a_row_that_is_not_finite_spoils_itself_alone(models):

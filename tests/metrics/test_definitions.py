@@ -69,6 +69,16 @@ def test_every_label_and_every_name_is_explained() -> None:
         ("hit@10", "; hit@10 is 'hit', with its cut-off among ks"),
         ("MRR@10", "; MRR@10 is 'reciprocal_rank', with its cut-off among ks"),
         ("recall@5", "; recall@5 is found without being asked for, with its cut-off among ks"),
+        (
+            "nDCG@5",
+            "; nDCG@5 is found with ndcg=True, of runs and by drcl score always, with its cut-off "
+            "among ks",
+        ),
+        (
+            "ndcg",
+            "; ndcg is found with ndcg=True, of runs and by drcl score always, with its cut-off "
+            "among ks",
+        ),
         ("Hit", "; did you mean 'hit' or 'hits'?"),
         ("ap-at-r", "; did you mean 'ap_at_r'?"),
         ("MRR", "; MRR is 'reciprocal_rank'"),

@@ -443,9 +443,9 @@ class TestSummaries:
     def test_what_does_not_fit_is_refused(self, found: metrics.RetrievalMetrics) -> None:
         with pytest.raises(ValueError, match="average: "):
             found.summary("sum")
-        with pytest.raises(ValueError, match="classes: expected with"):
+        with pytest.raises(ValueError, match=r'classes: expected labels .* "class_mean", got None'):
             found.summary("class_mean")
-        with pytest.raises(ValueError, match="classes: expected with"):
+        with pytest.raises(ValueError, match=r"average: expected .* with classes, got 'mean'"):
             found.summary(classes=self.LABELS)
         with pytest.raises(ValueError, match="classes: expected 6"):
             found.by_class(self.LABELS[1:])
@@ -514,20 +514,60 @@ class TestNothingRelevant:
         labels = self.QUERY, np.zeros(0, int)
         with pytest.raises(ValueError, match="gallery: expected a non-empty"):
             metrics.retrieval_metrics(self.X, gallery, *labels)
-        found = metrics.retrieval_metrics(
-            self.X, gallery, *labels, ks=(1, None), measures=("hit", "rbp"), on_empty="nan"
-        )
-        assert all(not bool(table.any()) for table in found.tables().values())
-        skipped = metrics.retrieval_metrics(
-            self.X, gallery, *labels, no_relevant="skip", on_empty="nan"
-        )
-        assert all(math.isnan(mean) for mean in skipped.summary().values())
+        with pytest.raises(ValueError, match="got none for query 0"):
+            metrics.retrieval_metrics(self.X, gallery, *labels, no_relevant="error", on_empty="nan")
+        for rule in ("zero", "one", "skip"):
+            found = metrics.retrieval_metrics(
+                *(self.X, gallery, *labels),
+                ks=(1, None),
+                measures=("hit", "fall_out"),
+                no_relevant=rule,
+                on_empty="nan",
+            )
+            assert all(bool(table.isnan().all()) for table in found.tables().values())
+            assert all(math.isnan(mean) for mean in found.summary().values())
+            assert math.isnan(found.summary("class_mean", classes=self.QUERY)["mAP@1"])
 
     def test_a_gallery_without_labels(self) -> None:
         labels = self.QUERY, torch.full((3,), -1)
         with pytest.raises(ValueError, match="gallery_labels: expected a labelled item"):
             metrics.mean_average_precision(self.X, self.Y, *labels)
         assert metrics.mean_average_precision(self.X, self.Y, *labels, on_empty="zero") == 0.0
+
+    @pytest.mark.parametrize("call", CALLS)
+    @pytest.mark.parametrize("items", [0, 3], ids=["empty", "unlabelled"])
+    @pytest.mark.parametrize("on_empty, value", [("zero", 0.0), ("nan", math.nan)])
+    def test_every_mean_in_a_gallery_without_a_labelled_item(
+        self, call: Any, items: int, on_empty: str, value: float
+    ) -> None:
+        sides = self.X, self.Y[:items], self.QUERY, torch.full((items,), -1)
+        found = call(*sides, on_empty=on_empty)
+        found = getattr(found, "precision", found)
+        np.testing.assert_array_equal(np.asarray(found), np.full(np.shape(found), value))
+
+    @pytest.mark.parametrize("items", [0, 3], ids=["empty", "unlabelled"])
+    @pytest.mark.parametrize("on_empty, value", [("zero", 0.0), ("nan", math.nan)])
+    def test_codes_batches_and_reports_in_such_a_gallery(
+        self, items: int, on_empty: str, value: float
+    ) -> None:
+        nothing = torch.full((items,), -1)
+        codes = torch.arange(3, dtype=torch.uint8)[:, None]
+        found = metrics.hamming_metrics(
+            codes, codes[:items], self.QUERY, nothing, on_empty=on_empty
+        )
+        np.testing.assert_equal(found.mean_average_precision(), value)
+        np.testing.assert_array_equal(found.precision_recall().recall, np.full(9, value))
+
+        metric = metrics.RetrievalMetric(on_empty=on_empty)
+        metric.update(self.X, self.QUERY, side="query")
+        metric.update(self.Y[:items], nothing, side="gallery")
+        np.testing.assert_equal(metric.compute().summary()["mAP@all"], value)
+
+        if items:  # a modality without rows is refused as a query
+            sides = {"image": (self.X, self.QUERY), "text": (self.Y, nothing)}
+            report = metrics.retrieval_report(sides, ks=(1,), on_empty=on_empty)
+            np.testing.assert_equal(report["mAP@1"]["image->text"], value)
+            np.testing.assert_equal(report["mAP@1"]["text->image"], value)
 
 
 class TestExclusions:

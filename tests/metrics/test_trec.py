@@ -231,3 +231,53 @@ def test_the_best_ranking_has_what_a_list_lacks():
     assert found.measures["ndcg_exponential"][0].tolist() == expected
     assert found.average_precision[0].tolist() == pytest.approx([1 / 3, 1 / 4, 1 / 4])
     assert found.precision[0].tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize(("on_empty", "value"), [("zero", 0.0), ("nan", math.nan)])
+def test_a_mean_over_no_query_is_as_asked_for(on_empty, value):
+    nothing = {"q1": {"a": 0}}
+    with pytest.raises(ValueError, match="expected a labelled query"):
+        trec.run_metrics(RUN, nothing, no_relevant="skip").summary()
+    found = trec.run_metrics(RUN, nothing, no_relevant="skip", on_empty=on_empty)
+    np.testing.assert_array_equal(list(found.summary().values()), value)
+    # a query without a list has found nothing, which is no empty gallery
+    assert trec.run_metrics({}, {"q1": {"a": 1}}, on_empty=on_empty).summary()["mAP@all"] == 0.0
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array])
+def test_lists_are_ranked_as_they_stand(kind, tmp_path):
+    """Not by name, as equal scores would be."""
+    lists = {"q1": kind(["d", "a", "e", "b"]), "q2": kind([]), "extra": kind(["z"])}
+    scores = {"q1": {"d": 4.0, "a": 3.0, "e": 2.0, "b": 1.0}, "extra": {"z": 1.0}}
+    options = {"ks": (1, 2, None), "measures": ("hit", "bpref")}
+    for judged_only in (False, True):
+        found = trec.run_metrics(lists, QRELS, **options, judged_only=judged_only)
+        expected = trec.run_metrics(scores, QRELS, **options, judged_only=judged_only)
+        for name, column in expected.tables().items():
+            assert torch.equal(found.tables()[name], column), name
+    # relevant are b, c and e: the third and the fourth of four
+    assert trec.run_metrics(lists, QRELS).average_precision[0] == pytest.approx((1 / 3 + 2 / 4) / 3)
+    trec.write_run(tmp_path / "run.txt", lists)
+    assert trec.read_run(tmp_path / "run.txt") == scores
+
+
+def test_items_of_a_list_may_be_numbers_beside_a_run_of_scores():
+    found = trec.run_metrics(
+        {"q1": np.array([7, 5]), "q2": {5: 0.5, 7: 0.1}}, {"q1": {5: 1}, "q2": {5: 1}}
+    )
+    assert found.first_rank.tolist() == [2.0, 1.0]
+
+
+@pytest.mark.parametrize("call", [trec.write_run, lambda _, run: trec.run_metrics(run, QRELS)])
+@pytest.mark.parametrize(
+    ("items", "error", "message"),
+    [
+        (["a", "b", "a"], ValueError, "run: expected 'a' once for 'q1', got it twice"),
+        ("abc", TypeError, "run: expected scores or a list of items, got str for 'q1'"),
+        (None, TypeError, "run: expected scores or a list of items, got NoneType for 'q1'"),
+        ({"a", "b"}, TypeError, "run: expected scores or a list of items, got set for 'q1'"),
+    ],
+)
+def test_what_is_no_ranked_list_is_refused(call, items, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        call(tmp_path / "run.txt", {"q1": items})
