@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from drcl.report.results import PICTURE
 from drcl.storage.text import separator, unmarked
+
+WHOLE = re.compile(r"0|-?[1-9][0-9]{0,18}")  # as an id is printed: "01" is another
 
 
 def read_names(path: Path, count: int) -> tuple[list[str], dict[str, list[str]]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from drcl.cli import show
 from drcl.cli.errors import printable
 from drcl.cli.index import check_same_model, described, encoded, features_of
+from drcl.cli.names import WHOLE
 from drcl.cli.output import OutputFile
 from drcl.cli.retrieve import split_option
 from drcl.data import CrossModalDataset, Labelled
@@ -29,7 +29,6 @@ from drcl.tables import columns, json_text, shortened
 
 _OF_RUNS = ("data", "split", "space")
 _OF_INDEXES = ("among", "where", "run", "as_json", "html")
-_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")  # as an id is printed: "01" is another
 _CELL = 40  # letters of a name or text in a table
 
 
@@ -139,11 +138,9 @@ def _in_index(
         modality, given, file = query.partition("=")
         if not given or not file:
             raise ValueError(f"QUERY: expected an id of {folder}, or MODALITY=FILE, got {query!r}")
-        where_run = run or Path(str(made.about.get("run")))
-        if not where_run.is_dir():
-            raise ValueError(f"{folder}: expected its run in {where_run}; say where with --run")
+        where_run = run or _run_of(made, folder)
         model = show.on_device(DRCL.load(where_run), device)
-        check_same_model(made, model, where_run)
+        check_same_model(made, folder, model, where_run)
         given_rows = features_of(model, modality, file)
         embeddings = encoded(model, modality, given_rows, made.space, progress=False)
         wanted = list(rows) or list(range(len(embeddings)))
@@ -176,6 +173,19 @@ def _in_index(
             click.echo()
 
 
+def _run_of(made: Index, folder: Path) -> Path:
+    """Where the index says that its run is."""
+    known = made.about.get("run")
+    if known is None:
+        raise ValueError(
+            f"{folder}: expected --run, the run to encode queries with: the index was made without "
+            "one; the ids of its items can be searched with all the same"
+        )
+    if not Path(str(known)).is_dir():
+        raise ValueError(f"{folder}: expected its run in {known}; say where with --run")
+    return Path(str(known))
+
+
 def _conditions(where: tuple[str, ...]) -> dict[str, list[Any]] | None:
     """Column -> values; what JSON reads as a number, truth value or null is looked for as that, and
     as text."""
@@ -199,7 +209,7 @@ def _conditions(where: tuple[str, ...]) -> dict[str, list[Any]] | None:
 def _number(made: Index, query: str) -> int | None:
     """Where an item with this id stands; None if there is none."""
     names: list[int | str] = [query]
-    if _INTEGER.fullmatch(query):
+    if WHOLE.fullmatch(query):
         names.append(int(query))
     for name in names:
         with contextlib.suppress(ValueError):

@@ -156,7 +156,7 @@ def _once() -> Iterator[None]:
 
 def _encoders(run: Path, folder: Path, device: str | None) -> Encoders:
     model = show.on_device(DRCL.load(run), device)
-    check_same_model(Index.load(folder), model, run)
+    check_same_model(Index.load(folder), folder, model, run)
     return Encoders(
         model.modalities,
         lambda modality, rows, space: model.encode(modality, rows, space=space),
