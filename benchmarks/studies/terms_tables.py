@@ -17,7 +17,10 @@ from drcl.compare.study import read_results, summarize
 def table(root: Path = RESULTS) -> str:
     """A line for each damage and set: mAP@all of the whole recipe, and what each variant adds."""
     full, *others = CHANGES
-    lines = [f"| damage | set | seeds | {full} | {' | '.join(others)} |", "|---" * (3 + len(CHANGES)) + "|"]
+    lines = [
+        f"| damage | set | seeds | {full} | {' | '.join(others)} |",
+        "|---" * (3 + len(CHANGES)) + "|",
+    ]
     for file in sorted(root.glob("terms/*/*.jsonl")):
         order = {name: place for place, name in enumerate(CHANGES)}
         rows = summarize(sorted(read_results(file), key=lambda result: order[result["method"]]))

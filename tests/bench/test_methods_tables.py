@@ -66,7 +66,7 @@ def test_the_worth_of_j_d_is_the_paired_gain_over_no_weight(tmp_path):
 
 
 def test_each_variant_of_the_recipe_stands_beside_the_whole(tmp_path):
-    values = {name: (0.5, 0.6) for name in terms_tables.CHANGES}
+    values = dict.fromkeys(terms_tables.CHANGES, (0.5, 0.6))
     values |= {"no J_D": (0.4, 0.4), "random prior": (0.5, 0.65)}
     folder = tmp_path / "terms" / "1 unseen of the classes"
     folder.mkdir(parents=True)
