@@ -104,6 +104,8 @@ def index(out: Path, asked: Encoding) -> None:
     if not there and not asked.append:
         check_free(out)
     asked.check_out(out, there)
+    if asked.append and not there:
+        raise FileNotFoundError(f"{out}: holds no index to add to; without --append one is made")
     model, modality = asked.model(), asked.modality
 
     def index_now() -> Index:

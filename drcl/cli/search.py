@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from drcl.cli import show
 from drcl.cli.errors import printable
 from drcl.cli.index import check_same_model, described, encoded, features_of
 from drcl.cli.names import WHOLE
-from drcl.cli.output import OutputFile
+from drcl.cli.output import OutputPage
 from drcl.cli.retrieve import split_option
 from drcl.data import CrossModalDataset, Labelled
 from drcl.estimator import DRCL
@@ -68,7 +69,7 @@ class _Search(click.Command):
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--html",
-    type=OutputFile(),
+    type=OutputPage(),
     help="Write a page with names, texts and pictures.",
 )
 @click.option(
@@ -101,8 +102,10 @@ def search(context: click.Context, folder: Path, **options: Any) -> None:
         raise click.UsageError(f"{wrong[0].opts[0]}: expected {kind} to search, got {folder}")
     if in_index:
         if options["target"] is not None:
+            hint = _file_hint(Index.load(folder), options["target"], options["query"])
             raise click.UsageError(
                 f"{folder} is an index: expected one QUERY, got {options['target']!r} beside it"
+                f"{hint}"
             )
         _in_index(folder, **{name: options[name] for name in options if name not in _OF_RUNS})
         return
@@ -137,7 +140,12 @@ def _in_index(
     else:
         modality, given, file = query.partition("=")
         if not given or not file:
-            raise ValueError(f"QUERY: expected an id of {folder}, or MODALITY=FILE, got {query!r}")
+            numbers = made.numbers[:1]
+            some = f", such as {made.records(numbers)[0]['id']!r}" if len(numbers) else ""
+            raise ValueError(
+                f"QUERY: expected an id of {folder}, or MODALITY=FILE, got {query!r}"
+                f"{_file_hint(made, query) or some}"
+            )
         where_run = run or _run_of(made, folder)
         model = show.on_device(DRCL.load(where_run), device)
         check_same_model(made, folder, model, where_run)
@@ -171,6 +179,13 @@ def _in_index(
         for one in searches:
             click.echo(_table(one) if one.found else f"{_title(one)}\n{nothing}")
             click.echo()
+
+
+def _file_hint(made: Index, file: str, modality: str | None = None) -> str:
+    """What to write where a file was named without a modality; "" of anything else."""
+    if not os.path.isfile(file):  # False, too, of what can be no name
+        return ""
+    return f"; features of a file are {modality or next(iter(made.modalities), 'MODALITY')}={file}"
 
 
 def _run_of(made: Index, folder: Path) -> Path:

@@ -252,7 +252,17 @@ class Index:
         held.check_files()
         if held.rows is None:
             raise ValueError("index: expected rows to search, got none; add() some first")
-        queries = Embeddings(as_features(query, "query"), "query")
+        if isinstance(query, str):
+            raise TypeError(
+                f"query: expected embeddings (Q, {held.width}), got {query!r}; those of an item "
+                "are index.rows(index.find([id]))"
+            )
+        given = as_features(query, "query")
+        if given.ndim == 1:
+            raise ValueError(
+                f"query: expected (Q, {held.width}), got ({len(given)},); one row is query[None]"
+            )
+        queries = Embeddings(given, "query")
         if queries.width != held.width:
             raise ValueError(
                 f"query: expected width {held.width}, as the index has, got {queries.width}"

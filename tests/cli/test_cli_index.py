@@ -197,7 +197,8 @@ def test_what_does_not_fit_is_refused(leaves: Path, index: Path, tmp_path: Path)
     other = "posterior" if Index.load(index).space == "cosine" else "cosine"
     error = refused("index", run, "photo", x, "--out", index, "--append", "--space", other)
     assert f"got '{other}'" in error
-    assert "no index" in refused("index", run, "photo", x, "--out", tmp_path, "--append")
+    error = refused("index", run, "photo", x, "--out", tmp_path, "--append")
+    assert "holds no index to add to; without --append one is made" in error
     (tmp_path / "mine.txt").touch()
     for more in ([], ["--overwrite"]):
         error = refused("index", run, "photo", x, "--out", tmp_path, *more)
@@ -205,7 +206,7 @@ def test_what_does_not_fit_is_refused(leaves: Path, index: Path, tmp_path: Path)
     tables = {
         "a,a\n" + "1,2\n" * 20: "column names, all different",
         "": "a line of column names",
-        "id\n1\n": "expected 20 lines under the names, got 1",
+        "id\n1\n": "expected 20 lines under the names, id, got 1",
         "id,name\n" + "1,2\n" * 19 + "3\n": "expected 2 columns, as named, got 1 in line 21",
         "id\n" + "1\n" * 20: "ids: expected unique ids, got '1' twice",
     }
@@ -214,7 +215,12 @@ def test_what_does_not_fit_is_refused(leaves: Path, index: Path, tmp_path: Path)
         given = ("--ids", tmp_path / "t.csv", "--out", tmp_path / "new")
         assert message in refused("index", run, "photo", x, *given)
         assert not (tmp_path / "new").exists()
-    assert "expected an id of" in refused("search", index, "p99")
+    error = refused("search", index, "p99")
+    assert f"expected an id of {index}, or MODALITY=FILE, got 'p99', such as 'p0'" in error
+    file = str(leaves / "photo.npz")
+    assert f"; features of a file are photo={file}" in refused("search", index, file)
+    words = " ".join(refused("search", index, "note", file).split())
+    assert f"beside it; features of a file are note={file}" in words
     assert "got 'sound'" in refused("search", index, "p1", "--in", "sound")
     assert "where: expected columns" in refused("search", index, "p1", "--where", "a=1")
     assert "expected COLUMN=VALUE" in refused("search", index, "p1", "--where", "a")
