@@ -92,7 +92,7 @@ class PeakMemory:
         if trim is not None:
             trim(0)
         Path("/proc/self/clear_refs").write_text("5")
-        self._before = _status("VmRSS")
+        self._before = status("VmRSS")
         return self
 
     def __exit__(self, *unused: object) -> None:
@@ -100,10 +100,11 @@ class PeakMemory:
             torch.cuda.synchronize()
             self.bytes = torch.cuda.max_memory_allocated() - self._before
         else:
-            self.bytes = _status("VmHWM") - self._before
+            self.bytes = status("VmHWM") - self._before
 
 
-def _status(field: str) -> int:
+def status(field: str) -> int:
+    """Bytes of a line of /proc/self/status, such as ``VmRSS`` (Linux)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
@@ -165,14 +166,9 @@ def processor_name() -> str:
     return platform.machine()
 
 
-def write_results(name: str, rows: list[dict[str, Any]]) -> Path:
-    """Write rows of a study of its own, with what they were measured on, as JSON.
-
-    To ``results/<device>/<name>.json``; the suite's own rows are kept by :mod:`results`.
-    """
-    path = RESULTS / device_name() / f"{name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    about = {
+def about() -> dict[str, Any]:
+    """What results of a study are measured on."""
+    return {
         "device": device_name(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -180,5 +176,14 @@ def write_results(name: str, rows: list[dict[str, Any]]) -> Path:
         "python": platform.python_version(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }
-    path.write_text(json.dumps({"about": about, "rows": rows}, indent=2) + "\n")
+
+
+def write_results(name: str, rows: list[dict[str, Any]]) -> Path:
+    """Write rows of a study of its own, with what they were measured on, as JSON.
+
+    To ``results/<device>/<name>.json``; the suite's own rows are kept by :mod:`results`.
+    """
+    path = RESULTS / device_name() / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"about": about(), "rows": rows}, indent=2) + "\n")
     return path

@@ -19,7 +19,12 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
-from drcl.benchmarks.studies import consistency_tables, methods_tables, terms_tables
+from drcl.benchmarks.studies import (
+    consistency_tables,
+    index_tables,
+    methods_tables,
+    terms_tables,
+)
 from drcl.benchmarks.suite.results import NOT_MEASURED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -341,6 +346,11 @@ def newcomer() -> str:
     return "\n".join([*lines, "", f"{timed['about']}, {timed['date']}."])
 
 
+def index(part: str) -> str:
+    """The stored study of an index: its ``exact`` search and what else it does, or ``engines``."""
+    return {"exact": index_tables.exact, "engines": index_tables.engines}[part]()
+
+
 def serving() -> str:
     """The latency of a server beside the bare product, and what the machine was."""
     if (timed := stored("serving.json")) is None:
@@ -475,6 +485,7 @@ FILLERS: dict[str, Callable[..., str]] = {
             commands,
             definitions,
             gates,
+            index,
             installs,
             intensity,
             literal_matrices,

@@ -38,10 +38,15 @@ def export(
     It takes features as they come, in any number of rows, and returns embeddings: the standardizer
     is inside. The format onnx needs the extra drcl[export].
     """
-    kind = kind or out.suffix[1:]
+    ending = out.suffix[1:].lower()
+    kind = kind or ending
     if kind not in FORMATS:
         raise click.BadParameter(
             f"{out}: expected a name ending in .onnx or .pt2, or --format", param_hint="--out"
+        )
+    if ending in FORMATS and ending != kind:
+        raise click.BadParameter(
+            f"{out}: expected a name ending in .{kind}, as --format says", param_hint="--out"
         )
     check_new(out, overwrite)
     content = FORMATS[kind](DRCL.load(run).encoder(modality, space=space))

@@ -14,15 +14,16 @@ import torch
 from torch import Tensor
 
 from drcl.cli import show
-from drcl.cli.names import read_names
+from drcl.cli.names import WHOLE, read_names
 from drcl.cli.output import already_there, check_out, folder_option, waiting
 from drcl.errors import IndexChanged
 from drcl.estimator import DRCL
 from drcl.index import Index
 from drcl.index.folder import MANIFEST, check_free
-from drcl.progress import progress_bar
+from drcl.progress import progress_bar, say
 from drcl.run import read_features
 from drcl.tensors import check_finite
+from drcl.train.config import SPACES
 from drcl.train.standardize import in_chunks
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -96,12 +97,15 @@ def index(out: Path, asked: Encoding) -> None:
     path, from the folder of the table) and any others. Without --ids, rows are numbered.
 
     --append adds rows to an index of the same run, of a modality that was added to the run later,
-    too; what it holds stays as it is.
+    too; what it holds stays as it is. To one whose ids are whole numbers, those of --ids are added
+    as numbers.
     """
     there = (out / MANIFEST).exists()
     if not there and not asked.append:
         check_free(out)
     asked.check_out(out, there)
+    if asked.append and not there:
+        raise FileNotFoundError(f"{out}: holds no index to add to; without --append one is made")
     model, modality = asked.model(), asked.modality
 
     def index_now() -> Index:
@@ -110,17 +114,26 @@ def index(out: Path, asked: Encoding) -> None:
             about = {"run": str(asked.run.resolve()), "prior": fingerprint(model)}
             return Index(space=asked.space or model.space, about=about)
         made = Index.load(out)
-        check_same_model(made, model, asked.run)
+        check_same_model(made, out, model, asked.run)
         if asked.space not in (None, made.space):
             raise ValueError(f"space: expected {made.space!r}, as {out} has, got {asked.space!r}")
         return made
 
     rows = features_of(model, modality, asked.features)
-    ids, columns = (None, {}) if asked.table is None else read_names(asked.table, len(rows))
-    embeddings = encoded(model, modality, rows, index_now().space, asked.progress)
+    names, columns = (None, {}) if asked.table is None else read_names(asked.table, len(rows))
+
+    def ids_for(made: Index) -> list[int] | list[str] | None:
+        ids = _ids_for(made, out, names, asked.table)
+        made.check_ids(ids, len(rows))
+        return ids
+
+    made = index_now()
+    ids_for(made)  # refused before anything is encoded
+    embeddings = encoded(model, modality, rows, made.space, asked.progress)
 
     def write() -> Index:
-        whole = index_now().add(embeddings, ids=ids, modality=modality, metadata=columns)
+        made = index_now()
+        whole = made.add(embeddings, ids=ids_for(made), modality=modality, metadata=columns)
         whole.save(out, overwrite=asked.overwrite)
         return whole
 
@@ -161,13 +174,54 @@ def fingerprint(model: DRCL) -> str:
     return hashlib.sha256(weight.tobytes()).hexdigest()[:16]
 
 
-def check_same_model(made: Index, model: DRCL, run: Path) -> None:
-    """Refuse a run whose embeddings do not compare with those of an index."""
-    if made.about.get("prior") != fingerprint(model):
+def check_same_model(made: Index, folder: Path, model: DRCL, run: Path) -> None:
+    """Refuse a run whose embeddings do not compare with those of an index.
+
+    An index that was made without a run cannot tell: then they have to be of one space and width.
+    """
+    prior = made.about.get("prior")
+    if prior is None:
+        _check_fits(made, folder, model, run)
+        say(f"{folder} does not say which run encoded its rows; {run} is taken for it")
+    elif prior != fingerprint(model):
+        known = made.about.get("run")
         raise ValueError(
-            f"{run}: expected the run that the index was made with, {made.about.get('run')}, got "
-            "one that was trained against another prior"
+            f"{run}: expected the run that the index was made with{f', {known}' if known else ''}, "
+            "got one that was trained against another prior"
         )
+
+
+def _check_fits(made: Index, folder: Path, model: DRCL, run: Path) -> None:
+    if made.space not in (None, *SPACES):
+        raise ValueError(
+            f"{run}: expected the rows of {folder} in a space of a run, {SPACES}, got "
+            f"{made.space!r}; search it with ids or embeddings"
+        )
+    space = made.space or model.space
+    width = model.prior.weight.shape[0 if space == "cosine" else 1]
+    if width != made.width:
+        raise ValueError(
+            f"{run}: expected width {made.width}, as {folder} has, got {width} in the space "
+            f"{space!r}"
+        )
+
+
+def _ids_for(
+    made: Index, out: Path, names: list[str] | None, table: Path | None
+) -> list[int] | list[str] | None:
+    """Names of a table as ids of the kind that an index has."""
+    if names is None:
+        if made.id_type is str:
+            raise ValueError(f"--ids: expected a table, as the ids of {out} are names, got none")
+        return None
+    if made.id_type is not int:
+        return names
+    for name in names:
+        if not WHOLE.fullmatch(name):
+            raise ValueError(
+                f"{table}: expected whole numbers, as the ids of {out} are, got {name!r}"
+            )
+    return [int(name) for name in names]
 
 
 def described(record: dict[str, Any]) -> dict[str, Any]:

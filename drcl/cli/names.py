@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from drcl.report.results import PICTURE
 from drcl.storage.text import separator, unmarked
+from drcl.tables import shortened
+
+WHOLE = re.compile(r"0|-?[1-9][0-9]{0,18}")  # as an id is printed: "01" is another
 
 
 def read_names(path: Path, count: int) -> tuple[list[str], dict[str, list[str]]]:
@@ -41,7 +45,11 @@ def read_names(path: Path, count: int) -> tuple[list[str], dict[str, list[str]]]
             raise ValueError(f"{path}: expected an id, got an empty cell in line {number}")
         rows.append(cells)
     if len(rows) != count:
-        raise ValueError(f"{path}: expected {count} lines under the names, got {len(rows)}")
+        hint = "; is its first line no line of names?" if len(rows) == count - 1 else ""
+        first = shortened(",".join(names), 40)
+        raise ValueError(
+            f"{path}: expected {count} lines under the names, {first}, got {len(rows)}{hint}"
+        )
     columns: dict[str, list[str]] = {
         name: [cells[place] for cells in rows] for place, name in enumerate(names)
     }

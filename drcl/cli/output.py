@@ -23,6 +23,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 class OutputFile(click.Path):
     """The path of a file to be written, in a folder that exists; of a link, what it points at."""
 
+    endings: tuple[str, ...] = ()  # that the name may have; none says that any
+
     def __init__(self) -> None:
         super().__init__(dir_okay=False, path_type=Path)
 
@@ -31,7 +33,16 @@ class OutputFile(click.Path):
         path = followed(Path(super().convert(value, param, ctx)))  # type: ignore[arg-type]
         if not path.parent.is_dir():
             self.fail(f"{path}: expected a folder that exists, got {path.parent}", param, ctx)
+        ending = Path(value).suffix.lower()
+        if self.endings and ending not in self.endings:
+            self.fail(f"{value}: expected a name ending in .html, got {ending!r}", param, ctx)
         return path
+
+
+class OutputPage(OutputFile):
+    """The same of a page, whose name ends as browsers expect it, or has no ending."""
+
+    endings = (".html", ".htm", "")
 
 
 def folder_option(words: str, *, required: bool = False) -> Callable[[F], F]:

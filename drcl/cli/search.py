@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import re
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ import numpy as np
 from drcl.cli import show
 from drcl.cli.errors import printable
 from drcl.cli.index import check_same_model, described, encoded, features_of
-from drcl.cli.output import OutputFile
+from drcl.cli.names import WHOLE
+from drcl.cli.output import OutputPage
 from drcl.cli.retrieve import split_option
 from drcl.data import CrossModalDataset, Labelled
 from drcl.estimator import DRCL
@@ -29,7 +30,6 @@ from drcl.tables import columns, json_text, shortened
 
 _OF_RUNS = ("data", "split", "space")
 _OF_INDEXES = ("among", "where", "run", "as_json", "html")
-_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")  # as an id is printed: "01" is another
 _CELL = 40  # letters of a name or text in a table
 
 
@@ -69,7 +69,7 @@ class _Search(click.Command):
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
     "--html",
-    type=OutputFile(),
+    type=OutputPage(),
     help="Write a page with names, texts and pictures.",
 )
 @click.option(
@@ -102,8 +102,10 @@ def search(context: click.Context, folder: Path, **options: Any) -> None:
         raise click.UsageError(f"{wrong[0].opts[0]}: expected {kind} to search, got {folder}")
     if in_index:
         if options["target"] is not None:
+            hint = _file_hint(Index.load(folder), options["target"], options["query"])
             raise click.UsageError(
                 f"{folder} is an index: expected one QUERY, got {options['target']!r} beside it"
+                f"{hint}"
             )
         _in_index(folder, **{name: options[name] for name in options if name not in _OF_RUNS})
         return
@@ -138,12 +140,15 @@ def _in_index(
     else:
         modality, given, file = query.partition("=")
         if not given or not file:
-            raise ValueError(f"QUERY: expected an id of {folder}, or MODALITY=FILE, got {query!r}")
-        where_run = run or Path(str(made.about.get("run")))
-        if not where_run.is_dir():
-            raise ValueError(f"{folder}: expected its run in {where_run}; say where with --run")
+            numbers = made.numbers[:1]
+            some = f", such as {made.records(numbers)[0]['id']!r}" if len(numbers) else ""
+            raise ValueError(
+                f"QUERY: expected an id of {folder}, or MODALITY=FILE, got {query!r}"
+                f"{_file_hint(made, query) or some}"
+            )
+        where_run = run or _run_of(made, folder)
         model = show.on_device(DRCL.load(where_run), device)
-        check_same_model(made, model, where_run)
+        check_same_model(made, folder, model, where_run)
         given_rows = features_of(model, modality, file)
         embeddings = encoded(model, modality, given_rows, made.space, progress=False)
         wanted = list(rows) or list(range(len(embeddings)))
@@ -176,6 +181,26 @@ def _in_index(
             click.echo()
 
 
+def _file_hint(made: Index, file: str, modality: str | None = None) -> str:
+    """What to write where a file was named without a modality; "" of anything else."""
+    if not os.path.isfile(file):  # False, too, of what can be no name
+        return ""
+    return f"; features of a file are {modality or next(iter(made.modalities), 'MODALITY')}={file}"
+
+
+def _run_of(made: Index, folder: Path) -> Path:
+    """Where the index says that its run is."""
+    known = made.about.get("run")
+    if known is None:
+        raise ValueError(
+            f"{folder}: expected --run, the run to encode queries with: the index was made without "
+            "one; the ids of its items can be searched with all the same"
+        )
+    if not Path(str(known)).is_dir():
+        raise ValueError(f"{folder}: expected its run in {known}; say where with --run")
+    return Path(str(known))
+
+
 def _conditions(where: tuple[str, ...]) -> dict[str, list[Any]] | None:
     """Column -> values; what JSON reads as a number, truth value or null is looked for as that, and
     as text."""
@@ -199,7 +224,7 @@ def _conditions(where: tuple[str, ...]) -> dict[str, list[Any]] | None:
 def _number(made: Index, query: str) -> int | None:
     """Where an item with this id stands; None if there is none."""
     names: list[int | str] = [query]
-    if _INTEGER.fullmatch(query):
+    if WHOLE.fullmatch(query):
         names.append(int(query))
     for name in names:
         with contextlib.suppress(ValueError):

@@ -15,7 +15,7 @@ import click
 from drcl.checks import check_installed
 from drcl.cli import show
 from drcl.cli.index import check_same_model, fingerprint
-from drcl.cli.output import OutputFile, check_new
+from drcl.cli.output import OutputPage, check_new
 from drcl.estimator import DRCL
 from drcl.index import Index
 from drcl.portable import take_address
@@ -44,7 +44,7 @@ def _at_most(flag: str, usual: int, words: str) -> Callable[[F], F]:
 @click.option(
     "--out",
     required=True,
-    type=OutputFile(),
+    type=OutputPage(),
     help="File of the page, such as leaves.html.",
 )
 @click.option("--title", help="Heading of the page; default: the name of the index.")
@@ -156,7 +156,7 @@ def _once() -> Iterator[None]:
 
 def _encoders(run: Path, folder: Path, device: str | None) -> Encoders:
     model = show.on_device(DRCL.load(run), device)
-    check_same_model(Index.load(folder), model, run)
+    check_same_model(Index.load(folder), folder, model, run)
     return Encoders(
         model.modalities,
         lambda modality, rows, space: model.encode(modality, rows, space=space),

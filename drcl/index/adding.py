@@ -35,7 +35,7 @@ def new_segment(
     count = len(rows)
     modality = None if modality is None else check_name(modality)
     columns = metadata_columns(metadata, count)
-    own = _new_ids(held, ids, count)
+    own = new_ids(held, ids, count)
     piece = Embeddings(rows, "embeddings")  # as float32: it may be infinite only now
     lengths = piece.norms(None, count, torch.float32)
     odd = ((lengths > LONGEST) | ((lengths < 1 / LONGEST) & (lengths > 0))).nonzero()
@@ -60,7 +60,8 @@ def new_segment(
     )
 
 
-def _new_ids(held: Held, ids: Any, count: int) -> Ids:
+def new_ids(held: Held, ids: Any, count: int) -> Ids:
+    """Ids of rows to be added; ValueError or TypeError if they do not fit those that are held."""
     keys = held.keys()
     if ids is None:
         if held.kind == "strings":

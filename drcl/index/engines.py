@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -74,24 +75,31 @@ def answers(other: Any, queries: npt.NDArray[np.float32], k: int) -> list[npt.ND
 
     See :meth:`drcl.Index.recall`.
     """
+    expected = f"other: expected numbers of rows for each of {len(queries)} queries, got "
     if callable(other):
         found = other(queries, k)
+    elif not callable(getattr(other, "search", None)):
+        raise TypeError(
+            "other: expected a function of (queries, k), or an engine with search(queries, k), got "
+            f"{type(other).__name__}"
+        )
     else:
         found = other.search(queries, k)
         if hasattr(found, "distances"):
             # Of usearch: one row where there is one query, and 0 under NaN where nothing was found.
             gone = np.isnan(np.atleast_2d(found.distances))
             found = np.where(gone, -1, np.atleast_2d(found.keys).astype(np.int64))
-        else:
+        elif isinstance(found, (tuple, list)) and len(found) > 1:
             found = found[1]
+        else:
+            raise ValueError(f"{expected}{type(found).__name__}, not (scores, numbers)")
+    if not isinstance(found, Iterable) or getattr(found, "ndim", 1) == 0:
+        raise ValueError(f"{expected}{type(found).__name__}")
     lists = [np.asarray(row) for row in found]
     good = all(row.ndim == 1 and (row.dtype.kind in "iu" or not row.size) for row in lists)
     if not good or len(lists) != len(queries):
         kinds = sorted({f"{row.dtype} {row.shape}" for row in lists})
-        raise ValueError(
-            f"other: expected numbers of rows for each of {len(queries)} queries, got {len(lists)} "
-            f"of {', '.join(kinds[:3])}"
-        )
+        raise ValueError(f"{expected}{len(lists)} of {', '.join(kinds[:3])}")
     return [row[:k].astype(np.int64) for row in lists]
 
 

@@ -67,7 +67,9 @@ def read_index(folder: Path) -> tuple[dict[str, Any], Stored]:
     manifest = read_manifest(folder)
     for _ in range(_ATTEMPTS):
         if manifest is None:
-            raise FileNotFoundError(f"{folder}: holds no index (no {MANIFEST})")
+            raise FileNotFoundError(
+                f"{folder}: holds no index (no {MANIFEST}); drcl index makes one"
+            )
         try:
             return manifest, _read_named(folder, manifest)
         except FileNotFoundError:

@@ -118,5 +118,6 @@ class Held:
         if not fits or numbers.min() < 0 or numbers.max() >= self.total:
             raise ValueError(
                 f"indices: expected numbers (n,) of rows below {self.total}, got {indices!r}"
+                f"{'; find() has those of ids' if numbers.dtype.kind in 'UO' else ''}"
             )
         return numbers.astype(np.int64)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from drcl.checks import check_count
 from drcl.index import databases, engines
-from drcl.index.adding import new_segment
+from drcl.index.adding import new_ids, new_segment
 from drcl.index.compacting import compacted
 from drcl.index.filters import allowed_rows
 from drcl.index.folder import Stored, read_index, save_index
@@ -86,6 +86,15 @@ class Index:
     def columns(self) -> tuple[str, ...]:
         """The names of all columns of metadata."""
         return self._held.columns
+
+    @property
+    def id_type(self) -> type[int] | type[str] | None:
+        """What ids are, ``int`` or ``str``; None before the first rows are added.
+
+        >>> Index().add(torch.eye(1), ids=["oak"]).id_type
+        <class 'str'>
+        """
+        return {"integers": int, "strings": str, None: None}[self._held.kind]
 
     @property
     def total(self) -> int:
@@ -174,6 +183,15 @@ class Index:
             self._held = compacted(self._held)
         return self
 
+    def check_ids(
+        self, ids: Sequence[int] | Sequence[str] | npt.ArrayLike | None, count: int
+    ) -> None:
+        """Raise what :meth:`add` would for these ids of so many rows, before they are encoded.
+
+        >>> Index().add(torch.eye(1), ids=["oak"]).check_ids(["elm", "ash"], 2)
+        """
+        new_ids(self._held, ids, count)
+
     def check_files(self) -> None:
         """Raise OSError, naming the file, if a file of the index has become shorter.
 
@@ -234,7 +252,17 @@ class Index:
         held.check_files()
         if held.rows is None:
             raise ValueError("index: expected rows to search, got none; add() some first")
-        queries = Embeddings(as_features(query, "query"), "query")
+        if isinstance(query, str):
+            raise TypeError(
+                f"query: expected embeddings (Q, {held.width}), got {query!r}; those of an item "
+                "are index.rows(index.find([id]))"
+            )
+        given = as_features(query, "query")
+        if given.ndim == 1:
+            raise ValueError(
+                f"query: expected (Q, {held.width}), got ({len(given)},); one row is query[None]"
+            )
+        queries = Embeddings(given, "query")
         if queries.width != held.width:
             raise ValueError(
                 f"query: expected width {held.width}, as the index has, got {queries.width}"
@@ -442,7 +470,8 @@ class Index:
 
         Of rows that tie with the last, the exact answer holds those that were added first; an
         engine that finds others instead is not credited with them. Raises what :meth:`search`
-        raises, and ValueError for an answer of another shape.
+        raises, ValueError for an answer of another shape, and TypeError for an engine that is
+        neither.
 
         >>> index = Index().add(torch.eye(8))
         >>> index.recall(index, torch.eye(8), k=1)

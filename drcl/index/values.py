@@ -34,7 +34,9 @@ def listed(name: str, values: Any) -> list[Any]:
         values = values.tolist()
     elif hasattr(values, "to_list"):
         values = values.to_list()
-    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+    if isinstance(values, str):
+        raise TypeError(f"{name}: expected a sequence, got str; of one it is [{values!r}]")
+    if isinstance(values, (bytes, Mapping)) or not isinstance(values, Iterable):
         raise TypeError(f"{name}: expected a sequence, got {type(values).__name__}")
     if missing is None:
         return [_plain(value) for value in values]

@@ -20,7 +20,7 @@ from drcl.serve.state import State
 class Encoders:
     """What turns features into rows of the index: (modality, features, space) -> embeddings.
 
-    ``prior`` is what :attr:`drcl.Index.about` says of an index that they fit.
+    ``prior`` is what :attr:`drcl.Index.about` says of an index that they fit, if it says anything.
     """
 
     modalities: Sequence[str]
@@ -113,9 +113,15 @@ def _queries(state: State, request: Request, encoders: Encoders | None) -> _Quer
             f"features: expected a modality of {tuple(encoders.modalities)}, got "
             f"{request.encoder[:100]!r}"
         )
-    if index.about.get("prior") != encoders.prior:
+    if index.about.get("prior") not in (None, encoders.prior):
         raise Refused("features: the index was made with another run than the server's", 409)
     rows = encoders.encode(request.encoder, request.rows.float(), index.space)
+    if rows.shape[1] != index.width:
+        raise Refused(
+            f"features: the server's run encodes to width {rows.shape[1]}, the index has "
+            f"{index.width}",
+            409,
+        )
     if not rows.isfinite().all():
         raise Refused("features: expected such as can be encoded, got some that are not finite")
     return _Queries(rows, None)

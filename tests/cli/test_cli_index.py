@@ -191,13 +191,14 @@ def test_what_does_not_fit_is_refused(leaves: Path, index: Path, tmp_path: Path)
     error = refused("index", run, "photo", x, "--out", index, "--append", *photos)
     assert "ids: expected new ids, got 'p0', which is there" in error
     error = refused("index", run, "photo", x, "--out", index, "--append")
-    assert "ids: expected strings, as the index has, got None" in error
+    assert f"--ids: expected a table, as the ids of {index} are names, got none" in error
     error = refused("index", run, "taste", x, "--out", index, "--append", *photos)
     assert "modality: expected one of" in error
     other = "posterior" if Index.load(index).space == "cosine" else "cosine"
     error = refused("index", run, "photo", x, "--out", index, "--append", "--space", other)
     assert f"got '{other}'" in error
-    assert "no index" in refused("index", run, "photo", x, "--out", tmp_path, "--append")
+    error = refused("index", run, "photo", x, "--out", tmp_path, "--append")
+    assert "holds no index to add to; without --append one is made" in error
     (tmp_path / "mine.txt").touch()
     for more in ([], ["--overwrite"]):
         error = refused("index", run, "photo", x, "--out", tmp_path, *more)
@@ -205,7 +206,7 @@ def test_what_does_not_fit_is_refused(leaves: Path, index: Path, tmp_path: Path)
     tables = {
         "a,a\n" + "1,2\n" * 20: "column names, all different",
         "": "a line of column names",
-        "id\n1\n": "expected 20 lines under the names, got 1",
+        "id\n1\n": "expected 20 lines under the names, id, got 1",
         "id,name\n" + "1,2\n" * 19 + "3\n": "expected 2 columns, as named, got 1 in line 21",
         "id\n" + "1\n" * 20: "ids: expected unique ids, got '1' twice",
     }
@@ -214,7 +215,12 @@ def test_what_does_not_fit_is_refused(leaves: Path, index: Path, tmp_path: Path)
         given = ("--ids", tmp_path / "t.csv", "--out", tmp_path / "new")
         assert message in refused("index", run, "photo", x, *given)
         assert not (tmp_path / "new").exists()
-    assert "expected an id of" in refused("search", index, "p99")
+    error = refused("search", index, "p99")
+    assert f"expected an id of {index}, or MODALITY=FILE, got 'p99', such as 'p0'" in error
+    file = str(leaves / "photo.npz")
+    assert f"; features of a file are photo={file}" in refused("search", index, file)
+    words = " ".join(refused("search", index, "note", file).split())
+    assert f"beside it; features of a file are note={file}" in words
     assert "got 'sound'" in refused("search", index, "p1", "--in", "sound")
     assert "where: expected columns" in refused("search", index, "p1", "--where", "a=1")
     assert "expected COLUMN=VALUE" in refused("search", index, "p1", "--where", "a")
@@ -234,6 +240,68 @@ def test_what_does_not_fit_is_refused(leaves: Path, index: Path, tmp_path: Path)
     succeed("index", run, "photo", x, "--out", index.parent / "second")
     succeed("index", run, "photo", x, "--out", index.parent / "second", "--overwrite")
     assert len(Index.load(index.parent / "second")) == 20
+
+
+def test_ids_that_do_not_fit_are_refused_before_anything_is_encoded(
+    leaves: Path, index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*unused: object) -> None:
+        raise AssertionError("encoded")
+
+    monkeypatch.setattr(sys.modules["drcl.cli.index"], "encoded", never)
+    given = ("index", leaves / "run", "photo", f"{leaves / 'photo.npz'}:x", "--out")
+    append = (*given, index, "--append")
+    assert "--ids: expected a table" in refused(*append)
+    assert "'p0', which is there" in refused(*append, "--ids", leaves / "photos.csv")
+    (tmp_path / "twice.csv").write_text("id\n" + "1\n" * 20)
+    assert "'1' twice" in refused(*given, tmp_path / "new", "--ids", tmp_path / "twice.csv")
+
+
+def test_an_index_of_numbers_takes_whole_numbers_of_a_table(leaves: Path, tmp_path: Path) -> None:
+    out, table = tmp_path / "index", tmp_path / "t.csv"
+    given = ("index", leaves / "run", "photo", f"{leaves / 'photo.npz'}:x", "--out", out)
+    succeed(*given)
+    numbers = [-5, 10**18, *range(100, 118)]
+    table.write_text("id\n" + "".join(f"{n}\n" for n in numbers))
+    assert "40 in all" in succeed(*given, "--append", "--ids", table)
+    made = Index.load(out)
+    assert [one["id"] for one in made.records(range(20, 40))] == numbers
+    assert made.find([-5, 117]).tolist() == [20, 39] and made.id_type is int
+    assert "-5, which is there" in refused(*given, "--append", "--ids", table)
+    for wrong in ("p1", "01", "1.0", "1e3"):
+        table.write_text("id\n" + "".join(f"{n}\n" for n in range(200, 219)) + wrong)
+        error = refused(*given, "--append", "--ids", table)
+        assert f"{table}: expected whole numbers, as the ids of {out} are, got {wrong!r}" in error
+    table.write_text("id\n" + "".join(f"{n}\n" for n in range(200, 219)) + "9" * 19)
+    assert "integers of 64 bits" in refused(*given, "--append", "--ids", table)
+    assert len(Index.load(out)) == 40
+
+
+def test_an_index_made_in_python_is_searched_with_the_run_that_is_given(
+    leaves: Path, tmp_path: Path
+) -> None:
+    run, out = leaves / "run", tmp_path / "index"
+    model, x = DRCL.load(run), np.load(leaves / "photo.npz")["x"]
+    rows = model.encode("photo", x, space="cosine")
+    Index(space="cosine").add(rows).save(out)
+    query = f"photo={leaves / 'photo.npz'}:x"
+    error = refused("search", out, query)
+    assert f"{out}: expected --run, the run to encode queries with" in error and "None" not in error
+    done = CliRunner().invoke(
+        main, ["search", str(out), query, "--run", str(run), "--query", "3", "--json"]
+    )
+    assert f"{out} does not say which run encoded its rows; {run} is taken for it" in done.stderr
+    found = json.loads(done.stdout)[0]["found"]
+    assert [one["id"] for one in found] == Index.load(out).search(rows[3:4], 10).ids[0].tolist()
+    more = ("index", run, "note", f"{leaves / 'note.npz'}:x", "--out", out, "--append")
+    assert "40 in all" in succeed(*more)
+    for space, width, message in (
+        ("cosine", 3, "expected width 3, as"),
+        ("posterior", 8, "got 2 in the space 'posterior'"),
+        ("clip", 8, "got 'clip'; search it with ids or embeddings"),
+    ):
+        Index(space=space).add(torch.eye(width)).save(out, overwrite=True)
+        assert message in refused("search", out, query, "--run", run)
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz", "safetensors"])

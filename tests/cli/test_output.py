@@ -75,6 +75,21 @@ def test_of_a_link_the_folder_is_where_it_points(command: str, option: str, tmp_
     assert link.is_symlink() and not folder.is_dir()
 
 
+@pytest.mark.parametrize("command, option", FILES[-2:])
+def test_a_page_has_the_ending_of_a_page(command: str, option: str, tmp_path: Path) -> None:
+    for ending in (".pdf", ".txt", ".json"):
+        given = [command, *ARGUMENTS[command], option, str(tmp_path / f"page{ending}")]
+        done = CliRunner().invoke(main, given)
+        words = " ".join(done.output.split())
+        assert done.exit_code == 2 and f"ending in .html, got '{ending}'" in words
+    for name in ("page.HTM", "page"):
+        done = CliRunner().invoke(
+            main, [command, *ARGUMENTS[command], option, str(tmp_path / name)]
+        )
+        refusal = "expected an index to search" if command == "search" else "holds no index"
+        assert refusal in done.output  # the name is taken, what is to be shown is not there
+
+
 def test_a_command_writes_where_a_link_points(tmp_path: Path) -> None:
     pytest.importorskip("jinja2", reason="the page is made with Jinja (extra 'report')")
     index = Index().add(torch.eye(2)).save(tmp_path / "index")

@@ -60,7 +60,10 @@ def test_the_file_gives_the_embeddings_and_is_not_replaced_unasked(model, run):
 def test_what_cannot_be_exported_leaves_no_file(run, monkeypatch):
     out = run.parent / "image.onnx"
     monkeypatch.setitem(sys.modules, "onnx", None)  # importing it fails
-    assert "needs onnx" in refused(run, "--out", run.parent / "image.pt2", "--format", "onnx")
+    assert "needs onnx" in refused(run, "--out", run.parent / "image", "--format", "onnx")
+    for name, kind, ending in (("image.onnx", "pt2", "pt2"), ("image.PT2", "onnx", "onnx")):
+        told = refused(run, "--out", run.parent / name, "--format", kind)
+        assert f"{name}: expected a name ending in .{ending}, as --format says" in told
     told = refused(run, "--out", run.parent / "image.bin")
     assert "image.bin: expected a name ending in .onnx or .pt2, or --format" in told
     told = refused(run, "--out", out)

@@ -137,6 +137,24 @@ def test_recall_refuses_what_is_no_number_of_a_row(answer: Any) -> None:
         index.recall(lambda queries, k: answer, torch.ones(2, 4), 3)
 
 
+def test_recall_says_what_it_expected_of_an_engine() -> None:
+    index = Index().add(torch.eye(4))
+
+    class Silent:
+        def search(self, queries: np.ndarray, k: int) -> None:
+            return None
+
+    for other, error, got in (
+        (lambda queries, k: None, ValueError, "for each of 2 queries, got NoneType"),
+        (lambda queries, k: np.array(3), ValueError, "for each of 2 queries, got ndarray"),
+        (Silent(), ValueError, r"got NoneType, not \(scores, numbers\)"),
+        ("hnsw", TypeError, "an engine with search.*, got str"),
+        (None, TypeError, "an engine with search.*, got NoneType"),
+    ):
+        with pytest.raises(error, match=f"other: expected .*{got}"):
+            index.recall(other, torch.ones(2, 4), 3)
+
+
 WRITERS: dict[str, Callable[[Index], Any]] = {
     "faiss": lambda index: index.to_faiss(),
     "usearch": lambda index: index.to_usearch(),

@@ -271,7 +271,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"ids": [9, True]}, "ids: expected all strings, or all integers"),
     ({"ids": [9, 2**63]}, "ids: expected all strings, or all integers"),
     ({"ids": [9, "a"]}, "ids: expected all strings, or all integers"),
-    ({"ids": "ab"}, "ids: expected a sequence, got str"),
+    ({"ids": "ab"}, "ids: expected a sequence, got str; of one it is ['ab']"),
     ({"modality": "a/b"}, "modality: expected a name"),
     ({"metadata": [1, 2]}, "metadata: expected a mapping"),
     ({"metadata": {"id": [1, 2]}}, "metadata: expected names other than"),
@@ -297,7 +297,8 @@ def test_what_cannot_be_added_is_refused_and_changes_nothing(
     [
         ({"query": torch.ones(1, 4)}, "query: expected width 3, as the index has, got 4"),
         ({"query": torch.full((1, 3), torch.inf)}, "query: row 0 holds NaN or infinite"),
-        ({"query": torch.ones(3)}, "query: expected"),
+        ({"query": torch.ones(3)}, "query: expected (Q, 3), got (3,); one row is query[None]"),
+        ({"query": "oak"}, "query: expected embeddings (Q, 3), got 'oak'; those of an item are"),
         ({"k": 0}, "k: expected"),
         ({"modality": "sound"}, "modality: expected one of ('image',), got 'sound'"),
         ({"where": {"colour": "red"}}, "where: expected columns of ('name',), got 'colour'"),
@@ -307,8 +308,28 @@ def test_what_cannot_be_added_is_refused_and_changes_nothing(
 )
 def test_what_cannot_be_searched_is_refused(change: dict[str, Any], message: str) -> None:
     index = Index().add(torch.eye(3), modality="image", metadata={"name": list("abc")})
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
         index.search(**{"query": torch.ones(1, 3), **change})
+
+
+def test_what_is_no_number_of_a_row_is_refused() -> None:
+    index = Index().add(torch.eye(3), ids=["a", "b", "c"])
+    for take in (index.rows, index.records):
+        with pytest.raises(ValueError, match=r"got \['a'\]; find\(\) has those of ids"):
+            take(["a"])
+        with pytest.raises(ValueError, match=r"rows below 3, got \[3\]$"):
+            take([3])
+
+
+def test_ids_are_of_one_type_and_checked_without_rows() -> None:
+    assert Index().id_type is None and Index().add(torch.eye(2)).id_type is int
+    index = Index().add(torch.eye(2), ids=["a", "b"])
+    assert index.id_type is str
+    index.check_ids(["c"], 1)
+    for ids, count in ((["a"], 1), (["c", "c"], 2), (["c"], 2), ([1], 1), (None, 1)):
+        with pytest.raises(ValueError, match="ids: expected"):
+            index.check_ids(ids, count)
+    assert len(index) == 2
 
 
 def test_an_index_without_rows_says_so(tmp_path: Path) -> None:

@@ -209,7 +209,10 @@ def test_what_cannot_be_served_is_refused(tmp_path: Path, model: DRCL) -> None:
     (tmp_path / "empty").mkdir()
     assert "holds no index" in refused(tmp_path / "empty")
     model.save(tmp_path / "run")
-    assert "another prior" in refused(index, "--run", tmp_path / "run")
+    told = refused(index, "--run", tmp_path / "run")
+    assert "another prior" in told and "None" not in told
+    narrow = Index(space="cosine").add(torch.eye(3)).save(tmp_path / "narrow")
+    assert "expected width 3, as" in refused(narrow, "--run", tmp_path / "run")
     for token in ("", "short", "two words of letters", "é" * 20, "a" * 16 + "\n" + "b" * 16):
         (tmp_path / "token").write_text(token)
         assert "expected a token of 16" in refused(index, "--token-file", tmp_path / "token")

@@ -535,6 +535,17 @@ def test_features_are_refused_where_the_index_is_of_another_run(folder: Path) ->
         assert reply.status == 400 and "given no run" in reply.json["error"]
 
 
+def test_an_index_without_a_run_takes_features_that_are_encoded_to_its_width(
+    tmp_path: Path,
+) -> None:
+    made = Index(space="cosine").add(torch.eye(3)).save(tmp_path / "index")
+    with client(app.make_app(made, encoders=Encoders(("image",), lambda *a: a[1], "p"))) as one:
+        reply = one.search({"features": {"image": [[1, 2, 3]]}, "k": 1})
+        assert reply.json["results"][0]["found"][0]["number"] == 2
+        reply = one.search({"features": {"image": [[1, 2]]}})
+        assert reply.status == 409 and "width 2, the index has 3" in reply.json["error"]
+
+
 @pytest.mark.parametrize(
     "name", ["body", "rows", "k", "waiting", "reading", "batch", "wait", "patience", "deadline"]
 )
