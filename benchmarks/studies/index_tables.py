@@ -55,10 +55,10 @@ def _exact(record: Part) -> str:
         before, after = parts["memory"]["before"], parts["memory"]["after"]
         grown = {name: (after[name] - before[name]) / 1e6 for name in after}
         about.append(
-            f"A process that loads the index and searches it {grown['RssAnon']:+,.0f} MB changes "
-            f"its own memory, to {after['RssAnon'] / 1e6:,.0f} MB with Python and PyTorch; of the "
-            f"page cache, which the system takes back when it needs it, it maps "
-            f"{grown['RssFile']:,.0f} MB more."
+            f"The memory of a fresh process that loads and searches the index changes by "
+            f"{grown['RssAnon']:+,.0f} MB, to {after['RssAnon'] / 1e6:,.0f} MB with Python and "
+            f"PyTorch. Beside it {grown['RssFile']:,.0f} MB more of the page cache are mapped, "
+            "which the system takes back when it needs them."
         )
     return "\n".join([*heads, *lines, "", " ".join(about)])
 
@@ -115,8 +115,8 @@ def _choice(rows: list[Part]) -> str:
     if others:
         small = min(others, key=lambda row: (row["bytes"], -row["recall"]))
         found.append(
-            f"Least memory takes {small['called']}, {small['bytes'] / ours['bytes']:.0%} of the "
-            f"rows', and finds {small['recall']:.0%}."
+            f"{small['called']} takes the least memory, {small['bytes'] / ours['bytes']:.0%} of "
+            f"what the rows take, and finds {small['recall']:.0%}."
         )
     return " ".join(found)
 

@@ -41,7 +41,7 @@ class _Search(click.Command):
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             hint = "an id that begins with '-' goes last, after --"
-            raise click.UsageError(f"{error.format_message()} {hint}", ctx) from error
+            raise click.UsageError(f"{error.format_message()} ({hint})", ctx) from error
 
 
 @click.command(cls=_Search)
@@ -141,7 +141,7 @@ def _in_index(
         modality, given, file = query.partition("=")
         if not given or not file:
             numbers = made.numbers[:1]
-            some = f", such as {made.records(numbers)[0]['id']!r}" if len(numbers) else ""
+            some = f"; one id is {made.records(numbers)[0]['id']!r}" if len(numbers) else ""
             raise ValueError(
                 f"QUERY: expected an id of {folder}, or MODALITY=FILE, got {query!r}"
                 f"{_file_hint(made, query) or some}"

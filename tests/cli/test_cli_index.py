@@ -216,7 +216,7 @@ def test_what_does_not_fit_is_refused(leaves: Path, index: Path, tmp_path: Path)
         assert message in refused("index", run, "photo", x, *given)
         assert not (tmp_path / "new").exists()
     error = refused("search", index, "p99")
-    assert f"expected an id of {index}, or MODALITY=FILE, got 'p99', such as 'p0'" in error
+    assert f"expected an id of {index}, or MODALITY=FILE, got 'p99'; one id is 'p0'" in error
     file = str(leaves / "photo.npz")
     assert f"; features of a file are photo={file}" in refused("search", index, file)
     words = " ".join(refused("search", index, "note", file).split())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 from dataclasses import dataclass, field
 from typing import Any
@@ -267,6 +268,24 @@ def check_files(draw: Draw) -> None:
         loaded.check_files()
     with pytest.raises(OSError, match=file):
         loaded.search(drawn.rows[:1], 1)
+
+
+@target("drcl.Index.check_ids", few=10)
+def check_ids(draw: Draw) -> None:
+    """It refuses what ``add`` refuses, in the same words, and nothing else."""
+    drawn = draw_index(draw)
+    rows, count = draw_rows(draw, 3, drawn.width), len(drawn.index)
+    known = [*drawn.ids, "z"][:3]
+    free = range(10**6, 10**6 + 3)
+    ids: Any = draw.choose("new", None, ["a", "b", "c"], free, known, ["a", "a", "b"], ["a"], "abc")
+    try:
+        drawn.index.check_ids(ids, 3)
+    except (ValueError, TypeError) as error:
+        with pytest.raises(type(error), match=f"^{re.escape(str(error))}$"):
+            drawn.index.add(rows, ids=ids)
+        assert len(drawn.index) == count
+    else:
+        assert len(drawn.index.add(rows, ids=ids)) == count + 3
 
 
 @target("drcl.Index.load", few=10)
