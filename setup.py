@@ -209,7 +209,12 @@ class Wheel(bdist_wheel):
         super().run()
 
 
-ext_modules = extensions()
+# A build starts up to three processes that describe the package or pack its sources before the one
+# that compiles, and these need no PyTorch, which takes seconds to import.
+asked = set(sys.argv)
+describes = not asked.isdisjoint({"egg_info", "dist_info", "sdist"})
+compiles = not asked.isdisjoint({"build", "build_ext", "bdist_wheel", "editable_wheel", "install"})
+ext_modules = [] if describes and not compiles else extensions()
 commands: dict[str, Any] = {"bdist_wheel": Wheel}
 if ext_modules:
     commands["build_ext"] = build_ext()

@@ -40,6 +40,12 @@ def pytest_configure(config: pytest.Config) -> None:
         torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Files with slow tests first: with short ones left to the end, all workers end at once.
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_collection_finish() -> None:
     # A million objects of imports and tests stay to the end: no collection need go through them.
     gc.collect()

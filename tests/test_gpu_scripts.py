@@ -265,6 +265,7 @@ def test_the_gate_has_more_rows_than_columns_where_the_case_has() -> None:
 
 SWEEP = """
 import dataclasses, sys
+import quick_interpreter
 from drcl.benchmarks import gpu_sweep as sweep
 def at_one_size(each):
     size = next(sizes for sizes in reversed(sweep.TINY) if each.tried_at(*sizes))
@@ -282,7 +283,7 @@ def doubled(product):
     return other
 place = sweep.LOSS + "gradient", "product_with_dots"
 wrong = sweep.Variant("a wrong product", "doubled", {place: doubled})
-sweep.variants = lambda: [*wanted, missing, wrong]
+sweep.variants = lambda: [*wanted, missing, at_one_size(wrong)]
 sys.exit(sweep.main(["--device", "cpu", "--tiny", "--out", sys.argv[1]]))
 """
 
@@ -293,7 +294,12 @@ def after_a_sweep(folder: Path, which: str) -> list[dict[str, Any]]:
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SWEEP, str(folder), which],
         cwd=ROOT,
-        env={**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
+        env={
+            **os.environ,
+            "TRITON_INTERPRET": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            "PYTHONPATH": str(ROOT / "tests"),
+        },
         capture_output=True,
         text=True,
     )

@@ -109,16 +109,24 @@ def test_an_editable_install_is_found_beside_a_checkout_in_a_folder_of_its_name(
     environment = {"CXX": "/nonexistent", "FOLDER": ""}
     built = python("-c", build, cwd=checkout, **environment)
     assert built.returncode == 0, built.stdout + built.stderr
+    # forked, as each interpreter would take seconds to import PyTorch
     find = (
-        f"import site; site.addsitedir({str(site)!r})\n"
-        "import drcl.cli, drcl.kernels, drcl.benchmarks\n"
-        "print(drcl.__file__, drcl.kernels.__file__, drcl.benchmarks.__file__)"
+        "import os, site, sys, torch\n"
+        "for folder in sys.argv[1:]:\n"
+        "    if not os.fork():\n"
+        "        os.chdir(folder)\n"
+        f"        site.addsitedir({str(site)!r})\n"
+        "        import drcl.cli, drcl.kernels, drcl.benchmarks\n"
+        "        print(drcl.__file__, drcl.kernels.__file__, drcl.benchmarks.__file__)\n"
+        "        sys.exit()\n"
+        "    assert os.wait()[1] == 0, folder\n"
     )
-    for folder in (tmp_path, checkout, Path("/")):
-        found = python("-c", find, cwd=folder, **environment)
-        assert found.returncode == 0, found.stderr
-        expected = [checkout / "drcl", checkout / "kernels", checkout / "benchmarks"]
-        assert found.stdout.split() == [str(one / "__init__.py") for one in expected]
+    folders = map(str, (tmp_path, checkout, Path("/")))
+    found = python("-c", find, *folders, cwd=site, **environment)
+    assert found.returncode == 0, found.stderr
+    expected = [checkout / "drcl", checkout / "kernels", checkout / "benchmarks"]
+    line = " ".join(str(one / "__init__.py") for one in expected)
+    assert found.stdout.splitlines() == 3 * [line]
 
 
 def test_without_compiler_and_triton_nothing_is_built(installed: Path, tmp_path: Path) -> None:

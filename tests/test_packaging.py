@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import runpy
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -114,16 +117,48 @@ def test_metadata_without_torch(source: Path) -> None:
     assert "needs PyTorch at build time" in ran.stderr
 
 
-def test_unknown_cuda_switch_is_refused(source: Path) -> None:
-    ran = python("setup.py", "--version", cwd=source, DRCL_BUILD_CUDA="yes")
-    assert ran.returncode != 0
-    assert "DRCL_BUILD_CUDA='yes': expected 0, 1 or auto" in ran.stderr
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"DRCL_BUILD_CUDA": "yes"}, "DRCL_BUILD_CUDA='yes': expected 0, 1 or auto"),
+        (
+            {"CXX": "/nonexistent", "DRCL_REQUIRE_EXT": "1"},
+            "needs a C++ compiler, and '/nonexistent' was not found",
+        ),
+    ],
+    ids=["unknown CUDA switch", "required extension without compiler"],
+)
+def test_a_build_that_cannot_be_as_asked_ends_before_it_begins(
+    environment: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, which has imported PyTorch."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("sys.argv", ["setup.py", "bdist_wheel"])
+    monkeypatch.chdir(ROOT)
+    with mock.patch("setuptools.setup") as set_up, pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "setup.py"))
+    # what is no number is printed, and the status is 1
+    assert isinstance(ended.value.code, str) and message in ended.value.code
+    set_up.assert_not_called()
 
 
-def test_required_extension_without_compiler_is_an_error(source: Path) -> None:
-    ran = python("setup.py", "--version", cwd=source, CXX="/nonexistent", DRCL_REQUIRE_EXT="1")
-    assert ran.returncode != 0
-    assert "needs a C++ compiler, and '/nonexistent' was not found" in ran.stderr
+@pytest.mark.parametrize("command", ["egg_info", "dist_info", "sdist"])
+def test_describing_the_package_needs_no_pytorch(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.setenv("DRCL_REQUIRE_EXT", "1")
+    monkeypatch.chdir(ROOT)
+    for words in ([command], [command, "bdist_wheel"]):
+        monkeypatch.setattr("sys.argv", ["setup.py", *words])
+        compiles = len(words) > 1
+        with (
+            mock.patch("setuptools.setup") as set_up,
+            pytest.raises(SystemExit) if compiles else contextlib.nullcontext(),
+        ):
+            runpy.run_path(str(ROOT / "setup.py"))
+        assert set_up.called is not compiles
 
 
 def test_source_distribution_holds_what_a_build_needs(source: Path, tmp_path: Path) -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import os
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -22,19 +18,7 @@ if not INTERPRETED and not torch.cuda.is_available():
 pytest.importorskip("triton", reason="Triton is not installed")
 
 if INTERPRETED:
-    from triton import language
-    from triton.runtime import interpreter
-
-    # On every call of a function of a kernel the interpreter goes through the whole language for
-    # what it has to replace, for a third of all time here. Their names are always the same.
-    @functools.cache
-    def builtins_of(part: Any) -> list[str]:
-        return [n for n, member in inspect.getmembers(part) if language.core.is_builtin(member)]
-
-    def members(part: Any) -> list[tuple[str, Any]]:
-        return [(name, getattr(part, name)) for name in builtins_of(part)]
-
-    interpreter.inspect = SimpleNamespace(**{**vars(inspect), "getmembers": members})
+    import quick_interpreter  # noqa: F401
 
 on_gpu_only = pytest.mark.skipif(INTERPRETED, reason="too large for Triton's interpreter")
 

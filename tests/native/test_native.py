@@ -97,6 +97,7 @@ def assert_clean_with_the_same_bits(driver: Path, cases: int) -> None:
     assert len(printed) == 1 and f"{cases} cases" in printed.pop()
 
 
+@pytest.mark.slow
 def test_memory_and_undefined_behaviour(tmp_path: Path) -> None:
     """The short form, unoptimised, which compiles in a third of the time."""
     compiler = compiler_with("g++", *MEMORY)
