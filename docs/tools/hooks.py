@@ -94,6 +94,13 @@ def quality() -> str:
     return quality_tables.tables()
 
 
+def evaluation() -> str:
+    """The stored study of what evaluation costs."""
+    from drcl.benchmarks.studies import evaluation_tables
+
+    return evaluation_tables.table()
+
+
 def methods(part: str) -> str:
     """The stored study of methods: its overview, a table for each set, damaged labels, or what J_D
     is worth."""
@@ -484,6 +491,7 @@ FILLERS: dict[str, Callable[..., str]] = {
             backends,
             commands,
             definitions,
+            evaluation,
             gates,
             index,
             installs,

@@ -231,6 +231,9 @@ def evaluation(
         values = {}
         for name, measure in measures.items():
             shape = k.shape if at_all[name] else k.shape[:1]
+            if 0 in shape[1:]:  # no cut-offs
+                values[name] = k.double()
+                continue
             values[name] = measure(found, k) if len(shape) == 2 else measure(found)
             if getattr(values[name], "shape", None) != shape:
                 raise ValueError(

@@ -65,9 +65,12 @@ def score_metrics(
     """
     refuse(options, *_REFUSED)
     check_option("blocks", blocks, ("rows", "columns"))
-    sides: Any = scores, (), query_labels, gallery_labels
+    given: Any = scores
     return measured(
-        *sides,
+        given,
+        (),
+        query_labels,
+        gallery_labels,
         options,
         ks=ks,
         measures=measures,

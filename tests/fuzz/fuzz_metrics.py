@@ -637,6 +637,63 @@ def nearest(draw: Draw) -> None:
     assert bool((falling.diff(dim=1) <= 0).all())
 
 
+@target("drcl.metrics.score_metrics")
+def score_metrics(draw: Draw) -> None:
+    """The products of rows with those of the unit matrix are the rows themselves."""
+    queries, items = draw.integer("Q", 1, 5), draw.integer("N", 1, 17)
+    scores = values(draw, "scores", queries, items, "normal", "small integers", "zero")
+    gains = draw.random.integers(3, size=(queries, items)) * draw.choose("relevant", 0, 1)
+    options: dict[str, Any] = {
+        "relevance": lambda rows: torch.from_numpy(gains)[rows],
+        "ks": draw.choose("ks", (1, None), (2, 40), ()),
+        "ties": draw.choose("ties", "index", "average"),
+        "no_relevant": draw.choose("no_relevant", "zero", "skip", "one"),
+        "ndcg": True,
+        "measures": draw.choose("measures", (), ("hit", "auroc", "err")),
+    }
+    excluded = draw.random.random((queries, items)) < draw.choose("excluded", 0.0, 0.4)
+    if excluded.any():
+        options["excluded"] = excluded
+    blocks = draw.choose("blocks", "rows", "columns")
+    form = draw.choose("form", "whole", "list", "iterator")
+    parts = np.array_split(scores, min(3, scores.shape[blocks == "columns"]), blocks == "columns")
+    given = {
+        **options,
+        "scores": {"whole": scores, "list": parts, "iterator": iter(parts)}[form],
+        "blocks": blocks,
+    }
+    faults: Faults = {
+        **of_word("blocks"),
+        **of_word("ties"),
+        **of_word("no_relevant"),
+        **of_word("on_empty"),
+        "metric: given": lambda: "dot",
+        "scores: None": lambda: None,
+        "scores: words": lambda: np.full((queries, items), "a"),
+        "scores: 1-D": lambda: scores[0],
+        "scores: 3-D": lambda: scores[None],
+        "scores: no rows": lambda: scores[:0],
+        "scores: no columns": lambda: scores[:, :0],
+        "scores: no chunks": list,
+        "scores: an empty iterator": lambda: iter(()),
+        "scores: complex": lambda: scores + 0j,
+        "scores: NaN": lambda: np.full((queries, items), math.nan),
+        "scores: on meta": lambda: torch.zeros(queries, items, device="meta"),
+        "query_labels/relevance: beside relevance": lambda: np.zeros(queries),
+        "ks/k: zero": lambda: (0,),
+    }
+    with use_backend(draw.choose("backend", "native", "eager")):
+        if refuses(draw, metrics.score_metrics, given, faults):
+            return
+        found = metrics.score_metrics(**given)
+        rows = np.eye(items)
+        wanted = metrics.retrieval_metrics(scores, rows, metric="dot", **options)
+    for name, column in wanted.tables().items():
+        torch.testing.assert_close(
+            found.tables()[name], column, rtol=0, atol=0, equal_nan=True, msg=name
+        )
+
+
 @target("drcl.metrics.hamming_metrics")
 def hamming_metrics(draw: Draw) -> None:
     queries, items = draw.integer("Q", 1, 5), draw.integer("N", 1, 9)

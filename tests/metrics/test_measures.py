@@ -724,3 +724,12 @@ def test_ranks_beyond_the_counts_are_not_looked_at() -> None:
         ranks, torch.ones(1, 3).double(), torch.tensor([[0, 1]]), torch.tensor([1.0, 0.5]).double()
     )
     assert sums.tolist() == [[0.0, 0.5]]
+
+
+@pytest.mark.parametrize("ties", ["index", "average"])
+def test_every_measure_without_a_cutoff(ties: str) -> None:
+    x, labels = torch.eye(3), torch.tensor([0, 1, 0])
+    found = metrics.retrieval_metrics(
+        x, x, labels, labels, ks=(), measures=tuple(metrics.measures.MEASURES), ties=ties
+    )
+    assert set(found.tables()) == {"MRR", "R-precision", "mAP@R", "AUROC", "bpref", "RBP"}

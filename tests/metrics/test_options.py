@@ -39,6 +39,7 @@ EVERY_CALL = CALLS | {
     "hamming_metrics": lambda **options: metrics.hamming_metrics(
         CODES, CODES, LABELS, LABELS, **options
     ),
+    "score_metrics": lambda **options: metrics.score_metrics(X, LABELS, LABELS, **options),
 }
 
 
@@ -76,7 +77,7 @@ def test_an_unknown_option_is_named_beside_those_that_there_are(name: str) -> No
     assert set(listed) == {field.name for field in fields(Settings)} - refused
 
 
-@pytest.mark.parametrize("name", sorted(EVERY_CALL.keys() - {"retrieval_metrics"}))
+@pytest.mark.parametrize("name", sorted(EVERY_CALL.keys() - {"retrieval_metrics", "score_metrics"}))
 def test_measures_are_not_taken_where_they_would_be_dropped(name: str) -> None:
     with pytest.raises(TypeError, match="measures: expected one of the options"):
         EVERY_CALL[name](measures=("hit",))
@@ -89,6 +90,8 @@ REFUSED: list[tuple[str, dict[str, Any]]] = [
     ("retrieval_report", {"ndcg": True}),
     ("retrieval_report", {"recall_levels": 5}),
     ("cmc_curve", {"no_relevant": "skip"}),
+    ("score_metrics", {"metric": "dot"}),
+    ("score_metrics", {"precision": "high"}),
     *(
         ("hamming_metrics", {name: getattr(Settings(), name)})
         for name in (
