@@ -10,7 +10,7 @@ from drcl.benchmarks.suite.results import NOT_MEASURED
 from drcl.benchmarks.suite.timing import RESULTS
 
 MIB = 2**20
-LABEL_BYTES = 17  # a row's label and id, which are always in memory
+LABEL_BYTES = 13.5  # of a row at most, which are always in memory
 
 
 def table(root: Path = RESULTS) -> str:
@@ -52,6 +52,6 @@ def _memory(row: dict[str, Any]) -> str:
     sizes += [row["update_bytes"], row["compute_bytes"]]
     cells = " | ".join(f"{number / MIB:,.0f} MiB" for number in sizes)
     return (
-        "| rows, in batches | embeddings | `max_bytes` | labels and ids | peak of `update` "
+        "| rows, in batches | embeddings | `max_bytes` | labels | peak of `update` "
         f"| peak of `compute` |\n|---|---|---|---|---|---|\n| {row['items']:,} | {cells} |"
     )

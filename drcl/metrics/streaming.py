@@ -42,7 +42,7 @@ class RetrievalMetric:
         ks: the cut-offs, as of the function.
         measures: further ones, as of :func:`retrieval_metrics`; none with modalities.
         max_bytes: embeddings that take more are kept in temporary files without a name, and mapped
-            from there; ranking takes as many bytes again. Labels and ids, some 17 bytes a row, are
+            from there; ranking takes as many bytes again. Labels and ids, 17 to 26 bytes a row, are
             always in memory.
         process_group: ranks that each hold a part of the rows, of the same sides or modalities.
             ``compute`` gathers them on every rank, which must have the disk for all rows.
@@ -267,6 +267,33 @@ def _joined(one: list[str], other: list[str]) -> list[str] | None:
     return [*one[:-1], *labels] if one[:-1] == other[:-1] and len(labels) == 1 else None
 
 
+class _Column:
+    """Values (n, …) to which more are added, in one buffer.
+
+    Small ones of every batch would stand between the batches' own rows and keep the allocator from
+    using the memory of these again: it would grow with all rows that ever came.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = torch.empty(0, dtype=torch.bool, device="cpu")
+        self.count = 0
+
+    def add(self, values: Tensor) -> None:
+        stop = self.count + len(values)
+        dtype = torch.promote_types(self._buffer.dtype, values.dtype)
+        if stop > len(self._buffer) or dtype != self._buffer.dtype:
+            size = max(stop, self.count + self.count // 2)
+            larger = values.new_empty((size, *values.shape[1:]), dtype=dtype)
+            if self.count:
+                larger[: self.count] = self._buffer[: self.count]
+            self._buffer = larger
+        self._buffer[self.count : stop] = values
+        self.count = stop
+
+    def copied(self) -> Tensor:
+        return self._buffer[: self.count].clone()
+
+
 class _Side:
     """The rows of a side or modality."""
 
@@ -278,9 +305,7 @@ class _Side:
         self._file: IO[bytes] | None = None
         self._spilled = 0
         self._names: dict[str, int] = {}
-        self._labels: list[Tensor] = []
-        self._missing: list[Tensor] = []
-        self._ids: list[Tensor] = []
+        self._labels, self._missing, self._ids = _Column(), _Column(), _Column()
 
     def check(self, batch: _Batch) -> None:
         """Refuse a batch of another kind."""
@@ -314,16 +339,16 @@ class _Side:
         self.kind = _joined(self.kind, batch.kind) or batch.kind
         self._form = self._form or batch.form
         if labels.rows is not None:
-            self._labels.append(labels.rows.cpu().clone())
+            self._labels.add(labels.rows.cpu())
         elif labels.names is not None:
             codes = [self._names.setdefault(name, len(self._names)) for name in labels.names or ()]
             place = torch.tensor([*codes, -1])  # the last is that of what is missing
-            self._labels.append(place[torch.from_numpy(labels.ids)])
+            self._labels.add(place[torch.from_numpy(labels.ids)])
         else:
-            self._labels.append(torch.from_numpy(labels.ids.copy()))
-        self._missing.append(torch.from_numpy(labels.missing.copy()))
+            self._labels.add(torch.from_numpy(labels.ids))
+        self._missing.add(torch.from_numpy(labels.missing))
         if batch.ids is not None:
-            self._ids.append(batch.ids.clone())
+            self._ids.add(batch.ids)
 
     @property
     def bytes_in_memory(self) -> int:
@@ -339,8 +364,8 @@ class _Side:
 
     def whole(self, group: ProcessGroup | None, max_bytes: int) -> tuple[Array, ParsedLabels]:
         """All rows and labels, of all ranks, each id once."""
-        labels, missing = torch.cat(self._labels), torch.cat(self._missing)
-        ids = torch.cat(self._ids) if self._ids else None
+        labels, missing = self._labels.copied(), self._missing.copied()
+        ids = self._ids.copied() if "with ids" in self.kind else None
         names = list(self._names) if self.kind[-1] == _NAMES else None
         if group is not None:
             if names is not None:
