@@ -13,6 +13,8 @@ def full_precision(features: Tensor) -> AbstractContextManager[None]:
     device = features.device.type
     if not torch.amp.is_autocast_available(device):  # the meta device has none
         return nullcontext()
+    if not torch.is_autocast_enabled(device):  # to enter costs as much as a small op
+        return nullcontext()
     return torch.autocast(device, enabled=False)
 
 
@@ -20,5 +22,6 @@ def as_tensor(q: Tensor | float, features: Tensor) -> Tensor:
     """q on the features' device; a tensor is passed on, so that a captured graph follows it."""
     if isinstance(q, Tensor):
         return q
-    one = torch.ones((), dtype=torch.float64, device=features.device)
-    return one * q if torch.compiler.is_compiling() else one.fill_(q)
+    if torch.compiler.is_compiling():
+        return torch.ones((), dtype=torch.float64, device=features.device) * q
+    return torch.scalar_tensor(q, dtype=torch.float64, device=features.device)
