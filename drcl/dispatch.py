@@ -22,13 +22,12 @@ from drcl.portable import at_fork
 __all__ = ["FAMILIES", "choose", "explain", "kernels_take", "stages", "use_backend"]
 __dir__ = __all__.copy
 
-# For every op family, its backends from the most to the least preferred. The loss has no native
-# form: on a CPU its rows take 5 of 150 ms at B = 1024, D = 2048 (one thread), the rest is GEMM.
+# For every op family, its backends from the most to the least preferred.
 FAMILIES: dict[str, tuple[str, ...]] = {
     "mixup": ("triton", "eager", "reference"),
     "generalized_cross_entropy": ("eager", "reference"),
     "prior_similarity": ("triton", "eager", "reference"),
-    "reversible_consistency": ("triton", "eager", "reference"),
+    "reversible_consistency": ("triton", "native", "eager", "reference"),
     "average_precision": ("native", "eager", "reference"),
     "sharded_ranking": ("eager",),
     "hamming_counts": ("native", "eager"),
@@ -36,6 +35,12 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "rank_sums": ("native", "eager"),
 }
 _RENAMED = {"torch": "eager"}
+# The compiled op by whose kernels a family's native form is known, where it has another name.
+_COMPILED = {"reversible_consistency": "reversible_rows"}
+
+# Its products, K·D a row, are loops in the compiled form of the loss: from there on PyTorch's are
+# faster.
+NATIVE_COLUMNS = 32
 
 
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("forced", default=None)
@@ -78,14 +83,24 @@ def kernels_take(family: str, features: Tensor, weight: Tensor | None = None) ->
     return True
 
 
-def choose(family: str, device: torch.device, *, kernels: bool = True) -> str:
+def native_takes(columns: int) -> bool:
+    """Whether the loss's compiled form is for a prior's space of so many columns, K = min(C, D).
+
+    An exported program may run where nothing is compiled.
+    """
+    return columns <= NATIVE_COLUMNS and not torch.compiler.is_exporting()
+
+
+def choose(family: str, device: torch.device, *, kernels: bool = True, native: bool = True) -> str:
     """The backend for one call: the forced one, else the first that fits the device.
 
-    ``kernels`` is False for inputs that :func:`kernels_take` refuses.
+    ``kernels`` is False for inputs that :func:`kernels_take` refuses, ``native`` for those that
+    the compiled code does not take or is not the fastest for.
     """
     global _used
     _used = True
-    names = [name for name in FAMILIES[family] if kernels or name != "triton"]
+    takes = {"triton": kernels, "native": native}
+    names = [name for name in FAMILIES[family] if takes.get(name, True)]
     forced = _forced.get() or _from_environment()
     if forced in names and (forced != "native" or _fits(forced, family, device)):
         return forced
@@ -98,8 +113,10 @@ def _fits(name: str, family: str, device: torch.device) -> bool:
         # they on AMD's, which torch calls "cuda", too: they have run on none.
         return device.type == "cuda" and torch.version.hip is None and _reasons()[name] is None
     if name == "native":
+        if device.type not in ("cpu", "cuda"):
+            return False
         compiled = _reasons()[name] is None and torch._C._dispatch_has_kernel_for_dispatch_key(
-            f"drcl::{family}", device.type.upper()
+            f"drcl::{_COMPILED.get(family, family)}", device.type.upper()
         )
         if not compiled or device.type != "cuda":
             return compiled
@@ -131,8 +148,8 @@ choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 def stages(family: str, backend: str) -> ModuleType:
     """The module in which a backend computes an op family, imported on first use."""
-    name = {"eager": "drcl.eager.", "triton": "drcl.kernels."}[backend] + family
-    return importlib.import_module(name)
+    home = {"eager": "drcl.eager", "triton": "drcl.kernels", "native": "drcl.native"}[backend]
+    return importlib.import_module(f"{home}.{family}")
 
 
 def explain(device: torch.device) -> dict[str, str]:

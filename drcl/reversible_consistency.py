@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from drcl import checks, reference
-from drcl.dispatch import choose, kernels_take
+from drcl.dispatch import choose, kernels_take, native_takes
 from drcl.eager.reversible_consistency import Settings
 from drcl.labels import check_targets, target_rows
 from drcl.ops import reversible_consistency as op
@@ -193,8 +193,12 @@ def _loss(
         raise ValueError(f"permutation: expected one to mix with lam={settings.lam}, got None")
     else:
         checks.check_permutation(permutation, features)
-    family, kernels = "reversible_consistency", kernels_take("reversible_consistency", features)
-    backend = choose(family, features.device, kernels=kernels)
+    backend = choose(
+        "reversible_consistency",
+        features.device,
+        kernels=kernels_take("reversible_consistency", features),
+        native=native_takes(min(prior.weight.shape)),
+    )
     if backend == "reference":
         if process_group is not None:
             raise ValueError("process_group: expected None for the reference backend, got a group")

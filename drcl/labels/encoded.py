@@ -92,9 +92,9 @@ def check_targets(
     if numbering is not None:
         ids = numbering.columns_of(ids)
     if can_look_at(ids):
-        _, outside = in_range(ids, classes)
-        if bool(outside.any()):
-            row = int(outside.nonzero()[0])
+        low, high = map(int, ids.aminmax())
+        if low < UNLABELLED or high >= classes:
+            row = int(in_range(ids, classes)[1].nonzero()[0])
             expected = f"class ids in 0..{classes - 1}"
             if numbering is not None and numbering.is_renumbered:
                 expected = f"ids among the prior's classes {shortened(numbering.classes)}"

@@ -15,6 +15,8 @@ def full_precision(features: Tensor) -> AbstractContextManager[None]:
     device = features.device.type
     if not torch.amp.is_autocast_available(device):  # the meta device has none
         return nullcontext()
+    if not torch.is_autocast_enabled(device):  # to enter costs as much as a small op
+        return nullcontext()
     return torch.autocast(device, enabled=False)
 
 
@@ -22,5 +24,7 @@ def as_tensor(q: Tensor | float, features: Tensor) -> Tensor:
     """q on the features' device; a tensor is passed on, so that a captured graph follows it."""
     if isinstance(q, Tensor):
         return q
-    one = torch.ones((), dtype=widest(features.device), device=features.device)
-    return one * q if torch.compiler.is_compiling() else one.fill_(q)
+    dtype = widest(features.device)
+    if torch.compiler.is_compiling():
+        return torch.ones((), dtype=dtype, device=features.device) * q
+    return torch.scalar_tensor(q, dtype=dtype, device=features.device)

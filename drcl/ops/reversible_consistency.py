@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from drcl.eager import reversible_consistency as eager
+from drcl import dispatch
 from drcl.eager.reversible_consistency import Batch, Saved, Settings, Space
 from drcl.ops.derivatives import differentiable, differentiated_once
+from drcl.ops.inputs import full_precision
 from drcl.precision import widest
 
 PARTS = 4  # the first outputs: total, J_L, J_D, J_MSE
@@ -45,7 +46,7 @@ def reversible_consistency(
     none; ``by_rows`` takes the B×B matrices in place of the D×D one.
     """
     compute, own, chosen = stages(backend), Space(*space), Settings(*settings)
-    with torch.autocast(features.device.type, enabled=False):
+    with full_precision(features):
         rows = compute.rows(Batch(features, targets, permutation, q), own, chosen)
         if by_rows:
             new = own.basis.new_empty
@@ -91,7 +92,7 @@ def reversible_consistency_backward(
     backend: str,
 ) -> Tensor:
     """Gradient (B, D) in ``dtype``, given the gradients of the loss and its parts (None: zero)."""
-    with torch.autocast(saved[0].device.type, enabled=False):
+    with full_precision(saved[0]):
         gradient: Tensor = stages(backend).gradient(
             grads, Saved._make([*saved, permutation]), Settings(*settings), dtype
         )
@@ -149,7 +150,7 @@ loss = differentiable(reversible_consistency, setup=_setup, backward=_backward, 
 
 def stages(backend: str) -> ModuleType | SimpleNamespace:
     """The stages of a backend: what :mod:`drcl.eager.reversible_consistency` says of them holds."""
-    return _kernels() if backend == "triton" else eager
+    return _kernels() if backend == "triton" else dispatch.stages("reversible_consistency", backend)
 
 
 @functools.cache

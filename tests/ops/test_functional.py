@@ -7,17 +7,17 @@ import numpy_oracle as oracle
 import pytest
 import torch
 import torch.nn.functional as nnf
+from forced import forced
 from torch.autograd import gradcheck
 
 from drcl import Prior, functional
-from drcl.dispatch import use_backend
 
 all_batches = pytest.mark.parametrize("batch", oracle.BATCHES.values(), ids=oracle.BATCHES)
 
 
-@pytest.fixture(params=["reference", "eager"], autouse=True)
+@pytest.fixture(params=["reference", "eager", "native"], autouse=True)
 def backend(request):
-    with use_backend(request.param):
+    with forced(request.param):
         yield request.param
 
 

@@ -13,15 +13,15 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as nnf
+from forced import forced
 
 from drcl import Prior, functional, metrics, reference
-from drcl.backends import probe_native
 from drcl.dispatch import use_backend
 from drcl.encoder import normalize
 from drcl.prior import rank_cutoff
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-BACKENDS = ["triton"] if INTERPRETED else ["reference", "eager"]
+BACKENDS = ["triton"] if INTERPRETED else ["reference", "eager", "native"]
 # the interpreter is slow, and the kernels have no float64
 WIDE = [torch.float32] if INTERPRETED else [torch.float64, torch.float32]
 HALF = [torch.bfloat16] if INTERPRETED else [torch.bfloat16, torch.float16]
@@ -35,7 +35,7 @@ SHAPES = [(5, 16, 3), (20, 16, 3), (12, 6, 9)][: 2 if INTERPRETED else 3]
 @pytest.fixture(params=BACKENDS, autouse=True)
 def backend(request):
     with (
-        use_backend(request.param),
+        forced(request.param),
         torch.autograd.set_detect_anomaly(True),
         warnings.catch_warnings(),
     ):
@@ -347,20 +347,13 @@ def test_a_wide_prior_in_half_precision_keeps_its_rank(dtype):
 RANKERS = ["reference", "eager", "native"]
 
 
-def with_ranker(name):
-    found = probe_native()
-    if name == "native" and not found.available:
-        pytest.skip(f"native: {found.reason}")
-    return use_backend(name)
-
-
 @pytest.mark.parametrize("ranker", RANKERS)
 @pytest.mark.parametrize("dtype", WIDE, ids=str)
 @pytest.mark.parametrize("scale", [2.0**-100, 2.0**100])  # exact: 1e-30 and 1e30 would round
 def test_ranking_does_not_see_the_scale(scale, dtype, ranker, deterministic):
     scores = torch.randint(-40, 40, (6, 90)).to(dtype)  # with ties
     relevant = torch.rand(6, 90) < 0.2
-    with with_ranker(ranker):
+    with forced(ranker):
         plain = functional.average_precision(scores, relevant)
         assert torch.equal(plain, functional.average_precision(scores * scale, relevant))
         unbounded = scores.masked_fill(scores == scores.max(), float("inf"))

@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as nnf
+from forced import forced
 from gloo import on_ranks, process_group
 from torch import nn
 from torch.library import opcheck
 from torch.nn.parallel import DistributedDataParallel
 
 from drcl import Prior, functional, reference
+from drcl.backends import probe_native
 from drcl.dispatch import use_backend
+from drcl.eager.reversible_consistency import Batch, Saved, Settings, Space
 from drcl.losses import ReversibleConsistencyLoss
 from drcl.ops.mixup import mixup
 from drcl.ops.prior_similarity import prior_similarity
@@ -29,7 +32,7 @@ def batch(b, d, c, dtype=torch.float64):
     return features, torch.arange(b) % c, prior
 
 
-def consistency_arguments(b, d, c, *, mixing, rows, dtype=torch.float64):
+def consistency_arguments(b, d, c, *, mixing, rows, backend="eager", dtype=torch.float64):
     features, targets, prior = batch(b, d, c, dtype)
     return (
         features.requires_grad_(),
@@ -40,7 +43,7 @@ def consistency_arguments(b, d, c, *, mixing, rows, dtype=torch.float64):
         (0.1, 0.2, 1.0, 0.7, 0.9),
         "",
         b < d,
-        "eager",
+        backend,
     )
 
 
@@ -52,7 +55,11 @@ def consistency_arguments(b, d, c, *, mixing, rows, dtype=torch.float64):
     [(s, mixing, mixing == (i % 2 > 0)) for i, s in enumerate(SHAPES) for mixing in (False, True)],
 )
 def test_reversible_consistency_is_registered_right(shape, mixing, rows):
-    opcheck(reversible_consistency, consistency_arguments(*shape, mixing=mixing, rows=rows))
+    backend = "native" if mixing and probe_native().available else "eager"
+    opcheck(
+        reversible_consistency,
+        consistency_arguments(*shape, mixing=mixing, rows=rows, backend=backend),
+    )
 
 
 def test_prior_similarity_is_registered_right():
@@ -78,14 +85,15 @@ def test_every_part_has_the_literal_gradient(shape, mixing):
     permutation = torch.randperm(len(features)) if mixing else None
     options = {"q": 0.4, "alpha": 0.3, "lam": 0.8 if mixing else 1.0, "permutation": permutation}
     results = {}
-    for backend in ("reference", "eager"):
+    for backend in ("reference", "eager", "native"):
         leaf = features.clone().requires_grad_()
-        with use_backend(backend):
+        with forced(backend):
             parts = functional.reversible_consistency_loss(leaf, targets, prior, **options)
             mixed = (parts.total.sin() + 3 * parts.label, parts.consistency, 2 * parts.recasting)
             results[backend] = [torch.autograd.grad(p, leaf, retain_graph=True)[0] for p in mixed]
-    for ours, oracle in zip(results["eager"], results["reference"], strict=True):
-        torch.testing.assert_close(ours, oracle, rtol=1e-9, atol=1e-12)
+    for backend in ("eager", "native"):
+        for ours, oracle in zip(results[backend], results["reference"], strict=True):
+            torch.testing.assert_close(ours, oracle, rtol=1e-9, atol=1e-12)
 
 
 def test_double_backward_says_that_it_does_not_work():
@@ -228,15 +236,18 @@ def test_float32_is_as_exact_as_the_literal_form(b, d, c, distance):
     prior = Prior(torch.randn(d, c) / d**0.5 * 2.9)
     # Near convergence the label loss would hide the others.
     options = {"q": 0.5, "alpha": 1.0, "beta": 0.1, "eta": 0.0 if distance else 1.0}
-    errors: dict[str, list[tuple[float, float, float]]] = {"total": [], "J_D": [], "gradient": []}
+    parts, backends = ("total", "J_D", "gradient"), ("eager", "native")
+    errors = {(backend, part): [] for backend in backends for part in parts}
     for _ in range(2 if b > 7 else 12):
         features, ids = offset_batch(b, prior, distance)
-        ours = fused(features, ids, prior, **options)
         rounded = literal(features, ids, prior, **options)
         exact = literal(features.double(), ids, prior, **options)
-        for name, o, r, e in zip(errors, ours, rounded, exact, strict=True):
-            norms = ((o.double() - e).norm(), (r.double() - e).norm(), e.norm())
-            errors[name].append(tuple(map(float, norms)))
+        for backend in backends:
+            with forced(backend):  # beyond 32 columns the native form leaves it to the eager one
+                ours = fused(features, ids, prior, **options)
+            for part, o, r, e in zip(parts, ours, rounded, exact, strict=True):
+                norms = ((o.double() - e).norm(), (r.double() - e).norm(), e.norm())
+                errors[backend, part].append(tuple(map(float, norms)))
     for name, norms in errors.items():
         error, allowed, size = torch.tensor(norms, dtype=torch.float64).norm(dim=0).tolist()
         assert error <= 4 * allowed + 1e-6 * size + 1e-14, name
@@ -331,7 +342,7 @@ def test_inputs_that_no_kernel_takes_go_to_the_eager_backend(monkeypatch, backen
     def chosen(family, dtype=torch.float32, width=8, weight=None):
         features = torch.empty(2, width, dtype=dtype)
         takes = dispatch.kernels_take(family, features, weight)
-        return dispatch.choose(family, features.device, kernels=takes)
+        return dispatch.choose(family, features.device, kernels=takes, native=False)
 
     dispatch._reasons()
     monkeypatch.setitem(dispatch._probed, "triton", None)
@@ -344,3 +355,121 @@ def test_inputs_that_no_kernel_takes_go_to_the_eager_backend(monkeypatch, backen
         assert chosen("reversible_consistency", width=dispatch.FUSED_WIDTH) == backend
         assert chosen("reversible_consistency", width=dispatch.FUSED_WIDTH + 1) == "eager"
         assert chosen("mixup", width=dispatch.FUSED_WIDTH + 1) == backend
+
+
+# --- the native form
+
+
+def native_or_skip():
+    """The compiled stages, which their module calls without a look at whether they are there."""
+    forced("native")
+    from drcl.native import reversible_consistency as native
+
+    return native
+
+
+def test_the_native_form_is_chosen_where_it_is_the_fastest():
+    from drcl import dispatch
+
+    forced("native")
+    cpu, family = torch.device("cpu"), "reversible_consistency"
+    assert dispatch.choose(family, cpu) == "native"
+    assert dispatch.choose(family, cpu, native=False) == "eager"
+    assert dispatch.choose(family, torch.device("meta")) == "eager"
+    assert dispatch.native_takes(dispatch.NATIVE_COLUMNS)
+    assert not dispatch.native_takes(dispatch.NATIVE_COLUMNS + 1)
+    with use_backend("eager"):
+        assert dispatch.choose(family, cpu) == "eager"
+
+
+def test_an_exported_loss_asks_for_nothing_compiled():
+    features, targets, prior = batch(12, 16, 3, torch.float32)
+    program = torch.export.export(ReversibleConsistencyLoss(prior).eval(), (features, targets))
+    calls = [node for node in program.graph.nodes if "reversible_consistency" in str(node.target)]
+    assert [node.args[-1] for node in calls] == ["eager"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(37, 24, 5), (130, 150, 7), (75, 300, 1), (300, 80, 10), (90, 6, 9)]
+)
+def test_native_stages_have_the_same_bits_with_any_number_of_threads(shape, dtype, monkeypatch):
+    native, multiply = native_or_skip(), torch.mm
+    features, targets, prior = batch(*shape, dtype)
+    targets[::9] = -1
+    settings = Settings(0.2, 0.3, 1.0, 0.7, 0.8)
+    space = Space(prior.basis, prior.recast_coordinates, prior.weight_coordinates)
+    given = Batch(features, targets, torch.randperm(len(features)), torch.tensor(0.3))
+
+    def by_one_thread(*args, **kwargs):  # PyTorch's products are not the matter here
+        count = torch.get_num_threads()
+        torch.set_num_threads(1)
+        multiply(*args, **kwargs)
+        torch.set_num_threads(count)
+
+    def stages(threads):
+        torch.set_num_threads(threads)
+        rows = native.rows(given, space, settings)
+        if shape[0] < shape[1]:
+            none = features.new_empty(0, 0)
+            sums = (none.double(), none, native.differences(rows.outside, *rows[1:4:2]))
+        else:
+            torch.set_num_threads(1)
+            sums = (*native.class_sums(rows.coordinates, rows.outside), native.gram(rows.outside))
+            torch.set_num_threads(threads)
+        parts = native.combine(rows.sums, *sums, settings, shape[1])
+        saved = Saved(*rows, *sums, prior.basis, given.permutation)
+        one = features.new_ones(())
+        return *rows, *sums, *parts, native.gradient([one, None, one, one], saved, settings, dtype)
+
+    monkeypatch.setattr(torch, "mm", by_one_thread)
+    before = torch.get_num_threads()
+    try:
+        alone = stages(1)
+        for threads in (2, 5):
+            for one, other in zip(alone, stages(threads), strict=True):
+                assert torch.equal(one, other)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("lam", [1.0, 0.9])
+@pytest.mark.parametrize("bad", [-100, 3, 2**40])
+def test_a_native_id_that_is_no_class_makes_the_loss_nan(bad, lam):
+    """Where values are not looked at: in compiled code."""
+    native = native_or_skip()
+    features, targets, prior = batch(5, 16, 3)
+    targets[2], targets[4] = bad, -1
+    space = Space(prior.basis, prior.recast_coordinates, prior.weight_coordinates)
+    order = torch.tensor([1, 0, 4, 3, 2])  # the bad one is mixed with one that has no label
+    given = Batch(features, targets, order if lam < 1 else None, torch.tensor(0.5))
+    rows = native.rows(given, space, Settings(1.0, 1.0, 1.0, 1.0, lam))
+    assert rows.sums[0].isnan() and rows.sums[1].isnan()
+    assert rows.coordinates[:2].isfinite().all() and rows.label_gradient[:2].isfinite().all()
+
+
+def test_a_native_permutation_out_of_range_is_an_error_and_no_read_outside():
+    native = native_or_skip()
+    features, targets, prior = batch(5, 16, 3)
+    space = Space(prior.basis, prior.recast_coordinates, prior.weight_coordinates)
+    for order in ([0, 1, 2, 3, 5], [0, 1, 2, 3, -1]):
+        given = Batch(features, targets, torch.tensor(order), torch.tensor(0.5))
+        with pytest.raises(RuntimeError, match=f"permutation: .*got {order[-1]}"):
+            native.rows(given, space, Settings(1.0, 1.0, 1.0, 1.0, 0.9))
+    with pytest.raises(RuntimeError, match="permutation: expected every row once"):
+        torch.ops.drcl.reversible_unmix(features, torch.tensor([0, 1, 2, 3, 3]), 0.9)
+
+
+def test_native_rows_take_any_layout_of_the_prior_and_of_targets():
+    native = native_or_skip()
+    features, targets, prior = batch(9, 16, 3)
+    settings = Settings(1.0, 1.0, 1.0, 1.0, 1.0)
+    label_rows = nnf.one_hot(targets, 3)
+    space = Space(prior.basis, prior.recast_coordinates, prior.weight_coordinates)
+    q = torch.tensor(0.5)
+    expected = native.rows(Batch(features, targets, None, q), space, settings)
+    turned = Space(*(one.contiguous() for one in space))
+    assert turned.basis.stride() != space.basis.stride()
+    views = (features.T.contiguous().T, label_rows.T.contiguous().T, None, q.double())
+    for one, other in zip(native.rows(Batch(*views), turned, settings), expected, strict=True):
+        assert torch.equal(one, other)

@@ -1,0 +1,421 @@
+// The loss's stages by rows on a CPU, for drcl/native/reversible_consistency.py: a few rows go through all steps of
+// a stage while they are in the nearest cache, and what each stage leaves is written once. Large products are left
+// to PyTorch. Rows are divided into blocks of one size; what is summed over rows is summed by blocks and then over
+// blocks in their order, so that the bits are the same for any number of threads.
+
+#include "reversible_consistency.h"
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <optional>
+#include <tuple>
+
+namespace drcl::loss {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+using torch::stable::empty;
+
+constexpr int64_t kGrain = int64_t{1} << 17;  // multiplications that are worth a thread
+
+template <class T>
+const T* data(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+
+template <class T>
+T* target(Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+void check(const char* name, const Tensor& tensor, ScalarType type, std::initializer_list<int64_t> sizes) {
+  bool right = tensor.scalar_type() == type && tensor.dim() == static_cast<int64_t>(sizes.size());
+  int64_t at = 0;
+  for (const int64_t size : sizes) right = right && tensor.size(at++) == size;
+  STD_TORCH_CHECK(right && tensor.is_contiguous(), name, ": expected another dtype, shape or layout");
+}
+
+int64_t grain_of(int64_t per_row) { return std::max<int64_t>(kGrain / (kBlock * std::max<int64_t>(per_row, 1)), 1); }
+
+template <class F>
+void over_blocks(int64_t rows, int64_t per_row, const F& f) {
+  torch::stable::parallel_for(0, blocks_of(rows), grain_of(per_row), f);
+}
+
+// The transpose of a matrix (n, m) of rows: (m, n).
+template <class T>
+std::vector<T> transposed(const T* rows, int64_t n, int64_t m) {
+  std::vector<T> columns(n * m);
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < m; ++j) columns[j * n + i] = rows[i * m + j];
+  }
+  return columns;
+}
+
+// Q (D, K) by columns: as it lies where it lies so, else copied to `copy`.
+template <class T>
+const T* columns_of(const Tensor& basis, std::vector<T>& copy) {
+  const int64_t d = basis.size(0), k = basis.size(1), down = basis.stride(0), right = basis.stride(1);
+  if ((down == 1 || d == 1) && (right == d || k == 1)) return data<T>(basis);
+  copy.resize(d * k);
+  for (int64_t i = 0; i < d; ++i) {
+    for (int64_t j = 0; j < k; ++j) copy[j * d + i] = data<T>(basis)[i * down + j * right];
+  }
+  return copy.data();
+}
+
+double number(const Tensor& scalar) {
+  if (scalar.scalar_type() == ScalarType::Double) return *data<double>(scalar);
+  STD_TORCH_CHECK(scalar.scalar_type() == ScalarType::Float, "q: expected float32 or float64");
+  return static_cast<double>(*data<float>(scalar));
+}
+
+const int64_t* permutation_of(const std::optional<Tensor>& permutation, int64_t batch) {
+  if (!permutation.has_value()) return nullptr;
+  check("permutation", *permutation, ScalarType::Long, {batch});
+  const auto* order = data<int64_t>(*permutation);
+  for (int64_t i = 0; i < batch; ++i) {
+    STD_TORCH_CHECK(order[i] >= 0 && order[i] < batch, "permutation: expected rows 0..", batch - 1, ", got ", order[i]);
+  }
+  return order;
+}
+
+using Maybe = std::optional<Tensor>;
+using FiveTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+template <class T>
+FiveTensors rows(const Tensor& features, const Tensor& targets, const std::optional<Tensor>& permutation,
+                 const Tensor& q, const Tensor& basis, const Tensor& recast, const Tensor& weight, double temperature,
+                 double lam) {
+  const ScalarType type = basis.scalar_type();
+  const int64_t batch = features.size(0), width = basis.size(0), k = basis.size(1), classes = recast.size(0);
+  STD_TORCH_CHECK(k >= 1 && k <= kMaxK && classes >= 1, "basis: expected 1 to ", kMaxK, " columns, got ", k);
+  check("features", features, type, {batch, width});
+  check("recast", recast, type, {classes, k});
+  check("weight", weight, type, {k, classes});
+  const bool ids = targets.dim() == 1;
+  if (ids) {
+    check("targets", targets, ScalarType::Long, {batch});
+  } else {
+    check("targets", targets, type, {batch, classes});
+  }
+  Tensor outside = empty({batch, k == width ? 0 : width}, type), coordinates = empty({batch, 3 * k}, type);
+  Tensor label_gradient = empty({batch, k}, type), norms = empty({2, batch}, type), sums = empty({3}, type);
+  std::vector<T> copy;
+  std::vector<double> partial(3 * blocks_of(batch));
+  RowsCall<T> call{};
+  call.features = data<T>(features);
+  call.ids = ids ? data<int64_t>(targets) : nullptr;
+  call.targets = ids ? nullptr : data<T>(targets);
+  call.permutation = permutation_of(permutation, batch);
+  call.basis = columns_of(basis, copy);
+  call.recast = data<T>(recast);
+  call.weight = data<T>(weight);
+  call.q = static_cast<double>(static_cast<T>(number(q)));
+  call.temperature = temperature;
+  call.lam = static_cast<T>(lam);
+  call.batch = batch;
+  call.width = width;
+  call.classes = classes;
+  call.k = k;
+  call.outside = k == width ? nullptr : target<T>(outside);
+  call.coordinates = target<T>(coordinates);
+  call.label_gradient = target<T>(label_gradient);
+  call.lengths = target<T>(norms);
+  call.recast_lengths = call.lengths + batch;
+  call.partial = partial.data();
+  static const Loops<T> loops = loops_here<T>();
+  over_blocks(batch, 4 * width * k + 2 * classes * k, [&](int64_t begin, int64_t end) {
+    std::vector<T> work((kTogether + 2) * classes + (k == width ? kTogether * width : 0));
+    std::vector<double> by_logits(classes);
+    T* y = work.data();
+    const Scratch<T> scratch{y, y + kTogether * classes, y + (kTogether + 1) * classes, y + (kTogether + 2) * classes,
+                             by_logits.data()};
+    for (int64_t block = begin; block < end; ++block) loops.rows(call, block, scratch);
+  });
+  for (int64_t i = 0; i < 3; ++i) {
+    double sum = 0.0;
+    for (int64_t block = 0; block < blocks_of(batch); ++block) sum += partial[3 * block + i];
+    target<T>(sums)[i] = static_cast<T>(sum);
+  }
+  return {outside, coordinates, label_gradient, norms, sums};
+}
+
+template <class T>
+void differences(Tensor& both, const Tensor& outside, const Tensor& coordinates, const Tensor& norms, bool multiply) {
+  const ScalarType type = coordinates.scalar_type();
+  const int64_t batch = coordinates.size(0), k = coordinates.size(1) / 3, width = outside.size(1);
+  STD_TORCH_CHECK(k <= kMaxK, "coordinates: expected at most ", 3 * kMaxK, " columns");
+  check("both", both, type, {2, batch, batch});
+  check("outside", outside, type, {batch, width});
+  check("coordinates", coordinates, type, {batch, 3 * k});
+  check("norms", norms, type, {2, batch});
+  const T* h = data<T>(coordinates);
+  double squares_of_delta = 0.0, squares_of_v = 0.0;
+  for (int64_t i = 0; i < batch; ++i) {
+    for (int64_t j = 0; j < k; ++j) {
+      const double delta = static_cast<double>(h[i * 3 * k + k + j]), v = static_cast<double>(h[i * 3 * k + 2 * k + j]);
+      squares_of_delta += delta * delta;
+      squares_of_v += v * v;
+    }
+  }
+  const std::vector<T> by_column = transposed(h, batch, 3 * k);
+  DifferencesCall<T> call{};
+  call.outside = data<T>(outside);
+  call.coordinates = h;
+  call.by_column = by_column.data();
+  call.lengths = data<T>(norms);
+  call.recast_lengths = call.lengths + batch;
+  call.converging = squares_of_delta < squares_of_v;
+  call.multiply = multiply;
+  call.batch = batch;
+  call.width = width;
+  call.k = k;
+  call.m = target<T>(both);
+  call.z = call.m + batch * batch;
+  static const Loops<T> loops = loops_here<T>();
+  // Rows get shorter towards the last: one from each end makes parts of one size.
+  const int64_t blocks = blocks_of(batch), per_row = batch * (4 * k + (multiply ? width : 0)) / 2;
+  torch::stable::parallel_for(0, (blocks + 1) / 2, grain_of(2 * per_row), [&](int64_t begin, int64_t end) {
+    for (int64_t block = begin; block < end; ++block) {
+      loops.differences(call, block);
+      if (blocks - 1 - block != block) loops.differences(call, blocks - 1 - block);
+    }
+  });
+  over_blocks(batch, batch, [&](int64_t begin, int64_t end) {
+    for (int64_t block = begin; block < end; ++block) loops.mirror(call, block);
+  });
+}
+
+// Of HᵀH (3K, 3K): UᵀU, ΔᵀU, ΔᵀΔ, VᵀU, VᵀΔ, VᵀV.
+struct Inner {
+  const double *uu, *du, *dd, *vu, *vd, *vv;
+  int64_t k, apart;
+  bool converging;
+
+  explicit Inner(const Tensor& inner)
+      : uu(data<double>(inner)), k(inner.size(0) / 3), apart(3 * k), converging(false) {
+    du = uu + k * apart;
+    dd = du + k;
+    vu = du + k * apart;
+    vd = vu + k;
+    vv = vd + k;
+    double by_delta = 0.0, by_v = 0.0;
+    for (int64_t i = 0; i < k; ++i) {
+      by_delta += at(dd, i, i);
+      by_v += at(vv, i, i);
+    }
+    converging = by_delta < by_v;
+  }
+  double at(const double* block, int64_t i, int64_t j) const { return block[i * apart + j]; }
+};
+
+template <class T>
+double squares_of(const Tensor& matrices) {
+  const int64_t rows = matrices.size(0) * matrices.size(1), width = matrices.size(2);
+  const T* values = data<T>(matrices);
+  std::vector<double> partial(blocks_of(rows));
+  static const Loops<T> loops = loops_here<T>();
+  over_blocks(rows, width, [&](int64_t begin, int64_t end) {
+    for (int64_t block = begin; block < end; ++block) {
+      double sum = 0.0;
+      for (int64_t i = block * kBlock; i < std::min(rows, (block + 1) * kBlock); ++i) {
+        sum += loops.sum_of_squares(values + i * width, width);
+      }
+      partial[block] = sum;
+    }
+  });
+  double sum = 0.0;
+  for (const double one : partial) sum += one;
+  return sum;
+}
+
+template <class T>
+double similarity_terms(const Tensor& inner, const Tensor& cross, const Tensor& matrices) {
+  const double squares = squares_of<T>(matrices);
+  if (matrices.size(0) == 2) return squares;
+  const Inner of(inner);
+  double inside = 0.0, paired = 0.0, crossed = 0.0;
+  for (int64_t i = 0; i < of.k; ++i) {
+    for (int64_t j = 0; j < of.k; ++j) {
+      const auto at = [&](const double* block) { return of.at(block, i, j); };
+      const auto turned = [&](const double* block) { return of.at(block, j, i); };
+      inside += at(of.du) * turned(of.du) + 2 * at(of.dd) * at(of.vu) + at(of.vd) * turned(of.vd);
+      paired += at(of.converging ? of.dd : of.vv) * at(of.uu);
+      const double* by_u = of.converging ? of.du : of.vu;  // its sign does not matter in the square
+      paired -= at(by_u) * turned(by_u);
+    }
+  }
+  const T *delta_f = data<T>(cross), *v_f = delta_f + of.k * cross.size(1);
+  for (int64_t i = 0; i < of.k * cross.size(1); ++i) {
+    const double delta = static_cast<double>(delta_f[i]);
+    crossed += delta * (delta + 2 * static_cast<double>(v_f[i]));
+  }
+  return inside - 2 * crossed + squares + 2 * paired;
+}
+
+using FourTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+template <class T>
+FourTensors combine(const Tensor& sums, const Tensor& inner, const Tensor& cross, const Tensor& matrices, double alpha,
+                    double beta, double eta, int64_t width) {
+  const double count = std::max(static_cast<double>(data<T>(sums)[2]), 1.0);
+  const T label = static_cast<T>(static_cast<double>(data<T>(sums)[0]) / count);
+  const T squared = static_cast<T>(static_cast<double>(data<T>(sums)[1]) / (count * static_cast<double>(width)));
+  const T similarity = static_cast<T>(similarity_terms<T>(inner, cross, matrices) * 4 / (count * count));
+  const double total = eta * static_cast<double>(label) + alpha * static_cast<double>(similarity) +
+                       beta * static_cast<double>(squared);
+  const auto scalar = [&](double value) {
+    Tensor made = empty(std::vector<int64_t>{}, sums.scalar_type());
+    *target<T>(made) = static_cast<T>(value);
+    return made;
+  };
+  return {scalar(total), scalar(static_cast<double>(label)), scalar(static_cast<double>(similarity)),
+          scalar(static_cast<double>(squared))};
+}
+
+template <class T>
+void gradient(Tensor& out, const Maybe& total, const Maybe& label, const Maybe& similarity, const Maybe& squared,
+              const Tensor& outside, const Tensor& coordinates, const Tensor& label_gradient, const Tensor& norms,
+              const Tensor& sums, const Tensor& inner, const Tensor& cross, const Tensor& matrices,
+              const Tensor& basis, double alpha, double beta, double eta, bool multiply) {
+  const ScalarType type = basis.scalar_type();
+  const int64_t batch = outside.size(0), width = basis.size(0), k = basis.size(1), df = outside.size(1);
+  const bool by_rows = matrices.size(0) == 2;
+  STD_TORCH_CHECK(k <= kMaxK, "basis: expected at most ", kMaxK, " columns");
+  check("out", out, type, {batch, width});
+  check("outside", outside, type, {batch, k == width ? 0 : width});
+  check("coordinates", coordinates, type, {batch, 3 * k});
+  check("label_gradient", label_gradient, type, {batch, k});
+  check("norms", norms, type, {2, batch});
+  check("sums", sums, type, {3});
+  if (by_rows) {
+    check("matrices", matrices, type, {2, batch, batch});
+  } else {
+    check("matrices", matrices, type, {1, df, df});
+    check("cross", cross, type, {2 * k, df});
+    check("inner", inner, ScalarType::Double, {3 * k, 3 * k});
+  }
+  const auto by = [](const Maybe& grad) { return grad.has_value() ? static_cast<double>(*data<T>(*grad)) : 0.0; };
+  const double count = std::max(static_cast<double>(data<T>(sums)[2]), 1.0);
+  std::vector<T> copy, by_column, factors, by_u, vv, uu;
+  const T* columns = columns_of(basis, copy);
+  GradientCall<T> call{};
+  call.outside = df == 0 ? nullptr : data<T>(outside);
+  call.coordinates = data<T>(coordinates);
+  call.label_gradient = data<T>(label_gradient);
+  call.lengths = data<T>(norms);
+  call.recast_lengths = call.lengths + batch;
+  call.factors = columns;
+  call.multiply = multiply && df > 0;
+  call.scale = (alpha * by(total) + by(similarity)) * (-16.0 / (count * count));
+  call.squared = (beta * by(total) + by(squared)) * (2.0 / (count * static_cast<double>(width)));
+  call.direct = (eta * by(total) + by(label)) / count;
+  call.batch = batch;
+  call.width = width;
+  call.k = k;
+  call.gradient = target<T>(out);
+  if (by_rows) {
+    by_column = transposed(call.coordinates, batch, 3 * k);
+    call.by_column = by_column.data();
+    call.m = data<T>(matrices);
+    call.z = call.m + batch * batch;
+  } else {
+    const Inner of(inner);
+    call.converging = of.converging;
+    for (int64_t i = 0; i < k; ++i) {
+      for (int64_t j = 0; j < k; ++j) {
+        const double smaller = of.converging ? -of.at(of.du, i, j) : of.at(of.vu, i, j);
+        by_u.push_back(static_cast<T>(smaller + of.at(of.vd, j, i)));
+        vv.push_back(static_cast<T>(of.at(of.vv, i, j)));
+        uu.push_back(static_cast<T>(of.at(of.uu, i, j)));
+      }
+    }
+    call.by_u = by_u.data();
+    call.vv = vv.data();
+    call.uu = uu.data();
+    factors.assign(2 * k * width, T(0));  // no F, no cross
+    if (df > 0) {
+      call.cross = data<T>(cross);
+      std::copy(call.cross, call.cross + 2 * k * width, factors.begin());
+    }
+    factors.insert(factors.end(), columns, columns + k * width);
+    call.factors = factors.data();
+  }
+  static const Loops<T> loops = loops_here<T>();
+  const int64_t per_row = by_rows ? batch * (2 * k + (multiply ? width : 0)) + k * width : 5 * k * width;
+  over_blocks(batch, per_row, [&](int64_t begin, int64_t end) {
+    for (int64_t block = begin; block < end; ++block) loops.gradient(call, block);
+  });
+}
+
+// The transpose of mixing: λ·gradient + (1−λ)·gradient[π⁻¹].
+template <class T>
+Tensor unmix(const Tensor& grad, const Tensor& permutation, double lam) {
+  const int64_t batch = grad.size(0), width = grad.size(1);
+  check("gradient", grad, grad.scalar_type(), {batch, width});
+  const int64_t* order = permutation_of(permutation, batch);
+  std::vector<int64_t> origin(batch, -1);
+  for (int64_t i = 0; i < batch; ++i) origin[order[i]] = i;
+  for (const int64_t from : origin) STD_TORCH_CHECK(from >= 0, "permutation: expected every row once");
+  Tensor out = empty({batch, width}, grad.scalar_type());
+  const T *values = data<T>(grad), weight = static_cast<T>(lam);
+  T* to = target<T>(out);
+  over_blocks(batch, width, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin * kBlock; i < std::min(batch, end * kBlock); ++i) {
+      const T *own = values + i * width, *other = values + origin[i] * width;
+      for (int64_t j = 0; j < width; ++j) to[i * width + j] = mixed(other[j], own[j], weight);
+    }
+  });
+  return out;
+}
+
+// The form for a dtype, by name.
+#define DRCL_BY_DTYPE(tensor, form, ...)                                                                 \
+  const bool wide = (tensor).scalar_type() == ScalarType::Double;                                        \
+  STD_TORCH_CHECK(wide || (tensor).scalar_type() == ScalarType::Float, #tensor ": expected float32 or float64"); \
+  return wide ? form<double>(__VA_ARGS__) : form<float>(__VA_ARGS__)
+
+FiveTensors rows_of(const Tensor& features, const Tensor& targets, const Maybe& permutation, const Tensor& q,
+                    const Tensor& basis, const Tensor& recast, const Tensor& weight, double temperature, double lam) {
+  DRCL_BY_DTYPE(basis, rows, features, targets, permutation, q, basis, recast, weight, temperature, lam);
+}
+
+void differences_of(Tensor both, const Tensor& outside, const Tensor& coordinates, const Tensor& norms,
+                    bool multiply) {
+  DRCL_BY_DTYPE(coordinates, differences, both, outside, coordinates, norms, multiply);
+}
+
+FourTensors combine_of(const Tensor& sums, const Tensor& inner, const Tensor& cross, const Tensor& matrices,
+                       double alpha, double beta, double eta, int64_t width) {
+  DRCL_BY_DTYPE(sums, combine, sums, inner, cross, matrices, alpha, beta, eta, width);
+}
+
+void gradient_of(Tensor out, const Maybe& total, const Maybe& label, const Maybe& similarity, const Maybe& squared,
+                 const Tensor& outside, const Tensor& coordinates, const Tensor& label_gradient, const Tensor& norms,
+                 const Tensor& sums, const Tensor& inner, const Tensor& cross, const Tensor& matrices,
+                 const Tensor& basis, double alpha, double beta, double eta, bool multiply) {
+  DRCL_BY_DTYPE(basis, gradient, out, total, label, similarity, squared, outside, coordinates, label_gradient, norms,
+                sums, inner, cross, matrices, basis, alpha, beta, eta, multiply);
+}
+
+Tensor unmix_of(const Tensor& grad, const Tensor& permutation, double lam) {
+  DRCL_BY_DTYPE(grad, unmix, grad, permutation, lam);
+}
+
+}  // namespace
+}  // namespace drcl::loss
+
+STABLE_TORCH_LIBRARY_IMPL(drcl, CPU, m) {
+  m.impl("reversible_rows", TORCH_BOX(&drcl::loss::rows_of));
+  m.impl("reversible_differences", TORCH_BOX(&drcl::loss::differences_of));
+  m.impl("reversible_combine", TORCH_BOX(&drcl::loss::combine_of));
+  m.impl("reversible_gradient", TORCH_BOX(&drcl::loss::gradient_of));
+  m.impl("reversible_unmix", TORCH_BOX(&drcl::loss::unmix_of));
+}

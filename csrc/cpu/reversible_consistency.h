@@ -1,0 +1,124 @@
+// The loss's stages by rows, free of torch: what they read and write, and their loops for each instruction set.
+// drcl/eager/reversible_consistency.py has the formulas, the shapes and the reasons, under the same names.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#define DRCL_X86
+#endif
+
+namespace drcl::loss {
+
+constexpr int64_t kTogether = 4;  // rows that go through a loop at once: each part of Q is loaded once for them
+constexpr int64_t kBlock = 16;    // rows whose part of a sum is added up before the blocks' are, in their order
+constexpr int64_t kMaxK = 64;     // of the prior's space; drcl/dispatch.py takes this form where it is the faster
+
+// All matrices are contiguous; Q is held by columns, (K, D). `outside` is null where K = D.
+template <class T>
+struct RowsCall {
+  const T* features;           // (B, D)
+  const int64_t* ids;          // (B,), or null where there are
+  const T* targets;            // rows (B, C)
+  const int64_t* permutation;  // (B,), or null
+  const T *basis, *recast, *weight;  // (K, D), (C, K), (K, C)
+  double q, temperature;
+  T lam;
+  int64_t batch, width, classes, k;
+  T *outside, *coordinates, *label_gradient, *lengths, *recast_lengths;
+  double* partial;  // (blocks, 3): of the sums
+};
+
+template <class T>
+struct DifferencesCall {
+  const T *outside, *coordinates;  // (B, D) or null, (B, 3K)
+  const T* by_column;              // H transposed: (3K, B)
+  const T *lengths, *recast_lengths;
+  bool converging;  // Δ is smaller than V
+  bool multiply;    // FFᵀ is formed here too; else its upper triangle is in M
+  int64_t batch, width, k;
+  T *m, *z;  // (B, B)
+};
+
+template <class T>
+struct GradientCall {
+  const T *outside, *coordinates, *label_gradient, *lengths, *recast_lengths;
+  const T *m, *z, *by_column;  // for B < D, else null and
+  const T *by_u, *vv, *uu;     // (K, K)
+  const T* cross;              // (2K, D) or null where K = D
+  const T* factors;            // [cross; Qᵀ] (3K, D), or for B < D Qᵀ (K, D)
+  bool converging, multiply;   // multiply: MF is formed here too
+  double scale, squared, direct;
+  int64_t batch, width, k;
+  T* gradient;  // (B, D): holds MF or F·FᵀF, unless that is formed here
+};
+
+// What a thread works in: a few rows' labels (kTogether, C), one's (C,), logits and their gradient (C,), and, where
+// K = D, rows (kTogether, D).
+template <class T>
+struct Scratch {
+  T *y, *other, *logits, *rows;
+  double* by_logits;
+};
+
+template <class T>
+struct Loops {
+  void (*rows)(const RowsCall<T>&, int64_t block, const Scratch<T>&);
+  void (*differences)(const DifferencesCall<T>&, int64_t block);
+  void (*mirror)(const DifferencesCall<T>&, int64_t block);
+  void (*gradient)(const GradientCall<T>&, int64_t block);
+  double (*sum_of_squares)(const T* values, int64_t n);
+};
+
+// lerp as torch computes it.
+template <class T>
+T mixed(T from, T to, T weight) {
+  return weight < T(0.5) ? from + weight * (to - from) : to - (to - from) * (T(1) - weight);
+}
+
+inline int64_t blocks_of(int64_t rows) { return (rows + kBlock - 1) / kBlock; }
+
+namespace plain {
+#include "reversible_consistency.inc"
+}
+
+#if defined(DRCL_X86)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2")
+#endif
+namespace avx2 {
+#include "reversible_consistency.inc"
+}
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
+
+// DRCL_CPU_CAPABILITY=default holds a newer processor back, as in average_precision.cpp. There is no fused
+// multiply-add: every instruction set finds the same bits.
+template <class T>
+Loops<T> loops_here() {
+#if defined(DRCL_X86)
+  const char* limit = std::getenv("DRCL_CPU_CAPABILITY");
+  __builtin_cpu_init();
+  if ((limit == nullptr || std::strcmp(limit, "default") != 0) && __builtin_cpu_supports("avx2")) {
+    return {avx2::rows<T>, avx2::differences<T>, avx2::mirror<T>, avx2::gradient<T>, avx2::sum_of_squares<T>};
+  }
+#endif
+  return {plain::rows<T>, plain::differences<T>, plain::mirror<T>, plain::gradient<T>, plain::sum_of_squares<T>};
+}
+
+}  // namespace drcl::loss

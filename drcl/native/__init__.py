@@ -1,0 +1,1 @@
+"""Ops that the compiled library computes on a CPU, one module per op family."""

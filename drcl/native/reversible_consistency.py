@@ -1,0 +1,103 @@
+"""The loss's stages by rows in compiled code, csrc/cpu/reversible_consistency.cpp.
+
+Formulas, shapes and reasons are those of :mod:`drcl.eager.reversible_consistency`. The large
+products and the sums over the class space, :func:`~drcl.eager.reversible_consistency.gram` and
+:func:`~drcl.eager.reversible_consistency.class_sums`, are PyTorch's here too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from drcl.backends import load_ops
+from drcl.eager.reversible_consistency import (
+    Batch,
+    Rows,
+    Saved,
+    Settings,
+    Space,
+    class_sums,
+    gram,
+    is_by_rows,
+    upper_products,
+)
+
+__all__ = ["class_sums", "combine", "differences", "gradient", "gram", "rows"]
+
+load_ops()
+ops = torch.ops.drcl
+
+# B·B·D of the products of rows that are loops here too: a call of PyTorch's costs as much as these.
+OWN_PRODUCTS = 2**19
+
+
+def rows(given: Batch, space: Space, settings: Settings) -> Rows:
+    """Mix, normalise, project, and finish the parts of the loss that are sums over rows."""
+    features, targets, permutation, q = given
+    dtype = space.basis.dtype
+    if targets.ndim == 2:
+        targets = targets.to(dtype).contiguous()
+    return Rows._make(
+        ops.reversible_rows(
+            features.to(dtype).contiguous(),
+            targets.contiguous(),
+            permutation if permutation is None else permutation.contiguous(),
+            q,
+            space.basis,
+            space.recast.contiguous(),
+            space.weight.contiguous(),
+            settings.temperature,
+            settings.lam,
+        )
+    )
+
+
+def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
+    """M and Z (2, B, B), symmetric and antisymmetric."""
+    batch = len(outside)
+    both = outside.new_empty(2, batch, batch)
+    own = _multiplies(outside)
+    if not own:
+        upper_products(outside, both[0])
+    ops.reversible_differences(both, outside, coordinates, norms, own)
+    return both
+
+
+def combine(
+    sums: Tensor, inner: Tensor, cross: Tensor, gram_matrix: Tensor, settings: Settings, width: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Total, J_L, J_D and J_MSE from the sums alone."""
+    alpha, beta, eta, *_ = settings
+    parts: tuple[Tensor, Tensor, Tensor, Tensor] = ops.reversible_combine(
+        sums, inner, cross, gram_matrix, alpha, beta, eta, width
+    )
+    return parts
+
+
+def gradient(
+    grads: Sequence[Tensor | None], saved: Saved, settings: Settings, dtype: torch.dtype
+) -> Tensor:
+    """Gradient (B, D) in ``dtype``, given those of total, J_L, J_D and J_MSE (None: zero)."""
+    *tensors, basis, permutation = saved
+    outside, gram_matrix = saved.outside, saved.gram_matrix
+    out = basis.new_empty(len(outside), len(basis))
+    own = is_by_rows(gram_matrix) and _multiplies(outside)
+    if outside.shape[1] and not own:
+        factors = (
+            (gram_matrix[0], outside) if is_by_rows(gram_matrix) else (outside, gram_matrix[0])
+        )
+        torch.mm(*factors, out=out)
+    alpha, beta, eta, _, lam = settings
+    ops.reversible_gradient(out, *grads, *tensors, basis, alpha, beta, eta, own)
+    if permutation is not None:
+        out = ops.reversible_unmix(out, permutation.contiguous(), lam)
+    return out.to(dtype)
+
+
+def _multiplies(outside: Tensor) -> bool:
+    """Whether the products of rows with rows are loops here."""
+    batch, width = outside.shape
+    return batch * batch * width <= OWN_PRODUCTS
