@@ -38,9 +38,9 @@ _RENAMED = {"torch": "eager"}
 # The compiled op by whose kernels a family's native form is known, where it has another name.
 _COMPILED = {"reversible_consistency": "reversible_rows"}
 
-# Its products, K·D a row, are loops in the compiled form of the loss: from there on PyTorch's are
-# faster.
-NATIVE_COLUMNS = 32
+# Columns K of a prior's space up to which the compiled form of the loss is the faster: its products,
+# K·D a row, are loops. By whether the B×B matrices are taken (B < D), where fewer of them are needed.
+NATIVE_COLUMNS = {True: 64, False: 32}
 
 
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("forced", default=None)
@@ -83,12 +83,12 @@ def kernels_take(family: str, features: Tensor, weight: Tensor | None = None) ->
     return True
 
 
-def native_takes(columns: int) -> bool:
+def native_takes(columns: int, by_rows: bool) -> bool:
     """Whether the loss's compiled form is for a prior's space of so many columns, K = min(C, D).
 
     An exported program may run where nothing is compiled.
     """
-    return columns <= NATIVE_COLUMNS and not torch.compiler.is_exporting()
+    return columns <= NATIVE_COLUMNS[by_rows] and not torch.compiler.is_exporting()
 
 
 def choose(family: str, device: torch.device, *, kernels: bool = True, native: bool = True) -> str:

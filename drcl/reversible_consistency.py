@@ -193,11 +193,13 @@ def _loss(
         raise ValueError(f"permutation: expected one to mix with lam={settings.lam}, got None")
     else:
         checks.check_permutation(permutation, features)
+    group = "" if process_group is None else process_group.group_name
+    by_rows = op.prefers_rows(features.shape[0], features.shape[1], group)
     backend = choose(
         "reversible_consistency",
         features.device,
         kernels=kernels_take("reversible_consistency", features),
-        native=native_takes(min(prior.weight.shape)),
+        native=native_takes(min(prior.weight.shape), by_rows),
     )
     if backend == "reference":
         if process_group is not None:
@@ -205,7 +207,6 @@ def _loss(
         return _literal(features, targets, prior, q, settings, permutation)
     # Below float32 the features are widened, never the sums narrowed.
     dtype = torch.promote_types(features.dtype, torch.float32)
-    group = "" if process_group is None else process_group.group_name
     space = [prior.basis, prior.recast_coordinates, prior.weight_coordinates]
     total, label, consistency, recasting, *_ = op.loss(
         features,
@@ -215,7 +216,7 @@ def _loss(
         [one.to(dtype) for one in space],
         tuple(settings),
         group,
-        op.prefers_rows(features.shape[0], features.shape[1], group),
+        by_rows,
         backend,
     )
     return ReversibleConsistency(total, label, consistency, recasting)

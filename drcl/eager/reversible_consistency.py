@@ -198,13 +198,6 @@ def gram(outside: Tensor) -> Tensor:
     return product
 
 
-def upper_products(outside: Tensor, out: Tensor) -> None:
-    """``FFᵀ`` above the diagonal, a panel of rows at a time; what lies below is left open."""
-    for start in range(0, len(out), PANEL):
-        stop = start + PANEL
-        torch.mm(outside[start:stop], outside[start:].T, out=out[start:stop, start:])
-
-
 def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
     """M and Z (2, B, B), symmetric and antisymmetric: one triangle computed, the other mirrored."""
     u, delta, v = coordinates.chunk(3, dim=1)

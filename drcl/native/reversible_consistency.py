@@ -22,7 +22,6 @@ from drcl.eager.reversible_consistency import (
     class_sums,
     gram,
     is_by_rows,
-    upper_products,
 )
 
 __all__ = ["class_sums", "combine", "differences", "gradient", "gram", "rows"]
@@ -30,8 +29,11 @@ __all__ = ["class_sums", "combine", "differences", "gradient", "gram", "rows"]
 load_ops()
 ops = torch.ops.drcl
 
-# B·B·D of the products of rows that are loops here too: a call of PyTorch's costs as much as these.
-OWN_PRODUCTS = 2**19
+# B·B·D up to which the products with F are loops here too: FFᵀ, of which one triangle is formed, and
+# MF. A call of PyTorch's product costs as much as the whole of a small one.
+OWN_SQUARES, OWN_PRODUCTS = 2**22, 2**20
+# Panels of FFᵀ: narrow ones leave out more of the lower triangle, wide ones are faster.
+PANEL, WIDE_PANEL, WIDE_FROM = 128, 256, 512
 
 
 def rows(given: Batch, space: Space, settings: Settings) -> Rows:
@@ -57,11 +59,14 @@ def rows(given: Batch, space: Space, settings: Settings) -> Rows:
 
 def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
     """M and Z (2, B, B), symmetric and antisymmetric."""
-    batch = len(outside)
+    batch, width = outside.shape
     both = outside.new_empty(2, batch, batch)
-    own = _multiplies(outside)
+    own = batch * batch * width <= OWN_SQUARES
     if not own:
-        upper_products(outside, both[0])
+        panel = PANEL if batch < WIDE_FROM else WIDE_PANEL
+        for start in range(0, batch, panel):
+            stop = start + panel
+            torch.mm(outside[start:stop], outside[start:].T, out=both[0, start:stop, start:])
     ops.reversible_differences(both, outside, coordinates, norms, own)
     return both
 
@@ -84,7 +89,7 @@ def gradient(
     *tensors, basis, permutation = saved
     outside, gram_matrix = saved.outside, saved.gram_matrix
     out = basis.new_empty(len(outside), len(basis))
-    own = is_by_rows(gram_matrix) and _multiplies(outside)
+    own = is_by_rows(gram_matrix) and outside.numel() * len(outside) <= OWN_PRODUCTS
     if outside.shape[1] and not own:
         factors = (
             (gram_matrix[0], outside) if is_by_rows(gram_matrix) else (outside, gram_matrix[0])
@@ -95,9 +100,3 @@ def gradient(
     if permutation is not None:
         out = ops.reversible_unmix(out, permutation.contiguous(), lam)
     return out.to(dtype)
-
-
-def _multiplies(outside: Tensor) -> bool:
-    """Whether the products of rows with rows are loops here."""
-    batch, width = outside.shape
-    return batch * batch * width <= OWN_PRODUCTS

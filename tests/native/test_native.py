@@ -220,6 +220,51 @@ def test_races(tmp_path: Path) -> None:
     assert planted.returncode != 0 and "data race" in planted.stderr
 
 
+def build_loss(folder: Path, name: str, *flags: str) -> Path:
+    """The driver of the loss's stages by rows."""
+    compiler = compiler_with(name, *flags)
+    driver = folder / "loss_rows"
+    compile_with(
+        *(compiler, *COMMON, "-D_GLIBCXX_ASSERTIONS", f"-I{CSRC}", *flags),
+        *(NATIVE / "loss_rows.cpp", "-o", driver),
+    )
+    return driver
+
+
+def drive_loss(driver: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [driver, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=7200)
+
+
+def test_memory_of_the_loss(tmp_path: Path) -> None:
+    """The short form: of one dtype, unoptimised, and without the slower sanitizer."""
+    flags = ("-O0", "-DDRCL_FLOAT32_ALONE", "-fsanitize=address")
+    driver = build_loss(tmp_path, "g++", *flags)
+    run = drive_loss(driver, 4 * CASES, 1, 1)
+    assert run.returncode == 0, run.stderr
+    planted = drive_loss(driver, 100, 1, 1, "overrun")
+    assert planted.returncode != 0 and "heap-buffer-overflow" in planted.stderr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("level", ["-O1", "-O3"])
+@pytest.mark.parametrize("name", ["g++", "clang++"])
+def test_memory_and_undefined_behaviour_of_the_optimised_loss(
+    name: str, level: str, tmp_path: Path
+) -> None:
+    run = drive_loss(build_loss(tmp_path, name, level, *MEMORY), 40 * CASES, 2, 1)
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.long
+def test_threads_of_the_loss_do_not_race(tmp_path: Path) -> None:
+    driver = build_loss(tmp_path, "g++", "-O1", "-fsanitize=thread")
+    run = drive_loss(driver, 4 * CASES, 3, 3)
+    assert run.returncode == 0 and "WARNING" not in run.stderr, run.stderr
+    planted = drive_loss(driver, 100, 3, 3, "race")
+    assert planted.returncode != 0 and "data race" in planted.stderr
+
+
 def build_at_once(folder: Path) -> Path:
     compiler = compiler_with("g++", "-fsanitize=thread")
     driver = folder / "at_once"

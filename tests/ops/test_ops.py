@@ -376,8 +376,9 @@ def test_the_native_form_is_chosen_where_it_is_the_fastest():
     assert dispatch.choose(family, cpu) == "native"
     assert dispatch.choose(family, cpu, native=False) == "eager"
     assert dispatch.choose(family, torch.device("meta")) == "eager"
-    assert dispatch.native_takes(dispatch.NATIVE_COLUMNS)
-    assert not dispatch.native_takes(dispatch.NATIVE_COLUMNS + 1)
+    for by_rows, most in dispatch.NATIVE_COLUMNS.items():
+        assert dispatch.native_takes(most, by_rows)
+        assert not dispatch.native_takes(most + 1, by_rows)
     with use_backend("eager"):
         assert dispatch.choose(family, cpu) == "eager"
 

@@ -1,0 +1,241 @@
+// Draws calls of the loss's stages by rows (csrc/cpu/reversible_consistency.h) and runs them in every instruction
+// set that the machine has: within their buffers, with the same bits, and with the properties that the stages have
+// by their formulas.
+//
+//   loss_rows CASES SEED THREADS [PLANT]
+//
+// PLANT is a bug in the driver's own use of the loops, to show that the harness sees such bugs:
+//   overrun   the features are one element short (AddressSanitizer)
+//   race      two threads take one block (ThreadSanitizer)
+
+#include "cpu/reversible_consistency.h"
+
+#include <cstdio>
+#include <numeric>
+#include <random>
+#include <string>
+#include <thread>
+
+namespace {
+
+using namespace drcl::loss;
+
+int64_t threads = 1;
+std::string plant;
+
+// The blocks in turn, or a share of them to each thread.
+template <class F>
+void over_blocks(int64_t rows, const F& f) {
+  const int64_t blocks = blocks_of(rows);
+  std::vector<std::thread> all;
+  for (int64_t t = 0; t < threads; ++t) {
+    all.emplace_back([&, t] {
+      for (int64_t block = plant == "race" ? 0 : t; block < blocks; block += threads) f(block);
+    });
+  }
+  for (std::thread& thread : all) thread.join();
+}
+
+[[noreturn]] void fail(const char* what) {
+  std::fprintf(stderr, "%s\n", what);
+  std::abort();
+}
+
+template <class T>
+struct Case {
+  int64_t b, d, c, k;
+  bool by_rows, multiply, converging, mixing, by_ids;
+  std::vector<T> features, targets, basis, recast, weight, products, matrices, cross, small;
+  std::vector<int64_t> ids, permutation;
+
+  explicit Case(std::mt19937_64& from) {
+    const auto below = [&](int64_t n) { return static_cast<int64_t>(from() % static_cast<uint64_t>(n)); };
+    const auto drawn = [&](int64_t n) {
+      std::vector<T> values(n);
+      for (T& one : values) one = static_cast<T>(below(2001) - 1000) / T(512);
+      return values;
+    };
+    b = 1 + below(45), d = 1 + below(45), c = 1 + below(14), k = std::min(c, d);
+    by_rows = below(2), multiply = below(2), converging = below(2), mixing = below(2), by_ids = below(2);
+    features = drawn(b * d - (plant == "overrun"));
+    targets = drawn(b * c);
+    for (T& one : targets) one = one > T(1) ? one : T(0);
+    for (int64_t i = 0; i < b; ++i) ids.push_back(below(c + 1) - 1);
+    permutation.resize(b);
+    std::iota(permutation.begin(), permutation.end(), 0);
+    std::shuffle(permutation.begin(), permutation.end(), from);
+    basis = drawn(k * d), recast = drawn(c * k), weight = drawn(k * c);
+    for (int64_t i = 0; i < k; ++i) {  // Gram and Schmidt, twice
+      T* row = basis.data() + i * d;
+      row[i] += T(4);
+      for (int64_t j = 0; j < 2 * i; ++j) {
+        const T *other = basis.data() + j % i * d, share = std::inner_product(row, row + d, other, T(0));
+        for (int64_t at = 0; at < d; ++at) row[at] -= share * other[at];
+      }
+      const T length = std::sqrt(std::inner_product(row, row + d, row, T(0)));
+      for (int64_t at = 0; at < d; ++at) row[at] /= length;
+    }
+    products = drawn(b * d), matrices = drawn(2 * b * b), cross = drawn(2 * k * d), small = drawn(3 * k * k);
+  }
+};
+
+// Everything that the stages leave.
+template <class T>
+struct Found {
+  std::vector<T> outside, coordinates, label_gradient, norms, both, gradient;
+  std::vector<double> partial;
+  double squares = 0.0;
+
+  bool operator==(const Found& other) const {
+    const auto same = [](const auto& one, const auto& two) {
+      return one.size() == two.size() && (one.empty() || std::memcmp(one.data(), two.data(), one.size() * sizeof(one[0])) == 0);
+    };
+    return same(outside, other.outside) && same(coordinates, other.coordinates) &&
+           same(label_gradient, other.label_gradient) && same(norms, other.norms) && same(both, other.both) &&
+           same(gradient, other.gradient) && same(partial, other.partial) && squares == other.squares;
+  }
+};
+
+template <class T>
+Found<T> run(const Case<T>& in, const Loops<T>& loops) {
+  const int64_t b = in.b, d = in.d, k = in.k;
+  Found<T> out;
+  const T unwritten = T(-12345);
+  out.outside.assign(k == d ? 0 : b * d, unwritten);
+  out.coordinates.assign(b * 3 * k, unwritten);
+  out.label_gradient.assign(b * k, unwritten);
+  out.norms.assign(2 * b, unwritten);
+  out.partial.assign(3 * blocks_of(b), -12345.0);
+  RowsCall<T> rows{};
+  rows.features = in.features.data();
+  rows.ids = in.by_ids ? in.ids.data() : nullptr;
+  rows.targets = in.targets.data();
+  rows.permutation = in.mixing ? in.permutation.data() : nullptr;
+  rows.basis = in.basis.data();
+  rows.recast = in.recast.data();
+  rows.weight = in.weight.data();
+  rows.q = 0.3;
+  rows.temperature = 0.7;
+  rows.lam = T(0.9);
+  rows.batch = b, rows.width = d, rows.classes = in.c, rows.k = k;
+  T* const outside = k == d ? nullptr : out.outside.data();
+  rows.outside = outside;
+  rows.coordinates = out.coordinates.data();
+  rows.label_gradient = out.label_gradient.data();
+  rows.lengths = out.norms.data();
+  rows.recast_lengths = rows.lengths + b;
+  rows.partial = out.partial.data();
+  over_blocks(b, [&](int64_t block) {
+    std::vector<T> y(kTogether * in.c), other(in.mixing ? in.c : 0), logits(in.c), work(k == d ? kTogether * d : 0);
+    std::vector<double> by_logits(in.c);
+    loops.rows(rows, block, {y.data(), other.data(), logits.data(), work.data(), by_logits.data()});
+  });
+
+  std::vector<T> by_column(3 * k * b);
+  for (int64_t i = 0; i < b; ++i) {
+    for (int64_t j = 0; j < 3 * k; ++j) by_column[j * b + i] = out.coordinates[i * 3 * k + j];
+  }
+  out.both = in.matrices;
+  DifferencesCall<T> differences{};
+  differences.outside = outside;
+  differences.coordinates = out.coordinates.data();
+  differences.by_column = by_column.data();
+  differences.lengths = rows.lengths;
+  differences.recast_lengths = rows.recast_lengths;
+  differences.converging = in.converging;
+  differences.multiply = in.multiply && outside != nullptr;
+  differences.batch = b, differences.width = d, differences.k = k;
+  differences.m = out.both.data();
+  differences.z = out.both.data() + b * b;
+  over_blocks(b, [&](int64_t block) { loops.differences(differences, block); });
+  over_blocks(b, [&](int64_t block) { loops.mirror(differences, block); });
+
+  out.gradient = in.products;
+  std::vector<T> factors = in.cross;
+  factors.insert(factors.end(), in.basis.begin(), in.basis.end());
+  GradientCall<T> gradient{};
+  gradient.outside = outside;
+  gradient.coordinates = out.coordinates.data();
+  gradient.label_gradient = out.label_gradient.data();
+  gradient.lengths = rows.lengths;
+  gradient.recast_lengths = rows.recast_lengths;
+  gradient.scale = -0.4, gradient.squared = 0.2, gradient.direct = 0.7;
+  gradient.batch = b, gradient.width = d, gradient.k = k;
+  gradient.gradient = out.gradient.data();
+  if (in.by_rows) {
+    gradient.m = differences.m;
+    gradient.z = differences.z;
+    gradient.by_column = by_column.data();
+    gradient.factors = in.basis.data();
+    gradient.multiply = in.multiply && outside != nullptr;
+  } else {
+    gradient.by_u = in.small.data();
+    gradient.vv = in.small.data() + k * k;
+    gradient.uu = in.small.data() + 2 * k * k;
+    gradient.cross = outside == nullptr ? nullptr : in.cross.data();
+    gradient.factors = factors.data();
+    gradient.converging = in.converging;
+  }
+  over_blocks(b, [&](int64_t block) { loops.gradient(gradient, block); });
+  out.squares = loops.sum_of_squares(in.matrices.data(), static_cast<int64_t>(in.matrices.size()));
+  return out;
+}
+
+// Lengths are those of the rows, M is symmetric and Z antisymmetric, F is orthogonal to Q.
+template <class T>
+void hold(const Case<T>& in, const Found<T>& found) {
+  const int64_t b = in.b, d = in.d, k = in.k;
+  for (int64_t i = 0; i < b; ++i) {
+    for (int64_t j = 0; j < i; ++j) {
+      if (found.both[i * b + j] != found.both[j * b + i]) fail("M is not symmetric");
+      if (found.both[(b + i) * b + j] != -found.both[(b + j) * b + i]) fail("Z is not antisymmetric");
+    }
+    if (k < d) {
+      for (int64_t j = 0; j < k; ++j) {
+        double sum = 0.0;
+        for (int64_t at = 0; at < d; ++at) {
+          sum += static_cast<double>(found.outside[i * d + at]) * static_cast<double>(in.basis[j * d + at]);
+        }
+        if (!(std::abs(sum) < 1e-5)) fail("F is not orthogonal to Q");
+      }
+    }
+    if (in.mixing || !in.by_ids) continue;
+    double squares = 0.0;
+    for (int64_t at = 0; at < d; ++at) squares += static_cast<double>(in.features[i * d + at]) * static_cast<double>(in.features[i * d + at]);
+    const double expected = in.ids[i] < 0 ? 0.0 : std::sqrt(squares);
+    if (!(std::abs(found.norms[i] - expected) <= 1e-6 * expected)) fail("another length");
+  }
+  for (const T one : found.gradient) {
+    if (!std::isfinite(one) || one == T(-12345)) fail("an entry of the gradient is no number");
+  }
+}
+
+template <class T>
+void check(std::mt19937_64& from) {
+  const Case<T> in(from);
+  const Loops<T> basic{plain::rows<T>, plain::differences<T>, plain::mirror<T>, plain::gradient<T>, plain::sum_of_squares<T>};
+  const Found<T> found = run(in, basic);
+  if (plant.empty()) hold(in, found);
+  if (!(found == run(in, loops_here<T>()))) fail("another instruction set finds other bits");
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  if (count < 4) return 2;
+  const int64_t cases = std::atoll(arguments[1]);
+  std::mt19937_64 from(static_cast<uint64_t>(std::atoll(arguments[2])));
+  threads = std::atoll(arguments[3]);
+  if (count > 4) plant = arguments[4];
+  for (int64_t i = 0; i < cases; ++i) {
+#if !defined(DRCL_FLOAT32_ALONE)  // which compiles in half the time
+    if (i % 2 > 0) {
+      check<double>(from);
+      continue;
+    }
+#endif
+    check<float>(from);
+  }
+  std::printf("%lld cases\n", static_cast<long long>(cases));
+  return 0;
+}
