@@ -31,13 +31,15 @@ from drcl.storage.files import write_bytes
 @click.option(
     "--noise",
     metavar="KIND:RATE",
-    help="Wrong training labels: symmetric:0.4 (any other class) or asymmetric:0.4 (the next one).",
+    help="Wrong labels: symmetric:0.4 (any other class) or asymmetric:0.4 (the next one).",
 )
 @click.option(
-    "--labels-per-class", type=click.IntRange(min=1), help="Training rows kept of every class."
+    "--labels-per-class",
+    type=click.IntRange(min=1),
+    help="Rows kept of every class, for training and for validation each.",
 )
 @click.option(
-    "--missing", type=float, metavar="RATE", help="Share of each modality's training rows left out."
+    "--missing", type=float, metavar="RATE", help="Share of each modality's rows left out."
 )
 @click.option(
     "--unseen", type=int, metavar="N", help="Classes of its own that each modality never sees."

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from drcl.checks import check_count
 from drcl.data.dataset import CrossModalDataset, Labelled, Split, is_multi_hot
 from drcl.data.fingerprint import fingerprint as fingerprint
 from drcl.data.splits import stratified_holdout
@@ -41,7 +42,7 @@ def damage_of(
     :func:`with_few_labels`, :func:`with_missing_rows` and :func:`with_unseen_classes`.
 
     >>> damage_of(missing=0.5).name
-    '0.5 of the rows missing'
+    'missing rows 0.5'
     """
     found = []
     if noise is not None:
@@ -50,18 +51,25 @@ def damage_of(
             share = float(rate)
         except ValueError:
             raise ValueError(f"noise: expected KIND:RATE like symmetric:0.4, got {noise}") from None
-        found.append(Damage(f"{kind} noise {share:g}", partial(with_noise, kind=kind, rate=share)))
+        _check_noise(kind, share)
+        found.append(Damage(f"{kind} noise {share}", partial(with_noise, kind=kind, rate=share)))
     if labels_per_class is not None:
+        check_count("labels_per_class", labels_per_class)
         few = partial(with_few_labels, per_class=labels_per_class)
-        found.append(Damage(f"{labels_per_class} labels a class", few))
+        found.append(Damage(f"labels per class {labels_per_class}", few))
     if missing is not None:
+        _check_missing(missing)
         rows = partial(with_missing_rows, rate=missing)
-        found.append(Damage(f"{missing:g} of the rows missing", rows, keeps_pairs=False))
+        found.append(Damage(f"missing rows {missing}", rows, keeps_pairs=False))
     if unseen is not None:
+        check_count("unseen", unseen)
         classes = partial(with_unseen_classes, count=unseen)
-        found.append(Damage(f"{unseen} unseen of the classes", classes, keeps_pairs=False))
+        found.append(Damage(f"unseen classes {unseen}", classes, keeps_pairs=False))
     if len(found) > 1:
-        raise ValueError(f"damage: expected one kind, got {', '.join(d.name for d in found)}")
+        names = ", ".join(damage.name for damage in found)
+        raise ValueError(
+            "noise, labels per class, missing and unseen: expected one at most, got " + names
+        )
     return found[0] if found else None
 
 
@@ -95,10 +103,7 @@ def with_noise(data: CrossModalDataset, kind: str, rate: float, seed: int) -> Cr
     i of ``train``, ``[seed, i, 1]`` for the same of ``validation``; then the classes, from the same
     generator.
     """
-    if kind not in ("symmetric", "asymmetric"):
-        raise ValueError(f"noise: expected symmetric or asymmetric, got {kind!r}")
-    if not 0 <= rate <= 1:
-        raise ValueError(f"noise: expected a rate from 0 to 1, got {rate}")
+    _check_noise(kind, rate)
     count = len(data.classes)
 
     def damaged(split: Split, *mark: int) -> Split:
@@ -154,13 +159,14 @@ def with_missing_rows(data: CrossModalDataset, rate: float, seed: int) -> CrossM
     ``round(rate · n)`` of a permutation, drawn by ``numpy.random.default_rng([seed, i])`` for
     modality i of ``train``, ``[seed, i, 1]`` for the same of ``validation``.
     """
-    if not 0 <= rate < 1:
-        raise ValueError(f"missing: expected a rate from 0 to below 1, got {rate}")
+    _check_missing(rate)
 
     def kept(split: Split, *mark: int) -> Split:
         found: Split = {}
         for index, (name, part) in enumerate(split.items()):
             count = len(part.labels)
+            if round(rate * count) == count:
+                raise ValueError(f"missing: expected a row to be left of {count} of {name}")
             order = np.random.default_rng([seed, index, *mark]).permutation(count)
             rows = np.sort(order[round(rate * count) :])
             found[name] = Labelled(part.features[rows], part.labels[rows])
@@ -197,3 +203,15 @@ def with_unseen_classes(data: CrossModalDataset, count: int, seed: int) -> Cross
         return found
 
     return replace(data, train=kept(data.train), validation=kept(data.validation))
+
+
+def _check_noise(kind: str, rate: float) -> None:
+    if kind not in ("symmetric", "asymmetric"):
+        raise ValueError(f"noise: expected symmetric or asymmetric, got {kind!r}")
+    if not 0 <= rate <= 1:
+        raise ValueError(f"noise: expected a rate from 0 to 1, got {rate}")
+
+
+def _check_missing(rate: float) -> None:
+    if not 0 <= rate < 1:
+        raise ValueError(f"missing: expected a rate from 0 to below 1, got {rate}")

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from drcl.checks import check_modalities
 from drcl.encoder import Encoder
+from drcl.out_of_memory import first_line
 from drcl.train.config import Config, stream_seed
 from drcl.train.datasets import LoadedSamples
 from drcl.train.ranks import Ranks
@@ -25,8 +26,11 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device: expected one that is here, got {name!r} ({error})") from error
+    except (RuntimeError, AssertionError, ImportError) as error:
+        reason = first_line(error)
+        raise ValueError(f"device: expected one that is here, got {name!r} ({reason})") from error
+    if device.type == "meta":
+        raise ValueError(f"device: expected one that holds numbers, got {name!r}")
     return device
 
 

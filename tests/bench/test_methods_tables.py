@@ -55,12 +55,12 @@ def test_without_results_the_page_says_so(tmp_path):
 def test_the_worth_of_j_d_is_the_paired_gain_over_no_weight(tmp_path):
     values = {"0 cosine": (0.4, 0.5), "0.1 cosine": (0.5, 0.5), "2 cosine": (0.5, 0.8)}
     values |= {name.replace("cosine", "posterior"): (0.6, 0.6) for name in values}
-    folder = tmp_path / "consistency" / "5 labels a class"
+    folder = tmp_path / "consistency" / "labels per class 5"
     folder.mkdir(parents=True)
     (folder / "pictures.jsonl").write_text(stored(values))
     cosine, posterior = consistency_tables.table(tmp_path).splitlines()[2:]
     assert cosine == (
-        "| 5 labels a class | pictures | cosine | 2 | .450 | .500 | .650 | +0.2000 | too few |"
+        "| labels per class 5 | pictures | cosine | 2 | .450 | .500 | .650 | +0.2000 | too few |"
     )
     assert posterior.endswith("| .600 | .600 | .600 | +0.0000 | too few |")
 
@@ -68,7 +68,7 @@ def test_the_worth_of_j_d_is_the_paired_gain_over_no_weight(tmp_path):
 def test_each_variant_of_the_recipe_stands_beside_the_whole(tmp_path):
     values = dict.fromkeys(terms_tables.CHANGES, (0.5, 0.6))
     values |= {"no J_D": (0.4, 0.4), "random prior": (0.5, 0.65)}
-    folder = tmp_path / "terms" / "1 unseen of the classes"
+    folder = tmp_path / "terms" / "unseen classes 1"
     folder.mkdir(parents=True)
     (folder / "pictures.jsonl").write_text(stored(values))
     head, _, line = terms_tables.table(tmp_path).splitlines()

@@ -185,12 +185,28 @@ def test_methods_learn_from_modalities_that_lack_classes(name):
         {"noise": "symmetric"},
         {"noise": "symmetric:much"},
         {"noise": "symmetric:0.2", "missing": 0.2},
+        {"noise": "upwards:0.2"},
+        {"noise": "symmetric:nan"},
+        {"labels_per_class": 0},
         {"labels_per_class": 3, "unseen": 1},
+        {"missing": 1.0},
+        {"missing": float("nan")},
+        {"unseen": 0},
     ],
 )
 def test_damages_that_cannot_be_are_named(asked):
-    with pytest.raises(ValueError, match=rf"^({next(iter(asked))}|damage): expected"):
+    with pytest.raises(ValueError, match=rf"^(noise.* unseen|{next(iter(asked))}): expected"):
         damage_of(**asked)
+
+
+def test_a_modality_keeps_a_row(data):
+    with pytest.raises(ValueError, match="missing: expected a row to be left of 90 of image"):
+        with_missing_rows(data, 0.999, seed=0)
+
+
+def test_rates_have_all_their_digits_in_the_name():
+    assert damage_of(missing=0.12345671) != damage_of(missing=0.12345672)
+    assert damage_of(missing=0.9999999).name == "missing rows 0.9999999"
 
 
 def test_no_method_sees_the_test_rows(data):
@@ -311,7 +327,7 @@ def test_the_command_writes_results_and_a_table(tmp_path, capsys):
     arguments += ["--labels-per-class", "5", "--out", str(out)]
     main(["compare", *arguments], standalone_mode=False)
     said = capsys.readouterr().out
-    assert "fingerprint: " in said and ", 5 labels a class" in said and "too few" in said
+    assert "fingerprint: " in said and ", labels per class 5" in said and "too few" in said
     assert max(map(len, said.splitlines())) <= 80
     lines = (out / "results.jsonl").read_text().splitlines()
     assert [json.loads(line)["method"] for line in lines] == ["ridge", "logistic-train"]

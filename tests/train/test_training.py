@@ -155,9 +155,11 @@ def test_presets_are_the_papers():
 def test_devices():
     assert pick_device("cpu") == torch.device("cpu")
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
-    for name in ("warp", "cuda:99"):
+    for name in ("warp", "cuda:99", "hpu"):  # of the last, torch asks a module that is not here
         with pytest.raises(ValueError, match=f"device: expected one that is here, got '{name}'"):
             pick_device(name)
+    with pytest.raises(ValueError, match="device: expected one that holds numbers, got 'meta'"):
+        pick_device("meta")
 
 
 # --- batches, seeds, samples
