@@ -29,8 +29,8 @@ __all__ = ["class_sums", "combine", "differences", "gradient", "gram", "rows"]
 load_ops()
 ops = torch.ops.drcl
 
-# B·B·D up to which the products with F are loops here too: FFᵀ, of which one triangle is formed, and
-# MF. A call of PyTorch's product costs as much as the whole of a small one.
+# B·B·D up to which the products with F are loops here too: FFᵀ, of which one triangle is formed,
+# and MF. A call of PyTorch's product costs as much as the whole of a small one.
 OWN_SQUARES, OWN_PRODUCTS = 2**22, 2**20
 # Panels of FFᵀ: narrow ones leave out more of the lower triangle, wide ones are faster.
 PANEL, WIDE_PANEL, WIDE_FROM = 128, 256, 512
