@@ -28,7 +28,12 @@ class Embeddings:
     """
 
     def __init__(
-        self, array: Gallery, name: str, *, may_be_empty: bool = False, axes: str = "ND"
+        self,
+        array: Gallery,
+        name: str,
+        *,
+        may_be_empty: bool = False,
+        axes: tuple[str, str] = ("N", "D"),
     ) -> None:
         self.name = name
         parts = array if isinstance(array, (list, tuple)) else [array]
@@ -156,7 +161,7 @@ def embeddings(array: Gallery, name: str, metric: str, *, may_be_empty: bool = F
     return kind(array, name, may_be_empty=may_be_empty)
 
 
-def _pieces(array: Gallery, name: str, may_be_empty: bool, axes: str) -> list[Tensor]:
+def _pieces(array: Gallery, name: str, may_be_empty: bool, axes: tuple[str, str]) -> list[Tensor]:
     count, width = axes
     if is_array(array):
         pieces = [as_features(array, name)]
@@ -189,7 +194,7 @@ def _pieces(array: Gallery, name: str, may_be_empty: bool, axes: str) -> list[Te
     return [piece.to(with_float64(piece.device)) for piece in pieces if len(piece)]
 
 
-def _spooled(chunks: Iterable[Array], name: str, axes: str) -> Tensor:
+def _spooled(chunks: Iterable[Array], name: str, axes: tuple[str, str]) -> Tensor:
     """Chunks that come once, written to a temporary file: a gallery is read once a query block."""
     with tempfile.TemporaryFile(prefix="drcl-gallery-") as file:
         count, width, dtype = 0, None, None

@@ -95,8 +95,8 @@ class _Matrix:
             count = _rows_without_columns(part)
             if count is None:
                 # What comes from an iterator is to be kept in a file.
-                array = part if kept or part is given else iter((part,))
-                self._columns.append(Embeddings(array, "scores", axes="QN"))
+                array: Any = part if kept or part is given else iter((part,))
+                self._columns.append(Embeddings(array, "scores", axes=("Q", "N")))
                 count = len(self._columns[-1])
             counts.add(count)
         if not counts:

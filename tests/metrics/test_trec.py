@@ -236,7 +236,7 @@ def test_the_best_ranking_has_what_a_list_lacks():
 @pytest.mark.parametrize(("on_empty", "value"), [("zero", 0.0), ("nan", math.nan)])
 def test_a_mean_over_no_query_is_as_asked_for(on_empty, value):
     nothing = {"q1": {"a": 0}}
-    with pytest.raises(ValueError, match="^qrels: expected a query with relevant items, got none"):
+    with pytest.raises(ValueError, match=r"^qrels: expected a query with relevant items, got none"):
         trec.run_metrics(RUN, nothing, no_relevant="skip").summary()
     found = trec.run_metrics(RUN, nothing, no_relevant="skip", on_empty=on_empty)
     np.testing.assert_array_equal(list(found.summary().values()), value)
