@@ -84,7 +84,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m drcl.benchmarks.hub_kernels")
     parser.add_argument("folder", type=Path, help="a folder that is empty or does not exist")
     folder = parser.parse_args().folder
-    export(folder)
+    try:
+        export(folder)
+    except OSError as error:
+        raise SystemExit(str(error)) from None
     print(f"{folder}: {NAME} {VERSION}, from drcl {__version__}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from drcl.distributed import raise_together
 from drcl.encoder import Encoder, normalize
 from drcl.labels import Label, encode_labels, is_labelled, known_ids, parse_labels
 from drcl.model_card import check_card, model_card
-from drcl.model_files import StoredModel, read_model, write_model
+from drcl.model_files import StoredModel, check_folder, read_model, write_model
 from drcl.prior import Prior
 from drcl.tensors import check_finite
 from drcl.train import datasets
@@ -124,7 +125,13 @@ class DRCL:
         return self
 
     def __sklearn_clone__(self) -> DRCL:
-        return type(self)(self.config, networks=self.networks)
+        kind = type(self)
+        if kind.__init__ is not DRCL.__init__:  # of further arguments nothing is known here
+            raise TypeError(
+                f"clone: expected a class with the arguments of DRCL, got {kind.__name__} with an "
+                "__init__ of its own; give it a __sklearn_clone__ of its own as well"
+            )
+        return kind(self.config, networks=self.networks)
 
     @property
     def prior(self) -> Prior:
@@ -186,7 +193,9 @@ class DRCL:
             log: called after every epoch with the same values and the epoch, as
                 ``log({"encoder-image/loss": 0.8, …}, 3)``: ``mlflow.log_metrics`` as it is, the
                 ``log_metrics`` of any of Lightning's loggers, ``log`` of an
-                ``accelerate.Accelerator``. An error that it raises ends the training.
+                ``accelerate.Accelerator``. An error that it raises ends the training. Continued
+                from ``checkpoints``, each phase, a finished one too, gives the epochs since its
+                last checkpoint once more. :meth:`add_modality` and :func:`drcl.auto` do not log.
 
         Raises ValueError for non-finite features, lengths that differ, labels outside the classes,
         fewer than two classes, more classes than ``dim``, a prior of another dimension, names that
@@ -570,8 +579,9 @@ class DRCL:
                 :func:`drcl.auto` holds training rows, as its card says.
 
         Raises what :meth:`save` raises; ValueError or TypeError for another kind of argument, or
-        for data that the model does not fit; FileExistsError where ``README.md`` is anything but
-        an unchanged card; ImportError without huggingface_hub, and what that raises.
+        for data that the model does not fit; FileExistsError where the folder is a file, or
+        ``README.md`` anything but an unchanged card; ImportError, before anything is written,
+        without huggingface_hub, and what that raises.
 
         >>> import tempfile
         >>> y = torch.arange(40) % 4
@@ -590,6 +600,9 @@ class DRCL:
         check_card(data, license)
         if push_to is not None and not hub.is_repository(push_to):
             raise ValueError(f"push_to: expected OWNER/NAME, got {push_to!r}")
+        if push_to is not None:
+            hub.client_for(hub.PUSHING)  # refused before anything is scored or written
+        check_folder(Path(folder))
         scores = None
         if data is not None:
             test = {
@@ -622,9 +635,12 @@ class DRCL:
             networks: as in :meth:`load`.
             revision: a branch, tag or commit of the repository.
 
-        Raises what :meth:`load` raises, ImportError without huggingface_hub, and what that raises.
-        No file is a pickle, and each is checked before it is used.
+        Raises what :meth:`load` raises, TypeError for a source that is no path, ImportError without
+        huggingface_hub, and what that raises. No file is a pickle, and each is checked before it is
+        used.
         """
+        if not isinstance(source, (str, os.PathLike)):
+            raise TypeError(f"source: expected a folder or OWNER/NAME, got {type(source).__name__}")
         folder, within = Path(source), None
         if not folder.is_dir() and hub.is_repository(source):
             folder = hub.download_model(str(source), revision)
@@ -641,7 +657,7 @@ class DRCL:
         cls, folder: Path, networks: Mapping[str, nn.Module] | None, within: Path | None = None
     ) -> DRCL:
         stored = read_model(folder, check_networks(networks), within)
-        model = cls(stored.config, networks=networks)
+        model = cls(config=stored.config, networks=networks)
         model._adopt(stored)
         return model
 

@@ -7,12 +7,13 @@ import re
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ["download_model", "is_repository", "upload_model"]
+__all__ = ["client_for", "download_model", "is_repository", "upload_model"]
 __dir__ = __all__.copy
 
 # What belongs to a model; no pattern takes a pickle. The folder of a run holds more.
 PARTS = ["prior.*.safetensors", "encoders/*.safetensors", "history.*.json"]
 FILES = ["config.json", "README.md", *PARTS]
+PUSHING = "push_to: the hub"
 _WORD = "[A-Za-z0-9][A-Za-z0-9._-]*"
 
 
@@ -31,7 +32,7 @@ def download_model(repository: str, revision: str | None = None) -> Path:
     Raises ImportError without huggingface_hub, and what the client raises.
     """
     about = f"{repository}: there is no such folder, and to look for it on the hub"
-    client = _client(about)
+    client = client_for(about)
     return Path(client.snapshot_download(repository, revision=revision, allow_patterns=FILES))
 
 
@@ -42,14 +43,15 @@ def upload_model(folder: Path, repository: str) -> None:
 
     Raises ImportError without huggingface_hub, and what the client raises.
     """
-    client = _client("push_to: the hub")
+    client = client_for(PUSHING)
     client.create_repo(repository, private=True, exist_ok=True)
     client.upload_folder(
         repo_id=repository, folder_path=folder, allow_patterns=FILES, delete_patterns=PARTS
     )
 
 
-def _client(what: str) -> ModuleType:
+def client_for(what: str) -> ModuleType:
+    """The package huggingface_hub; ImportError that says what needs it."""
     try:
         return importlib.import_module("huggingface_hub")
     except ImportError as error:

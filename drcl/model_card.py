@@ -55,16 +55,19 @@ def model_card(
         lines += [f"model-index: {_yaml(_index(data, scores))}"]
     kind = "drcl.auto" if model.tried else "DRCL.fit"
     classes = counted(len(model.classes), "class", "classes")
+    where = "one space, where they find each other"
+    if len(model.modalities) == 1:
+        where = "a space where rows of one class find each other"
     parts = [
         "\n".join([*lines, "---"]),
         "# Cross-modal retrieval with drcl",
-        f"Embeds {', '.join(model.modalities)} into one space, where they find each other. Trained "
-        f"with `{kind}` on labels of {classes}; ranked by "
+        f"Embeds {', '.join(model.modalities)} into {where}. Trained with `{kind}` on labels of "
+        f"{classes}; ranked by "
         f"{'cosine' if model.space == 'cosine' else 'class posteriors'}.",
         "```python\nimport drcl\n\n"
         'model = drcl.DRCL.from_pretrained("FOLDER or OWNER/NAME")\n'
         f'rows = model.encode("{model.modalities[0]}", features)\n```',
-        markdown([["modality", "network", "parameters"], *_networks(model)]),
+        markdown([["modality", "network", "parameters"], *_networks(model)], left=2),
     ]
     if holds_rows(model):
         parts += [

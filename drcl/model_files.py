@@ -34,7 +34,10 @@ from drcl.train.standardize import Standardizer
 if TYPE_CHECKING:
     from drcl.estimator import DRCL
 
-__all__ = ["StoredModel", "drop_stale_parts", "read_model", "write_model", "write_parts"]
+__all__ = [
+    *("StoredModel", "check_folder", "drop_stale_parts", "read_model", "write_model"),
+    "write_parts",
+]
 __dir__ = __all__.copy
 
 FORMAT = 1
@@ -59,12 +62,19 @@ class StoredModel(NamedTuple):
     tried: list[dict[str, Any]]
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a file where a model's folder is to be."""
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"folder: expected a folder or a new name, got {folder}, a file")
+
+
 def write_model(folder: Path, model: DRCL, card: bytes | None = None) -> Path:
     """Write the files, then the ``config.json`` that points to them, then remove stale ones.
 
     Two writers would remove each other's files: the second waits, and is refused in the end. The
     card of an older model goes first, so that none ever stands beside a model it is not of.
     """
+    check_folder(folder)
     with locked(folder, PATIENCE):
         readme = folder / "README.md"
         stale = is_as_written(readme)

@@ -47,6 +47,34 @@ def test_a_fitted_model_keeps_its_settings():
     assert model.config is before
 
 
+def test_a_subclass_with_other_arguments_is_not_cloned_without_them():
+    base = pytest.importorskip("sklearn.base", reason="scikit-learn is not installed")
+
+    class Further(DRCL):
+        def __init__(self, extra=3, **settings):
+            super().__init__(**settings)
+            self.extra = extra
+
+    class Plain(DRCL):
+        pass
+
+    with pytest.raises(TypeError, match=r"clone: expected a class .* got Further with an __init__"):
+        base.clone(Further(extra=5, dim=8))
+    clone = base.clone(Plain(dim=8))
+    assert type(clone) is Plain and clone.config.dim == 8
+
+
+def test_a_subclass_is_loaded_with_the_settings_for_its_settings(tmp_path):
+    class Further(DRCL):
+        def __init__(self, extra=3, **settings):
+            super().__init__(**settings)
+            self.extra = extra
+
+    model = Further(**tiny.SETTINGS).fit(tiny.split(), progress=False)
+    loaded = Further.load(model.save(tmp_path))
+    assert loaded.extra == 3 and loaded.config == model.config
+
+
 def test_a_clone_has_the_settings_and_nothing_of_the_training():
     base = pytest.importorskip("sklearn.base", reason="scikit-learn is not installed")
     train = tiny.split()

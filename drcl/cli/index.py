@@ -39,8 +39,8 @@ _OPTIONS = (
         "table",
         metavar="TABLE.csv",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="A line for each row of the file, under a line of column names: the column 'id', or "
-        "the first, has their ids.",
+        help="A line for each row of the file, under a line of column names: the column 'id' in "
+        "any case, or the first, has their ids.",
     ),
     click.option("--append", is_flag=True, help="Add to what --out holds."),
     click.option("--overwrite", is_flag=True, help="Replace what --out holds."),

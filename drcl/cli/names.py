@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +28,8 @@ def read_names(path: Path, count: int) -> tuple[list[str], dict[str, list[str]]]
     _, names = next(lines, (1, []))
     if not names or "" in names or len(set(names)) < len(names):
         raise ValueError(f"{path}: expected a line of column names, all different, got {names}")
-    place_of_id = names.index("id") if "id" in names else 0
+    lower = [name.lower() for name in names]
+    place_of_id = next((row.index("id") for row in (names, lower) if "id" in row), 0)
     rows: list[list[str]] = []
     blank: list[int] = []
     for number, cells in lines:
@@ -54,6 +56,8 @@ def read_names(path: Path, count: int) -> tuple[list[str], dict[str, list[str]]]
         name: [cells[place] for cells in rows] for place, name in enumerate(names)
     }
     ids = columns.pop(names[place_of_id])
+    if repeated := [name for name, times in Counter(ids).items() if times > 1]:
+        raise ValueError(f"{path}: expected unique ids, got {repeated[0]!r} twice")
     if PICTURE in columns:
         folder = path.resolve().parent
         columns[PICTURE] = [str(folder / file) if file else "" for file in columns[PICTURE]]

@@ -36,6 +36,9 @@ class OutputFile(click.Path):
         ending = Path(value).suffix.lower()
         if self.endings and ending not in self.endings:
             self.fail(f"{value}: expected a name ending in .html, got {ending!r}", param, ctx)
+        name = Path(value).name
+        if self.endings and not ending and name.startswith("."):  # would be a hidden file
+            self.fail(f"{value}: expected a name before its ending, got {name!r}", param, ctx)
         return path
 
 

@@ -107,7 +107,6 @@ def encode(out: Path, asked: Encoding) -> None:
     new: dict[str, np.ndarray] = {}
     if asked.table is not None:
         new["ids"] = np.array(read_names(asked.table, len(rows))[0])
-        _check_unique(new["ids"])
     new["embeddings"] = encoded(model, modality, rows, asked.space, asked.progress).numpy()
 
     def write() -> tuple[int, int]:

@@ -22,13 +22,23 @@ TILE_BYTES = 16 * 2**20  # of rows that are read together
 
 
 class Embeddings:
-    """Rows (N, D), in pieces, as tensors of the dtype that products are made in."""
+    """Rows (N, D), in pieces, as tensors of the dtype that products are made in.
 
-    def __init__(self, array: Gallery, name: str, *, may_be_empty: bool = False) -> None:
+    ``axes`` is what errors call the two.
+    """
+
+    def __init__(
+        self,
+        array: Gallery,
+        name: str,
+        *,
+        may_be_empty: bool = False,
+        axes: tuple[str, str] = ("N", "D"),
+    ) -> None:
         self.name = name
         parts = array if isinstance(array, (list, tuple)) else [array]
         self._mapped = [part for part in parts if is_mapped(part)]
-        self.pieces = _pieces(array, name, may_be_empty)
+        self.pieces = _pieces(array, name, may_be_empty, axes)
         self.starts = np.cumsum([0, *(len(piece) for piece in self.pieces)])
         # Half precision and integers are widened.
         double = torch.float64 in [piece.dtype for piece in self.pieces]
@@ -151,7 +161,8 @@ def embeddings(array: Gallery, name: str, metric: str, *, may_be_empty: bool = F
     return kind(array, name, may_be_empty=may_be_empty)
 
 
-def _pieces(array: Gallery, name: str, may_be_empty: bool) -> list[Tensor]:
+def _pieces(array: Gallery, name: str, may_be_empty: bool, axes: tuple[str, str]) -> list[Tensor]:
+    count, width = axes
     if is_array(array):
         pieces = [as_features(array, name)]
     elif isinstance(array, Sequence):
@@ -167,32 +178,33 @@ def _pieces(array: Gallery, name: str, may_be_empty: bool) -> list[Tensor]:
                     )
             pieces = [torch.stack(pieces)]
     elif isinstance(array, Iterable):
-        pieces = [_spooled(array, name)]
+        pieces = [_spooled(array, name, axes)]
     else:
         raise TypeError(f"{name}: expected an array or chunks, got {type(array).__name__}")
     for piece in pieces:
         if piece.ndim != 2 or piece.shape[1] == 0 or piece.shape[1:] != pieces[0].shape[1:]:
             raise ValueError(
-                f"{name}: expected (N, D) arrays of one width, got {tuple(piece.shape)}"
+                f"{name}: expected ({count}, {width}) arrays of one width, got {tuple(piece.shape)}"
             )
     if may_be_empty and pieces and not any(len(piece) for piece in pieces):
         return [pieces[0].to(with_float64(pieces[0].device))]
     if sum(len(piece) for piece in pieces) == 0:
         shape = tuple(pieces[0].shape) if pieces else ()
-        raise ValueError(f"{name}: expected a non-empty (N, D) array, got {shape}")
+        raise ValueError(f"{name}: expected a non-empty ({count}, {width}) array, got {shape}")
     return [piece.to(with_float64(piece.device)) for piece in pieces if len(piece)]
 
 
-def _spooled(chunks: Iterable[Array], name: str) -> Tensor:
+def _spooled(chunks: Iterable[Array], name: str, axes: tuple[str, str]) -> Tensor:
     """Chunks that come once, written to a temporary file: a gallery is read once a query block."""
     with tempfile.TemporaryFile(prefix="drcl-gallery-") as file:
         count, width, dtype = 0, None, None
         for chunk in chunks:
             # A copy in any case: bytes are read, and one row is contiguous whatever its strides.
             tensor = as_features(chunk, name).cpu().clone(memory_format=torch.contiguous_format)
-            if tensor.ndim != 2 or width not in (None, tensor.shape[1]):
+            if tensor.ndim != 2 or tensor.shape[1] == 0 or width not in (None, tensor.shape[1]):
                 raise ValueError(
-                    f"{name}: expected chunks (n, {width or 'D'}), got {tuple(tensor.shape)}"
+                    f"{name}: expected chunks ({axes[0].lower()}, {width or axes[1]}), got "
+                    f"{tuple(tensor.shape)}"
                 )
             if dtype not in (None, tensor.dtype):
                 raise ValueError(f"{name}: expected one dtype, got {dtype} and {tensor.dtype}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias, overload
 
 import torch
 from torch import Tensor
@@ -50,6 +50,7 @@ class RetrievalMetrics(Measures):
     raw: PrecisionRecall | None
     measures: Mapping[str, Tensor] = field(default_factory=dict)
     on_empty: str = "error"
+    _none_counts: ClassVar[str] = "query_labels: expected a labelled query with relevant items"
 
     def __repr__(self) -> str:
         number = int(self._counted.sum())
@@ -179,7 +180,7 @@ class RetrievalMetrics(Measures):
     def _refuse_none(self) -> None:
         if not bool(self._counted.any()):
             raise ValueError(
-                "query_labels: expected a labelled query with relevant items, got none of "
+                f"{self._none_counts}, got none of "
                 f"{counted(len(self.reciprocal_rank), 'query', 'queries')}"
             )
 

@@ -86,29 +86,43 @@ class _Matrix:
         shape = tuple(getattr(given, "shape", (0, 1)))
         if len(shape) != 2:
             raise ValueError(f"scores: expected (Q, N), got {shape}")
-        columns: list[Any] = [given]
-        if may_be_empty and shape[1] == 0:
-            columns = []
-        elif blocks == "columns" and not is_array(given):
-            # What comes from an iterator is to be kept in a file.
-            kept = isinstance(given, Sequence)
-            columns = [part if kept else iter((part,)) for part in given]
-            if not columns:
-                raise ValueError("scores: expected a block of columns, got none")
-        self._columns = [Embeddings(part, "scores") for part in columns]
-        counts = {len(part) for part in self._columns} or {shape[0]}
+        kept = is_array(given) or isinstance(given, Sequence)
+        counts: set[int] = set()
+        self._columns: list[Embeddings] = []
+        for part in given if blocks == "columns" and not is_array(given) else (given,):
+            if len(block := tuple(getattr(part, "shape", (0, 1)))) != 2:
+                raise ValueError(f"scores: expected blocks of columns (Q, n), got {block}")
+            count = _rows_without_columns(part)
+            if count is None:
+                # What comes from an iterator is to be kept in a file.
+                array: Any = part if kept or part is given else iter((part,))
+                self._columns.append(Embeddings(array, "scores", axes=("Q", "N")))
+                count = len(self._columns[-1])
+            counts.add(count)
+        if not counts:
+            raise ValueError("scores: expected a block of columns, got none")
         if len(counts) > 1:
             raise ValueError(f"scores: expected columns of all queries, got {sorted(counts)} rows")
         (self.count,) = counts
+        if not self._columns and not (may_be_empty and self.count):
+            raise ValueError(f"scores: expected a non-empty (Q, N) array, got ({self.count}, 0)")
         dtypes = {piece.dtype for part in self._columns for piece in part.pieces}
         self.dtype = torch.float64 if dtypes.intersection(_WIDE) else torch.float32
-        self.device = self._columns[0].device if columns else torch.device("cpu")
+        self.device = self._columns[0].device if self._columns else torch.device("cpu")
         self.width = sum(part.width for part in self._columns)
 
     def rows(self, rows: Tensor) -> Tensor:
         """Those of these queries (rising), of all items."""
         parts = [part.rows(rows, 0, len(rows), self.dtype) for part in self._columns]
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+
+def _rows_without_columns(given: Any) -> int | None:
+    """How many rows an array, or arrays one below the other, have that are (q, 0); else None."""
+    parts = [given] if is_array(given) else given if isinstance(given, Sequence) else []
+    shapes = [tuple(getattr(part, "shape", ())) for part in parts]
+    empty = bool(shapes) and all(len(shape) == 2 and shape[1] == 0 for shape in shapes)
+    return sum(shape[0] for shape in shapes) if empty else None
 
 
 class _GivenScores:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -158,7 +158,8 @@ def run_metrics(
 
     Returns them for the queries of ``qrels``, in their order. Raises ValueError for qrels without a
     query, scores that are not finite, an item twice in a list, a relevance that is no whole number,
-    and bad settings; TypeError for what is neither scores nor a list.
+    and bad settings; TypeError for what is neither scores nor a list, and values that are no
+    numbers.
     Source: trec_eval, of the Text Retrieval Conference.
 
     >>> run, qrels = {"q1": {"a": 3.0, "b": 2.0, "c": 1.0}}, {"q1": {"a": 1, "c": 1, "d": 1}}
@@ -180,10 +181,10 @@ def run_metrics(
         recall_levels=recall_levels,
     )
     check_count("relevance_level", relevance_level)
-    if not qrels:
-        raise ValueError("qrels: expected a query, got none")
     scored = _scored(run)
     _check_whole(qrels)
+    if not qrels:
+        raise ValueError("qrels: expected a query, got none")
     greatest = max((r for items in qrels.values() for r in items.values()), default=0)
     if greatest >= 2**31:
         raise ValueError(f"qrels: expected relevance below 2³¹, got {greatest}")
@@ -226,20 +227,32 @@ def run_metrics(
     for values in (tables, extra):
         apply_no_relevant(no_relevant, values, ~some)
     every: dict[str, Any] = tables | mean_curves(torch.stack(curves).sum(dim=1), int(some.sum()))
-    return RetrievalMetrics(ks=cutoffs, measures=extra, on_empty=on_empty, **every)
+    return _RunMetrics(ks=cutoffs, measures=extra, on_empty=on_empty, **every)
+
+
+class _RunMetrics(RetrievalMetrics):
+    _none_counts = "qrels: expected a query with relevant items"
 
 
 def _scored(run: Run) -> dict[str, Mapping[str, float]]:
     """The run with the scores of lists: their length for the first item, 1 for the last."""
     found: dict[str, Mapping[str, float]] = {}
+    _check_mapping("run", run, "query -> item -> score, or query -> list of items")
     for query, items in run.items():
         if isinstance(items, Mapping):
             found[query] = items
             continue
-        if isinstance(items, str) or not isinstance(items, (Sequence, np.ndarray)):
+        text = isinstance(items, (str, bytes, bytearray))
+        if text or not isinstance(items, (Sequence, np.ndarray)):
             raise TypeError(
                 f"run: expected scores or a list of items, got {type(items).__name__} for {query!r}"
             )
+        for item in items:
+            if isinstance(item, Collection) and not isinstance(item, (str, bytes)):
+                raise TypeError(
+                    f"run: expected a list of items, or item -> score, got {item!r} in the list "
+                    f"for {query!r}"
+                )
         names = np.asarray(items, dtype=object).tolist()
         found[query] = {item: float(len(names) - place) for place, item in enumerate(names)}
         if len(found[query]) < len(names):
@@ -298,6 +311,11 @@ def _read(
     return found
 
 
+def _check_mapping(name: str, value: object, expected: str, where: str = "") -> None:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}{where}")
+
+
 def _check_finite(name: str, found: Mapping[str, Mapping[str, float]]) -> None:
     """Refuse NaN, which has no place among scores, infinities, and what no double holds."""
     for query, values in found.items():
@@ -306,6 +324,10 @@ def _check_finite(name: str, found: Mapping[str, Mapping[str, float]]) -> None:
                 finite = math.isfinite(value)
             except OverflowError:
                 finite = False
+            except TypeError:
+                raise TypeError(
+                    f"{name}: expected numbers, got {value!r} of {item!r} for {query!r}"
+                ) from None
             if not finite:
                 raise ValueError(
                     f"{name}: expected finite numbers, got {value} of {item!r} for {query!r}"
@@ -314,6 +336,9 @@ def _check_finite(name: str, found: Mapping[str, Mapping[str, float]]) -> None:
 
 def _check_whole(qrels: Qrels) -> None:
     """Refuse a relevance that is no whole number."""
+    _check_mapping("qrels", qrels, "query -> item -> relevance")
+    for query, judged in qrels.items():
+        _check_mapping("qrels", judged, "item -> relevance", f" for {query!r}")
     _check_finite("qrels", qrels)
     for query, judged in qrels.items():
         for item, relevance in judged.items():

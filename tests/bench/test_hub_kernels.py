@@ -31,6 +31,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+def test_a_folder_that_holds_something_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    monkeypatch.setattr(sys, "argv", ["hub_kernels", str(tmp_path)])
+    with pytest.raises(SystemExit, match="expected an empty folder or none, it holds something"):
+        hub_kernels.main()
+    assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
+
+
 def loaded(variant: Path) -> ModuleType:
     """As the loader does it: a module under the name that metadata.json says."""
     name = json.loads((variant / "metadata.json").read_text())["id"]

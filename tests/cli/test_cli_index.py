@@ -208,7 +208,7 @@ def test_what_does_not_fit_is_refused(leaves: Path, index: Path, tmp_path: Path)
         "": "a line of column names",
         "id\n1\n": "expected 20 lines under the names, id, got 1",
         "id,name\n" + "1,2\n" * 19 + "3\n": "expected 2 columns, as named, got 1 in line 21",
-        "id\n" + "1\n" * 20: "ids: expected unique ids, got '1' twice",
+        "id\n" + "1\n" * 20: "t.csv: expected unique ids, got '1' twice",
     }
     for text, message in tables.items():
         (tmp_path / "t.csv").write_text(text)

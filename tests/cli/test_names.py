@@ -19,6 +19,7 @@ GOOD = {
     "tabs": 'id\tname\ttext\np0\tOak, old\t\np1\tElm\t"so ""big"""\n',
     "blanks": 'id, name , text\np0 , "Oak, old", \n p1, Elm , "so ""big"""\n',
     "id in the middle": 'name,id,text\n"Oak, old",p0,\nElm,p1,"so ""big"""\n',
+    "ID in capitals": 'name,ID,text\n"Oak, old",p0,\nElm,p1,"so ""big"""\n',
     "another first name": 'leaf,name,text\np0,"Oak, old",\np1,Elm,"so ""big"""\n',
 }
 
@@ -40,6 +41,11 @@ def test_ids_alone(tmp_path: Path) -> None:
     assert read_names(tmp_path / "t.csv", 2) == (["x", "y"], {})
 
 
+def test_a_column_id_goes_before_one_in_capitals(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("ID,id\nx,1\ny,2\n")
+    assert read_names(tmp_path / "t.csv", 2) == (["1", "2"], {"ID": ["x", "y"]})
+
+
 def test_pictures_are_found_from_the_folder_of_the_table(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("id,picture\n1,a/b.png\n2,\n3,/c.png\n")
     _, columns = read_names(tmp_path / "t.csv", 3)
@@ -57,6 +63,7 @@ BAD = {
     "id,name\n1,a\n2,b,c\n": "expected 2 columns, as named, got 3 in line 3",
     'id,name\n1,"a\nb"\n2\n': "expected 2 columns, as named, got 1 in line 4",
     "id,name\n1,a\n ,b\n": "expected an id, got an empty cell in line 3",
+    "name,id\na,1\nb,1\n": "expected unique ids, got '1' twice",
     "id\n1\n\n2\n": "expected 1 columns, got none in line 3",
     "id,name\n1,a\n": "expected 2 lines under the names, id,name, got 1; is its first line no line",
     "id\n": "expected 2 lines under the names, id, got 0",

@@ -82,6 +82,11 @@ def test_a_page_has_the_ending_of_a_page(command: str, option: str, tmp_path: Pa
         done = CliRunner().invoke(main, given)
         words = " ".join(done.output.split())
         assert done.exit_code == 2 and f"ending in .html, got '{ending}'" in words
+    for name in (".html", ".HTM"):
+        given = [command, *ARGUMENTS[command], option, str(tmp_path / name)]
+        done = CliRunner().invoke(main, given)
+        words = " ".join(done.output.split())
+        assert done.exit_code == 2 and f"expected a name before its ending, got '{name}'" in words
     for name in ("page.HTM", "page"):
         done = CliRunner().invoke(
             main, [command, *ARGUMENTS[command], option, str(tmp_path / name)]

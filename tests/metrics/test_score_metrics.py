@@ -105,6 +105,25 @@ def test_any_array_and_blocks_of_rows_or_columns(tmp_path: Path) -> None:
         assert_same(score_metrics(form, **LABELS, **EVERY, blocks=blocks), expected)
 
 
+def test_blocks_without_a_row_or_a_column_change_nothing() -> None:
+    expected = score_metrics(SCORES, **LABELS, **EVERY)
+    for blocks, parts in (
+        ("rows", [SCORES[:0], SCORES]),
+        ("columns", [SCORES[:, :0], SCORES]),
+        ("columns", [SCORES[:, :40], SCORES[:, :0], SCORES[:, 40:]]),
+    ):
+        for form in (parts, iter(parts)):
+            assert_same(score_metrics(form, **LABELS, **EVERY, blocks=blocks), expected)
+
+
+@pytest.mark.parametrize("blocks", ["rows", "columns"])
+def test_an_empty_gallery_in_blocks(blocks: str) -> None:
+    options: dict[str, Any] = {"on_empty": "zero", "blocks": blocks}
+    for scores in (np.zeros((2, 0)), [np.zeros((2, 0))]):
+        found = score_metrics(scores, [0, 1], [], **options)
+        assert found.summary()["mAP@all"] == 0.0 and len(found.relevant) == 2
+
+
 def test_scores_that_float32_would_make_equal() -> None:
     """Two whole numbers, and two doubles, that differ behind the 24th bit."""
     for scores in (
@@ -147,6 +166,38 @@ def test_nan_is_refused_with_its_row_where_it_would_be_ranked(backend: str) -> N
             {"blocks": "columns"},
             ValueError,
             r"scores: expected columns of all queries, got \[29, 30\] rows",
+        ),
+        (
+            iter([SCORES[:, 0], SCORES[:, 1]]),
+            {"blocks": "columns"},
+            ValueError,
+            r"scores: expected blocks of columns \(Q, n\), got \(30,\)",
+        ),
+        (
+            [SCORES[:29, :0], SCORES],
+            {"blocks": "columns"},
+            ValueError,
+            r"scores: expected columns of all queries, got \[29, 30\] rows",
+        ),
+        (iter([SCORES[0]]), {}, ValueError, r"scores: expected chunks \(q, N\), got \(90,\)"),
+        (iter([SCORES[:, :0]]), {}, ValueError, r"scores: expected chunks \(q, N\), got \(30, 0\)"),
+        (
+            np.zeros((0, 3)),
+            {},
+            ValueError,
+            r"scores: expected a non-empty \(Q, N\) array, got \(0, 3",
+        ),
+        (
+            np.zeros((2, 0)),
+            {},
+            ValueError,
+            r"scores: expected a non-empty \(Q, N\) array, got \(2, 0",
+        ),
+        (
+            np.zeros((0, 0)),
+            {"on_empty": "zero"},
+            ValueError,
+            r"scores: expected a non-empty \(Q, N\) array, got \(0, 0\)",
         ),
         (SCORES + 0j, {}, ValueError, "scores: expected real numbers"),
         (None, {}, TypeError, "scores: expected an array or chunks, got NoneType"),

@@ -236,7 +236,7 @@ def test_the_best_ranking_has_what_a_list_lacks():
 @pytest.mark.parametrize(("on_empty", "value"), [("zero", 0.0), ("nan", math.nan)])
 def test_a_mean_over_no_query_is_as_asked_for(on_empty, value):
     nothing = {"q1": {"a": 0}}
-    with pytest.raises(ValueError, match="expected a labelled query"):
+    with pytest.raises(ValueError, match=r"^qrels: expected a query with relevant items, got none"):
         trec.run_metrics(RUN, nothing, no_relevant="skip").summary()
     found = trec.run_metrics(RUN, nothing, no_relevant="skip", on_empty=on_empty)
     np.testing.assert_array_equal(list(found.summary().values()), value)
@@ -276,8 +276,38 @@ def test_items_of_a_list_may_be_numbers_beside_a_run_of_scores():
         ("abc", TypeError, "run: expected scores or a list of items, got str for 'q1'"),
         (None, TypeError, "run: expected scores or a list of items, got NoneType for 'q1'"),
         ({"a", "b"}, TypeError, "run: expected scores or a list of items, got set for 'q1'"),
+        (b"abc", TypeError, "run: expected scores or a list of items, got bytes for 'q1'"),
+        (
+            [("a", 1.0), ("b", 0.5)],
+            TypeError,
+            r"run: expected a list of items, or item -> score, got \('a', 1.0\) in the .* for 'q1'",
+        ),
+        (["a", ["b"]], TypeError, r"or item -> score, got \['b'\] in the list for 'q1'"),
+        ({"a": "1"}, TypeError, "run: expected numbers, got '1' of 'a' for 'q1'"),
+        ({"a": None}, TypeError, "run: expected numbers, got None of 'a' for 'q1'"),
     ],
 )
 def test_what_is_no_ranked_list_is_refused(call, items, error, message, tmp_path):
     with pytest.raises(error, match=message):
         call(tmp_path / "run.txt", {"q1": items})
+
+
+@pytest.mark.parametrize(
+    ("run", "qrels", "message"),
+    [
+        ([["a"]], QRELS, "run: expected query -> item -> score, or .* got list"),
+        (None, QRELS, "run: expected query -> item -> score, or .* got NoneType"),
+        (RUN, {"q": ["a"]}, "qrels: expected item -> relevance, got list for 'q'"),
+        (RUN, ["a"], "qrels: expected query -> item -> relevance, got list"),
+        (RUN, {"q": {"a": "1"}}, "qrels: expected numbers, got '1' of 'a' for 'q'"),
+    ],
+)
+def test_what_is_no_mapping_is_refused_by_name(run, qrels, message):
+    with pytest.raises(TypeError, match=message):
+        trec.run_metrics(run, qrels)
+
+
+def test_judgements_that_are_none_are_not_written(tmp_path):
+    with pytest.raises(TypeError, match="qrels: expected item -> relevance, got list for 'q'"):
+        trec.write_qrels(tmp_path / "qrels.txt", {"q": ["a"]})
+    assert not list(tmp_path.iterdir())

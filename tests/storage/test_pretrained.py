@@ -87,7 +87,16 @@ def test_without_data_a_card_says_so(plain: DRCL, tmp_path: Path) -> None:
     one = CrossModalDataset("one", CLASSES, DATA.train, {}, {"image": DATA.test["image"]})
     head, text = card_of(plain.save_pretrained(tmp_path, data=one))
     assert "model-index" not in head and text.count("Not recorded.") == 1
+    assert "|---|---|--:|\n| image | perceptron of" in text
+    assert "where they find each other" in text
     assert fingerprint(one) in text
+
+
+def test_a_card_of_one_modality_speaks_of_no_others(tmp_path: Path) -> None:
+    one = {"image": DATA.train["image"]}
+    text = card_of(DRCL(**tiny.SETTINGS).fit(one, progress=False).save_pretrained(tmp_path))[1]
+    assert "Embeds image into a space where rows of one class find each other. Trained" in text
+    assert "they find each other" not in text
 
 
 def test_networks_of_the_user_are_named_and_given_back(tmp_path: Path) -> None:
@@ -255,6 +264,13 @@ def test_bad_arguments(plain: DRCL, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         DRCL.from_pretrained(tmp_path / "m")
     with pytest.raises(ValueError, match="revision: expected None"):
         DRCL.from_pretrained(plain.save(tmp_path / "m"), revision="v1")
+    for source in (None, 5):
+        with pytest.raises(TypeError, match="source: expected a folder or OWNER/NAME, got "):
+            DRCL.from_pretrained(source)  # type: ignore[arg-type]
+    (tmp_path / "file").write_text("mine")
+    for save in (plain.save, plain.save_pretrained):
+        with pytest.raises(FileExistsError, match=r"folder: expected a folder .* got .*file, a fi"):
+            save(tmp_path / "file")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     for call in (
         lambda: DRCL.from_pretrained("owner/model"),
@@ -262,6 +278,7 @@ def test_bad_arguments(plain: DRCL, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ):
         with pytest.raises(ImportError, match=r"pip install 'drcl\[hub\]'"):
             call()
+    assert not (tmp_path / "n").exists()  # the client is looked for first
 
 
 class TestTheClientItself:
