@@ -23,7 +23,7 @@ from drcl.train.config import Config  # noqa: E402
 from drcl.train.prior_learning import select_prior  # noqa: E402
 
 __getattr__ = _later.modules(
-    __name__, "ablate", "baselines", "cli", "compare", "report", "run", "serve"
+    __name__, "ablate", "baselines", "cli", "compare", "native", "report", "run", "serve"
 )
 
 __all__ = [
