@@ -10,9 +10,10 @@ from types import ModuleType
 def modules(package: str, *names: str) -> Callable[[str], ModuleType]:
     """The ``__getattr__`` of a package whose modules of these names need no import of their own."""
 
-    def get(name: str) -> ModuleType:
-        if name not in names:
-            raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return importlib.import_module(f"{package}.{name}")
+    def get(wanted: str) -> ModuleType:
+        if wanted not in names:
+            raise AttributeError(f"module {package!r} has no attribute {wanted!r}")
+        name = f"{package}.{wanted}"
+        return importlib.import_module(name)
 
     return get

@@ -150,7 +150,8 @@ choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
 def stages(family: str, backend: str) -> ModuleType:
     """The module in which a backend computes an op family, imported on first use."""
     home = {"eager": "drcl.eager", "triton": "drcl.kernels", "native": "drcl.native"}[backend]
-    return importlib.import_module(f"{home}.{family}")
+    name = f"{home}.{family}"
+    return importlib.import_module(name)
 
 
 def explain(device: torch.device) -> dict[str, str]:

@@ -24,8 +24,9 @@ TOLERANCES = {
     torch.bfloat16: {"rtol": 5e-2, "atol": 1e-2},
 }
 
-# The first imports atheris and runs under it alone; the second makes its process another system's.
-collect_ignore = ["fuzz_files/fuzz.py", "portable_scenario.py"]
+# The first imports atheris and runs under it alone; the others change their process: another
+# system, another device.
+collect_ignore = ["fuzz_files/fuzz.py", "portable_scenario.py", "device_scenario.py"]
 
 # Timings on a busy machine must not fail a property; CI repeats the same examples in every run.
 settings.register_profile("drcl", deadline=None, derandomize="CI" in os.environ)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -86,6 +86,8 @@ class _Matrix:
         shape = tuple(getattr(given, "shape", (0, 1)))
         if len(shape) != 2:
             raise ValueError(f"scores: expected (Q, N), got {shape}")
+        if not is_array(given) and not isinstance(given, Iterable):
+            raise TypeError(f"scores: expected an array or chunks, got {type(given).__name__}")
         kept = is_array(given) or isinstance(given, Sequence)
         counts: set[int] = set()
         self._columns: list[Embeddings] = []

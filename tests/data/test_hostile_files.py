@@ -598,7 +598,8 @@ def _unsafe(call: ast.Call) -> str | None:
         return name
     if name.rpartition(".")[2] in ("import_module", "run_path", "run_module", "_library"):
         # Hand on names: `_library` of drcl/data/files.py, `check_installed` of drcl/checks.py,
-        # drcl/_moved.py, those of its own table, and drcl/dispatch.py, an op family's.
+        # drcl/_moved.py and drcl/_later.py, those of their own tables, and drcl/dispatch.py, an op
+        # family's.
         written_out = isinstance(call.args[0], ast.Constant)
         handed_on = ast.unparse(call) == "importlib.import_module(name)"
         return None if written_out or handed_on else f"imports {ast.unparse(call)}"
