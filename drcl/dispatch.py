@@ -113,15 +113,18 @@ def _fits(name: str, family: str, device: torch.device) -> bool:
         # The kernels are for a GPU; their interpreter, for tests, has to be asked for.
         return device.type == "cuda" and _reasons()[name] is None
     if name == "native":
-        if device.type not in ("cpu", "cuda"):
-            return False
-        compiled = _reasons()[name] is None and torch._C._dispatch_has_kernel_for_dispatch_key(
-            f"drcl::{_COMPILED.get(family, family)}", device.type.upper()
-        )
+        compiled = _reasons()[name] is None and _is_compiled_for(family, device.type)
         if not compiled or device.type != "cuda":
             return compiled
         return _has_image(torch.cuda.current_device() if device.index is None else device.index)
     return True
+
+
+@functools.cache
+def _is_compiled_for(family: str, device: str) -> bool:
+    return device in ("cpu", "cuda") and torch._C._dispatch_has_kernel_for_dispatch_key(
+        f"drcl::{_COMPILED.get(family, family)}", device.upper()
+    )
 
 
 @functools.cache
