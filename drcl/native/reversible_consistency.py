@@ -47,7 +47,7 @@ def rows(given: Batch, space: Space, settings: Settings) -> Rows:
             features.to(dtype).contiguous(),
             targets.contiguous(),
             permutation if permutation is None else permutation.contiguous(),
-            q,
+            q if q.dtype.itemsize > 2 else q.double(),
             space.basis,
             space.recast.contiguous(),
             space.weight.contiguous(),
