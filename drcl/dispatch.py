@@ -38,9 +38,9 @@ _RENAMED = {"torch": "eager"}
 # The compiled op by whose kernels a family's native form is known, where it has another name.
 _COMPILED = {"reversible_consistency": "reversible_rows"}
 
-# Columns K of a prior's space up to which the compiled form of the loss is the faster one: its
-# products, K·D a row, are loops. By whether the B×B matrices are taken (B < D), where fewer of them
-# are needed.
+# Columns K of a prior's space up to which the compiled form of the loss is the faster: its
+# products, K·D a row, are loops. By whether the B×B matrices are taken (B < D), where fewer are
+# needed.
 NATIVE_COLUMNS = {True: 64, False: 32}
 
 
