@@ -38,9 +38,9 @@ _RENAMED = {"torch": "eager"}
 # The compiled op by whose kernels a family's native form is known, where it has another name.
 _COMPILED = {"reversible_consistency": "reversible_rows"}
 
-# Columns K of a prior's space up to which the compiled form of the loss is the faster one: its
-# products, K·D a row, are loops. By whether the B×B matrices are taken (B < D), where fewer of them
-# are needed.
+# Columns K of a prior's space up to which the compiled form of the loss is the faster: its
+# products, K·D a row, are loops. By whether the B×B matrices are taken (B < D), where fewer are
+# needed.
 NATIVE_COLUMNS = {True: 64, False: 32}
 
 
@@ -114,16 +114,19 @@ def _fits(name: str, family: str, device: torch.device) -> bool:
         # they on AMD's, which torch calls "cuda", too: they have run on none.
         return device.type == "cuda" and torch.version.hip is None and _reasons()[name] is None
     if name == "native":
-        if device.type not in ("cpu", "cuda"):
-            return False
-        compiled = _reasons()[name] is None and torch._C._dispatch_has_kernel_for_dispatch_key(
-            f"drcl::{_COMPILED.get(family, family)}", device.type.upper()
-        )
+        compiled = _reasons()[name] is None and _is_compiled_for(family, device.type)
         if not compiled or device.type != "cuda":
             return compiled
         index = torch.cuda.current_device() if device.index is None else device.index
         return torch.version.hip is None and _has_image(index)
     return True
+
+
+@functools.cache
+def _is_compiled_for(family: str, device: str) -> bool:
+    return device in ("cpu", "cuda") and torch._C._dispatch_has_kernel_for_dispatch_key(
+        f"drcl::{_COMPILED.get(family, family)}", device.upper()
+    )
 
 
 @functools.cache

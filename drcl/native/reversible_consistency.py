@@ -27,7 +27,7 @@ from drcl.eager.reversible_consistency import (
 __all__ = ["class_sums", "combine", "differences", "gradient", "gram", "rows"]
 
 load_ops()
-ops = torch.ops.drcl
+ops = torch.ops.drcl  # `.default` below: to look for the overload takes longer than a small stage
 
 # B·B·D up to which the products with F are loops here too: FFᵀ, of which one triangle is formed,
 # and MF. A call of PyTorch's product costs as much as the whole of a small one.
@@ -43,11 +43,11 @@ def rows(given: Batch, space: Space, settings: Settings) -> Rows:
     if targets.ndim == 2:
         targets = targets.to(dtype).contiguous()
     return Rows._make(
-        ops.reversible_rows(
+        ops.reversible_rows.default(
             features.to(dtype).contiguous(),
             targets.contiguous(),
             permutation if permutation is None else permutation.contiguous(),
-            q,
+            q if q.dtype.itemsize > 2 else q.double(),
             space.basis,
             space.recast.contiguous(),
             space.weight.contiguous(),
@@ -67,7 +67,7 @@ def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
         for start in range(0, batch, panel):
             stop = start + panel
             torch.mm(outside[start:stop], outside[start:].T, out=both[0, start:stop, start:])
-    ops.reversible_differences(both, outside, coordinates, norms, own)
+    ops.reversible_differences.default(both, outside, coordinates, norms, own)
     return both
 
 
@@ -76,7 +76,7 @@ def combine(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Total, J_L, J_D and J_MSE from the sums alone."""
     alpha, beta, eta, *_ = settings
-    parts: tuple[Tensor, Tensor, Tensor, Tensor] = ops.reversible_combine(
+    parts: tuple[Tensor, Tensor, Tensor, Tensor] = ops.reversible_combine.default(
         sums, inner, cross, gram_matrix, alpha, beta, eta, width
     )
     return parts
@@ -96,7 +96,7 @@ def gradient(
         )
         torch.mm(*factors, out=out)
     alpha, beta, eta, _, lam = settings
-    ops.reversible_gradient(out, *grads, *tensors, basis, alpha, beta, eta, own)
+    ops.reversible_gradient.default(out, *grads, *tensors, basis, alpha, beta, eta, own)
     if permutation is not None:
-        out = ops.reversible_unmix(out, permutation.contiguous(), lam)
+        out = ops.reversible_unmix.default(out, permutation.contiguous(), lam)
     return out.to(dtype)

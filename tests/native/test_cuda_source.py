@@ -85,12 +85,14 @@ def test_a_device_that_the_cuda_code_was_not_compiled_for_ranks_with_pytorch(
     monkeypatch.setattr(dispatch, "_probed", {**dispatch._reasons(), "native": None})
     monkeypatch.setattr(torch._C, "_dispatch_has_kernel_for_dispatch_key", lambda *names: True)
     monkeypatch.setattr(torch.ops.drcl, "ranks_on", lambda device: compiled, raising=False)
-    dispatch._has_image.cache_clear()
+    for remembered in (dispatch._has_image, dispatch._is_compiled_for):
+        remembered.cache_clear()
     try:
         assert dispatch.choose("average_precision", torch.device("cuda:0")) == expected
         assert dispatch.choose("average_precision", torch.device("cpu")) == "native"
     finally:
-        dispatch._has_image.cache_clear()
+        for remembered in (dispatch._has_image, dispatch._is_compiled_for):
+            remembered.cache_clear()
 
 
 # --- against the CUDA build of torch that GPU machines have

@@ -471,6 +471,7 @@ def test_native_rows_take_any_layout_of_the_prior_and_of_targets():
     expected = native.rows(Batch(features, targets, None, q), space, settings)
     turned = Space(*(one.contiguous() for one in space))
     assert turned.basis.stride() != space.basis.stride()
-    views = (features.T.contiguous().T, label_rows.T.contiguous().T, None, q.double())
-    for one, other in zip(native.rows(Batch(*views), turned, settings), expected, strict=True):
-        assert torch.equal(one, other)
+    for other_q in (q.double(), q.half(), q.bfloat16()):
+        views = (features.T.contiguous().T, label_rows.T.contiguous().T, None, other_q)
+        for one, other in zip(native.rows(Batch(*views), turned, settings), expected, strict=True):
+            assert torch.equal(one, other)
