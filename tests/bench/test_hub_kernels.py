@@ -78,6 +78,8 @@ def results(ops: Any, backend: str) -> dict[str, Tensor]:
     return found
 
 
+# The ops of a second library in this process can take the registrations of ours with them.
+@pytest.mark.long
 @pytest.mark.parametrize("backend", hub_kernels.BACKENDS)
 def test_it_computes_what_drcl_computes_beside_it(folder: Path, backend: str) -> None:
     ops = loaded(folder / "build" / f"torch-{backend}")
