@@ -25,16 +25,17 @@ test: $(VENV)/.installed
 # Atheris has no build for every Python, and LanceDB is large; the tests of what is missing are skipped.
 test-long: $(VENV)/.installed
 	-$(BIN)/pip install --quiet atheris
-	-$(BIN)/pip install --quiet --constraint constraints.txt 'drcl[lancedb]'
+	-$(BIN)/pip install --quiet --constraint constraints.txt 'drcl[lancedb,release]'
 	DRCL_FUZZ_CASES=$(CASES) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m long
 	$(MAKE) $(PEERS)/.installed
 	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest tests/peers -m long
 
 # Metrics and training beside other libraries, with networks that packages bring, exported encoders in
-# onnxruntime and indexes in other engines, in an environment of their own.
+# onnxruntime, indexes in other engines and the examples that need them, in an environment of their own.
 peers: $(PEERS)/.installed
 	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest tests/peers tests/test_other_evaluators.py tests/test_frameworks.py \
 		tests/test_examples_raw_data.py tests/deploy/test_onnx.py tests/index/test_engines.py \
+		drcl/index/index.py drcl/deploy/formats.py drcl/metrics/streaming.py \
 		tests/storage/test_pretrained.py::TestTheClientItself \
 		tests/bench/test_hub_kernels.py::test_the_loader_itself_takes_it
 

@@ -1,8 +1,8 @@
 """Build of the compiled part; everything else about the package is in pyproject.toml.
 
-    drcl._C     csrc/bindings.cpp: how it was built, what this CPU can do, the loader of the ops
-    drcl/_ops   csrc/ops.cpp with csrc/cpu/*.cpp and csrc/cuda/*.cu: the ops, on PyTorch's stable
-                ABI, so that one binary serves every torch from 2.10 on (built where ops.cpp exists)
+    drcl/_ops.so   csrc/ops.cpp with csrc/cpu/*.cpp and csrc/cuda/*.cu: the ops, on PyTorch's stable
+                   ABI and without Python, so that one file, and one wheel, serves every Python and
+                   every torch from 2.10 on
 
 Where something is missing the package is built as pure Python, and a message says what and how to
 get it. No GPU is needed for any of it. Environment variables:
@@ -91,6 +91,12 @@ def compiler_flags(kind: str) -> list[str]:
     return ["-O3", "-g0", "-std=c++20", "-fvisibility=hidden", "-ffp-contract=off"]
 
 
+def without_folders(kind: str, headers: str) -> list[str]:
+    """Messages name sources and torch's headers without their folders: the same bytes anywhere."""
+    here = {Path.cwd(): ".", headers: "torch"}
+    return [] if kind == "msvc" else [f"-ffile-prefix-map={old}={new}" for old, new in here.items()]
+
+
 def warning_flags(kind: str, headers: list[str]) -> list[str]:
     """Warnings as errors; ``headers`` are folders of others' headers, which are left alone."""
     if kind == "msvc":
@@ -128,48 +134,32 @@ def extensions() -> list[Extension]:
     kind = kind_of_compiler(version_of(command))
     common = compiler_flags(kind)
     headers = [*include_paths(), sysconfig.get_path("include")]
-    warnings = warning_flags(kind, headers) if WERROR else []
-    built = [
-        Extension(
-            "drcl._C",
-            ["csrc/bindings.cpp"],
-            include_dirs=include_paths(),  # torch brings pybind11
-            # what `drcl info` says of the build
-            define_macros=[
-                ("DRCL_CUDA_ARCH_LIST", f'"{architectures}"'),
-                ("DRCL_FLAGS", f'"{" ".join([*common, STABLE_ABI])}"'),
-                ("DRCL_TORCH", f'"{torch.__version__}"'),
-            ],
-            extra_compile_args=[*common, *warnings],
-            language="c++",
+    # what `drcl info` says of the build
+    said = {
+        "FLAGS": " ".join([*common, STABLE_ABI]),
+        "TORCH": torch.__version__,
+        "CUDA_ARCH_LIST": architectures,
+    }
+    flags = {"cxx": [*common, STABLE_ABI, *without_folders(kind, include_paths()[0])]}
+    flags["cxx"] += [f'-DDRCL_{name}="{text}"' for name, text in said.items()]
+    if WERROR:
+        flags["cxx"] += warning_flags(kind, headers)
+    sources = [Path("csrc/ops.cpp"), *sorted(Path("csrc/cpu").glob("*.cpp"))]
+    if architectures:
+        sources += sorted(Path("csrc/cuda").glob("*.cu"))
+        flags["cxx"].append("-DUSE_CUDA")
+        # no fused multiply-add, as on the CPU: the same bits from the same ranks
+        flags["nvcc"] = ["-O3", "-std=c++20", "-lineinfo", "--fmad=false", STABLE_ABI, "-DUSE_CUDA"]
+    extension = CUDAExtension if architectures else CppExtension
+    return [
+        extension(
+            "drcl._ops",
+            list(map(str, sources)),
+            include_dirs=[str(Path("csrc").resolve())],
+            extra_compile_args=flags,
+            py_limited_api=True,  # no Python in it
         )
     ]
-    if Path("csrc/ops.cpp").is_file():
-        sources = [Path("csrc/ops.cpp"), *sorted(Path("csrc/cpu").glob("*.cpp"))]
-        flags: dict[str, list[str]] = {"cxx": [*common, *warnings, STABLE_ABI]}
-        if architectures:
-            sources += sorted(Path("csrc/cuda").glob("*.cu"))
-            flags["cxx"].append("-DUSE_CUDA")
-            # no fused multiply-add, as on the CPU: the same bits from the same ranks
-            flags["nvcc"] = [
-                "-O3",
-                "-std=c++20",
-                "-lineinfo",
-                "--fmad=false",
-                STABLE_ABI,
-                "-DUSE_CUDA",
-            ]
-        extension = CUDAExtension if architectures else CppExtension
-        built.append(
-            extension(
-                "drcl._ops",
-                list(map(str, sources)),
-                include_dirs=[str(Path("csrc").resolve())],
-                extra_compile_args=flags,
-                py_limited_api=True,  # no Python in it
-            )
-        )
-    return built
 
 
 def build_ext() -> type:
@@ -178,35 +168,32 @@ def build_ext() -> type:
 
     class BuildExt(BuildExtension):  # type: ignore[misc, valid-type]
         def get_ext_filename(self, ext_name: str) -> str:
-            if ext_name.endswith("_ops"):  # a plain shared library, the same for every Python
-                return os.path.join(*ext_name.split(".")) + ".so"
-            return str(super().get_ext_filename(ext_name))
+            # a plain shared library, the same for every Python
+            return os.path.join(*ext_name.split(".")) + ".so"
 
         def build_extensions(self) -> None:
-            everything, self.extensions[:] = list(self.extensions), []
-            compiled = []
-            for ext in everything:  # one by one, so that one failure leaves the others
-                self.extensions[:] = [ext]
-                try:
-                    super().build_extensions()
-                    compiled.append(ext)
-                except Exception as error:  # torch and setuptools raise many kinds
-                    # an older build's file must not end in the wheel
-                    Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
-                    missing(f"{ext.name} did not compile ({error})", "See the compiler's output.")
-            self.extensions[:] = compiled  # the distribution's own list: what the wheel will hold
+            try:
+                super().build_extensions()
+            except Exception as error:  # torch and setuptools raise many kinds
+                # an older build's file must not end in the wheel
+                Path(self.get_ext_fullpath(self.extensions[0].name)).unlink(missing_ok=True)
+                self.extensions.clear()  # the distribution's own list: what the wheel will hold
+                missing(f"the ops did not compile ({error})", "See the compiler's output.")
 
     return BuildExt
 
 
 class Wheel(bdist_wheel):
-    """Tagged by what was really built: a wheel without compiled code serves every platform."""
+    """Tagged by what was really built: for every Python, and without compiled code everywhere."""
 
     def run(self) -> None:
         self.run_command("build")
         self.skip_build = True  # it is done; setuptools would compile a second time
         self.root_is_pure = not self.distribution.has_ext_modules()
         super().run()
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
 
 
 # A build starts up to three processes that describe the package or pack its sources before the one

@@ -54,7 +54,7 @@ pytest_on() { # WORKERS FILE...: with xdist, or else a process a file
     return "$status"
 }
 kernels() { pytest_on 12 tests/kernels/test_kernels_{mixup,prior_similarity,reversible_consistency,precision}.py; }
-gpu() { pytest_on 4 tests/test_gpu.py; }
+gpu() { pytest_on 4 tests/gpu/test_gpu.py; }
 times() { "$PYTHON" -m drcl.benchmarks.gpu_first kernels --out "$OUT"; }
 headlines() { "$PYTHON" -m drcl.benchmarks.gpu_first headlines --out "$OUT"; }
 sanitizer() { # our kernels alone: libraries read padding that they have not written

@@ -23,12 +23,12 @@ build() { # where there is a GPU, its code has to compile
     DRCL_REQUIRE_EXT=1 DRCL_BUILD_CUDA=$cuda "$PYTHON" setup.py build_ext --inplace && "$PYTHON" -m drcl info
 }
 tests() { # of the device alone
-    "$PYTHON" -m pytest -q -rs -n 8 tests/test_gpu.py \
+    "$PYTHON" -m pytest -q -rs -n 8 tests/gpu/test_gpu.py \
         tests/kernels/test_kernels_{mixup,prior_similarity,reversible_consistency,precision}.py
 }
 suite() { # but for what makes distributions, or compiles or interprets the kernels without a GPU
-    "$PYTHON" -m pytest tests -q -rs -n 8 --ignore=tests/test_{packaging,kernel_compilation}.py \
-        --ignore=tests/native/test_cuda_source.py --ignore=tests/kernels/test_{kernels_interpreted,kernel_launches}.py
+    "$PYTHON" -m pytest tests -q -rs -n 8 --ignore=tests/test_packaging.py --ignore=tests/native/test_cuda_source.py \
+        --ignore=tests/kernels/test_{kernel_compilation,kernels_interpreted,kernel_launches}.py
 }
 sanitizer() { # every tensor an allocation of its own: inside a shared one nothing is out of bounds
     local status=0

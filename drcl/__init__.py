@@ -1,5 +1,7 @@
 """Deep Reversible Consistency Learning for cross-modal retrieval."""
 
+from typing import TYPE_CHECKING
+
 from drcl import _interrupt
 
 _interrupt.guard()  # before anything that takes time
@@ -11,20 +13,32 @@ portable.check_byte_order()
 _checkout_shim.install()
 _moved.install()
 
-from drcl import functional, losses, metrics  # noqa: E402 (the kernels must be findable first)
+from drcl import functional, losses  # noqa: E402 (they register the ops, which need the kernels)
 from drcl._version import __version__  # noqa: E402
-from drcl.automatic import auto  # noqa: E402
 from drcl.dispatch import use_backend  # noqa: E402
-from drcl.encoder import Encoder  # noqa: E402
-from drcl.estimator import DRCL  # noqa: E402
-from drcl.index import Index  # noqa: E402
 from drcl.prior import Prior  # noqa: E402
-from drcl.train.config import Config  # noqa: E402
-from drcl.train.prior_learning import select_prior  # noqa: E402
 
-__getattr__ = _later.modules(
-    __name__, "ablate", "baselines", "cli", "compare", "native", "report", "run", "serve"
+if TYPE_CHECKING:
+    from drcl import metrics
+    from drcl.automatic import auto
+    from drcl.encoder import Encoder
+    from drcl.estimator import DRCL
+    from drcl.index import Index
+    from drcl.train.config import Config
+    from drcl.train.prior_learning import select_prior
+
+_MODULES = (
+    *("ablate", "automatic", "baselines", "cli", "compare", "data", "deploy", "distributed"),
+    *("encoder", "ensemble", "errors", "estimator", "hub", "index", "labels", "metrics"),
+    *("model_card", "model_files", "native", "out_of_memory", "progress", "report", "run"),
+    *("serve", "storage", "train"),
 )
+
+# Who wants a loss or an op does not wait for training, search and reports.
+__getattr__ = _later.names(
+    __name__, *_MODULES, DRCL="estimator", Config="train.config", Encoder="encoder", Index="index",
+    auto="automatic", select_prior="train.prior_learning",
+)  # fmt: skip
 
 __all__ = [
     "DRCL",
@@ -40,3 +54,7 @@ __all__ = [
     "select_prior",
     "use_backend",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *_MODULES]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+
+from drcl import _deprecated
 
 # Those that the documentation named.
 MOVED = {
@@ -29,7 +30,7 @@ class _Moved(MetaPathFinder, Loader):
         new = MOVED.get(fullname)
         if new is None:
             return None
-        warnings.warn(f"{fullname} is now {new}", DeprecationWarning, stacklevel=2)
+        _deprecated.warn(f"{fullname} is now {new}", goes_in="0.3")
         return ModuleSpec(fullname, self)
 
     def exec_module(self, module: ModuleType) -> None:

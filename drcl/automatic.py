@@ -1,4 +1,4 @@
-"""``drcl.auto``: a strong model without a setting, chosen by cross-validation."""
+"""``drcl.auto``: a strong model without settings, chosen by cross-validation."""
 
 from __future__ import annotations
 

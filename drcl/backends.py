@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import os
 import platform
 import threading
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -97,19 +95,7 @@ def probe_native() -> Backend:
     problem = load_ops()
     if problem:
         return Backend("native", False, problem)
-    extension, _ = import_extension()
-    made = "compiled" if extension is None else f"compiled with {extension.compiler}"
-    return Backend("native", True, made)
-
-
-def import_extension() -> tuple[ModuleType | None, str]:
-    """``drcl._C`` and an empty string, or None and the reason why it cannot be had."""
-    try:
-        return importlib.import_module("drcl._C"), ""
-    except ModuleNotFoundError:
-        return None, f"drcl._C is not built: {REBUILD}"
-    except ImportError as error:
-        return None, f"drcl._C does not load ({error})"
+    return Backend("native", True, f"compiled with {_compiled()['compiler']}")
 
 
 def _ops_library() -> Path:
@@ -124,17 +110,21 @@ _loading = threading.Lock()
 def load_ops() -> str:
     """Register the compiled ops under ``torch.ops.drcl``; the reason when that cannot be done."""
     library = _ops_library()
-    extension, problem = import_extension()
     if not library.is_file():
-        return problem or "this build has no compiled ops"
-    # drcl._C is of one Python, the library of ops of none: it must not be lost with the other.
-    load = torch.ops.load_library if extension is None else extension.load_ops
+        return f"the compiled ops are not built: {REBUILD}"
     try:
         with _loading:
-            load(str(library))
-    except OSError as error:
+            torch.ops.load_library(str(library))
+        _compiled()
+    except (OSError, AttributeError) as error:  # the latter where it was built from older source
         return f"{library.name} does not load ({error})"
     return ""
+
+
+def _compiled() -> dict[str, str]:
+    """What the library of ops, once loaded, says of how it was built and of this processor."""
+    lines = portable.told_by(_ops_library(), "drcl_build").splitlines()
+    return dict(line.split("=", 1) for line in lines)
 
 
 def build_info() -> dict[str, Any]:
@@ -154,21 +144,14 @@ def build_info() -> dict[str, Any]:
     >>> build_info()["backends"]["reference"]["available"]
     True
     """
-    extension, problem = import_extension()
-    if extension is None:
-        compiled: dict[str, Any] = {"built": False, "reason": problem}
+    if problem := load_ops():
+        extension: dict[str, Any] = {"built": False, "reason": problem}
         capability = torch.backends.cpu.get_cpu_capability().lower()
     else:
-        compiled = {
-            "built": True,
-            "compiler": extension.compiler,
-            "cxx_standard": extension.cxx_standard,
-            # a checkout may lie beside an extension that was built before these were there
-            "flags": getattr(extension, "flags", "unknown"),
-            "torch": getattr(extension, "torch", "unknown"),
-            "cuda_arch_list": extension.cuda_arch_list if _ops_library().is_file() else "",
-        }
-        capability = extension.cpu_capability()
+        compiled = _compiled()
+        capability = compiled.pop("cpu_capability")
+        standard = int(compiled.pop("cxx_standard"))
+        extension = {"built": True, "cxx_standard": standard, **compiled}
     versions = {name: installed_version(name) for name in LIBRARIES}
     return {
         "drcl": __version__,
@@ -179,7 +162,7 @@ def build_info() -> dict[str, Any]:
         "triton": installed_version("triton"),
         "numpy": installed_version("numpy"),
         "libraries": {name: version for name, version in versions.items() if version},
-        "extension": compiled,
+        "extension": extension,
         "processor": portable.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "cpu_capability": capability,
@@ -215,7 +198,7 @@ def format_info() -> str:
     info = build_info()
     compiled, cuda = info["extension"], info["cuda"]
     extension = (
-        f"drcl._C by {compiled['compiler']}, C++{compiled['cxx_standard']}, "
+        f"_ops.so by {compiled['compiler']}, C++{compiled['cxx_standard']}, "
         f"against torch {compiled['torch']}, "
         f"CUDA code for {compiled['cuda_arch_list'] or 'no architecture'}; {compiled['flags']}"
         if compiled["built"]

@@ -7,13 +7,13 @@ import contextvars
 import functools
 import importlib
 import os
-import warnings
 from collections.abc import Iterator
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from drcl import _deprecated
 from drcl.backends import probe_backends
 from drcl.errors import BackendUnavailable
 from drcl.kernels.launch import FUSED_WIDTH
@@ -26,22 +26,18 @@ __dir__ = __all__.copy
 FAMILIES: dict[str, tuple[str, ...]] = {
     "mixup": ("triton", "eager", "reference"),
     "generalized_cross_entropy": ("eager", "reference"),
-    "prior_similarity": ("triton", "eager", "reference"),
+    "prior_similarity": ("triton", "native", "eager", "reference"),
     "reversible_consistency": ("triton", "native", "eager", "reference"),
     "average_precision": ("native", "eager", "reference"),
     "sharded_ranking": ("eager",),
     "hamming_counts": ("native", "eager"),
     "inner_products": ("native", "eager"),
+    "top_k": ("native", "eager"),
     "rank_sums": ("native", "eager"),
 }
 _RENAMED = {"torch": "eager"}
 # The compiled op by whose kernels a family's native form is known, where it has another name.
-_COMPILED = {"reversible_consistency": "reversible_rows"}
-
-# Columns K of a prior's space up to which the compiled form of the loss is the faster: its
-# products, K·D a row, are loops. By whether the B×B matrices are taken (B < D), where fewer are
-# needed.
-NATIVE_COLUMNS = {True: 64, False: 32}
+_COMPILED = {"prior_similarity": "cross_entropy", "reversible_consistency": "reversible_rows"}
 
 
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("forced", default=None)
@@ -84,19 +80,12 @@ def kernels_take(family: str, features: Tensor, weight: Tensor | None = None) ->
     return True
 
 
-def native_takes(columns: int, by_rows: bool) -> bool:
-    """Whether the loss's compiled form is for a prior's space of so many columns, K = min(C, D).
-
-    An exported program may run where nothing is compiled.
-    """
-    return columns <= NATIVE_COLUMNS[by_rows] and not torch.compiler.is_exporting()
-
-
 def choose(family: str, device: torch.device, *, kernels: bool = True, native: bool = True) -> str:
     """The backend for one call: the forced one, else the first that fits the device.
 
     ``kernels`` is False for inputs that :func:`kernels_take` refuses, ``native`` for those that
-    the compiled code does not take or is not the fastest for.
+    the compiled code does not take, and for an exported program, which may run where nothing is
+    compiled.
     """
     global _used
     _used = True
@@ -150,6 +139,7 @@ at_fork(after_in_child=_after_fork)
 choose._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
+@functools.cache
 def stages(family: str, backend: str) -> ModuleType:
     """The module in which a backend computes an op family, imported on first use."""
     home = {"eager": "drcl.eager", "triton": "drcl.kernels", "native": "drcl.native"}[backend]
@@ -171,11 +161,8 @@ def _checked(name: str, where: str, stacklevel: int) -> str:
     """The name as it is called today, of a backend that this machine can run."""
     if name in _RENAMED:
         today = _RENAMED[name]
-        warnings.warn(
-            f"{where}: the backend {name!r} is now called {today!r}",
-            DeprecationWarning,
-            stacklevel=stacklevel,
-        )
+        said = f"{where}: the backend {name!r} is now called {today!r}"
+        _deprecated.warn(said, goes_in="0.3", stacklevel=stacklevel)
         name = today
     reasons = _reasons()
     if name not in reasons:

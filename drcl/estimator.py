@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,22 +18,22 @@ from drcl.data import CrossModalDataset
 from drcl.deploy import FrozenEncoder, freeze
 from drcl.distributed import raise_together
 from drcl.encoder import Encoder, normalize
-from drcl.labels import Label, encode_labels, is_labelled, known_ids, parse_labels
+from drcl.labels import Label, encode_labels, known_ids, parse_labels
 from drcl.model_card import check_card, model_card
 from drcl.model_files import StoredModel, check_folder, read_model, write_model
 from drcl.prior import Prior
 from drcl.tensors import check_finite
 from drcl.train import datasets
 from drcl.train.calibration import calibrate, check_output, posteriors, ranking
-from drcl.train.config import SPACES, Config, stream_seed
+from drcl.train.config import SPACES, Config
 from drcl.train.consistency import train_encoders
 from drcl.train.context import Context
 from drcl.train.embedding import apply_in_chunks
-from drcl.train.networks import build_network, check_networks, pick_device, unwrapped
+from drcl.train.networks import check_networks, check_trained, pick_device
 from drcl.train.parallel import Mode, Parallel
 from drcl.train.phase import Record
-from drcl.train.prepare import Prepared, prepare_training, takes_integers
-from drcl.train.prior_learning import best_prior, learn_priors
+from drcl.train.prepare import prepare_training, takes_integers
+from drcl.train.prior_learning import check_dim, choose_prior
 from drcl.train.samples import Data, check_features, check_pairs
 from drcl.train.standardize import Standardizer, in_chunks
 from drcl.train.tensorboard import all_of, tensorboard
@@ -103,7 +102,7 @@ class DRCL:
         >>> DRCL(dim=64).get_params()["dim"]
         64
         """
-        return {**_settings_of(self.config), "networks": self.networks}
+        return {**vars(self.config), "networks": self.networks}
 
     def set_params(self, **params: Any) -> DRCL:
         """Change settings of a model that is not fitted, and return it.
@@ -120,7 +119,7 @@ class DRCL:
                 "settings of a new one: sklearn.base.clone(model) or DRCL(model.config)"
             )
         networks = check_networks(params.pop("networks", self.networks))
-        self.config = Config.from_dict({**_settings_of(self.config), **params})
+        self.config = Config.from_dict({**vars(self.config), **params})
         self.networks = networks
         return self
 
@@ -221,18 +220,10 @@ class DRCL:
             if classes is not None:
                 raise ValueError("classes: expected None beside a prior, which has its own classes")
             classes = prior.classes
-            _check_dim(prior, self.config)
+            check_dim(prior, self.config)
         check_pairs(train, "train")
-        strangers = sorted(set(self.networks) - set(train))
-        if strangers:
-            raise ValueError(f"networks: expected modalities of {sorted(train)}, got {strangers}")
         team = Parallel.of(parallel)
-        wrapped = sorted(m for m, n in self.networks.items() if unwrapped(n) is not n)
-        if parallel is not None and wrapped:
-            raise ValueError(
-                "networks: expected plain modules beside parallel, got DistributedDataParallel for "
-                f"{wrapped}; give the modules inside"
-            )
+        check_trained(self.networks, train, divided=parallel is not None)
         with raise_together(team.group):
             data = prepare_training(train, validation, classes, self.config, self.networks)
         folder = None if checkpoints is None else Path(checkpoints)
@@ -240,22 +231,13 @@ class DRCL:
         with tensorboard(log_dir) as curves:
             context = Context(self.networks, folder, progress, all_of(curves, log), team)
             if prior is None:
-                prior, history = _choose_prior(data, self.config, context)
-            encoders, records = _train(data, prior, self.config, context)
+                prior, history = choose_prior(data, self.config, context)
+            encoders, records = train_encoders(data, prior, self.config, context)
             temperatures, space = calibrate(encoders, data, prior, self.config, context)
         # Only now, with nothing left that can fail, does the model change.
-        self._adopt(
-            StoredModel(
-                self.config,
-                prior,
-                encoders,
-                data.standardizers,
-                history + records,
-                space,
-                temperatures,
-                tried=[],
-            )
-        )
+        history += records
+        done = prior, encoders, data.standardizers, history, space, temperatures
+        self._adopt(StoredModel(self.config, *done, tried=[]))
         return self
 
     @torch.inference_mode(False)  # also where the caller has switched gradients off
@@ -300,7 +282,7 @@ class DRCL:
             )
         config = dataclasses.replace(self.config.for_modality(name), **settings)
         config.check_modalities([name])
-        _check_dim(self.prior, config)
+        check_dim(self.prior, config)
         networks = self.networks
         if network is not None:
             networks = networks | check_networks({name: network})
@@ -313,7 +295,7 @@ class DRCL:
         )
         folder = None if checkpoints is None else Path(checkpoints)
         context = Context(networks, folder, progress)
-        encoders, history = _train(data, self.prior, config, context)
+        encoders, history = train_encoders(data, self.prior, config, context)
         config = dataclasses.replace(config, space="cosine")  # the model's is chosen already
         temperatures, _ = calibrate(encoders, data, self.prior, config, context)
         # Only now, with nothing left that can fail, does the model change.
@@ -532,9 +514,8 @@ class DRCL:
 
         >>> import tempfile
         >>> y = torch.arange(40) % 4
-        >>> prior = Prior.orthogonal(dim=8, classes=4)
-        >>> model = DRCL(dim=8, hidden=(16,), epochs=2)
-        >>> model = model.fit({"image": (torch.eye(4)[y], y)}, prior=prior, progress=False)
+        >>> model = DRCL(dim=8, hidden=(16,), epochs=2, prior_epochs=2)
+        >>> model = model.fit({"image": (torch.eye(4)[y], y)}, progress=False)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     DRCL.load(model.save(folder)).modalities
         ('image',)
@@ -585,9 +566,8 @@ class DRCL:
 
         >>> import tempfile
         >>> y = torch.arange(40) % 4
-        >>> prior = Prior.orthogonal(dim=8, classes=4)
-        >>> model = DRCL(dim=8, hidden=(16,), epochs=2)
-        >>> model = model.fit({"image": (torch.eye(4)[y], y)}, prior=prior, progress=False)
+        >>> model = DRCL(dim=8, hidden=(16,), epochs=2, prior_epochs=2)
+        >>> model = model.fit({"image": (torch.eye(4)[y], y)}, progress=False)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     folder = model.save_pretrained(folder, license="mit")
         ...     print((folder / "README.md").read_text("utf-8")[:39])
@@ -603,16 +583,7 @@ class DRCL:
         if push_to is not None:
             hub.client_for(hub.PUSHING)  # refused before anything is scored or written
         check_folder(Path(folder))
-        scores = None
-        if data is not None:
-            test = {
-                name: part
-                for name, part in data.test.items()
-                if name in self.modalities and is_labelled(part.labels).any()
-            }
-            if len(test) > 1:
-                scores = self.evaluate(test)
-        card = model_card(self, data, scores, license)
+        card = model_card(self, data, license)
         written = write_model(Path(folder), self, card)
         if push_to is not None:
             hub.upload_model(written, push_to)
@@ -639,16 +610,7 @@ class DRCL:
         huggingface_hub, and what that raises. No file is a pickle, and each is checked before it is
         used.
         """
-        if not isinstance(source, (str, os.PathLike)):
-            raise TypeError(f"source: expected a folder or OWNER/NAME, got {type(source).__name__}")
-        folder, within = Path(source), None
-        if not folder.is_dir() and hub.is_repository(source):
-            folder = hub.download_model(str(source), revision)
-            within = folder.parents[1]  # snapshots/COMMIT are links to files in blobs
-        elif revision is not None:
-            raise ValueError(
-                f"revision: expected None for what is no repository on the hub, got {revision!r}"
-            )
+        folder, within = hub.find_model(source, revision)
         return cls._read(folder, networks, within)
 
     @classmethod
@@ -673,35 +635,3 @@ class DRCL:
         if modality not in self.encoders:
             raise ValueError(f"modality: expected one of {self.modalities}, got {modality!r}")
         return self.encoders[modality]
-
-
-def _settings_of(config: Config) -> dict[str, Any]:
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-
-
-def _check_dim(prior: Prior, config: Config) -> None:
-    if prior.dim != config.dim:
-        raise ValueError(f"prior: expected dimension {config.dim}, as dim says, got {prior.dim}")
-
-
-def _choose_prior(data: Prepared, config: Config, context: Context) -> tuple[Prior, list[Record]]:
-    if config.prior == "orthogonal":
-        seed = stream_seed(config.seed, "prior")
-        start = Prior.orthogonal(config.dim, len(data.classes), seed=seed)
-        return Prior(start.weight * (config.prior_norm or 1.0), classes=data.classes), []
-    priors, history = learn_priors(data, config, context)
-    return best_prior(priors, config), history
-
-
-def _train(
-    data: Prepared, prior: Prior, config: Config, context: Context
-) -> tuple[dict[str, nn.Module], list[Record]]:
-    encoders = {
-        name: build_network(name, part, context.networks, config, "encoder")
-        for name, part in data.train.items()
-    }
-    outcomes = train_encoders(encoders, data, prior, config, context)
-    for name, outcome in outcomes.items():
-        encoders[name].load_state_dict(outcome.state)
-        encoders[name].eval()
-    return encoders, [record for outcome in outcomes.values() for record in outcome.history]

@@ -136,6 +136,7 @@ def prior_similarity(
         "prior_similarity",
         features.device,
         kernels=kernels_take("prior_similarity", features, weight),
+        native=weight.dtype.itemsize > 2 and not torch.compiler.is_exporting(),
     )
     if targets is not None:
         numbering = prior if isinstance(prior, Prior) else None

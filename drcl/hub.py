@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ["client_for", "download_model", "is_repository", "upload_model"]
+__all__ = ["client_for", "download_model", "find_model", "is_repository", "upload_model"]
 __dir__ = __all__.copy
 
 # What belongs to a model; no pattern takes a pickle. The folder of a run holds more.
@@ -24,6 +25,25 @@ def is_repository(name: object) -> bool:
     (True, False)
     """
     return isinstance(name, str) and bool(re.fullmatch(f"{_WORD}/{_WORD}", name))
+
+
+def find_model(source: str | Path, revision: str | None) -> tuple[Path, Path | None]:
+    """The folder of a model, from the hub where there is none, and the one its links stay within.
+
+    Raises TypeError for a source that is no path, ValueError for the revision of a folder, and what
+    :func:`download_model` raises.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        raise TypeError(f"source: expected a folder or OWNER/NAME, got {type(source).__name__}")
+    folder = Path(source)
+    if not folder.is_dir() and is_repository(source):
+        folder = download_model(str(source), revision)
+        return folder, folder.parents[1]  # snapshots/COMMIT are links to files in blobs
+    if revision is not None:
+        raise ValueError(
+            f"revision: expected None for what is no repository on the hub, got {revision!r}"
+        )
+    return folder, None
 
 
 def download_model(repository: str, revision: str | None = None) -> Path:

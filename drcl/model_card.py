@@ -21,6 +21,7 @@ from drcl.data.fingerprint import fingerprint
 from drcl.encoder import is_as_built
 from drcl.ensemble import Ensemble
 from drcl.ensemble.kernel import KernelClassifier
+from drcl.labels import is_labelled
 from drcl.tables import counted, markdown
 from drcl.train.config import Config
 
@@ -44,10 +45,9 @@ def check_card(data: object, license: object) -> None:
         raise ValueError(f"license: expected a short name such as 'mit', got {license!r}")
 
 
-def model_card(
-    model: DRCL, data: CrossModalDataset | None, scores: Scores | None, license: str | None
-) -> bytes:
-    """The card of a fitted model; ``scores`` are those of :meth:`drcl.DRCL.evaluate`."""
+def model_card(model: DRCL, data: CrossModalDataset | None, license: str | None) -> bytes:
+    """The card of a fitted model, which is scored on the data's test split."""
+    scores = None if data is None else _scores(model, data)
     head = {"library_name": "drcl", **({} if license is None else {"license": license})}
     lines = ["---", *(f"{name}: {_yaml(value)}" for name, value in head.items())]
     lines += [f"tags: {_yaml(['drcl', 'cross-modal-retrieval', *model.modalities])}"]
@@ -101,6 +101,15 @@ def holds_rows(model: DRCL) -> bool:
         for encoder in model.encoders.values()
         for part in encoder.modules()
     )
+
+
+def _scores(model: DRCL, data: CrossModalDataset) -> Scores | None:
+    test = {
+        name: part
+        for name, part in data.test.items()
+        if name in model.modalities and is_labelled(part.labels).any()
+    }
+    return model.evaluate(test) if len(test) > 1 else None
 
 
 def _networks(model: DRCL) -> list[list[str]]:

@@ -317,18 +317,23 @@ def _rebuild(name: str, about: dict[str, Any], networks: Mapping[str, nn.Module]
 def _check_fit(network: nn.Module, standardizer: Standardizer | None, prior: Prior) -> None:
     """Refuse parts of several models: they would fail, or mislead, when they are used."""
     if standardizer is not None and standardizer.mean.shape != standardizer.std.shape:
-        raise ValueError("the standardizer's mean and std differ in shape")
+        raise ValueError(
+            f"standardizer: expected a std of shape {tuple(standardizer.mean.shape)}, as its mean, "
+            f"got {tuple(standardizer.std.shape)}"
+        )
     if isinstance(network, Ensemble) and network.classes != prior.weight.shape[1]:
         classes = prior.weight.shape[1]
-        raise ValueError(f"an ensemble of {network.classes} classes beside a prior of {classes}")
+        raise ValueError(
+            f"ensemble: expected {classes} classes, as the prior has, got {network.classes}"
+        )
     if not is_as_built(network):
         return
     if network.dim != prior.dim:
-        raise ValueError(f"an encoder of dim {network.dim} beside a prior of dim {prior.dim}")
+        raise ValueError(f"encoder: expected dim {prior.dim}, as the prior has, got {network.dim}")
     if standardizer is not None and standardizer.mean.shape != (network.in_features,):
         raise ValueError(
-            f"a standardizer of shape {tuple(standardizer.mean.shape)} before an encoder of "
-            f"{network.in_features} features"
+            f"standardizer: expected shape ({network.in_features},), as the encoder's features, "
+            f"got {tuple(standardizer.mean.shape)}"
         )
 
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-__all__ = ["first_line", "in_pieces", "is_out_of_memory"]
+__all__ = ["first_line", "first_that_fits", "in_pieces", "is_out_of_memory"]
 __dir__ = __all__.copy
 
 T = TypeVar("T")
@@ -64,6 +64,30 @@ def in_pieces(work: Callable[[int, int], T], count: int, size: int) -> Iterator[
         yield found
 
 
+def first_that_fits(work: Callable[[int], T], size: int) -> T | None:
+    """``work(size)``, or of half the size, a quarter, … if memory runs out; None if none fits.
+
+    >>> def work(size):
+    ...     if size > 3:
+    ...         raise MemoryError
+    ...     return size
+    >>> first_that_fits(work, 8)
+    2
+    """
+    while size >= 1:
+        try:
+            return work(size)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        size //= 2
+    return None
+
+
 def first_line(error: BaseException) -> str:
-    """What an error says first; allocators go on for a page."""
+    """The first line of an error's message; allocators write a page.
+
+    >>> first_line(RuntimeError("out of memory\\nand much more"))
+    'out of memory'
+    """
     return (str(error).splitlines() or [type(error).__name__])[0]

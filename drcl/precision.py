@@ -41,6 +41,7 @@ Key = tuple[str, str]  # a backend and an op
 _GENERIC: Key = ("generic", "all")
 _BACKENDS: tuple[Key, ...] = (("cuda", "all"), ("mkldnn", "all"))
 _PRODUCTS: tuple[Key, ...] = (("cuda", "matmul"), ("mkldnn", "matmul"))
+_FULL = ("none", "ieee")
 _LAYERS: tuple[Key, ...] = tuple(product(("cuda", "mkldnn"), ("conv", "rnn")))
 
 
@@ -58,6 +59,21 @@ def allowed_on_gpu() -> Literal["highest", "high", "medium"]:
         except RuntimeError:
             return "high"
     return "medium" if older == "medium" else "high"
+
+
+def multiplies_in_full(device: torch.device) -> bool:
+    """Whether float32 products are of float32 on a CPU whatever thread asks: no setting, ours for a
+    while or the user's, says otherwise."""
+    if device.type != "cpu" or _shown(("mkldnn", "matmul")) not in _FULL:
+        return False
+    wishes = tuple(_shared.wishes)
+    if wishes:  # behind which the user's settings do not show
+        full = _shared.older == "highest" and _shared.products[("mkldnn", "matmul")] in _FULL
+        return full and all(wish.precision == "highest" for wish in wishes)
+    try:
+        return torch.get_float32_matmul_precision() == "highest"
+    except RuntimeError:
+        return False
 
 
 def widest(device: torch.device) -> torch.dtype:

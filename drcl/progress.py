@@ -15,6 +15,8 @@ def progress_bar(**options: Any) -> Any:
     >>> with progress_bar(total=2, disable=True) as bar:
     ...     bar.update(2)
     """
+    if options.get("disable"):
+        return _NoBar()
     try:
         from tqdm import tqdm
     except ImportError:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from drcl import checks, reference
-from drcl.dispatch import choose, kernels_take, native_takes
+from drcl.dispatch import choose, kernels_take
 from drcl.eager.reversible_consistency import Settings
 from drcl.labels import check_targets, target_rows
 from drcl.ops import reversible_consistency as op
@@ -184,9 +184,11 @@ def _loss(
         features, targets, permutation = _with_a_row(features, targets, permutation)
     checks.check_matrix("features", features)
     checks.check_q(q)
-    checks.check_prior(prior.weight if isinstance(prior, Prior) else prior, features)
+    weight = prior.weight if isinstance(prior, Prior) else prior
+    checks.check_prior(weight, features)
+    (batch, width), classes = features.shape, weight.shape[1]
     prior = prior if isinstance(prior, Prior) else Prior(prior.detach())
-    targets = check_targets(targets, features, prior.weight.shape[1], prior)
+    targets = check_targets(targets, features, classes, prior)
     if settings.lam == 1.0:
         permutation = None
     elif permutation is None:
@@ -194,12 +196,12 @@ def _loss(
     else:
         checks.check_permutation(permutation, features)
     group = "" if process_group is None else process_group.group_name
-    by_rows = op.prefers_rows(features.shape[0], features.shape[1], group)
+    by_rows = op.prefers_rows(batch, width, classes, group)
     backend = choose(
         "reversible_consistency",
         features.device,
         kernels=kernels_take("reversible_consistency", features),
-        native=native_takes(min(prior.weight.shape), by_rows),
+        native=not torch.compiler.is_exporting(),
     )
     if backend == "reference":
         if process_group is not None:
@@ -208,6 +210,9 @@ def _loss(
     # Below float32 the features are widened, never the sums narrowed.
     dtype = torch.promote_types(features.dtype, torch.float32)
     space = [prior.basis, prior.recast_coordinates, prior.weight_coordinates]
+    shape = targets.shape if permutation is None else (batch, classes)
+    if op.prefers_whole(batch, width, classes, shape, by_rows=by_rows, backend=backend):
+        space = [prior.basis[:, :0], prior.inverse, prior.weight]
     total, label, consistency, recasting, *_ = op.loss(
         features,
         targets,

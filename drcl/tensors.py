@@ -147,5 +147,9 @@ def _read(array: Any) -> npt.NDArray[Any]:
 
 
 def row_count(rows: Any) -> int | None:
-    """How many rows an array of any library has; None for what does not say it, as iterators."""
+    """How many rows an array of any library has; None for what does not tell, such as iterators.
+
+    >>> row_count(torch.zeros(3, 2)), row_count(iter([]))
+    (3, None)
+    """
     return next(iter(getattr(rows, "shape", ())), None)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
+from .arithmetic import shares
 from .launch import FUSED_CLASSES, blocks, on_device_of
 from .reduction import sum_partials
 
@@ -85,10 +86,10 @@ def gce_tile(logits, y, labelled, columns, q):
     mass = tl.sum(joint, 1)
     rest = tl.sum((1.0 - weight) * exponential, 1)
     log_s = log_share(top, total, rest, top_chosen, mass)
-    p = exponential / total[:, None]
+    p = shares(exponential, total)
     slope = tl.where(labelled, tl.exp(q * log_s), 0.0)
     loss = tl.where(labelled, gce_of_log(log_s, q), 0.0)
-    return loss, slope[:, None] * (p - joint / mass[:, None]), p, log_s
+    return loss, slope[:, None] * (p - shares(joint, mass)), p, log_s
 
 
 @triton.jit
@@ -218,9 +219,9 @@ def gce_rows_kernel(
             logits, targets, targets_stride, row, first, second, in_batch, labelled, scale, start,
             classes, lam, rest, IDS, MIXED, BLOCK_C,
         )  # fmt: skip
-        p = tl.exp(x - top[:, None]) / total[:, None]
-        posterior = tl.where(chosen, weight * tl.exp(x - top_chosen[:, None]) / mass[:, None], 0.0)
-        by_logits = slope[:, None] * (p - posterior)
+        p = shares(tl.exp(x - top[:, None]), total)
+        joint = tl.where(chosen, weight * tl.exp(x - top_chosen[:, None]), 0.0)
+        by_logits = slope[:, None] * (p - shares(joint, mass))
         if norms is None:
             tl.store(probabilities + at, p, mask=columns)
         else:

@@ -71,8 +71,7 @@ def become() -> None:
     assert not any(name.partition(".")[0] == "drcl" for name in sys.modules)
     import torch
 
-    for name in ("triton", "drcl._C"):
-        sys.modules[name] = None  # type: ignore[assignment]
+    sys.modules["triton"] = None  # type: ignore[assignment]
     torch.ops.load_library = _refuse  # type: ignore[method-assign]
     builtins.__import__ = _importing(builtins.__import__)
     for module in (os, signal):

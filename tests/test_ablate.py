@@ -135,7 +135,7 @@ class TestStudy:
         fresh = ablate(data, CONFIG, tmp_path / "b", seeds=2, variants=chosen, progress=False)
         assert fresh.to_dict() == second.to_dict()
 
-    def test_interrupted(
+    def test_an_interrupted_study_resumes(
         self, data: CrossModalDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         chosen = (variant("full"), variant("random prior, unit"))
@@ -202,12 +202,16 @@ class TestStudy:
         with pytest.raises(ValueError, match="variants: 'α = 0' is given twice"):
             study(alpha, eta, Variant("α = 0"))
 
-    def test_one_writer(self, data: CrossModalDataset, tmp_path: Path) -> None:
+    def test_a_second_study_in_one_folder_is_refused(
+        self, data: CrossModalDataset, tmp_path: Path
+    ) -> None:
         with locked(tmp_path), pytest.raises(BlockingIOError, match="another process is writing"):
             ablate(data, CONFIG, tmp_path, progress=False)
         assert not list(tmp_path.iterdir())
 
-    def test_files(self, data: CrossModalDataset, tmp_path: Path) -> None:
+    def test_a_study_writes_its_table_as_json_csv_and_chart(
+        self, data: CrossModalDataset, tmp_path: Path
+    ) -> None:
         table = ablate(data, CONFIG, tmp_path, seeds=2, progress=False)
         names = [row.name for row in table.rows]
         assert names[:9] == [v.name for v in VARIANTS] and len(names) == 11
@@ -253,7 +257,7 @@ class TestTable:
             (row("x", 0.521, baseline=True), "higher"),
         ],
     )
-    def test_verdict(self, other: Row, expected: str) -> None:
+    def test_the_verdict_says_what_is_within_noise(self, other: Row, expected: str) -> None:
         table = Table("tiny", [0, 1], [self.full, other], {}, {})
         assert table.verdict(other) == expected
         assert table.verdict(self.full) == ""
@@ -286,7 +290,7 @@ def test_a_manifest_s_name_leads_nowhere_else(
     assert result.exit_code == 130, result.output
 
 
-def test_command(tmp_path: Path) -> None:
+def test_the_command_prints_every_variant(tmp_path: Path) -> None:
     arguments = ["ablate", "digits", "--out", str(tmp_path / "study"), "--seeds", "1"]
     small = ["--dim", "16", "--hidden", "16", "--epochs", "1", "--prior-epochs", "1"]
     result = CliRunner().invoke(main, [*arguments, *small, "--no-progress"])

@@ -60,14 +60,16 @@ class TestScaling:
         assert (np.diff(fit_scaling(name, x)(x), axis=0) > 0).all()
         assert fit_scaling(name, x)(np.array([[0.0]])) == 0
 
-    def test_unknown(self) -> None:
+    def test_an_unknown_scaling_is_refused(self) -> None:
         with pytest.raises(ValueError, match=r"scaling: expected one of .*, got 'cubic'"):
             fit_scaling("cubic", self.x)
 
 
 @pytest.mark.parametrize("baseline", [cca, semantic_matching])
 class TestBoth:
-    def test_finds_what_is_there(self, paired: CrossModalDataset, baseline: type) -> None:
+    def test_baselines_retrieve_across_modalities(
+        self, paired: CrossModalDataset, baseline: type
+    ) -> None:
         metrics = baseline(paired).metrics
         assert list(metrics) == ["mAP@all", "mAP@50"]
         assert list(metrics["mAP@all"]) == ["a->b", "b->a", "mean"]
@@ -75,7 +77,9 @@ class TestBoth:
         values = metrics["mAP@all"]
         assert values["mean"] == pytest.approx((values["a->b"] + values["b->a"]) / 2)
 
-    def test_finds_nothing_in_noise(self, paired: CrossModalDataset, baseline: type) -> None:
+    def test_baselines_are_at_chance_on_noise(
+        self, paired: CrossModalDataset, baseline: type
+    ) -> None:
         random = np.random.default_rng(0)
         splits = {
             split: {

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import record_platforms
 import torch
 from click.testing import CliRunner
 from gloo import command, ended
@@ -24,6 +25,7 @@ from drcl.cli import main
 from drcl.ops.reversible_consistency import reversible_consistency
 
 ROOT = Path(__file__).resolve().parents[1]
+KERNEL_TESTS = ROOT / "tests" / "kernels"
 DOCS = ROOT / "docs"
 PAGES = {str(path.relative_to(DOCS)): path.read_text("utf-8") for path in DOCS.rglob("*.md")}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", flags=re.S | re.M)
@@ -144,9 +146,9 @@ def test_commands_run_here_or_in_ci(page):
             assert (ROOT / words[1]).is_file(), line
             assert Path(words[1]).name in examples, line
         elif words[:3] == ["python", "-m", "drcl.benchmarks.gates"]:
-            assert words[2] in (ROOT / "tests/test_kernel_compilation.py").read_text("utf-8")
+            assert words[2] in (KERNEL_TESTS / "test_kernel_compilation.py").read_text("utf-8")
         elif words[:3] == ["python", "-m", "drcl.benchmarks.gates.model"]:
-            assert "model" in (ROOT / "tests/test_gates.py").read_text("utf-8")
+            assert "model" in (KERNEL_TESTS / "test_gates.py").read_text("utf-8")
         else:
             pytest.fail(f"{page}: {line!r} is run by no test and not in CI")
 
@@ -300,17 +302,34 @@ def test_literal_form_holds_as_many_matrices_as_its_page_says(tools):
 
 
 def test_what_ran_on_a_platform_names_the_test_that_ran_it():
-    """And what nobody ran has no cell."""
+    """And the day; what nobody ran has no cell."""
     rows = json.loads((DOCS / "tools" / "platforms.json").read_text("utf-8"))
     for row in rows:
-        for result, by in (cell for name, cell in row.items() if name != "platform"):
-            file, _, name = by.partition("::")
+        for result, by, *day in (cell for name, cell in row.items() if name != "platform"):
+            file, _, name = by.partition("[")[0].partition("::")
             assert result and result != "not run"
             assert (
                 f"def {name}" in (ROOT / file).read_text("utf-8")
                 if name
                 else (ROOT / file).exists()
             )
+            assert all(re.fullmatch(r"(failed )?\d{4}-\d\d-\d\d", one) for one in day)
+
+
+def test_a_run_is_noted_in_the_cells_of_its_test():
+    table = [
+        {"platform": "one", "native": ["pass", "a.py::b[one]"], "suite": ["pass", ".ci/run"]},
+        {"platform": "two", "native": ["pass", "a.py::b[two]", "2026-01-01"]},
+        {"platform": "three", "native": ["pass", "a.py::c", "2026-01-01"]},
+    ]
+    ran = {"a.py::b[3.9-one]": "passed", "a.py::b[3.9-two]": "failed", "a.py::c": "skipped"}
+    record_platforms.note(table, ran, "2026-02-03")
+    assert [row["native"][2:] for row in table] == [
+        ["2026-02-03"],
+        ["failed 2026-02-03"],
+        ["2026-01-01"],
+    ]
+    assert table[0]["suite"] == ["pass", ".ci/run"]
 
 
 @pytest.mark.skipif(
@@ -344,5 +363,7 @@ def test_docstrings_become_markdown(tools):
     text = "One.\n\n    >>> 1 + 1\n    2\n\nTwo."
     assert convert(text) == "One.\n\n    ```pycon\n    >>> 1 + 1\n    2\n    ```\n\nTwo."
     assert convert(">>> 1\n1") == "```pycon\n>>> 1\n1\n```"
+    guarded = '>>> import pytest; _ = pytest.importorskip("faiss")\n>>> 1\n1'
+    assert convert(guarded) == convert(">>> 1\n1")
     text = "Args:\n    a, b: both of\n        them.\n    c: it."
     assert convert(text) == text.replace("a, b:", "a:").replace("    c:", "    b: see `a`.\n    c:")

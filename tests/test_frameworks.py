@@ -30,6 +30,9 @@ from drcl.metrics import (
 from drcl.prior import Prior
 
 WIDTH, DIM, CLASSES, BATCH = 6, 12, 4, 16
+# What every Lightning trainer is given here.
+QUIET: dict[str, Any] = {"accelerator": "cpu", "logger": False, "num_sanity_val_steps": 0}
+QUIET |= {"enable_progress_bar": False, "enable_model_summary": False}
 
 
 def network() -> nn.Sequential:
@@ -167,16 +170,7 @@ class TestLightning:
         return Training()
 
     def trainer(self, lightning: Any, folder: Path) -> Any:
-        return lightning.Trainer(
-            max_epochs=2,
-            accelerator="cpu",
-            devices=1,
-            default_root_dir=folder,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-        )
+        return lightning.Trainer(max_epochs=2, devices=1, default_root_dir=folder, **QUIET)
 
     @pytest.mark.filterwarnings("ignore::UserWarning")
     def test_two_epochs_and_a_checkpoint(self, lightning: Any, tmp_path: Path) -> None:
@@ -277,15 +271,11 @@ def fit_and_validate(folder: str, **options: Any) -> dict[str, Any]:
     seen: dict[int, Tensor] = {}
     module = validation(pytorch_lightning, seen)
     trainer = pytorch_lightning.Trainer(
-        accelerator="cpu",
         default_root_dir=folder,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         enable_checkpointing=False,
-        num_sanity_val_steps=0,
         max_epochs=1,
         limit_train_batches=1,
+        **QUIET,
         **options,
     )
     loader = DataLoader(IndexedRows(), batch_size=8)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -13,6 +15,7 @@ import zipfile
 from pathlib import Path
 from unittest import mock
 
+import install_matrix
 import pytest
 
 from drcl._version import __version__
@@ -183,7 +186,7 @@ def test_source_distribution_holds_what_a_build_needs(source: Path, tmp_path: Pa
     [
         pytest.param("/nonexistent", "needs a C++ compiler", id="no compiler"),
         pytest.param(
-            "false", "drcl._C did not compile", id="compiler fails", marks=pytest.mark.long
+            "false", "the ops did not compile", id="compiler fails", marks=pytest.mark.long
         ),
     ],
 )
@@ -206,27 +209,137 @@ def test_wheel_without_compiled_code(
     assert package == str(tmp_path / "unpacked" / "drcl" / "__init__.py")
     assert kernels == str(tmp_path / "unpacked" / "drcl" / "kernels" / "__init__.py")
     assert "'built': False" in extension
-    assert "drcl._C is not built" in extension
+    assert "the compiled ops are not built" in extension
 
 
-@pytest.mark.long  # .ci/run builds this wheel, and checks it in an environment of its own
-@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler (c++) on this machine")
-def test_wheel_with_compiled_code(source: Path, tmp_path: Path) -> None:
-    wheel, _ = build_wheel(source, tmp_path, CXX="c++", DRCL_REQUIRE_EXT="1")
-    assert not wheel.name.endswith("-any.whl")
-    files = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    compiled = {name for name in files if name.endswith(".so")}
-    assert files - compiled == shipped_files()
-    assert any(name.startswith("drcl/_C.") for name in compiled)
+@pytest.fixture(scope="module")
+def compiled(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel with compiled code; .ci/run builds it too, and runs .ci/check_wheel.py with it."""
+    if shutil.which("c++") is None:
+        pytest.skip("no C++ compiler (c++) on this machine")
+    copy = tmp_path_factory.mktemp("compiled") / "drcl"
+    shutil.copytree(source, copy)
+    return build_wheel(copy, tmp_path_factory.mktemp("wheel"), **RELEASE)[0]
+
+
+RELEASE = {
+    "CXX": "c++",
+    "DRCL_BUILD_CUDA": "0",
+    "DRCL_REQUIRE_EXT": "1",
+    "SOURCE_DATE_EPOCH": "1700000000",
+}
+
+
+@pytest.mark.long
+def test_wheel_with_compiled_code(compiled: Path, tmp_path: Path) -> None:
+    """One for every Python."""
+    assert re.fullmatch(rf"drcl-{__version__}-py3-none-(?!any)\w+\.whl", compiled.name)
+    files = {name for name in zipfile.ZipFile(compiled).namelist() if ".dist-info/" not in name}
+    assert files == shipped_files() | {"drcl/_ops.so"}
     code = (
-        "from drcl import _C\n"
-        "print(_C.__file__)\n"
-        "print(_C.compiler)\n"
-        "print(_C.cxx_standard)\n"
-        "print(_C.cpu_capability())\n"
+        "from drcl import backends\n"
+        "print(backends._ops_library())\n"
+        "print(backends.build_info()['extension']['built'])\n"
+        "print(backends.probe_native().reason)\n"
     )
-    place, compiler, standard, capability = import_elsewhere(wheel, tmp_path, code)
-    assert Path(place).parent == tmp_path / "unpacked" / "drcl"
-    assert compiler.split()[0] in ("gcc", "clang")
-    assert int(standard) >= 20
-    assert capability in ("default", "avx2", "avx512")
+    place, built, reason = import_elsewhere(compiled, tmp_path, code)
+    assert Path(place) == tmp_path / "unpacked" / "drcl" / "_ops.so"
+    assert built == "True" and reason.startswith(("compiled with gcc", "compiled with clang"))
+
+
+@pytest.mark.long
+def test_a_build_in_another_folder_gives_the_same_bytes(
+    compiled: Path, source: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "of another name" / "source"
+    shutil.copytree(source, copy)
+    again, _ = build_wheel(copy, tmp_path, **RELEASE)
+    assert again.name == compiled.name
+    assert again.read_bytes() == compiled.read_bytes()
+
+
+@pytest.fixture
+def repaired(compiled: Path, tmp_path: Path) -> Path:
+    """As the release tags it, by the command of pyproject.toml."""
+    pytest.importorskip("auditwheel", reason="auditwheel is not installed (extra 'release')")
+    (tmp_path / "dist").mkdir()
+    return install_matrix.repaired(compiled, tmp_path / "dist", install_matrix.path_with_tools())
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not (ROOT / ".ci").is_dir(), reason="a source distribution has no hidden files")
+def test_what_would_be_published_is_checked(repaired: Path, tmp_path: Path) -> None:
+    folder = repaired.parent
+    platform = re.fullmatch(r"drcl-.*-py3-none-(manylinux)_2_(\d+)_(\w+)\.whl", repaired.name)
+    assert platform is not None and int(platform[2]) >= 28
+    wanted = f"{platform[1]}_{platform[3]}"
+
+    def check(*platforms: str) -> subprocess.CompletedProcess[str]:
+        script = str(ROOT / ".ci" / "check_dists.py")
+        return python(script, str(folder), *platforms, cwd=tmp_path)
+
+    assert "no drcl-" in check(wanted).stderr  # the source distribution is not there yet
+    sdist = folder / f"drcl-{__version__}.tar.gz"
+    with tarfile.open(sdist, "w:gz") as archive:
+        archive.add(ROOT / "README.md", f"drcl-{__version__}/README.md")
+    done = check(wanted)
+    assert done.returncode == 0, done.stderr
+    assert repaired.stat().st_size < 3_000_000
+    assert "expected ('any'," in check("any", wanted).stderr
+    # the same wheel with what must not be in it
+    for name, content, said in (
+        ("tests/test_it.py", b"", "tests/test_it.py"),
+        ("drcl/data/digits.npz", os.urandom(3_000_000), "bytes"),
+        ("drcl/_C.so", b"", "drcl/_C.so"),
+    ):
+        clean = repaired.read_bytes()
+        with zipfile.ZipFile(repaired, "a") as wheel:
+            wheel.writestr(name, content)
+        assert said in check(wanted).stderr
+        repaired.write_bytes(clean)
+    assert check(wanted).returncode == 0
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not (ROOT / ".ci").is_dir(), reason="a source distribution has no hidden files")
+def test_the_bill_of_materials_has_all_that_a_wheel_asks_for(
+    compiled: Path, tmp_path: Path
+) -> None:
+    """Installs the wheel with everything that it brings, torch's gigabytes too."""
+    script, out = ROOT / ".ci" / "sbom", tmp_path / "sbom.cdx.json"
+    environment = {**os.environ, "PATH": install_matrix.path_with_tools()}
+    made = subprocess.run(
+        ["bash", str(script), str(compiled), str(out)],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    if "No matching distribution" in made.stderr:
+        pytest.skip("no package registry can be reached")
+    assert made.returncode == 0, made.stderr
+    bill = json.loads(out.read_text("utf-8"))
+    assert bill["bomFormat"] == "CycloneDX"
+    parts = {part["name"].lower().replace("_", "-"): part for part in bill["components"]}
+    assert parts["drcl"]["version"] == __version__
+    with zipfile.ZipFile(compiled) as wheel:
+        text = wheel.read(f"drcl-{__version__}.dist-info/METADATA").decode()
+    asked = re.findall(r"^Requires-Dist: ([\w-]+)[^;]*$", text, flags=re.M)
+    assert {"torch", "numpy", "safetensors"} <= set(asked) <= set(parts)
+    assert all(part["version"] for part in parts.values())
+    assert all(parts[name]["licenses"] for name in ("drcl", "torch", "numpy"))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("platform", "processor"),
+    [("linux", "x86_64"), ("linux", "aarch64"), ("macos", "arm64"), ("macos", "x86_64")],
+)
+def test_wheels_are_built_for_what_pip_can_install_torch_on(platform: str, processor: str) -> None:
+    pytest.importorskip("cibuildwheel", reason="cibuildwheel is not installed (extra 'release')")
+    options = ("--print-build-identifiers", "--platform", platform, "--archs", processor)
+    told = python("-m", "cibuildwheel", *options, cwd=ROOT)
+    assert told.returncode == 0, told.stderr
+    system = {"linux": "manylinux", "macos": "macosx"}[platform]
+    pythons = () if (platform, processor) == ("macos", "x86_64") else install_matrix.PYTHONS
+    wanted = [f"cp{version.replace('.', '')}-{system}_{processor}" for version in pythons]
+    assert told.stdout.split() == wanted

@@ -57,7 +57,7 @@ def lacking(module: str) -> frozenset[str]:
     return names_on("linux", module) - both(module)
 
 
-def test_what_one_system_has_is_seen(tmp_path):
+def test_platform_specific_names_are_detected(tmp_path):
     pytest.importorskip("mypy", reason="its stubs say which system has what")
     file = tmp_path / "a.py"
     file.write_text(
@@ -70,7 +70,7 @@ def test_what_one_system_has_is_seen(tmp_path):
     }
 
 
-def test_what_one_system_has_is_used_in_one_module():
+def test_platform_specific_names_stay_in_one_module():
     pytest.importorskip("mypy", reason="its stubs say which system has what")
     assert {"fcntl", "os.register_at_fork", "ctypes.CDLL"} <= of_one_system(PORTABLE)
     found = {file.relative_to(ROOT): of_one_system(file) for file in SOURCES if file != PORTABLE}
@@ -165,6 +165,24 @@ def test_a_server_takes_no_address_of_a_living_one(monkeypatch):
         portable.take_address(made)
         assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         assert not made.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="a process sees no connections here")
+def test_every_connection_is_asked_after_a_lost_machine():
+    ours, theirs = socket.socketpair()  # within this machine, where there is nobody to ask
+    with ours, theirs, socket.create_server(("127.0.0.1", 0)) as server:
+        portable.notice_lost_machines(60)
+        with socket.create_connection(server.getsockname()) as connection:
+            assert not connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            portable.notice_lost_machines(60)
+            assert connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            options = ("KEEPIDLE", "KEEPINTVL", "KEEPCNT", "USER_TIMEOUT")
+            names = [getattr(socket, f"TCP_{option}") for option in options]
+            found = [connection.getsockopt(socket.IPPROTO_TCP, name) for name in names]
+            assert found == [15, 15, 4, 60_000], "asked often enough in a minute, then given up"
+            connection.sendall(b"still open")
+            with server.accept()[0] as accepted:
+                assert accepted.recv(10) == b"still open"
 
 
 # They assert how POSIX does it: flock itself, a folder that is synced, a lock that leaves no file,

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -60,7 +59,7 @@ def test_threads_load_the_ops_one_after_the_other(
     two that overlap would leave them changed."""
     inside, most = [], []
 
-    def load_ops(library: str) -> None:
+    def load_library(library: str) -> None:
         inside.append(library)
         most.append(len(inside))
         time.sleep(0.02)
@@ -68,9 +67,8 @@ def test_threads_load_the_ops_one_after_the_other(
 
     (tmp_path / "_ops.so").touch()
     monkeypatch.setattr(backends, "_ops_library", lambda: tmp_path / "_ops.so")
-    monkeypatch.setattr(
-        backends, "import_extension", lambda: (SimpleNamespace(load_ops=load_ops), "")
-    )
+    monkeypatch.setattr(torch.ops, "load_library", load_library)
+    monkeypatch.setattr(backends, "_compiled", dict)
     load = backends.load_ops.__wrapped__  # not what is remembered of the first time
     together = threading.Barrier(8)
     with ThreadPoolExecutor(8) as pool:

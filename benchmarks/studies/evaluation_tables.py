@@ -10,7 +10,7 @@ from drcl.benchmarks.suite.results import NOT_MEASURED
 from drcl.benchmarks.suite.timing import RESULTS
 
 MIB = 2**20
-LABEL_BYTES = 13.5  # of a row at most, which are always in memory
+LABEL_BYTES = 9  # of a row of class ids, which are always in memory
 
 
 def table(root: Path = RESULTS) -> str:

@@ -34,6 +34,7 @@ def _exact(record: Part) -> str:
     compared = (
         ("one_query", "search of one query", "search", "reading the matrix once", "read"),
         ("batch", f"search of {sizes['queries']:,} queries", "search", "their product", "product"),
+        ("write", "`add`", "add", "writing as many bytes", "raw"),
         ("write", "`add` and `save`", "add and save", "writing as many bytes", "raw"),
     )
     lines = []

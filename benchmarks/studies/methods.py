@@ -12,8 +12,8 @@ from __future__ import annotations
 from drcl.benchmarks.studies import damages
 from drcl.benchmarks.studies.deep_sets import load_set
 from drcl.compare.methods import METHODS
-from drcl.compare.protocol import fingerprint
 from drcl.compare.study import run_study, summarize, table
+from drcl.data.fingerprint import fingerprint
 
 
 def main() -> None:

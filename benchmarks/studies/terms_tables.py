@@ -25,9 +25,15 @@ def table(root: Path = RESULTS) -> str:
         order = {name: place for place, name in enumerate(CHANGES)}
         rows = summarize(sorted(read_results(file), key=lambda result: order[result["method"]]))
         first, *rest = rows
-        gains = [f"{-row['gain']:+.3f}" for row in rest]
+        gains = [signed(-row["gain"]) for row in rest]
         lines.append(
             f"| {file.parent.name} | {file.stem} | {first['seeds']} | {number(first, True)} | "
             f"{' | '.join(gains)} |"
         )
     return "\n".join(lines) + "\n" if len(lines) > 2 else NOT_MEASURED
+
+
+def signed(gain: float) -> str:
+    """With a sign, unless it is rounded to nothing."""
+    text = f"{gain:+.3f}"
+    return ".000" if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}").replace("0.", ".", 1)

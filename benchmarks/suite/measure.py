@@ -22,7 +22,8 @@ try:
 except ModuleNotFoundError:
     from drcl.memory import first_line, is_out_of_memory  # type: ignore
 
-FEWEST, MOST = 3, 50  # calls that are timed
+FEWEST, MOST = 3, 25  # calls that are timed
+HOPELESS = 5  # times ours: beyond that one call says enough
 BRIEF, FEWEST_BRIEF = 0.3, 9  # seconds of a call of which more are timed in any case
 PRODUCT, COPY = "a product", "a copy"
 # Multiplications at most in the product that measures a rate, and entries of its outcome. On a GPU
@@ -43,8 +44,8 @@ def measure(
 ) -> list[Row]:
     """Rows of all contenders of an entry. ``limit``: seconds that the rounds may take together.
 
-    At least three calls each are timed. Without ``memory``, or where it fails, that figure stays
-    empty.
+    At least three calls each are timed, but one of those that take five times as long as ours.
+    Without ``memory``, or where it fails, that figure stays empty.
     """
     rows, _ = timed(entry, device, limit)
     for row in rows.values():
@@ -186,9 +187,12 @@ def in_rounds(
     calls[COPY], moved = copy_probe(work, device)
     for name in (PRODUCT, COPY):
         once[name] = warm_seconds(calls[name], device, limit)
+    fastest = min(once[name] for name in running if name in calls and rows[name].ours)
     counts = {}
     for name in calls:
         fewest = FEWEST_BRIEF if once[name] < BRIEF else FEWEST
+        if once[name] > HOPELESS * fastest and name in running:
+            fewest = 1
         counts[name] = min(MOST, max(fewest, int(limit / len(calls) / once[name])))
     with Others() as others:
         seconds = in_turns(calls, counts, device)
@@ -220,6 +224,8 @@ def quantiles(values: list[float]) -> tuple[float, float, float]:
     >>> quantiles([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     (2.0, 3.5, 5.0)
     """
+    if len(values) == 1:
+        return values[0], values[0], values[0]
     twentieth, *_, eightieth = statistics.quantiles(values, n=5, method="inclusive")
     return twentieth, statistics.median(values), eightieth
 

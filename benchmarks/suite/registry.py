@@ -7,8 +7,9 @@ reason instead.
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any
 
@@ -69,13 +70,14 @@ class Problem:
 
     ``oracle`` computes the outcome in float64 from the literal formulas, or raises
     :class:`Wrong`. An outcome passes if each of its tensors lies within ``tolerance`` of the
-    oracle's, relative, in norm.
+    oracle's, relative, in norm. ``joined`` makes a contender of somebody's own function.
     """
 
     contenders: Mapping[str, Contender | str]
     oracle: Callable[[], Outcome]
     work: Work
     tolerance: float = 1e-5
+    joined: Callable[[Callable[..., Any]], Contender] | None = None
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,28 @@ def select(found: Sequence[Entry], only: Sequence[str] = (), quick: bool = False
             f"only: nothing matches {' or '.join(map(repr, only))}; there are\n  {names}"
         )
     return chosen
+
+
+def own_function(spec: str) -> Callable[..., Any]:
+    """The function that ``FILE.py:FUNCTION`` names."""
+    path, _, name = spec.rpartition(":")
+    if not path.endswith(".py") or not name:
+        raise ValueError(f"peer: expected FILE.py:FUNCTION, got {spec!r}")
+    found = runpy.run_path(path).get(name)
+    if not callable(found):
+        raise ValueError(f"peer: expected a function {name} in {path}, got {found!r}")
+    return found
+
+
+def with_peer(entry: Entry, spec: str, function: Callable[..., Any]) -> Entry:
+    """The workload with somebody's own function as one more contender, which is called ``spec``."""
+
+    def build(sizes: Sizes, device: torch.device) -> Problem:
+        problem = entry.build(sizes, device)
+        made = "takes no functions" if problem.joined is None else problem.joined(function)
+        return replace(problem, contenders={**problem.contenders, spec: made})
+
+    return replace(entry, build=build, contenders=(*entry.contenders, spec))
 
 
 def backend_names(family: str) -> tuple[str, ...]:

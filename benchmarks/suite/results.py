@@ -98,9 +98,9 @@ def folder_name(device: torch.device) -> str:
     return processor_name()
 
 
-def read(folder: Path) -> list[Row]:
+def read(folder: Path, name: str = NAME) -> list[Row]:
     """The rows kept in a device's folder; none if there are none."""
-    path = folder / f"{NAME}.json"
+    path = folder / f"{name}.json"
     if not path.is_file():
         return []
     rows = json.loads(path.read_text())
@@ -109,8 +109,9 @@ def read(folder: Path) -> list[Row]:
     ]
 
 
-def keep(rows: Sequence[Row], root: Path) -> Path:
-    """Write rows to ``root/<device>/suite.json`` and ``suite.csv``; returns that folder.
+def keep(rows: Sequence[Row], root: Path, name: str = NAME) -> Path:
+    """Write rows to ``root/<device>/suite.json`` and ``suite.csv``, or of another name; returns
+    that folder.
 
     Rows of the same workloads that are there already are replaced, all others stay.
     """
@@ -118,11 +119,11 @@ def keep(rows: Sequence[Row], root: Path) -> Path:
 
     folder = root / rows[0].device
     new = {row.entry for row in rows}
-    everything = [row for row in read(folder) if row.entry not in new] + list(rows)
+    everything = [row for row in read(folder, name) if row.entry not in new] + list(rows)
     everything.sort(key=lambda row: (row.op, str(row.precision), list(row.sizes.values())))
     text = ",\n".join(json.dumps(rounded(asdict(row)), ensure_ascii=False) for row in everything)
     files = {"json": f"[\n{text}\n]\n", "csv": as_csv(everything)}
-    write_together({folder / f"{NAME}.{kind}": value.encode() for kind, value in files.items()})
+    write_together({folder / f"{name}.{kind}": value.encode() for kind, value in files.items()})
     return folder
 
 

@@ -19,6 +19,8 @@ import drcl
 
 RESULTS = Path(__file__).parents[1] / "results"
 FLUSH_BYTES = 256 * 2**20  # more than any L2
+REST = 0.2  # seconds to wait at most for threads that spin
+LOOPED = 5e-2  # seconds of a call that a rest makes slower than it is in use
 
 
 def in_turns(
@@ -28,7 +30,9 @@ def in_turns(
 
     Noise so hits all of them alike. Who has fewer calls than there are rounds takes part in some,
     evenly spread. Every round begins with another one: none runs always behind the same neighbour,
-    with what that leaves in the caches.
+    with what that leaves in the caches. On a CPU everything is at rest before a call: threads of
+    OpenMP and OpenBLAS wait for more work for up to .1 s, and hold a core that others need. A brief
+    one then runs twice, untimed, as in a loop: the first one after a rest finds threads asleep.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     names, rounds = list(calls), max(counts.values())
@@ -36,8 +40,23 @@ def in_turns(
         turn = round_ % len(names)
         for name in names[turn:] + names[:turn]:
             if (round_ + 1) * counts[name] // rounds > round_ * counts[name] // rounds:
+                if device.type == "cpu":
+                    rest()
+                    if min(seconds[name], default=0.0) < LOOPED:
+                        calls[name]()
+                        calls[name]()
                 seconds[name].append(seconds_of(calls[name], device))
     return seconds
+
+
+def rest() -> None:
+    """Wait until no thread of this process is running."""
+    until = time.monotonic() + REST
+    while time.monotonic() < until:
+        start, busy = time.monotonic(), time.process_time()
+        time.sleep(1e-2)  # the clock of a running thread goes on in steps of 4 ms
+        if time.process_time() - busy < 0.2 * (time.monotonic() - start):
+            return
 
 
 def seconds_of(call: Callable[[], Any], device: torch.device) -> float:
@@ -187,3 +206,19 @@ def write_results(name: str, rows: list[dict[str, Any]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"about": about(), "rows": rows}, indent=2) + "\n")
     return path
+
+
+def measure_missing(
+    name: str, parts: Mapping[str, Callable[[], dict[str, Any]]], *, again: bool = False
+) -> None:
+    """Add to a study's results the parts that are not there; each is written when it is done."""
+    path = RESULTS / device_name() / f"{name}.json"
+    known = path.is_file() and not again
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if known else []
+    for part, measure in parts.items():
+        if any(row["part"] == part for row in rows):
+            print(f"{part}: measured before")
+            continue
+        print(part, flush=True)
+        rows.append({"part": part, **measure()})
+        print(f"  {write_results(name, rows)}", flush=True)

@@ -123,7 +123,7 @@ class Server:
             problem = self.ready[1]
             if do == "gate":
                 return self.gate(found, problem)
-            one = problem.contenders[contender]
+            one = problem.contenders.get(contender, "unknown in another process")
             if not isinstance(one, Contender):
                 raise Failed(one)
             return self.peak(one) if do == "peak" else seconds_of(one.run, self.device) / one.share

@@ -7,6 +7,8 @@ inverse found beforehand, all rows labelled. It is run as it is and under ``torc
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as nnf
@@ -22,36 +24,58 @@ LITERAL_BATCH = {"cpu": 8192, "cuda": 32768}
 COMPILED_BATCH = {"cpu": 4096, "cuda": 32768}
 
 
+Mix = Callable[[Tensor], Tensor]
+
+
+def mixed(permutation: Tensor, lam: float, values: Tensor) -> Tensor:
+    return lam * values + (1 - lam) * values[permutation]
+
+
 def batch(b: int, d: int, c: int) -> tuple[Tensor, Tensor, Prior]:
     """Unit rows that take a gradient, class ids, and a prior of the norm that learning gives it."""
     generator = torch.Generator().manual_seed(b + d + c)
     features = nnf.normalize(torch.randn(b, d, generator=generator))
     ids = torch.randint(0, c, (b,), generator=generator)
-    prior = Prior(torch.randn(d, c, generator=generator) / d**0.5 * 2.9)
-    return features.requires_grad_(), ids, prior
+    weight = torch.randn(d, c, generator=generator) / d**0.5 * 2.9
+    if d < 2 * c < 4 * d:  # nearly square, it could hardly be inverted
+        weight += 9.0 * torch.eye(d, c)
+    return features.requires_grad_(), ids, Prior(weight)
 
 
-def literal(rows: Tensor, weight: Tensor, inverse: Tensor) -> Callable[[Tensor], Tensor]:
+def literal(
+    rows: Tensor, weight: Tensor, inverse: Tensor, mix: Mix | None = None
+) -> Callable[[Tensor], Tensor]:
     """``0.1 J_D + 0.1 J_MSE + J_L`` of features, from its formulas."""
+    one_hot = mix is None and bool((rows.sum(dim=1) == 1).all())
+    rows = rows if mix is None else mix(rows)
     recast = rows @ inverse
 
     def loss(x: Tensor) -> Tensor:
+        x = x if mix is None else mix(x)
         rr, xx, rx = (
             2 * nnf.normalize(a) @ nnf.normalize(b).T
             for a, b in ((recast, recast), (x, x), (recast, x))
         )
         consistency = (rr - xx).square().mean() + (rx - rx.T).square().mean()
-        log_s = ((x @ weight).log_softmax(dim=1) * rows).sum(dim=1)
+        if one_hot:
+            log_s = ((x @ weight).log_softmax(dim=1) * rows).sum(dim=1)
+        else:
+            log_s = ((x @ weight).softmax(dim=1) * rows).sum(dim=1).log()
         label = -torch.expm1(Q * log_s).mean() / Q
         return 0.1 * consistency + 0.1 * (recast - x).square().mean() + label
 
     return loss
 
 
-def step(loss: Callable[[Tensor], Tensor], features: Tensor) -> Callable[[], registry.Outcome]:
-    """One forward and backward pass: value and gradient."""
+def step(
+    loss: Callable[[Tensor], Tensor], features: Tensor, forward: bool = False
+) -> Callable[[], registry.Outcome]:
+    """One forward and backward pass: value and gradient; or the value alone."""
 
     def run() -> registry.Outcome:
+        if forward:
+            with torch.no_grad():
+                return (loss(features),)
         value = loss(features)
         return value.detach(), *torch.autograd.grad(value, features)
 
@@ -85,14 +109,17 @@ def graphed(loss: Callable[[Tensor], Tensor], features: Tensor) -> Callable[[], 
     return run
 
 
-def work(b: int, d: int, c: int) -> registry.Work:
+def work(b: int, d: int, c: int, forward: bool = False) -> registry.Work:
     """A symmetric product and one with it, 3·B·D·min(B, D), unless the classes span all of space.
 
     And the logits there and back, 4·B·D·C. X is read once, its part outside the prior's space
-    written once and read twice, the gradient written once.
+    written once and read twice, the gradient written once. Forward alone it is the symmetric
+    product, B·D·min(B, D), the logits, and X read once.
     """
-    outside = 3 * b * d * min(b, d) if c < d else 0
-    return registry.Work(outside + 4 * b * d * c, 5 * b * d * 4, (b, d, min(b, d)))
+    product = b * d * min(b, d) if c < d else 0
+    if forward:
+        return registry.Work(product + 2 * b * d * c, b * d * 4, (b, d, min(b, d)))
+    return registry.Work(3 * product + 4 * b * d * c, 5 * b * d * 4, (b, d, min(b, d)))
 
 
 def build(sizes: registry.Sizes, device: torch.device) -> registry.Problem:
@@ -100,30 +127,48 @@ def build(sizes: registry.Sizes, device: torch.device) -> registry.Problem:
     features, ids, prior = batch(b, d, c)
     features = features.detach().to(device).requires_grad_()
     ids, prior = ids.to(device), prior.to(device)
-    rows = nnf.one_hot(ids, c).float()
-    dense = literal(rows, prior.weight, prior.inverse)
+    rows, forward = nnf.one_hot(ids, c).float(), bool(sizes.get("forward"))
+    targets = ids
+    if sizes.get("rows"):  # and one label more for each, mostly
+        rows[torch.arange(b), ids.flip(0)] = 1.0
+        targets = rows
+    mix = None
+    options: dict[str, Any] = {"q": Q}
+    if sizes.get("mixed"):
+        options |= {"permutation": ids.argsort(stable=True), "lam": 0.9}
+        mix = partial(mixed, options["permutation"], 0.9)
+    dense = literal(rows, prior.weight, prior.inverse, mix)
 
     def ours(x: Tensor) -> Tensor:
-        return functional.reversible_consistency_loss(x, ids, prior, q=Q).total
+        return functional.reversible_consistency_loss(x, targets, prior, **options).total
 
     def oracle() -> registry.Outcome:
         exact = features.detach().double().requires_grad_()
-        return step(literal(rows.double(), prior.weight.double(), inverse), exact)()
+        formulas = literal(rows.double(), prior.weight.double(), inverse, mix)
+        return step(formulas, exact, forward)()
 
     inverse = torch.linalg.pinv(prior.weight.double())
-    contenders = registry.our_backends("reversible_consistency", device, step(ours, features))
+    once = step(ours, features, forward)
+    contenders = registry.our_backends("reversible_consistency", device, once)
     contenders["drcl in a CUDA graph"] = (
         registry.Contender(graphed(ours, features)) if device.type == "cuda" else "on a GPU only"
     )
-    contenders["literal"] = registry.Contender(step(dense, features))
+    contenders["literal"] = registry.Contender(step(dense, features, forward))
     contenders["literal, torch.compile"] = registry.no_compiler(device) or registry.Contender(
-        step(torch.compile(dense, dynamic=False), features)
+        step(torch.compile(dense, dynamic=False), features, forward)
     )
     for name, limit in (("literal", LITERAL_BATCH), ("literal, torch.compile", COMPILED_BATCH)):
         if b > limit[device.type]:
             contenders[name] = f"B×B matrices of {b * b * 4 / 2**30:.1f} GiB each: not attempted"
     tf32 = device.type == "cuda" and allowed_on_gpu() == "high"
-    return registry.Problem(contenders, oracle, work(b, d, c), tolerance=2e-3 if tf32 else 1e-5)
+    least, tolerance = work(b, d, c, forward), 2e-3 if tf32 else 1e-5
+
+    def joined(own: Callable[..., Tensor]) -> registry.Contender:
+        """``own(features, targets, weight)`` returns the loss."""
+        weight = prior.weight.detach()
+        return registry.Contender(step(lambda x: own(x, targets, weight), features, forward))
+
+    return registry.Problem(contenders, oracle, least, tolerance, joined)
 
 
 NAMES = (
@@ -135,8 +180,14 @@ NAMES = (
 
 
 def entry(b: int, d: int, c: int, note: str, **options: bool | str) -> registry.Entry:
+    return at({"B": b, "D": d, "C": c}, note, **options)
+
+
+def at(sizes: registry.Sizes, note: str, **options: bool | str) -> registry.Entry:
+    """An entry of these sizes; beside B, D and C they say 1 where targets are ``rows`` of labels,
+    rows are ``mixed``, and where it is ``forward`` alone."""
     # B above D stays above D: the two sides are different code.
-    sizes, gate = {"B": b, "D": d, "C": c}, {"B": max(4096, 2 * d)}
+    gate = {"B": max(4096, 2 * sizes["D"])}
     return registry.Entry("loss", sizes, build, NAMES, gate, note, **options)  # type: ignore[arg-type]
 
 
@@ -146,16 +197,12 @@ ENTRIES = [
     entry(1024, 2048, 100, "INRIA-Websearch; sweep over C"),
     entry(1024, 2048, 200, "XMediaNet"),
     entry(1024, 2048, 1000, "sweep over C"),
-    entry(1024, 64, 10, "sweep over D"),
-    entry(1024, 512, 10, "sweep over D"),
-    entry(256, 2048, 10, "sweep over B"),
-    entry(2048, 2048, 10, "sweep over B"),
-    entry(4096, 2048, 10, "sweep over B"),
-    entry(8192, 2048, 10, "sweep over B"),
-    entry(4096, 512, 10, "sweep over B, D = 512", quick=True),
-    entry(16384, 512, 10, "sweep over B, D = 512"),
-    entry(65536, 512, 10, "sweep over B, D = 512"),
-    entry(131072, 512, 10, "sweep over B, D = 512"),
+    *(entry(1024, d, 10, "sweep over D") for d in (64, 512)),
+    *(entry(b, 2048, 10, "sweep over B") for b in (256, 2048, 4096, 8192)),
+    *(
+        entry(b, 512, 10, "sweep over B, D = 512", quick=b == 4096)
+        for b in (4096, 16384, 65536, 131072)
+    ),
     entry(2**20, 512, 10, "a batch whose B×B matrices would take 4 TB each", gpu=True),
     *(
         entry(b, 2048, 10, "sweep over B", precision="high", quick=b == 1024)

@@ -56,7 +56,13 @@ def build(sizes: registry.Sizes, device: torch.device) -> registry.Problem:
         step(torch.compile(literal(permutation), dynamic=False), features, rows, grad)
     )
     # each row read as itself and as a partner, and written; there and back
-    return registry.Problem(contenders, oracle, registry.Work(6 * b * d, 6 * b * d * 4, (b, d, d)))
+    least = registry.Work(6 * b * d, 6 * b * d * 4, (b, d, d))
+
+    def joined(own: Callable[..., tuple[Tensor, Tensor]]) -> registry.Contender:
+        """``own(features, rows, permutation)`` returns both mixed."""
+        return registry.Contender(step(lambda x, y: own(x, y, permutation), features, rows, grad))
+
+    return registry.Problem(contenders, oracle, least, joined=joined)
 
 
 NAMES = (*registry.backend_names("mixup"), "literal", "literal, torch.compile")

@@ -9,6 +9,7 @@
 // one thread, in counts of whole items, so the result does not depend on threads or blocks.
 
 #include "average_precision_arguments.h"
+#include "instruction_sets.h"
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
@@ -27,8 +28,7 @@
 #include <optional>
 #include <vector>
 
-#if defined(__x86_64__) && defined(__GNUC__)
-#define DRCL_X86
+#if defined(DRCL_X86)
 // GCC 12 finds its own undefined-by-intention registers uninitialised (GCC bug 105593).
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"
@@ -102,76 +102,49 @@ struct Thresholds {
   std::vector<int32_t> unsorted_item_, unsorted_step_;
 };
 
+// The loops of placing.inc, as they are compiled for one instruction set.
+template <class T>
+struct Loops {
+  bool (*load_row)(const T*, const T*, const T*, T*, int64_t);
+  void (*group_maxima)(const T*, int64_t, T*, int64_t);
+  int64_t (*count_above)(const T*, int64_t, T);
+  Spread<T> (*spread)(const T*, int64_t);
+  void (*step_of)(const T*, int64_t, const Scale<T>&, int32_t*);
+  int32_t (*open_steps)(int32_t*, int64_t, int32_t*);
+  void (*place_row)(const T*, int64_t, Thresholds<T>&, int32_t*, int32_t*);
+};
+
 namespace plain {
 #include "placing.inc"
 }
 
-#if defined(DRCL_X86)
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2,fma")
-#endif
+DRCL_TARGET("avx2,fma")
 namespace avx2 {
 #include "placing.inc"
 }
+DRCL_END_TARGET
+#if defined(DRCL_X86)
 #if defined(__clang__)
-#pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,fma"))), apply_to = function)
+DRCL_TARGET("avx512f,avx512bw,avx512dq,avx512vl,fma")
 #else
-#pragma GCC pop_options
-#pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,fma,prefer-vector-width=512")
+DRCL_TARGET("avx512f,avx512bw,avx512dq,avx512vl,fma,prefer-vector-width=512")
 #endif
 #define DRCL_AVX512
 namespace avx512 {
 #include "placing.inc"
 }
 #undef DRCL_AVX512
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
+DRCL_END_TARGET
 #endif
 
 // The loops for the instruction set of this processor.
 template <class T>
-struct Loops {
-  bool (*load_row)(const T*, const T*, const T*, T*, int64_t) = plain::load_row<T>;
-  void (*group_maxima)(const T*, int64_t, T*, int64_t) = plain::group_maxima<T>;
-  Spread<T> (*spread)(const T*, int64_t) = plain::spread<T>;
-  void (*step_of)(const T*, int64_t, const Scale<T>&, int32_t*) = plain::step_of<T>;
-  int32_t (*open_steps)(int32_t*, int64_t, int32_t*) = plain::open_steps;
-  void (*place_row)(const T*, int64_t, Thresholds<T>&, int32_t*, int32_t*) = plain::place_row<T>;
-
-  // DRCL_CPU_CAPABILITY=default|avx2 holds a newer processor back, to test and to compare.
-  Loops() {
+Loops<T> loops_here() {
 #if defined(DRCL_X86)
-    const char* limit = std::getenv("DRCL_CPU_CAPABILITY");
-    const bool any = limit == nullptr || *limit == '\0' || std::strcmp(limit, "avx512") == 0;
-    __builtin_cpu_init();
-    if (any && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-      load_row = avx512::load_row<T>;
-      group_maxima = avx512::group_maxima<T>;
-      spread = avx512::spread<T>;
-      step_of = avx512::step_of<T>;
-      open_steps = avx512::open_steps;
-      place_row = avx512::place_row<T>;
-    } else if ((any || std::strcmp(limit, "avx2") == 0) && __builtin_cpu_supports("avx2") &&
-               __builtin_cpu_supports("fma")) {
-      load_row = avx2::load_row<T>;
-      group_maxima = avx2::group_maxima<T>;
-      spread = avx2::spread<T>;
-      step_of = avx2::step_of<T>;
-      open_steps = avx2::open_steps;
-      place_row = avx2::place_row<T>;
-    }
+  if (runs_avx512()) return avx512::loops<T>();
 #endif
-  }
-};
+  return runs_avx2() ? avx2::loops<T>() : plain::loops<T>();
+}
 
 template <class T>
 void Thresholds<T>::build(const Loops<T>& loops) {
@@ -255,7 +228,7 @@ class Ranker {
 
   // False when a score is NaN.
   bool rank(int64_t query, double* out) {
-    static const Loops<T> loops;
+    static const Loops<T> loops = loops_here<T>();
     const int64_t n = in_.n;
     const T* scores = in_.scores + query * in_.stride;
     if (!loops.load_row(scores, in_.scale, in_.bias, row_.data(), n)) return false;
@@ -295,12 +268,15 @@ class Ranker {
   // groups cannot lie above the depth-th highest score.
   T reachable(const Loops<T>& loops, int64_t ranked) {
     const int64_t n = in_.n, groups = std::max<int64_t>(4 * want_.depth, 64);
-    if (want_.depth >= ranked || groups > n / 2) return -std::numeric_limits<T>::infinity();
+    constexpr T kNothing = -std::numeric_limits<T>::infinity();
+    if (want_.depth >= ranked || groups > n / 2) return kNothing;
     maxima_.resize(groups);
     loops.group_maxima(row_.data(), n, maxima_.data(), groups);
     const auto at = maxima_.begin() + (want_.depth - 1);
     std::nth_element(maxima_.begin(), at, maxima_.end(), std::greater<T>());
-    return *at;
+    if (*at > kNothing) return *at;
+    // Where most scores are -inf, the others may still fill the ranks within the depth.
+    return loops.count_above(row_.data(), n, kNothing) >= want_.depth ? std::numeric_limits<T>::lowest() : kNothing;
   }
 
   // Moves the relevant items that reach `low` out of the row; returns how many there are in all.

@@ -3,6 +3,8 @@
 // tables, so that two equal distances in a row need not wait for each other. Codes of one word are counted as
 // their distances are found: that takes no longer than the bits alone.
 
+#include "instruction_sets.h"
+
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -12,14 +14,8 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
-#include <cstring>
 #include <optional>
 #include <vector>
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#define DRCL_X86
-#endif
 
 namespace drcl {
 namespace {
@@ -70,18 +66,13 @@ struct Forms {
   WordCounts word;
 };
 
-// DRCL_CPU_CAPABILITY=default|avx2 holds a newer processor back, as in average_precision.cpp.
 Forms forms_here() {
 #if defined(DRCL_X86)
-  const char* limit = std::getenv("DRCL_CPU_CAPABILITY");
-  const bool any = limit == nullptr || *limit == '\0' || std::strcmp(limit, "avx512") == 0;
   __builtin_cpu_init();
-  if (any && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vpopcntdq")) {
+  if (allows("avx512") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vpopcntdq")) {
     return {vpopcnt, vpopcnt_word};
   }
-  if ((any || std::strcmp(limit, "avx2") == 0) && __builtin_cpu_supports("popcnt")) {
-    return {popcnt, popcnt_word};
-  }
+  if (allows("avx2") && __builtin_cpu_supports("popcnt")) return {popcnt, popcnt_word};
 #endif
   return {plain, plain_word};
 }

@@ -3,6 +3,8 @@
 // prefetcher, do not. Every product is added up in the same order, whichever thread, reader or processor it falls
 // to: sixteen partial sums, then those, then what is left of the width.
 
+#include "instruction_sets.h"
+
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -12,12 +14,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
-#include <cstring>
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#define DRCL_X86
-#endif
 
 namespace drcl {
 namespace {
@@ -56,30 +52,20 @@ using Products = void (*)(const float* queries, int64_t count, const float* rows
     }                                                                                                      \
   }
 
-#define DRCL_PRODUCTS(name, instructions)                                                                  \
-  instructions void name(const float* queries, int64_t count, const float* rows, int64_t n, int64_t width, \
-                         float* out, int64_t stride) {                                                     \
+#define DRCL_PRODUCTS(name)                                                                                \
+  void name(const float* queries, int64_t count, const float* rows, int64_t n, int64_t width,              \
+            float* out, int64_t stride) {                                                                  \
     const int64_t part = n / kReaders, whole = width / kStep * kStep;                                      \
     for (int64_t i = 0; i < part; ++i) DRCL_DOTS(kReaders, i, part)                                        \
     for (int64_t i = kReaders * part; i < n; ++i) DRCL_DOTS(1, i, 0)                                       \
   }
 
-DRCL_PRODUCTS(plain, )
-#if defined(DRCL_X86)
-DRCL_PRODUCTS(avx2, __attribute__((target("avx2"))))
-#endif
+DRCL_PRODUCTS(plain)
+DRCL_TARGET("avx2")
+DRCL_PRODUCTS(avx2)
+DRCL_END_TARGET
 #undef DRCL_PRODUCTS
 #undef DRCL_DOTS
-
-// DRCL_CPU_CAPABILITY=default holds a newer processor back, as in average_precision.cpp.
-Products products_here() {
-#if defined(DRCL_X86)
-  const char* limit = std::getenv("DRCL_CPU_CAPABILITY");
-  __builtin_cpu_init();
-  if ((limit == nullptr || std::strcmp(limit, "default") != 0) && __builtin_cpu_supports("avx2")) return avx2;
-#endif
-  return plain;
-}
 
 void check_rows(const char* name, const Tensor& rows) {
   const bool right = rows.is_cpu() && rows.dim() == 2 && rows.scalar_type() == torch::headeronly::ScalarType::Float;
@@ -97,7 +83,7 @@ Tensor inner_products(const Tensor& query, const Tensor& gallery) {
   const auto* queries = static_cast<const float*>(query.const_data_ptr());
   const auto* rows = static_cast<const float*>(gallery.const_data_ptr());
   float* found = static_cast<float*>(out.mutable_data_ptr());
-  static const Products products = products_here();
+  static const Products products = runs_avx2() ? avx2 : plain;
   torch::stable::parallel_for(0, n, std::max<int64_t>(kGrain / std::max<int64_t>(width, 1), 1),
                               [&](int64_t begin, int64_t end) {
     products(queries, count, rows + begin * width, end - begin, width, found + begin, n);

@@ -4,13 +4,7 @@
 // blocks in their order, so that the bits are the same for any number of threads.
 
 #include "reversible_consistency.h"
-
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
+#include "tensors.h"
 
 #include <optional>
 #include <tuple>
@@ -18,28 +12,7 @@
 namespace drcl::loss {
 namespace {
 
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using torch::stable::empty;
-
 constexpr int64_t kGrain = int64_t{1} << 17;  // multiplications that are worth a thread
-
-template <class T>
-const T* data(const Tensor& tensor) {
-  return static_cast<const T*>(tensor.const_data_ptr());
-}
-
-template <class T>
-T* target(Tensor& tensor) {
-  return static_cast<T*>(tensor.mutable_data_ptr());
-}
-
-void check(const char* name, const Tensor& tensor, ScalarType type, std::initializer_list<int64_t> sizes) {
-  bool right = tensor.scalar_type() == type && tensor.dim() == static_cast<int64_t>(sizes.size());
-  int64_t at = 0;
-  for (const int64_t size : sizes) right = right && tensor.size(at++) == size;
-  STD_TORCH_CHECK(right && tensor.is_contiguous(), name, ": expected another dtype, shape or layout");
-}
 
 int64_t grain_of(int64_t per_row) { return std::max<int64_t>(kGrain / (kBlock * std::max<int64_t>(per_row, 1)), 1); }
 
@@ -68,12 +41,6 @@ const T* columns_of(const Tensor& basis, std::vector<T>& copy) {
     for (int64_t j = 0; j < k; ++j) copy[j * d + i] = data<T>(basis)[i * down + j * right];
   }
   return copy.data();
-}
-
-double number(const Tensor& scalar) {
-  if (scalar.scalar_type() == ScalarType::Double) return *data<double>(scalar);
-  STD_TORCH_CHECK(scalar.scalar_type() == ScalarType::Float, "q: expected float32 or float64");
-  return static_cast<double>(*data<float>(scalar));
 }
 
 const int64_t* permutation_of(const std::optional<Tensor>& permutation, int64_t batch) {
@@ -132,11 +99,7 @@ FiveTensors rows(const Tensor& features, const Tensor& targets, const std::optio
   call.partial = partial.data();
   static const Loops<T> loops = loops_here<T>();
   over_blocks(batch, 4 * width * k + 2 * classes * k, [&](int64_t begin, int64_t end) {
-    std::vector<T> work((kTogether + 2) * classes + (k == width ? kTogether * width : 0));
-    std::vector<double> by_logits(classes);
-    T* y = work.data();
-    const Scratch<T> scratch{y, y + kTogether * classes, y + (kTogether + 1) * classes, y + (kTogether + 2) * classes,
-                             by_logits.data()};
+    const Scratch<T> scratch(call);
     for (int64_t block = begin; block < end; ++block) loops.rows(call, block, scratch);
   });
   for (int64_t i = 0; i < 3; ++i) {
@@ -272,7 +235,7 @@ FourTensors combine(const Tensor& sums, const Tensor& inner, const Tensor& cross
   const double total = eta * static_cast<double>(label) + alpha * static_cast<double>(similarity) +
                        beta * static_cast<double>(squared);
   const auto scalar = [&](double value) {
-    Tensor made = empty(std::vector<int64_t>{}, sums.scalar_type());
+    Tensor made = empty({}, sums.scalar_type());
     *target<T>(made) = static_cast<T>(value);
     return made;
   };
@@ -375,12 +338,6 @@ Tensor unmix(const Tensor& grad, const Tensor& permutation, double lam) {
   });
   return out;
 }
-
-// The form for a dtype, by name.
-#define DRCL_BY_DTYPE(tensor, form, ...)                                                                 \
-  const bool wide = (tensor).scalar_type() == ScalarType::Double;                                        \
-  STD_TORCH_CHECK(wide || (tensor).scalar_type() == ScalarType::Float, #tensor ": expected float32 or float64"); \
-  return wide ? form<double>(__VA_ARGS__) : form<float>(__VA_ARGS__)
 
 FiveTensors rows_of(const Tensor& features, const Tensor& targets, const Maybe& permutation, const Tensor& q,
                     const Tensor& basis, const Tensor& recast, const Tensor& weight, double temperature, double lam) {

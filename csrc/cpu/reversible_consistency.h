@@ -3,24 +3,21 @@
 
 #pragma once
 
+#include "cross_entropy.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
-#include <cstring>
 #include <limits>
+#include <numeric>
 #include <type_traits>
 #include <vector>
-
-#if defined(__x86_64__) && defined(__GNUC__)
-#define DRCL_X86
-#endif
 
 namespace drcl::loss {
 
 constexpr int64_t kTogether = 4;  // rows that go through a loop at once: each part of Q is loaded once for them
 constexpr int64_t kBlock = 16;    // rows whose part of a sum is added up before the blocks' are, in their order
-constexpr int64_t kMaxK = 64;     // of the prior's space; drcl/dispatch.py takes this form where it is the faster
+constexpr int64_t kMaxK = 256;    // of the prior's space; where that is the faster: drcl/native
 
 // All matrices are contiguous; Q is held by columns, (K, D). `outside` is null where K = D.
 template <class T>
@@ -35,6 +32,8 @@ struct RowsCall {
   int64_t batch, width, classes, k;
   T *outside, *coordinates, *label_gradient, *lengths, *recast_lengths;
   double* partial;  // (blocks, 3): of the sums
+
+  bool has_rows() const { return ids == nullptr || permutation != nullptr; }  // not ids alone
 };
 
 template <class T>
@@ -61,12 +60,22 @@ struct GradientCall {
   T* gradient;  // (B, D): holds MF or F·FᵀF, unless that is formed here
 };
 
-// What a thread works in: a few rows' labels (kTogether, C), one's (C,), logits and their gradient (C,), and, where
-// K = D, rows (kTogether, D).
+// What a thread works in: a few rows' labels (kTogether, C) and one's (C,) where there are such, logits and their
+// gradient (kTogether, C) each, and, where K = D, rows (kTogether, D).
 template <class T>
 struct Scratch {
-  T *y, *other, *logits, *rows;
-  double* by_logits;
+  std::vector<T> memory;
+  T *y, *other, *logits, *by_logits, *rows;
+
+  explicit Scratch(const RowsCall<T>& c) {
+    const int64_t labels = c.has_rows() ? c.classes : 0, logit_rows = kTogether * c.classes;
+    memory.resize((kTogether + 1) * labels + 2 * logit_rows + (c.outside == nullptr ? kTogether * c.width : 0));
+    y = memory.data();
+    other = y + kTogether * labels;
+    logits = other + labels;
+    by_logits = logits + logit_rows;
+    rows = by_logits + logit_rows;
+  }
 };
 
 template <class T>
@@ -90,35 +99,16 @@ namespace plain {
 #include "reversible_consistency.inc"
 }
 
-#if defined(DRCL_X86)
-#if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
-#else
-#pragma GCC push_options
-#pragma GCC target("avx2")
-#endif
+DRCL_TARGET("avx2")
 namespace avx2 {
 #include "reversible_consistency.inc"
 }
-#if defined(__clang__)
-#pragma clang attribute pop
-#else
-#pragma GCC pop_options
-#endif
-#endif
+DRCL_END_TARGET
 
-// DRCL_CPU_CAPABILITY=default holds a newer processor back, as in average_precision.cpp. There is no fused
-// multiply-add: every instruction set finds the same bits.
+// There is no fused multiply-add: every instruction set finds the same bits.
 template <class T>
 Loops<T> loops_here() {
-#if defined(DRCL_X86)
-  const char* limit = std::getenv("DRCL_CPU_CAPABILITY");
-  __builtin_cpu_init();
-  if ((limit == nullptr || std::strcmp(limit, "default") != 0) && __builtin_cpu_supports("avx2")) {
-    return {avx2::rows<T>, avx2::differences<T>, avx2::mirror<T>, avx2::gradient<T>, avx2::sum_of_squares<T>};
-  }
-#endif
-  return {plain::rows<T>, plain::differences<T>, plain::mirror<T>, plain::gradient<T>, plain::sum_of_squares<T>};
+  return runs_avx2() ? avx2::loops<T>() : plain::loops<T>();
 }
 
 }  // namespace drcl::loss

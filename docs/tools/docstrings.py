@@ -7,6 +7,8 @@ from typing import Any
 
 from griffe import Extension, Object
 
+# What skips an example where the library that it shows is missing
+GUARD = re.compile(r"^ *>>> import pytest; .*\n", flags=re.M)
 ROLE = re.compile(r":(?:class|func|meth|mod|data|attr):`([^`]+)`")
 # ``query, gallery: words`` among the arguments, and the lines that go on with it
 TOGETHER = re.compile(r"^( {4,})(\w+(?:, \w+)+): (.*(?:\n\1 .*)*)", flags=re.M)
@@ -31,10 +33,10 @@ def one_by_one(text: str) -> str:
 
 
 def as_markdown(text: str) -> str:
-    """The docstring with doctests fenced, and reStructuredText roles as plain code."""
+    """The docstring with doctests fenced, unguarded, and reStructuredText roles as plain code."""
     lines: list[str] = []
     inside = False
-    for line in one_by_one(ROLE.sub(r"`\1`", text)).splitlines():
+    for line in one_by_one(ROLE.sub(r"`\1`", GUARD.sub("", text))).splitlines():
         indent = line[: len(line) - len(line.lstrip())]
         if not inside and line.lstrip().startswith(">>>"):
             lines.append(f"{indent}```pycon")

@@ -141,7 +141,7 @@ def roofline(rows: Sequence[dict[str, Any]]) -> str:
 def methods(studies: Mapping[str, Sequence[dict[str, Any]]], titles: Mapping[str, str]) -> str:
     """A line for each set, a dot for each method; ``studies`` are set -> summaries."""
     shown = {"auto": (BLUE, "o", 9), "logistic": (ORANGE, "D", 6), "drcl": (GREEN, "s", 6)}
-    with _canvas(7.2, 0.42 * len(studies) + 1.2) as (figure, svg):
+    with _canvas(5, 0.42 * len(studies) + 1.4) as (figure, svg):
         axes = figure.subplots()
         for place, rows in enumerate(studies.values()):
             for row in (row for row in rows if row["mean"] is not None):
@@ -160,7 +160,7 @@ def methods(studies: Mapping[str, Sequence[dict[str, Any]]], titles: Mapping[str
         axes.grid(axis="y", color="#e3e5e8")
         axes.set_axisbelow(True)
         axes.set(xlabel="mAP@all, mean over pairs and seeds")
-        figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=9)
+        figure.legend(loc="outside upper center", ncols=2, frameon=False)
     return svg.getvalue()
 
 

@@ -24,7 +24,9 @@ from drcl.benchmarks.studies import (
     index_tables,
     methods_tables,
     terms_tables,
+    traffic_tables,
 )
+from drcl.benchmarks.suite import grid_map
 from drcl.benchmarks.suite.results import NOT_MEASURED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,6 +42,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         drawn["methods"] = figures.methods(studies, methods_tables.TITLES)
     for device, path in plots().items():
         drawn[f"loss_{device}"] = path.read_text(encoding="utf-8")
+    for name, path in grid_map.maps().items():
+        drawn[name] = path.read_text(encoding="utf-8")
     for name, svg in drawn.items():
         files.append(File.generated(config, f"figures/{name}.svg", content=svg))
     return files
@@ -67,6 +71,20 @@ def on_page_markdown(markdown: str, page: Any, **unused: Any) -> str:
         return re.sub(r"(?<=\d) (?=(?:ms|s|MB|GB)\b|± )|(?<=±) ", "\N{NO-BREAK SPACE}", text)
 
     return re.sub(r"\{\{ (\w+[^}]*?) \}\}", fill, markdown)
+
+
+def on_page_content(html: str, **unused: Any) -> str:
+    """In narrow tables, code breaks after an underscore, a point or a bracket, not within words."""
+    return re.sub(
+        r"(?<=<t[hd]>).*?(?=</t[hd]>)",
+        lambda cell: re.sub(
+            r"<code>[^<]+</code>",
+            lambda code: re.sub(r"(?<=[_.(=,])(?=[a-z])", "<wbr>", code[0]),
+            cell[0],
+        ),
+        html,
+        flags=re.S,
+    )
 
 
 def readme(*heading: str) -> str:
@@ -99,6 +117,18 @@ def evaluation() -> str:
     from drcl.benchmarks.studies import evaluation_tables
 
     return evaluation_tables.table()
+
+
+def low_precision() -> str:
+    """The stored study of bfloat16 products in the loss."""
+    from drcl.benchmarks.studies import low_precision_tables
+
+    return low_precision_tables.tables()
+
+
+def grid() -> str:
+    """What the grid of sizes has found."""
+    return grid_map.tables()
 
 
 def methods(part: str) -> str:
@@ -358,6 +388,13 @@ def index(part: str) -> str:
     return {"exact": index_tables.exact, "engines": index_tables.engines}[part]()
 
 
+def traffic(part: str) -> str:
+    """What ranks send: ``counted`` between two hosts, or ``predicted`` for more."""
+    if part == "counted":
+        return traffic_tables.counted(Path(__file__).with_name("traffic.json"))
+    return {"predicted": traffic_tables.predicted}[part]()
+
+
 def serving() -> str:
     """The latency of a server beside the bare product, and what the machine was."""
     if (timed := stored("serving.json")) is None:
@@ -385,14 +422,15 @@ def installs() -> str:
     """Every Python and torch in which the package was installed and checked."""
     if (tried := stored("installs.json")) is None:
         return NOT_MEASURED
-    lines = ["| Python | torch | NumPy | installed from | checks |", "|---|---|---|---|---|"]
+    lines = ["| Python | torch | NumPy | wheel installed in | source compiled too | checks |"]
+    lines.append("|---|---|---|---|---|---|")
     for row in tried["rows"]:
         asked = row["asked"]
         cells = [row.get("python", asked["python"]), row.get("torch", asked["torch"])]
-        cells += [row.get("numpy", "–"), row.get("from", "–"), "pass" if row["passed"] else "fail"]
+        cells += [row.get("numpy", "–"), f"{row.get('install_seconds', '–')} s"]
+        cells += ["yes" if row.get("compiled_too") else "–", "pass" if row["passed"] else "fail"]
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", f"`_ops.so` of `{tried['wheel']}`, {tried['date']}, SHA-256 in every row:"]
-    lines += [f"`{tried['ops_sha256']}`."]
+    lines += ["", f"`{tried['wheel']}`, {tried['bytes'] / 1e6:.1f} MB, {tried['date']}."]
     if tried["no_interpreter"]:
         lines.append(f"No interpreter was at hand for {', '.join(tried['no_interpreter'])}.")
     return "\n".join(lines)
@@ -408,19 +446,24 @@ PLATFORM_CELLS = {
 
 
 def platforms() -> str:
-    """What was run on which platform, with the test that ran it; all else was not run."""
+    """What was run on which platform, with the test that ran it and when; all else was not run."""
     rows = stored("platforms.json")
     lines = [f"| platform | {' | '.join(PLATFORM_CELLS.values())} |", "|---" * 6 + "|"]
-    by: list[str] = []
+    runs: list[str] = []
     for row in rows:
         cells = []
         for name in PLATFORM_CELLS:
-            result, test = row.get(name, ["not run", ""])
-            if test and test not in by:
-                by.append(test)
-            cells.append(f"{result} [{by.index(test) + 1}]" if test else result)
+            if name not in row:
+                cells.append("not run")
+                continue
+            result, test, *day = row[name]
+            run = f"`{test}`, {day[0] if day else 'no run recorded'}"
+            if run not in runs:
+                runs.append(run)
+            result = "failed" if day and day[0].startswith("failed") else result
+            cells.append(f"{result} [{runs.index(run) + 1}]")
         lines.append(f"| {row['platform']} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *(f"{n}. `{test}`" for n, test in enumerate(by, start=1))])
+    return "\n".join([*lines, "", *(f"{n}. {run}" for n, run in enumerate(runs, start=1))])
 
 
 def peers(what: str) -> str:
@@ -493,13 +536,26 @@ FILLERS: dict[str, Callable[..., str]] = {
             definitions,
             evaluation,
             gates,
+            grid,
             index,
             installs,
             intensity,
             literal_matrices,
+            low_precision,
             measured,
             memory,
         ),
-        *(methods, newcomer, peers, platforms, predicted, quality, readme, roofline, serving),
+        *(
+            methods,
+            newcomer,
+            peers,
+            platforms,
+            predicted,
+            quality,
+            readme,
+            roofline,
+            serving,
+            traffic,
+        ),
     )
 }

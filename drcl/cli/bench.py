@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 import torch
 
+from drcl.checks import check_option
 from drcl.cli.output import folder_option
 from drcl.tables import columns
 from drcl.train.networks import pick_device
@@ -23,14 +24,32 @@ PAIRS = 5.0  # seconds for the calls of one of our contenders at two revisions
 
 
 @click.command()
-@click.option("--quick", is_flag=True, help="A few workloads: two minutes on two cores.")
+@click.option(
+    "--quick", is_flag=True, help="Measure a few workloads only; takes two minutes on two cores."
+)
 @click.option(
     "--only",
+    "--on",
     metavar="TEXT",
     multiple=True,
     help="Workloads whose name or note contains TEXT; may be repeated.",
 )
+@click.option(
+    "--peer",
+    "peers",
+    metavar="FILE.py:FUNCTION",
+    multiple=True,
+    help="Measure a function of your own as well; may be repeated.",
+)
 @click.option("--list", "listing", is_flag=True, help="List the workloads without measuring.")
+@click.option(
+    "--grid",
+    "grid_seconds",
+    type=click.IntRange(min=1),
+    metavar="SECONDS",
+    help="Measure points of a grid of sizes for this long; results go to --out or "
+    "benchmarks/results.",
+)
 @folder_option("Save results as JSON and CSV, in a subfolder for this device.")
 @click.option(
     "--compare",
@@ -56,7 +75,9 @@ PAIRS = 5.0  # seconds for the calls of one of our contenders at two revisions
 def bench(
     quick: bool,
     only: tuple[str, ...],
+    peers: tuple[str, ...],
     listing: bool,
+    grid_seconds: int | None,
     out: Path | None,
     revision: str | None,
     threshold: float,
@@ -65,17 +86,33 @@ def bench(
 ) -> None:
     """Measure speed and memory of drcl and of other libraries.
 
-    Every workload is first checked against the literal formulas in float64. One that fails gets no
-    number, and the exit code is 1. Then all contenders take turns, together with a matrix product
-    and a copy that give the floor. Memory is measured in a separate process. A library that is not
-    installed is skipped (pip install drcl[bench]).
+    Each contender is first checked against the literal formulas in float64. One that fails is not
+    timed; if it is drcl's own, the workload is skipped and the exit code is 1. The others take
+    turns, together with a matrix product and a copy whose speeds define the floor. Memory is
+    measured in a separate process. Libraries that are not installed are skipped (pip install
+    drcl[bench]).
+
+    A function of your own (--peer) is checked and timed like the others. Its arguments depend on
+    the workload. loss and prior_similarity: features, targets and the prior's weight; it returns
+    the loss, or loss and score. mixup: features, label rows and permutation. map: query, gallery,
+    the labels of both and k; it returns the mAP.
+
+    --grid SECONDS measures points of a grid of sizes instead, every other one next to a point
+    where another library was faster. Run it again to continue. --only then takes names of ops:
+    loss, prior_similarity, map.
     """
-    from drcl.benchmarks.suite.registry import entries, select
+    from drcl.benchmarks.suite.registry import entries, own_function, select, with_peer
 
     target = pick_device(device or "auto")
     if threads is not None:
         torch.set_num_threads(threads)
+    if grid_seconds is not None:
+        _grid(only, grid_seconds, target, out)
+        return
     chosen = select(entries(target), only, quick)
+    for spec in peers:
+        function = own_function(spec)
+        chosen = [with_peer(entry, spec, function) for entry in chosen]
     if listing:
         click.echo(columns([[entry.name, entry.note] for entry in chosen], left=2))
     elif revision is not None:
@@ -105,6 +142,37 @@ def _measure(chosen: list[Entry], device: torch.device, limit: float, out: Path 
         raise click.ClickException(f"wrong, and so without numbers: {names}")
 
 
+def _grid(only: tuple[str, ...], seconds: int, device: torch.device, out: Path | None) -> None:
+    from drcl.benchmarks.suite import grid, grid_map
+    from drcl.benchmarks.suite.results import read
+    from drcl.benchmarks.suite.timing import RESULTS
+
+    for op in only:
+        check_option("only", op, tuple(grid.GRIDS))
+
+    def tell(entry: Entry, rows: list[Row]) -> None:
+        peer, ours = grid.best_peer(rows), next((row for row in rows if row.ratio == 1.0), None)
+        said = "not measured: " + "; ".join(sorted({row.reason for row in rows if row.reason}))
+        if ours is not None:
+            said = f"{ours.p50_ms:.3g} ms, {ours.floor_share:.0%} of the floor"
+            if peer is not None:
+                said += f"; {peer.contender} {peer.ratio:.2f}x"
+        click.echo(f"{entry.name}: {said}{' LOST' if grid.is_lost(rows) else ''}{noise(rows)}")
+
+    folder = grid.run(only or tuple(grid.GRIDS), seconds, device, out or RESULTS, tell)
+    picture = folder / f"{grid.file_name()}.svg"
+    grid_map.draw(read(folder, grid.file_name()), picture)
+    click.echo(f"\nresults: {picture.with_suffix('.json')}\nmap: {picture}")
+
+
+def noise(rows: list[Row]) -> str:
+    """A warning where other processes took so much of the machine that figures say little."""
+    from drcl.benchmarks.suite.grid import NOISY
+
+    others = max((row.others or 0.0 for row in rows), default=0.0)
+    return f" NOISY: other processes had {others:.0%} of the machine" if others > NOISY else ""
+
+
 def table(rows: list[Row]) -> str:
     """One workload as text: ours, each peer, the ratio, the share of the floor, memory."""
     head = ["", "p20", "p50 ms", "p80", "over ours", "of floor", "memory MB"]
@@ -131,6 +199,7 @@ def table(rows: list[Row]) -> str:
             f"{measured.copy_GBps:.1f} GB/s; {measured.rounds} calls of ours; other "
             f"processes had {measured.others:.0%} of the machine"
         )
+        left_out.append(noise(rows).strip())
     return "\n".join(line for line in [text, *left_out] if line)
 
 

@@ -11,38 +11,39 @@ from drcl.cli.output import folder_option
 from drcl.cli.settings import data_folder_option, seeds_option
 from drcl.cli.show import progress_option
 from drcl.compare.methods import METHODS
-from drcl.compare.protocol import damage_of, fingerprint
+from drcl.compare.protocol import damage_of
 from drcl.compare.study import read_results, run_study, summarize, table
 from drcl.data import load
+from drcl.data.fingerprint import fingerprint
 from drcl.storage.files import write_bytes
 
 
 @click.command()
 @click.argument("dataset", metavar="DATASET|MANIFEST.toml")
-@folder_option("Folder for results.jsonl and table.md; a study that is there goes on.")
+@folder_option("Folder for results.jsonl and table.md; a study already there is continued.")
 @data_folder_option
 @click.option(
     "--methods",
     default=",".join(METHODS),
     show_default=True,
-    help="Names with commas; the first is compared with the others.",
+    help="Names separated by commas; the first is compared with each of the others.",
 )
 @seeds_option
 @click.option(
     "--noise",
     metavar="KIND:RATE",
-    help="Wrong labels: symmetric:0.4 (any other class) or asymmetric:0.4 (the next one).",
+    help="Make labels wrong: symmetric:0.4 (any other class) or asymmetric:0.4 (the next one).",
 )
 @click.option(
     "--labels-per-class",
     type=click.IntRange(min=1),
-    help="Rows kept of every class, for training and for validation each.",
+    help="Keep this many training rows and as many validation rows of every class.",
 )
 @click.option(
-    "--missing", type=float, metavar="RATE", help="Share of each modality's rows left out."
+    "--missing", type=float, metavar="RATE", help="Leave out this share of each modality's rows."
 )
 @click.option(
-    "--unseen", type=int, metavar="N", help="Classes of its own that each modality never sees."
+    "--unseen", type=int, metavar="N", help="Hide N classes from each modality, different ones."
 )
 @progress_option
 def compare(
@@ -57,12 +58,12 @@ def compare(
     unseen: int | None,
     progress: bool,
 ) -> None:
-    """Compare methods of the field on a data set, over seeds.
+    """Compare methods of the field over several seeds.
 
     Every method is trained on the training rows, chooses its settings on the validation rows and is
-    measured on the test rows. Where a set has no validation rows, a fifth of its training rows
-    serve as such, drawn anew for each seed. Differences are tested by sign flips of the pairs (one
-    for each seed), corrected by Holm; below five seeds there is no verdict.
+    measured on the test rows. If a set has no validation rows, a fifth of its training rows is used
+    instead, drawn anew for each seed. Differences are tested by flipping signs over the seeds and
+    corrected by Holm's method; with fewer than five seeds there is no verdict.
     """
     names = [name.strip() for name in methods.split(",")]
     unknown = [name for name in names if name not in METHODS]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from drcl.cli.settings import data_folder_option
-from drcl.compare.protocol import fingerprint
 from drcl.data import load
+from drcl.data.fingerprint import fingerprint
 
 
 @click.command()

@@ -23,15 +23,16 @@ _WITHOUT_DIGITS = (
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("runs", "digits-demo"),
     show_default=True,
-    help="Run directory; a run that it holds is replaced.",
+    help="Run directory; a run already there is replaced.",
 )
 @progress_option
 @click.pass_context
 def demo(ctx: click.Context, out: Path, progress: bool) -> None:
-    """Train on handwritten digits in seconds, print mAP, write a report.
+    """Train on handwritten digits, print mAP, write a report.
 
-    Needs no data files. The digits come with scikit-learn; without it, synthetic classes stand in
-    for them. Without the libraries of the report there is none.
+    Takes seconds and needs no data files. The digits come with scikit-learn; if it is not
+    installed, synthetic classes are used instead. The report is skipped if the extra drcl[report]
+    is not installed.
     """
     given = ["digits"]
     if util.find_spec("sklearn") is None:

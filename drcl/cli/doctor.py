@@ -186,9 +186,9 @@ def _numbers(version: str) -> tuple[int, ...]:
 @click.command()
 @click.pass_context
 def doctor(ctx: click.Context) -> None:
-    """Say what is missing here, and the command that brings it.
+    """List what is missing, with the command that installs it.
 
-    Ends with exit status 1 if something is missing without which drcl does not work.
+    Exits with status 1 if drcl cannot work without something that is missing.
     """
     found = examine()
     click.echo(columns([[one.word, one.name, one.said] for one in found], left=3))

@@ -20,7 +20,7 @@ from drcl.storage.files import locked, write_bytes
     "--format",
     "kind",
     type=click.Choice(list(FORMATS)),
-    help="onnx for ONNX runtimes, pt2 for torch.export.load; default: what --out ends with.",
+    help="onnx for ONNX runtimes, pt2 for torch.export.load; default: the ending of --out.",
 )
 @click.option(
     "--out",
@@ -33,10 +33,10 @@ from drcl.storage.files import locked, write_bytes
 def export(
     run: Path, modality: str, kind: str | None, out: Path, space: str | None, overwrite: bool
 ) -> None:
-    """Write one modality's encoder as a file that runs without drcl.
+    """Write an encoder as a file that runs without drcl.
 
-    It takes features as they come, in any number of rows, and returns embeddings: the standardizer
-    is inside. The format onnx needs the extra drcl[export].
+    The file takes unscaled features, any number of rows, and returns embeddings: it contains the
+    standardizer. The format onnx needs the extra drcl[export].
     """
     ending = out.suffix[1:].lower()
     kind = kind or ending

@@ -39,11 +39,11 @@ _OPTIONS = (
         "table",
         metavar="TABLE.csv",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="A line for each row of the file, under a line of column names: the column 'id' in "
-        "any case, or the first, has their ids.",
+        help="Table with a line for each row of FILE, below a line of column names. Ids are in the "
+        "column 'id' (in any case), or in the first column.",
     ),
-    click.option("--append", is_flag=True, help="Add to what --out holds."),
-    click.option("--overwrite", is_flag=True, help="Replace what --out holds."),
+    click.option("--append", is_flag=True, help="Add to the index in --out."),
+    click.option("--overwrite", is_flag=True, help="Replace the index in --out."),
     show.space_option,
     show.device_option,
     show.progress_option,
@@ -91,14 +91,14 @@ def encoding_options(out: Callable[[F], F]) -> Callable[[Callable[[Path, Encodin
 @click.command()
 @encoding_options(folder_option("Folder of the index.", required=True))
 def index(out: Path, asked: Encoding) -> None:
-    """Encode features of one modality into an index, for drcl search.
+    """Encode features of one modality into an index.
 
-    The other columns of --ids are kept, and shown with what is found: 'name', 'text', 'picture' (a
-    path, from the folder of the table) and any others. Without --ids, rows are numbered.
+    Other columns of --ids are stored and shown with each result: 'name', 'text', 'picture' (a path
+    relative to the table) and any others. Without --ids, rows are numbered.
 
-    --append adds rows to an index of the same run, of a modality that was added to the run later,
-    too; what it holds stays as it is. To one whose ids are whole numbers, those of --ids are added
-    as numbers.
+    --append adds rows to an index of the same run, also of a modality that was added to the run
+    later. Rows already in the index do not change. If its ids are whole numbers, the ids of the
+    table must be, too.
     """
     there = (out / MANIFEST).exists()
     if not there and not asked.append:
@@ -124,7 +124,10 @@ def index(out: Path, asked: Encoding) -> None:
 
     def ids_for(made: Index) -> list[int] | list[str] | None:
         ids = _ids_for(made, out, names, asked.table)
-        made.check_ids(ids, len(rows))
+        try:
+            made.check_ids(ids, len(rows))
+        except ValueError as error:
+            raise ValueError(f"{asked.table}: {error}" if asked.table else str(error)) from error
         return ids
 
     made = index_now()

@@ -6,9 +6,10 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 import torch
@@ -16,6 +17,9 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from drcl.cli.errors import Interrupted, refusal
+from drcl.errors import RankFailed
+from drcl.portable import notice_lost_machines
+from drcl.train.parallel import LOST
 
 if TYPE_CHECKING:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -26,9 +30,22 @@ def is_worker() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def is_restarted() -> bool:
-    """Whether this process stands for one that died in the middle of the run."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+def may_be_restarted() -> bool:
+    """Whether this process may stand for one that died in the middle of the run.
+
+    Across machines the count does not tell: that of a machine which comes back begins at 0, and a
+    change of machines is not counted on the others.
+    """
+    return _restarts() > 0 or _across_machines()
+
+
+def _restarts() -> int:
+    """How often the launcher has started the processes again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
+def _across_machines() -> bool:
+    return os.environ.get("GROUP_WORLD_SIZE", "1") != "1"
 
 
 def processes_for(modalities: int, device: str) -> int:
@@ -44,7 +61,8 @@ def processes_for(modalities: int, device: str) -> int:
 def worker() -> Iterator[int]:
     """Join the processes that were started together; gives this one's rank.
 
-    The launcher shows errors, so that of several with one cause only the first is seen.
+    The launcher shows the error that ends it, so that of several with one cause only the first is
+    seen. Of errors after which it starts the processes again it shows none; a line here does.
     """
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
@@ -61,11 +79,34 @@ def worker() -> Iterator[int]:
     except Exception as error:
         if "TORCHELASTIC_ERROR_FILE" not in os.environ:
             raise
-        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
-
-        said = refusal(error)
-        get_error_handler().record_exception(error if said is None else click.ClickException(said))
+        _report(error)
         raise click.exceptions.Exit(1) from None
+
+
+def _report(error: Exception) -> None:
+    """Leave the error to the launcher, and say it where that will only start again."""
+    from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+    try:
+        _raise_explained(error)
+    except Exception as shown:
+        get_error_handler().record_exception(shown)  # with the traceback of what is handled here
+        if _restarts() < int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
+            click.echo("".join(traceback.format_exception_only(shown)), err=True, nl=False)
+
+
+def _raise_explained(error: Exception) -> NoReturn:
+    """The error as it is to be shown: without its traceback where nobody needs one."""
+    if isinstance(error, RuntimeError) and "gloo/transport/" in str(error):
+        reason = str(error).partition("] ")[2].partition(". This is")[0]
+        raise RankFailed(
+            "lost the connection to another process: it ended, or its machine did not answer for "
+            f"{LOST} s ({reason}); the same command with --resume goes on"
+        ) from None
+    said = refusal(error)
+    if said is not None:
+        raise click.ClickException(said) from None
+    raise error
 
 
 def _meet() -> None:
@@ -76,10 +117,10 @@ def _meet() -> None:
     they count restarts differently: there TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 has to be set.
     """
     store, rank, world = next(iter(rendezvous("env://")))
-    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
-        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        store = dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
+    if not _across_machines():
+        store = dist.PrefixStore(f"attempt {_restarts()}", store)  # type: ignore[attr-defined]
     dist.init_process_group(store=store, rank=rank, world_size=world)
+    notice_lost_machines(LOST)
 
 
 def launch(arguments: Sequence[str], processes: int) -> None:

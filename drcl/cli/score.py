@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -14,7 +15,7 @@ from drcl.cli.score_inputs import of_embeddings, of_runs
 from drcl.cli.score_output import Scores
 from drcl.metrics.comparison import TESTS
 from drcl.metrics.definitions import explained
-from drcl.metrics.measures import named
+from drcl.metrics.names import named
 from drcl.metrics.scores import METRICS
 from drcl.ranking import DIVISORS
 from drcl.storage.files import write_together
@@ -23,6 +24,7 @@ from drcl.storage.files import write_together
 EMPTY = ("recall@all", "precision@all")
 LEVELS = 101  # of the precision–recall curves
 OF_EMBEDDINGS = ("image", "text", "labels", "pairs", "metric", "ties", "exclude_self")
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Lists(click.Command):
@@ -57,6 +59,13 @@ class _Lists(click.Command):
 _TWO = "Option '--against' requires 2 arguments."
 
 
+def _choice(flag: str, names: Sequence[str], words: str) -> Callable[[F], F]:
+    """An option whose default is the first of its names."""
+    return click.option(
+        flag, type=click.Choice(names), default=names[0], show_default=True, help=words
+    )
+
+
 @click.command(cls=_Lists)
 @click.argument("image", metavar="IMAGE[:KEY]", required=False)
 @click.argument("text", metavar="TEXT[:KEY]", required=False)
@@ -64,19 +73,19 @@ _TWO = "Option '--against' requires 2 arguments."
     "--labels",
     multiple=True,
     metavar="FILE[:KEY]",
-    help="Classes of the rows, which are the same for both sides; given twice, those of IMAGE and "
-    "of TEXT. A key of a .csv file is a column.",
+    help="Classes of the rows, shared by both sides; or give it twice, for IMAGE and for TEXT. The "
+    "key of a .csv file is a column.",
 )
 @click.option(
     "--pairs",
     metavar="rows|FILE[:KEY]",
-    help="Instead of labels: 'rows' where row i of IMAGE belongs to row i of TEXT alone, or pairs "
+    help="Instead of --labels: 'rows' if row i of IMAGE belongs to row i of TEXT alone, or pairs "
     "(P, 2) of row numbers from 0.",
 )
-@click.option("--run", metavar="RUN", help="Instead of embeddings: ranked lists, a run of TREC.")
 @click.option(
-    "--qrels", metavar="QRELS", help="With --run: what is relevant, as TREC's judgements."
+    "--run", metavar="RUN", help="Ranked lists in TREC's run format, instead of embeddings."
 )
+@click.option("--qrels", metavar="QRELS", help="With --run: TREC's relevance judgements.")
 @click.option(
     "--k",
     "ks",
@@ -84,48 +93,59 @@ _TWO = "Option '--against' requires 2 arguments."
     multiple=True,
     default=(1, 5, 10),
     show_default=True,
-    help="Cut-offs beside the whole gallery: --k 1 5 10.",
+    help="Cut-offs in addition to the whole gallery: --k 1 5 10.",
 )
 @click.option(
     "--measures",
     metavar="NAME,…",
-    help="More of them, by the names of measures= in Python: hit,ap_at_r.",
+    help="Further measures, named as in measures= in Python: hit,ap_at_r.",
 )
 @click.option(
     "--against",
     multiple=True,
     metavar="IMAGE TEXT|RUN",
-    help="Another system's embeddings of the same rows, or run, to be compared with; may be "
+    help="Another system to compare with: its embeddings of the same rows, or its run; may be "
     "repeated.",
 )
 @click.option(
     "--measure",
     default="mAP@all",
     show_default=True,
-    help="What --against compares, as the table calls it.",
+    help="The measure that --against compares, as named in the table.",
 )
-@click.option("--test", type=click.Choice(TESTS), default=TESTS[0], show_default=True)
-@click.option("--interval", type=float, metavar="LEVEL", help="Intervals of the means: 0.95.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of intervals and tests.")
-@click.option("--metric", type=click.Choice(METRICS), default="cosine", show_default=True)
+@_choice("--test", TESTS, "How --against tests differences.")
+@click.option(
+    "--interval",
+    type=float,
+    metavar="LEVEL",
+    help="Print confidence intervals of the means at this level, such as 0.95.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of intervals and tests.")
+@_choice("--metric", METRICS, "Similarity that the gallery is ranked by.")
 @click.option(
     "--divisor",
     type=click.Choice(DIVISORS),
-    help="Of AP@k. Default: hits; of a run: relevant, as trec_eval.",
+    help="What AP@k is divided by. Default: hits; with --run: relevant, as in trec_eval.",
 )
-@click.option("--ties", type=click.Choice(("index", "average")), default="index", show_default=True)
+@_choice(
+    "--ties",
+    ("index", "average"),
+    "Equal scores: ranked by row number, or averaged over all their orders.",
+)
+@_choice(
+    "--no-relevant", ("zero", "skip"), "Queries with nothing relevant: count as 0, or are left out."
+)
 @click.option(
-    "--no-relevant", type=click.Choice(("zero", "skip")), default="zero", show_default=True
+    "--exclude-self", is_flag=True, help="Row i of one side never finds row i of the other."
 )
-@click.option("--exclude-self", is_flag=True, help="Row i of one side does not find row i.")
 @folder_option("Folder for scores.md, scores.tex, scores.json and pr.pdf.")
 @click.option(
     "--explain",
     is_flag=False,
     flag_value="",
     metavar="[MEASURE]",
-    help="Say how measures are defined, who uses them, and which option gives them here; nothing "
-    "is scored.",
+    help="Print how measures are defined, who uses them, and the option that gives them here, "
+    "without scoring anything.",
 )
 @click.pass_context
 def score(
@@ -145,16 +165,16 @@ def score(
     no_relevant: str,
     **options: Any,
 ) -> None:
-    """Score embeddings or ranked lists from files, without a run of training.
+    """Score embeddings or ranked lists from files.
 
-    IMAGE and TEXT are rows (N, d) of any two modalities in any format that is read. Each searches
-    the other. recall@k is the share of a query's relevant rows among the first k.
+    IMAGE and TEXT are files of rows (N, d) of any two modalities, in any supported format. Each
+    side searches the other. recall@k is the share of a query's relevant rows among the first k.
 
-    --run and --qrels are files of TREC instead; the numbers are those of trec_eval, and queries
-    without a list count 0.
+    To score ranked lists, give TREC files with --run and --qrels instead. The numbers are those of
+    trec_eval; a query without a list counts as 0.
 
-    With --against, differences are tested query by query, and p-values corrected by Holm for their
-    number.
+    With --against, systems are compared query by query, and p-values are corrected for their number
+    by Holm's method.
     """
     typed = ParameterSource.COMMANDLINE
     given = {

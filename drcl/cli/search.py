@@ -57,14 +57,23 @@ class _Search(click.Command):
     "rows",
     type=click.IntRange(min=0),
     multiple=True,
-    help="Row of the query's file to search with; may be repeated. Default: all; of a RUN, row 0.",
+    help="Row of the query file to search with; may be repeated. Default: all; in a RUN, row 0.",
 )
 @click.option(
     "--k", type=click.IntRange(min=1), default=10, show_default=True, help="Number of results."
 )
-@click.option("--in", "among", multiple=True, metavar="MODALITY", help="Only these; repeatable.")
 @click.option(
-    "--where", multiple=True, metavar="COLUMN=VALUE", help="Only items with it; repeatable."
+    "--in",
+    "among",
+    multiple=True,
+    metavar="MODALITY",
+    help="Find only items of this modality; may be repeated.",
+)
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="COLUMN=VALUE",
+    help="Find only items with this value; may be repeated.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option(
@@ -75,7 +84,7 @@ class _Search(click.Command):
 @click.option(
     "--run",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The run that encodes queries, if it was moved.",
+    help="The run that encodes the queries, if it was moved.",
 )
 @show.data_option
 @split_option
@@ -85,10 +94,11 @@ class _Search(click.Command):
 def search(context: click.Context, folder: Path, **options: Any) -> None:
     """Search an index, or the data set of a run.
 
-    drcl search INDEX QUERY: what drcl index has put into INDEX. QUERY is the id of an item in it,
-    or MODALITY=FILE[:KEY], features of which every row is a query.
+    drcl search INDEX QUERY searches an index made by drcl index. QUERY is the id of an item in it,
+    or MODALITY=FILE[:KEY]: features, where each row is a query.
 
-    drcl search RUN SOURCE TARGET: rows of the run's data set. A star marks a shared class.
+    drcl search RUN SOURCE TARGET searches the run's data set: rows of modality TARGET with rows of
+    SOURCE. A star marks results that share a class with the query.
     """
     in_index = (folder / MANIFEST).is_file()
     wrong = [

@@ -50,9 +50,9 @@ def _at_most(flag: str, usual: int, words: str) -> Callable[[F], F]:
 @click.option("--title", help="Heading of the page; default: the name of the index.")
 @click.option("--overwrite", is_flag=True, help="Replace the file if it is there.")
 def explore(folder: Path, out: Path, title: str | None, overwrite: bool) -> None:
-    """Write a page to explore an index: one HTML file that needs no other.
+    """Write an index as one HTML page to explore.
 
-    It holds up to 5,000 items; drcl serve shows larger indexes.
+    The page needs no other file and holds up to 5,000 items; drcl serve shows larger indexes.
     """
     check_new(out, overwrite)
     page = explorer_page(Index.load(folder), title or folder.resolve().name)
@@ -65,7 +65,7 @@ def explore(folder: Path, out: Path, title: str | None, overwrite: bool) -> None
 @click.option(
     "--run",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The run of the index: takes features of its modalities as queries, too.",
+    help="The run that made the index; queries may then also be features.",
 )
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address of this machine to listen on."
@@ -75,17 +75,17 @@ def explore(folder: Path, out: Path, title: str | None, overwrite: bool) -> None
     type=click.IntRange(0, 65535),
     default=8000,
     show_default=True,
-    help="Port; 0 takes a free one.",
+    help="Port; 0 picks a free one.",
 )
 @click.option(
     "--token-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="File of a token that clients have to send.",
+    help="File with a token that clients must send.",
 )
-@_at_most("--max-k", _USUAL.k, "Most results of a query.")
-@_at_most("--max-rows", _USUAL.rows, "Most queries of a request.")
-@_at_most("--max-body", _USUAL.body, "Most bytes of a request.")
-@_at_most("--max-waiting", _USUAL.waiting, "Most requests that wait for an answer at one time.")
+@_at_most("--max-k", _USUAL.k, "Largest number of results per query.")
+@_at_most("--max-rows", _USUAL.rows, "Largest number of queries per request.")
+@_at_most("--max-body", _USUAL.body, "Largest request, in bytes.")
+@_at_most("--max-waiting", _USUAL.waiting, "Largest number of requests waiting for an answer.")
 @show.device_option
 def serve(
     folder: Path,
@@ -99,10 +99,11 @@ def serve(
     max_waiting: int,
     device: str | None,
 ) -> None:
-    """Search an index over HTTP, with a page to explore it.
+    """Serve an index over HTTP: search as JSON, and a page to explore it.
 
-    POST /search takes JSON, GET / is the page. The index may be added to or replaced meanwhile.
-    Ends on Ctrl-C or SIGTERM, once the requests it has are answered, after 10 seconds at most.
+    POST /search takes JSON; GET / returns the page. The index may be extended or replaced while it
+    is served. Ctrl-C or SIGTERM stops the server once open requests are answered, after 10 seconds
+    at most.
     """
     refusal = "serving needs {}; install it with: pip install 'drcl[serve]'"
     check_installed(refusal, "starlette", "uvicorn", "jinja2")

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from drcl.automatic import auto
 from drcl.cli.errors import Interrupted
-from drcl.cli.launch import is_restarted, is_worker, launch, processes_for, worker
+from drcl.cli.launch import is_worker, launch, may_be_restarted, processes_for, worker
 from drcl.cli.output import folder_option
 from drcl.cli.settings import (
     AUTO,
@@ -27,7 +27,16 @@ from drcl.cli.show import finish, progress_option
 from drcl.cli.summary import time_table, tried_table
 from drcl.data import CrossModalDataset, load
 from drcl.estimator import DRCL
-from drcl.run import Run, finish_run, interrupted, measure_model, start_run, withdraw_run
+from drcl.run import (
+    Run,
+    finish_run,
+    interrupted,
+    is_finished,
+    measure_model,
+    open_run,
+    start_run,
+    withdraw_run,
+)
 from drcl.run.record import format_settings
 from drcl.storage.files import locked
 from drcl.train.config import Config
@@ -94,18 +103,26 @@ class _Asked(NamedTuple):
 
 def _train(asked: _Asked, given: dict[str, Any], arguments: list[str], rank: int) -> None:
     dataset, out, parallel = asked.dataset, asked.out, asked.parallel
-    resume = asked.resume or is_restarted()
+    resume = asked.resume or may_be_restarted()
     loaded = load(dataset, asked.data)
     if asked.preset == AUTO:
         _train_auto(asked, given, loaded)
         return
     waiting = interrupted(out) if resume else None
+    ended = waiting is None and may_be_restarted() and (out / "run.json").is_file()
     if waiting is not None and asked.preset is None:
         name, base = "the interrupted run", Config.from_dict(waiting.settings)
+    elif ended and asked.resume and asked.preset is None:  # which was given no settings
+        name, base = "the finished run", Config.from_dict(open_run(out).settings)
     else:
         name, base = preset_for(dataset, asked.preset)
     config = merge(base, given, loaded.modalities)
     run = Run.describe(dataset, asked.data, loaded, config)
+    if ended and not asked.overwrite and is_finished(out, run):
+        # A process was lost when all was done, and the launcher has started them again.
+        if rank == 0:
+            click.echo(f"{out}: the run is finished")
+        return
     model = DRCL(config)
     config.check_modalities(loaded.modalities)
     if parallel is not None and not is_worker():

@@ -2,4 +2,6 @@
 
 from drcl import _later
 
-__getattr__ = _later.modules(__name__, "deep", "fitted", "protocol", "study")
+__all__ = ["deep", "fitted", "methods", "protocol", "study"]
+__dir__ = __all__.copy
+__getattr__ = _later.names(__name__, *__all__)

@@ -1,4 +1,4 @@
-"""What all methods are given alike: the validation split, damaged labels, and a fingerprint."""
+"""What all methods are given alike: the validation split, and damaged labels."""
 
 from __future__ import annotations
 
@@ -11,9 +11,14 @@ import numpy as np
 
 from drcl.checks import check_count
 from drcl.data.dataset import CrossModalDataset, Labelled, Split, is_multi_hot
-from drcl.data.fingerprint import fingerprint as fingerprint
 from drcl.data.splits import stratified_holdout
 from drcl.labels import is_labelled
+
+__all__ = [
+    "Damage", "damage_of", "with_few_labels", "with_missing_rows", "with_noise",
+    "with_unseen_classes", "with_validation",
+]  # fmt: skip
+__dir__ = __all__.copy
 
 
 class Damage(NamedTuple):
@@ -23,6 +28,12 @@ class Damage(NamedTuple):
         name: for tables and folders.
         apply: (data, seed=…) -> data.
         keeps_pairs: whether row i of one modality still belongs to row i of another.
+
+    >>> from drcl.data import load
+    >>> damage = Damage("5 labels a class", partial(with_few_labels, per_class=5))
+    >>> few = damage.apply(load("synthetic", scale=0.1), seed=0)
+    >>> len(few.train["image"].labels), len(few.classes)
+    (50, 10)
     """
 
     name: str
@@ -79,6 +90,12 @@ def with_validation(data: CrossModalDataset, seed: int, fraction: float = 0.2) -
     Of every class ``round(fraction · n)`` rows, one at least, as
     :func:`drcl.data.splits.stratified_holdout` draws them. Modalities with the same labels are cut
     alike, so that pairs stay pairs.
+
+    >>> from dataclasses import replace
+    >>> from drcl.data import load
+    >>> data = with_validation(replace(load("synthetic"), validation={}), seed=0)
+    >>> data.validation.keys() == data.train.keys()
+    True
     """
     if set(data.validation) == set(data.train):
         return data
@@ -102,6 +119,13 @@ def with_noise(data: CrossModalDataset, kind: str, rate: float, seed: int) -> Cr
     permutation of the labelled ones, drawn by ``numpy.random.default_rng([seed, i])`` for modality
     i of ``train``, ``[seed, i, 1]`` for the same of ``validation``; then the classes, from the same
     generator.
+
+    >>> from drcl.data import load
+    >>> data = load("synthetic")
+    >>> noisy = with_noise(data, "asymmetric", 0.5, seed=0)
+    >>> right, wrong = data.train["image"].labels, noisy.train["image"].labels
+    >>> abs(float((right != wrong).mean()) - 0.5) < 0.01
+    True
     """
     _check_noise(kind, rate)
     count = len(data.classes)
@@ -128,6 +152,11 @@ def with_few_labels(data: CrossModalDataset, per_class: int, seed: int) -> Cross
     each; the others go.
 
     Drawn by ``numpy.random.default_rng(seed)``; modalities with the same labels keep the same rows.
+
+    >>> from drcl.data import load
+    >>> few = with_few_labels(load("synthetic"), per_class=2, seed=0)
+    >>> len(few.train["image"].labels) == 2 * len(few.classes)
+    True
     """
     if per_class < 1:
         raise ValueError(f"per_class: expected at least 1, got {per_class}")
@@ -158,6 +187,14 @@ def with_missing_rows(data: CrossModalDataset, rate: float, seed: int) -> CrossM
     Each modality loses rows of its own, so that few samples are left whole. Which: the first
     ``round(rate · n)`` of a permutation, drawn by ``numpy.random.default_rng([seed, i])`` for
     modality i of ``train``, ``[seed, i, 1]`` for the same of ``validation``.
+
+    >>> from drcl.data import load
+    >>> data = load("synthetic")
+    >>> half = with_missing_rows(data, 0.5, seed=0)
+    >>> len(data.train["image"].labels) - len(half.train["image"].labels) == round(
+    ...     0.5 * len(data.train["image"].labels)
+    ... )
+    True
     """
     _check_missing(rate)
 
@@ -181,6 +218,14 @@ def with_unseen_classes(data: CrossModalDataset, count: int, seed: int) -> Cross
 
     Modality i goes without classes ``i·count`` to ``(i + 1)·count − 1`` of the permutation
     ``numpy.random.default_rng(seed).permutation(C)``.
+
+    >>> from drcl.data import load
+    >>> import numpy as np
+    >>> data = with_unseen_classes(load("synthetic"), 1, seed=0)
+    >>> [len(np.unique(part.labels)) for part in data.train.values()] == [
+    ...     len(data.classes) - 1
+    ... ] * len(data.train)
+    True
     """
     classes, modalities = len(data.classes), len(data.train)
     if count < 1 or count * modalities >= classes:

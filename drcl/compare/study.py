@@ -12,10 +12,14 @@ from typing import Any
 from tqdm import tqdm
 
 from drcl.compare.fitted import Fit, Method, Unsuited, is_paired, measure
-from drcl.compare.protocol import Damage, fingerprint, with_validation
+from drcl.compare.protocol import Damage, with_validation
 from drcl.data.dataset import CrossModalDataset
+from drcl.data.fingerprint import fingerprint
 from drcl.metrics.statistics import holm, sign_flip_test
 from drcl.storage.files import write_bytes
+
+__all__ = ["read_results", "run_study", "summarize", "table"]
+__dir__ = __all__.copy
 
 LEAST_SEEDS = 5  # for a test
 
@@ -35,11 +39,21 @@ def run_study(
 
     A seed decides the validation rows, where the set has none of its own, the damage, and the
     method's own draws: all methods see the same rows. With a ``file`` each result is written at
-    once, and a study that was interrupted goes on after the last one.
+    once, and an interrupted study continues after the last one.
 
     Returns results with ``method``, ``seed``, ``fingerprint`` (of the data, validation rows and
     damage included), ``mAP@all`` and ``mAP@50`` by pair and ``"mean"``, ``chosen`` and ``seconds``;
-    where the data do not suit a method, as without pairs, ``refused`` instead of the measures.
+    if the data do not suit a method, as without pairs, ``refused`` instead of the measures.
+
+    >>> import numpy as np
+    >>> from drcl.compare.fitted import Fitted
+    >>> from drcl.data import Labelled
+    >>> rows = Labelled(np.eye(2, dtype=np.float32), np.arange(2))
+    >>> split = {"image": rows, "text": rows}
+    >>> data = CrossModalDataset("pets", ("cat", "dog"), split, split, split)
+    >>> raw = Method("raw features", lambda data, seed: Fitted(lambda modality, rows: rows, ""))
+    >>> run_study(data, {"raw": raw}, seeds=[0], progress=False)[0]["mAP@all"]["mean"]
+    1.0
     """
     seeds = list(seeds)
     paired = is_paired(data) and (damage is None or damage.keeps_pairs)
@@ -80,7 +94,14 @@ def _result(name: str, fit: Fit, data: CrossModalDataset, seed: int, mark: str) 
 
 
 def read_results(file: Path) -> list[Result]:
-    """The lines of a study's file."""
+    """The lines of a study's file.
+
+    >>> import tempfile
+    >>> file = Path(tempfile.mkdtemp(), "results.jsonl")
+    >>> _ = file.write_text('{"method": "cca", "seed": 0, "fingerprint": "1f"}\\n')
+    >>> read_results(file)
+    [{'method': 'cca', 'seed': 0, 'fingerprint': '1f'}]
+    """
     results = []
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
         try:
@@ -93,9 +114,16 @@ def read_results(file: Path) -> list[Result]:
 
 
 def summarize(results: Sequence[Result], measure: str = "mAP@all") -> list[dict[str, Any]]:
-    """A row for each method: ``mean``, ``sd``, ``seconds``, and against the first method ``gain``
-    (its mean less theirs, over the seeds both have) and Holm-corrected ``p``; None where there are
-    fewer than five seeds."""
+    """A row for each method: ``mean``, ``sd``, median ``seconds``, and against the first method
+    ``gain`` (the first one's mean less this one's, over the seeds both have) and the Holm-corrected
+    ``p``, None with fewer than five seeds.
+
+    >>> result = {"seed": 0, "seconds": 1.0}
+    >>> new = {**result, "method": "new", "mAP@all": {"mean": 0.75}}
+    >>> old = {**result, "method": "old", "mAP@all": {"mean": 0.5}}
+    >>> [(row["method"], row["mean"], row["gain"]) for row in summarize([new, old])]
+    [('new', 0.75, None), ('old', 0.5, 0.25)]
+    """
     values: dict[str, dict[int, float]] = {}
     seconds: dict[str, list[float]] = {}
     refused = {result["method"]: result["refused"] for result in results if "refused" in result}
@@ -129,7 +157,14 @@ def summarize(results: Sequence[Result], measure: str = "mAP@all") -> list[dict[
 
 
 def table(rows: Sequence[dict[str, Any]], titles: dict[str, str]) -> str:
-    """Markdown, 80 columns at most."""
+    """The rows of :func:`summarize` as a Markdown table.
+
+    >>> result = {"method": "new", "seed": 0, "seconds": 1.0, "mAP@all": {"mean": 0.75}}
+    >>> print(table(summarize([result]), {"new": "the new one"}))
+    | method | mAP@all | seeds | first − it | p (Holm) | seconds |
+    |---|---|---|---|---|---|
+    | the new one | 0.7500 | 1 |  |  | 1.0 |
+    """
     lines = [
         "| method | mAP@all | seeds | first − it | p (Holm) | seconds |",
         "|---|---|---|---|---|---|",

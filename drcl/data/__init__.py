@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from drcl import _later
 from drcl.data.dataset import CrossModalDataset, Labelled, Split
 from drcl.data.locate import data_root
 from drcl.data.manifest import load_manifest
@@ -23,6 +24,7 @@ from drcl.data.sets.wikipedia import wikipedia
 
 __all__ = ["CrossModalDataset", "Labelled", "Split", "load", "load_manifest", "names"]
 __dir__ = __all__.copy
+__getattr__ = _later.names(__name__, "fingerprint")
 
 _BUILT_IN: dict[str, Callable[..., CrossModalDataset]] = {"digits": digits, "synthetic": synthetic}
 _FROM_FILES: dict[str, Callable[..., CrossModalDataset]] = {

@@ -25,6 +25,10 @@ class Labelled(NamedTuple):
         features: (N, d) float32, finite; or (N, …), for a network of your own.
         labels: (N,) int64 class ids in ``0..C-1``, ``-1`` where a sample is unlabelled; or
             (N, C) float32 or uint8 rows, one-hot or multi-hot, all zero where unlabelled.
+
+    >>> image = Labelled(np.zeros((3, 8), np.float32), np.array([0, 1, -1]))
+    >>> image.features.shape, image.labels.tolist()
+    ((3, 8), [0, 1, -1])
     """
 
     features: np.ndarray

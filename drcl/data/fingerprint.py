@@ -8,6 +8,9 @@ import numpy as np
 
 from drcl.data.dataset import CrossModalDataset
 
+__all__ = ["fingerprint"]
+__dir__ = __all__.copy
+
 
 def fingerprint(data: CrossModalDataset) -> str:
     """12 hexadecimal digits of what two results must share to be comparable.

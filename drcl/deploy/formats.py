@@ -27,11 +27,18 @@ def to_onnx(encoder: FrozenEncoder, example: Tensor | None = None) -> bytes:
 
     Args:
         encoder: of :meth:`drcl.DRCL.encoder`.
-        example: a batch of features; needed for a network of your own on features that were not
-            standardized: nothing else says what it takes.
+        example: a batch of features; needed only for a network of your own on features that were
+            not standardized, as nothing else tells their shape.
 
     Raises ImportError without ``onnx`` and ``onnxscript`` (the extra ``drcl[export]``), and
-    ValueError for weights of 2 GiB or more, which no ONNX file holds, or for a missing example.
+    ValueError for weights of 2 GiB or more, which no ONNX file can hold, or a missing example.
+
+    >>> import pytest; _ = pytest.importorskip("onnx"), pytest.importorskip("onnxscript")
+    >>> import onnx
+    >>> from drcl.deploy import freeze
+    >>> content = to_onnx(freeze(torch.nn.Linear(4, 8), scale=None, calibration=None))
+    >>> onnx.load_model_from_string(content).graph.output[0].name
+    'embeddings'
     """
     check_installed(
         "the ONNX format needs {}; install it with: pip install 'drcl[export]'",
@@ -84,7 +91,7 @@ FORMATS: dict[str, Callable[[FrozenEncoder], bytes]] = {"onnx": to_onnx, "pt2": 
 
 
 def _example(encoder: FrozenEncoder, given: Tensor | None) -> Tensor:
-    """Two rows: of one, an exporter would take it that there is always one."""
+    """Two rows: given one, an exporter would assume that there is always one."""
     if given is not None:
         return given
     if not encoder.row_shape:
@@ -97,7 +104,7 @@ def _example(encoder: FrozenEncoder, given: Tensor | None) -> Tensor:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what PyTorch says to itself: of its own old names, and of torchvision's ops."""
+    """Without PyTorch's warnings about its own old names, and about torchvision's ops."""
     log = logging.getLogger("torch.onnx")
     level = log.level
     log.setLevel(logging.ERROR)

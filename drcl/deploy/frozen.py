@@ -24,12 +24,20 @@ class FrozenEncoder(nn.Module):
 
     Args:
         layers: what happens to the rows, in order.
-        row_shape: of one sample; empty if the network says nothing of it.
+        row_shape: of one sample; empty if it is not known.
         integers: whether int32 and int64 features are token ids, and stay as they are.
 
-    Input (N, d), converted to float32; output (N, dim) or (N, C) float32. Raises TypeError for what
-    is no tensor, and ValueError for rows of another shape, but not in a trace, which has no place
-    for it. NaN in a row makes that row of the result NaN.
+    Input (N, d), converted to float32; output (N, dim) or (N, C) float32. Raises TypeError for
+    anything but a tensor, and ValueError for rows of another shape, except in a trace, which cannot
+    hold the check. NaN in a row makes that row of the result NaN.
+
+    >>> encoder = FrozenEncoder([nn.Flatten()], row_shape=[2, 2], integers=False)
+    >>> encoder(torch.eye(2)[None])
+    tensor([[1., 0., 0., 1.]])
+    >>> encoder(torch.ones(1, 3))
+    Traceback (most recent call last):
+    ...
+    ValueError: features: expected rows (N, 2, 2), got (1, 3)
     """
 
     row_shape: list[int]
@@ -68,6 +76,11 @@ def freeze(
         network: as trained: the package's own, or any other.
         scale: μ and σ of the features, if they were standardized.
         calibration: W (D, C) and τ for class posteriors; None for rows of unit length.
+
+    >>> network = nn.Linear(2, 2, bias=False)
+    >>> network.weight.data = torch.eye(2)
+    >>> freeze(network, scale=None, calibration=None)(torch.tensor([[3.0, 4.0]]))
+    tensor([[0.6000, 0.8000]])
     """
     shape: list[int] = []
     if isinstance(network, (Encoder, Ensemble, nn.Linear)):
@@ -83,7 +96,7 @@ def freeze(
 
 
 def _plain(network: nn.Module) -> nn.Module:
-    """The same function, without the checks that are not for TorchScript."""
+    """The same function, without the checks that TorchScript cannot compile."""
     if is_as_built(network):
         return nn.Sequential(copy.deepcopy(network.layers), _UnitRows())
     if type(network) is Ensemble:

@@ -57,7 +57,8 @@ def prior_similarity_backward(
         total = total + weighted - probabilities * weighted.sum(dim=1, keepdim=True)
     if grad_logits is not None:
         total = total + grad_logits
-    total = total / temperature
+    if temperature != 1.0:
+        total = total / temperature
     by_features = (total @ weight.T).to(features.dtype) if needs[0] else features.new_empty(0)
     by_weight = (
         project_transposed(features.to(weight.dtype), total) if needs[1] else weight.new_empty(0)

@@ -22,27 +22,31 @@ are known to be zero.
 
 The stages are what another backend replaces: :func:`rows`; :func:`class_sums` and :func:`gram`, or
 :func:`differences`; :func:`combine`; :func:`gradient`. When K = D the class space is the whole
-space and F is a (B, 0) tensor.
+space and F is a (B, 0) tensor. With the identity for Q all this holds in the whole space too, for
+any K: nothing is then projected, and products with coordinates are longer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from drcl.eager.generalized_cross_entropy import gce_rows
+from drcl.eager.generalized_cross_entropy import gce_ids, gce_rows
 from drcl.eager.mixup import mix, unmix
 from drcl.eager.products import project
-from drcl.labels import is_labelled, target_rows
+from drcl.labels import in_range, is_labelled, target_rows
 from drcl.precision import widest
 
 # Wide enough for full GEMM speed, narrow enough that the triangle costs little more than half.
 PANEL = 256
 # The share of the last-level cache that a block of rows may take.
 BLOCK_BYTES = 4 * 2**20
+
+
+LabelLoss: TypeAlias = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Batch(NamedTuple):
@@ -57,7 +61,7 @@ class Batch(NamedTuple):
 class Space(NamedTuple):
     """The prior's column space, and the prior in it; all is computed in its dtype."""
 
-    basis: Tensor  # Q (D, K)
+    basis: Tensor  # Q (D, K), or (D, 0) for the whole space: K = D, and Q is the identity
     recast: Tensor  # PQ (C, K)
     weight: Tensor  # QᵀW (K, C)
 
@@ -97,19 +101,32 @@ class Saved(NamedTuple):
     permutation: Tensor | None
 
 
-def rows(given: Batch, space: Space, settings: Settings) -> Rows:
+def label_loss(logits: Tensor, targets: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ GCE of all rows and its gradient by the logits; targets are ids (B,) or rows (B, C)."""
+    losses, gradient, _, _ = (gce_ids if targets.ndim == 1 else gce_rows)(logits, targets, q)
+    return losses.sum(), gradient
+
+
+def rows(
+    given: Batch, space: Space, settings: Settings, label_loss: LabelLoss = label_loss
+) -> Rows:
     """Mix, normalise, project, and finish the parts of the loss that are sums over rows."""
     features, targets, permutation, q = given
     basis, recast_coordinates, weight_coordinates = space
     lam, temperature = settings.lam, settings.temperature
-    y = target_rows(targets, len(recast_coordinates), basis.dtype)
-    labelled = is_labelled(y)
-    if permutation is not None:
-        labelled = labelled & labelled[permutation]
-        y = mix(y, permutation, lam)
-    mask = labelled.to(y.dtype)
-    y = y * mask[:, None]
-    recast = y @ recast_coordinates
+    if targets.ndim == 1 and permutation is None:  # of an id the product is a row
+        y, labelled = targets, is_labelled(targets)
+        columns, outside = in_range(targets, len(recast_coordinates))
+        mass = labelled.to(basis.dtype).masked_fill(outside, float("nan"))
+        recast = recast_coordinates.index_select(0, columns) * mass[:, None]
+    else:
+        y = target_rows(targets, len(recast_coordinates), basis.dtype)
+        labelled = is_labelled(y)
+        if permutation is not None:
+            labelled = labelled & labelled[permutation]
+            y = mix(y, permutation, lam)
+        y = y * labelled.to(y.dtype)[:, None]
+        recast = y @ recast_coordinates
     r = lengths(recast)
     u = recast / safe(r)[:, None]
     outside = basis.new_empty(len(features), len(basis))
@@ -121,7 +138,7 @@ def rows(given: Batch, space: Space, settings: Settings) -> Rows:
         for block in row_blocks(outside)
     ]
     n, v, delta, squared_f = (torch.cat(parts) for parts in zip(*done, strict=True))
-    if basis.shape[0] == basis.shape[1]:
+    if u.shape[1] == len(basis):
         outside = basis.new_empty(len(features), 0)
     # Unit rows at the distance |x̂ − r̂|² = |Δ|² + |F|² have u·Δ = half of it: near convergence this
     # is far more exact than the projection, whose rounding is relative to 1 and not to Δ.
@@ -130,13 +147,13 @@ def rows(given: Batch, space: Space, settings: Settings) -> Rows:
     squares = (r - n)[:, None] * u + n[:, None] * delta
     squared_error = squares.square().sum() + (n * (n * squared_f)).sum()  # n² may be infinite
     logits = (n[:, None] * v) @ weight_coordinates / temperature
-    losses, logit_gradient, _, _ = gce_rows(logits, y, q)
+    loss, logit_gradient = label_loss(logits, y, q)
     return Rows(
         outside,
         torch.cat([u, delta, v], dim=1),
         logit_gradient @ (weight_coordinates.T / temperature),
         torch.stack([n, r]),
-        torch.stack([losses.sum(), squared_error, mask.sum()]),
+        torch.stack([loss, squared_error, labelled.to(basis.dtype).sum()]),
     )
 
 
@@ -158,8 +175,8 @@ def _rows_block(
     n = lengths(x).masked_fill_(absent, 0.0)
     # A division, not a product with 1/n: at D = 1 the unit rows are then exactly ±1.
     torch.div(x, safe(n)[:, None], out=out).masked_fill_(absent[:, None], 0.0)
-    v = project(out, basis)
-    if basis.shape[0] == basis.shape[1]:
+    v = out if is_whole(basis) else project(out, basis)
+    if u.shape[1] == len(basis):
         return n, v, u - v, torch.zeros_like(n)
     out.addmm_(u, basis.T, alpha=-1)
     delta = -project(out, basis)
@@ -240,14 +257,14 @@ def gradient(
     outside, coordinates, label_gradient, norms, sums, inner, cross, gram_matrix, *_ = saved
     basis, permutation = saved.basis, saved.permutation
     alpha, beta, eta, _, lam = settings
-    width, k = basis.shape
+    width, k = len(basis), label_gradient.shape[1]
     total, label, similarity, mse = (sums.new_zeros(()) if g is None else g for g in grads)
     n, r = norms
     count = sums[2].clamp(min=1)
     inverse = 1.0 / safe(n)
     scale = (alpha * total + similarity) * (-16.0 / count.square())
     squared = (beta * total + mse) * (2.0 / (count * width))
-    direct = ((eta * total + label) / count) * label_gradient
+    direct = (eta * total + label) / count
     if not is_by_rows(gram_matrix):
         uu, du, dd, vu, vd, vv = blocks(inner)
         converging = dd.trace() < vv.trace()
@@ -262,7 +279,8 @@ def gradient(
         if is_by_rows(gram_matrix):
             m, z = gram_matrix[:, block]
             torch.mm(m, outside, out=across)
-            along = m @ coordinates[:, 2 * k :] - z @ coordinates[:, :k]
+            along = torch.mm(m, coordinates[:, 2 * k :])
+            along.addmm_(z, coordinates[:, :k], alpha=-1)
             projection = row_dot(v, along) + row_dot(across, f)
             terms, factors = [], []
         else:
@@ -274,14 +292,17 @@ def gradient(
             projection = row_dot(v, along) + row_dot(left, crossed) + row_dot(across, f)
             terms, factors = [(scale * inverse[block])[:, None] * left], [cross]
         # The normalisation takes away the part along x̂ = (v, F); J_MSE and J_L act on x directly.
+        # In place, as a pass over so much memory takes as long as some products.
         rescale = (scale * inverse[block])[:, None]
-        inside = (
-            rescale * (along - projection[:, None] * v)
-            + direct[block]
-            + squared * ((n - r)[block, None] * u - n[block, None] * delta)
-        )
+        inside = along.addcmul_(v, projection[:, None], value=-1).mul_(rescale)
+        inside.addcmul_(label_gradient[block], direct)
+        inside.addcmul_(u, squared * (n - r)[block, None])
+        inside.addcmul_(delta, squared * n[block, None], value=-1)
         if f.shape[1] == 0:
-            torch.mm(inside, basis.T, out=own)
+            if is_whole(basis):
+                own.copy_(inside)
+            else:
+                torch.mm(inside, basis.T, out=own)
             continue
         own.mul_(rescale).addcmul_(f, squared * n[block, None] - rescale * projection[:, None])
         own.addmm_(torch.cat([*terms, inside], dim=1), torch.cat([*factors, basis.T]))
@@ -334,3 +355,8 @@ def row_dot(a: Tensor, b: Tensor) -> Tensor:
     """Row-wise inner products (B,); a few rows at a time, so that the products stay in cache."""
     parts = [(x * y).sum(dim=1) for x, y in zip(a.split(PANEL), b.split(PANEL), strict=True)]
     return torch.cat(parts)
+
+
+def is_whole(basis: Tensor) -> bool:
+    """Whether coordinates are those of the whole space, the entries of the rows themselves."""
+    return basis.shape[1] == 0

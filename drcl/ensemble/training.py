@@ -15,6 +15,7 @@ from drcl.encoder import normalize
 from drcl.ensemble.network import Members
 from drcl.precision import network_precision
 from drcl.prior import Prior
+from drcl.seeding import seeded
 
 BATCH = 128
 WARM_UP = 0.05  # share of the steps over which the learning rate rises
@@ -87,11 +88,9 @@ def train_members(
         start = Prior.orthogonal(dim, members.classes, seed=seed).weight
         members.prior = start * recipe.norm
     members.to(rows.features.device)
-    with network_precision("highest"):
-        devices = [rows.features.device] if rows.features.is_cuda else []
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(seed)  # dropout and λ draw from torch's own generator
-            _descend(members, recipe, rows, generator, seconds, tick)
+    # Dropout and λ draw from torch's own generator.
+    with network_precision("highest"), seeded(rows.features.device, seed):
+        _descend(members, recipe, rows, generator, seconds, tick)
     for parameter in members.parameters():
         parameter.grad = None
     return members.eval()

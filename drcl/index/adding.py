@@ -11,7 +11,7 @@ from torch import Tensor
 
 from drcl.index.held import Held
 from drcl.index.segment import Ids, Segment, make_segment, metadata_columns
-from drcl.metrics.duplicates import equal_among, row_hashes
+from drcl.metrics.duplicates import equal_among, repeated, row_hashes
 from drcl.metrics.embeddings import Embeddings
 from drcl.storage.files import check_name
 from drcl.storage.mmap import is_mapped
@@ -84,16 +84,15 @@ def _new_copies(held: Held, piece: Embeddings, hashes: Tensor) -> tuple[Tensor, 
     """Positions of new rows that equal an earlier one, of the index or of their own."""
     parts = [torch.from_numpy(np.array(part.arrays["hashes"])) for part in held.segments]
     every = torch.cat([*parts, hashes])
-    ordered = hashes.sort().values
-    several = ordered[1:][ordered[1:] == ordered[:-1]]
-    earlier = np.isin(every[: held.total].numpy(), hashes.numpy())
-    again = np.isin(hashes.numpy(), every[: held.total].numpy())
-    again |= np.isin(hashes.numpy(), several.numpy())
-    candidates = torch.from_numpy(np.concatenate([earlier, again]).nonzero()[0])
+    before = every[: held.total]
+    earlier = torch.isin(before, hashes)
+    again = torch.isin(hashes, before[earlier])
+    again[repeated(hashes)] = True
+    candidates = torch.cat([earlier, again]).nonzero()[:, 0]
 
     def at(positions: Tensor) -> Tensor:
         new = positions >= held.total
-        rows = torch.empty(len(positions), piece.width)
+        rows = torch.empty(len(positions), piece.width, dtype=torch.float32, device="cpu")
         rows[new] = piece.at(positions[new] - held.total, torch.float32)
         if held.rows is not None:
             rows[~new] = held.rows.at(positions[~new], torch.float32)

@@ -33,6 +33,7 @@ def to_faiss(held: Held, kind: str, options: dict[str, int]) -> Any:
     import faiss
 
     inner, width = faiss.METRIC_INNER_PRODUCT, every.width
+    made: Any  # what a kind of index has, faiss's types do not say
     if kind == "flat":
         made = faiss.IndexFlatIP(width)
     elif kind == "hnsw":

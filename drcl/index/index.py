@@ -367,6 +367,12 @@ class Index:
                 (a sixteenth of the lists).
 
         Raises ImportError without faiss, and ValueError for another kind or option.
+
+        >>> import pytest; _ = pytest.importorskip("faiss")
+        >>> index = Index().add(torch.eye(3))
+        >>> scores, numbers = index.to_faiss("hnsw").search(index.rows([1]).numpy(), 1)
+        >>> scores.tolist(), numbers.tolist()
+        ([[1.0]], [[1]])
         """
         self.check_files()
         return engines.to_faiss(self._held, kind, options)
@@ -381,6 +387,11 @@ class Index:
             options: ``links`` (32, from 2 on), ``ef_construction`` (80) and ``ef_search`` (64).
 
         Raises ImportError without usearch, ValueError for another option or an index without rows.
+
+        >>> import pytest; _ = pytest.importorskip("usearch")
+        >>> index = Index().add(torch.eye(3))
+        >>> index.to_usearch().search(index.rows([1]).numpy(), 1).keys.tolist()
+        [1]
         """
         self.check_files()
         return engines.to_usearch(self._held, options)
@@ -390,16 +401,23 @@ class Index:
 
         A point has the number of its row as its id, as in :attr:`SearchResult.indices`, and the
         payload ``{"id": …, "modality": …, "metadata": {column: value}}``. Rows are sent a few at a
-        time. A collection that cannot be filled is deleted; one whose writer is killed stays as far
-        as it came.
+        time. A collection that cannot be filled is deleted; if the process is killed, the rows that
+        were sent stay.
 
         Args:
             client: a ``qdrant_client.QdrantClient``.
-            collection: a name that is not there. To replace one that is searched, write another and
-                give it the alias.
+            collection: a new name. To replace a collection that is in use, write another one and
+                move the alias to it.
 
-        Raises ImportError without qdrant-client, ValueError for a collection that is there or an
+        Raises ImportError without qdrant-client, ValueError for a collection that exists or an
         index without rows, and whatever the client raises.
+
+        >>> import pytest; _ = pytest.importorskip("qdrant_client")
+        >>> from qdrant_client import QdrantClient
+        >>> client = QdrantClient(":memory:")
+        >>> Index().add(torch.eye(2), ids=["oak", "elm"]).to_qdrant(client, "trees")
+        >>> client.query_points("trees", query=[0.0, 1.0], limit=1).points[0].payload["id"]
+        'elm'
         """
         self.check_files()
         databases.to_qdrant(self._held, client, collection)
@@ -413,16 +431,23 @@ class Index:
         floats; where none does, it has their JSON. What is missing is null, as None is. Search it
         with ``distance_type("dot")``, whose distance is 1 less the inner product.
 
-        Rows are passed a few at a time, and the table has all of them or is as it was before. A new
-        one whose writer is killed may stay, without a row.
+        Rows are passed a few at a time, and the table has all of them or is as it was before. If
+        the process is killed while it writes a new table, the table may stay, empty.
 
         Args:
             database: a connection of ``lancedb.connect``, or the folder of a database.
             table: its name.
-            overwrite: replace the table if it is there.
+            overwrite: replace the table if it exists.
 
-        Raises ImportError without lancedb, ValueError for a table that is there, a bad name or an
+        Raises ImportError without lancedb, ValueError for a table that exists, a bad name or an
         index without rows, and whatever the library raises.
+
+        >>> import pytest; _ = pytest.importorskip("lancedb")
+        >>> import tempfile
+        >>> index = Index().add(torch.eye(2), ids=["oak", "elm"])
+        >>> table = index.to_lancedb(tempfile.mkdtemp(), "trees")
+        >>> table.search([0.0, 1.0]).distance_type("dot").limit(1).to_list()[0]["id"]
+        'elm'
         """
         self.check_files()
         return databases.to_lancedb(self._held, database, table, overwrite)

@@ -61,7 +61,7 @@ def resolve(arrays: Sequence[ParsedLabels], signs: int | None = None) -> list[Pa
         return list(arrays)
     if len({one.names is None for one in telling}) > 1:
         raise ValueError(
-            f"{_called(arrays)}: some labels are strings and some are numbers: expected one kind"
+            f"{_called(arrays)}: expected labels that are all strings or all numbers, got both"
         )
     if any(one.names for one in telling):
         names = tuple(sorted({name for one in telling for name in one.names or ()}))
@@ -128,7 +128,9 @@ def join(parts: Sequence[ParsedLabels]) -> ParsedLabels:
             f"{parts[0].name}: expected one form throughout, got rows of shapes {sorted(widths)}"
         )
     if len({one.names is None for one in parts if one.signs & 6}) > 1:
-        raise ValueError(f"{parts[0].name}: some labels are strings and some are numbers")
+        raise ValueError(
+            f"{parts[0].name}: expected labels that are all strings or all numbers, got both"
+        )
     missing = np.concatenate([one.missing for one in parts])
     if parts[0].rows is not None:
         rows = torch.cat([one.rows.cpu() for one in parts if one.rows is not None])

@@ -275,8 +275,8 @@ def _rows(
     """Label rows as a tensor, where they are; and which are wholly masked."""
     if not isinstance(array, Tensor) and array.dtype.kind not in "biuf":
         raise TypeError(
-            f"{name}: label rows (N, C) are numbers, got {array.dtype} of shape {array.shape}; "
-            "names are (N,), one a row"
+            f"{name}: expected numbers in label rows (N, C), got {array.dtype} of shape "
+            f"{array.shape}; names are (N,), one a row"
         )
     missing = np.zeros(len(array), bool)
     if masked is not None:
@@ -294,7 +294,8 @@ def _rows(
 
 
 def _check_values(rows: Tensor, name: str, soft: bool) -> None:
-    for start, part in zip(range(0, len(rows), _CHUNK), rows.split(_CHUNK), strict=True):
+    for start in range(0, len(rows), _CHUNK):
+        part = rows[start : start + _CHUNK]
         good = (part >= 0) & (part <= 1) if soft else (part == 0) | (part == 1)
         if not bool(good.all()):
             row, column = (int(at) for at in (~good).nonzero()[0])

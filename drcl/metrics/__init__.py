@@ -45,4 +45,4 @@ __all__ = [
     "compare_all", "Comparison", "MAX_BYTES",
 ]  # fmt: skip
 __dir__ = __all__.copy
-__getattr__ = _later.modules(__name__, "definitions", "trec")
+__getattr__ = _later.names(__name__, "definitions", "trec")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from typing import NamedTuple, TypeAlias
 
@@ -18,6 +18,7 @@ from drcl.eager import sharded_ranking
 from drcl.eager.average_precision import Block
 from drcl.metrics.ranks import Ranks, discounts_up_to, is_graded
 from drcl.metrics.scores import Scores
+from drcl.metrics.search import Search, highest_scores
 from drcl.metrics.task import Task
 from drcl.metrics.tied import TiedRanks
 from drcl.ops.average_precision import average_precision, queries_per_block
@@ -27,6 +28,7 @@ from drcl.ranking import PER_QUERY, Columns, Relevance, Request, width
 Evaluate: TypeAlias = Callable[[Ranks], dict[str, Tensor]]
 # Bytes that a query takes for each relevant item where its rank is wanted.
 _BYTES_PER_RANK, _BYTES_PER_GRADED_RANK = 64, 160
+_TOGETHER = 64  # queries whose highest scores are laid out at once: so few stay in the caches
 
 
 class Ranked(NamedTuple):
@@ -45,10 +47,12 @@ def ranked_blocks(
     evaluate: Evaluate | None = None,
     *,
     find_first: bool,
+    known: Scores | None = None,
 ) -> Iterator[Ranked]:
     """Blocks of these queries over these items, ranked; ``evaluate`` finds further measures.
 
-    ``find_first`` asks for first ranks beyond the request's depth too.
+    ``find_first`` asks for first ranks beyond the request's depth too. The highest scores alone are
+    computed where these suffice, unless what makes the scores of these items is ``known``.
     """
     settings, device = task.settings, task.device
     group = settings.process_group
@@ -56,7 +60,7 @@ def ranked_blocks(
     # Places, lists and lengths of a large gallery's items leave less for the scores.
     max_bytes = max(settings.max_bytes - 32 * len(items), settings.max_bytes // 4)
     with raise_together(group):
-        scorer = task.scorer(
+        scorer = known or task.scorer(
             None if len(items) == task.size else items,
             # A sort needs the order, the relevance and sums in float64 beside the scores.
             max_bytes=max_bytes if backend == "native" else max_bytes // 24,
@@ -73,6 +77,20 @@ def ranked_blocks(
     if find_first and backend != "native":  # where all are sorted
         request = replace(request, depth=longest)
     depth = request.depth
+
+    most = task.exclusions.most
+    needs_all = known or evaluate is not None or request.average_ties or request.recall_levels
+    if group is None and backend == "native" and most is not None and not needs_all:
+        search = highest_scores(scorer, len(rows), depth + most, max_bytes // 2)
+        if search is not None:
+            left = yield from _by_highest(
+                task, search, rows, items, request, relevance, max_bytes, find_first=find_first
+            )
+            if len(left):
+                yield from ranked_blocks(
+                    task, left, items, request, find_first=find_first, known=scorer
+                )
+            return
 
     @functools.cache
     def discounts() -> Tensor:
@@ -150,6 +168,54 @@ def ranked_blocks(
         yield _measured(part, table, request, wanted, ranked, task.gain_values, discounts, evaluate)
 
 
+def _by_highest(
+    task: Task,
+    search: Search,
+    rows: Tensor,
+    items: Tensor,
+    request: Request,
+    relevance: Callable[[int, Tensor], Relevance],
+    max_bytes: int,
+    *,
+    find_first: bool,
+) -> Generator[Ranked, None, Tensor]:
+    """Queries of which the highest scores say all that is asked for; returns the others.
+
+    Those are, with ``find_first``, the queries with relevant items but none within the depth.
+    """
+    scorer = search.scorer
+    together = max(1, min(_TOGETHER, max_bytes // 8 // (scorer.dtype.itemsize * scorer.count)))
+    scores = torch.full((together, scorer.count), -torch.inf, dtype=scorer.dtype, device="cpu")
+    left = []
+    for begin in range(0, len(rows), search.size):
+        block = rows[begin : begin + search.size]
+        found = search.highest(scorer.queries(block))
+        missing = 0
+        for start in range(0, len(block), together):
+            part = block[start : start + together]
+            values, indices = (column[start : start + together] for column in found)
+            some = scores[: len(part)].scatter_(1, indices, values)
+            relevant = relevance(begin + start, part)
+            excluded = task.excluded(part, items)
+            table = average_precision(
+                some,
+                relevant,
+                request,
+                excluded=excluded,
+                max_bytes=max_bytes // 4,
+                backend="native",
+            )
+            some.scatter_(1, indices, -torch.inf)
+            missed = without_hit(table) & find_first
+            missing += int(missed.sum())
+            left.append(part[missed])
+            yield Ranked(part[~missed], table[~missed], {})
+        if missing > len(block) // 2:  # to look at all at once is then faster
+            left.append(rows[begin + search.size :])
+            break
+    return torch.cat(left)
+
+
 def _find_first_ranks(
     found: Tensor, relevant: Relevance, request: Request, table: Callable[..., Tensor]
 ) -> int:
@@ -158,13 +224,18 @@ def _find_first_ranks(
     Only the queries without a hit within the depth, of which it returns the number, are ranked
     once more.
     """
-    head = dict(zip(PER_QUERY, found.T, strict=False))
-    missed = (head["first_rank"] == 0) & (head["relevant"] > 0)
+    missed = without_hit(found)
     count = int(missed.sum())
     if count:
         whole = table(request, relevant.of_some(missed))
-        found[missed, : len(head)] = whole[missed, : len(head)]
+        found[missed, : len(PER_QUERY)] = whole[missed, : len(PER_QUERY)]
     return count
+
+
+def without_hit(found: Tensor) -> Tensor:
+    """Which queries of a table have relevant items, but none within its depth."""
+    head = dict(zip(PER_QUERY, found.T, strict=False))
+    return (head["first_rank"] == 0) & (head["relevant"] > 0)
 
 
 def _with_ranks(request: Request, max_relevant: int, ranked: Tensor, graded: bool) -> Request:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 _TILE = 2**21  # entries looked at together
+_MIX = -0x2917014799A6026D  # odd, its bits in no order
 
 
 def equal_rows(
@@ -57,7 +58,7 @@ def equal_among(
     if len(candidates) == 0:
         return candidates, candidates
     step = max(1, _TILE // width)
-    found = torch.cat([_hash(at(part)).cpu() for part in candidates.split(step)])
+    found = torch.cat([_mixed_hash(at(part)).cpu() for part in candidates.split(step)])
     values, group = found.unique(return_inverse=True)
     first = torch.full((len(values),), int(candidates[-1]), device="cpu")
     first = first.scatter_reduce(0, group, candidates, "amin")[group]
@@ -102,11 +103,28 @@ def repeated(hashes: Tensor) -> Tensor:
 
 
 def _hash(rows: Tensor) -> Tensor:
+    bits, factors = _bits(rows)
+    return (bits * factors).sum(dim=1)
+
+
+def _mixed_hash(rows: Tensor) -> Tensor:
+    """Of all columns, where a product alone is not enough: its low bits know no high ones, so that
+    rows which differ in signs would have few different hashes, in float64 two."""
+    bits, factors = _bits(rows)
+    mixed = bits ^ factors
+    for _ in range(2):
+        mixed ^= mixed >> 32
+        mixed *= _MIX
+    return mixed.sum(dim=1)
+
+
+def _bits(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (n, D) as integers, and a factor for each column."""
     # Adding zero makes −0 and 0 the same bits. Wrapping integer sums do not depend on their order.
     rows = rows if rows.dtype == torch.float64 else rows.float()
     integers = torch.int32 if rows.dtype == torch.float32 else torch.int64
     factors = torch.from_numpy(_factors(rows.shape[1])).to(rows.device)
-    return ((rows + 0.0).contiguous().view(integers) * factors).sum(dim=1)
+    return (rows + 0.0).contiguous().view(integers), factors
 
 
 @functools.cache

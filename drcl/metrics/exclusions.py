@@ -50,6 +50,11 @@ class Exclusions:
             self.bytes_per_item = 40
             self._finders.append(_same_group(*_two_sides(groups, queries, items)))
 
+    @property
+    def most(self) -> int | None:
+        """How many items a query does not find at most; None where only the items would tell."""
+        return None if self.bytes_per_item else len(self._finders)
+
     def of(self, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor] | None:
         """Where each query's excluded items begin (q + 1,), and their places among the columns."""
         if not self._finders:

@@ -72,7 +72,7 @@ def mean_average_precision(
     1.0
     """
     found = measured(query, gallery, query_labels, gallery_labels, options, ks=(k,))
-    return found.summary()[f"mAP@{'all' if k is None else k}"]
+    return found.first_mean()
 
 
 @takes_old_names

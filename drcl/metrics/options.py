@@ -127,9 +127,9 @@ def check_cutoffs(ks: Any) -> tuple[int | None, ...]:
 
 def refuse(options: Mapping[str, Any], *names: str) -> None:
     """Refuse options that there are not, and those that a function does not take."""
-    taken = [field.name for field in fields(Settings) if field.name not in names]
     for name, value in options.items():
         if name in names:
             raise TypeError(f"{name}: expected no such option here, got {value!r}")
-        if name not in taken:
+        if name not in Settings.__dataclass_fields__:
+            taken = [field.name for field in fields(Settings) if field.name not in names]
             raise TypeError(f"{name}: expected one of the options {', '.join(taken)}")

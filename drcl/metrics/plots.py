@@ -31,15 +31,14 @@ def axes_for(given: Axes | None, width: float = 4.2, height: float = 3.4) -> Axe
 
 
 def draw_curve(
-    axes: Axes,
-    recall: Values,
-    precision: Values,
-    label: str | None = None,
-    position: int | None = None,
+    axes: Axes, curve: tuple[Values, Values], label: str | None = None, position: int | None = None
 ) -> None:
-    """A curve; its look is that of the ``position``, by default the next after those there are."""
+    """A curve, recall and precision.
+
+    Its look is that of the ``position``, by default the next after those there are.
+    """
     look = line(len(axes.lines) if position is None else position)
-    axes.plot(recall, precision, label=_name(label), **look)
+    axes.plot(*curve, label=_name(label), **look)
     axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel="recall", ylabel="precision")
     _legend(axes)
 

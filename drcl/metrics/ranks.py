@@ -18,7 +18,7 @@ from drcl.ranking import Relevance
 class Ranks:
     """The ranks of every query's relevant items: what a measure is a function of.
 
-    ``ranks`` (Q, T) float64, rising, are those of the relevant items, counted from 1, then ∞;
+    ``ranks`` (Q, T) float64 are those of the relevant items, rising, counted from 1, then ∞;
     ``relevant`` (Q,) int64 says how many there are and ``ranked`` (Q,) int64 how many items the
     query's ranking holds. ``graded`` (Q, T) float64 are their gains, None where all are 1.
     ``find_discounts`` gives :func:`discounts_up_to` the longest ranking, where that is at hand.
@@ -37,7 +37,12 @@ class Ranks:
     find_discounts: Callable[[], Tensor] | None = field(default=None, repr=False)
 
     def hits(self, k: Tensor) -> Tensor:
-        """How many relevant items are among the first k (Q, K): (Q, K) int64."""
+        """How many relevant items are among the first k (Q, K): (Q, K) int64.
+
+        >>> found = Ranks(torch.tensor([[2.0, 4.0]]).double(), torch.tensor([2]), torch.tensor([4]))
+        >>> found.hits(torch.tensor([[1, 3, 4]])).tolist()
+        [[0, 1, 2]]
+        """
         return self._once(
             "hits",
             k,
@@ -45,7 +50,7 @@ class Ranks:
         )
 
     def _once(self, what: str, of: Tensor, find: Callable[[], Tensor]) -> Tensor:
-        """What is found of this very tensor: many measures ask for it at the same cut-offs."""
+        """The result for this very tensor, kept: many measures ask at the same cut-offs."""
         known = self._found.get((what, id(of)))
         if known is None:
             # Kept with the tensor, so that no other one gets its id.
@@ -67,13 +72,22 @@ class Ranks:
         return (self.ranks + 1).log2_().reciprocal_()
 
     def precision_sums(self, counts: Tensor) -> Tensor:
-        """The sum (Q, K) of the precision at so many (Q, K) of the first relevant items."""
+        """The precision at the first ``counts`` (Q, K) relevant items, summed: (Q, K).
+
+        >>> found = Ranks(torch.tensor([[2.0, 4.0]]).double(), torch.tensor([2]), torch.tensor([4]))
+        >>> found.precision_sums(torch.tensor([[1, 2]])).tolist()  # 1/2, 1/2 + 2/4
+        [[0.5, 1.0]]
+        """
         return self._sums(self._number[None], counts)
 
     def dcg(self, counts: Tensor, gains: Tensor | None) -> Tensor:
-        """The DCG (Q, K) of so many (Q, K) of the first relevant items, of these gains (Q, T).
+        """The DCG (Q, K) of the first ``counts`` (Q, K) relevant items, with gains (Q, T).
 
-        None is a gain of 1 each.
+        None gives each a gain of 1.
+
+        >>> found = Ranks(torch.tensor([[1.0, 3.0]]).double(), torch.tensor([2]), torch.tensor([4]))
+        >>> found.dcg(torch.tensor([[1, 2]]), None).tolist()  # 1/log₂ 2, 1/log₂ 2 + 1/log₂ 4
+        [[1.0, 1.5]]
         """
         if gains is not None:
             return self._sums(gains, counts, self.discount_table)

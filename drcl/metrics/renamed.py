@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
+
+from drcl import _deprecated
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -22,7 +23,7 @@ def takes_old_names(function: Callable[P, R]) -> Callable[P, R]:
             if old in given:
                 if new in given:
                     raise TypeError(f"{old}: expected {new} alone, its new name, got both")
-                warnings.warn(f"{old}: is now called {new}", DeprecationWarning, stacklevel=2)
+                _deprecated.warn(f"{old}: is now called {new}", goes_in="0.3")
                 given[new] = given.pop(old)
         return function(*args, **given)  # type: ignore[arg-type]
 

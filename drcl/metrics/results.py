@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias, overload
@@ -13,7 +14,7 @@ from drcl.checks import check_count, check_installed, check_option
 from drcl.labels import parse_labels, resolve
 from drcl.metrics import plots
 from drcl.metrics.estimates import SAMPLES, Estimate, estimates, interval_text
-from drcl.metrics.measures import label
+from drcl.metrics.names import label
 from drcl.metrics.options import ON_EMPTY
 from drcl.ranking import PER_CUTOFF, PER_QUERY, Measures
 from drcl.tables import counted, json_text, latex, markdown
@@ -158,6 +159,17 @@ class RetrievalMetrics(Measures):
             return means
         return estimates(self.tables(), means, interval, clusters, samples, seed)
 
+    def first_mean(self) -> float:
+        """:meth:`summary`'s mAP at the first cut-off, without the other means.
+
+        >>> from drcl.metrics import retrieval_metrics
+        >>> x, labels = torch.eye(2), torch.arange(2)
+        >>> retrieval_metrics(x, x, labels, labels).first_mean()
+        1.0
+        """
+        mean, k = _mean(self.average_precision[:, 0]), self.ks[0]
+        return mean if mean == mean else self.summary()[f"mAP@{'all' if k is None else k}"]
+
     def _averages(self, average: Average, classes: Any) -> dict[str, float]:
         each = list(self.by_class(classes).values()) if average == "class_mean" else []
         if not bool(self._counted.any()):
@@ -217,6 +229,37 @@ class RetrievalMetrics(Measures):
             for one, rows in members.items()
             if bool((rows & self._counted).any())
         }
+
+    def recall_at_precision(self, least: float) -> tuple[float, int | None]:
+        """The greatest mean recall@k where the mean precision@k is ``least`` or more, and its k.
+
+        Of the cut-offs ``ks``, None being the whole gallery; of equal ones the largest. Where no
+        recall above 0 has that precision, it is 0 and k the largest of all. Raises ValueError
+        without cut-offs, and what :meth:`summary` raises. Source: torchmetrics'
+        RetrievalRecallAtFixedPrecision.
+
+        >>> from drcl.metrics import retrieval_metrics
+        >>> x, labels = torch.eye(3), torch.tensor([0, 1, 0])
+        >>> found = retrieval_metrics(x, x, labels, labels, ks=(1, 2, 3))
+        >>> found.recall_at_precision(0.5)
+        (1.0, 3)
+        >>> found.recall_at_precision(1.0)
+        (0.6666666666666666, 1)
+        """
+        if not self.ks:
+            raise ValueError("ks: expected cut-offs for recall at a precision, got none")
+        means = self.summary()
+        recalls = []
+        for k in self.ks:
+            name = "all" if k is None else k
+            enough = means[f"precision@{name}"] >= least
+            recalls.append(
+                (means[f"recall@{name}"] if enough else 0.0, math.inf if k is None else k)
+            )
+        most, largest = max(recalls)
+        if most == 0:
+            largest = max(recall[1] for recall in recalls)
+        return most, None if largest == math.inf else int(largest)
 
     def to_dataframe(self) -> pd.DataFrame:
         """A row for each query, a column for each measure, and ``relevant`` and ``first_rank``.
@@ -328,7 +371,7 @@ class RetrievalMetrics(Measures):
                 "curve nor points"
             )
         axes = plots.axes_for(ax)
-        plots.draw_curve(axes, curve.recall.numpy(), curve.precision.numpy(), label)
+        plots.draw_curve(axes, (curve.recall.numpy(), curve.precision.numpy()), label)
         return axes
 
     def plot_cmc(

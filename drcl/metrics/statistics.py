@@ -11,6 +11,12 @@ import numpy.typing as npt
 
 from drcl.labels import parse_labels
 
+__all__ = [
+    "bootstrap", "bounded_mean", "cluster_sums", "exact_share", "flipped_signs", "holm",
+    "sign_flip_test",
+]  # fmt: skip
+__dir__ = __all__.copy
+
 Array = npt.NDArray[np.float64]
 
 EXACT = 16  # pairs up to which all 2ⁿ signs are tried
@@ -57,6 +63,11 @@ def cluster_sums(
 
     The values are those of the queries that are counted, the clusters those of all queries, or None
     where each is its own. Raises ValueError where there are fewer than two clusters.
+
+    >>> values, every = np.array([[1.0], [2.0], [4.0]]), np.ones(3, bool)
+    >>> sums, sizes = cluster_sums(values, every, ["ant", "bee", "ant"])
+    >>> sums.tolist(), sizes.tolist()
+    ([[5.0], [2.0]], [2.0, 1.0])
     """
     if clusters is None:
         sums, sizes = values, np.ones(len(values))
@@ -99,6 +110,9 @@ def flipped_signs(sums: Array, sizes: Array, samples: int, seed: int) -> Flipped
     opposite signs: where δ lies between the two parts' means. All 2ⁿ patterns of n ≤ 16 clusters,
     else ``samples`` drawn ones and the observed one. Source: Fisher (1935); the means of random
     parts as an interval: Hartigan, *Using Subsample Values as Typical Values* (1969).
+
+    >>> flipped_signs(np.array([1.0, 2.0]), np.ones(2), samples=10, seed=0).p  # 2 of 2² patterns
+    0.5
     """
     columns = np.stack([sums, sizes], axis=1)
     parts = _parts(len(sums), samples, seed)

@@ -18,7 +18,8 @@ from drcl.checks import check_option
 from drcl.distributed import all_gather_int, gather_rows, group_device, raise_together
 from drcl.labels import ParsedLabels, parse_labels
 from drcl.metrics.embeddings import Array, check_codes
-from drcl.metrics.measures import Measure, named
+from drcl.metrics.measures import Measure
+from drcl.metrics.names import named
 from drcl.metrics.options import MAX_BYTES, Settings, check_cutoffs, refuse
 from drcl.metrics.relevance import Labels
 from drcl.metrics.report import RetrievalReport, check_report, retrieval_report
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from torchmetrics import Metric as TorchMetric
 
 SIDES = ("both", "query", "gallery")
+BLOCK_BYTES = 33 * 2**20  # from 32 MiB on, glibc gives memory back to the system when it is freed
 # What labels may be, beside rows of so many; no labels go with either.
 _IDS, _NAMES, _NO_LABELS = "class ids", "class names", "no labels"
 
@@ -42,8 +44,8 @@ class RetrievalMetric:
         ks: the cut-offs, as of the function.
         measures: further ones, as of :func:`retrieval_metrics`; none with modalities.
         max_bytes: embeddings that take more are kept in temporary files without a name, and mapped
-            from there; ranking takes as many bytes again. Labels and ids, 17 to 26 bytes a row, are
-            always in memory.
+            from there; ranking takes as many bytes again. Labels, 9 bytes a row where they are
+            class ids, and ids, 8 more, are always in memory.
         process_group: ranks that each hold a part of the rows, of the same sides or modalities.
             ``compute`` gathers them on every rank, which must have the disk for all rows.
         options: those of the function but what is given by position (``relevance``,
@@ -139,9 +141,8 @@ class RetrievalMetric:
         for name in chosen:
             if name not in self._sides:
                 self._sides[name] = _Side(name, batch)
+            self._make_room(self._sides[name], batch.rows.nbytes)
             self._sides[name].add(batch)
-            while sum(part.bytes_in_memory for part in self._sides.values()) > self._max_bytes:
-                max(self._sides.values(), key=lambda part: part.bytes_in_memory).spill()
 
     def compute(self) -> RetrievalMetrics | RetrievalReport:
         """The measures of all rows so far; a report where they are of modalities.
@@ -176,12 +177,12 @@ class RetrievalMetric:
         """This metric as a ``torchmetrics.Metric``, which Lightning's ``self.log`` takes.
 
         Args:
-            measure: what ``compute`` returns, as :meth:`RetrievalMetrics.summary` calls it, or the
-                mean of all pairs of modalities; None is a dict of all, for ``self.log_dict``.
+            measure: what ``compute`` returns, by its name in :meth:`RetrievalMetrics.summary`; with
+                modalities, its mean over their pairs. None is a dict of all, for ``self.log_dict``.
 
         ``update``, ``compute`` and ``reset`` are those here; ``compute`` returns float64 scalars on
-        the CPU. What ranks hold is gathered through this metric's ``process_group``, not by
-        torchmetrics. A call (``forward``) is a TypeError: a batch alone is no set to search.
+        the CPU. The rows of all ranks are gathered through this metric's ``process_group``, not by
+        torchmetrics. A call (``forward``) is a TypeError: one batch is not a set to search.
 
         Raises ImportError without torchmetrics; ``compute`` raises ValueError for an unknown
         measure.
@@ -195,8 +196,23 @@ class RetrievalMetric:
                 features, labels, ids = batch
                 self.metric.update(self(features), labels, ids=ids)
                 self.log("recall@1", self.metric, on_step=False, on_epoch=True)
+
+        >>> import pytest; _ = pytest.importorskip("torchmetrics")
+        >>> metric = RetrievalMetric(ks=(1,)).as_torchmetrics("recall@1")
+        >>> metric.update(torch.eye(2), [0, 1], side="both")
+        >>> metric.compute()
+        tensor(1., dtype=torch.float64)
         """
         return adapted(self, measure)
+
+    def _make_room(self, side: _Side, size: int) -> None:
+        """Spill the largest sides, ``side`` with ``size`` bytes more, until all fit in memory."""
+        after = {part: part.bytes_in_memory for part in self._sides.values()}
+        after[side] += 0 if side.spilled else size
+        while sum(after.values()) > self._max_bytes:
+            largest = max(after, key=after.__getitem__)
+            largest.spill()
+            after[largest] = 0
 
     def _agreed(self, names: list[str], group: ProcessGroup) -> list[str]:
         """The names in the order of the first rank; all ranks must hold rows of the same kinds."""
@@ -267,31 +283,51 @@ def _joined(one: list[str], other: list[str]) -> list[str] | None:
     return [*one[:-1], *labels] if one[:-1] == other[:-1] and len(labels) == 1 else None
 
 
-class _Column:
-    """Values (n, …) to which more are added, in one buffer.
+class _Blocks:
+    """Rows (n, …) to which more are added, in blocks that are each given back to the system.
 
-    Small ones of every batch would stand between the batches' own rows and keep the allocator from
-    using the memory of these again: it would grow with all rows that ever came.
+    Copies of every batch would lie scattered between the caller's own, and so keep the allocator
+    from using the memory of those again.
     """
 
-    def __init__(self) -> None:
-        self._buffer = torch.empty(0, dtype=torch.bool, device="cpu")
-        self.count = 0
+    def __init__(self, shape: Sequence[int], dtype: torch.dtype) -> None:
+        self._blocks = [torch.empty((0, *shape), dtype=dtype, device="cpu")]
+        self._room = 0  # rows that the last block can still take
 
-    def add(self, values: Tensor) -> None:
-        stop = self.count + len(values)
-        dtype = torch.promote_types(self._buffer.dtype, values.dtype)
-        if stop > len(self._buffer) or dtype != self._buffer.dtype:
-            size = max(stop, self.count + self.count // 2)
-            larger = values.new_empty((size, *values.shape[1:]), dtype=dtype)
-            if self.count:
-                larger[: self.count] = self._buffer[: self.count]
-            self._buffer = larger
-        self._buffer[self.count : stop] = values
-        self.count = stop
+    def add(self, rows: Tensor) -> None:
+        while len(rows):
+            if not self._room or rows.dtype != self._blocks[-1].dtype:
+                self._open(rows)
+            part, rows = rows[: self._room], rows[self._room :]
+            self._blocks[-1][-self._room :][: len(part)] = part
+            self._room -= len(part)
 
-    def copied(self) -> Tensor:
-        return self._buffer[: self.count].clone()
+    def _open(self, rows: Tensor) -> None:
+        """A block for such rows. Memory that is never written to takes no room."""
+        self._blocks[-1] = self.held()[-1]
+        self._room = max(1, BLOCK_BYTES // rows[0].nbytes)
+        # torch.empty would write to it where the user asked for deterministic algorithms
+        memory = torch.UntypedStorage(self._room * rows[0].nbytes)
+        block = torch.empty(0, dtype=rows.dtype, device="cpu").set_(memory)
+        self._blocks.append(block.view(self._room, *rows.shape[1:]))
+
+    def held(self) -> list[Tensor]:
+        """Views of the rows."""
+        *full, last = self._blocks
+        return [*full, last[: len(last) - self._room]]
+
+    def joined(self) -> Tensor:
+        """The rows, from now on in one block."""
+        held = [rows for rows in self.held() if len(rows)] or self._blocks[:1]
+        self._blocks, self._room = [held[0] if len(held) == 1 else torch.cat(held)], 0
+        return self._blocks[0]
+
+    def clear(self) -> None:
+        self._blocks, self._room = [self._blocks[0][:0].clone()], 0
+
+    @property
+    def nbytes(self) -> int:
+        return sum(rows.nbytes for rows in self.held())
 
 
 class _Side:
@@ -301,11 +337,13 @@ class _Side:
         self.name, self.kind = name, first.kind
         self._form = first.form
         self._width, self._dtype = first.rows.shape[1], first.rows.dtype
-        self._chunks: list[Tensor] = []
+        self._rows = _Blocks((self._width,), self._dtype)
         self._file: IO[bytes] | None = None
-        self._spilled = 0
+        self._rows_in_file = 0
         self._names: dict[str, int] = {}
-        self._labels, self._missing, self._ids = _Column(), _Column(), _Column()
+        classes = () if first.labels.rows is None else (first.labels.rows.shape[1],)
+        self._labels = _Blocks(classes, torch.bool)
+        self._missing, self._ids = _Blocks((), torch.bool), _Blocks((), torch.int64)
 
     def check(self, batch: _Batch) -> None:
         """Refuse a batch of another kind."""
@@ -331,10 +369,10 @@ class _Side:
 
     def add(self, batch: _Batch) -> None:
         """Keep copies of the rows, their labels and ids."""
-        if self._file is not None:  # from then on all rows go there
-            self._spilled += _write(self._file, batch.rows)
+        if self._file is not None:
+            self._rows_in_file += _write(self._file, batch.rows)
         else:
-            self._chunks.append(batch.rows.clone(memory_format=torch.contiguous_format))
+            self._rows.add(batch.rows)
         labels = batch.labels
         self.kind = _joined(self.kind, batch.kind) or batch.kind
         self._form = self._form or batch.form
@@ -351,21 +389,26 @@ class _Side:
             self._ids.add(batch.ids)
 
     @property
+    def spilled(self) -> bool:
+        """Whether the embeddings, and all that come, go to the file."""
+        return self._file is not None
+
+    @property
     def bytes_in_memory(self) -> int:
         """Of embeddings."""
-        return sum(chunk.nbytes for chunk in self._chunks)
+        return self._rows.nbytes
 
     def spill(self) -> None:
         """Move the embeddings that are in memory to the file."""
         if self._file is None:
             self._file = tempfile.TemporaryFile(prefix="drcl-metric-")  # noqa: SIM115 (it is kept)
-        self._spilled += sum(_write(self._file, chunk) for chunk in self._chunks)
-        self._chunks = []
+        self._rows_in_file += sum(_write(self._file, rows) for rows in self._rows.held())
+        self._rows.clear()
 
     def whole(self, group: ProcessGroup | None, max_bytes: int) -> tuple[Array, ParsedLabels]:
         """All rows and labels, of all ranks, each id once."""
-        labels, missing = self._labels.copied(), self._missing.copied()
-        ids = self._ids.copied() if "with ids" in self.kind else None
+        labels, missing = self._labels.joined(), self._missing.joined()
+        ids = self._ids.joined() if "with ids" in self.kind else None
         names = list(self._names) if self.kind[-1] == _NAMES else None
         if group is not None:
             if names is not None:
@@ -396,11 +439,9 @@ class _Side:
 
     def _own_rows(self) -> Tensor:
         """Those of this process: one tensor, in memory or mapped."""
-        if self._file is None:
-            self._chunks = [torch.cat(self._chunks)]
-            return self._chunks[0]
-        self.spill()
-        return _map(self._file, self._spilled, self._width, self._dtype)
+        if self._file is not None:
+            return _map(self._file, self._rows_in_file, self._width, self._dtype)
+        return self._rows.joined()
 
 
 def _mapped(blocks: Iterable[Tensor], width: int, dtype: torch.dtype) -> Tensor:

@@ -23,9 +23,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from drcl.metrics import measures
+from drcl.metrics import lists, measures
 from drcl.metrics.harmonic import harmonic
-from drcl.metrics.measures import Measure, ratio
+from drcl.metrics.measures import Measure, area, first_r, ratio
 from drcl.metrics.ranks import Ranks
 
 
@@ -63,9 +63,9 @@ class TiedRanks(Ranks):
         """r of each item's group (Q, T)."""
         return torch.searchsorted(self.ranks, self.ranks, right=True) - self.found
 
-    def expected_hits(self, k: Tensor) -> Tensor:
+    def hits(self, k: Tensor) -> Tensor:
         """The expected number (Q, K) of relevant items among the first k (Q, K)."""
-        return self.at_each(k, lambda inside: inside / self.size)
+        return self._once("hits", k, lambda: self.at_each(k, lambda inside: inside / self.size))
 
     def at_each(self, k: Tensor, part: Measure) -> Tensor:
         """The sum (Q, K) over the relevant items of ``part`` of a cut-off.
@@ -84,26 +84,21 @@ def hit(found: TiedRanks, k: Tensor) -> Tensor:
     return _first_hit(found, k)[0]
 
 
-def hits(found: TiedRanks, k: Tensor) -> Tensor:
-    return found.expected_hits(k)
-
-
 def reciprocal_rank(found: TiedRanks, k: Tensor) -> Tensor:
     return _first_hit(found, k)[1]
 
 
-def f1(found: TiedRanks, k: Tensor) -> Tensor:
-    return ratio(2 * found.expected_hits(k), k + found.relevant[:, None])
-
-
-def precision_min(found: TiedRanks, k: Tensor) -> Tensor:
-    return ratio(found.expected_hits(k), torch.minimum(k, found.relevant[:, None]))
-
-
-def fall_out(found: TiedRanks, k: Tensor) -> Tensor:
-    ranked = found.ranked[:, None]
-    among = torch.minimum(k, ranked) - found.expected_hits(k)
-    return ratio(among, ranked - found.relevant[:, None])
+def utility(
+    found: TiedRanks,
+    k: Tensor,
+    *,
+    relevant: float = 1.0,
+    irrelevant: float = -1.0,
+    missed: float = 0.0,
+) -> Tensor:
+    hits = found.hits(k)
+    worth = relevant * hits + missed * (found.relevant[:, None] - hits)
+    return worth + irrelevant * lists.num_nonrel(found, k)
 
 
 def ap_first_hits(found: TiedRanks, k: Tensor) -> Tensor:
@@ -151,47 +146,45 @@ def err(found: TiedRanks, k: Tensor, *, max_gain: float | None = None) -> Tensor
     return torch.from_numpy(np.stack(rows)).to(k.device)
 
 
-def r_precision(found: TiedRanks) -> Tensor:
-    relevant = found.relevant[:, None]
-    return ratio(found.expected_hits(relevant), relevant)[:, 0]
+def ap_at_r(found: TiedRanks, *, at_most: int | None = None) -> Tensor:
+    first = first_r(found, at_most=at_most)
+    sums = found.at_each(first, partial(_precision_sums, found))
+    return ratio(sums, found.relevant[:, None])[:, 0]
 
 
-def ap_at_r(found: TiedRanks) -> Tensor:
-    relevant = found.relevant[:, None]
-    sums = found.at_each(relevant, partial(_precision_sums, found))
-    return ratio(sums, relevant)[:, 0]
-
-
-def auroc(found: TiedRanks) -> Tensor:
+def auroc(found: TiedRanks, *, max_fpr: float = 1.0) -> Tensor:
     """An irrelevant item of the same score counts as a half."""
-    relevant, irrelevant = found.relevant, found.ranked - found.relevant
-    before = found.above - found.found + (found.size - found.members) / 2
-    before = torch.where(found.known, before, 0.0).sum(dim=1)
-    return torch.where(relevant > 0, 1 - before / (relevant * irrelevant), 0.0)
+    most = max_fpr * (found.ranked - found.relevant).double()
+    return area(found, _expected_before(found, most), max_fpr)
 
 
 def bpref(found: TiedRanks) -> Tensor:
     relevant = found.relevant[:, None].double()
     bound = torch.minimum(relevant, found.ranked[:, None] - relevant)
-    before, among = found.above - found.found, found.size - found.members
-    # the numbers before it are before, before + 1, …, before + among: so many of them are below R
-    below = (relevant - before).clamp(min=0).minimum(among + 1)
-    least = below * before + below * (below - 1) / 2 + (among + 1 - below) * relevant
-    least = torch.where(found.known, least / (among + 1), 0.0).sum(dim=1, keepdim=True)
-    return ratio(relevant - ratio(least, bound), relevant)[:, 0]
+    before = _expected_before(found, relevant[:, 0])[:, None]
+    return ratio(relevant - ratio(before, bound), relevant)[:, 0]
 
 
-def rbp(found: TiedRanks, *, p: float = 0.8) -> Tensor:
+def rbp(found: TiedRanks, *, p: float = 0.8, graded: bool = False) -> Tensor:
     measures.check_persistence(p)
     within = (1 - p**found.size) / found.size  # (1 − p) times the mean of p⁰ to pˢ⁻¹
-    return torch.where(found.known, p**found.above * within, 0.0).sum(dim=1)
+    weights = torch.where(found.known, p**found.above * within, 0.0)
+    return (weights * found.gains if graded else weights).sum(dim=1)
 
 
+# These follow from the number of hits alone, in which they are linear.
+_OF_HITS: tuple[Measure, ...] = (
+    *(lists.num_q, lists.num_rel, lists.num_ret, lists.num_nonrel, measures.hits, measures.f1),
+    *(measures.precision_min, measures.fall_out, measures.r_precision),
+)
 EXPECTED: dict[Measure, Measure] = {
+    **dict(zip(_OF_HITS, _OF_HITS, strict=True)),
+    lists.utility: utility,
+} | {
     getattr(measures, one.__name__): one
     for one in (
-        *(hit, hits, reciprocal_rank, f1, precision_min, fall_out, ap_first_hits, dcg),
-        *(dcg_exponential, ndcg, ndcg_exponential, err, r_precision, ap_at_r, auroc, bpref, rbp),
+        *(hit, reciprocal_rank, ap_first_hits, dcg, dcg_exponential, ndcg, ndcg_exponential),
+        *(err, ap_at_r, auroc, bpref, rbp),
     )
 }
 
@@ -202,8 +195,8 @@ def expectation(name: str, measure: Measure) -> Measure:
         return partial(expectation(name, measure.func), *measure.args, **measure.keywords)
     if measure not in EXPECTED:
         raise ValueError(
-            'measures: expected those of drcl.metrics.measures with ties="average", whose mean '
-            f"over the orders of equal scores is known, got {name}"
+            'measures: expected such with ties="average" whose mean over the orders of equal '
+            f"scores is known, as those of drcl.metrics.measures, got {name}"
         )
     return EXPECTED[measure]
 
@@ -226,6 +219,16 @@ def _first_hit(found: TiedRanks, k: Tensor) -> tuple[Tensor, Tensor]:
         rest = size - relevant - place + 1  # the places before hold so many irrelevant items less
         here = here * rest.clamp(min=0) / (size - place).clamp(min=1)
     return chance, reciprocal
+
+
+def _expected_before(found: TiedRanks, most: Tensor) -> Tensor:
+    """The irrelevant items before each relevant one, ``most`` (Q,) at most, summed up (Q,)."""
+    before, among = found.above - found.found, found.size - found.members
+    bound = most[:, None]
+    # the numbers before it are before, before + 1, …, before + among: so many are below the bound
+    below = (bound - before).ceil().clamp(min=0).minimum(among + 1)
+    least = below * before + below * (below - 1) / 2 + (among + 1 - below) * bound
+    return torch.where(found.known, least / (among + 1), 0.0).sum(dim=1)
 
 
 def _precision_sums(found: TiedRanks, places: Tensor) -> Tensor:

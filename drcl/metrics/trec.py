@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from drcl.checks import check_count
-from drcl.metrics.measures import Measure, named
+from drcl.metrics.measures import Measure, at_cutoffs, auroc, fall_out
+from drcl.metrics.names import named
 from drcl.metrics.options import Settings, check_cutoffs
 from drcl.metrics.ranks import Ranks
 from drcl.metrics.results import RetrievalMetrics
@@ -51,9 +52,9 @@ N = TypeVar("N", int, float)
 def read_run(path: str | Path) -> dict[str, dict[str, float]]:
     """The scores in a run file: query -> item -> score.
 
-    A byte order mark at the head is no part of the first name. Raises ValueError, with the line,
-    for text that is not UTF-8, another number of fields, a score that is no finite number and an
-    item that is there twice; OSError where the file cannot be read.
+    A byte order mark at the start is skipped. Raises ValueError, naming the line, for text that is
+    not UTF-8, a wrong number of fields, a score that is not a finite number, and an item that a
+    query has twice; OSError if the file cannot be read.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -67,11 +68,11 @@ def read_run(path: str | Path) -> dict[str, dict[str, float]]:
 def read_qrels(path: str | Path) -> dict[str, dict[str, int]]:
     """The relevance in a file of judgements: query -> item -> relevance.
 
-    Raises what :func:`read_run` raises, for a relevance that is no whole number.
+    Raises what :func:`read_run` raises, and ValueError for a relevance that is not a whole number.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_qrels(Path(folder, "qrels.txt"), {"q1": {"a": 1, "b": 0}})
+    ...     _ = Path(folder, "qrels.txt").write_text("q1 0 a 1\\nq1 0 b 0\\n")
     ...     read_qrels(Path(folder, "qrels.txt"))
     {'q1': {'a': 1, 'b': 0}}
     """
@@ -111,7 +112,9 @@ def write_qrels(path: str | Path, qrels: Qrels) -> None:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     write_qrels(Path(folder, "qrels.txt"), {"q1": {"a": 1}})
     ...     print(Path(folder, "qrels.txt").read_text(), end="")
+    ...     read_qrels(Path(folder, "qrels.txt"))
     q1 0 a 1
+    {'q1': {'a': 1}}
     """
     _check_whole(qrels)
     lines = [
@@ -152,7 +155,8 @@ def run_metrics(
         adaptive_k: whether precision@k above the length of a list is divided by that length (True,
             default), or by k as trec_eval's.
         judged_only: leave out of the lists what ``qrels`` do not name, or name with less than 0.
-        relevance_level: the least relevance of what is relevant, 1 by default.
+        relevance_level: the least relevance of what is relevant, 1 by default. At 0 all that was
+            judged is relevant, of gain 1: precision@k is then the share of judged items.
         recall_levels: number of recall levels (0, default, or at least 2); where a list does not
             reach a level, the precision there is 0.
 
@@ -170,7 +174,9 @@ def run_metrics(
     0.3333333333333333
     """
     cutoffs, wanted = check_cutoffs(ks), named(measures)
-    of_gallery = [name for name in ("fall_out", "auroc") if name in wanted]
+    of_gallery = [
+        name for name, one in wanted.items() if getattr(one, "func", one) in (fall_out, auroc)
+    ]
     if of_gallery:
         raise ValueError(f"measures: expected none of a whole gallery, got {', '.join(of_gallery)}")
     settings = Settings(
@@ -180,7 +186,7 @@ def run_metrics(
         ndcg=True,
         recall_levels=recall_levels,
     )
-    check_count("relevance_level", relevance_level)
+    check_count("relevance_level", relevance_level, 0)
     scored = _scored(run)
     _check_whole(qrels)
     if not qrels:
@@ -217,7 +223,7 @@ def run_metrics(
             of = _ranks(judged, qrels, relevance_level)
             counts = [sum(r >= 0 for r in one.values()) for one in qrels.values()]
             of = replace(of, ranked=torch.tensor(counts))
-        elif "ndcg" in name:
+        elif name.startswith("ndcg") and at_cutoffs(measure):
             of = replace(found, ranked=whole)
         evaluate = evaluation({name: measure}, cutoffs, size, adaptive_k)
         assert evaluate is not None
@@ -275,7 +281,7 @@ def _ranks(run: Mapping[str, Mapping[str, float]], qrels: Qrels, level: int) -> 
         places = {item: place for place, item in enumerate(lists[query], start=1)}
         for column, item in enumerate(sorted(items, key=lambda item: places.get(item, math.inf))):
             ranks[row, column] = places.get(item, math.inf)
-            gains[row, column] = float(qrels[query][item])
+            gains[row, column] = float(qrels[query][item]) if level else 1.0
     counts = [torch.tensor([len(one) for one in each.values()]) for each in (relevant, lists)]
     return Ranks(ranks, counts[0], counts[1], gains)
 

@@ -2,7 +2,8 @@
 
 Formulas, shapes and reasons are those of :mod:`drcl.eager.reversible_consistency`. The large
 products and the sums over the class space, :func:`~drcl.eager.reversible_consistency.gram` and
-:func:`~drcl.eager.reversible_consistency.class_sums`, are PyTorch's here too.
+:func:`~drcl.eager.reversible_consistency.class_sums`, are PyTorch's here too, and so is a whole
+stage where the products of its loops would be large ones (:func:`loops`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from drcl.backends import load_ops
+from drcl.eager import reversible_consistency as eager
 from drcl.eager.reversible_consistency import (
     Batch,
     Rows,
@@ -22,7 +24,9 @@ from drcl.eager.reversible_consistency import (
     class_sums,
     gram,
     is_by_rows,
+    is_whole,
 )
+from drcl.native.cross_entropy import compiled_q, entropies
 
 __all__ = ["class_sums", "combine", "differences", "gradient", "gram", "rows"]
 
@@ -36,9 +40,30 @@ OWN_SQUARES, OWN_PRODUCTS = 2**22, 2**20
 PANEL, WIDE_PANEL, WIDE_FROM = 128, 256, 512
 
 
+# Columns of the prior's space up to which the loops are always the faster; with more of them, up to
+# those that they have room for, where there are so few multiplications.
+COLUMNS, MOST_COLUMNS, MULTIPLICATIONS = 64, 256, 2**24
+
+
+def loops(columns: int, multiplications: int) -> bool:
+    """Whether a stage of so many multiplications by the K columns of the prior's space is loops."""
+    few = columns <= MOST_COLUMNS and multiplications <= MULTIPLICATIONS
+    return columns <= COLUMNS or few
+
+
+def label_loss(logits: Tensor, targets: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ GCE of all rows and its gradient by the logits; targets are ids (B,) or rows (B, C)."""
+    found = entropies(logits, targets, q)
+    return found.loss, found.gradient
+
+
 def rows(given: Batch, space: Space, settings: Settings) -> Rows:
     """Mix, normalise, project, and finish the parts of the loss that are sums over rows."""
     features, targets, permutation, q = given
+    width, k = space.basis.shape
+    classes = len(space.recast)
+    if is_whole(space.basis) or not loops(k, len(features) * k * (width + classes)):
+        return eager.rows(given, space, settings, label_loss)
     dtype = space.basis.dtype
     if targets.ndim == 2:
         targets = targets.to(dtype).contiguous()
@@ -47,7 +72,7 @@ def rows(given: Batch, space: Space, settings: Settings) -> Rows:
             features.to(dtype).contiguous(),
             targets.contiguous(),
             permutation if permutation is None else permutation.contiguous(),
-            q if q.dtype.itemsize > 2 else q.double(),
+            compiled_q(q),
             space.basis,
             space.recast.contiguous(),
             space.weight.contiguous(),
@@ -60,6 +85,9 @@ def rows(given: Batch, space: Space, settings: Settings) -> Rows:
 def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
     """M and Z (2, B, B), symmetric and antisymmetric."""
     batch, width = outside.shape
+    k = coordinates.shape[1] // 3
+    if not loops(k, batch * batch * k):
+        return eager.differences(outside, coordinates, norms)
     both = outside.new_empty(2, batch, batch)
     own = batch * batch * width <= OWN_SQUARES
     if not own:
@@ -88,8 +116,12 @@ def gradient(
     """Gradient (B, D) in ``dtype``, given those of total, J_L, J_D and J_MSE (None: zero)."""
     *tensors, basis, permutation = saved
     outside, gram_matrix = saved.outside, saved.gram_matrix
-    out = basis.new_empty(len(outside), len(basis))
-    own = is_by_rows(gram_matrix) and outside.numel() * len(outside) <= OWN_PRODUCTS
+    (width, k), batch = basis.shape, len(outside)
+    shared = batch if is_by_rows(gram_matrix) else 2 * k
+    if is_whole(basis) or not loops(k, batch * k * (width + shared)):
+        return eager.gradient(grads, saved, settings, dtype)
+    out = basis.new_empty(batch, width)
+    own = is_by_rows(gram_matrix) and outside.numel() * batch <= OWN_PRODUCTS
     if outside.shape[1] and not own:
         factors = (
             (gram_matrix[0], outside) if is_by_rows(gram_matrix) else (outside, gram_matrix[0])

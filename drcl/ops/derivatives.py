@@ -19,6 +19,9 @@ from torch.autograd import forward_ad
 
 from drcl.ops import flops
 
+__all__ = ["differentiable", "differentiated_once", "under_transform"]
+__dir__ = __all__.copy
+
 Rule = Callable[..., Any]
 _PLAIN = (Tensor, torch.nn.Parameter)
 
@@ -28,7 +31,15 @@ def under_transform() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
-def differentiable(op: CustomOpDef, *, setup: Rule, backward: Rule, jvp: Rule) -> Rule:
+def differentiable(
+    op: CustomOpDef,
+    *,
+    setup: Rule,
+    backward: Rule,
+    jvp: Rule,
+    gradients_of: int = 1,
+    shown: int | None = None,
+) -> Rule:
     """Give ``op`` its derivatives, and return the function to call in its place.
 
     Args:
@@ -37,6 +48,10 @@ def differentiable(op: CustomOpDef, *, setup: Rule, backward: Rule, jvp: Rule) -
         backward: ``backward(ctx, *gradients)``: the gradient by the first input, or a tuple of
             those by the first few; the others have none.
         jvp: ``jvp(ctx, *tangents)``: tangents of the outputs.
+        gradients_of: how many inputs have a gradient, all of them tensors; 0 where there is none
+            to be had.
+        shown: how many of its outputs the op's callers look at: others may be left out, but for one
+            on which second derivatives depend where what is saved has them.
     """
 
     def set_up(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -74,16 +89,20 @@ def differentiable(op: CustomOpDef, *, setup: Rule, backward: Rule, jvp: Rule) -
     Transformed.jvp = staticmethod(jvp)  # type: ignore[method-assign]
 
     class Direct(torch.autograd.Function):
-        """The same where nothing else than autograd looks on, without what transforms need."""
+        """The same where nothing else than autograd looks on, without what transforms need: of the
+        arguments, which come last and as they are, autograd is shown those that have a gradient."""
 
         @staticmethod
-        def forward(ctx: Any, *flat: Any) -> Any:
-            args = _unflatten(flat)
+        def forward(ctx: Any, *given: Any) -> Any:
+            args = given[-1]
             output = op._init_fn(*args)
-            set_up(ctx, args, output)
-            return output
+            setup(ctx, args, output)
+            return output if shown is None else output[:shown]
 
-        backward = Transformed.backward
+        @staticmethod
+        def backward(ctx: Any, *grads: Any) -> Any:
+            found = backward(ctx, *grads)
+            return (*found, None) if isinstance(found, tuple) else (found, None)
 
     def each(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
         nested = zip(in_dims, args, strict=True)
@@ -94,13 +113,20 @@ def differentiable(op: CustomOpDef, *, setup: Rule, backward: Rule, jvp: Rule) -
         if not torch.compiler.is_compiling():
             if "torch.utils.flop_counter" in sys.modules:
                 flops.register()
-            if _batches_of_autograd() and any(map(_is_batched, _flatten(args))):
-                return _in_batches_of_autograd(call, [*_flatten(args), _lengths(args)])
-            direct = _unobserved(args)
-            if torch.is_grad_enabled() or under_transform():
-                function = Direct if direct else Transformed
-                return function.apply(*_flatten(args), _lengths(args))
-            return op._init_fn(*args) if direct else op(*args)
+            flat = _flatten(args)
+            if _batches_of_autograd() and any(map(_is_batched, flat)):
+                return _in_batches_of_autograd(call, [*flat, _lengths(args)])
+            recorded = torch.is_grad_enabled()
+            if _unobserved():
+                tensors = [one for one in flat if isinstance(one, Tensor)]
+                if all(type(one) in _PLAIN for one in tensors):
+                    if not (recorded and any(one.requires_grad for one in tensors)):
+                        return op._init_fn(*args)
+                    if not any(one.requires_grad for one in tensors[gradients_of:]):
+                        return Direct.apply(*args[:gradients_of], args)
+            if recorded or under_transform():
+                return Transformed.apply(*flat, _lengths(args))
+            return op(*args)
         if forward_ad._current_level >= 0:
             raise NotImplementedError(
                 f"{op._qualname}: forward-mode derivatives are not compiled; take them outside of "
@@ -113,10 +139,10 @@ def differentiable(op: CustomOpDef, *, setup: Rule, backward: Rule, jvp: Rule) -
     return call
 
 
-def _unobserved(args: Sequence[Any]) -> bool:
+def _unobserved() -> bool:
     """Whether nothing can tell an op from its function, which costs far less to call.
 
-    Modes, tracers, the profiler and tensors of other classes can.
+    Modes, tracers and the profiler can, and tensors of other classes.
     """
     return (
         not torch._C._len_torch_dispatch_stack()
@@ -124,7 +150,6 @@ def _unobserved(args: Sequence[Any]) -> bool:
         and not torch._C._autograd._profiler_enabled()
         and torch._C._get_tracing_state() is None
         and not under_transform()
-        and all(type(one) in _PLAIN for one in _flatten(args) if isinstance(one, Tensor))
     )
 
 
@@ -198,4 +223,4 @@ def differentiated_once(op: CustomOpDef, name: str) -> Rule:
     def setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         pass
 
-    return differentiable(op, setup=setup, backward=refuse, jvp=refuse)
+    return differentiable(op, setup=setup, backward=refuse, jvp=refuse, gradients_of=0)

@@ -5,6 +5,7 @@ a matrix product, as in its own formulas, and half of it where one triangle is c
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import torch
@@ -14,11 +15,15 @@ def loss(
     features: Any, targets: Any, permutation: Any, q: Any, space: Any, settings: Any, group: str,
     by_rows: bool, backend: str, **kwargs: Any,
 ) -> int:  # fmt: skip
-    """Labels recast, three projections of every row, logits and their gradient, and the sums."""
-    (batch, width), ((_, k), (classes, _), _) = features, space
+    """Label rows recast, three projections of every row, logits and their gradient, and the sums.
+
+    An id without mixing is recast without a product.
+    """
+    (batch, width), ((_, basis), (classes, k), _) = features, space
     outside = width if k < width else 0
-    projections = 8 if outside else 2
-    rows = projections * batch * width * k + 6 * batch * classes * k
+    projections = 0 if basis == 0 else 8 if outside else 2
+    labels = 4 if len(targets) == 1 and permutation is None else 6
+    rows = projections * batch * width * k + labels * batch * classes * k
     if by_rows:
         return rows + batch * batch * (outside + 4 * k)
     return rows + batch * (outside * outside + 4 * k * outside + 18 * k * k)
@@ -26,13 +31,11 @@ def loss(
 
 def loss_backward(grads: Any, saved: Any, *args: Any, **kwargs: Any) -> int:
     """The product of F with M or FᵀF, and the terms of rank K."""
-    outside, *_, gram, basis = saved
-    (batch, width), (_, k) = outside, basis
+    outside, coordinates, *_, gram, basis = saved
+    (batch, width), k, back = outside, coordinates[1] // 3, math.prod(basis)
     if len(gram) == 3 and gram[0] == 2:
-        return 2 * batch * (batch * width + 2 * batch * k + basis[0] * k)
-    return 2 * batch * (width * width + 5 * width * k + 3 * k * k) + (
-        0 if width else 2 * batch * basis[0] * k
-    )
+        return 2 * batch * (batch * width + 2 * batch * k + back)
+    return 2 * batch * (width * width + 5 * width * k + 3 * k * k + (0 if width else back))
 
 
 def similarity(features: Any, weight: Any, *args: Any, **kwargs: Any) -> int:

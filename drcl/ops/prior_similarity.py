@@ -11,6 +11,7 @@ from torch import Tensor
 from drcl.dispatch import stages
 from drcl.eager.prior_similarity import Saved
 from drcl.ops.derivatives import differentiable, differentiated_once
+from drcl.ops.inputs import full_precision
 
 GRADS = 3  # the outputs that have a gradient: logits, probabilities, loss
 
@@ -25,7 +26,7 @@ def prior_similarity(
     is d(loss)/d(logits) (B, C).
     """
     compute = stages("prior_similarity", backend).prior_similarity
-    with torch.autocast(features.device.type, enabled=False):
+    with full_precision(features):
         found: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = compute(
             features, weight, targets, q, temperature
         )
@@ -53,7 +54,7 @@ def prior_similarity_backward(
     ``saved`` the tensors of :class:`drcl.eager.prior_similarity.Saved`.
     """
     compute = stages("prior_similarity", backend).prior_similarity_backward
-    with torch.autocast(saved[0].device.type, enabled=False):
+    with full_precision(saved[0]):
         found: tuple[Tensor, Tensor] = compute(grads, Saved(*saved), temperature, needs)
     return found
 
@@ -116,4 +117,6 @@ def _gradients(
 
 
 gradients_of_similarity = differentiated_once(prior_similarity_backward, "prior_similarity")
-similarity = differentiable(prior_similarity, setup=_setup, backward=_backward, jvp=_jvp)
+similarity = differentiable(
+    prior_similarity, setup=_setup, backward=_backward, jvp=_jvp, gradients_of=2
+)

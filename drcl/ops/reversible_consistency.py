@@ -18,6 +18,8 @@ from torch import Tensor
 
 from drcl import dispatch
 from drcl.eager.reversible_consistency import Batch, Saved, Settings, Space
+from drcl.native.reversible_consistency import loops
+from drcl.ops import flops
 from drcl.ops.derivatives import differentiable, differentiated_once
 from drcl.ops.inputs import full_precision
 from drcl.precision import widest
@@ -66,7 +68,7 @@ def _(
     features: Tensor, targets: Any, permutation: Any, q: Any, space: Sequence[Tensor],
     settings: Any, group: Any, by_rows: bool, backend: Any,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    batch, (width, k) = features.shape[0], space[0].shape
+    batch, width, k = features.shape[0], len(space[0]), space[1].shape[1]
     outside = 0 if k == width else width
     new = space[0].new_empty
     return (
@@ -145,7 +147,10 @@ def _gradient(ctx: Any, of_parts: tuple[Tensor | None, ...]) -> Tensor:
 
 
 gradient_of_loss = differentiated_once(reversible_consistency_backward, "reversible_consistency")
-loss = differentiable(reversible_consistency, setup=_setup, backward=_backward, jvp=_jvp)
+# One more than the parts: to differentiate twice is refused where what is saved has a gradient.
+loss = differentiable(
+    reversible_consistency, setup=_setup, backward=_backward, jvp=_jvp, shown=PARTS + 1
+)
 
 
 def stages(backend: str) -> ModuleType | SimpleNamespace:
@@ -165,12 +170,39 @@ def _kernels() -> SimpleNamespace:
     return SimpleNamespace(**{function.__name__: function for function in functions})
 
 
-def prefers_rows(batch: int, width: int, group: str) -> bool:
+def prefers_rows(batch: int, width: int, classes: int, group: str) -> bool:
     """Whether B×B matrices are taken: where they are smaller, unless ranks must add them up.
 
     An exported program serves batches of every size, so it takes the matrices that fit them all.
     """
-    return not group and not torch.compiler.is_exporting() and batch < width
+    # With nothing outside the prior's space, C >= D, the others are HᵀH (3D, 3D): as slow at 2D.
+    most = 2 * width if classes >= width else width
+    return not group and not torch.compiler.is_exporting() and batch < most
+
+
+def prefers_whole(
+    batch: int, width: int, classes: int, targets: Sequence[int], *, by_rows: bool, backend: str
+) -> bool:
+    """Whether the loss is computed in the whole space, not in the prior's: by its operations.
+
+    There nothing is projected, but coordinates are D and not K numbers. The compiled loops and the
+    kernels for a GPU are for the prior's space; an exported program serves batches of every size.
+    ``targets`` is their shape, (B,) for ids that are not mixed.
+    """
+    k = min(width, classes)
+    if backend not in ("native", "eager") or torch.compiler.is_exporting():
+        return False
+    if backend == "native" and loops(k, batch * k * (width + classes)):
+        return False
+
+    def operations(basis: int, columns: int) -> int:
+        space = (width, basis), (classes, columns), (columns, classes)
+        outside = (batch, 0 if columns == width else width)
+        saved = outside, (batch, 3 * columns), (2, batch, batch), (width, basis)
+        value = flops.loss((batch, width), targets, None, None, space, None, "", True, backend)
+        return value + flops.loss_backward(None, saved)
+
+    return k == width or (by_rows and operations(0, width) < operations(k, k))
 
 
 def _add_up(tensors: tuple[Tensor, ...], group: str) -> None:

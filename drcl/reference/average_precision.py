@@ -9,6 +9,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+__all__ = ["average_precision", "precision_recall", "ranking", "ranking_measures", "tie_orders"]
+__dir__ = __all__.copy
+
 
 def average_precision(
     scores: Tensor,

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+__all__ = ["generalized_cross_entropy"]
+__dir__ = __all__.copy
+
 
 def generalized_cross_entropy(logits: Tensor, targets: Tensor, q: Tensor | float) -> Tensor:
     """``mean_i (1 − s_i^q)/q`` with ``s_i = Σ_c Y_ic softmax(logits)_ic``; at q = 0 ``mean_i −log

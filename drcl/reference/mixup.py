@@ -2,6 +2,9 @@
 
 from torch import Tensor
 
+__all__ = ["mixup"]
+__dir__ = __all__.copy
+
 
 def mixup(
     features: Tensor, targets: Tensor, permutation: Tensor, lam: float

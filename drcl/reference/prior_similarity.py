@@ -2,6 +2,9 @@
 
 from torch import Tensor
 
+__all__ = ["prior_similarity"]
+__dir__ = __all__.copy
+
 
 def prior_similarity(
     features: Tensor, prior: Tensor, temperature: float = 1.0

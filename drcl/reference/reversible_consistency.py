@@ -6,6 +6,12 @@ from torch import Tensor
 from drcl.reference.generalized_cross_entropy import generalized_cross_entropy
 from drcl.reference.prior_similarity import prior_similarity
 
+__all__ = [
+    "cosine_similarity", "recast", "recasting_error", "reversible_consistency",
+    "similarity_consistency",
+]  # fmt: skip
+__dir__ = __all__.copy
+
 
 def recast(targets: Tensor, prior: Tensor, rtol: float | None = None) -> Tensor:
     """Labels in feature space, ``R = Y W⁺`` (B, D), through the prior's Moore–Penrose inverse.

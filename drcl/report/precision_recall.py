@@ -29,8 +29,7 @@ def draw_precision_recall(data: ReportData) -> Section | None:
             axes = figure.subplots()
             levels = [chance(data, query, gallery) for _, gallery in shown]
             for (position, gallery), level in zip(shown, levels, strict=True):
-                recall, precision = data.curves[pair_key(query, gallery)]
-                draw_curve(axes, recall, precision, position=position)
+                draw_curve(axes, data.curves[pair_key(query, gallery)], position=position)
                 axes.axhline(level, color=MUTED, linestyle=":", linewidth=1.4)
             axes.annotate(
                 "chance",

@@ -21,12 +21,20 @@ from drcl.run.evaluation import (
     measure_model,
     report_data,
 )
-from drcl.run.folder import finish_run, interrupted, open_run, start_run, update_run, withdraw_run
+from drcl.run.folder import (
+    finish_run,
+    interrupted,
+    is_finished,
+    open_run,
+    start_run,
+    update_run,
+    withdraw_run,
+)
 from drcl.run.record import Run
 
 __all__ = [
     "AddedModality", "Measured", "Run", "RunExists", "embed", "evaluation_split", "finish_run",
-    "interrupted", "measure", "measure_model", "open_run", "read_features", "report_data",
-    "start_run", "update_run", "withdraw_run",
+    "interrupted", "is_finished", "measure", "measure_model", "open_run", "read_features",
+    "report_data", "start_run", "update_run", "withdraw_run",
 ]  # fmt: skip
 __dir__ = __all__.copy

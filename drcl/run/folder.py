@@ -43,6 +43,15 @@ def interrupted(folder: Path) -> Run | None:
     return read_record(_pending(folder)) if _pending(folder).is_file() else None
 
 
+def is_finished(folder: Path, run: Run) -> bool:
+    """Whether this very run, with the same data and settings, is finished in the directory."""
+    path = folder / "run.json"
+    if not path.is_file():
+        return False
+    found = read_record(path)
+    return (found.dataset, found.root, found.settings) == (run.dataset, run.root, run.settings)
+
+
 def start_run(folder: Path, run: Run, *, resume: bool = False, overwrite: bool = False) -> Path:
     """Prepare the directory and return the folder for the checkpoints.
 

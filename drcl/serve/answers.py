@@ -20,7 +20,12 @@ from drcl.serve.state import State
 class Encoders:
     """What turns features into rows of the index: (modality, features, space) -> embeddings.
 
-    ``prior`` is what :attr:`drcl.Index.about` says of an index that they fit, if it says anything.
+    ``prior`` identifies the common space: :attr:`drcl.Index.about` of an index that they fit has
+    the same ``"prior"``, or none.
+
+    >>> encoders = Encoders(("image",), lambda modality, features, space: features / 2, prior="")
+    >>> encoders.encode("image", torch.ones(1, 2), None)
+    tensor([[0.5000, 0.5000]])
     """
 
     modalities: Sequence[str]

@@ -6,3 +6,13 @@
 step, with `checkpoint`, `interrupt`, `clock` and `tensorboard` beside it. `parallel` divides whole
 modalities among processes, `ranks` divides every batch.
 """
+
+from drcl import _later
+
+__getattr__ = _later.names(
+    __name__,
+    *("calibration", "checkpoint", "clock", "config", "consistency", "context", "datasets"),
+    *("embedding", "history", "interrupt", "loop", "networks", "parallel", "perceptron", "phase"),
+    *("prepare", "prior_learning", "ranks", "samples", "source", "standardize", "step"),
+    "tensorboard",
+)

@@ -30,11 +30,16 @@ class Checkpoint:
     """
 
     def __init__(
-        self, path: Path, phase: Phase, optimizer: torch.optim.Optimizer, generator: torch.Generator
+        self,
+        path: Path,
+        phase: Phase,
+        about: str,
+        optimizer: torch.optim.Optimizer,
+        generator: torch.Generator,
     ) -> None:
         self.path, self.phase = path, phase
         self.optimizer, self.generator = optimizer, generator
-        self._fingerprint = fingerprint(phase)
+        self._fingerprint = about
         self._rate = BYTES_PER_SECOND
         self._saving = 0.0  # seconds, of those since the start
         self._started = time.monotonic()

@@ -107,7 +107,13 @@ class Config:
             object.__setattr__(self, name, plain)
 
     def check_modalities(self, modalities: Iterable[str]) -> None:
-        """Refuse per-modality settings that miss a modality or name an unknown one."""
+        """Refuse per-modality settings that miss a modality or name an unknown one.
+
+        >>> Config(lr={"image": 1e-4}).check_modalities(["image", "text"])
+        Traceback (most recent call last):
+        ...
+        ValueError: lr: given for ['image'], expected one value for each of ['image', 'text']
+        """
         known = set(modalities)
         for name in PER_MODALITY:
             value = getattr(self, name)
@@ -118,7 +124,11 @@ class Config:
                 )
 
     def for_modality(self, modality: str) -> Config:
-        """These settings for one modality, the default where a mapping does not name it."""
+        """These settings for one modality, the default where a mapping does not name it.
+
+        >>> Config(lr={"image": 1e-4, "text": 1e-3}).for_modality("text").lr
+        0.001
+        """
         own = {
             name: value.get(modality, getattr(Config(), name))
             for name in PER_MODALITY
@@ -127,7 +137,11 @@ class Config:
         return dataclasses.replace(self, **own)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Plain JSON values.
+
+        >>> Config.from_dict(Config(dim=64).to_dict()) == Config(dim=64)
+        True
+        """
         plain = dataclasses.asdict(self)
         plain["hidden"] = list(self.hidden)
         return plain

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -17,25 +16,31 @@ from drcl.train.config import Config
 from drcl.train.context import Context
 from drcl.train.embedding import apply_in_chunks, chunk_rows, collect
 from drcl.train.loop import train_modalities
-from drcl.train.networks import averaging, fewest_rows, pick_device, wrapped_like
-from drcl.train.phase import Embed, Loss, LossFunction, Outcome, Phase, Schedule, Validate
+from drcl.train.networks import (
+    averaging,
+    build_network,
+    fewest_rows,
+    pick_device,
+    wrapped_like,
+)
+from drcl.train.phase import Embed, Loss, LossFunction, Outcome, Phase, Record, Validate
 from drcl.train.prepare import Prepared
 from drcl.train.ranks import Ranks
 from drcl.train.source import SampleSource, make_source
 
 
 def train_encoders(
-    encoders: Mapping[str, nn.Module],
-    data: Prepared,
-    prior: Prior,
-    config: Config,
-    context: Context,
-) -> dict[str, Outcome]:
-    """Train the encoders in place and return, for each, the kept parameters with the history.
+    data: Prepared, prior: Prior, config: Config, context: Context
+) -> tuple[dict[str, nn.Module], list[Record]]:
+    """Train an encoder for every modality; returns them with the parameters kept, and the history.
 
     A modality without validation samples keeps its last epoch, whatever ``config.selection`` says.
-    ``context.networks`` are the user's own, of which ``encoders`` are copies.
+    ``context.networks`` are the user's own, of which copies are trained.
     """
+    encoders = {
+        name: build_network(name, part, context.networks, config, "encoder")
+        for name, part in data.train.items()
+    }
 
     def make_phase(modality: str) -> Phase:
         return encoder_phase(modality, encoders[modality], data, prior, config, context)
@@ -46,7 +51,11 @@ def train_encoders(
             _check_output(phase)
         return outcome
 
-    return train_modalities(data.costs("encoder", config), make_phase, finish, context)
+    outcomes = train_modalities(data.costs("encoder", config), make_phase, finish, context)
+    for name, outcome in outcomes.items():
+        encoders[name].load_state_dict(outcome.state)
+        encoders[name].eval()
+    return encoders, [record for outcome in outcomes.values() for record in outcome.history]
 
 
 def encoder_phase(
@@ -73,12 +82,10 @@ def encoder_phase(
     samples, held_out = data.train[modality], data.validation.get(modality)
     validation = None if held_out is None else make_source(held_out.labelled(), device, ranks)
     selection = "loss" if config.paper_compat else config.selection
-    schedule = Schedule.of("encoder", modality, config)
     return Phase(
         name="encoder",
         modality=modality,
         config=config,
-        schedule=schedule,
         network=network,
         module=encoder,
         source=make_source(samples.labelled(), device, ranks),
@@ -90,7 +97,7 @@ def encoder_phase(
         inputs=(prior.weight, *(() if validation is None else (validation,))),
         average=averaging(network),
         ranks=ranks,
-        least=fewest_rows(encoder, modality, samples, schedule.batch_size, ranks),
+        least=fewest_rows(encoder, modality, samples, config, ranks),
     )
 
 

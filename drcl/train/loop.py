@@ -12,9 +12,10 @@ from torch import Tensor
 
 from drcl.distributed import raise_together
 from drcl.errors import NonFiniteLoss
-from drcl.out_of_memory import first_line, is_out_of_memory
+from drcl.out_of_memory import first_line, first_that_fits, is_out_of_memory
 from drcl.progress import progress_bar
-from drcl.train.checkpoint import Checkpoint
+from drcl.seeding import seeded
+from drcl.train.checkpoint import Checkpoint, fingerprint
 from drcl.train.clock import Clock
 from drcl.train.config import stream_seed
 from drcl.train.context import Context
@@ -131,12 +132,16 @@ class Training:
         kept = {name: value.detach().clone() for name, value in state.items()}
         self.outcome = Outcome(kept, None, [])
         self.checkpoint: Checkpoint | None = None
-        if context.checkpoints is not None:
-            with raise_together(self.phase.group):
-                path = context.checkpoints / phase.file
-                self.checkpoint = Checkpoint(path, phase, self.step.optimizer, self.generator)
+        with raise_together(self.phase.group):
+            about = fingerprint(phase) if phase.ranks or context.checkpoints else ""
+            if context.checkpoints is not None:
+                path, optimizer = context.checkpoints / phase.file, self.step.optimizer
+                self.checkpoint = Checkpoint(path, phase, about, optimizer, self.generator)
                 self.outcome = self.checkpoint.restore() or self.outcome
         self.epoch = len(self.outcome.history)
+        if phase.ranks is not None:  # what differs would be trained on, or hang, without a word
+            phase.ranks.check_same(f"{phase.title}: settings, data, prior and network", about)
+            phase.ranks.check_same(f"{phase.title}: folder of checkpoints", str(self.epoch))
         self._bytes = sum(value.nbytes for value in self.outcome.state.values())
         self._losses = torch.empty(0)
         self._bar = progress_bar(
@@ -219,19 +224,18 @@ class Training:
         if phase.ranks is not None:
             return f"{about}; try half of it, or more processes"
         self.step.passes.embeddings = torch.empty(0)  # and with them the graph of what failed
-        while size > 1:
-            size //= 2
-            try:
-                batch = next(iter(source.epoch(size, self.generator, False, phase.least)))
-                order = torch.arange(batch.rows, device=source.device) if phase.mixes else None
-                for _ in range(2):  # a second one has to fit beside what the first keeps
-                    self.step(batch, order)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-            else:
-                return f"{about}; {batch.rows} fits"
-        return f"{about}; not even one row fits: take a smaller network"
+
+        def attempt(rows: int) -> int:
+            batch = next(iter(source.epoch(rows, self.generator, False, phase.least)))
+            order = torch.arange(batch.rows, device=source.device) if phase.mixes else None
+            for _ in range(2):  # a second one has to fit beside what the first keeps
+                self.step(batch, order)
+            return batch.rows
+
+        fits = first_that_fits(attempt, size // 2)
+        if fits is None:
+            return f"{about}; not even one row fits: take a smaller network"
+        return f"{about}; {fits} fits"
 
     def end_epoch(self) -> None:
         """Read, judge, record, and save if it is time to."""
@@ -300,27 +304,15 @@ class Training:
         rows = slice(None) if ranks is None else ranks.rows(source.count)
         yield from embed(network, source, self.step.passes, self.phase.config.precision, rows)
 
-    @contextlib.contextmanager
-    def _seeded(self, *names: str) -> Iterator[None]:
-        """Seeds torch's own generator, and afterwards puts it back.
+    def _seeded(self, *names: str) -> contextlib.AbstractContextManager[None]:
+        """A stream that depends on the phase and the epoch alone.
 
-        A user's network (dropout) or loader may draw from it: that stream too depends on the phase
-        and the epoch alone. Ranks have other rows, so they draw other numbers.
+        A user's network (dropout) or loader may draw from torch's own generator. Ranks have other
+        rows, so they draw other numbers.
         """
-        device, ranks = self.phase.source.device, self.phase.ranks
-        own = [str(ranks.rank)] if ranks is not None else []
+        own = [] if self.phase.ranks is None else [str(self.phase.ranks.rank)]
         seed = stream_seed(self.phase.schedule.seed, *names, *own)
-        kind = "cuda" if device.type == "cpu" else device.type
-        with torch.random.fork_rng([] if device.type == "cpu" else [device], device_type=kind):
-            # torch.manual_seed would note the seed for kinds of device that there may not even be,
-            # with a traceback each time, in a list that only grows.
-            torch.default_generator.manual_seed(seed)
-            if device.type == "cuda":
-                with torch.cuda.device(device):
-                    torch.cuda.manual_seed(seed)
-            elif device.type != "cpu":
-                torch.get_device_module(device).manual_seed(seed)
-            yield
+        return seeded(self.phase.source.device, seed)
 
     def _reaches_ahead(self, source: SampleSource) -> bool:
         """Whether judging and the next step share a forward pass: on the samples trained on."""

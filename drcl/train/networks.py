@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from drcl.checks import check_modalities
 from drcl.encoder import Encoder
 from drcl.out_of_memory import first_line
-from drcl.train.config import Config, stream_seed
+from drcl.train.config import Config, setting, stream_seed
 from drcl.train.datasets import LoadedSamples
 from drcl.train.ranks import Ranks
 from drcl.train.samples import Modality
@@ -75,10 +75,25 @@ def check_networks(networks: Mapping[str, nn.Module] | None) -> dict[str, nn.Mod
     return dict(networks)
 
 
+def check_trained(
+    networks: Mapping[str, nn.Module], modalities: Iterable[str], *, divided: bool
+) -> None:
+    """Refuse networks of other modalities; wrapped ones where drcl itself divides the work."""
+    strangers = sorted(set(networks) - set(modalities))
+    if strangers:
+        raise ValueError(f"networks: expected modalities of {sorted(modalities)}, got {strangers}")
+    wrapped = sorted(m for m, n in networks.items() if unwrapped(n) is not n)
+    if divided and wrapped:
+        raise ValueError(
+            "networks: expected plain modules beside parallel, got DistributedDataParallel for "
+            f"{wrapped}; give the modules inside"
+        )
+
+
 def fewest_rows(
-    network: nn.Module, modality: str, samples: Modality, size: int, ranks: Ranks | None
+    network: nn.Module, modality: str, samples: Modality, config: Config, ranks: Ranks | None
 ) -> int:
-    """How few rows a batch of ``size`` may have: with some batch normalisation, one cannot be.
+    """How few rows a batch may have: with some batch normalisation, one cannot be.
 
     Raises ValueError where there can be no such batch.
     """
@@ -86,10 +101,11 @@ def fewest_rows(
         return 1
     # Every process normalises its own rows.
     least = 2 * (1 if ranks is None else ranks.world)
-    if min(size, len(samples.targets)) < least:
+    size = min(setting(config.batch_size, modality), len(samples.targets))
+    if size < least:
         raise ValueError(
             f"batch_size: expected batches of {least} rows for the batch normalisation in the "
-            f"network of {modality}, got {min(size, len(samples.targets))}"
+            f"network of {modality}, got {size}"
         )
     return least
 

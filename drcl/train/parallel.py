@@ -29,14 +29,17 @@ from torch.distributed import ProcessGroup
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from drcl.errors import RankFailed
+from drcl.portable import notice_lost_machines
 from drcl.train.phase import Outcome
 from drcl.train.ranks import Ranks
 
 Mode = Literal["modality", "data"]
 MODES = ("modality", "data")
 # A process that is done waits for the others, however long they train. One that dies keeps nobody
-# waiting: its connections break, and the launcher ends the rest.
+# waiting: its connections break, by `notice_lost_machines` also where its machine dies with it, and
+# the launcher ends the rest.
 CONNECTING, TRAINING = datetime.timedelta(minutes=10), datetime.timedelta(days=365)
+LOST = 60  # seconds without an answer, also to the kernel, after which a machine counts as lost
 
 
 class Parallel(NamedTuple):
@@ -55,6 +58,7 @@ class Parallel(NamedTuple):
         ranks = Ranks.of()
         if ranks.world == 1:
             return ALONE
+        notice_lost_machines(LOST)
         return cls(modalities=ranks) if mode == "modality" else cls(batches=ranks)
 
     @property
@@ -99,6 +103,7 @@ def spread(
     members = dist.get_process_group_ranks(ranks.group)
     group = dist.new_group(members, backend="gloo", timeout=CONNECTING)
     _set_pg_timeout(TRAINING, group)
+    notice_lost_machines(LOST)
     owner = assign(costs, ranks.world)
     try:
         own = train([modality for modality in costs if owner[modality] == ranks.rank])

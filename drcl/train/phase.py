@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
@@ -75,7 +76,6 @@ class Phase:
     name: str
     modality: str
     config: Config
-    schedule: Schedule
     network: nn.Module
     module: nn.Module
     source: SampleSource
@@ -89,6 +89,10 @@ class Phase:
     average: Callable[[list[Tensor]], None] | None = None
     ranks: Ranks | None = None
     least: int = 1
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        return Schedule.of(self.name, self.modality, self.config)
 
     @property
     def group(self) -> ProcessGroup | None:

@@ -25,12 +25,12 @@ from drcl.train.networks import (
     pick_device,
     wrapped_like,
 )
-from drcl.train.phase import Embed, Loss, Outcome, Phase, Record, Schedule
+from drcl.train.phase import Embed, Loss, Outcome, Phase, Record
 from drcl.train.prepare import Prepared, prepare_training
 from drcl.train.samples import Data
 from drcl.train.source import make_source
 
-__all__ = ["best_prior", "learn_priors", "prior_phase", "select_prior"]
+__all__ = ["best_prior", "check_dim", "choose_prior", "learn_priors", "prior_phase", "select_prior"]
 __dir__ = __all__.copy
 
 
@@ -88,6 +88,22 @@ def best_prior(priors: Mapping[str, Prior], config: Config) -> Prior:
     return best if config.prior_norm is None else best.scaled(config.prior_norm)
 
 
+def check_dim(prior: Prior, config: Config) -> None:
+    """Refuse a prior of another dimension than the encoders'."""
+    if prior.dim != config.dim:
+        raise ValueError(f"prior: expected dimension {config.dim}, as dim says, got {prior.dim}")
+
+
+def choose_prior(data: Prepared, config: Config, context: Context) -> tuple[Prior, list[Record]]:
+    """The prior that ``config.prior`` asks for, with the history of its learning."""
+    if config.prior == "orthogonal":
+        seed = stream_seed(config.seed, "prior")
+        start = Prior.orthogonal(config.dim, len(data.classes), seed=seed)
+        return Prior(start.weight * (config.prior_norm or 1.0), classes=data.classes), []
+    priors, history = learn_priors(data, config, context)
+    return best_prior(priors, config), history
+
+
 def learn_priors(
     data: Prepared, config: Config, context: Context
 ) -> tuple[dict[str, Prior], list[Record]]:
@@ -95,8 +111,8 @@ def learn_priors(
     missing = sorted(set(data.train) - set(data.validation))
     if config.prior_selection == "validation" and missing:
         raise ValueError(
-            'prior_selection: "validation" needs validation samples of every modality, got none of '
-            f"{missing}"
+            'prior_selection: with "validation", expected validation samples of every modality, '
+            f"got none of {missing}"
         )
 
     def finish(phase: Phase, outcome: Outcome) -> Outcome:
@@ -128,7 +144,6 @@ def prior_phase(modality: str, data: Prepared, config: Config, context: Context)
     source = scored = make_source(samples.labelled(), device, ranks)
     if config.prior_selection == "validation":
         scored = make_source(data.validation[modality].labelled(), device, ranks)
-    schedule = Schedule.of("prior", modality, config)
 
     def loss(x: Tensor, y: Tensor, q: Tensor, permutation: Tensor | None) -> Loss:
         found = functional.prior_similarity(
@@ -160,7 +175,6 @@ def prior_phase(modality: str, data: Prepared, config: Config, context: Context)
         name="prior",
         modality=modality,
         config=config,
-        schedule=schedule,
         network=network,
         module=module,
         source=source,
@@ -172,5 +186,5 @@ def prior_phase(modality: str, data: Prepared, config: Config, context: Context)
         keep_last=config.paper_compat,
         average=averaging(network),
         ranks=ranks,
-        least=fewest_rows(encoder, modality, samples, schedule.batch_size, ranks),
+        least=fewest_rows(encoder, modality, samples, config, ranks),
     )

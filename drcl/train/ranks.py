@@ -15,6 +15,7 @@ does not hold for layers that mix rows themselves: batch normalisation sees a ra
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
-from drcl.distributed import gather_rows, shard
+from drcl.distributed import all_gather_int, gather_rows, shard
 from drcl.labels import is_labelled, target_rows
 from drcl.metrics import average_precision
 from drcl.precision import widest
@@ -129,6 +130,13 @@ class Ranks:
                 # To read the number a GPU would have to be waited for: only where it matters.
                 if parameter.grad is not None or bool(known[index]):
                     parameter.grad = total.view_as(parameter)
+
+    def check_same(self, what: str, value: str) -> None:
+        """Raises ValueError on every rank where ``value`` is not the same on all of them."""
+        digest = hashlib.sha256(value.encode()).hexdigest()[:15]  # what an int64 holds
+        first, *others = all_gather_int(int(digest, 16), self.group)
+        if differing := [rank for rank, one in enumerate(others, start=1) if one != first]:
+            raise ValueError(f"{what}: expected the same on all ranks, got another on {differing}")
 
     def any(self, flag: bool, device: torch.device) -> bool:
         """Whether it is so on any rank."""

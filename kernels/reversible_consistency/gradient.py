@@ -40,7 +40,7 @@ from ..launch import (
 from ..product import on_amd, product_with_dots
 from .combine import is_converging
 from .gradient_tiles import inverse_norm, invert, projection_of, scales, small_part
-from .wide_gradient import wide_coefficients, wide_part
+from .wide_gradient import Coefficients, wide_coefficients, wide_part
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -264,11 +264,11 @@ def gradient(
     matrix = gram_matrix if by_rows else _class_matrix(inner, basis)
     crossed = has_outside and not by_rows
     wide = k > LOOPED_CLASSES or (crossed and width > LOOPED_WIDTH)
-    inside, projection = basis.new_empty(batch, k), basis.new_empty(batch)
     origin = None if permutation is None else permutation.new_empty(batch)
+    found = Coefficients(basis.new_empty(batch, k), basis.new_empty(batch), origin)
     scalars = (*grads, sums)
     if wide:
-        wide_coefficients(scalars, saved, settings, matrix, inside, projection, origin)
+        wide_coefficients(scalars, saved, settings, matrix, found)
     else:
         tile = coefficient_tile(width) if crossed else COEFFICIENTS_BY_ROWS
         with on_device_of(basis):
@@ -281,9 +281,7 @@ def gradient(
                 matrix,
                 cross,
                 permutation,
-                inside,
-                projection,
-                origin,
+                *found,
                 batch,
                 width,
                 k,
@@ -304,7 +302,7 @@ def gradient(
         large, dots = product_with_dots(left, right, outside, b_is_symmetric=not by_rows)
     if wide:
         sign = 1.0 if by_rows else -1.0
-        class_part = wide_part(scalars, dots, saved, settings, inside, projection, origin, sign)
+        class_part = wide_part(scalars, dots, saved, settings, found, sign)
     out = basis.new_empty(batch, width, dtype=dtype)
     grid = (blocks(batch, FINISH["BLOCK_B"]), blocks(width, FINISH["BLOCK_D"]))
     with on_device_of(basis):
@@ -317,10 +315,10 @@ def gradient(
             norms,
             cross,
             basis,
-            inside,
+            found.inside,
             class_part,
-            projection,
-            origin,
+            found.projection,
+            found.origin,
             out,
             batch,
             width,

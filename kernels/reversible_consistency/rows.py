@@ -116,22 +116,20 @@ def rows(given: Batch, space: Space, settings: Settings) -> Rows:
     Target rows take a small product more, Y P Q. More than 32 classes, and rows wider than 8,192,
     go through :mod:`.wide_rows`. No row is wider than 16,384, which is what a program can hold.
     """
-    from drcl.eager.reversible_consistency import Rows
+    from drcl.eager.reversible_consistency import Batch, Rows, Space
 
     features, targets, permutation, q = given
-    features, basis = unit_stride(features), columns_first(space.basis)
-    targets = unit_stride(targets)
+    features, targets = unit_stride(features), unit_stride(targets)
     permutation = None if permutation is None else permutation.contiguous()
-    weight = space.weight.contiguous()
-    q = q.to(features.device, non_blocking=True)
-    table = space.recast.contiguous()
+    given = Batch(features, targets, permutation, q.to(features.device, non_blocking=True))
+    basis, table = columns_first(space.basis), space.recast.contiguous()
     (width, k), classes = basis.shape, len(table)
-    lam, temperature = settings.lam, settings.temperature
     if targets.ndim == 2:
         table = product(targets, table)
+    space = Space(basis, table, space.weight.contiguous())
     if classes > LOOPED_CLASSES or width > LOOPED_WIDTH:
-        return wide_rows(features, targets, permutation, q, basis, table, weight, lam, temperature)
-    batch = len(features)
+        return wide_rows(given, space, settings)
+    batch, lam = len(features), settings.lam
     outside = basis.new_empty(batch, width if k < width else 0)
     coordinates = basis.new_empty(batch, 3 * k)
     label_gradient = basis.new_empty(batch, k)
@@ -141,29 +139,18 @@ def rows(given: Batch, space: Space, settings: Settings) -> Rows:
     partials = basis.new_empty(programs, 3)
     with on_device_of(features):
         rows_kernel[(programs,)](
-            features,
-            targets,
-            permutation,
-            q,
-            basis,
-            table,
-            weight,
+            *given,
+            *space,
             outside,
             coordinates,
             label_gradient,
             norms,
             partials,
-            batch,
-            width,
-            classes,
-            k,
-            len(table),
-            features.stride(0),
-            targets.stride(0),
-            basis.stride(1),
+            *(batch, width, classes, k, len(table)),
+            *(features.stride(0), targets.stride(0), basis.stride(1)),
             lam,
             1.0 - lam,
-            1.0 / temperature,
+            1.0 / settings.temperature,
             IDS=targets.ndim == 1,
             MIXED=permutation is not None,
             OUTSIDE=k < width,

@@ -13,7 +13,7 @@ float32: 4·B²·K + 2·B·D·K with M and Z, 10·B·D·K + 6·B·K² with FᵀF
 # mypy: allow-untyped-defs
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import triton
 import triton.language as tl
@@ -29,6 +29,14 @@ if TYPE_CHECKING:
 
 # A warp goes along a row.
 WIDE = {"BLOCK_B": 4, "BLOCK_K": 128, "num_warps": 4}
+
+
+class Coefficients(NamedTuple):
+    """Of each row the gradient in the basis, its part along x̂, and π⁻¹: (B, K), (B,), (B,)."""
+
+    inside: Tensor
+    projection: Tensor
+    origin: Tensor | None
 
 
 @triton.jit(do_not_specialize=["batch"])
@@ -124,17 +132,15 @@ def wide_coefficients(
     saved: Saved,
     settings: Settings,
     matrix: Tensor,
-    inside: Tensor,
-    projection: Tensor,
-    origin: Tensor | None,
+    found: Coefficients,
 ) -> None:
-    """Fills ``inside`` (B, K), ``projection`` and ``origin`` (B,); three launches.
+    """Fills ``found``; three launches.
 
     ``matrix`` is M and Z (2, B, B), or the class matrix (3K, K). ``scalars`` are the gradients of
     the loss and its parts, and the sums.
     """
     outside, coordinates, label_gradient, norms, _, _, cross, _, basis, permutation = saved
-    (batch, k), width = inside.shape, len(basis)
+    (batch, k), width = found.inside.shape, len(basis)
     minus = crossed = None
     if matrix.ndim == 3:
         class_part = product(matrix[0], coordinates[:, 2 * k :])
@@ -142,7 +148,7 @@ def wide_coefficients(
     else:
         class_part = product(coordinates, matrix)
         crossed = product(outside, cross.T) if cross.shape[1] else None
-    with on_device_of(inside):
+    with on_device_of(basis):
         wide_coefficients_kernel[(blocks(batch, WIDE["BLOCK_B"]),)](
             *scalars,
             coordinates,
@@ -152,9 +158,7 @@ def wide_coefficients(
             minus,
             crossed,
             permutation,
-            inside,
-            projection,
-            origin,
+            *found,
             batch,
             width,
             k,
@@ -169,9 +173,7 @@ def wide_part(
     dots: Tensor | None,
     saved: Saved,
     settings: Settings,
-    inside: Tensor,
-    projection: Tensor,
-    origin: Tensor | None,
+    found: Coefficients,
     sign: float,
 ) -> Tensor:
     """The gradient's rank-K terms (B, D), mixed; two launches, and a copy where ``cross`` has
@@ -182,18 +184,16 @@ def wide_part(
     import torch
 
     cross, basis, lam = saved.cross, saved.basis, settings.lam
-    (batch, k), width = inside.shape, len(basis)
+    (batch, k), width = found.inside.shape, len(basis)
     crossed = cross.numel() > 0
-    factors = inside.new_empty(batch, 3 * k if crossed else k)
-    with on_device_of(inside):
+    factors = basis.new_empty(batch, 3 * k if crossed else k)
+    with on_device_of(basis):
         wide_factors_kernel[(blocks(batch, WIDE["BLOCK_B"]),)](
             *scalars,
             dots,
             saved.coordinates,
             saved.norms,
-            inside,
-            projection,
-            origin,
+            *found,
             factors,
             batch,
             width,
@@ -203,7 +203,7 @@ def wide_part(
             lam,
             1.0 - lam,
             sign,
-            MIXED=origin is not None,
+            MIXED=found.origin is not None,
             CROSSED=crossed,
             **WIDE,
         )

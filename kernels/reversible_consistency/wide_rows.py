@@ -17,16 +17,15 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
+from ..arithmetic import divide, root, scales_of
 from ..generalized_cross_entropy import GCE_ROWS, gce_partials
 from ..launch import blocks, on_device_of, row_tile
 from ..product import product, register_limit
 from ..reduction import sum_partials
-from .row_tiles import divide, half_of_distance, load_unit_rows, recast_tile, root, scales_of
+from .row_tiles import half_of_distance, load_unit_rows, recast_tile
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from drcl.eager.reversible_consistency import Rows
+    from drcl.eager.reversible_consistency import Batch, Rows, Settings, Space
 
 BLOCK_K = 128  # coordinates of a row at a time
 
@@ -119,24 +118,16 @@ def outside_kernel(
     tl.store(own + 2, 0.0)
 
 
-def wide_rows(
-    features: Tensor,
-    targets: Tensor,
-    permutation: Tensor | None,
-    q: Tensor,
-    basis: Tensor,
-    table: Tensor,
-    weight: Tensor,
-    lam: float,
-    temperature: float,
-) -> Rows:
+def wide_rows(given: Batch, space: Space, settings: Settings) -> Rows:
     """See :func:`drcl.eager.reversible_consistency.rows`, for arguments as the kernels read them;
     eight launches.
 
-    The ``table`` is P Q (C, K) for ids, Y P Q (B, K) for target rows.
+    What is recast is P Q (C, K) for ids, Y P Q (B, K) for target rows.
     """
     from drcl.eager.reversible_consistency import Rows
 
+    (features, targets, permutation, q), (basis, table, weight) = given, space
+    lam, temperature = settings.lam, settings.temperature
     (batch, width), (k, classes) = features.shape, weight.shape
     has_outside = k < width
     unit = basis.new_empty(batch, width)
@@ -154,13 +145,8 @@ def wide_rows(
             unit,
             coordinates,
             norms,
-            batch,
-            width,
-            classes,
-            k,
-            len(table),
-            features.stride(0),
-            targets.stride(0),
+            *(batch, width, classes, k, len(table)),
+            *(features.stride(0), targets.stride(0)),
             lam,
             1.0 - lam,
             IDS=targets.ndim == 1,

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import subprocess
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from drcl.benchmarks.suite import publish, results, timing
-from drcl.benchmarks.suite.registry import entries
+from drcl.benchmarks.suite import measure, publish, results, timing
+from drcl.benchmarks.suite.registry import Contender, Work, entries
 from drcl.benchmarks.suite.results import Row
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +35,29 @@ def test_all_take_turns_and_slow_ones_fewer() -> None:
     calls = {name: (lambda name=name: order.append(name)) for name in "abc"}
     found = timing.in_turns(calls, {"a": 6, "b": 6, "c": 2}, CPU)
     assert {name: len(values) for name, values in found.items()} == {"a": 6, "b": 6, "c": 2}
-    assert order == list("abbacababbacab")
+    assert order == [name for name in "abbacababbacab" for _ in range(3)]  # two of them untimed
+
+
+def test_threads_that_still_run_are_waited_for() -> None:
+    end = time.monotonic() + 0.1
+
+    def spin() -> None:
+        while time.monotonic() < end:
+            sum(range(1000))
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    timing.rest()
+    assert not thread.is_alive()
+
+
+def test_what_is_far_slower_than_ours_may_be_timed_once() -> None:
+    seconds = {"drcl native": 1e-3, "peer": 2e-2}
+    contenders = {name: Contender(lambda s=s: time.sleep(s)) for name, s in seconds.items()}
+    rows = {name: Row("loss", {}, "", name) for name in contenders}
+    measure.in_rounds(Work(1.0, 1.0, (8, 8, 8)), contenders, rows, CPU, 0.01)
+    assert rows["peer"].rounds == 1 and rows["drcl native"].rounds > 3
+    assert rows["peer"].p20_ms == rows["peer"].p50_ms == rows["peer"].p80_ms > 20
 
 
 def test_time_of_a_call_and_of_one_that_measures_itself() -> None:

@@ -37,7 +37,7 @@ def test_every_part_is_measured_as_often_as_asked(measured: Path) -> None:
     for part, names in (
         ("one_query", ("search", "read")),
         ("batch", ("search", "product")),
-        ("write", ("add and save", "raw")),
+        ("write", ("add", "add and save", "raw")),
         ("load", ("load",)),
     ):
         for name in names:
@@ -50,7 +50,7 @@ def test_every_part_is_measured_as_often_as_asked(measured: Path) -> None:
         assert part["about"]["threads"] == torch.get_num_threads()
 
 
-def test_engines_that_are_there_are_measured_and_others_have_a_reason(measured: Path) -> None:
+def test_missing_engines_are_skipped_with_a_reason(measured: Path) -> None:
     engines = read(measured)["parts"]["engines"]
     names = [study.name_of(line) for line in engines["lines"]]
     assert names[0] == "exact" and len(set(names)) == len(names)
@@ -119,7 +119,7 @@ def test_the_tables_say_what_was_measured(tmp_path: Path) -> None:
     skipped = {"usearch": "usearch is not installed"}
     parts: dict[str, Any] = {
         "one_query": {"search": [0.1, 0.13, 0.2], "read": [0.1, 0.1, 0.3]},
-        "write": {"add and save": [2, 2, 2], "raw": [1, 1.5, 3]},
+        "write": {"add": [1, 2, 0.75], "add and save": [2, 2, 2], "raw": [1, 1.5, 3]},
         "load": {"load": [0.001]},
         "memory": {"before": before, "after": after},
         "engines": {"queries": 500, "lines": lines, "skipped": skipped},
@@ -131,6 +131,7 @@ def test_the_tables_say_what_was_measured(tmp_path: Path) -> None:
     path.write_text(json.dumps({"sizes": sizes, "k": 10, "parts": parts}))
     exact = index_tables.exact(tmp_path)
     assert "| search of one query | 130.0 ms | reading the matrix once | 100.0 ms | 1.30 |" in exact
+    assert "| `add` | 1,000.0 ms | writing as many bytes | 1,500.0 ms | 0.67 |" in exact
     assert "| `add` and `save` | 2,000.0 ms | writing as many bytes | 1,500.0 ms | 1.33 |" in exact
     assert "| `load` | 1.0 ms |" in exact and "product" not in exact
     assert "+30 MB" in exact and "130 MB" in exact and "1,040 MB" in exact

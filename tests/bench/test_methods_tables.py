@@ -75,7 +75,7 @@ def test_each_variant_of_the_recipe_stands_beside_the_whole(tmp_path):
     found = dict(zip(head.split(" | "), line.split(" | "), strict=True))
     assert found["full"] == ".550 ± .071"
     assert (found["no J_D"], found["random prior"], found["neither"]) == (
-        "-0.150",
-        "+0.025",
-        "-0.000",
+        "\N{MINUS SIGN}.150",
+        "+.025",
+        ".000",
     )

@@ -142,7 +142,9 @@ class TestTrain:
         assert output.splitlines()[-1] == f"report: {run / 'report' / 'report.html'}"
         assert (run / "report" / "report.html").is_file()
 
-    def test_it_is_the_estimator_with_these_settings(self, leaves: Path, trained: Path) -> None:
+    def test_trained_model_equals_the_estimator_with_the_same_settings(
+        self, leaves: Path, trained: Path
+    ) -> None:
         data = load(str(leaves / "leaves.toml"))
         config = Config(dim=16, hidden=(32,), epochs=2, prior_epochs=2, batch_size=32)
         model = DRCL(config).fit(data.train, data.validation, progress=False)
@@ -195,7 +197,7 @@ class TestTrain:
         assert message in error
         assert not (tmp_path / "run").exists()
 
-    def test_what_cannot_be_trained_is_in_nobody_s_way(
+    def test_refused_settings_do_not_block_the_folder(
         self, leaves: Path, run: Path, tmp_path: Path
     ) -> None:
         train, before = ("train", leaves / "leaves.toml", "--no-report", "--out"), snapshot(run)
@@ -256,7 +258,7 @@ class TestTrain:
 
 
 class TestRunDirectory:
-    def test_a_finished_run_is_not_replaced_unasked(self, leaves: Path, run: Path) -> None:
+    def test_a_finished_run_is_replaced_only_with_overwrite(self, leaves: Path, run: Path) -> None:
         before = snapshot(run)
         arguments = ("train", leaves / "leaves.toml", "--out", run, *SMALL)
         assert "holds a finished run" in refused(*arguments)
@@ -266,7 +268,9 @@ class TestRunDirectory:
         assert DRCL.load(run).config.seed == 5
         assert not (run / "report" / "report.html").exists()  # it showed the model before
 
-    def test_what_the_user_keeps_beside_the_report_stays(self, leaves: Path, run: Path) -> None:
+    def test_overwriting_keeps_the_users_files_in_the_report_folder(
+        self, leaves: Path, run: Path
+    ) -> None:
         mine = {"notes.html": b"notes", "holiday.png": b"picture"}
         for name, content in mine.items():
             (run / "report" / name).write_bytes(content)
@@ -366,7 +370,7 @@ class TestRunDirectory:
         (run / file).write_text(json.dumps({**values, "format": 99}))
         assert message in refused("evaluate", run)
 
-    def test_damaged(self, run: Path, leaves: Path) -> None:
+    def test_damage_is_refused_by_file(self, run: Path, leaves: Path) -> None:
         (run / "run.json").write_text('{"format": 1}')
         assert "run.json: checksum mismatch" in refused("evaluate", run)
         (run / "run.json").write_text('{"form')
@@ -458,7 +462,7 @@ class TestAddModality:
         file = leaves / "leaves.npz"
         return ("smell", f"{file}:smell_train_x", f"{leaves / 'names.npz'}:y")
 
-    def test_the_others_stay_as_they_are(
+    def test_adding_a_modality_leaves_the_others_unchanged(
         self, leaves: Path, run: Path, smell: tuple[str, ...]
     ) -> None:
         before, file = snapshot(run), leaves / "leaves.npz"
@@ -558,7 +562,7 @@ class TestAddModality:
         assert added["test"].labels.tolist() == [2, 0, 1, 2]
 
 
-def test_a_run_of_a_device_that_is_not_here(
+def test_a_run_of_a_missing_device_asks_for_another(
     leaves: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = DRCL.load(run)
@@ -655,7 +659,7 @@ def test_a_backend_that_cannot_be_used_is_said_in_one_line(
     assert "linear-memory" in drcl_command("info").output  # what there is, is shown all the same
 
 
-def test_memory_that_no_machine_has_is_said_in_one_line(leaves: Path, tmp_path: Path) -> None:
+def test_impossible_memory_is_a_one_line_error(leaves: Path, tmp_path: Path) -> None:
     train = ("train", leaves / "leaves.toml", "--out", tmp_path / "run")
     for width in (10**14, 10**18):  # more bytes than addresses, and than 64 bits count
         error = refused(*train, "--hidden", width)
@@ -663,7 +667,7 @@ def test_memory_that_no_machine_has_is_said_in_one_line(leaves: Path, tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_device_that_bench_has_not_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bench_on_a_missing_device_is_a_one_line_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def unavailable(*_: object, **__: object) -> None:
         raise AssertionError("Torch not compiled with CUDA enabled")
 
@@ -676,7 +680,7 @@ def test_a_device_that_bench_has_not_is_said_in_one_line(monkeypatch: pytest.Mon
         )
 
 
-def test_ctrl_c_where_nobody_reads_what_is_said() -> None:
+def test_ctrl_c_with_stderr_closed_exits_with_130() -> None:
     script = (
         "from drcl import backends, cli\n"
         "def interrupted(): raise KeyboardInterrupt\n"

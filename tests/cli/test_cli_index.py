@@ -19,7 +19,7 @@ import torch
 from click.testing import CliRunner
 
 from drcl import DRCL, Index
-from drcl.cli import main
+from drcl.cli import main, output
 from drcl.report import results
 from drcl.report.results import Search, results_page
 from drcl.storage.files import locked
@@ -252,7 +252,9 @@ def test_ids_that_do_not_fit_are_refused_before_anything_is_encoded(
     given = ("index", leaves / "run", "photo", f"{leaves / 'photo.npz'}:x", "--out")
     append = (*given, index, "--append")
     assert "--ids: expected a table" in refused(*append)
-    assert "'p0', which is there" in refused(*append, "--ids", leaves / "photos.csv")
+    assert "photos.csv: ids: expected new ids, got 'p0', which is there" in refused(
+        *append, "--ids", leaves / "photos.csv"
+    )
     (tmp_path / "twice.csv").write_text("id\n" + "1\n" * 20)
     assert "'1' twice" in refused(*given, tmp_path / "new", "--ids", tmp_path / "twice.csv")
 
@@ -421,11 +423,15 @@ def test_a_command_waits_for_another_that_is_writing(
     out = folder if command == "index" else folder / "e.npy"
     folder.mkdir()
     monkeypatch.setattr("drcl.index.folder.PATIENCE", 0.1)
-    holder = contextlib.ExitStack()
+    holder, say = contextlib.ExitStack(), output.say
+
+    def said_once(message: str) -> None:
+        say(message)
+        threading.Timer(0.5, holder.close).start()
 
     def hold() -> None:
         holder.enter_context(locked(folder))
-        threading.Timer(0.5, holder.close).start()
+        monkeypatch.setattr(output, "say", said_once)
 
     module = "drcl.cli.index" if command == "index" else "drcl.cli.retrieve"
     meanwhile(monkeypatch, module, hold)

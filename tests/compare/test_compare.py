@@ -16,7 +16,6 @@ from drcl.compare.fitted import Fitted, Method, measure, unit
 from drcl.compare.methods import METHODS
 from drcl.compare.protocol import (
     damage_of,
-    fingerprint,
     with_few_labels,
     with_missing_rows,
     with_noise,
@@ -25,6 +24,7 @@ from drcl.compare.protocol import (
 )
 from drcl.compare.study import read_results, run_study, summarize, table
 from drcl.data import CrossModalDataset, Labelled
+from drcl.data.fingerprint import fingerprint
 
 
 def blobs(count=90, classes=3, seed=0, validation=True):

@@ -54,7 +54,7 @@ def test_unsigned_and_string_labels():
         ),
     ],
 )
-def test_labels_that_are_none_are_refused(raw, message):
+def test_invalid_labels_are_refused(raw, message):
     with pytest.raises((TypeError, ValueError), match=message):
         parse_labels(raw, "train/text", count=2)
 
@@ -97,7 +97,7 @@ def test_multi_hot_rows_pass_and_ids_join_them():
 def test_a_class_list_needs_labels_of_one_kind():
     with pytest.raises(ValueError, match="expected a labelled row"):
         class_list(np.array([-1, -1]))
-    with pytest.raises(ValueError, match="strings and some are numbers"):
+    with pytest.raises(ValueError, match="all strings or all numbers"):
         class_list(np.array([1]), np.array(["owl"]))
     with pytest.raises(ValueError, match=r"shapes \[\(2, 2\), \(3, 3\)\]"):
         class_list(np.eye(2, dtype=np.uint8), np.eye(3, dtype=np.uint8))

@@ -469,7 +469,7 @@ def test_a_manifest_reads_nothing_outside_its_folder(tmp_path, features):
         "x",
     ],
 )
-def test_manifests_that_are_none(tmp_path, text):
+def test_invalid_manifests_are_refused(tmp_path, text):
     np.save(tmp_path / "a.npy", X)
     path = tmp_path / "a.toml"
     path.write_text(text, encoding="utf-8")

@@ -331,7 +331,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_disk_that_is_really_full_and_then_has_room(small_disk):
+def test_a_training_resumes_once_a_full_disk_has_room(small_disk):
     arguments = ["train", "synthetic", "--out", small_disk / "run", "--no-report", *SMALL[2:]]
     message = refused(*arguments, "--dim=128", "--hidden=64")
     assert ".safetensors: cannot be written (No space left on device)" in message
@@ -379,7 +379,7 @@ def read_only(models: tuple[DRCL, DRCL], trained: Path) -> Iterator[Path]:
             path.chmod(0o755)
 
 
-def test_a_read_only_folder_is_said_to_be_and_stays_as_it_is(read_only, models):
+def test_a_read_only_folder_is_reported_and_unchanged(read_only, models):
     before = content(read_only)
     model, run = read_only / "model", read_only / "run"
 

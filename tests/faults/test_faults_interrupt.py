@@ -91,7 +91,7 @@ def heard(folder: Path, times: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.long)])
-def test_once_ends_the_epoch_and_twice_stops_at_once(tmp_path, processes):
+def test_one_ctrl_c_ends_the_epoch_and_two_stop_at_once(tmp_path, processes):
     options = ["--parallel=modality"] if processes > 1 else []
     process = start(tmp_path, *options)
     until(lambda: len(begun(tmp_path)) == processes)

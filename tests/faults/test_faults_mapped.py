@@ -59,7 +59,7 @@ def test_a_file_that_becomes_shorter_is_an_error_that_names_it(file, monkeypatch
 
 
 @needs_call
-def test_without_the_system_s_help_it_would_have_been_the_end(file, monkeypatch):
+def test_without_the_system_s_call_reading_a_truncated_file_kills_the_process(file, monkeypatch):
     features = np.load(file, mmap_mode="r")
     os.truncate(file, 40_000)
 

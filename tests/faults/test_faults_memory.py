@@ -30,7 +30,7 @@ REFUSALS = {
 }
 
 
-def test_what_allocators_really_raise_is_known():
+def test_out_of_memory_errors_of_allocators_are_recognized():
     for allocate in (np.empty, torch.empty, bytearray):
         with pytest.raises((MemoryError, RuntimeError)) as caught:
             allocate(10**15)
@@ -55,7 +55,7 @@ def test_pieces_cover_everything_once_and_none_is_tiny(fits):
     assert max(sizes) <= fits and (fits > 64 or min(sizes) > fits / 4)
 
 
-def test_one_row_that_does_not_fit_is_told():
+def test_one_row_too_large_for_memory_is_an_error():
     def work(start: int, stop: int) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.\nand much more")
 

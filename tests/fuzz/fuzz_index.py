@@ -7,6 +7,8 @@ import math
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -315,6 +317,15 @@ def load(draw: Draw) -> None:
     assert found.total == len(drawn.rows)
 
 
+@contextmanager
+def or_missing() -> Iterator[None]:
+    """Without the library it is refused, and told how to install it."""
+    try:
+        yield
+    except ImportError as error:
+        assert "pip install" in str(error)
+
+
 @target("drcl.Index.to_faiss", few=2)
 def to_faiss(draw: Draw) -> None:
     drawn = draw_index(draw)
@@ -324,12 +335,8 @@ def to_faiss(draw: Draw) -> None:
         with refused(fault):
             drawn.index.to_faiss(kind, **options)
         return
-    try:
-        made = drawn.index.to_faiss("flat")
-    except ImportError as error:
-        assert "pip install" in str(error)
-        return
-    assert made.ntotal == len(drawn.kept)
+    with or_missing():
+        assert drawn.index.to_faiss("flat").ntotal == len(drawn.kept)
 
 
 @target("drcl.Index.to_usearch", few=2)
@@ -340,12 +347,8 @@ def to_usearch(draw: Draw) -> None:
         with refused(fault):
             drawn.index.to_usearch(**{fault: draw.choose("bad", 1, 0, 2.5)})  # type: ignore[arg-type]
         return
-    try:
-        made = drawn.index.to_usearch()
-    except ImportError as error:
-        assert "pip install" in str(error)
-        return
-    assert len(made) == len(drawn.kept)
+    with or_missing():
+        assert len(drawn.index.to_usearch()) == len(drawn.kept)
 
 
 @target("drcl.Index.to_qdrant", few=2)
@@ -371,12 +374,8 @@ def to_lancedb(draw: Draw) -> None:
         with refused(fault):
             drawn.index.to_lancedb(folder, table, overwrite=overwrite)  # type: ignore[arg-type]
         return
-    try:
-        table = drawn.index.to_lancedb(folder, "rows")
-    except ImportError as error:
-        assert "pip install" in str(error)
-        return
-    assert table.count_rows() == len(drawn.kept)
+    with or_missing():
+        assert drawn.index.to_lancedb(folder, "rows").count_rows() == len(drawn.kept)
 
 
 @target("drcl.Index.to_pgvector", few=10)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from drcl import Index, metrics
+from drcl.portable import maps_hold_files
 
 
 def integers(rows: int, width: int, seed: int = 0, low: int = -3) -> Tensor:
@@ -177,7 +178,8 @@ def test_compacting_frees_the_disk_and_rewrites_only_what_changes(tmp_path: Path
     index.remove(range(64, 128)).save(folder)
     index.compact().save(folder)
     after = {path.name for path in folder.iterdir()}
-    assert len(before) == 4 and len(after) == 3 and after < before
+    # A file that a reader maps, and that could not be removed, is left to the next writer.
+    assert len(before) == 4 and len(after) == (4 if maps_hold_files() else 3) and after <= before
     loaded = Index.load(folder)
     assert loaded.total == 72 and loaded.numbers.tolist() == list(range(72))
     assert torch.equal(loaded.rows(range(72)), torch.cat([torch.eye(64), 3 * torch.eye(64)[:8]]))

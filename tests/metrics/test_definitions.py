@@ -10,7 +10,8 @@ import torch
 
 from drcl import metrics
 from drcl.metrics.definitions import DEFINITIONS, Definition, explained
-from drcl.metrics.measures import MEASURES, err, rbp
+from drcl.metrics.measures import err, rbp
+from drcl.metrics.names import MEASURES
 
 
 @pytest.mark.parametrize("one", DEFINITIONS, ids=lambda one: one.called)

@@ -40,7 +40,9 @@ def random_sets(queries=20, items=50, dim=8, classes=4, seed=0):
     [(0, 1, 0.56189, 0.56191602, 0.55988), (1, 0, 0.53758, 0.53758629, 0.68476)],
     ids=["image->text", "text->image"],
 )
-def test_golden_values(data_root, source, target, at_all, at_all_exact, at_50, dtype):
+def test_map_of_the_published_embeddings_is_reproduced(
+    data_root, source, target, at_all, at_all_exact, at_50, dtype
+):
     folder = data_root / "drcl_wikipedia_embeddings"
     if not folder.is_dir():
         pytest.skip(f"no {folder}")

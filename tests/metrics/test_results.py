@@ -44,7 +44,7 @@ def plain_dict(report: RetrievalReport) -> dict[str, dict[str, float]]:
 
 
 class TestReport:
-    def test_it_is_the_dict_that_it_was(self):
+    def test_a_report_equals_a_plain_dict(self):
         report = reported(SETS["three"], (5,))
         plain = plain_dict(report)
         assert type(plain) is dict and report == plain and plain == report

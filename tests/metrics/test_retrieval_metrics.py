@@ -74,7 +74,7 @@ def test_every_metric_and_dtype(metric: str, dtype: torch.dtype) -> None:
         assert abs(float(found.average_precision[:, column].mean() - expected.mean())) < exact
 
 
-def test_golden_values(data_root: Path) -> None:
+def test_a_report_of_the_published_embeddings_is_reproduced(data_root: Path) -> None:
     """mAP of the published embeddings, ties by gallery index."""
     scipy_io = pytest.importorskip("scipy.io")
     files = [data_root / "drcl_wikipedia_embeddings" / f"wiki_{i}.mat" for i in (0, 1)]

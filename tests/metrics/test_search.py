@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from drcl.eager.top_k import first
 from drcl.metrics import nearest, retrieval_metrics, search
+from drcl.ops.top_k import top_k
 
 
 def by_sorting(query: Tensor, gallery: Tensor, k: int, metric: str) -> tuple[Tensor, Tensor]:
@@ -26,19 +28,19 @@ def by_sorting(query: Tensor, gallery: Tensor, k: int, metric: str) -> tuple[Ten
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seven columns at a time, five queries."""
-    monkeypatch.setattr(search, "_ROWS", 5)
-    made = search._Search.__init__
+    monkeypatch.setattr(search, "ROWS", 5)
+    made = search.Search.__init__
 
     def init(self: Any, *given: Any, **more: Any) -> None:
         made(self, *given, **more)
         self._tile = min(self._tile, 7)
 
-    monkeypatch.setattr(search._Search, "__init__", init)
+    monkeypatch.setattr(search.Search, "__init__", init)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "dot", "euclidean"])
 @pytest.mark.parametrize("k", [1, 4, 7, 8, 60, 500])
-def test_as_a_sort_of_all_scores(metric: str, k: int) -> None:
+def test_search_equals_a_full_sort(metric: str, k: int) -> None:
     query, gallery = torch.randn(23, 6).double(), torch.randn(60, 6).double()
     found = nearest(query, gallery, k, metric=metric)
     scores, indices = by_sorting(query, gallery, k, metric)
@@ -49,8 +51,8 @@ def test_as_a_sort_of_all_scores(metric: str, k: int) -> None:
 @pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("metric", ["cosine", "dot", "euclidean"])
 @pytest.mark.parametrize("k", [1, 4, 7, 8, 60, 500])
-def test_in_tiles_as_a_sort_of_all_scores(metric: str, k: int) -> None:
-    test_as_a_sort_of_all_scores(metric, k)
+def test_search_in_tiles_equals_a_full_sort(metric: str, k: int) -> None:
+    test_search_equals_a_full_sort(metric, k)
 
 
 @pytest.mark.parametrize("left_out", [False, True])
@@ -62,12 +64,12 @@ def test_in_long_rows_ties_go_to_the_lower_index(k: int, left_out: bool) -> None
     scores = query @ gallery.T
     if left_out:
         scores[:, 500:] = -torch.inf  # fewer than k blocks have anything
-    found = search._first(scores, k)
+    values, indices = first(scores, k)
     expected = scores.sort(dim=1, descending=True, stable=True)
-    assert torch.equal(found.indices, expected.indices[:, :k])
-    assert torch.equal(found.scores, expected.values[:, :k])
+    assert torch.equal(indices, expected.indices[:, :k])
+    assert torch.equal(values, expected.values[:, :k])
     if not left_out:
-        assert torch.equal(nearest(query, gallery, k, metric="dot").indices, found.indices)
+        assert torch.equal(nearest(query, gallery, k, metric="dot").indices, indices)
 
 
 @pytest.mark.usefixtures("small_tiles")
@@ -129,19 +131,18 @@ def test_the_memory_of_a_tile_does_not_grow_with_the_gallery(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     largest = 0
-    first = search._first
 
-    def seen(scores: Tensor, k: int) -> Any:
+    def seen(scores: Tensor, *given: Any, **more: Any) -> None:
         nonlocal largest
         largest = max(largest, scores.numel() * scores.itemsize)
-        return first(scores, k)
+        top_k(scores, *given, **more)
 
-    monkeypatch.setattr(search, "_first", seen)
+    monkeypatch.setattr(search, "top_k", seen)
     nearest(torch.randn(300, 2), torch.randn(50_000, 2), 3, max_bytes=2**20)
     assert 2**14 < largest <= 2**18
 
 
-def test_the_first_of_them_is_the_first_of_the_ranking() -> None:
+def test_nearest_agrees_with_precision_at_k() -> None:
     x, y = torch.randn(50, 8), torch.randn(300, 8)
     labels = torch.randint(4, (50,)), torch.randint(4, (300,))
     found = retrieval_metrics(x, y, *labels, ks=(10,))
@@ -157,6 +158,22 @@ def test_lengths_beyond_squares_and_zero_rows() -> None:
     torch.testing.assert_close(cosines.scores[:, 0], torch.tensor([0.0, 1.0, 1.0]))
     dots = nearest(query, gallery, 1, metric="dot")
     torch.testing.assert_close(dots.scores[:, 0], torch.tensor([0.0, 1e25, 1e-25]))
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype"),
+    [(2.0**90, torch.float32), (2.0**-90, torch.float32), (2.0**560, torch.float64)],
+)
+def test_ties_stay_ties_for_queries_of_any_length(size: float, dtype: torch.dtype) -> None:
+    """Products leave the dtype's range, or come near it: whole numbers, so that many are equal."""
+    query, gallery = (
+        torch.randint(-9, 10, (20, 3)).to(dtype),
+        torch.randint(-2, 3, (300, 3)).to(dtype),
+    )
+    found = nearest(query * size, gallery, 50, metric="dot")
+    scores, indices = by_sorting(query, gallery, 50, "dot")
+    assert torch.equal(found.indices, indices)
+    assert torch.equal(found.scores.double() / size, scores)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from gloo import on_ranks, process_group
 from torch import Tensor
 
 from drcl import metrics
-from drcl.metrics import RetrievalMetric
+from drcl.metrics import RetrievalMetric, streaming
 
 ROWS, WIDTH = 90, 24
 NAMES = ("ant", "bee", "cicada", "dragonfly")
@@ -53,18 +53,25 @@ def batches(*sizes: int) -> list[slice]:
     return [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
 
 
-@pytest.mark.parametrize("max_bytes", [2**20, 2**28])
+@pytest.mark.parametrize("block_bytes", [1, 1000, streaming.BLOCK_BYTES])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["ids", "names", "rows", "nan"])
-def test_batches_give_the_numbers_of_the_function(kind, dtype, max_bytes):
+def test_batches_give_the_numbers_of_the_function(kind, dtype, block_bytes, monkeypatch):
+    monkeypatch.setattr(streaming, "BLOCK_BYTES", block_bytes)
     query, gallery, y = rows("query", dtype), rows("gallery", dtype), labels(kind)
     options = {"ks": (1, 5, None), "ndcg": True, "recall_levels": 11}
-    metric = RetrievalMetric(**options, max_bytes=max_bytes)
+    metric = RetrievalMetric(**options)
     for part in batches(1, 40):
         metric.update(query[part], y[part], side="query")
-    for part in batches(30, 30):
+    for part in batches(0, 30, 30):
         metric.update(gallery[part], y[part], side="gallery")
-    expected = metrics.retrieval_metrics(query, gallery, y, y, **options, max_bytes=max_bytes)
+    expected = metrics.retrieval_metrics(query, gallery, y, y, **options)
+    assert_same(metric.compute(), expected)
+    metric.update(query[:7], y[:7], side="gallery")
+    more, labels_of_all = torch.cat([gallery, query[:7]]), [*y, *y[:7]]
+    if kind != "names":
+        labels_of_all = torch.stack(labels_of_all)
+    expected = metrics.retrieval_metrics(query, more, y, labels_of_all, **options)
     assert_same(metric.compute(), expected)
 
 
@@ -360,12 +367,13 @@ def test_ranks_find_together_what_one_process_finds(world, tmp_path):
         assert missing == named if rank == 0 else missing.startswith("RankFailed: rank 0 failed")
 
 
-def test_a_million_rows_stay_within_the_limit():
-    """256 MB of embeddings in 32 MB: counted by the system, as memory that no file holds.
+@pytest.mark.parametrize(("limit", "width"), [(32, 64), (256, 128)])
+def test_a_million_rows_stay_within_the_limit(limit, width):
+    """Of 256 or 512 MB of embeddings; counted by the system, as memory that no file holds.
 
     Every batch is a new one, and what the last one took must be used again.
     """
-    code = """
+    code = f"""
 import torch
 from drcl import metrics
 
@@ -374,17 +382,20 @@ def memory():
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
 
 torch.set_num_threads(1)
-metric = metrics.RetrievalMetric(ks=(10,), max_bytes=32 * 2**20)
-metric.update(torch.randn(10, 64), torch.arange(10), side="query")
-before = memory()
+metric = metrics.RetrievalMetric(ks=(10,), max_bytes={limit} * 2**20)
+metric.update(torch.randn(10, {width}), torch.arange(10), side="query")
+before = peak = memory()
 for number in range(100):
-    x = torch.randn(10_000, 64)
+    x = torch.randn(10_000, {width})
     metric.update(x, torch.arange(10_000) % 1000, side="gallery")
+    peak = max(peak, memory())
 del x
-print(memory() - before)
+print(peak - before, memory() - before)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    # 32 MB of embeddings, 9 bytes a row of labels, half as many for those to come, and what one
-    # batch needs in between
-    assert float(done.stdout) < 32 + 13.5 + 8
+    peak, after = map(float, done.stdout.split())
+    # 9 bytes a row of labels, the caller's two batches and as much for one update, the rest
+    others = 9 + 4 * 10_000 * width * 4 / 2**20 + 4
+    assert peak < limit + others
+    assert after < limit  # what went to the file is no longer in memory

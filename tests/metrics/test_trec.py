@@ -5,13 +5,14 @@ from __future__ import annotations
 import codecs
 import math
 import re
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from drcl import metrics
-from drcl.metrics import trec
+from drcl.metrics import measures, trec
 
 RUN = {"q1": {"a": 3.0, "b": 2.0, "c": 2.0, "d": 0.1}, "q2": {"a": -1.5}, "extra": {"a": 1.0}}
 QRELS = {"q1": {"a": 0, "b": 2, "c": 1, "e": 1}, "q2": {"a": 1}, "q3": {"z": 1}, "q4": {"z": -1}}
@@ -51,7 +52,7 @@ def test_any_blanks_part_fields_and_ranks_are_not_looked_at(tmp_path):
         (trec.read_qrels, "q1 0 a 1\n\ufeffq2 0 b 1\n", "line 2: expected no byte order mark"),
     ],
 )
-def test_lines_that_are_none_are_refused(tmp_path, reader, text, message):
+def test_malformed_lines_are_refused(tmp_path, reader, text, message):
     (tmp_path / "file.txt").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         reader(tmp_path / "file.txt")
@@ -215,8 +216,31 @@ def test_the_rules_are_those_asked_for():
 def test_measures_of_a_whole_gallery_are_refused():
     with pytest.raises(ValueError, match="measures: expected none of a whole gallery, got auroc"):
         trec.run_metrics(RUN, QRELS, measures=("hit", "auroc"))
-    with pytest.raises(ValueError, match="relevance_level: expected an integer >= 1, got 0"):
-        trec.run_metrics(RUN, QRELS, relevance_level=0)
+    at_some_rates = partial(measures.auroc, max_fpr=0.5)
+    with pytest.raises(ValueError, match=r"of a whole gallery, got AUROC\(max_fpr=0.5\)"):
+        trec.run_metrics(RUN, QRELS, measures=(at_some_rates,))
+
+
+def test_at_level_0_precision_is_the_share_of_judged_items():
+    run, qrels = {"q": list("abcd")}, {"q": {"a": 0, "c": 2, "d": -1, "e": 0}}
+    found = trec.run_metrics(run, qrels, ks=(1, 3, None), relevance_level=0)
+    assert found.precision.tolist() == [[1.0, pytest.approx(2 / 3), 0.5]]
+    with pytest.raises(ValueError, match="relevance_level: expected an integer >= 0, got -1"):
+        trec.run_metrics(run, qrels, relevance_level=-1)
+
+
+def test_numbers_of_a_list_are_those_of_trec_eval():
+    """Sums over queries; what was not judged is no judged irrelevant item."""
+    names = ("num_q", "num_rel", "num_ret", "num_nonrel")
+    run, qrels = (
+        {"p": ["a"], "q": list("abc")},
+        {"p": {"b": 1}, "q": {"a": 0, "c": 2}, "r": {"a": 1}},
+    )
+    for judged_only, nonrel, ret, queries in ((False, 3, 4, 2), (True, 1, 2, 1)):
+        found = trec.run_metrics(run, qrels, measures=names, judged_only=judged_only)
+        sums = found.summary(torch.Tensor.sum)
+        assert [sums[name] for name in names[:3]] == [queries, 3, ret]
+        assert sums["num_nonrel@all"] == nonrel
 
 
 def test_the_best_ranking_has_what_a_list_lacks():

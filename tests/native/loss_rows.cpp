@@ -45,7 +45,7 @@ template <class T>
 struct Case {
   int64_t b, d, c, k;
   bool by_rows, multiply, converging, mixing, by_ids;
-  std::vector<T> features, targets, basis, recast, weight, products, matrices, cross, small;
+  std::vector<T> features, targets, basis, recast, weight, logits, products, matrices, cross, small;
   std::vector<int64_t> ids, permutation;
 
   explicit Case(std::mt19937_64& from) {
@@ -55,7 +55,7 @@ struct Case {
       for (T& one : values) one = static_cast<T>(below(2001) - 1000) / T(512);
       return values;
     };
-    b = 1 + below(45), d = 1 + below(45), c = 1 + below(14), k = std::min(c, d);
+    b = 1 + below(45), d = 1 + below(45), c = 1 + below(30), k = std::min(c, d);
     by_rows = below(2), multiply = below(2), converging = below(2), mixing = below(2), by_ids = below(2);
     features = drawn(b * d - (plant == "overrun"));
     targets = drawn(b * c);
@@ -75,6 +75,8 @@ struct Case {
       const T length = std::sqrt(std::inner_product(row, row + d, row, T(0)));
       for (int64_t at = 0; at < d; ++at) row[at] /= length;
     }
+    logits = drawn(b * c);
+    for (T& one : logits) one *= T(below(60));
     products = drawn(b * d), matrices = drawn(2 * b * b), cross = drawn(2 * k * d), small = drawn(3 * k * k);
   }
 };
@@ -82,8 +84,8 @@ struct Case {
 // Everything that the stages leave.
 template <class T>
 struct Found {
-  std::vector<T> outside, coordinates, label_gradient, norms, both, gradient;
-  std::vector<double> partial;
+  std::vector<T> outside, coordinates, label_gradient, norms, both, gradient, by_logits, probabilities;
+  std::vector<double> partial, entropies;
   double squares = 0.0;
 
   bool operator==(const Found& other) const {
@@ -92,12 +94,14 @@ struct Found {
     };
     return same(outside, other.outside) && same(coordinates, other.coordinates) &&
            same(label_gradient, other.label_gradient) && same(norms, other.norms) && same(both, other.both) &&
-           same(gradient, other.gradient) && same(partial, other.partial) && squares == other.squares;
+           same(gradient, other.gradient) && same(partial, other.partial) && squares == other.squares &&
+           same(by_logits, other.by_logits) && same(probabilities, other.probabilities) &&
+           same(entropies, other.entropies);
   }
 };
 
 template <class T>
-Found<T> run(const Case<T>& in, const Loops<T>& loops) {
+Found<T> run(const Case<T>& in, const Loops<T>& loops, void (*entropies)(const drcl::EntropyCall<T>&, int64_t)) {
   const int64_t b = in.b, d = in.d, k = in.k;
   Found<T> out;
   const T unwritten = T(-12345);
@@ -126,9 +130,8 @@ Found<T> run(const Case<T>& in, const Loops<T>& loops) {
   rows.recast_lengths = rows.lengths + b;
   rows.partial = out.partial.data();
   over_blocks(b, [&](int64_t block) {
-    std::vector<T> y(kTogether * in.c), other(in.mixing ? in.c : 0), logits(in.c), work(k == d ? kTogether * d : 0);
-    std::vector<double> by_logits(in.c);
-    loops.rows(rows, block, {y.data(), other.data(), logits.data(), work.data(), by_logits.data()});
+    const Scratch<T> scratch(rows);
+    loops.rows(rows, block, scratch);
   });
 
   std::vector<T> by_column(3 * k * b);
@@ -178,10 +181,23 @@ Found<T> run(const Case<T>& in, const Loops<T>& loops) {
   }
   over_blocks(b, [&](int64_t block) { loops.gradient(gradient, block); });
   out.squares = loops.sum_of_squares(in.matrices.data(), static_cast<int64_t>(in.matrices.size()));
+
+  out.by_logits.assign(b * in.c, unwritten), out.probabilities.assign(b * in.c, unwritten);
+  out.entropies.assign(2 * ((b + drcl::kEntropyBlock - 1) / drcl::kEntropyBlock), -12345.0);
+  drcl::EntropyCall<T> entropy{};
+  entropy.logits = in.logits.data();
+  entropy.ids = rows.ids;
+  entropy.targets = in.targets.data();
+  entropy.q = 0.3, entropy.share = 0.1;
+  entropy.batch = b, entropy.classes = in.c;
+  entropy.gradient = out.by_logits.data();
+  entropy.probabilities = out.probabilities.data();
+  entropy.partial = out.entropies.data();
+  for (int64_t i = 0; i < static_cast<int64_t>(out.entropies.size()) / 2; ++i) entropies(entropy, i);
   return out;
 }
 
-// Lengths are those of the rows, M is symmetric and Z antisymmetric, F is orthogonal to Q.
+// Lengths are those of the rows, M is symmetric and Z antisymmetric, F is orthogonal to Q; probabilities sum to one and their gradient to nothing.
 template <class T>
 void hold(const Case<T>& in, const Found<T>& found) {
   const int64_t b = in.b, d = in.d, k = in.k;
@@ -205,6 +221,15 @@ void hold(const Case<T>& in, const Found<T>& found) {
     const double expected = in.ids[i] < 0 ? 0.0 : std::sqrt(squares);
     if (!(std::abs(found.norms[i] - expected) <= 1e-6 * expected)) fail("another length");
   }
+  for (int64_t i = 0; i < b; ++i) {
+    double sum = 0.0, by_logits = 0.0;
+    for (int64_t j = 0; j < in.c; ++j) {
+      sum += static_cast<double>(found.probabilities[i * in.c + j]);
+      by_logits += static_cast<double>(found.by_logits[i * in.c + j]);
+    }
+    if (!(std::abs(sum - 1.0) < 1e-5)) fail("probabilities do not sum to one");
+    if (!(std::abs(by_logits) < 1e-6)) fail("a gradient by logits does not sum to nothing");
+  }
   for (const T one : found.gradient) {
     if (!std::isfinite(one) || one == T(-12345)) fail("an entry of the gradient is no number");
   }
@@ -213,10 +238,9 @@ void hold(const Case<T>& in, const Found<T>& found) {
 template <class T>
 void check(std::mt19937_64& from) {
   const Case<T> in(from);
-  const Loops<T> basic{plain::rows<T>, plain::differences<T>, plain::mirror<T>, plain::gradient<T>, plain::sum_of_squares<T>};
-  const Found<T> found = run(in, basic);
+  const Found<T> found = run(in, plain::loops<T>(), drcl::entropy::plain::entropies<T>);
   if (plant.empty()) hold(in, found);
-  if (!(found == run(in, loops_here<T>()))) fail("another instruction set finds other bits");
+  if (!(found == run(in, loops_here<T>(), drcl::entropy::loop_here<T>()))) fail("another instruction set finds other bits");
 }
 
 }  // namespace

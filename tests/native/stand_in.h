@@ -20,7 +20,7 @@
 
 namespace torch::headeronly {
 
-enum class ScalarType { Float, Double, Int, Long };
+enum class ScalarType { Float, Double, Int, Long, Byte };
 
 }  // namespace torch::headeronly
 
@@ -56,13 +56,13 @@ struct Library {
 
 #define TORCH_BOX(function) std::any(function)
 #define STABLE_TORCH_LIBRARY_IMPL(ops, key, library)                  \
-  static void stand_in_register(stand_in::Library&);                  \
-  static const bool stand_in_registered = [] {                        \
+  static void stand_in_register_##key(stand_in::Library&);            \
+  static const bool stand_in_registered_##key = [] {                  \
     stand_in::Library all;                                            \
-    stand_in_register(all);                                           \
+    stand_in_register_##key(all);                                     \
     return true;                                                      \
   }();                                                                \
-  static void stand_in_register(stand_in::Library& library)
+  static void stand_in_register_##key(stand_in::Library& library)
 
 namespace torch::stable {
 
@@ -76,6 +76,7 @@ class Tensor {
   int64_t size(int64_t i) const { return sizes_.at(i); }
   int64_t stride(int64_t i) const { return strides_.at(i); }
   headeronly::ScalarType scalar_type() const { return type_; }
+  int32_t get_device_index() const { return 0; }
   const void* const_data_ptr() const { return data_.get(); }
   void* mutable_data_ptr() { return data_.get(); }
 

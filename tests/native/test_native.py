@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from itertools import product
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -31,6 +32,7 @@ VECTORS = (
 )
 # The rounding that is shipped; the AVX-512 headers of GCC 12 warn about themselves.
 COMMON = ("-std=c++20", "-g1", "-ffp-contract=off", "-Wno-maybe-uninitialized", "-pthread")
+OPTIMISED = pytest.mark.parametrize(("name", "level"), product(("g++", "clang++"), ("-O1", "-O3")))
 
 
 def compiler_with(name: str, *flags: str, source: str = "int main() { return 0; }") -> str:
@@ -54,18 +56,21 @@ def compile_with(*command: object) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def stand_ins(folder: Path, sources: list[Path], header: str = "stand_in.h") -> list[str]:
+    """Where the headers are found; of torch and CUDA they are only as much as is used."""
+    for source in [*CSRC.glob("*.h"), *sources]:
+        for name in re.findall(r"#include <(torch/[^>]+|cuda_runtime.h)>", source.read_text()):
+            path = folder / "headers" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f'#include "{header}"\n')
+    return [f"-I{path}" for path in (CSRC, NATIVE, folder / "headers")]
+
+
 def build(
     folder: Path, compiler: str, core: tuple[str, ...], driver: tuple[str, ...] | None = None
 ) -> Path:
     """The driver's path; ``core`` and ``driver`` (by default the same) are flags for each."""
-    headers = folder / "headers"
-    for source in [*CSRC.glob("*.h"), *CSRC.glob("cpu/*.cpp")]:
-        for name in re.findall(r"#include <(torch/[^>]+)>", source.read_text()):
-            header = headers / name
-            header.parent.mkdir(parents=True, exist_ok=True)
-            header.write_text('#include "stand_in.h"\n')
-    includes = [f"-I{path}" for path in (CSRC, NATIVE, headers)]
-    includes.append("-D_GLIBCXX_ASSERTIONS")
+    includes = [*stand_ins(folder, [*CSRC.glob("cpu/*.cpp")]), "-D_GLIBCXX_ASSERTIONS"]
     objects = []
     # what the driver calls
     for source in [*sorted(CSRC.glob("cpu/average_precision*.cpp")), NATIVE / "driver.cpp"]:
@@ -114,11 +119,8 @@ def test_memory_and_undefined_behaviour(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("level", ["-O1", "-O3"])
-@pytest.mark.parametrize("name", ["g++", "clang++"])
-def test_memory_and_undefined_behaviour_of_optimised_code(
-    name: str, level: str, tmp_path: Path
-) -> None:
+@OPTIMISED
+def test_memory_of_optimised_code(name: str, level: str, tmp_path: Path) -> None:
     compiler = compiler_with(name, *MEMORY)
     assert_clean_with_the_same_bits(build(tmp_path, compiler, (level, VECTORS, *MEMORY)), CASES)
 
@@ -220,6 +222,49 @@ def test_races(tmp_path: Path) -> None:
     assert planted.returncode != 0 and "data race" in planted.stderr
 
 
+def on_the_host(source: str) -> str:
+    """CUDA as the C++ that a compiler without CUDA takes."""
+    source, launches = re.subn(r"([\w.]+)<<<(.+?)>>>\(", r"stand_in::launch(\1, \2)(", source)
+    source, arrays = re.subn(
+        r"extern __shared__ .+ shared\[\];",
+        "char* shared = reinterpret_cast<char*>(stand_in::shared.data());",
+        source,
+    )
+    assert launches == arrays == 1
+    return source
+
+
+@pytest.mark.slow
+def test_the_gpu_ranks_within_the_memory_it_is_allowed(tmp_path: Path) -> None:
+    """The CUDA op without a GPU: ``stand_in_cuda.h`` launches it and gives it memory."""
+    flags = ("-O0", "-fsanitize=address")
+    compiler = compiler_with("g++", *flags)
+    original = CSRC / "cuda" / "average_precision.cu"
+    phases = CSRC / "cpu" / "average_precision_phases.cpp"
+    includes = stand_ins(tmp_path, [original, phases], "stand_in_cuda.h")
+    command = (compiler, *COMMON, *includes, *flags)
+    others = [tmp_path / "phases.o", tmp_path / "cuda_op.o"]
+    for source, made in zip((phases, NATIVE / "cuda_op.cpp"), others, strict=True):
+        compile_with(*command, "-c", source, "-o", made)
+
+    def run(text: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "op.cpp").write_text(on_the_host(text))
+        compile_with(*command, tmp_path / "op.cpp", *others, "-o", tmp_path / "cuda_op")
+        return drive(tmp_path / "cuda_op", 8 * CASES)
+
+    text = original.read_text()
+    right = run(text)
+    assert right.returncode == 0, right.stderr
+    assert int(re.findall(r"(\d+) cut", right.stdout)[0]) > CASES // 4
+    for is_there, planted, word in [
+        ("std::max<int64_t>(a.limit / plan.bytes, 1)", "in.queries", "more than is allowed"),
+        ("{blocks * plan.bytes}", "{plan.bytes}", "heap-buffer-overflow"),
+    ]:
+        assert is_there in text
+        wrong = run(text.replace(is_there, planted))
+        assert wrong.returncode != 0 and word in wrong.stderr, planted
+
+
 def build_loss(folder: Path, name: str, *flags: str) -> Path:
     """The driver of the loss's stages by rows."""
     compiler = compiler_with(name, *flags)
@@ -247,11 +292,8 @@ def test_memory_of_the_loss(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("level", ["-O1", "-O3"])
-@pytest.mark.parametrize("name", ["g++", "clang++"])
-def test_memory_and_undefined_behaviour_of_the_optimised_loss(
-    name: str, level: str, tmp_path: Path
-) -> None:
+@OPTIMISED
+def test_memory_of_the_optimised_loss(name: str, level: str, tmp_path: Path) -> None:
     run = drive_loss(build_loss(tmp_path, name, level, *MEMORY), 40 * CASES, 2, 1)
     assert run.returncode == 0, run.stderr
 

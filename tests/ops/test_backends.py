@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 import platform
+import shutil
 from importlib import util
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,27 +20,9 @@ from drcl._version import __version__
 from drcl.errors import BackendUnavailable
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def _without(monkeypatch: pytest.MonkeyPatch, name: str, error: ImportError) -> None:
-    """Make the import of one module fail."""
-    real = importlib.import_module
-
-    def fail(module: str, package: str | None = None) -> object:
-        if module == name:
-            raise error
-        return real(module, package)
-
-    monkeypatch.setattr(backends.importlib, "import_module", fail)
-
-
-def _probe_anew() -> backends.Backend:
-    """The probe of the compiled ops, without what is remembered of the first time."""
-    backends.load_ops.cache_clear()
-    try:
-        return backends.probe_native()
-    finally:
-        backends.load_ops.cache_clear()
+needs_ops = pytest.mark.skipif(
+    not backends._ops_library().is_file(), reason="this build has no compiled ops"
+)
 
 
 def test_build_info_is_plain_data() -> None:
@@ -88,32 +72,15 @@ def test_triton_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "not installed" in found.reason
 
 
-def test_extension_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    _without(monkeypatch, "drcl._C", ModuleNotFoundError("No module named 'drcl._C'"))
-    info = backends.build_info()
-    assert info["extension"] == {
-        "built": False,
-        "reason": f"drcl._C is not built: {backends.REBUILD}",
-    }
-    assert info["cpu_capability"] == torch.backends.cpu.get_cpu_capability().lower()
-    assert "drcl._C is not built" in backends.format_info()
-
-
-def test_ops_outlive_a_missing_extension(monkeypatch: pytest.MonkeyPatch) -> None:
-    """drcl._C is built for one Python, the library of ops for all."""
-    if not backends._ops_library().is_file():
-        pytest.skip("this build has no compiled ops")
-    _without(monkeypatch, "drcl._C", ModuleNotFoundError("No module named 'drcl._C'"))
-    backends.load_ops.cache_clear()
-    assert backends.probe_native() == backends.Backend("native", True, "compiled")
-
-
-def test_neither_extension_nor_ops(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    _without(monkeypatch, "drcl._C", ModuleNotFoundError("No module named 'drcl._C'"))
+def test_ops_that_are_not_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(backends, "__file__", str(tmp_path / "backends.py"))
-    found = _probe_anew()
-    assert not found.available
-    assert "drcl._C is not built" in found.reason
+    monkeypatch.setattr(backends, "load_ops", backends.load_ops.__wrapped__)
+    said = f"the compiled ops are not built: {backends.REBUILD}"
+    assert backends.probe_native() == backends.Backend("native", False, said)
+    info = backends.build_info()
+    assert info["extension"] == {"built": False, "reason": said}
+    assert info["cpu_capability"] == torch.backends.cpu.get_cpu_capability().lower()
+    assert said in backends.format_info()
 
 
 def test_a_bug_report_can_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -238,35 +205,39 @@ def test_kernels_do_not_take_amd_for_nvidia(
     assert product.register_limit(tensor, 4) == {}
 
 
-def test_the_extension_says_how_it_was_built() -> None:
-    extension = pytest.importorskip("drcl._C", reason="drcl._C is not built")
-    assert "-ffp-contract=off" in extension.flags  # products and sums round alike everywhere
-    assert "TORCH_TARGET_VERSION" in extension.flags
-    assert extension.flags in backends.format_info()
-    assert extension.torch.startswith("2.")
+@needs_ops
+def test_the_ops_say_how_they_were_built() -> None:
+    extension = backends.build_info()["extension"]
+    assert "-ffp-contract=off" in extension["flags"]  # products and sums round alike everywhere
+    assert "TORCH_TARGET_VERSION" in extension["flags"]
+    assert extension["flags"] in backends.format_info()
+    assert extension["torch"].startswith("2.")
+    assert extension["compiler"].split()[0] in ("gcc", "clang", "msvc")
+    assert extension["cxx_standard"] >= 20
 
 
-def test_extension_that_does_not_load(monkeypatch: pytest.MonkeyPatch) -> None:
-    _without(monkeypatch, "drcl._C", ImportError("undefined symbol: nothing"))
-    assert "undefined symbol: nothing" in backends.build_info()["extension"]["reason"]
-
-
-def test_ops_that_do_not_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def load_ops(library: str) -> None:
-        torch.ops.load_library(library)
-
-    (tmp_path / "_ops.so").write_bytes(b"not a library")
-    extension = SimpleNamespace(compiler="gcc", load_ops=load_ops)
+@pytest.mark.parametrize("content", ["not a library", "of older source"])
+def test_ops_that_do_not_load(
+    content: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if content == "of older source":  # any library that does not say how it was built
+        numpy_core = next(Path(np.__file__).parent.glob("_core/_multiarray_umath*.so"))
+        shutil.copy(numpy_core, tmp_path / "_ops.so")
+        monkeypatch.setattr(torch.ops, "load_library", lambda library: None)
+    else:
+        (tmp_path / "_ops.so").write_bytes(content.encode())
     monkeypatch.setattr(backends, "__file__", str(tmp_path / "backends.py"))
-    monkeypatch.setattr(backends, "import_extension", lambda: (extension, ""))
-    found = _probe_anew()
+    monkeypatch.setattr(backends, "load_ops", backends.load_ops.__wrapped__)
+    found = backends.probe_native()
     assert not found.available
     assert "_ops.so does not load" in found.reason
+    assert backends.build_info()["extension"] == {"built": False, "reason": found.reason}
 
 
-def test_extension_agrees_with_torch_on_the_processor() -> None:
-    extension = pytest.importorskip("drcl._C", reason="drcl._C is not built")
-    ours, torchs = extension.cpu_capability(), torch.backends.cpu.get_cpu_capability().lower()
+@needs_ops
+def test_the_ops_agree_with_torch_on_the_processor() -> None:
+    ours = backends.build_info()["cpu_capability"]
+    torchs = torch.backends.cpu.get_cpu_capability().lower()
     # torch may be held back by ATEN_CPU_CAPABILITY or by how it was built, never ahead
     order = ["default", "avx2", "avx512"]
     assert order.index(ours) >= order.index(torchs if torchs in order else "default")

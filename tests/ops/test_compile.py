@@ -12,8 +12,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from drcl import Prior, functional, use_backend
+from drcl.dispatch import choose
 from drcl.eager import reversible_consistency as eager
 from drcl.losses import FeatureMixup, GeneralizedCrossEntropy, ReversibleConsistencyLoss
+from drcl.ops import reversible_consistency as op
 from drcl.ops.average_precision import average_precision_by_sorting
 
 D, C = 12, 4
@@ -235,10 +237,11 @@ class Products(TorchDispatchMode):
 SIZES = [
     (64, 256, 20),
     (600, 500, 20),
-    (400, 512, 200),
+    (400, 512, 100),
     (700, 300, 200),
     (64, 16, 16),
     (64, 16, 20),
+    (600, 700, 500),  # in the whole space
 ]
 
 
@@ -247,10 +250,15 @@ def test_flops_are_those_of_the_products_that_are_made(size):
     b, d, c = size
     prior = Prior(torch.randn(d, c))
     features, targets = torch.randn(b, d, requires_grad=True), torch.arange(b) % c
-    by_rows, settings = b < d, eager.Settings(0.1, 0.1, 1.0, 1.0, 1.0)
+    by_rows, settings = op.prefers_rows(b, d, c, ""), eager.Settings(0.1, 0.1, 1.0, 1.0, 1.0)
+    backend = choose("reversible_consistency", features.device)
+    whole = op.prefers_whole(b, d, c, targets.shape, by_rows=by_rows, backend=backend)
+    assert whole == (min(c, d) == d > 64 or size == (600, 700, 500))
+    space = eager.Space(prior.basis, prior.recast_coordinates, prior.weight_coordinates)
+    if whole:
+        space = eager.Space(prior.basis[:, :0], prior.inverse, prior.weight)
     with Products() as forward:
         given = eager.Batch(features.detach(), targets, None, torch.tensor(0.5))
-        space = eager.Space(prior.basis, prior.recast_coordinates, prior.weight_coordinates)
         rows = eager.rows(given, space, settings)
         inner, cross = torch.empty(0, 0, dtype=torch.float64), torch.empty(0, 0)
         if by_rows:
@@ -259,7 +267,7 @@ def test_flops_are_those_of_the_products_that_are_made(size):
             inner, cross = eager.class_sums(rows.coordinates, rows.outside)
             gram = eager.gram(rows.outside)
     with Products() as backward:
-        saved = eager.Saved(*rows, inner, cross, gram, prior.basis, None)
+        saved = eager.Saved(*rows, inner, cross, gram, space.basis, None)
         eager.gradient(torch.ones(4), saved, settings, torch.float32)
     with FlopCounterMode(display=False) as counted_forward:
         loss = functional.reversible_consistency_loss(features, targets, prior).total

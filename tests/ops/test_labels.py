@@ -263,7 +263,7 @@ def test_classes_found(labels, classes):
         ([np.zeros((5, 3)), np.zeros((5, 4))], "expected one form"),
         ([np.zeros((5, 3)), [0, 1, 2]], "expected one form"),
         ([np.zeros((5, 3)), [[0], [1], [2]]], "expected one form"),
-        ([["cat", "dog"], [0, 1]], "some labels are strings and some are numbers"),
+        ([["cat", "dog"], [0, 1]], "expected labels that are all strings or all numbers, got both"),
         ([[0, -100]], "row 1 has label -100; class ids are 0 or larger"),
         ([[-1, 1], [-2]], "row 0 has label -2"),
     ],
@@ -309,7 +309,7 @@ def test_joined_batches_are_one_array():
     assert encode_labels(join(parts), ("a", "b", "c")).tolist() == [1, 0, -1, 2, 0]
     rows = join([parse_labels(np.eye(3)[:2]), parse_labels(np.eye(3)[2:])])
     assert encode_labels(rows, (0, 1, 2)).tolist() == np.eye(3).tolist()
-    with pytest.raises(ValueError, match="some labels are strings"):
+    with pytest.raises(ValueError, match="all strings or all numbers"):
         join([parse_labels([1]), parse_labels(["a"])])
     with pytest.raises(ValueError, match="one form"):
         join([parse_labels([1]), parse_labels(np.eye(3))])
@@ -416,7 +416,7 @@ def test_every_metric_refuses_labels_that_would_mislead(labels, message):
 
 
 def test_names_beside_numbers_are_refused():
-    with pytest.raises(ValueError, match="query_labels and gallery_labels: some labels"):
+    with pytest.raises(ValueError, match="query_labels and gallery_labels: expected labels"):
         metrics.mean_average_precision(X, Y, LX, LY.astype(str))
 
 

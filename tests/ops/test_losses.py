@@ -10,8 +10,9 @@ import torch
 from gloo import on_ranks, process_group
 from torch import nn
 
-from drcl import Prior, functional
+from drcl import Prior, functional, use_backend
 from drcl.losses import FeatureMixup, GeneralizedCrossEntropy, ReversibleConsistencyLoss
+from drcl.ops import reversible_consistency as op
 
 
 @pytest.fixture
@@ -221,3 +222,44 @@ def test_the_others_have_the_whole_loss_beside_a_rank_without_rows(batch, tmp_pa
         torch.testing.assert_close(total, whole.detach(), rtol=1e-6, atol=0)
     gradient = torch.cat([gradient for _, gradient in found])
     torch.testing.assert_close(gradient, x.grad, rtol=1e-5, atol=1e-7)
+
+
+# By rows and not, with K < D, K = D = C and K = D < C.
+SIZES = [(20, 24, 15), (10, 24, 24), (40, 24, 24), (10, 24, 30), (40, 24, 30)]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("kind", ["ids", "rows", "mixed", "unlabelled", "aligned"])
+@pytest.mark.parametrize("size", SIZES)
+def test_the_whole_space_has_the_loss_and_gradient_of_the_priors(monkeypatch, size, kind, whole):
+    """Either is the formula's in float64, where nothing but the last digits may differ."""
+    b, d, c = size
+    prior = Prior(torch.randn(d, c, dtype=torch.float64))
+    targets = torch.arange(b) % c
+    permutation, lam = (torch.randperm(b), 0.8) if kind == "mixed" else (None, 1.0)
+    x = torch.randn(b, d, dtype=torch.float64)
+    if kind == "aligned":  # converged but for a little
+        x = prior.inverse[targets] + 1e-6 * x
+    if kind == "rows":
+        targets = nn.functional.one_hot(targets, c) + nn.functional.one_hot(targets.flip(0), c)
+        targets = targets.clamp(max=1).double()
+    if kind == "unlabelled":
+        targets[::3] = -1
+    monkeypatch.setattr(op, "prefers_whole", lambda *_, **__: whole)
+    found = []
+    for backend in ("reference", "eager"):
+        features = x.clone().requires_grad_()
+        with use_backend(backend):
+            loss = functional.reversible_consistency_loss(
+                features,
+                targets,
+                prior,
+                q=0.4,
+                lam=lam,
+                permutation=permutation,
+            )
+        (gradient,) = torch.autograd.grad(loss.total, features)
+        found.append((torch.stack(tuple(loss)), gradient))
+    (exact, exact_gradient), (values, gradient) = found
+    assert torch.allclose(values, exact, rtol=1e-8, atol=1e-13)
+    assert (gradient - exact_gradient).norm() <= 1e-8 * exact_gradient.norm() + 1e-13

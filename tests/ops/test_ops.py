@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from drcl import Prior, functional, reference
 from drcl.backends import probe_native
 from drcl.dispatch import use_backend
 from drcl.eager.reversible_consistency import Batch, Saved, Settings, Space
+from drcl.labels import target_rows
 from drcl.losses import ReversibleConsistencyLoss
 from drcl.ops.mixup import mixup
 from drcl.ops.prior_similarity import prior_similarity
@@ -376,9 +378,6 @@ def test_the_native_form_is_chosen_where_it_is_the_fastest():
     assert dispatch.choose(family, cpu) == "native"
     assert dispatch.choose(family, cpu, native=False) == "eager"
     assert dispatch.choose(family, torch.device("meta")) == "eager"
-    for by_rows, most in dispatch.NATIVE_COLUMNS.items():
-        assert dispatch.native_takes(most, by_rows)
-        assert not dispatch.native_takes(most + 1, by_rows)
     with use_backend("eager"):
         assert dispatch.choose(family, cpu) == "eager"
 
@@ -447,6 +446,42 @@ def test_a_native_id_that_is_no_class_makes_the_loss_nan(bad, lam):
     rows = native.rows(given, space, Settings(1.0, 1.0, 1.0, 1.0, lam))
     assert rows.sums[0].isnan() and rows.sums[1].isnan()
     assert rows.coordinates[:2].isfinite().all() and rows.label_gradient[:2].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("classes", [1, 7, 8, 45, 300])
+def test_native_entropies_are_those_of_the_formula(classes, dtype):
+    """Of near and far logits, one class, several and all, and with any number of threads."""
+    forced("native")
+    from drcl.native.cross_entropy import entropies
+
+    generator = torch.Generator().manual_seed(classes)
+    logits = torch.randn(90, classes, generator=generator, dtype=dtype)
+    logits[::2] *= 60
+    ids = torch.randint(-1, classes, (90,), generator=generator)
+    drawn = torch.rand(90, classes, generator=generator, dtype=dtype)
+    several = torch.where(drawn > 0.9, drawn, 0.0)
+    before = torch.get_num_threads()
+    for targets, q in product((ids, drawn, several), (0.0, 0.4)):
+        exact = logits.double().requires_grad_()
+        rows = target_rows(targets, classes, torch.float64)
+        labelled = rows.sum(dim=1) > 0
+        log_s = (exact.log_softmax(dim=1) + rows.log())[labelled].logsumexp(dim=1)
+        loss = -log_s.sum() if q == 0 else ((1 - (q * log_s).exp()) / q).sum()
+        expected = [loss, log_s.exp().sum(), *torch.autograd.grad(loss, exact)]
+        wide = torch.tensor(q, dtype=torch.float64)
+        found = entropies(logits, targets, wide, probabilities=True)
+        for one, other in zip(found, [*expected, exact.softmax(dim=1)], strict=True):
+            torch.testing.assert_close(
+                one.double(),
+                other.detach(),
+                atol=4e-6 if dtype == torch.float32 else 1e-12,
+                rtol=1e-5,
+            )
+        torch.set_num_threads(5)
+        again = entropies(logits, targets, wide, probabilities=True)
+        torch.set_num_threads(before)
+        assert all(map(torch.equal, found, again))
 
 
 def test_a_native_permutation_out_of_range_is_an_error_and_no_read_outside():

@@ -8,6 +8,7 @@
     transfers       loads, stores, asynchronous copies, exchange between lanes
     tensor_cores    mma and wgmma
     blocks          control flow and barriers of some blocks that run in step
+    barriers        which barriers keep nothing apart, by proof
     compiling       Triton's compiler without its last stage, also of another version
     launch          puts all of it in the place of a GPU under Triton's launches
     problems        what the tests compute, and how exact it has to be

@@ -282,7 +282,7 @@ class Blocks(Registers):
         other = object.__new__(Blocks)
         other.__dict__.update(self.__dict__)
         other.lanes = len(lanes)
-        other.banks = {name: bank[:, lanes] for name, bank in self.banks.items()}
+        other.banks = {name: bank.take(lanes, axis=1) for name, bank in self.banks.items()}
         other.bind()
         other.block, other.thread = self.block[lanes], self.thread[lanes]
         other.shared_base = self.shared_base[lanes]

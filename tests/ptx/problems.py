@@ -109,8 +109,9 @@ def loss(
             q=0.3, temperature=0.7, lam=0.9 if mixing else 1.0,
             permutation=torch.arange(b).roll(1).flip(0) if mixing else None,
         )  # fmt: skip
-        (gradient,) = torch.autograd.grad(parts.total + 0.5 * parts[2], x)
-        return [*(part.detach() for part in parts), gradient]
+        (gradient,) = torch.autograd.grad(parts.total + 0.5 * parts[2], x, retain_graph=True)
+        (by_labels,) = torch.autograd.grad(parts.label, x)
+        return [*(part.detach() for part in parts), gradient, by_labels]
 
     mixed = "mixed" if mixing else "plain"
     name = f"loss-{b}x{d}x{c}-{kind}-{mixed}-{str(narrow)[6:]}-{precision}"
@@ -119,28 +120,39 @@ def loss(
 
 
 def similarity(
-    b: int, d: int, c: int, kind: str = "ids", narrow: torch.dtype = torch.float32
-) -> Problem:
-    """Logits, probabilities, loss and score, and the gradients by features and weight."""
+    b: int, d: int, c: int, kind: str = "ids", narrow: torch.dtype = torch.float32,
+    converging: bool = False,
+) -> Problem:  # fmt: skip
+    """Logits, probabilities, loss and score, and the gradients by features and weight.
+
+    ``converging``: probabilities of nearly 0 and 1, of whose differences little is left.
+    """
 
     def compute(dtype: torch.dtype) -> Results:
         torch.manual_seed(1000 * b + d + c)
-        x = nnf.normalize(torch.randn(b, d)).to(narrow)
-        x = (x if narrow != torch.float32 and _ours() else x.to(dtype)).requires_grad_()
-        weight = torch.randn(d, c).to(dtype).requires_grad_()
+        features, weight = nnf.normalize(torch.randn(b, d)), torch.randn(d, c)
         targets = labels(b, c, kind)
+        if converging:
+            rows = torch.eye(c)[targets if kind == "ids" else targets.argmax(1)]
+            features = 8 * rows @ torch.linalg.pinv(weight) + 0.01 * features
+            targets = targets if kind == "ids" else rows * targets
+        x = features.to(narrow)
+        x = (x if narrow != torch.float32 and _ours() else x.to(dtype)).requires_grad_()
+        weight = weight.to(dtype).requires_grad_()
         out = functional.prior_similarity(
             x, weight, targets.to(dtype) if kind == "rows" else targets, q=0.3, temperature=0.7
         )
         logits, probabilities, value = out[:3]
-        total = value + (logits * logits.detach().cos()).sum() + (probabilities.square()).sum()
-        gradients = torch.autograd.grad(total, (x, weight))
-        (of_loss,) = torch.autograd.grad(functional.prior_similarity(
-            x, weight, targets.to(dtype) if kind == "rows" else targets, q=0.3, temperature=0.7
-        )[2], weight)  # fmt: skip
-        return [*(o.detach() for o in out), *gradients, of_loss]
+        total = value + (logits * logits.detach().cos()).sum() + probabilities.square().sum()
+        gradients = [
+            gradient
+            for of in (total, value, probabilities.square().sum())
+            for gradient in torch.autograd.grad(of, (x, weight), retain_graph=True)
+        ]
+        return [*(o.detach() for o in out), *gradients]
 
-    return Problem(f"similarity-{b}x{d}x{c}-{kind}-{str(narrow)[6:]}", compute, narrow=narrow)
+    name = f"similarity-{b}x{d}x{c}-{kind}-{str(narrow)[6:]}" + "-converging" * converging
+    return Problem(name, compute, narrow=narrow)
 
 
 def mix(b: int, d: int, narrow: torch.dtype = torch.float32) -> Problem:

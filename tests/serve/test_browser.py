@@ -255,7 +255,7 @@ def test_what_is_hostile_is_shown_as_it_is(opened: Page) -> None:
 
 
 @as_file
-def test_everything_has_a_name(opened: Page) -> None:
+def test_every_control_has_an_accessible_name(opened: Page) -> None:
     found = opened.names()
     roles = ("combobox", "button", "link", "Canvas", "application", "heading", "region", "textbox")
     nameless = [role for role, name in found if role in roles and not name.strip()]
@@ -267,7 +267,7 @@ def test_everything_has_a_name(opened: Page) -> None:
 
 
 @as_file
-def test_it_fits_a_phone_and_a_dark_room(opened: Page) -> None:
+def test_the_page_fits_a_phone_and_follows_dark_mode(opened: Page) -> None:
     ground = "getComputedStyle(document.body).backgroundColor"
     light = opened.get(ground)
     try:

@@ -111,7 +111,7 @@ def running(tmp_path: Path, model: DRCL) -> Iterator[Running]:
         one.process.join()
 
 
-def test_a_server_answers_refuses_and_ends_in_good_order(running: Running, model: DRCL) -> None:
+def test_a_server_answers_refuses_and_shuts_down_cleanly(running: Running, model: DRCL) -> None:
     features = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32)
     index = Index.load(running.folder / "index")
     found = running.search({"features": {"text": features.tolist()}, "k": 5})["results"]

@@ -119,7 +119,7 @@ def test_features_are_encoded_first(asking: Client, index: Index) -> None:
     assert ids(reply) == index.search(torch.cat([features, -features], dim=1), 4).ids.tolist()
 
 
-def test_requests_of_one_moment_share_a_product_and_get_what_each_gets_alone(folder: Path) -> None:
+def test_batched_requests_get_the_answers_of_single_ones(folder: Path) -> None:
     asked = [
         {"embeddings": QUERIES[n : n + 1 + n % 3].tolist(), "k": 1 + 5 * (n % 4)} for n in range(6)
     ]
@@ -140,7 +140,7 @@ def test_requests_of_one_moment_share_a_product_and_get_what_each_gets_alone(fol
         assert {**one_of.json, "version": ""} == {**other.json, "version": ""}
 
 
-def test_a_batch_takes_in_no_more_than_it_may(folder: Path) -> None:
+def test_the_size_of_a_batch_is_limited(folder: Path) -> None:
     with client(app.make_app(folder, limits=Limits(batch=3, wait=0.1))) as one:
         replies = one.together([search({"embeddings": QUERIES[:2].tolist()})] * 6)
         assert {reply.status for reply in replies} == {200}
@@ -212,7 +212,7 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(folder: Path) -> 
             assert reply.status == 413 and "1000 bytes at most" in reply.json["error"]
 
 
-def test_a_body_that_does_not_come_is_waited_for_so_long(folder: Path) -> None:
+def test_a_missing_body_times_out_with_408(folder: Path) -> None:
     with client(app.make_app(folder, limits=Limits(patience=0.05))) as one:
         sent: list[Any] = []
 
@@ -229,7 +229,7 @@ def test_a_body_that_does_not_come_is_waited_for_so_long(folder: Path) -> None:
         assert sent[0]["status"] == 408
 
 
-def test_more_requests_than_may_wait_are_told_to_come_back(
+def test_excess_requests_get_503_with_retry_after(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     going_on, real = threading.Event(), app.answer
@@ -290,7 +290,7 @@ def test_requests_whose_client_has_gone_are_not_worked_on(folder: Path, held: He
     assert held.began == [1, 1]
 
 
-def test_a_request_waits_so_long_for_its_batch(folder: Path, held: Held) -> None:
+def test_a_request_past_its_deadline_gets_503(folder: Path, held: Held) -> None:
     with client(app.make_app(folder, limits=Limits(deadline=0.2))) as one:
 
         async def wait() -> None:
@@ -307,7 +307,7 @@ def test_a_request_waits_so_long_for_its_batch(folder: Path, held: Held) -> None
     assert held.began == [1, 1]
 
 
-def test_bodies_that_are_half_sent_keep_nobody_from_searching(folder: Path) -> None:
+def test_half_sent_bodies_do_not_block_searches(folder: Path) -> None:
     async def half(sent: list[Any]) -> None:
         parts = [{"type": "http.request", "body": b"{", "more_body": True}]
 
@@ -339,7 +339,7 @@ def test_bodies_that_are_half_sent_keep_nobody_from_searching(folder: Path) -> N
         one.loop.run_until_complete(asyncio.wait_for(ask(), 30))
 
 
-def test_requests_that_the_end_of_the_server_cuts_off_are_told(folder: Path, held: Held) -> None:
+def test_requests_cut_off_by_shutdown_get_503(folder: Path, held: Held) -> None:
     with client(app.make_app(folder)) as one:
 
         async def end() -> None:
@@ -354,9 +354,7 @@ def test_requests_that_the_end_of_the_server_cuts_off_are_told(folder: Path, hel
         held.through.set()
 
 
-def test_a_fault_of_the_server_is_told_without_its_words(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_server_errors_leak_no_details(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*arguments: Any) -> Any:
         raise OSError("/home/me/index: gone")
 
@@ -384,14 +382,12 @@ def test_a_token_is_asked_for_everywhere_but_on_the_page(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("token", ["", " " * 20, "ü" * 20, "a" * 16 + "\nb", "short", 7])
-def test_tokens_that_no_header_carries_or_anybody_guesses_are_refused(
-    folder: Path, token: Any
-) -> None:
+def test_weak_or_unsendable_tokens_are_refused(folder: Path, token: Any) -> None:
     with pytest.raises(ValueError, match=r"token: expected a token of 16"):
         app.make_app(folder, token=token)
 
 
-def test_other_names_than_those_of_this_machine_are_refused(folder: Path) -> None:
+def test_foreign_host_names_get_421(folder: Path) -> None:
     with client(app.make_app(folder)) as one:
         names = ("localhost", "127.0.0.1:8000", "[::1]:9", "LOCALHOST:1", "[::ffff:7f00:1]:80")
         for host in names:

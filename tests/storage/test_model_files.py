@@ -150,7 +150,7 @@ def test_damage_is_reported_by_file(folder, index, damage):
     "content",
     [b"", b"{", b"null", b"[]", b"7", b"{}", b"\xff\xfe", b'{"format": 1}', b'{"format": null}'],
 )
-def test_config_that_is_none(folder, content):
+def test_an_invalid_config_is_refused(folder, content):
     (folder / "config.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"config\.json"):
         DRCL.load(folder)

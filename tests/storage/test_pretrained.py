@@ -17,8 +17,8 @@ import torch
 from torch import nn
 
 from drcl import DRCL, auto, portable
-from drcl.compare.protocol import fingerprint
 from drcl.data import CrossModalDataset, Labelled
+from drcl.data.fingerprint import fingerprint
 from drcl.model_card import _yaml, is_as_written
 
 CLASSES = ("cat", "dog", "owl", "eel")
@@ -163,7 +163,7 @@ def test_save_takes_the_card_of_an_older_model_away(
     assert not (tmp_path / "README.md").exists() and DRCL.load(tmp_path).config.seed == 4
 
 
-def test_any_name_makes_a_valid_head() -> None:
+def test_any_name_gives_valid_yaml() -> None:
     name = 'a "b" \\ {c}: #d, é 😀'
     assert json.loads(_yaml("a b#:{},")) == "a b#:{},"
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")

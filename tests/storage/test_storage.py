@@ -163,7 +163,7 @@ def test_only_a_file_that_was_there_is_said_to_be_intact(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("umask, mode", [(0o077, 0o600), (0o002, 0o664)])
-def test_files_are_for_whom_the_umask_says(tmp_path, umask, mode):
+def test_the_mode_of_a_file_follows_the_umask(tmp_path, umask, mode):
     path = tmp_path / "state"
 
     def write():
@@ -269,7 +269,7 @@ def test_a_folder_made_for_what_fails_goes_again(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EBADF, errno.ENOSYS])
-def test_where_there_are_no_locks_a_folder_is_anybody_s(tmp_path, monkeypatch, number):
+def test_without_file_locks_two_writers_may_enter(tmp_path, monkeypatch, number):
     def unsupported(*_):
         raise OSError(number, os.strerror(number))
 

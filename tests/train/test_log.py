@@ -10,7 +10,7 @@ from drcl import DRCL
 TRAIN, VALIDATION = tiny.split(), tiny.split(seed=1, image=12, text=10)
 
 
-def test_it_is_told_what_the_history_holds():
+def test_log_receives_the_history():
     told = []
     model = DRCL(**tiny.SETTINGS)
     model.fit(TRAIN, VALIDATION, progress=False, log=lambda *values: told.append(values))

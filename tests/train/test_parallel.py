@@ -264,7 +264,7 @@ def test_killed_modality_processes_end_as_one_process(one_process, tmp_path):
 
 
 @pytest.mark.long
-def test_killed_ranks_resume_and_end_as_if_they_had_not_been(tmp_path):
+def test_killed_ranks_resume_to_the_same_weights(tmp_path):
     script = tmp_path / "script.py"
     outcome = {}
     for name, kills in {"whole": {}, "killed": {"0": ("1", 17), "1": ("0", 12)}}.items():
@@ -289,6 +289,27 @@ def test_several_processes_need_to_be_told_what_for(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     result = CliRunner().invoke(main, ["train", *RUN, "--out", str(tmp_path / "run")])
     assert result.exit_code == 2 and "--parallel" in result.output
+
+
+def test_a_restart_after_the_end_leaves_the_run_as_it_is(tmp_path, monkeypatch):
+    """Of what the launcher starts again because a process was lost on its way out."""
+    out = ["--out", str(tmp_path / "run")]
+    train = ["train", *RUN, "--epochs=2", "--prior-epochs=1", *out]
+    runner = CliRunner()
+    assert runner.invoke(main, train).exit_code == 0
+    assert "holds a finished run" in runner.invoke(main, train).output, "no restart"
+    written = {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*")}
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    resumed = ["train", "synthetic", *out, "--resume", "--no-progress"]
+    for again in (train, resumed):
+        result = runner.invoke(main, again)
+        assert result.exit_code == 0, result.output
+        assert "the run is finished" in result.output
+    other = runner.invoke(main, [*train, "--seed=1"])
+    assert other.exit_code == 1 and "holds a finished run" in other.output
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*")} == written
+    again = runner.invoke(main, [*train, "--overwrite"])
+    assert again.exit_code == 0 and "settings: " in again.output, "asked to be trained again"
 
 
 # --- pieces

@@ -266,7 +266,7 @@ SHARES = {"every epoch": EVERY_EPOCH, "every phase": EVERY_PHASE}
         for j, (name, share) in enumerate(SHARES.items())
     ],
 )
-def test_a_resumed_run_ends_as_it_would_have(monkeypatch, tmp_path, after, share, compat):
+def test_resume_is_bit_identical(monkeypatch, tmp_path, after, share, compat):
     # 5 + 5 epochs for the two priors, then 6 + 6 for the encoders.
     monkeypatch.setattr(checkpoint, "CHECKPOINT_SHARE", share)
     whole = uninterrupted(compat)
@@ -289,7 +289,7 @@ def test_a_resumed_run_ends_as_it_would_have(monkeypatch, tmp_path, after, share
     assert_same_run(again, whole)
 
 
-def test_dropout_resumes_where_it_was(monkeypatch, tmp_path):
+def test_resume_with_dropout_is_bit_identical(monkeypatch, tmp_path):
     monkeypatch.setattr(checkpoint, "CHECKPOINT_SHARE", EVERY_EPOCH)
     network = nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 16), nn.BatchNorm1d(16))
 
@@ -413,7 +413,7 @@ def test_a_crash_while_writing_keeps_the_old_checkpoint(interrupted, monkeypatch
     assert {file.name: file.read_bytes() for file in interrupted.iterdir()} == before
 
 
-def test_no_checkpoint_leaves_the_folder(tmp_path):
+def test_modality_names_cannot_lead_checkpoints_out_of_the_folder(tmp_path):
     for name in ("../outside", "a/b", "", ".hidden", 3):
         with pytest.raises(ValueError, match="modality"):
             model().fit({name: TRAIN["image"]}, checkpoints=tmp_path / "c", progress=False)

@@ -6,4 +6,6 @@ otherwise, the method says what is done here.
 
 from drcl import _later
 
-__getattr__ = _later.modules(__name__, "acmr", "dscmr", "mars", "mrl", "sdml", "training")
+__all__ = ["acmr", "dscmr", "mars", "mrl", "sdml", "training"]
+__dir__ = __all__.copy
+__getattr__ = _later.names(__name__, *__all__)

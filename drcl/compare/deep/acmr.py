@@ -14,6 +14,9 @@ from drcl.compare.fitted import Fitted
 from drcl.data.dataset import CrossModalDataset
 from drcl.labels import is_labelled
 
+__all__ = ["acmr"]
+__dir__ = __all__.copy
+
 ALPHA = 0.1
 LAMBDA, MARGIN = 1.0, 1.0
 

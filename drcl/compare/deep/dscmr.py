@@ -11,6 +11,9 @@ from drcl.compare.deep.training import DIM, HIDDEN, Peer, train
 from drcl.compare.fitted import Fitted
 from drcl.data.dataset import CrossModalDataset
 
+__all__ = ["dscmr"]
+__dir__ = __all__.copy
+
 LAMBDA, ETA = 1e-3, 1e-1
 
 
@@ -27,6 +30,14 @@ def dscmr(data: CrossModalDataset, seed: int) -> Fitted:
     the code's. The paper has two modalities: of more, J1 is summed over modalities, J2 over all
     pairs and each with itself, J3 over all pairs. Smaller than theirs (hidden 2,048, D = 1,024, 500
     epochs at a rate of 1e-4).
+
+    >>> import numpy as np
+    >>> from drcl.data import Labelled
+    >>> image, text = (Labelled(np.zeros((n, 4), np.float32), np.zeros(n, int)) for n in (3, 5))
+    >>> dscmr(CrossModalDataset("pets", ("cat",), {"image": image, "text": text}, {}, {}), seed=0)
+    Traceback (most recent call last):
+    ...
+    ValueError: train: expected pairs, row i with row i, got numbers of rows {'image': 3, 'text': 5}
     """
     return train(Dscmr, data, seed, pairs=True)
 

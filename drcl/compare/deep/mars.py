@@ -11,6 +11,9 @@ from drcl.data.dataset import CrossModalDataset
 from drcl.encoder import Encoder, normalize
 from drcl.labels import is_labelled
 
+__all__ = ["mars"]
+__dir__ = __all__.copy
+
 ALPHA = 1.0
 BETA_FIRST, BETA = 0.5, 0.2
 
@@ -19,8 +22,8 @@ def mars(data: CrossModalDataset, seed: int) -> Fitted:
     """Modality-agnostic representations: a network of the labels, learned with the first modality.
 
     Each modality has a shared and an exclusive unit embedding, and :func:`mars_loss`. The network
-    of the labels learns from the first modality of the training split, and with it
-    ``Λ(l, l)``; for the others it is given. So no pairs are needed. One class or several;
+    of the labels is trained with the first modality of the training split, by the further term
+    ``Λ(l, l)``; for the others it is fixed. So no pairs are needed. One class or several;
     unlabelled rows are not learned from.
 
     Source: Wang and Peng, *MARS: Learning Modality-Agnostic Representation for Scalable Cross-Media

@@ -13,6 +13,9 @@ from drcl.data.dataset import CrossModalDataset
 from drcl.encoder import Encoder
 from drcl.labels import is_labelled
 
+__all__ = ["mrl"]
+__dir__ = __all__.copy
+
 BETA = 0.7
 TEMPERATURE = 1.0
 
@@ -29,6 +32,14 @@ def mrl(data: CrossModalDataset, seed: int) -> Fitted:
     there after each step. Smaller than theirs (two hidden layers of 4,096, D = 512).
 
     Raises ValueError for rows of several classes.
+
+    >>> import numpy as np
+    >>> from drcl.data import Labelled
+    >>> image = Labelled(np.zeros((1, 4), np.float32), np.array([[1, 1]], np.uint8))
+    >>> mrl(CrossModalDataset("pets", ("cat", "dog"), {"image": image}, {}, {}), seed=0)
+    Traceback (most recent call last):
+    ...
+    ValueError: mrl: expected one class a row, got several in image
     """
     for name, part in data.train.items():
         if part.labels.ndim == 2 and bool(((part.labels > 0).sum(axis=1) > 1).any()):

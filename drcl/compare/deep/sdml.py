@@ -12,6 +12,9 @@ from drcl.compare.fitted import Fitted
 from drcl.data.dataset import CrossModalDataset
 from drcl.encoder import Encoder
 
+__all__ = ["sdml"]
+__dir__ = __all__.copy
+
 ALPHA = 0.5
 
 

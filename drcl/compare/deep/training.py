@@ -17,6 +17,10 @@ from drcl.data.dataset import CrossModalDataset
 from drcl.ensemble.calibration import fit_temperature
 from drcl.labels import is_labelled
 from drcl.labels.encoded import target_rows
+from drcl.seeding import seeded
+
+__all__ = ["Peer", "train"]
+__dir__ = __all__.copy
 
 HIDDEN = 512
 DIM = 128
@@ -61,6 +65,14 @@ def train(build: Build, data: CrossModalDataset, seed: int, *, pairs: bool = Fal
             on its own, and rows of a shorter one come again.
 
     Raises ValueError for pairs of modalities that differ in their number of rows.
+
+    >>> from drcl.data import Labelled
+    >>> image, text = (Labelled(np.zeros((n, 4), np.float32), np.zeros(n, int)) for n in (3, 5))
+    >>> data = CrossModalDataset("pets", ("cat",), {"image": image, "text": text}, {}, {})
+    >>> train(Peer, data, seed=0, pairs=True)
+    Traceback (most recent call last):
+    ...
+    ValueError: train: expected pairs, row i with row i, got numbers of rows {'image': 3, 'text': 5}
     """
     rows = {name: len(part.labels) for name, part in data.train.items()}
     if pairs and len(set(rows.values())) > 1:
@@ -78,8 +90,7 @@ def _candidates(
     epochs = max(EPOCHS, math.ceil(LEAST_STEPS / steps))
     marks = {round(epochs * mark / CHECKPOINTS) for mark in range(1, CHECKPOINTS + 1)}
     for rate in RATES:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(torch.device("cpu"), seed):
             peer = build([part.shape[1] for part in x], len(data.classes))
         optimizer = torch.optim.Adam(peer.parameters(), rate, betas=(0.5, 0.999), fused=True)
         draw = np.random.default_rng(seed)

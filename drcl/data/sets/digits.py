@@ -16,6 +16,9 @@ from drcl.checks import check_count
 from drcl.data.dataset import CrossModalDataset, Labelled
 from drcl.data.splits import stratified_holdout
 
+__all__ = ["digits"]
+__dir__ = __all__.copy
+
 TEST_SHARE, VALIDATION_SHARE = 0.25, 0.15
 ORIENTATIONS = 8
 

@@ -21,6 +21,9 @@ import numpy as np
 from drcl.checks import check_count, check_option, check_positive
 from drcl.data.dataset import CrossModalDataset, Labelled
 
+__all__ = ["SHAPES", "Shape", "synthetic"]
+__dir__ = __all__.copy
+
 
 class Shape(NamedTuple):
     """Sizes of a set: ``modalities`` maps a name to (width, train, validation, test)."""

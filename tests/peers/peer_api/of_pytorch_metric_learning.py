@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from drcl import metrics
-from peer_api.rows import ARITHMETIC, DIRECT, NOTHING, Problem, Row, named
+from drcl.metrics import measures
+from peer_api.rows import DIRECT, NOTHING, Problem, Row, named
 
 
 class Classes:
@@ -21,6 +22,10 @@ class Classes:
         draw = torch.Generator().manual_seed(5)
         self.query, self.gallery = (torch.randn(n, 6, generator=draw) for n in (13, 40))
         self.query_labels, self.gallery_labels = torch.arange(13) % 5, torch.arange(40) % 4
+
+
+def cut(measure: Any) -> dict[str, Any]:
+    return {"measures": (partial(measure, at_most=7),)}
 
 
 def beside(x: Tensor, y: Tensor) -> Tensor:
@@ -69,6 +74,8 @@ def pytorch_metric_learning() -> list[Row]:
         if option == "k":
             k = {"mean_average_precision": ("mAP@7", {"ks": (7,), "divisor": "relevant"})}
             k["mean_reciprocal_rank"] = ("MRR@7", {"ks": (7,), **named("reciprocal_rank")})
+            k["r_precision"] = ("R-precision(at_most=7)", cut(measures.r_precision))
+            k["mean_average_precision_at_r"] = ("mAP@R(at_most=7)", cut(measures.ap_at_r))
             label, asked = k.get(name, (label, asked))
             yield ours(**asked).summary()[label], theirs(name, k=7)
         elif option == "avg_of_avgs":
@@ -107,11 +114,8 @@ def pytorch_metric_learning() -> list[Row]:
     for name in OF_METRIC_LEARNING:
         for option, note in notes.items():
             if option == "k" and name in ("r_precision", "mean_average_precision_at_r"):
-                rows.append(
-                    Row(name, option, ARITHMETIC, "a function of the ranks: its k cuts R too")
-                )
-            else:
-                rows.append(Row(name, option, DIRECT, note, partial(compared, name, option)))
+                note = "at_most= of the measure"
+            rows.append(Row(name, option, DIRECT, note, partial(compared, name, option)))
     for name in ("AMI", "NMI"):
         rows.append(Row(name, "", NOTHING, "of a clustering, not of a ranking"))
     return rows

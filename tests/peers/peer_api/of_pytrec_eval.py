@@ -9,41 +9,44 @@ from typing import Any
 
 import torch
 
-from peer_api.rows import ARITHMETIC, DIRECT, NOTHING, Problem, Row, geometric, named
+from drcl.metrics import measures
+from peer_api.rows import DIRECT, NOTHING, Problem, Row, asked_for, geometric
 
 # trec_eval: measure -> what a summary calls it, what asks for it, and the average.
-OF_TREC_EVAL: dict[str, tuple[str, dict[str, Any]]] = {
-    "map": ("mAP@all", {}),
-    "map_cut": ("mAP@{k}", {}),
-    "P": ("precision@{k}", {}),
-    "recall": ("recall@{k}", {}),
-    "ndcg": ("nDCG@all", {}),
-    "ndcg_cut": ("nDCG@{k}", {}),
-    "Rprec": ("R-precision", named("r_precision")),
-    "recip_rank": ("MRR", {}),
-    "bpref": ("bpref", named("bpref")),
-    "success": ("hit@{k}", named("hit")),
-    "relative_P": ("precision_min@{k}", named("precision_min")),
-    "set_P": ("precision@all", {}),
-    "set_recall": ("recall@all", {}),
-    "set_F": ("F1@all", named("f1")),
-    "set_relative_P": ("precision_min@all", named("precision_min")),
-    "num_rel_ret": ("hits@all", named("hits")),
-}
-OF_TABLES = {
-    "11pt_avg": "the mean of eleven levels of each query's curve",
-    "num_q": "the number of judged queries",
-    "num_rel": "the sum of relevant",
-    "num_ret": "the number of items in the lists",
-    "num_nonrel_judged_ret": "num_ret with judged_only, less num_rel_ret",
-    "set_map": "precision@all times recall@all",
-    "utility": "relevant less irrelevant items in the list",
-    "Rprec_mult": "a function of the ranks",
-    "G": "a function of the ranks",
-    "binG": "a function of the ranks",
-    "ndcg_rel": "a function of the ranks",
-    "Rndcg": "a function of the ranks",
-}
+OF_TREC_EVAL = asked_for(
+    """
+    map                    mAP@all
+    map_cut                mAP@{k}
+    P                      precision@{k}
+    recall                 recall@{k}
+    ndcg                   nDCG@all
+    ndcg_cut               nDCG@{k}
+    Rprec                  R-precision        r_precision
+    recip_rank             MRR
+    bpref                  bpref              bpref
+    success                hit@{k}            hit
+    relative_P             precision_min@{k}  precision_min
+    set_P                  precision@all
+    set_recall             recall@all
+    set_F                  F1@all             f1
+    set_relative_P         precision_min@all  precision_min
+    num_rel_ret            hits@all           hits
+    num_q                  num_q              num_q
+    num_rel                num_rel            num_rel
+    num_ret                num_ret            num_ret
+    num_nonrel_judged_ret  num_nonrel@all     num_nonrel
+    set_map                set_mAP@all        set_map
+    utility                utility@all        utility
+    11pt_avg               11pt_avg           eleven_point
+    binG                   binG               binary_g
+    G                      G                  normalized_g
+    ndcg_rel               ndcg_rel           ndcg_at_hits
+    Rndcg                  Rndcg              ndcg_at_levels
+    """
+)
+OF_TREC_EVAL["num_nonrel_judged_ret"][1]["judged_only"] = True
+# Of gains: the level does nothing there, but for Rndcg where nothing has it.
+NO_LEVEL = ("ndcg", "ndcg_cut", "ndcg_rel", "Rndcg", "G")
 OF_NOTHING = {
     "infAP": "an estimate from a sample of judgements",
     "relstring": "a text, not a number",
@@ -62,11 +65,26 @@ def pytrec_eval() -> list[Row]:
         name: str, own: dict[str, Any], extra: dict[str, Any], problem: Problem
     ) -> Iterator[tuple[Any, Any]]:
         label, asked = OF_TREC_EVAL[name]
+        # trec_eval's Rndcg is 0 where nothing has the level.
+        level = own.get("relevance_level", 1) if name == "Rndcg" else 0
+        some = [q for q, one in problem.qrels.items() if max(one.values()) >= level]
+        rows = list(map(int, some))
         for k in (1, 4, 40) if "{k}" in label else (None,):
             full = f"{name}.{k}" if k else name
-            tables = problem.of_run(ks=(k,), **asked, **extra).tables()
+            tables = problem.of_run(ks=(k,), **{**asked, **extra}).tables()
             for values in theirs(problem, full, **own).values():
-                yield tables[label.format(k=k)], values
+                yield tables[label.format(k=k)][rows], [values[row] for row in rows]
+
+    def at_multiples(
+        own: dict[str, Any], extra: dict[str, Any], problem: Problem
+    ) -> Iterator[tuple[Any, Any]]:
+        multiples = [step / 5 for step in range(1, 11)]
+        each = tuple(partial(measures.r_precision, multiple=m) for m in multiples)
+        tables = problem.of_run(measures=each, **extra).tables()
+        values = theirs(problem, "Rprec_mult", **own)
+        for multiple in multiples:
+            found = tables[f"R-precision(multiple={multiple})"]
+            yield found, values[f"Rprec_mult_{multiple:.2f}"]
 
     def geometric_means(
         name: str, own: dict[str, Any], extra: dict[str, Any], problem: Problem
@@ -93,10 +111,9 @@ def pytrec_eval() -> list[Row]:
     for name in OF_TREC_EVAL:
         rows.append(Row(name, "", DIRECT, "", partial(compared, name, {}, {})))
         level = partial(compared, name, {"relevance_level": 2}, {"relevance_level": 2})
-        gained = "ndcg" in name
-        if gained:  # it does nothing there
+        if name in NO_LEVEL:
             level = partial(compared, name, {"relevance_level": 2}, {})
-        note = "qrels as they are" if gained else "relevance_level="
+        note = "qrels as they are" if name in NO_LEVEL else "relevance_level="
         rows.append(Row(name, "relevance_level", DIRECT, note, level))
         judged = partial(compared, name, {"judged_docs_only_flag": True}, {"judged_only": True})
         rows.append(Row(name, "judged_docs_only_flag", DIRECT, "judged_only=", judged))
@@ -111,14 +128,9 @@ def pytrec_eval() -> list[Row]:
         note = "recall_levels=11; the mean over queries with anything relevant"
         check = partial(interpolated, 4, own, extra)
         rows.append(Row("iprec_at_recall", option, DIRECT, note, check))
-    for how, table in ((ARITHMETIC, OF_TABLES), (NOTHING, OF_NOTHING)):
-        rows += [
-            Row(name, option, how, note)
-            for name, note in table.items()
-            for option in ("", "relevance_level", "judged_docs_only_flag")
-            if how == ARITHMETIC or not option
-        ]
-    return rows
+        note = "partial(measures.r_precision, multiple=)"
+        rows.append(Row("Rprec_mult", option, DIRECT, note, partial(at_multiples, own, extra)))
+    return rows + [Row(name, "", NOTHING, note) for name, note in OF_NOTHING.items()]
 
 
 def pytrec_eval_api() -> set[tuple[str, str]]:

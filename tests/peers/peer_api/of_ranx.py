@@ -7,25 +7,28 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from peer_api.rows import ARITHMETIC, DIRECT, KS, Problem, Row, named
+from drcl.metrics import measures
+from peer_api.rows import DIRECT, KS, Problem, Row, asked_for
 
 # ranx: measure -> what a summary calls it, and what asks for it.
-OF_RANX: dict[str, tuple[str, dict[str, Any]]] = {
-    "hits": ("hits@", named("hits")),
-    "hit_rate": ("hit@", named("hit")),
-    "precision": ("precision@", {}),
-    "recall": ("recall@", {}),
-    "f1": ("F1@", named("f1")),
-    "r-precision": ("R-precision", named("r_precision")),
-    "mrr": ("MRR@", named("reciprocal_rank")),
-    "map": ("mAP@", {}),
-    "dcg": ("DCG@", named("dcg")),
-    "dcg_burges": ("DCG_exponential@", named("dcg_exponential")),
-    "ndcg": ("nDCG@", {}),
-    "ndcg_burges": ("nDCG_exponential@", named("ndcg_exponential")),
-    "bpref": ("bpref", named("bpref")),
-    "rbp": ("RBP", named("rbp")),
-}
+OF_RANX = asked_for(
+    """
+    hits         hits@              hits
+    hit_rate     hit@               hit
+    precision    precision@
+    recall       recall@
+    f1           F1@                f1
+    r-precision  R-precision        r_precision
+    mrr          MRR@               reciprocal_rank
+    map          mAP@
+    dcg          DCG@               dcg
+    dcg_burges   DCG_exponential@   dcg_exponential
+    ndcg         nDCG@
+    ndcg_burges  nDCG_exponential@  ndcg_exponential
+    bpref        bpref              bpref
+    rbp          RBP                rbp
+    """
+)
 
 
 def ranx() -> list[Row]:
@@ -55,18 +58,23 @@ def ranx() -> list[Row]:
             ]
             yield found[queries], theirs(problem, full, queries, binary=name == "rbp")
 
+    def graded(problem: Problem) -> Iterator[tuple[Any, Any]]:
+        """It adds up gains."""
+        for level in (1, 2):
+            asked: Any = {"measures": (partial(measures.rbp, graded=True),)}
+            found = problem.of_run(relevance_level=level, **asked).tables()["RBP(graded=True)"]
+            queries = list(range(len(problem.qrels)))
+            yield found, theirs(problem, f"rbp.80-l{level}", queries, binary=False)
+
     rows = []
     for name, (called, _) in OF_RANX.items():
         rows.append(Row(name, "", DIRECT, "", partial(compared, name, (None,), 1)))
         if called.endswith("@"):
             rows.append(Row(name, "@k", DIRECT, "ks=", partial(compared, name, KS, 1)))
+        level, note = partial(compared, name, (None,), 2), "relevance_level="
         if name == "rbp":
-            rows.append(
-                Row(name, "-l", ARITHMETIC, "it adds up gains: here relevance is yes or no")
-            )
-            continue
-        level = partial(compared, name, (None,), 2)
-        rows.append(Row(name, "-l", DIRECT, "relevance_level=", level))
+            level, note = graded, "partial(measures.rbp, graded=True), relevance_level="
+        rows.append(Row(name, "-l", DIRECT, note, level))
     rows.append(
         Row("rbp", ".p", DIRECT, "partial(measures.rbp, p=p)", partial(compared, "rbp", (None,), 1))
     )

@@ -42,7 +42,6 @@ OTHER_EVALUATORS = {
         ARITHMETIC,
         "the mean over data sets of what the information retrieval is",
     ),
-    "TripletEvaluator": (ARITHMETIC, "of two distances, without a gallery"),
     **dict.fromkeys(
         ("BinaryClassificationEvaluator", "ParaphraseMiningEvaluator"),
         (NOTHING, "of thresholds of pairs, not of a ranking"),
@@ -128,6 +127,28 @@ def sentence_transformers() -> list[Row]:
             value = metrics.hit_at_k(one, other, relevance=pairs, k=1)
             yield value, found[f"{name}_accuracy"]
 
+    def triplets(problem: Problem) -> Iterator[tuple[Any, Any]]:
+        """The gallery of each anchor is its positive and its negative."""
+        draw = torch.Generator().manual_seed(problem.size)
+        sides = {side: torch.randn(30, 3, generator=draw).double() for side in "apn"}
+        texts = [[f"{side}{i}" for i in range(30)] for side in "apn"]
+        number = torch.arange(30)
+        for metric in ("cosine", "dot", "euclidean"):
+            evaluator = peer.TripletEvaluator(
+                *texts, main_similarity_function=metric, write_csv=False
+            )
+            found = metrics.hit_at_k(
+                sides["a"],
+                torch.cat([sides["p"], sides["n"]]),
+                relevance=torch.stack([number, number], dim=1),
+                query_groups=number,
+                gallery_groups=number.repeat(2),
+                metric=metric,
+                k=1,
+            )
+            share = evaluator(Lookup(**sides))[f"{metric}_accuracy"]  # in float32
+            yield found, round(30 * float(share)) / 30
+
     name = "InformationRetrievalEvaluator"
     rows = [
         Row(name, option, DIRECT, f"{ours}@k", partial(retrieval, option, "dot"))
@@ -138,6 +159,7 @@ def sentence_transformers() -> list[Row]:
         Row("RerankingEvaluator", "", DIRECT, "gallery_groups=", partial(reranking, "", True)),
         Row("RerankingEvaluator", "at_k", DIRECT, "ks=", partial(reranking, "at_k", False)),
         Row("TranslationEvaluator", "", DIRECT, "hit_at_k", translation),
+        Row("TripletEvaluator", "", DIRECT, "hit_at_k, gallery_groups=", triplets),
     ]
     return rows + [Row(name, "", how, why) for name, (how, why) in OTHER_EVALUATORS.items()]
 

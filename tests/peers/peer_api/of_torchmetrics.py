@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from peer_api.rows import ARITHMETIC, DIRECT, KS, Problem, Row, named
+from drcl.metrics import measures
+from peer_api.rows import DIRECT, KS, Problem, Row, named
 
 # torchmetrics: class -> what a summary calls it, and what asks for it.
 OF_TORCHMETRICS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -23,6 +24,11 @@ OF_TORCHMETRICS: dict[str, tuple[str, dict[str, Any]]] = {
     "RetrievalNormalizedDCG": ("nDCG@", {"ndcg": True}),
     "RetrievalRPrecision": ("R-precision", named("r_precision")),
     "RetrievalAUROC": ("AUROC", named("auroc")),
+}
+FIXED = "RetrievalRecallAtFixedPrecision"
+OF_IRRELEVANT = {
+    "RetrievalFallOut": "partial(measures.fall_out, no_irrelevant=)",
+    "RetrievalAUROC": 'measures=("auroc_at_k",), no_relevant=',
 }
 RULES = {"neg": "zero", "pos": "one", "skip": "skip"}
 AVERAGES: dict[Any, Any] = {"mean": "mean", "median": Tensor.median, "min": Tensor.min}
@@ -51,6 +57,25 @@ def torchmetrics() -> list[Row]:
             found = problem.ours(ks=(k,), **{**asked, **extra}).summary(average)
             yield found[label], theirs(name, problem, **own)
 
+    def of_one_kind(name: str, problem: Problem) -> Iterator[tuple[Any, Any]]:
+        for action, rule in RULES.items():
+            asked: dict[str, Any] = {**named("auroc_at_k"), "no_relevant": rule}
+            label = "AUROC@all"
+            if name == "RetrievalFallOut":
+                asked = {"measures": (partial(measures.fall_out, no_irrelevant=rule),)}
+                label = f"fall-out(no_irrelevant={rule})@all"
+            found = problem.ours(ks=(None,), **asked).summary()[label]
+            yield found, theirs(name, problem, empty_target_action=action)
+
+    def within(problem: Problem) -> Iterator[tuple[Any, Any]]:
+        found = problem.ours(ks=KS, **named("auroc_at_k")).summary()
+        for k in KS:
+            yield found[f"AUROC@{k}"], theirs("RetrievalAUROC", problem, top_k=k)
+
+    def up_to_a_rate(problem: Problem) -> Iterator[tuple[Any, Any]]:
+        found = problem.ours(measures=(partial(measures.auroc, max_fpr=0.3),)).summary()
+        yield found["AUROC(max_fpr=0.3)"], theirs("RetrievalAUROC", problem, max_fpr=0.3)
+
     def ignored(name: str, problem: Problem) -> Iterator[tuple[Any, Any]]:
         """What has a gain of 2 is not looked at."""
         called, asked = OF_TORCHMETRICS[name]
@@ -62,14 +87,22 @@ def torchmetrics() -> list[Row]:
         label = called + "all" if called.endswith("@") else called
         yield found.summary()[label], theirs(name, problem, target, ignore_index=-1)
 
-    def without_ignored(problem: Problem) -> Iterator[tuple[Any, Any]]:
-        name, left_out = "RetrievalPrecisionRecallCurve", lambda rows: problem.gains[rows] == 2
+    def without_ignored(name: str, problem: Problem) -> Iterator[tuple[Any, Any]]:
+        left_out = lambda rows: problem.gains[rows] == 2  # noqa: E731
         target = (problem.gains > 0).long().masked_fill(problem.gains == 2, -1)
         if bool((target == -1).all(dim=1).any()):
             return
-        found = problem.ours(ks=(2,), excluded=left_out, adaptive_k=False).summary()
-        precision, recall, _ = theirs(name, problem, target, max_k=2, ignore_index=-1)
-        yield [found["precision@2"], found["recall@2"]], [precision[1], recall[1]]
+        found = problem.ours(ks=(1, 2), excluded=left_out, adaptive_k=False)
+        options = {"max_k": 2, "ignore_index": -1}
+        if name == FIXED:
+            yield (
+                found.recall_at_precision(0.35),
+                theirs(name, problem, target, min_precision=0.35, **options),
+            )
+            return
+        precision, recall, _ = theirs(name, problem, target, **options)
+        means = found.summary()
+        yield [means["precision@2"], means["recall@2"]], [precision[1], recall[1]]
 
     def curves(given: list[tuple[Any, ...]], problem: Problem) -> Iterator[tuple[Any, Any]]:
         for own, extra, average in given:
@@ -79,6 +112,14 @@ def torchmetrics() -> list[Row]:
             precision, recall, _ = theirs("RetrievalPrecisionRecallCurve", problem, **own)
             for one, name in ((precision, "precision"), (recall, "recall")):
                 yield [means[f"{name}@{k}"] for k in range(1, most + 1)], one
+
+    def fixed(given: list[tuple[Any, ...]], problem: Problem) -> Iterator[tuple[Any, Any]]:
+        for own, extra in given:
+            ks = range(1, (own.get("max_k") or problem.size) + 1)
+            found = problem.ours(ks=ks, **{"adaptive_k": False, **extra})
+            own = {"min_precision": 0.35, **own}
+            value = theirs(FIXED, problem, **own)
+            yield found.recall_at_precision(own["min_precision"]), value
 
     rows = []
     for name in OF_TORCHMETRICS:
@@ -93,27 +134,26 @@ def torchmetrics() -> list[Row]:
                 mixed,
             ),
         ]
-        if name == "RetrievalFallOut":
-            why = "a query without irrelevant items has 0 here, and counts"
-            rows.append(Row(name, "empty_target_action", ARITHMETIC, why))
-        elif name == "RetrievalAUROC":
-            why = "a query without irrelevant items is left out here"
-            rows.append(Row(name, "empty_target_action", ARITHMETIC, why))
-        else:
-            given = [
-                ({"empty_target_action": a}, {"no_relevant": b}, None, "mean")
-                for a, b in RULES.items()
-            ]
-            rows.append(
-                Row(name, "empty_target_action", DIRECT, "no_relevant=", partial(check, given))
-            )
+        given = [
+            ({"empty_target_action": a}, {"no_relevant": b}, None, "mean") for a, b in RULES.items()
+        ]
+        rule = Row(name, "empty_target_action", DIRECT, "no_relevant=", partial(check, given))
+        if mixed:
+            rule = rule._replace(note=OF_IRRELEVANT[name], check=partial(of_one_kind, name))
+        rows.append(rule)
         if name not in ("RetrievalRPrecision", "RetrievalAUROC"):
             given = [({"top_k": k}, {}, k, "mean") for k in KS]
             rows.append(Row(name, "top_k", DIRECT, "ks=", partial(check, given), mixed))
-    of_ranks = "a function of the ranks"
     rows += [
-        Row("RetrievalAUROC", "top_k", ARITHMETIC, of_ranks),
-        Row("RetrievalAUROC", "max_fpr", ARITHMETIC, of_ranks),
+        Row("RetrievalAUROC", "top_k", DIRECT, 'measures=("auroc_at_k",)', within),
+        Row(
+            "RetrievalAUROC",
+            "max_fpr",
+            DIRECT,
+            "partial(measures.auroc, max_fpr=)",
+            up_to_a_rate,
+            True,
+        ),
         Row(
             *("RetrievalPrecision", "adaptive_k", DIRECT, "adaptive_k="),
             partial(
@@ -143,17 +183,21 @@ def torchmetrics() -> list[Row]:
         ("aggregation", "summary(average)", [({"aggregation": "median"}, {}, Tensor.median)]),
     ):
         rows.append(Row(name, option, DIRECT, note, partial(curves, given)))
-    rows.append(Row(name, "ignore_index", DIRECT, "excluded=", without_ignored))
-    for option in (
-        "",
-        "min_precision",
-        "max_k",
-        "adaptive_k",
-        "empty_target_action",
-        "ignore_index",
-    ):
-        why = "the largest of a summary's recall@k whose precision@k is high enough"
-        rows.append(Row("RetrievalRecallAtFixedPrecision", option, ARITHMETIC, why))
+    rules: list[tuple[Any, ...]] = [
+        ({"empty_target_action": a}, {"no_relevant": b}) for a, b in RULES.items()
+    ]
+    for option, given in {
+        "": [({}, {})],
+        "min_precision": [({"min_precision": least}, {}) for least in (0.0, 0.2, 1.0)],
+        "max_k": [({"max_k": 4}, {})],
+        "adaptive_k": [({"max_k": 40, "adaptive_k": True}, {"adaptive_k": True})],
+        "empty_target_action": rules,
+    }.items():
+        note = "recall_at_precision(least), of the curve's options"
+        rows.append(Row(FIXED, option, DIRECT, note, partial(fixed, given)))
+    for one in (name, FIXED):
+        check = partial(without_ignored, one)
+        rows.append(Row(one, "ignore_index", DIRECT, "excluded=", check))
     return rows
 
 

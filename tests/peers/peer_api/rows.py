@@ -98,5 +98,11 @@ def geometric(values: Tensor) -> Tensor:
     return values.clamp(min=1e-5).log().mean().exp()
 
 
-def named(measure: str) -> dict[str, Any]:
-    return {"measures": (measure,)}
+def named(*measures: str) -> dict[str, Any]:
+    return {"measures": measures}
+
+
+def asked_for(table: str) -> dict[str, tuple[str, dict[str, Any]]]:
+    """A line each: a measure of theirs -> what a summary calls it, and what asks for it."""
+    lines = map(str.split, table.strip().splitlines())
+    return {name: (called, named(*measures)) for name, called, *measures in lines}

@@ -15,6 +15,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 from ptx import approximate
 from ptx.approximate import Rounding
+from ptx.barriers import meets_alike, only_reads_meet
 from ptx.compiling import Compiled
 from ptx.launch import Gpu
 from ptx.memory import Fault
@@ -274,6 +275,15 @@ def test_blocks_of_a_launch_may_take_different_ways():
     assert out[:, 0].tolist() == [0, 10, 20, 0, 10, 20] and (out == out[:, :1]).all()
 
 
+def test_blocks_that_have_parted_take_wide_registers_apart():
+    out = torch.zeros(4, 32, dtype=torch.int32)
+    run("mov.u32 %r1, %ctaid.x; and.b32 %r2, %r1, 1; setp.eq.s32 %p1, %r2, 0; mov.b32 %r3, 5; @%p1 bra $L__even;"
+        " mov.b32 %r3, 6;\n$L__even:\n mov.b64 %rd1, {%r3, %r0}; mov.b64 {%r4, %r5}, %rd1;"
+        "add.s32 %r4, %r4, %r5; mad.lo.s32 %r6, %r1, 32, %r0; mad.wide.s32 %rd2, %r6, 4, %rd60;"
+        "st.global.b32 [%rd2], %r4;", out, grid=(4,))  # fmt: skip
+    assert out.tolist() == [[5 + block % 2 + lane for lane in range(32)] for block in range(4)]
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -363,3 +373,42 @@ def test_lanes_of_a_warp_may_write_to_one_place_and_warps_that_differ_by_roundin
     assert not gpu.undecided
     ulp = "shr.u32 %r1, %r0, 5; add.s32 %r1, %r1, 0x3f800000;"
     assert run(body.format(ulp), torch.zeros(4), threads=64, shared=16).undecided
+
+
+# --- barriers of which the text says that they keep nothing apart
+
+READ, WRITE = "ld.shared.b32 %r3, [%r1];", "st.shared.b32 [%r1], %r0;"
+OF_THREAD = "shl.b32 %r1, %r0, 2;"
+
+
+@pytest.mark.parametrize(
+    "address, before, behind, only_reads, alike",
+    [
+        (OF_THREAD, READ, READ, True, False),
+        ("ld.global.b32 %r1, [%rd60];", READ, READ, True, False),
+        (OF_THREAD, READ, "cp.async.wait_group 0;" + READ, False, False),
+        (OF_THREAD, READ, "st.global.b32 [%rd60], %r3;", False, False),
+        (OF_THREAD, READ + "\n$L__again:\n", READ, False, False),
+        (OF_THREAD, READ, "@%p1 bra $L__end;" + READ, False, False),
+        (OF_THREAD, READ, WRITE, False, True),
+        (OF_THREAD, WRITE, READ, False, True),
+        ("mov.b32 %r1, global_smem;", READ, WRITE, False, True),
+        ("", "ld.shared.b32 %r3, [global_smem];", "st.shared.b32 [global_smem], 1;", False, True),
+        (OF_THREAD, WRITE, WRITE, False, False),
+        (OF_THREAD, READ, WRITE + "st.global.b32 [%rd60], %r3;", False, False),
+        (OF_THREAD, READ, "@%p1 " + WRITE, False, False),
+        (OF_THREAD, READ, "cp.async.ca.shared.global [%r1], [%rd60], 4;", False, False),
+        (OF_THREAD + "add.s32 %r1, %r1, 4;", READ, WRITE, False, False),
+        ("mov.u32 %r1, %ctaid.x;", READ, WRITE, False, False),
+        ("ld.global.b32 %r1, [%rd60];", READ, WRITE, False, False),
+        ("ld.param.b32 %r2, [tested_param_0]; add.s32 %r1, %r0, %r2;", READ, WRITE, False, False),
+        (OF_THREAD + "@%p1 mov.b32 %r4, 8; add.s32 %r5, %r1, %r4;", "ld.shared.b32 %r3, [%r5];", WRITE, False, False),
+    ],
+)  # fmt: skip
+def test_what_a_barrier_keeps_apart_is_told_from_the_text(
+    address, before, behind, only_reads, alike
+):
+    body = f"{address} bar.sync 0; {before} bar.sync 0; {behind} bar.sync 0;\n$L__end:\n {WRITE}"
+    program = parse(HEAD.format(parameters="", threads=64, loads="", body=body))
+    assert only_reads_meet(program, 1) == only_reads
+    assert meets_alike(program, 1) == alike

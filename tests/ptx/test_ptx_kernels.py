@@ -18,13 +18,12 @@ pytest.importorskip("triton", reason="Triton is not installed")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter takes the compiler's place", allow_module_level=True)
 
+from drcl.kernels.product import product_with_dots
+from drcl.kernels.reversible_consistency import symmetric
 from ptx.approximate import Rounding
 from ptx.compiling import OtherPython, compile_here
 from ptx.launch import Gpu
 from ptx.problems import Problem, loss, mix, on, similarity
-
-from drcl.kernels.product import product_with_dots
-from drcl.kernels.reversible_consistency import symmetric
 
 BF16, F16 = torch.bfloat16, torch.float16
 # Between them every kernel, ids and rows, mixed and not, B on both sides of D, ragged everywhere.
@@ -34,6 +33,7 @@ QUICK = [
     loss(45, 40, 34),  # FᵀF, class space as products
     loss(131, 140, 3, precision="high"),  # M and Z
     loss(50, 44, 3, "rows", mixing=False, narrow=BF16, precision="medium"),  # FᵀF
+    similarity(5, 64, 1, "rows"),  # the exact gradient is 0
     similarity(19, 70, 5),
     similarity(19, 70, 200, "rows"),  # more classes than stay on chip
     mix(37, 70, BF16),
@@ -41,7 +41,7 @@ QUICK = [
 LONG = [
     loss(90, 70, 5, "rows", mixing=False), loss(150, 136, 3, narrow=BF16, precision="medium"),
     loss(3, 2100, 2), loss(3, 4200, 2),  # rows of several warps
-    loss(20, 300, 10), loss(1, 1, 1),
+    loss(20, 300, 10), loss(1, 1, 1), loss(7, 64, 1, "rows"), loss(7, 64, 2, converging=True),
     loss(2, 10, 1), loss(7, 10, 40), loss(12, 10, 40, "rows"), loss(11, 10, 2),
     loss(7, 64, 10, "rows"), loss(80, 64, 10), loss(70, 80, 4, "rows", mixing=False),
     loss(70, 120, 40), loss(130, 120, 33, "rows"), loss(20, 48, 200), loss(12, 64, 200, "rows"),
@@ -49,13 +49,15 @@ LONG = [
     loss(3, 2048, 128), loss(140, 1030, 7), loss(300, 128, 10), loss(7, 24, 3, narrow=F16),
     loss(150, 140, 10, precision="high"), loss(150, 140, 10, precision="medium"),
     loss(140, 288, 10, precision="medium"), loss(140, 160, 40, "rows", precision="high"),
-    similarity(33, 130, 128), similarity(5, 64, 1, "rows"), similarity(40, 100, 300, narrow=BF16),
+    similarity(33, 130, 128), similarity(5, 64, 1), similarity(40, 100, 300, narrow=BF16),
+    similarity(7, 64, 2, converging=True), similarity(7, 64, 2, "rows", converging=True),
+    similarity(5, 200, 130, "rows", converging=True),
     mix(9, 1030), mix(70, 2048, F16),
 ]  # fmt: skip
 
 
 def all_kernels() -> set[str]:
-    sources = [path.read_text() for path in (Path(__file__).parents[1] / "kernels").rglob("*.py")]
+    sources = [path.read_text() for path in (Path(__file__).parents[2] / "kernels").rglob("*.py")]
     return {name for text in sources for name in re.findall(r"^def (\w+_kernel)\(", text, re.M)}
 
 

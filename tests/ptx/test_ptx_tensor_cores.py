@@ -16,7 +16,7 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
-from test_ptx_instructions import run
+from ptx.test_ptx_instructions import run
 
 LOAD = "mul.lo.s32 %r290, %r0, {size}; cvt.s64.s32 %rd40, %r290; add.s64 %rd41, {base}, %rd40;"
 

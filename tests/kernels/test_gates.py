@@ -251,7 +251,7 @@ def test_old_gpus_are_given_float32_arithmetic():
 def test_the_documentation_counts_the_launches_of_a_step():
     """Those of the shapes that it gives figures for, in the order of HEADLINES."""
     small, large, huge, wide = (len(launches_of(problem)) for problem in HEADLINES)
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     page = " ".join((root / "docs/kernels/reversible-consistency.md").read_text().split())
     assert f"are {small} launches for B < D and {large} otherwise ({huge} where" in page
     assert f"D = 2,048 a step is {wide} launches" in page

@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 OLDER = "3.6.0"
 # Between them all kernels, in every precision.
 PROBLEMS = [

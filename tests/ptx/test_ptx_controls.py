@@ -12,6 +12,7 @@ import functools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -20,16 +21,16 @@ pytest.importorskip("triton", reason="Triton is not installed")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("the interpreter takes the compiler's place", allow_module_level=True)
 
-from ptx import mutants
-from ptx.launch import Gpu, Launch, launched
-from ptx.memory import RACE_OF_BLOCKS, Fault, lazy_zeros
-from ptx.problems import loss, mix, on, similarity
-from ptx.replay import Check, Replay, how_it_is_found
-
 from drcl.eager.reversible_consistency import Batch, Saved, Settings, Space
 from drcl.kernels import mixup, prior_similarity, reduction
 from drcl.kernels.product import product
 from drcl.ops.reversible_consistency import stages as stages_of
+from ptx import mutants
+from ptx.barriers import meets_alike, only_reads_meet
+from ptx.launch import Gpu, Launch, launched
+from ptx.memory import RACE_OF_BLOCKS, Fault, lazy_zeros
+from ptx.problems import loss, mix, on, similarity
+from ptx.replay import Check, Replay, how_it_is_found
 
 stages = stages_of("triton")
 SETTINGS = Settings(0.1, 0.1, 1.0, 1.0, 0.9)
@@ -45,12 +46,21 @@ def sums(count: int, width: int) -> Callable[[Gpu], None]:
     return launch
 
 
-def without_barriers(launches: Iterable[Launch]) -> tuple[set[tuple], set[tuple]]:
-    """Barriers by kernel, line and number in that line: all, and those whose lack was found."""
-    every, found = set(), set()
+class Barriers(NamedTuple):
+    """By kernel, line and number in that line: all, those whose lack was found in some launch, and
+    those that nothing needs in any."""
+
+    every: set[tuple]
+    found: set[tuple]
+    idle: set[tuple]
+
+
+def without_barriers(launches: Iterable[Launch]) -> Barriers:
+    every, found, unproven = set(), set(), set()
     for launch in launches:
         lines: dict[str, int] = {}
-        barriers = [i for i in launch.code.program.instructions if i.opcode.startswith("bar.")]
+        program = launch.code.program
+        barriers = [i for i in program.instructions if i.opcode.startswith("bar.")]
         for number, barrier in enumerate(barriers):
             lines[barrier.source] = lines.get(barrier.source, 0) + 1
             key = launch.kernel, barrier.source.split(" ")[0], lines[barrier.source]
@@ -61,7 +71,11 @@ def without_barriers(launches: Iterable[Launch]) -> tuple[set[tuple], set[tuple]
                     Gpu().run(dataclasses.replace(launch, code=code))
                 except Fault:
                     found.add(key)
-    return every, found
+                    assert not only_reads_meet(program, number), key
+                else:
+                    if not (only_reads_meet(program, number) or meets_alike(program, number)):
+                        unproven.add(key)
+    return Barriers(every, found, every - found - unproven)
 
 
 def slices(gpu: Gpu) -> None:
@@ -88,28 +102,41 @@ MORE_BARRIERS = [
     loss(200, 220, 20).ours, loss(270, 40, 20, "rows").ours, similarity(19, 300, 5).ours,
     loss(150, 140, 5, precision="high").ours, loss(150, 140, 5, precision="medium").ours,
     loss(140, 160, 5, precision="high").ours, loss(140, 160, 5, precision="medium").ours,
+    # rows that 4 does not divide: operands of products lie where the last ones are still read
+    loss(150, 141, 5, precision="high").ours,
+    loss(141, 150, 5, precision="high").ours, loss(141, 150, 5, precision="medium").ours,
+    loss(3, 2052, 130).ours,  # 33 tiles of columns, two blocks of classes
 ]  # fmt: skip
 
 
-def assert_every_barrier_is_needed(problems: list[Callable[[Gpu], object]]) -> int:
+def barriers_of(problems: list[Callable[[Gpu], object]]) -> Barriers:
+    """Those of the problems' launches; one that is neither found nor idle is an error."""
     gpu = Gpu()
     for problem in problems:
         problem(gpu)
-    every, found = without_barriers(gpu.launches)
-    assert every == found, sorted(every - found)
-    return len(every)
+    barriers = without_barriers(gpu.launches)
+    assert barriers.every == barriers.found | barriers.idle, sorted(
+        barriers.every - barriers.found - barriers.idle
+    )
+    return barriers
 
 
 @pytest.mark.slow
 def test_a_barrier_left_out_is_found():
-    assert assert_every_barrier_is_needed(WITH_BARRIERS) >= 19
+    barriers = barriers_of(WITH_BARRIERS)
+    assert len(barriers.found) >= 19
+    assert not barriers.idle
 
 
 @pytest.mark.long
 def test_every_barrier_left_out_is_found():
-    count = assert_every_barrier_is_needed(WITH_BARRIERS + MORE_BARRIERS)
-    print(f"{count} barriers, each left out and found")
-    assert count > 100
+    barriers = barriers_of(WITH_BARRIERS + MORE_BARRIERS)
+    print(f"{len(barriers.found)} barriers, each left out and found; idle: {sorted(barriers.idle)}")
+    assert len(barriers.found) > 100
+    # between products of parts; behind a tile that is read and written by the same threads
+    between, behind = {"product_kernel", "symmetric_kernel"}, {"differences_kernel"}
+    assert {kernel for kernel, *_ in barriers.idle} <= between | behind
+    assert len(barriers.idle) <= 5
 
 
 # --- faults in the source
@@ -134,6 +161,14 @@ def foreign_ids(classes: int) -> Check:
     return check
 
 
+def sums_of_sums(gpu: Gpu) -> None:
+    """Sums of so many partials that several programs share one."""
+    partials, out = torch.randn(8200, 3), torch.empty(3)
+    with on(gpu):
+        reduction.sum_partials(partials, out)
+    torch.testing.assert_close(out.double(), partials.double().sum(0), rtol=1e-6, atol=1e-6)
+
+
 # Near convergence a kernel chooses what elsewhere it only reads.
 CONVERGING = loss(90, 70, 5, "rows", mixing=False, converging=True).check
 CHECKS = [
@@ -141,6 +176,8 @@ CHECKS = [
     foreign_ids(5), foreign_ids(40), slices, loss(37, 30, 5).check, loss(23, 50, 5, "rows").check,
     CONVERGING, loss(20, 48, 200).check,
     loss(70, 45, 34, "rows").check, loss(37, 140, 34).check, loss(530, 70, 3).check,
+    # several programs, where the batches above take one
+    sums_of_sums, mix(1030, 3).check, loss(70, 80, 5).check,
 ]  # fmt: skip
 
 
@@ -161,6 +198,8 @@ def planted(edits: Callable[[], Iterator[mutants.Edit]], function: str, old: str
 # Edits that change nothing.
 EQUIVALENT = {
     ("unit_rows_kernel", "k < k_total", 0): "a zero of U where the next kernel puts Δ",
+    ("gce_rows_kernel", "row < batch", 0): "a program takes one row, and there are as many",
+    ("differences_kernel", "i < batch", 1): "another row's norm, for a row that is not stored",
 }
 
 # Of every kind one, in kernels that compile fast. The long tests plant all.

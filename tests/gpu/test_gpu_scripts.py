@@ -22,7 +22,7 @@ from drcl.benchmarks.suite import results
 from drcl.benchmarks.suite.registry import entries
 from drcl.benchmarks.suite.results import Row
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "benchmarks" / "gpu_first.sh"
 CPU = torch.device("cpu")
 
@@ -119,7 +119,7 @@ def test_all_steps_run_in_order_with_a_card(call, tmp_path: Path) -> None:
     out = tmp_path / "out"
     order = [
         "-n 12 tests/kernels/test_kernels_mixup.py",
-        "-n 4 tests/test_gpu.py",
+        "-n 4 tests/gpu/test_gpu.py",
         f"gpu_first kernels --out {out}",
         f"gpu_first headlines --out {out}",
         "--tool memcheck",

@@ -1,0 +1,73 @@
+// The generalised cross-entropy of rows of logits on a CPU, for drcl/native/cross_entropy.py: a row goes through all
+// steps while it is in the nearest cache. Rows are divided into blocks of one size, and what is summed over rows is
+// summed by blocks and then over blocks in their order, so that the bits are the same for any number of threads.
+
+#include "cross_entropy.h"
+#include "tensors.h"
+
+#include <algorithm>
+#include <tuple>
+#include <vector>
+
+namespace drcl {
+namespace {
+
+constexpr int64_t kGrain = 4096;  // exponentials that are worth a thread
+
+// Sums over the labelled rows of losses and of the probabilities of their own classes, the gradient of the first by
+// the logits, and, where wanted, the probabilities; with `mean` divided by the number of labelled rows.
+template <class T>
+std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy(const Tensor& logits, const Tensor& targets, const Tensor& q,
+                                                         bool mean, bool probabilities) {
+  const ScalarType type = logits.scalar_type();
+  const int64_t batch = logits.size(0), classes = logits.size(1);
+  check("logits", logits, type, {batch, classes});
+  STD_TORCH_CHECK(classes >= 1, "logits: expected columns");
+  const bool ids = targets.dim() == 1;
+  if (ids) {
+    check("targets", targets, ScalarType::Long, {batch});
+  } else {
+    check("targets", targets, type, {batch, classes});
+  }
+  Tensor gradient = empty({batch, classes}, type), loss = empty({}, type), score = empty({}, type);
+  Tensor all = empty({probabilities ? batch : 0, classes}, type);
+  const int64_t blocks = (batch + kEntropyBlock - 1) / kEntropyBlock;
+  std::vector<double> partial(2 * blocks);
+  EntropyCall<T> call{};
+  call.logits = data<T>(logits);
+  call.ids = ids ? data<int64_t>(targets) : nullptr;
+  call.targets = ids ? nullptr : data<T>(targets);
+  call.q = static_cast<double>(static_cast<T>(number(q)));
+  call.batch = batch;
+  call.classes = classes;
+  call.gradient = target<T>(gradient);
+  call.probabilities = probabilities ? target<T>(all) : nullptr;
+  call.partial = partial.data();
+  int64_t count = mean ? 0 : 1;
+  for (int64_t row = 0; mean && row < batch; ++row) count += call.labelled(row);
+  const double divisor = static_cast<double>(std::max<int64_t>(count, 1));
+  call.share = 1.0 / divisor;
+  static const auto loop = entropy::loop_here<T>();
+  const int64_t grain = std::max<int64_t>(kGrain / (kEntropyBlock * classes), 1);
+  torch::stable::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t block = begin; block < end; ++block) loop(call, block);
+  });
+  double losses = 0.0, scores = 0.0;
+  for (int64_t block = 0; block < blocks; ++block) {
+    losses += partial[2 * block];
+    scores += partial[2 * block + 1];
+  }
+  *target<T>(loss) = static_cast<T>(losses / divisor);
+  *target<T>(score) = static_cast<T>(scores / divisor);
+  return {loss, score, gradient, all};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_of(const Tensor& logits, const Tensor& targets,
+                                                            const Tensor& q, bool mean, bool probabilities) {
+  DRCL_BY_DTYPE(logits, cross_entropy, logits, targets, q, mean, probabilities);
+}
+
+}  // namespace
+}  // namespace drcl
+
+STABLE_TORCH_LIBRARY_IMPL(drcl, CPU, m) { m.impl("cross_entropy", TORCH_BOX(&drcl::cross_entropy_of)); }

@@ -1,0 +1,59 @@
+// The generalised cross-entropy by rows, free of torch, and its loop for each instruction set.
+
+#pragma once
+
+#include "instruction_sets.h"
+#include "vectors.h"
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+
+namespace drcl {
+
+constexpr int64_t kUnlabelled = -1, kNoClass = -2;
+
+// An id as a class, as unlabelled or as none of these.
+inline int64_t class_of(int64_t id, int64_t classes) {
+  return id == kUnlabelled || (id >= 0 && id < classes) ? id : kNoClass;
+}
+
+constexpr int64_t kEntropyBlock = 16;  // rows whose sums are added up before the blocks' are, in their order
+
+// All matrices are contiguous.
+template <class T>
+struct EntropyCall {
+  const T* logits;     // (B, C)
+  const int64_t* ids;  // (B,), or null where there are
+  const T* targets;    // rows (B, C)
+  double q, share;     // share: what the gradient is multiplied with
+  int64_t batch, classes;
+  T *gradient, *probabilities;  // (B, C); probabilities may be null
+  double* partial;              // (blocks, 2): the sums of the losses and of the probabilities of the rows' classes
+
+  bool labelled(int64_t row) const {
+    if (ids != nullptr) return ids[row] != kUnlabelled;
+    double mass = 0.0;
+    for (int64_t c = 0; c < classes; ++c) mass += static_cast<double>(targets[row * classes + c]);
+    return mass != 0.0;
+  }
+};
+
+namespace entropy {
+namespace plain {
+#include "cross_entropy.inc"
+}
+
+DRCL_TARGET("avx2")
+namespace avx2 {
+#include "cross_entropy.inc"
+}
+DRCL_END_TARGET
+
+template <class T>
+auto loop_here() {
+  return runs_avx2() ? avx2::entropies<T> : plain::entropies<T>;
+}
+}  // namespace entropy
+
+}  // namespace drcl

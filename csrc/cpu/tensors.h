@@ -1,0 +1,55 @@
+// Tensors of the stable ABI as the loops take them.
+
+#pragma once
+
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <cstdint>
+#include <initializer_list>
+#include <vector>
+
+namespace drcl {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+template <class T>
+const T* data(const Tensor& tensor) {
+  return static_cast<const T*>(tensor.const_data_ptr());
+}
+
+template <class T>
+T* target(Tensor& tensor) {
+  return static_cast<T*>(tensor.mutable_data_ptr());
+}
+
+inline Tensor empty(std::initializer_list<int64_t> sizes, ScalarType type) {
+  return torch::stable::empty(std::vector<int64_t>(sizes), type);
+}
+
+inline void check(const char* name, const Tensor& tensor, ScalarType type, std::initializer_list<int64_t> sizes) {
+  bool right = tensor.scalar_type() == type && tensor.dim() == static_cast<int64_t>(sizes.size());
+  int64_t at = 0;
+  for (const int64_t size : sizes) right = right && tensor.size(at++) == size;
+  STD_TORCH_CHECK(right && tensor.is_contiguous(), name, ": expected another dtype, shape or layout");
+}
+
+// q, 0-d.
+inline double number(const Tensor& scalar) {
+  if (scalar.scalar_type() == ScalarType::Double) return *data<double>(scalar);
+  STD_TORCH_CHECK(scalar.scalar_type() == ScalarType::Float, "q: expected float32 or float64");
+  return static_cast<double>(*data<float>(scalar));
+}
+
+}  // namespace drcl
+
+// The form for a dtype, by name.
+#define DRCL_BY_DTYPE(tensor, form, ...)                                                                 \
+  const bool wide = (tensor).scalar_type() == ScalarType::Double;                                        \
+  STD_TORCH_CHECK(wide || (tensor).scalar_type() == ScalarType::Float, #tensor ": expected float32 or float64"); \
+  return wide ? form<double>(__VA_ARGS__) : form<float>(__VA_ARGS__)
