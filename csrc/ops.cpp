@@ -31,11 +31,11 @@ STABLE_TORCH_LIBRARY_FRAGMENT(drcl, m) {
   // Sums over the first relevant items of every ranking: drcl/ops/rank_sums.py.
   m.def("rank_sums(Tensor ranks, Tensor values, Tensor counts, Tensor? weights) -> Tensor");
   // The generalised cross-entropy by rows: drcl/native/cross_entropy.py.
-  m.def("cross_entropy(Tensor logits, Tensor targets, Tensor q, bool mean, bool probabilities) "
-        "-> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("cross_entropy(Tensor logits, Tensor targets, Tensor q, bool mean, bool slopes, "
+        "bool probabilities) -> (Tensor, Tensor, Tensor, Tensor)");
   // The stages of the loss by rows, and the transpose of its mixing: drcl/native/reversible_consistency.py.
   m.def("reversible_rows(Tensor features, Tensor targets, Tensor? permutation, Tensor q, Tensor basis, Tensor recast, "
-        "Tensor weight, float temperature, float lam) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+        "Tensor weight, float temperature, float lam, bool slopes) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("reversible_differences(Tensor(a!) both, Tensor outside, Tensor coordinates, Tensor norms, bool multiply) -> ()");
   m.def("reversible_combine(Tensor sums, Tensor inner, Tensor cross, Tensor matrices, float alpha, float beta, "
         "float eta, int width) -> (Tensor, Tensor, Tensor, Tensor)");

@@ -71,6 +71,7 @@ GRIDS = {
             "D": powers(32, 2_048),
             "C": (2, 10, 100, 1_000),
             "k": (0, 10, 50),
+            "ties": (0, 1),
         },
         ranking.at,
         _of_ranking,

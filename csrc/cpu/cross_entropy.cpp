@@ -15,10 +15,10 @@ namespace {
 constexpr int64_t kGrain = 4096;  // exponentials that are worth a thread
 
 // Sums over the labelled rows of losses and of the probabilities of their own classes, the gradient of the first by
-// the logits, and, where wanted, the probabilities; with `mean` divided by the number of labelled rows.
+// the logits, and the probabilities, both where wanted; with `mean` divided by the number of labelled rows.
 template <class T>
 std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy(const Tensor& logits, const Tensor& targets, const Tensor& q,
-                                                         bool mean, bool probabilities) {
+                                                         bool mean, bool slopes, bool probabilities) {
   const ScalarType type = logits.scalar_type();
   const int64_t batch = logits.size(0), classes = logits.size(1);
   check("logits", logits, type, {batch, classes});
@@ -29,9 +29,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy(const Tensor& logits, c
   } else {
     check("targets", targets, type, {batch, classes});
   }
-  Tensor gradient = empty({batch, classes}, type), loss = empty({}, type), score = empty({}, type);
-  Tensor all = empty({probabilities ? batch : 0, classes}, type);
   const int64_t blocks = (batch + kEntropyBlock - 1) / kEntropyBlock;
+  Tensor gradient = empty({slopes ? batch : blocks, classes}, type), loss = empty({}, type), score = empty({}, type);
+  Tensor all = empty({probabilities ? batch : 0, classes}, type);
   std::vector<double> partial(2 * blocks);
   EntropyCall<T> call{};
   call.logits = data<T>(logits);
@@ -40,6 +40,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy(const Tensor& logits, c
   call.q = static_cast<double>(static_cast<T>(number(q)));
   call.batch = batch;
   call.classes = classes;
+  call.slopes = slopes;
   call.gradient = target<T>(gradient);
   call.probabilities = probabilities ? target<T>(all) : nullptr;
   call.partial = partial.data();
@@ -63,8 +64,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy(const Tensor& logits, c
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_of(const Tensor& logits, const Tensor& targets,
-                                                            const Tensor& q, bool mean, bool probabilities) {
-  DRCL_BY_DTYPE(logits, cross_entropy, logits, targets, q, mean, probabilities);
+                                                            const Tensor& q, bool mean, bool slopes, bool probabilities) {
+  DRCL_BY_DTYPE(logits, cross_entropy, logits, targets, q, mean, slopes, probabilities);
 }
 
 }  // namespace

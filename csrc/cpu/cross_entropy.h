@@ -28,6 +28,7 @@ struct EntropyCall {
   const T* targets;    // rows (B, C)
   double q, share;     // share: what the gradient is multiplied with
   int64_t batch, classes;
+  bool slopes;                  // whether the gradient is wanted; else it has a row of room for each block
   T *gradient, *probabilities;  // (B, C); probabilities may be null
   double* partial;              // (blocks, 2): the sums of the losses and of the probabilities of the rows' classes
 

@@ -59,7 +59,7 @@ using FiveTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 template <class T>
 FiveTensors rows(const Tensor& features, const Tensor& targets, const std::optional<Tensor>& permutation,
                  const Tensor& q, const Tensor& basis, const Tensor& recast, const Tensor& weight, double temperature,
-                 double lam) {
+                 double lam, bool slopes) {
   const ScalarType type = basis.scalar_type();
   const int64_t batch = features.size(0), width = basis.size(0), k = basis.size(1), classes = recast.size(0);
   STD_TORCH_CHECK(k >= 1 && k <= kMaxK && classes >= 1, "basis: expected 1 to ", kMaxK, " columns, got ", k);
@@ -73,7 +73,7 @@ FiveTensors rows(const Tensor& features, const Tensor& targets, const std::optio
     check("targets", targets, type, {batch, classes});
   }
   Tensor outside = empty({batch, k == width ? 0 : width}, type), coordinates = empty({batch, 3 * k}, type);
-  Tensor label_gradient = empty({batch, k}, type), norms = empty({2, batch}, type), sums = empty({3}, type);
+  Tensor label_gradient = empty({slopes ? batch : 0, k}, type), norms = empty({2, batch}, type), sums = empty({3}, type);
   std::vector<T> copy;
   std::vector<double> partial(3 * blocks_of(batch));
   RowsCall<T> call{};
@@ -91,6 +91,7 @@ FiveTensors rows(const Tensor& features, const Tensor& targets, const std::optio
   call.width = width;
   call.classes = classes;
   call.k = k;
+  call.slopes = slopes;
   call.outside = k == width ? nullptr : target<T>(outside);
   call.coordinates = target<T>(coordinates);
   call.label_gradient = target<T>(label_gradient);
@@ -340,8 +341,9 @@ Tensor unmix(const Tensor& grad, const Tensor& permutation, double lam) {
 }
 
 FiveTensors rows_of(const Tensor& features, const Tensor& targets, const Maybe& permutation, const Tensor& q,
-                    const Tensor& basis, const Tensor& recast, const Tensor& weight, double temperature, double lam) {
-  DRCL_BY_DTYPE(basis, rows, features, targets, permutation, q, basis, recast, weight, temperature, lam);
+                    const Tensor& basis, const Tensor& recast, const Tensor& weight, double temperature, double lam,
+                    bool slopes) {
+  DRCL_BY_DTYPE(basis, rows, features, targets, permutation, q, basis, recast, weight, temperature, lam, slopes);
 }
 
 void differences_of(Tensor both, const Tensor& outside, const Tensor& coordinates, const Tensor& norms,

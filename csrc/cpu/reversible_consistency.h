@@ -30,6 +30,7 @@ struct RowsCall {
   double q, temperature;
   T lam;
   int64_t batch, width, classes, k;
+  bool slopes;  // whether the label gradient is wanted
   T *outside, *coordinates, *label_gradient, *lengths, *recast_lengths;
   double* partial;  // (blocks, 3): of the sums
 

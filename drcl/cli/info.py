@@ -6,13 +6,31 @@ import click
 import torch
 
 from drcl import backends, dispatch
+from drcl.ops import reversible_consistency as loss
 
 
 @click.command()
-def info() -> None:
+@click.option(
+    "--loss",
+    "sizes",
+    nargs=3,
+    type=click.IntRange(min=1),
+    metavar="B D C",
+    help="Say how the loss of B rows of D features in C classes is computed.",
+)
+def info(sizes: tuple[int, int, int] | None) -> None:
     """Show versions, devices and backends."""
-    click.echo(backends.format_info())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if sizes:
+        batch, width, classes = sizes
+        click.echo(f"loss of {batch} rows of {width} features in {classes} classes, {device.type}")
+        family = "reversible_consistency"
+        kernels = dispatch.kernels_take(family, torch.empty(0, width))
+        backend = dispatch.choose(family, device, kernels=kernels)
+        for name, chosen in loss.explain(*sizes, backend).items():
+            click.echo(f"  {name:<26} {chosen}")
+        return
+    click.echo(backends.format_info())
     click.echo(f"chosen on {device.type} (DRCL_BACKEND or drcl.use_backend force another)")
     for family, backend in dispatch.explain(device).items():
         click.echo(f"  {family:<26} {backend}")

@@ -46,7 +46,7 @@ PANEL = 256
 BLOCK_BYTES = 4 * 2**20
 
 
-LabelLoss: TypeAlias = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+LabelLoss: TypeAlias = Callable[..., tuple[Tensor, Tensor]]  # as label_loss
 
 
 class Batch(NamedTuple):
@@ -81,7 +81,7 @@ class Rows(NamedTuple):
 
     outside: Tensor  # F (B, D), or (B, 0) when K = D
     coordinates: Tensor  # H = [U, Δ, V] (B, 3K)
-    label_gradient: Tensor  # d(Σ GCE)/d(X Q) (B, K)
+    label_gradient: Tensor  # d(Σ GCE)/d(X Q) (B, K); (0, K) where it is not wanted
     norms: Tensor  # (2, B): |x| and |r|
     sums: Tensor  # (3,): Σ GCE, Σ |r − x|², number of labelled rows
 
@@ -101,16 +101,29 @@ class Saved(NamedTuple):
     permutation: Tensor | None
 
 
-def label_loss(logits: Tensor, targets: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ GCE of all rows and its gradient by the logits; targets are ids (B,) or rows (B, C)."""
+def label_loss(
+    logits: Tensor, targets: Tensor, q: Tensor, *, gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """Σ GCE of all rows and its gradient by the logits; targets are ids (B,) or rows (B, C).
+
+    Another form may leave the gradient out where it is not wanted.
+    """
     losses, gradient, _, _ = (gce_ids if targets.ndim == 1 else gce_rows)(logits, targets, q)
     return losses.sum(), gradient
 
 
 def rows(
-    given: Batch, space: Space, settings: Settings, label_loss: LabelLoss = label_loss
+    given: Batch,
+    space: Space,
+    settings: Settings,
+    label_loss: LabelLoss = label_loss,
+    *,
+    gradient: bool = True,
 ) -> Rows:
-    """Mix, normalise, project, and finish the parts of the loss that are sums over rows."""
+    """Mix, normalise, project, and finish the parts of the loss that are sums over rows.
+
+    Without ``gradient`` the label gradient may be left out: nothing but the loss is wanted.
+    """
     features, targets, permutation, q = given
     basis, recast_coordinates, weight_coordinates = space
     lam, temperature = settings.lam, settings.temperature
@@ -147,11 +160,15 @@ def rows(
     squares = (r - n)[:, None] * u + n[:, None] * delta
     squared_error = squares.square().sum() + (n * (n * squared_f)).sum()  # n² may be infinite
     logits = (n[:, None] * v) @ weight_coordinates / temperature
-    loss, logit_gradient = label_loss(logits, y, q)
+    loss, by_logits = label_loss(logits, y, q, gradient=gradient)
+    if gradient:
+        label_gradient = by_logits @ (weight_coordinates.T / temperature)
+    else:
+        label_gradient = logits.new_empty(0, u.shape[1])
     return Rows(
         outside,
         torch.cat([u, delta, v], dim=1),
-        logit_gradient @ (weight_coordinates.T / temperature),
+        label_gradient,
         torch.stack([n, r]),
         torch.stack([loss, squared_error, labelled.to(basis.dtype).sum()]),
     )

@@ -21,19 +21,25 @@ class Entropies(NamedTuple):
 
     loss: Tensor
     score: Tensor  # of the probabilities of the rows' own classes
-    gradient: Tensor  # of the loss, by the logits (B, C)
+    gradient: Tensor  # of the loss, by the logits (B, C); meaningless where it is not wanted
     probabilities: Tensor  # (B, C), or (0, C) where they are not wanted
 
 
 def entropies(
-    logits: Tensor, targets: Tensor, q: Tensor, *, mean: bool = False, probabilities: bool = False
+    logits: Tensor,
+    targets: Tensor,
+    q: Tensor,
+    *,
+    mean: bool = False,
+    gradient: bool = True,
+    probabilities: bool = False,
 ) -> Entropies:
     """Shapes: logits (B, C) in float32 or float64, targets ids (B,) or rows (B, C), q 0-d."""
     if targets.ndim == 2:
         targets = targets.to(logits.dtype)
     return Entropies._make(
         ops.cross_entropy.default(
-            logits.contiguous(), targets.contiguous(), compiled_q(q), mean, probabilities
+            logits.contiguous(), targets.contiguous(), compiled_q(q), mean, gradient, probabilities
         )
     )
 

@@ -51,19 +51,21 @@ def loops(columns: int, multiplications: int) -> bool:
     return columns <= COLUMNS or few
 
 
-def label_loss(logits: Tensor, targets: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
+def label_loss(
+    logits: Tensor, targets: Tensor, q: Tensor, *, gradient: bool
+) -> tuple[Tensor, Tensor]:
     """Σ GCE of all rows and its gradient by the logits; targets are ids (B,) or rows (B, C)."""
-    found = entropies(logits, targets, q)
+    found = entropies(logits, targets, q, gradient=gradient)
     return found.loss, found.gradient
 
 
-def rows(given: Batch, space: Space, settings: Settings) -> Rows:
+def rows(given: Batch, space: Space, settings: Settings, *, gradient: bool = True) -> Rows:
     """Mix, normalise, project, and finish the parts of the loss that are sums over rows."""
     features, targets, permutation, q = given
     width, k = space.basis.shape
     classes = len(space.recast)
     if is_whole(space.basis) or not loops(k, len(features) * k * (width + classes)):
-        return eager.rows(given, space, settings, label_loss)
+        return eager.rows(given, space, settings, label_loss, gradient=gradient)
     dtype = space.basis.dtype
     if targets.ndim == 2:
         targets = targets.to(dtype).contiguous()
@@ -78,6 +80,7 @@ def rows(given: Batch, space: Space, settings: Settings) -> Rows:
             space.weight.contiguous(),
             settings.temperature,
             settings.lam,
+            gradient,
         )
     )
 

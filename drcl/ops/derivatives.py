@@ -37,6 +37,7 @@ def differentiable(
     setup: Rule,
     backward: Rule,
     jvp: Rule,
+    value: Rule | None = None,
     gradients_of: int = 1,
     shown: int | None = None,
 ) -> Rule:
@@ -48,6 +49,7 @@ def differentiable(
         backward: ``backward(ctx, *gradients)``: the gradient by the first input, or a tuple of
             those by the first few; the others have none.
         jvp: ``jvp(ctx, *tangents)``: tangents of the outputs.
+        value: the op's function where no derivative is wanted, if it then has less to do.
         gradients_of: how many inputs have a gradient, all of them tensors; 0 where there is none
             to be had.
         shown: how many of its outputs the op's callers look at: others may be left out, but for one
@@ -83,7 +85,7 @@ def differentiable(
                 pairs = zip(flat, in_dims, strict=True)
                 return [v.select(dim, i) if isinstance(dim, int) else v for v, dim in pairs]
 
-            found = _one_by_one(call, info.batch_size, sample)
+            found = _one_by_one(complete, info.batch_size, sample)
             return found, 0 if isinstance(found, Tensor) else (0,) * len(found)
 
     Transformed.jvp = staticmethod(jvp)  # type: ignore[method-assign]
@@ -110,18 +112,25 @@ def differentiable(
         return Transformed.vmap(info, (*_flatten(dims), None), *_flatten(args), _lengths(args))
 
     def call(*args: Any) -> Any:
+        return called(args, value or op._init_fn)
+
+    def complete(*args: Any) -> Any:
+        """A sample, of which a transform around it may want everything."""
+        return called(args, op._init_fn)
+
+    def called(args: tuple[Any, ...], plain: Rule) -> Any:
         if not torch.compiler.is_compiling():
             if "torch.utils.flop_counter" in sys.modules:
                 flops.register()
             flat = _flatten(args)
             if _batches_of_autograd() and any(map(_is_batched, flat)):
-                return _in_batches_of_autograd(call, [*flat, _lengths(args)])
+                return _in_batches_of_autograd(complete, [*flat, _lengths(args)])
             recorded = torch.is_grad_enabled()
             if _unobserved():
                 tensors = [one for one in flat if isinstance(one, Tensor)]
                 if all(type(one) in _PLAIN for one in tensors):
                     if not (recorded and any(one.requires_grad for one in tensors)):
-                        return op._init_fn(*args)
+                        return plain(*args)
                     if not any(one.requires_grad for one in tensors[gradients_of:]):
                         return Direct.apply(*args[:gradients_of], args)
             if recorded or under_transform():

@@ -47,12 +47,26 @@ def reversible_consistency(
     shapes. ``group`` names the process group whose ranks hold the rows of one global batch, "" for
     none; ``by_rows`` takes the B×B matrices in place of the D×D one.
     """
+    batch = Batch(features, targets, permutation, q)
+    return _in_stages(batch, space, settings, group, by_rows, backend, gradient=True)
+
+
+def _in_stages(
+    batch: Batch,
+    space: Sequence[Tensor],
+    settings: Sequence[float],
+    group: str,
+    by_rows: bool,
+    backend: str,
+    *,
+    gradient: bool,
+) -> tuple[Any, ...]:
     compute, own, chosen = stages(backend), Space(*space), Settings(*settings)
-    with full_precision(features):
-        rows = compute.rows(Batch(features, targets, permutation, q), own, chosen)
+    with full_precision(batch.features):
+        rows = compute.rows(batch, own, chosen, gradient=gradient)
         if by_rows:
             new = own.basis.new_empty
-            inner, cross = new(0, 0, dtype=widest(features.device)), new(0, 0)
+            inner, cross = new(0, 0, dtype=widest(rows.sums.device)), new(0, 0)
             gram = compute.differences(rows.outside, rows.coordinates, rows.norms)
         else:
             inner, cross = compute.class_sums(rows.coordinates, rows.outside)
@@ -61,6 +75,13 @@ def reversible_consistency(
             _add_up((rows.sums, inner, cross, gram), group)
         parts = compute.combine(rows.sums, inner, cross, gram, chosen, len(own.basis))
     return *parts, *rows, inner, cross, gram
+
+
+def _value(
+    features: Tensor, targets: Tensor, permutation: Tensor | None, q: Tensor, *rest: Any
+) -> tuple[Any, ...]:
+    """The op where no gradient is wanted."""
+    return _in_stages(Batch(features, targets, permutation, q), *rest, gradient=False)
 
 
 @reversible_consistency.register_fake
@@ -149,7 +170,12 @@ def _gradient(ctx: Any, of_parts: tuple[Tensor | None, ...]) -> Tensor:
 gradient_of_loss = differentiated_once(reversible_consistency_backward, "reversible_consistency")
 # One more than the parts: to differentiate twice is refused where what is saved has a gradient.
 loss = differentiable(
-    reversible_consistency, setup=_setup, backward=_backward, jvp=_jvp, shown=PARTS + 1
+    reversible_consistency,
+    setup=_setup,
+    backward=_backward,
+    jvp=_jvp,
+    value=_value,
+    shown=PARTS + 1,
 )
 
 
@@ -194,15 +220,43 @@ def prefers_whole(
         return False
     if backend == "native" and loops(k, batch * k * (width + classes)):
         return False
+    counted = functools.partial(operations, batch, width, classes, targets, by_rows=by_rows)
+    return k == width or (by_rows and sum(counted(whole=True)) < sum(counted(whole=False)))
 
-    def operations(basis: int, columns: int) -> int:
-        space = (width, basis), (classes, columns), (columns, classes)
-        outside = (batch, 0 if columns == width else width)
-        saved = outside, (batch, 3 * columns), (2, batch, batch), (width, basis)
-        value = flops.loss((batch, width), targets, None, None, space, None, "", True, backend)
-        return value + flops.loss_backward(None, saved)
 
-    return k == width or (by_rows and operations(0, width) < operations(k, k))
+def operations(
+    batch: int, width: int, classes: int, targets: Sequence[int], *, by_rows: bool, whole: bool
+) -> tuple[int, int]:
+    """Of the products of value and gradient, in the whole space or in the prior's."""
+    k = width if whole else min(width, classes)
+    basis = 0 if whole else k
+    outside = (batch, 0 if k == width else width)
+    space = (width, basis), (classes, k), (k, classes)
+    matrices = (2, batch, batch) if by_rows else (1, outside[1], outside[1])
+    value = flops.loss((batch, width), targets, None, None, space, None, "", by_rows, "")
+    gradient = flops.loss_backward(None, (outside, (batch, 3 * k), matrices, (width, basis)))
+    return value, gradient
+
+
+def explain(batch: int, width: int, classes: int, backend: str) -> dict[str, str]:
+    """The forms chosen for a batch with class ids, and what they cost, for ``drcl info``.
+
+    >>> explain(256, 2048, 10, "eager")["matrices"]
+    'rows by rows, 256×256'
+    """
+    by_rows = prefers_rows(batch, width, classes, "")
+    whole = prefers_whole(batch, width, classes, (batch,), by_rows=by_rows, backend=backend)
+    k = width if whole else min(width, classes)
+    side = batch if by_rows else width if k < width else 3 * k
+    value, gradient = operations(batch, width, classes, (batch,), by_rows=by_rows, whole=whole)
+    looped = backend == "native" and not whole and loops(k, batch * k * (width + classes))
+    return {
+        "backend": backend,
+        "matrices": f"{'rows by rows' if by_rows else 'features by features'}, {side}×{side}",
+        "space": "the whole" if k == width else f"the prior's, {k} of {width} dimensions",
+        "rows": "compiled loops" if looped else "kernels" if backend == "triton" else "products",
+        "products": f"{value / 1e9:.3g} GFLOP for the value, {gradient / 1e9:.3g} for the gradient",
+    }
 
 
 def _add_up(tensors: tuple[Tensor, ...], group: str) -> None:

@@ -110,7 +110,7 @@ def rows_kernel(
     store_sums(partials, loss, error, labelled)
 
 
-def rows(given: Batch, space: Space, settings: Settings) -> Rows:
+def rows(given: Batch, space: Space, settings: Settings, *, gradient: bool = True) -> Rows:
     """See :func:`drcl.eager.reversible_consistency.rows`; two launches.
 
     Target rows take a small product more, Y P Q. More than 32 classes, and rows wider than 8,192,
@@ -128,7 +128,7 @@ def rows(given: Batch, space: Space, settings: Settings) -> Rows:
         table = product(targets, table)
     space = Space(basis, table, space.weight.contiguous())
     if classes > LOOPED_CLASSES or width > LOOPED_WIDTH:
-        return wide_rows(given, space, settings)
+        return wide_rows(given, space, settings, gradient=gradient)
     batch, lam = len(features), settings.lam
     outside = basis.new_empty(batch, width if k < width else 0)
     coordinates = basis.new_empty(batch, 3 * k)

@@ -118,7 +118,7 @@ def outside_kernel(
     tl.store(own + 2, 0.0)
 
 
-def wide_rows(given: Batch, space: Space, settings: Settings) -> Rows:
+def wide_rows(given: Batch, space: Space, settings: Settings, *, gradient: bool) -> Rows:
     """See :func:`drcl.eager.reversible_consistency.rows`, for arguments as the kernels read them;
     eight launches.
 
@@ -177,7 +177,7 @@ def wide_rows(given: Batch, space: Space, settings: Settings) -> Rows:
     slope = gce_partials(
         product(v, weight), targets, permutation, q, lam, norms, temperature, partials[programs:]
     )
-    label_gradient = product(slope, weight.T)
+    label_gradient = product(slope, weight.T) if gradient else slope.new_empty(0, k)
     sums = sum_partials(partials, basis.new_empty(3))
     outside = unit if has_outside else unit.new_empty(batch, 0)
     return Rows(outside, coordinates, label_gradient, norms, sums)

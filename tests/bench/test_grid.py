@@ -130,8 +130,9 @@ def test_every_form_of_the_loss_passes_its_gate(mixed: int, label_rows: int, for
                 assert float((found - exact).norm() / exact.norm()) < problem.tolerance
 
 
-def test_a_point_is_measured_as_a_workload_of_the_suite() -> None:
-    entry = grid.GRIDS["map"].at({"Q": 16, "N": 100, "D": 8, "C": 4, "k": 5}, "")
+@pytest.mark.parametrize("more", [{"k": 5}, {"ties": 1}, {"k": 5, "ties": 1}])
+def test_a_point_is_measured_as_a_workload_of_the_suite(more: dict[str, int]) -> None:
+    entry = grid.GRIDS["map"].at({"Q": 16, "N": 101, "D": 8, "C": 4} | more, "")
     found = measure(entry, CPU, 0.0)
     assert any(row.ratio == 1.0 and row.ours for row in found)
 

@@ -641,6 +641,19 @@ def test_report_is_rebuilt(run: Path) -> None:
     assert "mAP@50" in page.read_text()
 
 
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ("1024 2048 10", ["rows by rows, 1024×1024", "the prior's, 10 of 2048"]),
+        ("4096 512 10", ["features by features, 512×512", "the prior's, 10 of 512"]),
+        ("32 2048 2048", ["rows by rows, 32×32", "the whole", "products"]),
+    ],
+)
+def test_info_says_how_the_loss_is_computed(sizes: str, expected: list[str]) -> None:
+    said = succeed("info", "--loss", *sizes.split())
+    assert not [words for words in expected if words not in said]
+
+
 def test_info_and_version() -> None:
     assert "reference" in succeed("info")
     assert succeed("--version").startswith("drcl, version ")

@@ -527,8 +527,11 @@ def bench(draw: Draw) -> None:
 
 @target("drcl info")
 def info(draw: Draw) -> None:
-    extra = draw.choose("arguments", [], ["--json"], ["now"], ["--help"])
-    text = judge(draw, extra in ([], ["--help"]), "info", *extra)
+    sizes = [str(draw.integer(name, -1, 3000)) for name in "BDC"]
+    loss = ["--loss", *sizes]
+    extra = draw.choose("arguments", [], ["--json"], ["now"], ["--help"], loss, loss[:-1])
+    right = extra in ([], ["--help"]) or (extra == loss and all(int(size) > 0 for size in sizes))
+    text = judge(draw, right, "info", *extra)
     assert "backends" in text or extra
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ from gloo import on_ranks, process_group
 from torch import nn
 
 from drcl import Prior, functional, use_backend
+from drcl.backends import probe_backends
 from drcl.losses import FeatureMixup, GeneralizedCrossEntropy, ReversibleConsistencyLoss
 from drcl.ops import reversible_consistency as op
+
+NATIVE = next(b for b in probe_backends() if b.name == "native")
 
 
 @pytest.fixture
@@ -263,3 +267,61 @@ def test_the_whole_space_has_the_loss_and_gradient_of_the_priors(monkeypatch, si
     (exact, exact_gradient), (values, gradient) = found
     assert torch.allclose(values, exact, rtol=1e-8, atol=1e-13)
     assert (gradient - exact_gradient).norm() <= 1e-8 * exact_gradient.norm() + 1e-13
+
+
+# Loops and products, by rows and not, in the whole space, and with many more classes than features.
+VALUE_SIZES = [(20, 24, 5), (40, 24, 5), (20, 300, 5), (10, 24, 300), (20, 300, 280), (10, 400, 70)]
+
+
+@pytest.mark.parametrize("kind", ["ids", "unlabelled", "rows", "mixed"])
+@pytest.mark.parametrize("size", VALUE_SIZES)
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "eager",
+        pytest.param(
+            "native",
+            marks=pytest.mark.skipif(not NATIVE.available, reason=f"native: {NATIVE.reason}"),
+        ),
+    ],
+)
+def test_without_a_gradient_the_value_has_the_same_bits(backend, size, kind):
+    b, d, c = size
+    prior, x = Prior(torch.randn(d, c)), torch.randn(b, d)
+    ids = torch.arange(b) % c
+    if kind == "unlabelled":
+        ids[::3] = -1
+    targets = nn.functional.one_hot(ids, c).float() if kind == "rows" else ids
+    if kind == "rows":
+        targets[:, 0] = 1.0
+    mixing = {"permutation": ids.argsort(), "lam": 0.9} if kind == "mixed" else {}
+    with use_backend(backend):
+        known = functional.reversible_consistency_loss(
+            x.clone().requires_grad_(), targets, prior, q=0.4, **mixing
+        )
+        found = functional.reversible_consistency_loss(x, targets, prior, q=0.4, **mixing)
+    assert [float(part) for part in found] == [float(part) for part in known]
+
+
+def test_without_a_gradient_none_is_prepared(monkeypatch):
+    asked = []
+    eager = op.stages("eager")
+
+    def rows(*args, gradient):
+        found = eager.rows(*args, gradient=gradient)
+        asked.append((gradient, len(found.label_gradient)))
+        return found
+
+    monkeypatch.setattr(op, "stages", lambda _: SimpleNamespace(**{**vars(eager), "rows": rows}))
+    prior, x, y = Prior.orthogonal(dim=12, classes=4), torch.randn(6, 12), torch.arange(6) % 4
+    with use_backend("eager"):
+        functional.reversible_consistency_loss(x, y, prior)
+        functional.reversible_consistency_loss(x.requires_grad_(), y, prior)
+        with torch.no_grad():
+            functional.reversible_consistency_loss(x, y, prior)
+        torch.func.jvp(
+            lambda x: functional.reversible_consistency_loss(x, y, prior).total,
+            (x.detach(),),
+            (torch.ones_like(x),),
+        )
+    assert asked == [(False, 0), (True, 6), (False, 0), (True, 6)]
