@@ -30,9 +30,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(drcl, m) {
   m.def("multiplies_bfloat16() -> bool");
   // Sums over the first relevant items of every ranking: drcl/ops/rank_sums.py.
   m.def("rank_sums(Tensor ranks, Tensor values, Tensor counts, Tensor? weights) -> Tensor");
-  // The generalised cross-entropy by rows: drcl/native/cross_entropy.py.
-  m.def("cross_entropy(Tensor logits, Tensor targets, Tensor q, bool mean, bool slopes, "
-        "bool probabilities) -> (Tensor, Tensor, Tensor, Tensor)");
+  // The generalised cross-entropy by rows, its gradient beside the logits or in their place:
+  // drcl/native/cross_entropy.py.
+  m.def("cross_entropy(Tensor logits, Tensor targets, Tensor q) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("cross_entropy_(Tensor(a!) logits, Tensor targets, Tensor q, bool mean, bool slopes) -> (Tensor, Tensor)");
   // The stages of the loss by rows, and the transpose of its mixing: drcl/native/reversible_consistency.py.
   m.def("reversible_rows(Tensor features, Tensor targets, Tensor? permutation, Tensor q, Tensor basis, Tensor recast, "
         "Tensor weight, float temperature, float lam, bool slopes) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");

@@ -106,6 +106,7 @@ def prior_similarity(
     *,
     q: Tensor | float = 1.0,
     temperature: float = 1.0,
+    loss_only: bool = False,
 ) -> PriorSimilarity:
     """Class logits ``XW/τ``, probabilities ``softmax(XW/τ)``, and with targets the prior-learning
     loss.
@@ -116,6 +117,8 @@ def prior_similarity(
         targets: ids (B,) or rows (B, C), or None.
         q: exponent of the generalised cross-entropy in [0, 1], float or 0-d tensor.
         temperature: τ > 0.
+        loss_only: whether loss, score and their gradient are all that is wanted. Logits and
+            probabilities are then empty (0, C), which saves much of the time where C is large.
 
     Returns logits and probabilities (B, C), ``loss`` = GCE, and ``score``, the mean probability of
     the true class over labelled rows (no gradient), in the prior's dtype. Logits beyond its range
@@ -146,11 +149,14 @@ def prior_similarity(
             if targets is None:
                 logits = features.to(weight.dtype) @ weight / temperature
                 return PriorSimilarity(logits, logits.softmax(dim=1), None, None)
-            return _reference_prior_similarity(features, weight, targets, q, temperature)
-    logits, probabilities, loss, score, _ = ops.prior_similarity.similarity(
-        features, weight, targets, as_tensor(q, features), temperature, backend
+            found = _reference_prior_similarity(features, weight, targets, q, temperature)
+            if not loss_only:
+                return found
+            return found._replace(logits=found.logits[:0], probabilities=found.probabilities[:0])
+    logits, p, loss, score, _ = ops.prior_similarity.similarity(
+        features, weight, targets, as_tensor(q, features), temperature, loss_only, backend
     )
-    return PriorSimilarity(logits, probabilities, loss, score)
+    return PriorSimilarity(logits, p, loss, score)
 
 
 def _reference_prior_similarity(

@@ -136,10 +136,15 @@ def logit_gradient_kernel(
 
 
 def prior_similarity(
-    features: Tensor, weight: Tensor, targets: Tensor, q: Tensor, temperature: float
+    features: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    q: Tensor,
+    temperature: float,
+    *,
+    loss_only: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Logits, probabilities, loss, score and d(loss)/d(logits), in the weight's dtype; three
-    launches.
+    """See :func:`drcl.eager.prior_similarity.prior_similarity`; three launches.
 
     With more than 128 classes the logits come from ``torch.mm`` and a kernel walks their rows.
     Features are float32, bfloat16 or float16, the weight float32.
@@ -149,9 +154,9 @@ def prior_similarity(
     (batch, width), classes = features.shape, weight.shape[1]
     if classes > FUSED_CLASSES:
         logits = (features.to(weight.dtype) @ weight).div_(temperature)
-        probabilities, gradient, sums = gce_rows(logits, targets, None, q, 1.0)
+        p, gradient, sums = gce_rows(logits, targets, None, q, 1.0)
     else:
-        logits, probabilities, gradient = (weight.new_empty(batch, classes) for _ in range(3))
+        logits, p, gradient = (weight.new_empty(batch, classes) for _ in range(3))
         config = similarity_tile(classes, float32_precision(features))
         programs = blocks(batch, config["BLOCK_B"])
         partials = weight.new_empty(programs, 3)
@@ -162,7 +167,7 @@ def prior_similarity(
                 targets,
                 q,
                 logits,
-                probabilities,
+                p,
                 gradient,
                 partials,
                 batch,
@@ -181,7 +186,9 @@ def prior_similarity(
         scale_kernel[(blocks(gradient.numel(), SCALE["BLOCK"]),)](
             gradient, sums, loss, score, gradient.numel(), **SCALE
         )
-    return logits, probabilities, loss, score, gradient
+    if loss_only:
+        logits, p = (weight.new_empty(0, classes) for _ in range(2))
+    return logits, p, loss, score, gradient
 
 
 def prior_similarity_backward(

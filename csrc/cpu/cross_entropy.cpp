@@ -14,11 +14,11 @@ namespace {
 
 constexpr int64_t kGrain = 4096;  // exponentials that are worth a thread
 
-// Sums over the labelled rows of losses and of the probabilities of their own classes, the gradient of the first by
-// the logits, and the probabilities, both where wanted; with `mean` divided by the number of labelled rows.
+// Sums over the labelled rows of losses and of the probabilities of their own classes; with `mean` divided by the
+// number of labelled rows, and so is the gradient of the first by the logits, at `gradient`.
 template <class T>
-std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy(const Tensor& logits, const Tensor& targets, const Tensor& q,
-                                                         bool mean, bool slopes, bool probabilities) {
+std::tuple<Tensor, Tensor> over_rows(const Tensor& logits, const Tensor& targets, const Tensor& q, bool mean,
+                                     bool slopes, T* gradient, T* probabilities) {
   const ScalarType type = logits.scalar_type();
   const int64_t batch = logits.size(0), classes = logits.size(1);
   check("logits", logits, type, {batch, classes});
@@ -30,8 +30,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy(const Tensor& logits, c
     check("targets", targets, type, {batch, classes});
   }
   const int64_t blocks = (batch + kEntropyBlock - 1) / kEntropyBlock;
-  Tensor gradient = empty({slopes ? batch : blocks, classes}, type), loss = empty({}, type), score = empty({}, type);
-  Tensor all = empty({probabilities ? batch : 0, classes}, type);
   std::vector<double> partial(2 * blocks);
   EntropyCall<T> call{};
   call.logits = data<T>(logits);
@@ -41,8 +39,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy(const Tensor& logits, c
   call.batch = batch;
   call.classes = classes;
   call.slopes = slopes;
-  call.gradient = target<T>(gradient);
-  call.probabilities = probabilities ? target<T>(all) : nullptr;
+  call.gradient = gradient;
+  call.probabilities = probabilities;
   call.partial = partial.data();
   int64_t count = mean ? 0 : 1;
   for (int64_t row = 0; mean && row < batch; ++row) count += call.labelled(row);
@@ -58,17 +56,43 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy(const Tensor& logits, c
     losses += partial[2 * block];
     scores += partial[2 * block + 1];
   }
+  Tensor loss = empty({}, type), score = empty({}, type);
   *target<T>(loss) = static_cast<T>(losses / divisor);
   *target<T>(score) = static_cast<T>(scores / divisor);
-  return {loss, score, gradient, all};
+  return {loss, score};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> cross_entropy_of(const Tensor& logits, const Tensor& targets,
-                                                            const Tensor& q, bool mean, bool slopes, bool probabilities) {
-  DRCL_BY_DTYPE(logits, cross_entropy, logits, targets, q, mean, slopes, probabilities);
+using FourTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+template <class T>
+FourTensors cross_entropy(const Tensor& logits, const Tensor& targets, const Tensor& q) {
+  const ScalarType type = logits.scalar_type();
+  Tensor gradient = empty({logits.size(0), logits.size(1)}, type);
+  Tensor probabilities = empty({logits.size(0), logits.size(1)}, type);
+  const auto [loss, score] =
+      over_rows<T>(logits, targets, q, true, true, target<T>(gradient), target<T>(probabilities));
+  return {loss, score, gradient, probabilities};
+}
+
+template <class T>
+std::tuple<Tensor, Tensor> cross_entropy_in_place(Tensor& logits, const Tensor& targets, const Tensor& q, bool mean,
+                                                  bool slopes) {
+  return over_rows<T>(logits, targets, q, mean, slopes, target<T>(logits), nullptr);
+}
+
+FourTensors cross_entropy_of(const Tensor& logits, const Tensor& targets, const Tensor& q) {
+  DRCL_BY_DTYPE(logits, cross_entropy, logits, targets, q);
+}
+
+std::tuple<Tensor, Tensor> cross_entropy_in_place_of(Tensor logits, const Tensor& targets, const Tensor& q, bool mean,
+                                                     bool slopes) {
+  DRCL_BY_DTYPE(logits, cross_entropy_in_place, logits, targets, q, mean, slopes);
 }
 
 }  // namespace
 }  // namespace drcl
 
-STABLE_TORCH_LIBRARY_IMPL(drcl, CPU, m) { m.impl("cross_entropy", TORCH_BOX(&drcl::cross_entropy_of)); }
+STABLE_TORCH_LIBRARY_IMPL(drcl, CPU, m) {
+  m.impl("cross_entropy", TORCH_BOX(&drcl::cross_entropy_of));
+  m.impl("cross_entropy_", TORCH_BOX(&drcl::cross_entropy_in_place_of));
+}

@@ -7,7 +7,9 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
+#include <vector>
 
 namespace drcl {
 
@@ -23,12 +25,12 @@ constexpr int64_t kEntropyBlock = 16;  // rows whose sums are added up before th
 // All matrices are contiguous.
 template <class T>
 struct EntropyCall {
-  const T* logits;     // (B, C)
+  const T* logits;     // (B, C); may be the gradient's place
   const int64_t* ids;  // (B,), or null where there are
   const T* targets;    // rows (B, C)
   double q, share;     // share: what the gradient is multiplied with
   int64_t batch, classes;
-  bool slopes;                  // whether the gradient is wanted; else it has a row of room for each block
+  bool slopes;                  // whether the gradient is wanted; else its place holds what is in between
   T *gradient, *probabilities;  // (B, C); probabilities may be null
   double* partial;              // (blocks, 2): the sums of the losses and of the probabilities of the rows' classes
 

@@ -14,9 +14,18 @@ from drcl.labels import is_labelled
 
 
 def prior_similarity(
-    features: Tensor, weight: Tensor, targets: Tensor, q: Tensor, temperature: float
+    features: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    q: Tensor,
+    temperature: float,
+    *,
+    loss_only: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Logits, probabilities, loss, score and d(loss)/d(logits), in the weight's dtype."""
+    """Logits, probabilities, loss, score and d(loss)/d(logits), in the weight's dtype.
+
+    Of the ``loss_only``, logits and probabilities are empty (0, C).
+    """
     # sums over the rows may leave the range of half precision where their mean does not
     wide = torch.promote_types(weight.dtype, torch.float32)
     logits = project(features.to(weight.dtype), weight) / temperature
@@ -30,6 +39,8 @@ def prior_similarity(
     score = torch.where(labelled, log_s.exp(), 0.0).sum() / count
     loss, gradient = losses.sum() / count, gradient / count
     dtype = weight.dtype
+    if loss_only:
+        logits, p = (p.new_empty(0, p.shape[1]) for _ in range(2))
     return logits, p.to(dtype), loss.to(dtype), score.to(dtype), gradient.to(dtype)
 
 
@@ -38,7 +49,7 @@ class Saved(NamedTuple):
 
     features: Tensor  # (B, D)
     weight: Tensor  # (D, C)
-    probabilities: Tensor  # (B, C)
+    probabilities: Tensor  # (B, C), or (0, C) where they were not wanted
     loss_gradient: Tensor  # d(loss)/d(logits) (B, C)
 
 
@@ -51,6 +62,9 @@ def prior_similarity_backward(
     """
     grad_logits, grad_probabilities, grad_loss = grads
     features, weight, probabilities, loss_gradient = saved
+    large = len(features) > 2 * len(weight) and weight.dtype.itemsize > 2
+    if large and grad_loss is not None and grad_logits is None and grad_probabilities is None:
+        return _scaled_after(grad_loss / temperature, saved, needs)
     total = torch.zeros_like(loss_gradient) if grad_loss is None else grad_loss * loss_gradient
     if grad_probabilities is not None:
         weighted = grad_probabilities * probabilities
@@ -63,4 +77,16 @@ def prior_similarity_backward(
     by_weight = (
         project_transposed(features.to(weight.dtype), total) if needs[1] else weight.new_empty(0)
     )
+    return by_features, by_weight
+
+
+def _scaled_after(factor: Tensor, saved: Saved, needs: Sequence[bool]) -> tuple[Tensor, Tensor]:
+    """The same for a multiple of the loss alone, in a large batch: its matrix is not multiplied,
+    but W (D, C) and the gradient by W are. In half precision these might overflow."""
+    features, weight, _, loss_gradient = saved
+    by_features, by_weight = features.new_empty(0), weight.new_empty(0)
+    if needs[0]:
+        by_features = (loss_gradient @ (weight.T * factor)).to(features.dtype)
+    if needs[1]:
+        by_weight = project_transposed(features.to(weight.dtype), loss_gradient).mul_(factor)
     return by_features, by_weight

@@ -106,10 +106,10 @@ def label_loss(
 ) -> tuple[Tensor, Tensor]:
     """Σ GCE of all rows and its gradient by the logits; targets are ids (B,) or rows (B, C).
 
-    Another form may leave the gradient out where it is not wanted.
+    Another form may overwrite the logits, and leave the gradient out where it is not wanted.
     """
-    losses, gradient, _, _ = (gce_ids if targets.ndim == 1 else gce_rows)(logits, targets, q)
-    return losses.sum(), gradient
+    losses, by_logits, _, _ = (gce_ids if targets.ndim == 1 else gce_rows)(logits, targets, q)
+    return losses.sum(), by_logits
 
 
 def rows(

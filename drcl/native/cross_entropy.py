@@ -17,31 +17,35 @@ ops = torch.ops.drcl  # `.default` below: to look for the overload takes longer 
 
 
 class Entropies(NamedTuple):
-    """Of all labelled rows the sum, or the mean."""
+    """Means over all labelled rows."""
 
     loss: Tensor
     score: Tensor  # of the probabilities of the rows' own classes
-    gradient: Tensor  # of the loss, by the logits (B, C); meaningless where it is not wanted
-    probabilities: Tensor  # (B, C), or (0, C) where they are not wanted
+    gradient: Tensor  # of the loss, by the logits (B, C)
+    probabilities: Tensor  # (B, C)
 
 
-def entropies(
-    logits: Tensor,
-    targets: Tensor,
-    q: Tensor,
-    *,
-    mean: bool = False,
-    gradient: bool = True,
-    probabilities: bool = False,
-) -> Entropies:
+def entropies(logits: Tensor, targets: Tensor, q: Tensor) -> Entropies:
     """Shapes: logits (B, C) in float32 or float64, targets ids (B,) or rows (B, C), q 0-d."""
-    if targets.ndim == 2:
-        targets = targets.to(logits.dtype)
-    return Entropies._make(
-        ops.cross_entropy.default(
-            logits.contiguous(), targets.contiguous(), compiled_q(q), mean, gradient, probabilities
-        )
+    logits = logits.contiguous()
+    return Entropies._make(ops.cross_entropy.default(logits, _rows(targets, logits), compiled_q(q)))
+
+
+def entropies_in_place(
+    logits: Tensor, targets: Tensor, q: Tensor, *, mean: bool, gradient: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Loss and score, means or sums; contiguous logits become the loss's gradient by them.
+
+    Without ``gradient`` they are overwritten all the same.
+    """
+    found: tuple[Tensor, Tensor] = ops.cross_entropy_.default(
+        logits, _rows(targets, logits), compiled_q(q), mean, gradient
     )
+    return found
+
+
+def _rows(targets: Tensor, logits: Tensor) -> Tensor:
+    return (targets if targets.ndim == 1 else targets.to(logits.dtype)).contiguous()
 
 
 def compiled_q(q: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from drcl.eager.reversible_consistency import (
     is_by_rows,
     is_whole,
 )
-from drcl.native.cross_entropy import compiled_q, entropies
+from drcl.native.cross_entropy import compiled_q, entropies_in_place
 
 __all__ = ["class_sums", "combine", "differences", "gradient", "gram", "rows"]
 
@@ -54,9 +54,9 @@ def loops(columns: int, multiplications: int) -> bool:
 def label_loss(
     logits: Tensor, targets: Tensor, q: Tensor, *, gradient: bool
 ) -> tuple[Tensor, Tensor]:
-    """Σ GCE of all rows and its gradient by the logits; targets are ids (B,) or rows (B, C)."""
-    found = entropies(logits, targets, q, gradient=gradient)
-    return found.loss, found.gradient
+    """See :func:`drcl.eager.reversible_consistency.label_loss`."""
+    loss, _ = entropies_in_place(logits, targets, q, mean=False, gradient=gradient)
+    return loss, logits
 
 
 def rows(given: Batch, space: Space, settings: Settings, *, gradient: bool = True) -> Rows:

@@ -18,26 +18,36 @@ GRADS = 3  # the outputs that have a gradient: logits, probabilities, loss
 
 @torch.library.custom_op("drcl::prior_similarity", mutates_args=())
 def prior_similarity(
-    features: Tensor, weight: Tensor, targets: Tensor, q: Tensor, temperature: float, backend: str
+    features: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    q: Tensor,
+    temperature: float,
+    loss_only: bool,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Logits (B, C), probabilities (B, C), loss, score, and what the gradient needs.
 
     Shapes: features (B, D), weight (D, C), targets (B,) ids or (B, C) rows, q 0-d. The last output
-    is d(loss)/d(logits) (B, C).
+    is d(loss)/d(logits) (B, C). Of the ``loss_only``, logits and probabilities are empty
+    (0, C).
     """
     compute = stages("prior_similarity", backend).prior_similarity
     with full_precision(features):
         found: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = compute(
-            features, weight, targets, q, temperature
+            features, weight, targets, q, temperature, loss_only=loss_only
         )
     return found
 
 
 @prior_similarity.register_fake
-def _(features: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+def _(
+    features: Tensor, weight: Tensor, targets: Any, q: Any, _: Any, loss_only: bool, *rest: Any
+) -> tuple[Tensor, ...]:
     batch, classes = features.shape[0], weight.shape[1]
     new = weight.new_empty
-    return new(batch, classes), new(batch, classes), new(()), new(()), new(batch, classes)
+    shown = 0 if loss_only else batch
+    return new(shown, classes), new(shown, classes), new(()), new(()), new(batch, classes)
 
 
 @torch.library.custom_op("drcl::prior_similarity_backward", mutates_args=())
@@ -69,7 +79,7 @@ def _(
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    features, weight, _, _, ctx.temperature, ctx.backend = inputs
+    features, weight, _, _, ctx.temperature, ctx.loss_only, ctx.backend = inputs
     _, probabilities, _, score, loss_gradient = output
     ctx.mark_non_differentiable(score, loss_gradient)
     ctx.save_for_backward(features, weight, probabilities, loss_gradient)
@@ -79,9 +89,10 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> Non
 
 def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     needs = ctx.needs_input_grad[:2]
-    if all(grad is None for grad in grads[:GRADS]):
+    given = (None, None, grads[2]) if ctx.loss_only else grads[:GRADS]
+    if all(grad is None for grad in given):
         return None, None
-    gradients = _gradients(ctx, grads[:GRADS], needs)
+    gradients = _gradients(ctx, given, needs)
     return tuple(grad if need else None for grad, need in zip(gradients, needs, strict=True))
 
 
@@ -92,9 +103,10 @@ def _jvp(
         return (None,) * 5
     features, weight, probabilities, _ = ctx.saved_tensors
     needs = features_tangent is not None, weight_tangent is not None
-    one = torch.ones_like(probabilities[0, 0])
+    one = weight.new_ones(())
     by_features, by_weight = _gradients(ctx, (None, None, one), needs)
-    logits, loss = torch.zeros_like(probabilities), torch.zeros_like(one)
+    logits = weight.new_zeros(features.shape[0], weight.shape[1])
+    loss = torch.zeros_like(one)
     if features_tangent is not None:
         logits = logits + features_tangent.to(weight.dtype) @ weight
         loss = loss + (by_features * features_tangent).sum(dtype=loss.dtype)
@@ -102,6 +114,8 @@ def _jvp(
         logits = logits + features.to(weight.dtype) @ weight_tangent
         loss = loss + (by_weight * weight_tangent).sum()
     logits = logits / ctx.temperature
+    if ctx.loss_only:
+        return torch.zeros_like(probabilities), torch.zeros_like(probabilities), loss, None, None
     weighted = probabilities * logits
     by_logits = weighted - probabilities * weighted.sum(dim=1, keepdim=True)
     return logits, by_logits, loss, None, None

@@ -147,7 +147,7 @@ def prior_phase(modality: str, data: Prepared, config: Config, context: Context)
 
     def loss(x: Tensor, y: Tensor, q: Tensor, permutation: Tensor | None) -> Loss:
         found = functional.prior_similarity(
-            x, module.weight, y, q=q, temperature=config.temperature
+            x, module.weight, y, q=q, temperature=config.temperature, loss_only=True
         ).loss
         assert found is not None
         if ranks is not None:
@@ -160,8 +160,9 @@ def prior_phase(modality: str, data: Prepared, config: Config, context: Context)
         total, count = torch.zeros((), dtype=widest(device), device=device), 0
         with raise_together(None if ranks is None else ranks.group):
             for x, y in embed(scored):
+                weight, temperature = module.weight.detach(), config.temperature
                 score = functional.prior_similarity(
-                    x, module.weight.detach(), y, temperature=config.temperature
+                    x, weight, y, temperature=temperature, loss_only=True
                 ).score
                 assert score is not None
                 total += score * len(x)

@@ -241,22 +241,25 @@ def prior_similarity(draw: Draw) -> None:
         }
         if refuses(draw, functional.prior_similarity, arguments, faults):
             return
+        alone = draw.choose("loss_only", False, True)
         if draw.choose("targets given", True, False):
-            out = functional.prior_similarity(**arguments)
+            out = functional.prior_similarity(**arguments, loss_only=alone)
         else:
             out = functional.prior_similarity(**{**arguments, "targets": None})
             assert out.loss is None and out.score is None
         learning = [t for t in (batch.features, weight) if t.requires_grad]
         if out.loss is not None and learning:
             gradients = torch.autograd.grad(2 * out.loss + out.logits.sum(), learning)
+    alone = alone and out.loss is not None
     exact_x, exact_w = batch.x.clone().requires_grad_(), weight.detach().double().requires_grad_()
     logits, p = reference.prior_similarity(exact_x, exact_w, temperature)
     dtype = out.logits.dtype
     # Each logit is a sum of products; softmax passes their error on.
     size = float(batch.x.norm(dim=1).max() * exact_w.detach().norm() / temperature)
     slack = ROUNDINGS * eps(dtype) * (1 + size)
-    within(out.logits, logits, slack, "logits")
-    within(out.probabilities, p, slack, "probabilities")
+    shown = slice(0) if alone else slice(None)
+    within(out.logits, logits[shown], slack, "logits")
+    within(out.probabilities, p[shown], slack, "probabilities")
     if out.loss is None or out.score is None:
         return
     exact = reference.generalized_cross_entropy(logits, batch.y, q)
@@ -265,7 +268,7 @@ def prior_similarity(draw: Draw) -> None:
     score = (batch.y * p)[labelled].sum(dim=1).mean() if bool(labelled.any()) else 0.0
     within(out.score, score, slack * max(1.0, float(batch.y.sum(dim=1).max())), "score")
     if learning:
-        expected = torch.autograd.grad(2 * exact + logits.sum(), (exact_x, exact_w))
+        expected = torch.autograd.grad(2 * exact + logits[shown].sum(), (exact_x, exact_w))
         by = dict(zip((id(batch.features), id(weight)), expected, strict=True))
         for leaf, gradient in zip(learning, gradients, strict=True):
             assert gradient.dtype == leaf.dtype

@@ -125,7 +125,7 @@ def test_every_launch_of_prior_similarity_and_mixup_compiles(launches, shape, ki
     x, weight, order = torch.randn(b, d), torch.randn(d, c), torch.randperm(b)
     targets = torch.arange(b) % c if kind == "ids" else torch.rand(b, c)
     q = torch.tensor(0.5).double()
-    logits, p, loss, _, gradient = prior_similarity(x, weight, targets, q, 1.0, "triton")
+    logits, p, loss, _, gradient = prior_similarity(x, weight, targets, q, 1.0, False, "triton")
     for given in itertools.product((True, False), repeat=3):
         if any(given):
             grads = [g if yes else None for g, yes in zip((logits, p, loss), given, strict=True)]

@@ -101,6 +101,19 @@ def test_vmap_over_features_ids_and_q_is_a_loop(prior):
             torch.testing.assert_close(vmap(jacrev(loss), dims)(*arguments), expected)
 
 
+def test_forward_mode_of_the_loss_of_prior_similarity_alone(prior):
+    x, v = draw(B, D), draw(B, D)
+
+    def losses(alone):
+        def loss(x):
+            return functional.prior_similarity(x, prior.weight, IDS, loss_only=alone).loss
+
+        return jvp(loss, (x,), (v,))
+
+    for found, expected in zip(losses(True), losses(False), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 def test_every_transform_gives_the_jacobians_of_prior_similarity(prior):
     similarity, x, weight = similarity_of(), draw(B, D), prior.weight
     with use_backend("reference"):

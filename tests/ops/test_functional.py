@@ -135,6 +135,36 @@ def test_prior_similarity_gradients_by_features_and_prior(name, q):
     )
 
 
+# More rows than 2D: in the backward pass W is multiplied, and not the batch's gradient.
+@pytest.mark.parametrize("batch", [5, 40])
+@pytest.mark.parametrize("factor", [1.0, -3.0])
+def test_the_loss_of_prior_similarity_alone_is_the_same(batch, factor):
+    x, w = torch.randn(batch, 8, requires_grad=True), torch.randn(8, 3, requires_grad=True)
+    ids = torch.arange(batch) % 3
+    outs, gradients = [], []
+    for alone in (False, True):
+        out = functional.prior_similarity(x, w, ids, q=0.5, temperature=0.7, loss_only=alone)
+        outs.append((out.loss, out.score))
+        gradients.append(torch.autograd.grad(factor * out.loss, (x, w)))
+    assert out.logits.shape == out.probabilities.shape == (0, 3)
+    for found, expected in zip((*outs[1], *gradients[1]), (*outs[0], *gradients[0]), strict=True):
+        assert torch.equal(found, expected)
+    exact = [leaf.detach().double().requires_grad_() for leaf in (x, w)]
+    with forced("reference"):
+        loss = functional.prior_similarity(*exact, ids, q=0.5, temperature=0.7).loss
+    for found, expected in zip(
+        gradients[0], torch.autograd.grad(factor * loss, exact), strict=True
+    ):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_prior_similarity_in_half_precision_is_scaled_before_its_products():
+    """A gradient scaler's factor times a half-precision W is more than that holds."""
+    x, w = torch.randn(40, 8).half(), torch.full((8, 3), 2.0).half().requires_grad_()
+    loss = functional.prior_similarity(x, w, torch.arange(40) % 3).loss
+    assert torch.autograd.grad(loss.float() * 4e4, w)[0].isfinite().all()
+
+
 # --- the loss
 
 

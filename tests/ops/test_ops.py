@@ -68,7 +68,9 @@ def test_prior_similarity_is_registered_right():
     features, targets, prior = batch(7, 12, 4)
     features.requires_grad_()
     weight = prior.weight.clone().requires_grad_()
-    opcheck(prior_similarity, (features, weight, targets, torch.tensor(0.5), 0.7, "eager"))
+    for loss_only in (False, True):
+        args = features, weight, targets, torch.tensor(0.5), 0.7, loss_only, "eager"
+        opcheck(prior_similarity, args)
 
 
 def test_mixup_is_registered_right():
@@ -453,7 +455,7 @@ def test_a_native_id_that_is_no_class_makes_the_loss_nan(bad, lam):
 def test_native_entropies_are_those_of_the_formula(classes, dtype):
     """Of near and far logits, one class, several and all, and with any number of threads."""
     forced("native")
-    from drcl.native.cross_entropy import entropies
+    from drcl.native.cross_entropy import entropies, entropies_in_place
 
     generator = torch.Generator().manual_seed(classes)
     logits = torch.randn(90, classes, generator=generator, dtype=dtype)
@@ -468,10 +470,16 @@ def test_native_entropies_are_those_of_the_formula(classes, dtype):
         labelled = rows.sum(dim=1) > 0
         log_s = (exact.log_softmax(dim=1) + rows.log())[labelled].logsumexp(dim=1)
         loss = -log_s.sum() if q == 0 else ((1 - (q * log_s).exp()) / q).sum()
-        expected = [loss, log_s.exp().sum(), *torch.autograd.grad(loss, exact)]
+        sums = [loss, log_s.exp().sum(), *torch.autograd.grad(loss, exact)]
+        means = [one / labelled.sum() for one in sums]
         wide = torch.tensor(q, dtype=torch.float64)
-        found = entropies(logits, targets, wide, probabilities=True)
-        for one, other in zip(found, [*expected, exact.softmax(dim=1)], strict=True):
+        found = [*entropies(logits, targets, wide)]
+        expected = [*means, exact.softmax(dim=1)]
+        for mean in (True, False):
+            gradient = logits.clone()
+            found += *entropies_in_place(gradient, targets, wide, mean=mean), gradient
+            expected += means if mean else sums
+        for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(
                 one.double(),
                 other.detach(),
@@ -479,9 +487,14 @@ def test_native_entropies_are_those_of_the_formula(classes, dtype):
                 rtol=1e-5,
             )
         torch.set_num_threads(5)
-        again = entropies(logits, targets, wide, probabilities=True)
+        again = [*entropies(logits, targets, wide)]
+        for mean in (True, False):
+            gradient = logits.clone()
+            again += *entropies_in_place(gradient, targets, wide, mean=mean), gradient
         torch.set_num_threads(before)
         assert all(map(torch.equal, found, again))
+        alone = entropies_in_place(logits.clone(), targets, wide, mean=True, gradient=False)
+        assert all(map(torch.equal, found, alone))
 
 
 def test_a_native_permutation_out_of_range_is_an_error_and_no_read_outside():
