@@ -89,8 +89,10 @@ def choose(family: str, device: torch.device, *, kernels: bool = True, native: b
     """
     global _used
     _used = True
-    takes = {"triton": kernels, "native": native}
-    names = [name for name in FAMILIES[family] if takes.get(name, True)]
+    names = FAMILIES[family]
+    if not (kernels and native):
+        takes = {"triton": kernels, "native": native}
+        names = tuple(name for name in names if takes.get(name, True))
     forced = _forced.get() or _from_environment()
     if forced in names and (forced != "native" or _fits(forced, family, device)):
         return forced

@@ -87,7 +87,7 @@ def check_targets(
         )
     if classes is None:
         raise ValueError("classes: expected their number, as targets are class ids, got None")
-    given = targets.reshape(-1)
+    given = targets if targets.ndim == 1 else targets[:, 0]
     ids = _as_ids(given)
     if numbering is not None:
         ids = numbering.columns_of(ids)

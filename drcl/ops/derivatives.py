@@ -23,7 +23,7 @@ __all__ = ["differentiable", "differentiated_once", "under_transform"]
 __dir__ = __all__.copy
 
 Rule = Callable[..., Any]
-_PLAIN = (Tensor, torch.nn.Parameter)
+_PLAIN = {Tensor, torch.nn.Parameter}
 
 
 def under_transform() -> bool:
@@ -128,10 +128,10 @@ def differentiable(
             recorded = torch.is_grad_enabled()
             if _unobserved():
                 tensors = [one for one in flat if isinstance(one, Tensor)]
-                if all(type(one) in _PLAIN for one in tensors):
-                    if not (recorded and any(one.requires_grad for one in tensors)):
+                if _PLAIN.issuperset(map(type, tensors)):
+                    if not (recorded and any([one.requires_grad for one in tensors])):
                         return plain(*args)
-                    if not any(one.requires_grad for one in tensors[gradients_of:]):
+                    if not any([one.requires_grad for one in tensors[gradients_of:]]):
                         return Direct.apply(*args[:gradients_of], args)
             if recorded or under_transform():
                 return Transformed.apply(*flat, _lengths(args))
@@ -168,7 +168,10 @@ def _is_tensors(value: Any) -> bool:
 
 def _flatten(args: Sequence[Any]) -> list[Any]:
     """Arguments with the items of lists in their place."""
-    return [one for value in args for one in (value if isinstance(value, list) else [value])]
+    flat: list[Any] = []
+    for value in args:  # a comprehension in a comprehension takes twice as long
+        flat.extend(value) if isinstance(value, list) else flat.append(value)
+    return flat
 
 
 def _lengths(args: Sequence[Any]) -> tuple[int | None, ...]:
