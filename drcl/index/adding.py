@@ -98,7 +98,7 @@ def _new_copies(held: Held, piece: Embeddings, hashes: Tensor) -> tuple[Tensor, 
             rows[~new] = held.rows.at(positions[~new], torch.float32)
         return rows
 
-    copies, firsts = equal_among(candidates, at, piece.width)
+    copies, firsts = equal_among(candidates, every[candidates], at, piece.width)
     new = copies >= held.total
     return copies[new], firsts[new]
 

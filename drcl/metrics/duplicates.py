@@ -30,7 +30,9 @@ def equal_rows(
     >>> equal_rows(lambda start, stop: x[start:stop], lambda items: x[items], 3, 1)
     (tensor([2]), tensor([0]))
     """
-    return equal_among(repeated(row_hashes(between, count, width)), at, width)
+    hashes = row_hashes(between, count, width)
+    candidates = repeated(hashes)
+    return equal_among(candidates, hashes[candidates], at, width)
 
 
 def row_hashes(between: Callable[[int, int], Tensor], count: int, width: int) -> Tensor:
@@ -52,24 +54,39 @@ def row_hashes(between: Callable[[int, int], Tensor], count: int, width: int) ->
 
 
 def equal_among(
-    candidates: Tensor, at: Callable[[Tensor], Tensor], width: int
+    candidates: Tensor, hashes: Tensor, at: Callable[[Tensor], Tensor], width: int
 ) -> tuple[Tensor, Tensor]:
-    """:func:`equal_rows` among the rows at some positions (n,), which rise."""
-    if len(candidates) == 0:
-        return candidates, candidates
+    """:func:`equal_rows` among the rows at some positions (n,), which rise, with these hashes."""
     step = max(1, _TILE // width)
-    found = torch.cat([_mixed_hash(at(part)).cpu() for part in candidates.split(step)])
-    values, group = found.unique(return_inverse=True)
+    copies, firsts, others = _equal_to_first(candidates, hashes, at, step)
+    if len(others):  # no copies of the first with their hash, but maybe of each other
+        mixed = torch.cat([_mixed_hash(at(part)).cpu() for part in others.split(step)])
+        more, more_firsts, _ = _equal_to_first(others, mixed, at, step)
+        copies, order = torch.cat([copies, more]).sort()
+        firsts = torch.cat([firsts, more_firsts])[order]
+    return copies, firsts
+
+
+def _equal_to_first(
+    candidates: Tensor, hashes: Tensor, at: Callable[[Tensor], Tensor], step: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows that equal the first one with their hash, those first ones, and rows that do not."""
+    if len(candidates) == 0:
+        return candidates, candidates, candidates
+    values, group = hashes.unique(return_inverse=True)
     first = torch.full((len(values),), int(candidates[-1]), device="cpu")
     first = first.scatter_reduce(0, group, candidates, "amin")[group]
-    copies = first != candidates
-    candidates, first = candidates[copies], first[copies]
-    same = [  # two different rows have one hash with a chance of 2⁻⁶⁴
-        (at(a) == at(b)).all(dim=1).cpu()
-        for a, b in zip(candidates.split(step), first.split(step), strict=True)
-    ]
-    kept = torch.cat(same)
-    return candidates[kept], first[kept]
+    repeats = first != candidates
+    candidates, first = candidates[repeats], first[repeats]
+    if len(candidates) == 0:
+        return candidates, first, candidates
+    same = torch.cat(
+        [
+            (at(a) == at(b)).all(dim=1).cpu()
+            for a, b in zip(candidates.split(step), first.split(step), strict=True)
+        ]
+    )
+    return candidates[same], first[same], candidates[~same]
 
 
 def copies_among(copies: Tensor, firsts: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:

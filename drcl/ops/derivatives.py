@@ -129,9 +129,9 @@ def differentiable(
             if _unobserved():
                 tensors = [one for one in flat if isinstance(one, Tensor)]
                 if _PLAIN.issuperset(map(type, tensors)):
-                    if not (recorded and any([one.requires_grad for one in tensors])):
+                    if not (recorded and any(one.requires_grad for one in tensors)):
                         return plain(*args)
-                    if not any([one.requires_grad for one in tensors[gradients_of:]]):
+                    if not any(one.requires_grad for one in tensors[gradients_of:]):
                         return Direct.apply(*args[:gradients_of], args)
             if recorded or under_transform():
                 return Transformed.apply(*flat, _lengths(args))
