@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias, TypeVar
 
@@ -77,8 +78,10 @@ def check_targets(
                 f"targets: expected real rows (B, C), got {targets.dtype} of shape "
                 f"{tuple(targets.shape)}"
             )
-        if can_look_at(targets) and not bool((targets >= 0).all() & targets.isfinite().all()):
-            raise ValueError("targets: expected finite rows that are not negative, got others")
+        if can_look_at(targets):
+            low, high = map(float, targets.aminmax())  # NaN where there is one
+            if not 0.0 <= low <= high < math.inf:
+                raise ValueError("targets: expected finite rows that are not negative, got others")
         return targets
     if targets.shape[1:] not in ((), (1,)) or targets.is_complex():
         raise ValueError(
