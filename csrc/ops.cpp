@@ -38,11 +38,11 @@ STABLE_TORCH_LIBRARY_FRAGMENT(drcl, m) {
   m.def("reversible_rows(Tensor features, Tensor targets, Tensor? permutation, Tensor q, Tensor basis, Tensor recast, "
         "Tensor weight, float temperature, float lam, bool slopes) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def("reversible_differences(Tensor(a!) both, Tensor outside, Tensor coordinates, Tensor norms, bool multiply) -> ()");
-  m.def("reversible_combine(Tensor sums, Tensor inner, Tensor cross, Tensor matrices, float alpha, float beta, "
-        "float eta, int width) -> (Tensor, Tensor, Tensor, Tensor)");
-  m.def("reversible_gradient(Tensor(a!) out, Tensor? total, Tensor? label, Tensor? similarity, Tensor? squared, "
-        "Tensor outside, Tensor coordinates, Tensor label_gradient, Tensor norms, Tensor sums, Tensor inner, "
-        "Tensor cross, Tensor matrices, Tensor basis, float alpha, float beta, float eta, bool multiply) -> ()");
+  m.def("reversible_combine(Tensor sums, Tensor inner, Tensor cross, Tensor matrices, float[] weights, "
+        "int width) -> Tensor[]");
+  m.def("reversible_gradient(Tensor(a!) out, Tensor?[] grads, Tensor outside, Tensor coordinates, Tensor label_gradient, "
+        "Tensor norms, Tensor sums, Tensor inner, Tensor cross, Tensor matrices, Tensor basis, float[] weights, "
+        "bool multiply) -> ()");
   m.def("reversible_unmix(Tensor gradient, Tensor permutation, float lam) -> Tensor");
   // Whether the ranking has code for a CUDA device: what was built may be for others.
   m.def("ranks_on(int device) -> bool");

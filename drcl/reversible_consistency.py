@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
 from drcl import checks, reference
 from drcl.dispatch import choose, kernels_take
-from drcl.eager.reversible_consistency import Settings
+from drcl.eager.reversible_consistency import PARTS, ReversibleConsistency, Settings
 from drcl.labels import check_targets, target_rows
 from drcl.ops import reversible_consistency as op
 from drcl.ops.inputs import as_tensor, full_precision
@@ -18,15 +16,6 @@ from drcl.prior import Prior, rank_cutoff
 
 __all__ = ["ReversibleConsistency", "ReversibleConsistencyLoss", "reversible_consistency_loss"]
 __dir__ = __all__.copy
-
-
-class ReversibleConsistency(NamedTuple):
-    """The loss and its parts, each a scalar: ``total = α·consistency + β·recasting + η·label``."""
-
-    total: Tensor
-    label: Tensor
-    consistency: Tensor
-    recasting: Tensor
 
 
 def reversible_consistency_loss(
@@ -213,7 +202,7 @@ def _loss(
     shape = targets.shape if permutation is None else (batch, classes)
     if op.prefers_whole(batch, width, classes, shape, by_rows=by_rows, backend=backend):
         space = [prior.basis[:, :0], prior.inverse, prior.weight]
-    total, label, consistency, recasting, *_ = op.loss(
+    found = op.loss(
         features,
         targets,
         permutation,
@@ -224,7 +213,7 @@ def _loss(
         by_rows,
         backend,
     )
-    return ReversibleConsistency(total, label, consistency, recasting)
+    return ReversibleConsistency._make(found[:PARTS])
 
 
 def _literal(

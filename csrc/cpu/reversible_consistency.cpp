@@ -73,9 +73,10 @@ FiveTensors rows(const Tensor& features, const Tensor& targets, const std::optio
     check("targets", targets, type, {batch, classes});
   }
   Tensor outside = empty({batch, k == width ? 0 : width}, type), coordinates = empty({batch, 3 * k}, type);
-  Tensor label_gradient = empty({slopes ? batch : 0, k}, type), norms = empty({2, batch}, type), sums = empty({3}, type);
+  Tensor label_gradient = empty({slopes ? batch : 0, k}, type), norms = empty({2, batch}, type);
+  Tensor sums = empty({kSums}, type);
   std::vector<T> copy;
-  std::vector<double> partial(3 * blocks_of(batch));
+  std::vector<double> partial(kSums * blocks_of(batch));
   RowsCall<T> call{};
   call.features = data<T>(features);
   call.ids = ids ? data<int64_t>(targets) : nullptr;
@@ -103,9 +104,9 @@ FiveTensors rows(const Tensor& features, const Tensor& targets, const std::optio
     const Scratch<T> scratch(call);
     for (int64_t block = begin; block < end; ++block) loops.rows(call, block, scratch);
   });
-  for (int64_t i = 0; i < 3; ++i) {
+  for (int64_t i = 0; i < kSums; ++i) {
     double sum = 0.0;
-    for (int64_t block = 0; block < blocks_of(batch); ++block) sum += partial[3 * block + i];
+    for (int64_t block = 0; block < blocks_of(batch); ++block) sum += partial[kSums * block + i];
     target<T>(sums)[i] = static_cast<T>(sum);
   }
   return {outside, coordinates, label_gradient, norms, sums};
@@ -224,31 +225,24 @@ double similarity_terms(const Tensor& inner, const Tensor& cross, const Tensor& 
   return inside - 2 * crossed + squares + 2 * paired;
 }
 
-using FourTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
-
 template <class T>
-FourTensors combine(const Tensor& sums, const Tensor& inner, const Tensor& cross, const Tensor& matrices, double alpha,
-                    double beta, double eta, int64_t width) {
-  const double count = std::max(static_cast<double>(data<T>(sums)[2]), 1.0);
-  const T label = static_cast<T>(static_cast<double>(data<T>(sums)[0]) / count);
-  const T squared = static_cast<T>(static_cast<double>(data<T>(sums)[1]) / (count * static_cast<double>(width)));
-  const T similarity = static_cast<T>(similarity_terms<T>(inner, cross, matrices) * 4 / (count * count));
-  const double total = eta * static_cast<double>(label) + alpha * static_cast<double>(similarity) +
-                       beta * static_cast<double>(squared);
-  const auto scalar = [&](double value) {
-    Tensor made = empty({}, sums.scalar_type());
-    *target<T>(made) = static_cast<T>(value);
-    return made;
-  };
-  return {scalar(total), scalar(static_cast<double>(label)), scalar(static_cast<double>(similarity)),
-          scalar(static_cast<double>(squared))};
+std::vector<Tensor> combine(const Tensor& sums, const Tensor& inner, const Tensor& cross, const Tensor& matrices,
+                            const std::vector<double>& weights, int64_t width) {
+  const std::vector<T> parts = parts_of(data<T>(sums), similarity_terms<T>(inner, cross, matrices), width);
+  double total = 0.0;
+  for (size_t i = 0; i < parts.size(); ++i) total += weights.at(i) * static_cast<double>(parts[i]);
+  std::vector<Tensor> found;
+  const auto put = [&](T value) { *target<T>(found.emplace_back(empty({}, sums.scalar_type()))) = value; };
+  put(static_cast<T>(total));
+  for (const T part : parts) put(part);
+  return found;
 }
 
 template <class T>
-void gradient(Tensor& out, const Maybe& total, const Maybe& label, const Maybe& similarity, const Maybe& squared,
-              const Tensor& outside, const Tensor& coordinates, const Tensor& label_gradient, const Tensor& norms,
-              const Tensor& sums, const Tensor& inner, const Tensor& cross, const Tensor& matrices,
-              const Tensor& basis, double alpha, double beta, double eta, bool multiply) {
+void gradient(Tensor& out, const std::vector<Maybe>& grads, const Tensor& outside, const Tensor& coordinates,
+              const Tensor& label_gradient, const Tensor& norms, const Tensor& sums, const Tensor& inner,
+              const Tensor& cross, const Tensor& matrices, const Tensor& basis, const std::vector<double>& weights,
+              bool multiply) {
   const ScalarType type = basis.scalar_type();
   const int64_t batch = outside.size(0), width = basis.size(0), k = basis.size(1), df = outside.size(1);
   const bool by_rows = matrices.size(0) == 2;
@@ -258,7 +252,7 @@ void gradient(Tensor& out, const Maybe& total, const Maybe& label, const Maybe& 
   check("coordinates", coordinates, type, {batch, 3 * k});
   check("label_gradient", label_gradient, type, {batch, k});
   check("norms", norms, type, {2, batch});
-  check("sums", sums, type, {3});
+  check("sums", sums, type, {kSums});
   if (by_rows) {
     check("matrices", matrices, type, {2, batch, batch});
   } else {
@@ -266,8 +260,6 @@ void gradient(Tensor& out, const Maybe& total, const Maybe& label, const Maybe& 
     check("cross", cross, type, {2 * k, df});
     check("inner", inner, ScalarType::Double, {3 * k, 3 * k});
   }
-  const auto by = [](const Maybe& grad) { return grad.has_value() ? static_cast<double>(*data<T>(*grad)) : 0.0; };
-  const double count = std::max(static_cast<double>(data<T>(sums)[2]), 1.0);
   std::vector<T> copy, by_column, factors, by_u, vv, uu;
   const T* columns = columns_of(basis, copy);
   GradientCall<T> call{};
@@ -278,13 +270,14 @@ void gradient(Tensor& out, const Maybe& total, const Maybe& label, const Maybe& 
   call.recast_lengths = call.lengths + batch;
   call.factors = columns;
   call.multiply = multiply && df > 0;
-  call.scale = (alpha * by(total) + by(similarity)) * (-16.0 / (count * count));
-  call.squared = (beta * by(total) + by(squared)) * (2.0 / (count * static_cast<double>(width)));
-  call.direct = (eta * by(total) + by(label)) / count;
   call.batch = batch;
   call.width = width;
   call.k = k;
   call.gradient = target<T>(out);
+  const auto by = [&](size_t i) { return grads.at(i).has_value() ? static_cast<double>(*data<T>(*grads[i])) : 0.0; };
+  std::vector<double> by_parts;
+  for (size_t i = 0; i < weights.size(); ++i) by_parts.push_back(weights[i] * by(0) + by(i + 1));
+  call.weigh(by_parts, std::max(static_cast<double>(data<T>(sums)[2]), 1.0));
   if (by_rows) {
     by_column = transposed(call.coordinates, batch, 3 * k);
     call.by_column = by_column.data();
@@ -351,17 +344,17 @@ void differences_of(Tensor both, const Tensor& outside, const Tensor& coordinate
   DRCL_BY_DTYPE(coordinates, differences, both, outside, coordinates, norms, multiply);
 }
 
-FourTensors combine_of(const Tensor& sums, const Tensor& inner, const Tensor& cross, const Tensor& matrices,
-                       double alpha, double beta, double eta, int64_t width) {
-  DRCL_BY_DTYPE(sums, combine, sums, inner, cross, matrices, alpha, beta, eta, width);
+std::vector<Tensor> combine_of(const Tensor& sums, const Tensor& inner, const Tensor& cross, const Tensor& matrices,
+                               const std::vector<double>& weights, int64_t width) {
+  DRCL_BY_DTYPE(sums, combine, sums, inner, cross, matrices, weights, width);
 }
 
-void gradient_of(Tensor out, const Maybe& total, const Maybe& label, const Maybe& similarity, const Maybe& squared,
-                 const Tensor& outside, const Tensor& coordinates, const Tensor& label_gradient, const Tensor& norms,
-                 const Tensor& sums, const Tensor& inner, const Tensor& cross, const Tensor& matrices,
-                 const Tensor& basis, double alpha, double beta, double eta, bool multiply) {
-  DRCL_BY_DTYPE(basis, gradient, out, total, label, similarity, squared, outside, coordinates, label_gradient, norms,
-                sums, inner, cross, matrices, basis, alpha, beta, eta, multiply);
+void gradient_of(Tensor out, const std::vector<Maybe>& grads, const Tensor& outside, const Tensor& coordinates,
+                 const Tensor& label_gradient, const Tensor& norms, const Tensor& sums, const Tensor& inner,
+                 const Tensor& cross, const Tensor& matrices, const Tensor& basis, const std::vector<double>& weights,
+                 bool multiply) {
+  DRCL_BY_DTYPE(basis, gradient, out, grads, outside, coordinates, label_gradient, norms, sums, inner, cross, matrices,
+                basis, weights, multiply);
 }
 
 Tensor unmix_of(const Tensor& grad, const Tensor& permutation, double lam) {

@@ -17,6 +17,7 @@ namespace drcl::loss {
 constexpr int64_t kTogether = 4;  // rows that go through a loop at once: each part of Q is loaded once for them
 constexpr int64_t kBlock = 16;    // rows whose part of a sum is added up before the blocks' are, in their order
 constexpr int64_t kMaxK = 256;    // of the prior's space; where that is the faster: drcl/native
+constexpr int64_t kSums = 3;      // over rows: of GCE and |r − x|², and the number of labelled rows
 
 // All matrices are contiguous; Q is held by columns, (K, D). `outside` is null where K = D.
 template <class T>
@@ -31,7 +32,7 @@ struct RowsCall {
   int64_t batch, width, classes, k;
   bool slopes;  // whether the label gradient is wanted
   T *outside, *coordinates, *label_gradient, *lengths, *recast_lengths;
-  double* partial;  // (blocks, 3): of the sums
+  double* partial;  // (blocks, kSums)
 
   bool has_rows() const { return ids == nullptr || permutation != nullptr; }  // not ids alone
 };
@@ -47,6 +48,14 @@ struct DifferencesCall {
   T *m, *z;  // (B, B)
 };
 
+// J_L, J_D and J_MSE.
+template <class T>
+std::vector<T> parts_of(const T* sums, double similarity, int64_t width) {
+  const double count = std::max(static_cast<double>(sums[2]), 1.0);
+  return {static_cast<T>(static_cast<double>(sums[0]) / count), static_cast<T>(similarity * 4 / (count * count)),
+          static_cast<T>(static_cast<double>(sums[1]) / (count * static_cast<double>(width)))};
+}
+
 template <class T>
 struct GradientCall {
   const T *outside, *coordinates, *label_gradient, *lengths, *recast_lengths;
@@ -58,6 +67,13 @@ struct GradientCall {
   double scale, squared, direct;
   int64_t batch, width, k;
   T* gradient;  // (B, D): holds MF or F·FᵀF, unless that is formed here
+
+  // By J_L, J_D and J_MSE.
+  void weigh(const std::vector<double>& by, double count) {
+    direct = by[0] / count;
+    scale = by[1] * (-16.0 / (count * count));
+    squared = by[2] * (2.0 / (count * static_cast<double>(width)));
+  }
 };
 
 // What a thread works in: a few rows' labels (kTogether, C) and one's (C,) where there are such, logits and their

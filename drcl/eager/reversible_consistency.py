@@ -44,6 +44,8 @@ from drcl.precision import widest
 PANEL = 256
 # The share of the last-level cache that a block of rows may take.
 BLOCK_BYTES = 4 * 2**20
+# How many numbers the row stage adds up over all rows.
+SUMS = 3
 
 
 LabelLoss: TypeAlias = Callable[..., tuple[Tensor, Tensor]]  # as label_loss
@@ -75,6 +77,23 @@ class Settings(NamedTuple):
     temperature: float
     lam: float
 
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Those of the parts, in the order of :class:`ReversibleConsistency`."""
+        return self.eta, self.alpha, self.beta
+
+
+class ReversibleConsistency(NamedTuple):
+    """The loss and its parts, each a scalar: ``total = α·consistency + β·recasting + η·label``."""
+
+    total: Tensor
+    label: Tensor
+    consistency: Tensor
+    recasting: Tensor
+
+
+PARTS = len(ReversibleConsistency._fields)
+
 
 class Rows(NamedTuple):
     """What the row stage leaves behind. Unlabelled rows are zero everywhere."""
@@ -83,7 +102,7 @@ class Rows(NamedTuple):
     coordinates: Tensor  # H = [U, Δ, V] (B, 3K)
     label_gradient: Tensor  # d(Σ GCE)/d(X Q) (B, K); (0, K) where it is not wanted
     norms: Tensor  # (2, B): |x| and |r|
-    sums: Tensor  # (3,): Σ GCE, Σ |r − x|², number of labelled rows
+    sums: Tensor  # (SUMS,): Σ GCE, Σ |r − x|², number of labelled rows
 
 
 class Saved(NamedTuple):
@@ -257,20 +276,20 @@ def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
 
 def combine(
     sums: Tensor, inner: Tensor, cross: Tensor, gram_matrix: Tensor, settings: Settings, width: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Total, J_L, J_D and J_MSE from the sums alone."""
+) -> ReversibleConsistency:
+    """The loss and its parts from the sums alone."""
     count = sums[2].clamp(min=1)
     label, squared = sums[0] / count, sums[1] / (count * width)
     similarity = (similarity_terms(inner, cross, gram_matrix) * 4.0).to(count) / count.square()
     alpha, beta, eta, *_ = settings
     total = eta * label + alpha * similarity + beta * squared
-    return total, label, similarity, squared
+    return ReversibleConsistency(total, label, similarity, squared)
 
 
 def gradient(
     grads: Sequence[Tensor | None], saved: Saved, settings: Settings, dtype: torch.dtype
 ) -> Tensor:
-    """Gradient (B, D) in ``dtype``, given those of total, J_L, J_D and J_MSE (None: zero)."""
+    """Gradient (B, D) in ``dtype``, given those of the loss and its parts (None: zero)."""
     outside, coordinates, label_gradient, norms, sums, inner, cross, gram_matrix, *_ = saved
     basis, permutation = saved.basis, saved.permutation
     alpha, beta, eta, _, lam = settings

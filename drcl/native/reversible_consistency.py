@@ -17,6 +17,7 @@ from drcl.backends import load_ops
 from drcl.eager import reversible_consistency as eager
 from drcl.eager.reversible_consistency import (
     Batch,
+    ReversibleConsistency,
     Rows,
     Saved,
     Settings,
@@ -104,34 +105,29 @@ def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
 
 def combine(
     sums: Tensor, inner: Tensor, cross: Tensor, gram_matrix: Tensor, settings: Settings, width: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Total, J_L, J_D and J_MSE from the sums alone."""
-    alpha, beta, eta, *_ = settings
-    parts: tuple[Tensor, Tensor, Tensor, Tensor] = ops.reversible_combine.default(
-        sums, inner, cross, gram_matrix, alpha, beta, eta, width
-    )
-    return parts
+) -> ReversibleConsistency:
+    """The loss and its parts from the sums alone."""
+    parts = ops.reversible_combine.default(sums, inner, cross, gram_matrix, settings.weights, width)
+    return ReversibleConsistency._make(parts)
 
 
 def gradient(
     grads: Sequence[Tensor | None], saved: Saved, settings: Settings, dtype: torch.dtype
 ) -> Tensor:
-    """Gradient (B, D) in ``dtype``, given those of total, J_L, J_D and J_MSE (None: zero)."""
+    """Gradient (B, D) in ``dtype``, given those of the loss and its parts (None: zero)."""
     *tensors, basis, permutation = saved
     outside, gram_matrix = saved.outside, saved.gram_matrix
-    (width, k), batch = basis.shape, len(outside)
-    shared = batch if is_by_rows(gram_matrix) else 2 * k
+    (width, k), (batch, beyond) = basis.shape, outside.shape
+    by_rows = is_by_rows(gram_matrix)
+    shared = batch if by_rows else 2 * k
     if is_whole(basis) or not loops(k, batch * k * (width + shared)):
         return eager.gradient(grads, saved, settings, dtype)
     out = basis.new_empty(batch, width)
-    own = is_by_rows(gram_matrix) and outside.numel() * batch <= OWN_PRODUCTS
-    if outside.shape[1] and not own:
-        factors = (
-            (gram_matrix[0], outside) if is_by_rows(gram_matrix) else (outside, gram_matrix[0])
-        )
+    own = by_rows and batch * batch * beyond <= OWN_PRODUCTS
+    if beyond and not own:
+        factors = (gram_matrix[0], outside) if by_rows else (outside, gram_matrix[0])
         torch.mm(*factors, out=out)
-    alpha, beta, eta, _, lam = settings
-    ops.reversible_gradient.default(out, *grads, *tensors, basis, alpha, beta, eta, own)
+    ops.reversible_gradient.default(out, grads, *tensors, basis, settings.weights, own)
     if permutation is not None:
-        out = ops.reversible_unmix.default(out, permutation.contiguous(), lam)
+        out = ops.reversible_unmix.default(out, permutation.contiguous(), settings.lam)
     return out.to(dtype)

@@ -11,20 +11,23 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from drcl import dispatch
-from drcl.eager.reversible_consistency import Batch, Saved, Settings, Space
+from drcl.eager.reversible_consistency import PARTS, SUMS, Batch, Saved, Settings, Space
 from drcl.native.reversible_consistency import loops
 from drcl.ops import flops
 from drcl.ops.derivatives import differentiable, differentiated_once
 from drcl.ops.inputs import full_precision
 from drcl.precision import widest
 
-PARTS = 4  # the first outputs: total, J_L, J_D, J_MSE
+if TYPE_CHECKING:
+    Outputs: TypeAlias = tuple[Tensor, ...]
+else:  # the schema says how many: all that is saved but basis and permutation
+    Outputs = tuple[(Tensor,) * (PARTS + len(Saved._fields) - 2)]
 
 
 @torch.library.custom_op("drcl::reversible_consistency", mutates_args=())
@@ -38,10 +41,8 @@ def reversible_consistency(
     group: str,
     by_rows: bool,
     backend: str,
-) -> tuple[
-    Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
-]:  # fmt: skip
-    """The loss and its parts: total, J_L, J_D, J_MSE; then what the gradient needs.
+) -> Outputs:
+    """The loss and its parts, then what the gradient needs.
 
     ``space`` and ``settings`` are those of :mod:`drcl.eager.reversible_consistency`, and so are the
     shapes. ``group`` names the process group whose ranks hold the rows of one global batch, "" for
@@ -98,7 +99,7 @@ def _(
         new(batch, 3 * k),
         new(batch, k),
         new(2, batch),
-        new(3),
+        new(SUMS),
         new((0, 0) if by_rows else (3 * k, 3 * k), dtype=widest(features.device)),
         new((0, 0) if by_rows else (2 * k, outside)),
         new(2, batch, batch) if by_rows else new(1, outside, outside),

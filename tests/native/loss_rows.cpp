@@ -109,7 +109,7 @@ Found<T> run(const Case<T>& in, const Loops<T>& loops, void (*entropies)(const d
   out.coordinates.assign(b * 3 * k, unwritten);
   out.label_gradient.assign(b * k, unwritten);
   out.norms.assign(2 * b, unwritten);
-  out.partial.assign(3 * blocks_of(b), -12345.0);
+  out.partial.assign(kSums * blocks_of(b), -12345.0);
   RowsCall<T> rows{};
   rows.features = in.features.data();
   rows.ids = in.by_ids ? in.ids.data() : nullptr;
