@@ -122,6 +122,7 @@ Found<T> run(const Case<T>& in, const Loops<T>& loops, void (*entropies)(const d
   rows.temperature = 0.7;
   rows.lam = T(0.9);
   rows.batch = b, rows.width = d, rows.classes = in.c, rows.k = k;
+  rows.slopes = true;
   T* const outside = k == d ? nullptr : out.outside.data();
   rows.outside = outside;
   rows.coordinates = out.coordinates.data();
@@ -188,7 +189,7 @@ Found<T> run(const Case<T>& in, const Loops<T>& loops, void (*entropies)(const d
   entropy.logits = in.logits.data();
   entropy.ids = rows.ids;
   entropy.targets = in.targets.data();
-  entropy.q = 0.3, entropy.share = 0.1;
+  entropy.q = 0.3, entropy.share = 0.1, entropy.slopes = true;
   entropy.batch = b, entropy.classes = in.c;
   entropy.gradient = out.by_logits.data();
   entropy.probabilities = out.probabilities.data();
