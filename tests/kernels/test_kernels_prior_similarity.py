@@ -141,4 +141,4 @@ def test_registered_with_the_kernels():
     features.requires_grad_()
     weight.requires_grad_()
     q = torch.tensor(0.5, device=DEVICE)
-    opcheck(prior_similarity, (features, weight, targets, q, 0.7, "triton"))
+    opcheck(prior_similarity, (features, weight, targets, q, 0.7, False, "triton"))
