@@ -43,7 +43,7 @@ PANEL, WIDE_PANEL, WIDE_FROM = 128, 256, 512
 
 # Columns of the prior's space up to which the loops are always the faster; with more of them, up to
 # those that they have room for, where there are so few multiplications.
-COLUMNS, MOST_COLUMNS, MULTIPLICATIONS = 64, 256, 2**24
+COLUMNS, MOST_COLUMNS, MULTIPLICATIONS = 64, 256, 2**25
 
 
 def loops(columns: int, multiplications: int) -> bool:
