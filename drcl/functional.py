@@ -117,8 +117,8 @@ def prior_similarity(
         targets: ids (B,) or rows (B, C), or None.
         q: exponent of the generalised cross-entropy in [0, 1], float or 0-d tensor.
         temperature: τ > 0.
-        loss_only: whether loss, score and their gradient are all that is wanted. Logits and
-            probabilities are then empty (0, C), which saves much of the time where C is large.
+        loss_only: return only loss and score, with targets; logits and probabilities are then empty
+            (0, C). On a CPU this saves much of the time where C is large.
 
     Returns logits and probabilities (B, C), ``loss`` = GCE, and ``score``, the mean probability of
     the true class over labelled rows (no gradient), in the prior's dtype. Logits beyond its range
@@ -134,6 +134,7 @@ def prior_similarity(
     weight = prior.weight if isinstance(prior, Prior) else prior
     checks.check_prior(weight, features)
     temperature = checks.check_positive("temperature", temperature)
+    loss_only = checks.check_flag("loss_only", loss_only)
     checks.check_q(q)
     backend = choose(
         "prior_similarity",

@@ -142,7 +142,8 @@ def entry(
 def at(sizes: registry.Sizes, note: str, **options: bool) -> registry.Entry:
     """An entry of these sizes; without k of mAP@all.
 
-    Where they say ``ties``, every item has an equal one; who ranks those in no order has no number.
+    Where they say ``ties``, items come in equal pairs; a library that orders ties arbitrarily gets
+    no time.
     """
     # Few queries for the literal oracle, but whole galleries: ties and near-ties are theirs.
     return registry.Entry("map", sizes, build, NAMES, {"Q": 16}, note, **options)

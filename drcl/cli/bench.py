@@ -107,6 +107,8 @@ def bench(
     if threads is not None:
         torch.set_num_threads(threads)
     if grid_seconds is not None:
+        if listing or quick or peers or revision is not None:
+            raise click.UsageError("--grid: expected without --list, --quick, --peer and --compare")
         _grid(only, grid_seconds, target, out)
         return
     chosen = select(entries(target), only, quick)

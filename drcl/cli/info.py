@@ -14,7 +14,7 @@ from drcl.ops import reversible_consistency as loss
     "--loss",
     "sizes",
     nargs=3,
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 2**31),
     metavar="B D C",
     help="Say how the loss of B rows of D features in C classes is computed.",
 )
@@ -23,10 +23,13 @@ def info(sizes: tuple[int, int, int] | None) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if sizes:
         batch, width, classes = sizes
-        click.echo(f"loss of {batch} rows of {width} features in {classes} classes, {device.type}")
+        click.echo(f"loss at B = {batch}, D = {width}, C = {classes}, {device.type}")
         family = "reversible_consistency"
         kernels = dispatch.kernels_take(family, torch.empty(0, width))
         backend = dispatch.choose(family, device, kernels=kernels)
+        if backend == "reference":
+            click.echo("  backend                    reference: from the formulas, in B×B matrices")
+            return
         for name, chosen in loss.explain(*sizes, backend).items():
             click.echo(f"  {name:<26} {chosen}")
         return

@@ -24,7 +24,7 @@ def prior_similarity(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Logits, probabilities, loss, score and d(loss)/d(logits), in the weight's dtype.
 
-    Of the ``loss_only``, logits and probabilities are empty (0, C).
+    With ``loss_only``, logits and probabilities are empty (0, C).
     """
     # sums over the rows may leave the range of half precision where their mean does not
     wide = torch.promote_types(weight.dtype, torch.float32)
@@ -40,7 +40,7 @@ def prior_similarity(
     loss, gradient = losses.sum() / count, gradient / count
     dtype = weight.dtype
     if loss_only:
-        logits, p = (p.new_empty(0, p.shape[1]) for _ in range(2))
+        logits, p = (weight.new_empty(0, p.shape[1]) for _ in range(2))
     return logits, p.to(dtype), loss.to(dtype), score.to(dtype), gradient.to(dtype)
 
 

@@ -49,7 +49,7 @@ def differentiable(
         backward: ``backward(ctx, *gradients)``: the gradient by the first input, or a tuple of
             those by the first few; the others have none.
         jvp: ``jvp(ctx, *tangents)``: tangents of the outputs.
-        value: the op's function where no derivative is wanted, if it then has less to do.
+        value: the op's function where no derivative is wanted, if that is cheaper.
         gradients_of: how many inputs have a gradient, all of them tensors; 0 where there is none
             to be had.
         shown: how many of its outputs the op's callers look at: others may be left out, but for one

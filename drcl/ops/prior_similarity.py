@@ -29,7 +29,7 @@ def prior_similarity(
     """Logits (B, C), probabilities (B, C), loss, score, and what the gradient needs.
 
     Shapes: features (B, D), weight (D, C), targets (B,) ids or (B, C) rows, q 0-d. The last output
-    is d(loss)/d(logits) (B, C). Of the ``loss_only``, logits and probabilities are empty
+    is d(loss)/d(logits) (B, C). With ``loss_only``, logits and probabilities are empty
     (0, C).
     """
     compute = stages("prior_similarity", backend).prior_similarity

@@ -137,6 +137,12 @@ def test_a_point_is_measured_as_a_workload_of_the_suite(more: dict[str, int]) ->
     assert any(row.ratio == 1.0 and row.ours for row in found)
 
 
+@pytest.mark.parametrize("more", [["--list"], ["--quick"], ["--compare", "HEAD"]])
+def test_the_command_refuses_what_a_grid_has_not(more: list[str]) -> None:
+    done = CliRunner().invoke(main, ["bench", "--grid", "1", *more])
+    assert done.exit_code == 2 and "--grid: expected without --list" in done.output
+
+
 def test_the_command_refuses_other_ops() -> None:
     done = CliRunner().invoke(main, ["bench", "--grid", "1", "--only", "nonsense"])
     assert done.exit_code == 1

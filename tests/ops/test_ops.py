@@ -71,6 +71,9 @@ def test_prior_similarity_is_registered_right():
     for loss_only in (False, True):
         args = features, weight, targets, torch.tensor(0.5), 0.7, loss_only, "eager"
         opcheck(prior_similarity, args)
+        for half in (torch.float16, torch.bfloat16):
+            narrow = features, weight.to(half), *args[2:]
+            opcheck(prior_similarity, narrow, test_utils="test_faketensor")
 
 
 def test_mixup_is_registered_right():
