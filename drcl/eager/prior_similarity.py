@@ -64,7 +64,9 @@ def prior_similarity_backward(
     features, weight, probabilities, loss_gradient = saved
     large = len(features) > 2 * len(weight) and weight.dtype.itemsize > 2
     if large and grad_loss is not None and grad_logits is None and grad_probabilities is None:
-        return _scaled_after(grad_loss / temperature, saved, needs)
+        # Not the batch's matrix is multiplied, but W (D, C) and the gradient by W: of a large batch
+        # these are smaller. In half precision they might overflow.
+        return _products(loss_gradient, saved, needs, grad_loss / temperature)
     total = torch.zeros_like(loss_gradient) if grad_loss is None else grad_loss * loss_gradient
     if grad_probabilities is not None:
         weighted = grad_probabilities * probabilities
@@ -73,20 +75,20 @@ def prior_similarity_backward(
         total = total + grad_logits
     if temperature != 1.0:
         total = total / temperature
-    by_features = (total @ weight.T).to(features.dtype) if needs[0] else features.new_empty(0)
-    by_weight = (
-        project_transposed(features.to(weight.dtype), total) if needs[1] else weight.new_empty(0)
-    )
-    return by_features, by_weight
+    return _products(total, saved, needs)
 
 
-def _scaled_after(factor: Tensor, saved: Saved, needs: Sequence[bool]) -> tuple[Tensor, Tensor]:
-    """The same for a multiple of the loss alone, in a large batch: its matrix is not multiplied,
-    but W (D, C) and the gradient by W are. In half precision these might overflow."""
-    features, weight, _, loss_gradient = saved
+def _products(
+    by_product: Tensor, saved: Saved, needs: Sequence[bool], factor: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Gradients by features and weight from that by XW, times a factor."""
+    features, weight, *_ = saved
     by_features, by_weight = features.new_empty(0), weight.new_empty(0)
     if needs[0]:
-        by_features = (loss_gradient @ (weight.T * factor)).to(features.dtype)
+        turned = weight.T if factor is None else weight.T * factor
+        by_features = (by_product @ turned).to(features.dtype)
     if needs[1]:
-        by_weight = project_transposed(features.to(weight.dtype), loss_gradient).mul_(factor)
+        by_weight = project_transposed(features.to(weight.dtype), by_product)
+        if factor is not None:
+            by_weight.mul_(factor)
     return by_features, by_weight

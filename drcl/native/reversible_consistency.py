@@ -52,6 +52,11 @@ def loops(columns: int, multiplications: int) -> bool:
     return columns <= COLUMNS or few
 
 
+def loops_over_rows(batch: int, width: int, classes: int, columns: int) -> bool:
+    """Whether :func:`rows` is loops, in a prior's space of K columns."""
+    return loops(columns, batch * columns * (width + classes))
+
+
 def label_loss(
     logits: Tensor, targets: Tensor, q: Tensor, *, gradient: bool
 ) -> tuple[Tensor, Tensor]:
@@ -65,7 +70,7 @@ def rows(given: Batch, space: Space, settings: Settings, *, gradient: bool = Tru
     features, targets, permutation, q = given
     width, k = space.basis.shape
     classes = len(space.recast)
-    if is_whole(space.basis) or not loops(k, len(features) * k * (width + classes)):
+    if is_whole(space.basis) or not loops_over_rows(len(features), width, classes, k):
         return eager.rows(given, space, settings, label_loss, gradient=gradient)
     dtype = space.basis.dtype
     if targets.ndim == 2:

@@ -105,17 +105,19 @@ def _jvp(
     needs = features_tangent is not None, weight_tangent is not None
     one = weight.new_ones(())
     by_features, by_weight = _gradients(ctx, (None, None, one), needs)
-    logits = weight.new_zeros(features.shape[0], weight.shape[1])
     loss = torch.zeros_like(one)
     if features_tangent is not None:
-        logits = logits + features_tangent.to(weight.dtype) @ weight
         loss = loss + (by_features * features_tangent).sum(dtype=loss.dtype)
     if weight_tangent is not None:
-        logits = logits + features.to(weight.dtype) @ weight_tangent
         loss = loss + (by_weight * weight_tangent).sum()
-    logits = logits / ctx.temperature
     if ctx.loss_only:
         return torch.zeros_like(probabilities), torch.zeros_like(probabilities), loss, None, None
+    logits = torch.zeros_like(probabilities)
+    if features_tangent is not None:
+        logits = logits + features_tangent.to(weight.dtype) @ weight
+    if weight_tangent is not None:
+        logits = logits + features.to(weight.dtype) @ weight_tangent
+    logits = logits / ctx.temperature
     weighted = probabilities * logits
     by_logits = weighted - probabilities * weighted.sum(dim=1, keepdim=True)
     return logits, by_logits, loss, None, None

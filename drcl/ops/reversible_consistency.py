@@ -18,7 +18,7 @@ from torch import Tensor
 
 from drcl import dispatch
 from drcl.eager.reversible_consistency import PARTS, SUMS, Batch, Saved, Settings, Space
-from drcl.native.reversible_consistency import loops
+from drcl.native.reversible_consistency import loops_over_rows
 from drcl.ops import flops
 from drcl.ops.derivatives import differentiable, differentiated_once
 from drcl.ops.inputs import full_precision
@@ -219,7 +219,7 @@ def prefers_whole(
     k = min(width, classes)
     if backend not in ("native", "eager") or torch.compiler.is_exporting():
         return False
-    if backend == "native" and loops(k, batch * k * (width + classes)):
+    if backend == "native" and loops_over_rows(batch, width, classes, k):
         return False
     counted = functools.partial(operations, batch, width, classes, targets, by_rows=by_rows)
     return k == width or (by_rows and sum(counted(whole=True)) < sum(counted(whole=False)))
@@ -250,7 +250,7 @@ def explain(batch: int, width: int, classes: int, backend: str) -> dict[str, str
     k = width if whole else min(width, classes)
     side = batch if by_rows else width if k < width else 3 * k
     value, gradient = operations(batch, width, classes, (batch,), by_rows=by_rows, whole=whole)
-    looped = backend == "native" and not whole and loops(k, batch * k * (width + classes))
+    looped = backend == "native" and not whole and loops_over_rows(batch, width, classes, k)
     return {
         "backend": backend,
         "matrices": f"{'rows by rows' if by_rows else 'features by features'}, {side}×{side}",
