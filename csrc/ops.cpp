@@ -34,6 +34,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(drcl, m) {
   // drcl/native/cross_entropy.py.
   m.def("cross_entropy(Tensor logits, Tensor targets, Tensor q) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("cross_entropy_(Tensor(a!) logits, Tensor targets, Tensor q, bool mean, bool slopes) -> (Tensor, Tensor)");
+  // The same of small batches' logits XW/τ, with the gradients by X and W that are needed: drcl/native/prior_similarity.py.
+  m.def("similarity_at_once(Tensor features, Tensor weight, Tensor targets, Tensor q, float temperature, bool[] needs) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   // The stages of the loss by rows, and the transpose of its mixing: drcl/native/reversible_consistency.py.
   m.def("reversible_rows(Tensor features, Tensor targets, Tensor? permutation, Tensor q, Tensor basis, Tensor recast, "
         "Tensor weight, float temperature, float lam, bool slopes) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
@@ -44,6 +47,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(drcl, m) {
         "Tensor norms, Tensor sums, Tensor inner, Tensor cross, Tensor matrices, Tensor basis, float[] weights, "
         "bool multiply) -> ()");
   m.def("reversible_unmix(Tensor gradient, Tensor permutation, float lam) -> Tensor");
+  m.def("reversible_at_once(Tensor features, Tensor targets, Tensor? permutation, Tensor q, Tensor basis, Tensor recast, "
+        "Tensor weight, float temperature, float lam, float[] weights) -> Tensor[]");
   // Whether the ranking has code for a CUDA device: what was built may be for others.
   m.def("ranks_on(int device) -> bool");
   // average_precision by the GPU's code in a loop on the CPU, `threads` in turn: for tests.

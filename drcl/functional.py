@@ -154,10 +154,12 @@ def prior_similarity(
             if not loss_only:
                 return found
             return found._replace(logits=found.logits[:0], probabilities=found.probabilities[:0])
-    logits, p, loss, score, _ = ops.prior_similarity.similarity(
+    found = ops.prior_similarity.similarity(
         features, weight, targets, as_tensor(q, features), temperature, loss_only, backend
     )
-    return PriorSimilarity(logits, p, loss, score)
+    loss, score, *rest = found
+    logits, probabilities = (weight.new_empty(0, weight.shape[1]),) * 2 if loss_only else rest[:2]
+    return PriorSimilarity(logits, probabilities, loss, score)
 
 
 def _reference_prior_similarity(

@@ -1,8 +1,10 @@
 // The generalised cross-entropy of rows of logits on a CPU, for drcl/native/cross_entropy.py: a row goes through all
 // steps while it is in the nearest cache. Rows are divided into blocks of one size, and what is summed over rows is
-// summed by blocks and then over blocks in their order, so that the bits are the same for any number of threads.
+// summed by blocks and then over blocks in their order, so that the bits are the same for any number of threads. Of
+// small batches logits and gradients are found here too: a call of PyTorch's product takes longer than the whole.
 
 #include "cross_entropy.h"
+#include "prior_similarity.h"
 #include "tensors.h"
 
 #include <algorithm>
@@ -63,6 +65,7 @@ std::tuple<Tensor, Tensor> over_rows(const Tensor& logits, const Tensor& targets
 }
 
 using FourTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+using FiveTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 template <class T>
 FourTensors cross_entropy(const Tensor& logits, const Tensor& targets, const Tensor& q) {
@@ -80,6 +83,52 @@ std::tuple<Tensor, Tensor> cross_entropy_in_place(Tensor& logits, const Tensor& 
   return over_rows<T>(logits, targets, q, mean, slopes, target<T>(logits), nullptr);
 }
 
+// The transpose (m, n) of a matrix (n, m).
+template <class T>
+void transpose(const T* rows, int64_t n, int64_t m, T* columns) {
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < m; ++j) columns[j * n + i] = rows[i * m + j];
+  }
+}
+
+// Loss and score of the logits XW/τ, and the loss's gradients by logits, by X and by W; the last two are empty where
+// they are not needed.
+template <class T>
+FiveTensors similarity(const Tensor& features, const Tensor& weight, const Tensor& targets, const Tensor& q,
+                       double temperature, const std::vector<bool>& needs) {
+  const ScalarType type = weight.scalar_type();
+  const int64_t batch = features.size(0), width = weight.size(0), classes = weight.size(1);
+  check("features", features, type, {batch, width});
+  check("weight", weight, type, {width, classes});
+  const bool by_x = needs.at(0), by_w = needs.at(1);
+  Tensor logits = empty({batch, classes}, type);
+  Tensor by_features = empty({by_x ? batch : 0, width}, type), by_weight = empty({by_w ? width : 0, classes}, type);
+  static const auto products = similarity::products_here<T>();
+  const T scale = T(1) / static_cast<T>(temperature), *x = data<T>(features), *w = data<T>(weight);
+  const bool narrow = classes < Vector<T>::lanes;  // rows of classes are shorter than a vector
+  std::vector<T> columns(narrow || by_x ? width * classes : 0);
+  if (!columns.empty()) transpose(w, width, classes, columns.data());
+  T* slopes = target<T>(logits);
+  if (narrow) {
+    products.logits(x, columns.data(), batch, width, classes, scale, slopes);
+  } else {
+    products.product(x, w, batch, width, classes, scale, slopes);
+  }
+  const auto [loss, score] = over_rows<T>(logits, targets, q, true, true, slopes, nullptr);
+  if (by_x) products.product(slopes, columns.data(), batch, classes, width, scale, target<T>(by_features));
+  if (by_w && narrow) {
+    std::vector<T> turned(batch * classes);
+    transpose(slopes, batch, classes, turned.data());
+    products.product(turned.data(), x, classes, batch, width, scale, columns.data());
+    transpose(columns.data(), classes, width, target<T>(by_weight));
+  } else if (by_w) {
+    std::vector<T> turned(batch * width);
+    transpose(x, batch, width, turned.data());
+    products.product(turned.data(), slopes, width, batch, classes, scale, target<T>(by_weight));
+  }
+  return {loss, score, logits, by_features, by_weight};
+}
+
 FourTensors cross_entropy_of(const Tensor& logits, const Tensor& targets, const Tensor& q) {
   DRCL_BY_DTYPE(logits, cross_entropy, logits, targets, q);
 }
@@ -89,10 +138,16 @@ std::tuple<Tensor, Tensor> cross_entropy_in_place_of(Tensor logits, const Tensor
   DRCL_BY_DTYPE(logits, cross_entropy_in_place, logits, targets, q, mean, slopes);
 }
 
+FiveTensors similarity_of(const Tensor& features, const Tensor& weight, const Tensor& targets, const Tensor& q,
+                          double temperature, const std::vector<bool>& needs) {
+  DRCL_BY_DTYPE(weight, similarity, features, weight, targets, q, temperature, needs);
+}
+
 }  // namespace
 }  // namespace drcl
 
 STABLE_TORCH_LIBRARY_IMPL(drcl, CPU, m) {
   m.impl("cross_entropy", TORCH_BOX(&drcl::cross_entropy_of));
   m.impl("cross_entropy_", TORCH_BOX(&drcl::cross_entropy_in_place_of));
+  m.impl("similarity_at_once", TORCH_BOX(&drcl::similarity_of));
 }

@@ -333,6 +333,28 @@ Tensor unmix(const Tensor& grad, const Tensor& permutation, double lam) {
   return out;
 }
 
+// All stages of a small batch in turn: the loss, its parts, and the loss's gradient.
+template <class T>
+std::vector<Tensor> at_once(const Tensor& features, const Tensor& targets, const Maybe& permutation, const Tensor& q,
+                            const Tensor& basis, const Tensor& recast, const Tensor& weight, double temperature,
+                            double lam, const std::vector<double>& weights) {
+  const ScalarType type = basis.scalar_type();
+  const int64_t batch = features.size(0), width = basis.size(0);
+  const auto [outside, coordinates, label_gradient, norms, sums] =
+      rows<T>(features, targets, permutation, q, basis, recast, weight, temperature, lam, true);
+  Tensor matrices = empty({2, batch, batch}, type), out = empty({batch, width}, type), one = empty({}, type);
+  const Tensor inner = empty({0, 0}, ScalarType::Double), cross = empty({0, 0}, type);
+  differences<T>(matrices, outside, coordinates, norms, true);
+  std::vector<Tensor> found = combine<T>(sums, inner, cross, matrices, weights, width);
+  *target<T>(one) = T(1);
+  std::vector<Maybe> grads(found.size());
+  grads[0] = one;
+  gradient<T>(out, grads, outside, coordinates, label_gradient, norms, sums, inner, cross, matrices, basis, weights,
+              true);
+  found.push_back(permutation.has_value() ? unmix<T>(out, *permutation, lam) : out);
+  return found;
+}
+
 FiveTensors rows_of(const Tensor& features, const Tensor& targets, const Maybe& permutation, const Tensor& q,
                     const Tensor& basis, const Tensor& recast, const Tensor& weight, double temperature, double lam,
                     bool slopes) {
@@ -361,6 +383,12 @@ Tensor unmix_of(const Tensor& grad, const Tensor& permutation, double lam) {
   DRCL_BY_DTYPE(grad, unmix, grad, permutation, lam);
 }
 
+std::vector<Tensor> at_once_of(const Tensor& features, const Tensor& targets, const Maybe& permutation,
+                               const Tensor& q, const Tensor& basis, const Tensor& recast, const Tensor& weight,
+                               double temperature, double lam, const std::vector<double>& weights) {
+  DRCL_BY_DTYPE(basis, at_once, features, targets, permutation, q, basis, recast, weight, temperature, lam, weights);
+}
+
 }  // namespace
 }  // namespace drcl::loss
 
@@ -370,4 +398,5 @@ STABLE_TORCH_LIBRARY_IMPL(drcl, CPU, m) {
   m.impl("reversible_combine", TORCH_BOX(&drcl::loss::combine_of));
   m.impl("reversible_gradient", TORCH_BOX(&drcl::loss::gradient_of));
   m.impl("reversible_unmix", TORCH_BOX(&drcl::loss::unmix_of));
+  m.impl("reversible_at_once", TORCH_BOX(&drcl::loss::at_once_of));
 }

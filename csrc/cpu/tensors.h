@@ -9,6 +9,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
 #include <vector>
@@ -28,8 +29,16 @@ T* target(Tensor& tensor) {
   return static_cast<T*>(tensor.mutable_data_ptr());
 }
 
+// torch::stable::empty looks its op up by name, which takes longer than a small loop.
 inline Tensor empty(std::initializer_list<int64_t> sizes, ScalarType type) {
-  return torch::stable::empty(std::vector<int64_t>(sizes), type);
+  const auto dims = static_cast<int64_t>(sizes.size());
+  std::vector<int64_t> strides(sizes.size(), 1);
+  for (int64_t i = dims - 1; i > 0; --i) strides[i - 1] = strides[i] * std::max<int64_t>(sizes.begin()[i], 1);
+  const auto dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
+  AtenTensorHandle made = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dims, sizes.begin(), strides.data(), dtype,
+                                                         aoti_torch_device_type_cpu(), 0, &made));
+  return Tensor(made);
 }
 
 inline void check(const char* name, const Tensor& tensor, ScalarType type, std::initializer_list<int64_t> sizes) {

@@ -28,7 +28,7 @@ class Entropies(NamedTuple):
 def entropies(logits: Tensor, targets: Tensor, q: Tensor) -> Entropies:
     """Shapes: logits (B, C) in float32 or float64, targets ids (B,) or rows (B, C), q 0-d."""
     logits = logits.contiguous()
-    return Entropies._make(ops.cross_entropy.default(logits, _rows(targets, logits), compiled_q(q)))
+    return Entropies._make(ops.cross_entropy.default(logits, laid_out(targets, logits), compiled_q(q)))
 
 
 def entropies_in_place(
@@ -39,12 +39,13 @@ def entropies_in_place(
     Without ``gradient`` they are overwritten all the same.
     """
     found: tuple[Tensor, Tensor] = ops.cross_entropy_.default(
-        logits, _rows(targets, logits), compiled_q(q), mean, gradient
+        logits, laid_out(targets, logits), compiled_q(q), mean, gradient
     )
     return found
 
 
-def _rows(targets: Tensor, logits: Tensor) -> Tensor:
+def laid_out(targets: Tensor, logits: Tensor) -> Tensor:
+    """Ids, or rows in the logits' dtype, as compiled code reads them."""
     return (targets if targets.ndim == 1 else targets.to(logits.dtype)).contiguous()
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from drcl.eager.prior_similarity import prior_similarity_backward
 from drcl.eager.products import project
-from drcl.native.cross_entropy import entropies, entropies_in_place
+from drcl.native.cross_entropy import compiled_q, entropies, entropies_in_place, laid_out, ops
 
-__all__ = ["prior_similarity", "prior_similarity_backward"]
+__all__ = ["at_once", "prior_similarity", "prior_similarity_backward"]
+
+# B·D·C up to which the products are loops too, on one thread.
+SMALL = 2**18
 
 
 def prior_similarity(
@@ -22,6 +27,9 @@ def prior_similarity(
     loss_only: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See :func:`drcl.eager.prior_similarity.prior_similarity`."""
+    if loss_only and (found := at_once(features, weight, targets, q, temperature, (False, False))):
+        nothing = weight.new_empty(0, weight.shape[1])
+        return nothing, torch.empty_like(nothing), *found[:3]
     logits = project(features.to(weight.dtype), weight)
     if temperature != 1.0:
         logits = logits / temperature
@@ -31,3 +39,24 @@ def prior_similarity(
         return nothing, torch.empty_like(nothing), loss, score, logits
     found = entropies(logits, targets, q)
     return logits, found.probabilities, found.loss, found.score, found.gradient
+
+
+def at_once(
+    features: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    q: Tensor,
+    temperature: float,
+    needs: Sequence[bool],
+) -> tuple[Tensor, ...] | None:
+    """Loss, score, and the loss's gradients by logits, and by features and weight where needed.
+
+    None where the products are too large to be loops.
+    """
+    if features.numel() * weight.shape[1] > SMALL:
+        return None
+    x = features.to(weight.dtype).contiguous()
+    loss, score, by_logits, by_features, by_weight = ops.similarity_at_once.default(
+        x, weight.contiguous(), laid_out(targets, weight), compiled_q(q), temperature, needs
+    )
+    return loss, score, by_logits, by_features.to(features.dtype), by_weight

@@ -9,6 +9,7 @@ stage where the products of its loops would be large ones (:func:`loops`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ from drcl.eager.reversible_consistency import (
 )
 from drcl.native.cross_entropy import compiled_q, entropies_in_place
 
-__all__ = ["class_sums", "combine", "differences", "gradient", "gram", "rows"]
+__all__ = ["at_once", "class_sums", "combine", "differences", "gradient", "gram", "rows"]
 
 load_ops()
 ops = torch.ops.drcl  # `.default` below: to look for the overload takes longer than a small stage
@@ -67,27 +68,39 @@ def label_loss(
 
 def rows(given: Batch, space: Space, settings: Settings, *, gradient: bool = True) -> Rows:
     """Mix, normalise, project, and finish the parts of the loss that are sums over rows."""
-    features, targets, permutation, q = given
     width, k = space.basis.shape
-    classes = len(space.recast)
-    if is_whole(space.basis) or not loops_over_rows(len(features), width, classes, k):
+    if is_whole(space.basis) or not loops_over_rows(len(given[0]), width, len(space.recast), k):
         return eager.rows(given, space, settings, label_loss, gradient=gradient)
+    return Rows._make(ops.reversible_rows.default(*_laid_out(given, space, settings), gradient))
+
+
+def at_once(given: Batch, space: Space, settings: Settings) -> list[Tensor] | None:
+    """The loss, its parts and its gradient (B, D), if all stages of B×B matrices would be loops."""
+    batch, (width, k) = len(given.features), space.basis.shape
+    few = k <= COLUMNS and batch * batch * width <= OWN_PRODUCTS
+    if is_whole(space.basis) or not few:
+        return None
+    found: list[Tensor] = ops.reversible_at_once.default(
+        *_laid_out(given, space, settings), settings.weights
+    )
+    found[-1] = found[-1].to(given.features.dtype)
+    return found
+
+
+def _laid_out(given: Batch, space: Space, settings: Settings) -> tuple[Any, ...]:
+    """What the compiled loops over rows take."""
+    features, targets, permutation, q = given
     dtype = space.basis.dtype
-    if targets.ndim == 2:
-        targets = targets.to(dtype).contiguous()
-    return Rows._make(
-        ops.reversible_rows.default(
-            features.to(dtype).contiguous(),
-            targets.contiguous(),
-            permutation if permutation is None else permutation.contiguous(),
-            compiled_q(q),
-            space.basis,
-            space.recast.contiguous(),
-            space.weight.contiguous(),
-            settings.temperature,
-            settings.lam,
-            gradient,
-        )
+    return (
+        features.to(dtype).contiguous(),
+        (targets if targets.ndim == 1 else targets.to(dtype)).contiguous(),
+        permutation if permutation is None else permutation.contiguous(),
+        compiled_q(q),
+        space.basis,
+        space.recast.contiguous(),
+        space.weight.contiguous(),
+        settings.temperature,
+        settings.lam,
     )
 
 

@@ -38,6 +38,7 @@ def differentiable(
     backward: Rule,
     jvp: Rule,
     value: Rule | None = None,
+    at_once: Rule | None = None,
     gradients_of: int = 1,
     shown: int | None = None,
 ) -> Rule:
@@ -50,6 +51,10 @@ def differentiable(
             those by the first few; the others have none.
         jvp: ``jvp(ctx, *tangents)``: tangents of the outputs.
         value: the op's function where no derivative is wanted, if that is cheaper.
+        at_once: ``at_once(ctx, *inputs)``: the outputs that are looked at, or None where that does
+            not pay. ``ctx.gradients`` are then those of the first, a scalar, by the first few
+            inputs (None: not needed): of a small problem they are found in less time than autograd
+            takes to call for them.
         gradients_of: how many inputs have a gradient, all of them tensors; 0 where there is none
             to be had.
         shown: how many of its outputs the op's callers look at: others may be left out, but for one
@@ -96,15 +101,43 @@ def differentiable(
 
         @staticmethod
         def forward(ctx: Any, *given: Any) -> Any:
-            args = given[-1]
+            args, tensors = given[-1]
+            ctx.gradients = None
+            output = None if at_once is None else at_once(ctx, *args)
+            if output is not None:
+                ctx.set_materialize_grads(False)
+                ctx.save_for_backward(*tensors)
+                ctx.args = args
+                return output
             output = op._init_fn(*args)
             setup(ctx, args, output)
             return output if shown is None else output[:shown]
 
         @staticmethod
         def backward(ctx: Any, *grads: Any) -> Any:
-            found = backward(ctx, *grads)
-            return (*found, None) if isinstance(found, tuple) else (found, None)
+            if ctx.gradients is None:
+                found = backward(ctx, *grads)
+                return (*found, None) if isinstance(found, tuple) else (found, None)
+            first, *others = grads
+            # Gradients of other outputs, and a second derivative, which is refused there.
+            if torch.is_grad_enabled() or any(grad is not None for grad in others):
+                return *_anew(ctx, grads), None
+            return *(None if first is None or g is None else g * first for g in ctx.gradients), None
+
+    def _anew(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+        """The gradients by way of the op."""
+        flat, _ = _flatten(ctx.args), ctx.saved_tensors  # which refuses what has changed since
+        create = torch.is_grad_enabled()
+        with torch.enable_grad():
+            outputs = Transformed.apply(*flat, _lengths(ctx.args))
+            given = [(o, g) for o, g in zip(outputs, grads, strict=False) if g is not None]
+            wanted = [i for i in range(gradients_of) if ctx.needs_input_grad[i]]
+            found = torch.autograd.grad(
+                [o for o, _ in given], [flat[i] for i in wanted], [g for _, g in given],
+                create_graph=create, allow_unused=True,
+            )
+        gradients = dict(zip(wanted, found, strict=True))
+        return tuple(gradients.get(i) for i in range(gradients_of))
 
     def each(info: Any, in_dims: tuple[Any, ...], *args: Any) -> tuple[Any, Any]:
         nested = zip(in_dims, args, strict=True)
@@ -132,7 +165,7 @@ def differentiable(
                     if not (recorded and any(one.requires_grad for one in tensors)):
                         return plain(*args)
                     if not any(one.requires_grad for one in tensors[gradients_of:]):
-                        return Direct.apply(*args[:gradients_of], args)
+                        return Direct.apply(*args[:gradients_of], (args, tensors))
             if recorded or under_transform():
                 return Transformed.apply(*flat, _lengths(args))
             return op(*args)

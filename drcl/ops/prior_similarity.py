@@ -1,4 +1,4 @@
-"""``drcl::prior_similarity``: logits, probabilities, loss and quality score."""
+"""``drcl::prior_similarity``: loss, quality score, logits and probabilities."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from drcl.eager.prior_similarity import Saved
 from drcl.ops.derivatives import differentiable, differentiated_once
 from drcl.ops.inputs import full_precision
 
-GRADS = 3  # the outputs that have a gradient: logits, probabilities, loss
-
 
 @torch.library.custom_op("drcl::prior_similarity", mutates_args=())
 def prior_similarity(
@@ -26,7 +24,7 @@ def prior_similarity(
     loss_only: bool,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Logits (B, C), probabilities (B, C), loss, score, and what the gradient needs.
+    """Loss, score, logits (B, C), probabilities (B, C), and what the gradient needs.
 
     Shapes: features (B, D), weight (D, C), targets (B,) ids or (B, C) rows, q 0-d. The last output
     is d(loss)/d(logits) (B, C). With ``loss_only``, logits and probabilities are empty
@@ -34,10 +32,10 @@ def prior_similarity(
     """
     compute = stages("prior_similarity", backend).prior_similarity
     with full_precision(features):
-        found: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = compute(
+        logits, probabilities, loss, score, loss_gradient = compute(
             features, weight, targets, q, temperature, loss_only=loss_only
         )
-    return found
+    return loss, score, logits, probabilities, loss_gradient
 
 
 @prior_similarity.register_fake
@@ -47,7 +45,7 @@ def _(
     batch, classes = features.shape[0], weight.shape[1]
     new = weight.new_empty
     shown = 0 if loss_only else batch
-    return new(shown, classes), new(shown, classes), new(()), new(()), new(batch, classes)
+    return new(()), new(()), new(shown, classes), new(shown, classes), new(batch, classes)
 
 
 @torch.library.custom_op("drcl::prior_similarity_backward", mutates_args=())
@@ -80,16 +78,35 @@ def _(
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     features, weight, _, _, ctx.temperature, ctx.loss_only, ctx.backend = inputs
-    _, probabilities, _, score, loss_gradient = output
+    _, score, _, probabilities, loss_gradient = output
     ctx.mark_non_differentiable(score, loss_gradient)
     ctx.save_for_backward(features, weight, probabilities, loss_gradient)
     ctx.save_for_forward(features, weight, probabilities, loss_gradient)
     ctx.set_materialize_grads(False)
 
 
+def _at_once(
+    ctx: Any, features: Tensor, weight: Tensor, targets: Tensor, q: Tensor, temperature: float,
+    loss_only: bool, backend: str,
+) -> tuple[Tensor, ...] | None:  # fmt: skip
+    needs = list(ctx.needs_input_grad[:2])
+    if backend != "native" or not loss_only:
+        return None
+    found = stages("prior_similarity", backend).at_once(
+        features, weight, targets, q, temperature, needs
+    )
+    if found is None:
+        return None
+    loss, score, _, *gradients = found
+    ctx.mark_non_differentiable(score)
+    ctx.gradients = [grad if need else None for grad, need in zip(gradients, needs, strict=True)]
+    return loss, score
+
+
 def _backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
     needs = ctx.needs_input_grad[:2]
-    given = (None, None, grads[2]) if ctx.loss_only else grads[:GRADS]
+    by_loss, _, by_logits, by_probabilities, _ = grads
+    given = (None, None, by_loss) if ctx.loss_only else (by_logits, by_probabilities, by_loss)
     if all(grad is None for grad in given):
         return None, None
     gradients = _gradients(ctx, given, needs)
@@ -111,7 +128,7 @@ def _jvp(
     if weight_tangent is not None:
         loss = loss + (by_weight * weight_tangent).sum()
     if ctx.loss_only:
-        return torch.zeros_like(probabilities), torch.zeros_like(probabilities), loss, None, None
+        return loss, None, torch.zeros_like(probabilities), torch.zeros_like(probabilities), None
     logits = torch.zeros_like(probabilities)
     if features_tangent is not None:
         logits = logits + features_tangent.to(weight.dtype) @ weight
@@ -120,7 +137,7 @@ def _jvp(
     logits = logits / ctx.temperature
     weighted = probabilities * logits
     by_logits = weighted - probabilities * weighted.sum(dim=1, keepdim=True)
-    return logits, by_logits, loss, None, None
+    return loss, None, logits, by_logits, None
 
 
 def _gradients(
@@ -134,5 +151,10 @@ def _gradients(
 
 gradients_of_similarity = differentiated_once(prior_similarity_backward, "prior_similarity")
 similarity = differentiable(
-    prior_similarity, setup=_setup, backward=_backward, jvp=_jvp, gradients_of=2
+    prior_similarity,
+    setup=_setup,
+    backward=_backward,
+    jvp=_jvp,
+    at_once=_at_once,
+    gradients_of=2,
 )

@@ -85,6 +85,21 @@ def _value(
     return _in_stages(Batch(features, targets, permutation, q), *rest, gradient=False)
 
 
+def _at_once(
+    ctx: Any, features: Tensor, targets: Tensor, permutation: Tensor | None, q: Tensor,
+    space: Sequence[Tensor], settings: Sequence[float], group: str, by_rows: bool, backend: str,
+) -> tuple[Tensor, ...] | None:  # fmt: skip
+    if backend != "native" or group or not by_rows:
+        return None
+    batch = Batch(features, targets, permutation, q)
+    found = stages(backend).at_once(batch, Space(*space), Settings(*settings))
+    if found is None:
+        return None
+    *parts, gradient = found
+    ctx.gradients = [gradient]
+    return tuple(parts)
+
+
 @reversible_consistency.register_fake
 def _(
     features: Tensor, targets: Any, permutation: Any, q: Any, space: Sequence[Tensor],
@@ -176,6 +191,7 @@ loss = differentiable(
     backward=_backward,
     jvp=_jvp,
     value=_value,
+    at_once=_at_once,
     shown=PARTS + 1,
 )
 

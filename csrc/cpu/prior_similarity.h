@@ -1,0 +1,33 @@
+// The products of a small prior similarity, free of torch, for each instruction set.
+
+#pragma once
+
+#include "reversible_consistency.h"
+
+namespace drcl::similarity {
+
+template <class T>
+struct Products {
+  void (*logits)(const T* features, const T* columns, int64_t batch, int64_t width, int64_t classes, T scale, T* out);
+  void (*product)(const T* factors, const T* matrix, int64_t n, int64_t m, int64_t width, T scale, T* out);
+};
+
+namespace plain {
+using namespace loss::plain;
+#include "prior_similarity.inc"
+}
+
+DRCL_TARGET("avx2")
+namespace avx2 {
+using namespace loss::avx2;
+#include "prior_similarity.inc"
+}
+DRCL_END_TARGET
+
+template <class T>
+Products<T> products_here() {
+  return runs_avx2() ? Products<T>{avx2::logits_of<T>, avx2::product_of<T>}
+                     : Products<T>{plain::logits_of<T>, plain::product_of<T>};
+}
+
+}  // namespace drcl::similarity
