@@ -227,7 +227,7 @@ def can_look_at(tensor: Tensor) -> bool:
     """Looking at values would stop a GPU and break a trace or a transform of ``torch.func``; there,
     a bad id makes the loss NaN."""
     return (
-        tensor.device.type == "cpu"
+        tensor.is_cpu
         and not torch.compiler.is_compiling()
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
     )

@@ -28,7 +28,9 @@ class Entropies(NamedTuple):
 def entropies(logits: Tensor, targets: Tensor, q: Tensor) -> Entropies:
     """Shapes: logits (B, C) in float32 or float64, targets ids (B,) or rows (B, C), q 0-d."""
     logits = logits.contiguous()
-    return Entropies._make(ops.cross_entropy.default(logits, laid_out(targets, logits), compiled_q(q)))
+    return Entropies._make(
+        ops.cross_entropy.default(logits, laid_out(targets, logits), compiled_q(q))
+    )
 
 
 def entropies_in_place(

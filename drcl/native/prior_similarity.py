@@ -51,12 +51,12 @@ def at_once(
 ) -> tuple[Tensor, ...] | None:
     """Loss, score, and the loss's gradients by logits, and by features and weight where needed.
 
-    None where the products are too large to be loops.
+    In the weight's dtype. None where the products are too large to be loops.
     """
     if features.numel() * weight.shape[1] > SMALL:
         return None
     x = features.to(weight.dtype).contiguous()
-    loss, score, by_logits, by_features, by_weight = ops.similarity_at_once.default(
+    found: tuple[Tensor, ...] = ops.similarity_at_once.default(
         x, weight.contiguous(), laid_out(targets, weight), compiled_q(q), temperature, needs
     )
-    return loss, score, by_logits, by_features.to(features.dtype), by_weight
+    return found

@@ -75,7 +75,10 @@ def rows(given: Batch, space: Space, settings: Settings, *, gradient: bool = Tru
 
 
 def at_once(given: Batch, space: Space, settings: Settings) -> list[Tensor] | None:
-    """The loss, its parts and its gradient (B, D), if all stages of B×B matrices would be loops."""
+    """The loss, its parts and its gradient (B, D), if all stages of B×B matrices would be loops.
+
+    The gradient is not narrowed to the features' dtype: it may still be scaled.
+    """
     batch, (width, k) = len(given.features), space.basis.shape
     few = k <= COLUMNS and batch * batch * width <= OWN_PRODUCTS
     if is_whole(space.basis) or not few:
@@ -83,7 +86,6 @@ def at_once(given: Batch, space: Space, settings: Settings) -> list[Tensor] | No
     found: list[Tensor] = ops.reversible_at_once.default(
         *_laid_out(given, space, settings), settings.weights
     )
-    found[-1] = found[-1].to(given.features.dtype)
     return found
 
 

@@ -53,8 +53,8 @@ def differentiable(
         value: the op's function where no derivative is wanted, if that is cheaper.
         at_once: ``at_once(ctx, *inputs)``: the outputs that are looked at, or None where that does
             not pay. ``ctx.gradients`` are then those of the first, a scalar, by the first few
-            inputs (None: not needed): of a small problem they are found in less time than autograd
-            takes to call for them.
+            inputs (None: not needed), in a dtype that autograd narrows to theirs: of a small
+            problem they are found in less time than autograd takes to call for them.
         gradients_of: how many inputs have a gradient, all of them tensors; 0 where there is none
             to be had.
         shown: how many of its outputs the op's callers look at: others may be left out, but for one
@@ -133,8 +133,11 @@ def differentiable(
             given = [(o, g) for o, g in zip(outputs, grads, strict=False) if g is not None]
             wanted = [i for i in range(gradients_of) if ctx.needs_input_grad[i]]
             found = torch.autograd.grad(
-                [o for o, _ in given], [flat[i] for i in wanted], [g for _, g in given],
-                create_graph=create, allow_unused=True,
+                [o for o, _ in given],
+                [flat[i] for i in wanted],
+                [g for _, g in given],
+                create_graph=create,
+                allow_unused=True,
             )
         gradients = dict(zip(wanted, found, strict=True))
         return tuple(gradients.get(i) for i in range(gradients_of))
