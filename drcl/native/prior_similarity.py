@@ -27,9 +27,9 @@ def prior_similarity(
     loss_only: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See :func:`drcl.eager.prior_similarity.prior_similarity`."""
-    if loss_only and (found := at_once(features, weight, targets, q, temperature, (False, False))):
+    if loss_only and (own := at_once(features, weight, targets, q, temperature, (False, False))):
         nothing = weight.new_empty(0, weight.shape[1])
-        return nothing, torch.empty_like(nothing), *found[:3]
+        return nothing, torch.empty_like(nothing), *own[:3]
     logits = project(features.to(weight.dtype), weight)
     if temperature != 1.0:
         logits = logits / temperature
@@ -48,7 +48,7 @@ def at_once(
     q: Tensor,
     temperature: float,
     needs: Sequence[bool],
-) -> tuple[Tensor, ...] | None:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor] | None:
     """Loss, score, and the loss's gradients by logits, and by features and weight where needed.
 
     In the weight's dtype. None where the products are too large to be loops.
@@ -56,7 +56,7 @@ def at_once(
     if features.numel() * weight.shape[1] > SMALL:
         return None
     x = features.to(weight.dtype).contiguous()
-    found: tuple[Tensor, ...] = ops.similarity_at_once.default(
+    found: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = ops.similarity_at_once.default(
         x, weight.contiguous(), laid_out(targets, weight), compiled_q(q), temperature, needs
     )
     return found
