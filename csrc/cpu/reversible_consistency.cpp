@@ -333,19 +333,21 @@ Tensor unmix(const Tensor& grad, const Tensor& permutation, double lam) {
   return out;
 }
 
-// All stages of a small batch in turn: the loss, its parts, and the loss's gradient.
+// All stages of a small batch in turn: the loss, its parts, and where wanted the loss's gradient.
 template <class T>
 std::vector<Tensor> at_once(const Tensor& features, const Tensor& targets, const Maybe& permutation, const Tensor& q,
                             const Tensor& basis, const Tensor& recast, const Tensor& weight, double temperature,
-                            double lam, const std::vector<double>& weights) {
+                            double lam, const std::vector<double>& weights, bool slopes) {
   const ScalarType type = basis.scalar_type();
   const int64_t batch = features.size(0), width = basis.size(0);
   const auto [outside, coordinates, label_gradient, norms, sums] =
-      rows<T>(features, targets, permutation, q, basis, recast, weight, temperature, lam, true);
-  Tensor matrices = empty({2, batch, batch}, type), out = empty({batch, width}, type), one = empty({}, type);
+      rows<T>(features, targets, permutation, q, basis, recast, weight, temperature, lam, slopes);
+  Tensor matrices = empty({2, batch, batch}, type);
   const Tensor inner = empty({0, 0}, ScalarType::Double), cross = empty({0, 0}, type);
   differences<T>(matrices, outside, coordinates, norms, true);
   std::vector<Tensor> found = combine<T>(sums, inner, cross, matrices, weights, width);
+  if (!slopes) return found;
+  Tensor out = empty({batch, width}, type), one = empty({}, type);
   *target<T>(one) = T(1);
   std::vector<Maybe> grads(found.size());
   grads[0] = one;
@@ -385,8 +387,9 @@ Tensor unmix_of(const Tensor& grad, const Tensor& permutation, double lam) {
 
 std::vector<Tensor> at_once_of(const Tensor& features, const Tensor& targets, const Maybe& permutation,
                                const Tensor& q, const Tensor& basis, const Tensor& recast, const Tensor& weight,
-                               double temperature, double lam, const std::vector<double>& weights) {
-  DRCL_BY_DTYPE(basis, at_once, features, targets, permutation, q, basis, recast, weight, temperature, lam, weights);
+                               double temperature, double lam, const std::vector<double>& weights, bool slopes) {
+  DRCL_BY_DTYPE(basis, at_once, features, targets, permutation, q, basis, recast, weight, temperature, lam, weights,
+                slopes);
 }
 
 }  // namespace

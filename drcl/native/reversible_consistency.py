@@ -74,8 +74,10 @@ def rows(given: Batch, space: Space, settings: Settings, *, gradient: bool = Tru
     return Rows._make(ops.reversible_rows.default(*_laid_out(given, space, settings), gradient))
 
 
-def at_once(given: Batch, space: Space, settings: Settings) -> list[Tensor] | None:
-    """The loss, its parts and its gradient (B, D), if all stages of B×B matrices would be loops.
+def at_once(
+    given: Batch, space: Space, settings: Settings, *, gradient: bool
+) -> list[Tensor] | None:
+    """The loss, its parts and, where wanted, its gradient (B, D), if all stages would be loops.
 
     The gradient is not narrowed to the features' dtype: it may still be scaled.
     """
@@ -84,7 +86,7 @@ def at_once(given: Batch, space: Space, settings: Settings) -> list[Tensor] | No
     if is_whole(space.basis) or not few:
         return None
     found: list[Tensor] = ops.reversible_at_once.default(
-        *_laid_out(given, space, settings), settings.weights
+        *_laid_out(given, space, settings), settings.weights, gradient
     )
     return found
 

@@ -78,21 +78,29 @@ def _in_stages(
     return *parts, *rows, inner, cross, gram
 
 
-def _value(
-    features: Tensor, targets: Tensor, permutation: Tensor | None, q: Tensor, *rest: Any
-) -> tuple[Any, ...]:
-    """The op where no gradient is wanted."""
-    return _in_stages(Batch(features, targets, permutation, q), *rest, gradient=False)
-
-
-def _at_once(
-    ctx: Any, features: Tensor, targets: Tensor, permutation: Tensor | None, q: Tensor,
+def _small(
+    features: Tensor, targets: Tensor, permutation: Tensor | None, q: Tensor,
     space: Sequence[Tensor], settings: Sequence[float], group: str, by_rows: bool, backend: str,
-) -> tuple[Tensor, ...] | None:  # fmt: skip
+    *, gradient: bool,
+) -> list[Tensor] | None:  # fmt: skip
+    """What the compiled code finds of a small batch in one call; None where it does not."""
     if backend != "native" or group or not by_rows:
         return None
     batch = Batch(features, targets, permutation, q)
-    found = stages(backend).at_once(batch, Space(*space), Settings(*settings))
+    found: list[Tensor] | None = stages(backend).at_once(
+        batch, Space(*space), Settings(*settings), gradient=gradient
+    )
+    return found
+
+
+def _value(*args: Any) -> Sequence[Tensor]:
+    """The op where no gradient is wanted."""
+    found = _small(*args, gradient=False)
+    return _in_stages(Batch(*args[:4]), *args[4:], gradient=False) if found is None else found
+
+
+def _at_once(ctx: Any, *args: Any) -> tuple[Tensor, ...] | None:
+    found = _small(*args, gradient=True)
     if found is None:
         return None
     *parts, gradient = found
