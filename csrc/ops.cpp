@@ -22,6 +22,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(drcl, m) {
   m.def("hamming_counts(Tensor query, Tensor gallery, Tensor? begins, Tensor? ends, Tensor? items, int bits) -> Tensor");
   // A few queries against many rows: drcl/ops/inner_products.py.
   m.def("inner_products(Tensor query, Tensor gallery) -> Tensor");
+  m.def("inner_products_out(Tensor query, Tensor gallery, Tensor(a!) out) -> ()");
   // The highest scores of every query, tile by tile: drcl/ops/top_k.py.
   m.def("top_k(Tensor scores, int begin, Tensor(a!) values, Tensor(b!) indices) -> ()");
   m.def("top_k_screened(Tensor screen, Tensor slack, Tensor queries, Tensor rows, Tensor? scale, int begin, int limit, "

@@ -4,6 +4,7 @@
 // to: sixteen partial sums, then those, then what is left of the width.
 
 #include "instruction_sets.h"
+#include "panels.h"
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
@@ -13,6 +14,7 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 
 namespace drcl {
@@ -67,10 +69,48 @@ DRCL_END_TARGET
 #undef DRCL_PRODUCTS
 #undef DRCL_DOTS
 
+// Many queries: float32 as a Form of panels.h. A product and a sum are rounded once, also where that is slow.
+struct Floats {
+  using Value = float;
+  using Sum = float;
+  typedef float Lanes __attribute__((vector_size(32), may_alias));
+  static constexpr int64_t kGroup = 1;
+  static DRCL_INLINE void spread(const float* entry, Lanes& y) {
+    y = Lanes{*entry, *entry, *entry, *entry, *entry, *entry, *entry, *entry};
+  }
+  static DRCL_INLINE void add(const Lanes& x, const Lanes& y, Lanes& sums) {
+    for (int64_t l = 0; l < panels::kLanes; ++l) sums[l] = std::fma(x[l], y[l], sums[l]);
+  }
+};
+
+#if defined(DRCL_X86)
+DRCL_TARGET("avx2,fma")
+struct FusedFloats : Floats {
+  static DRCL_INLINE void spread(const float* entry, Lanes& y) { y = _mm256_broadcast_ss(entry); }
+  static DRCL_INLINE void add(const Lanes& x, const Lanes& y, Lanes& sums) { sums = _mm256_fmadd_ps(x, y, sums); }
+};
+DRCL_END_TARGET
+#endif
+
+panels::Multiply<Floats> multiply_here() {
+#if defined(DRCL_X86)
+  if (runs_avx2()) return panels::avx2::multiply<FusedFloats>;
+#endif
+  return panels::plain::multiply<Floats>;
+}
+
+// out[q][i] for a block of sums.
+void put(const panels::Sums<float>& sums, int64_t queries, int64_t rows, float* out, int64_t stride) {
+  for (int64_t q = 0; q < queries; ++q) {
+    for (int64_t i = 0; i < rows; ++i) out[q * stride + i] = sums.of[i][q];
+  }
+}
+
+// Whose entries lie side by side; rows may lie apart.
 void check_rows(const char* name, const Tensor& rows) {
   const bool right = rows.is_cpu() && rows.dim() == 2 && rows.scalar_type() == torch::headeronly::ScalarType::Float;
   STD_TORCH_CHECK(right, name, ": expected a matrix of float32 on the CPU");
-  STD_TORCH_CHECK(rows.is_contiguous(), name, ": expected contiguous rows");
+  STD_TORCH_CHECK(rows.stride(1) == 1 || rows.size(1) <= 1, name, ": expected contiguous rows");
 }
 
 // Shapes: drcl/ops/inner_products.py.
@@ -91,9 +131,28 @@ Tensor inner_products(const Tensor& query, const Tensor& gallery) {
   return out;
 }
 
+// Shapes: drcl/ops/inner_products.py.
+void inner_products_out(const Tensor& query, const Tensor& gallery, Tensor out) {
+  check_rows("query", query);
+  check_rows("gallery", gallery);
+  check_rows("out", out);
+  const int64_t count = query.size(0), n = gallery.size(0), width = query.size(1);
+  STD_TORCH_CHECK(gallery.size(1) == width, "gallery: expected rows of width ", width);
+  STD_TORCH_CHECK(out.size(0) == count && out.size(1) == n, "out: expected ", count, " rows of width ", n);
+  static const auto multiply = multiply_here();
+  auto* to = static_cast<float*>(out.mutable_data_ptr());
+  const int64_t stride = out.stride(0);
+  panels::products<Floats>(multiply, static_cast<const float*>(query.const_data_ptr()), query.stride(0), count,
+                           static_cast<const float*>(gallery.const_data_ptr()), gallery.stride(0), n, width,
+                           [&](int64_t q, int64_t queries, int64_t i, int64_t rows, const panels::Sums<float>& sums) {
+    put(sums, queries, rows, to + q * stride + i, stride);
+  });
+}
+
 }  // namespace
 }  // namespace drcl
 
 STABLE_TORCH_LIBRARY_IMPL(drcl, CPU, m) {
   m.impl("inner_products", TORCH_BOX(&drcl::inner_products));
+  m.impl("inner_products_out", TORCH_BOX(&drcl::inner_products_out));
 }
