@@ -29,6 +29,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(drcl, m) {
         "Tensor(a!) values, Tensor(b!) indices) -> int");
   m.def("rounded_rows(Tensor rows, Tensor? scale) -> (Tensor, Tensor, Tensor)");
   m.def("multiplies_bfloat16() -> bool");
+  m.def("top_k_by_integers(Tensor whole_queries, Tensor query_steps, Tensor whole_rows, Tensor row_steps, Tensor slack, "
+        "Tensor queries, Tensor rows, Tensor? scale, int begin, int limit, Tensor(a!) values, Tensor(b!) indices) -> int");
+  m.def("integer_rows(Tensor rows, Tensor? scale) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("multiplies_int16() -> bool");
   // Sums over the first relevant items of every ranking: drcl/ops/rank_sums.py.
   m.def("rank_sums(Tensor ranks, Tensor values, Tensor counts, Tensor? weights) -> Tensor");
   // The generalised cross-entropy by rows, its gradient beside the logits or in their place:

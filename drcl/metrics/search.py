@@ -55,9 +55,9 @@ def nearest(
     """The k nearest gallery items of every query, ties by gallery index.
 
     Every query is compared with every item: ``argsort(−scores)[:k]`` without the scores, of which
-    no more than a tile is held at a time. On a processor that multiplies bfloat16, many queries are
-    compared in that first, and only with the items that a bound of its error leaves in float32: the
-    answer is exact all the same.
+    no more than a tile is held at a time. Many queries are compared first in what the processor
+    multiplies faster than float32, bfloat16 or, with AVX2, int16, and only with the items that a
+    bound of its error leaves in float32: the answer is exact all the same.
 
     Args:
         query, gallery: (Q, D) and (N, D) embeddings in any form that
@@ -180,7 +180,7 @@ def highest_scores(scorer: Scores, queries: int, k: int, max_bytes: int) -> Sear
         return None
     width = scorer.gallery.width
     large = queries >= FEWEST and width >= NARROWEST and 2 * AFTER * k <= scorer.count
-    screened = large and k <= FEW_ITEMS and Screen.pays(queries, width, scorer.dtype)
+    screened = large and k <= FEW_ITEMS and Screen.that_pays(queries, width, scorer.dtype)
     native = screened and choose("top_k", scorer.device) == "native"
     return Search(scorer, k, max_bytes) if native else None
 
@@ -241,14 +241,13 @@ class Search:
         values = x.new_full((len(x), self._k), -torch.inf)
         indices = torch.zeros_like(values, dtype=torch.int64)
         entries = len(x) * min(self._tile, scorer.count)
+        dtype = Screen.that_pays(len(x), x.shape[1], x.dtype)
         screened = self._backend == "native" and scorer.bias is None
-        screen = Screen(x) if screened and Screen.pays(len(x), x.shape[1], x.dtype) else None
+        screen = Screen(x, dtype) if screened and dtype is not None else None
         for begin in range(0, scorer.count, self._tile):
             end = min(begin + self._tile, scorer.count)
             if screen is not None and max(begin, end - begin) >= AFTER * self._k:
-                if len(self._screens) < entries:
-                    self._screens = self._screens.new_empty(entries)
-                tile = *self._rounded_tile(begin, end), self._screens
+                tile = *self._rounded_tile(begin, end, screen.dtype), self._room_for_screen
                 leave_out = partial(self._leave_out, begin, end)
                 if screen.take(*tile, begin, leave_out, values, indices):
                     continue
@@ -260,11 +259,18 @@ class Search:
             top_k(scores, begin, values, indices, backend=self._backend)
         return self._with_copies(values, indices) if len(self._copies) else (values, indices)
 
-    def _rounded_tile(self, begin: int, end: int) -> tuple[Tensor, Tensor | None, RoundedRows]:
+    def _room_for_screen(self, entries: int) -> Tensor:
+        if len(self._screens) < entries:
+            self._screens = self._screens.new_empty(entries)
+        return self._screens[:entries]
+
+    def _rounded_tile(
+        self, begin: int, end: int, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor | None, RoundedRows]:
         """Rows, what their products are multiplied by, and both rounded: once, if there is room."""
         rows = self.scorer.items(begin, end)
         scale = None if self.scorer.scale is None else self.scorer.scale[begin:end]
-        rounded = self._rounded.get(begin) or RoundedRows.of(rows, scale)
+        rounded = self._rounded.get(begin) or RoundedRows.of(rows, scale, dtype)
         if self._keeps_rounded:
             self._rounded[begin] = rounded
         return rows, scale, rounded
