@@ -19,7 +19,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <mutex>
+#include <limits>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -37,6 +37,7 @@ constexpr int64_t kGrain = int64_t{1} << 16;  // entries that are worth a thread
 constexpr float kLength = 46000.0f, kLargest = 32767.0f;
 constexpr int64_t kWidest = int64_t{1} << 16;
 constexpr float kRound = 0x1.8p23f;  // beside that, float32 has no fractions
+constexpr int64_t kCrowd = 16;       // of so many items, one may be near
 constexpr int64_t kMore = 32;        // items, beyond twice those that are kept, that are worth a selection
 
 struct Plain {
@@ -56,13 +57,13 @@ struct Plain {
     for (int64_t l = 0; l < panels::kLanes; ++l) sums[l] += a[2 * l] * b[2 * l] + a[2 * l + 1] * b[2 * l + 1];
   }
 
-  // For each of n rows a bit for every query whose score, in its own steps, is not below its least.
+  // For each of n rows a bit for every query whose score, in its own steps, is above its least.
   static void reach(const panels::Sums<int32_t>& sums, int64_t n, int64_t queries, const float* steps,
                     const float* least, uint32_t* reached) {
     for (int64_t i = 0; i < n; ++i) {
       reached[i] = 0;
       for (int64_t q = 0; q < queries; ++q) {
-        reached[i] |= uint32_t{static_cast<float>(sums.of[i][q]) * steps[i] >= least[q]} << q;
+        reached[i] |= uint32_t{static_cast<float>(sums.of[i][q]) * steps[i] > least[q]} << q;
       }
     }
   }
@@ -77,15 +78,17 @@ struct Avx2 : Plain {
   }
   static void reach(const panels::Sums<int32_t>& sums, int64_t n, int64_t queries, const float* steps,
                     const float* least, uint32_t* reached) {
+    const uint32_t all = (uint32_t{1} << queries) - 1;
     for (int64_t i = 0; i < n; ++i) {
       const __m256 step = _mm256_set1_ps(steps[i]);
       reached[i] = 0;
       for (int64_t q = 0; q < queries; q += panels::kLanes) {
         const __m256i whole = _mm256_load_si256(reinterpret_cast<const __m256i*>(sums.of[i] + q));
         const __m256 scores = _mm256_mul_ps(_mm256_cvtepi32_ps(whole), step);
-        const __m256 above = _mm256_cmp_ps(scores, _mm256_load_ps(least + q), _CMP_GE_OQ);
+        const __m256 above = _mm256_cmp_ps(scores, _mm256_load_ps(least + q), _CMP_GT_OQ);
         reached[i] |= static_cast<uint32_t>(_mm256_movemask_ps(above)) << q;
       }
+      reached[i] &= all;
     }
   }
 };
@@ -148,21 +151,26 @@ struct Near {
 
 // The queries of a panel, and the items that may be among their k nearest by those that were seen.
 struct Panel {
-  std::mutex mutex;
-  alignas(32) float least[kQueries];
+  alignas(32) float least[kQueries];  // what is not above that is none of them
   std::vector<Near> near[kQueries];
-  size_t full[kQueries];  // when the next selection is due
+  size_t full[kQueries];   // when the next selection is due
+  bool crowded[kQueries] = {};  // so many are near that they are not noted
 
   // Leaves out what is too far below the k-th highest: `away` is how far a score may be off.
-  void select(int64_t q, int64_t k, float away) {
+  void select(int64_t q, size_t k, float away, size_t most) {
     std::vector<Near>& some = near[q];
-    if (static_cast<int64_t>(some.size()) >= k) {
+    if (some.size() >= k) {
       std::nth_element(some.begin(), some.begin() + (k - 1), some.end(),
                        [](const Near& a, const Near& b) { return a.score > b.score; });
       least[q] = std::max(least[q], some[k - 1].score - 2 * away);
       std::erase_if(some, [&](const Near& one) { return one.score < least[q]; });
     }
-    full[q] = 2 * std::max(some.size(), static_cast<size_t>(k)) + kMore;
+    full[q] = 2 * std::max(some.size(), k) + kMore;
+    if (some.size() > most) {
+      crowded[q] = true;
+      least[q] = std::numeric_limits<float>::infinity();
+      some = {};
+    }
   }
 };
 
@@ -180,42 +188,47 @@ int64_t top_k_by_integers(const Tensor& whole_queries, const Tensor& query_steps
   STD_TORCH_CHECK(whole_rows.size(1) == width, "whole_rows: expected a width of ", width);
   const float *step = vector_of("query_steps", query_steps, count), *away = vector_of("slack", slack, count);
   const float* row_step = vector_of("row_steps", row_steps, items);
+  const size_t most = std::max<int64_t>(items / kCrowd, 2 * k);
   std::vector<Panel> all((count + kQueries - 1) / kQueries);
-  for (int64_t q = 0; q < panels::up_to_whole(count, kQueries); ++q) {
+  for (int64_t q = 0; q < count; ++q) {
     Panel& panel = all[q / kQueries];
     panel.full[q % kQueries] = static_cast<size_t>(2 * k + kMore);
-    panel.least[q % kQueries] = q < count ? (highest.last(q) - away[q]) / step[q] : 0;
+    panel.least[q % kQueries] = (highest.last(q) - away[q]) / step[q];
   }
   const Forms forms = forms_here();
-  panels::products<Plain>(forms.multiply, static_cast<const int16_t*>(whole_queries.const_data_ptr()), width, count,
-                          static_cast<const int16_t*>(whole_rows.const_data_ptr()), width, items, width,
-                          [&](int64_t first, int64_t some, int64_t row, int64_t n, const auto& sums) {
+  const auto collect = [&](int64_t first, int64_t some, int64_t row, int64_t n, const panels::Sums<int32_t>& sums) {
     Panel& panel = all[first / kQueries];
     uint32_t reached[panels::kRows];
-    const std::lock_guard<std::mutex> alone(panel.mutex);
     forms.reach(sums, n, some, row_step + row, panel.least, reached);
-    const uint32_t real = (uint32_t{1} << some) - 1;
     for (int64_t i = 0; i < n; ++i) {
-      for (uint32_t left = reached[i] & real; left != 0; left &= left - 1) {
+      for (uint32_t left = reached[i]; left != 0; left &= left - 1) {
         const int64_t q = std::countr_zero(left);
         const float score = static_cast<float>(sums.of[i][q]) * row_step[row + i];
+        if (panel.crowded[q]) continue;
         panel.near[q].push_back({score, static_cast<int32_t>(row + i)});
-        if (panel.near[q].size() >= panel.full[q]) panel.select(q, k, away[first + q] / step[first + q]);
+        if (panel.near[q].size() >= panel.full[q]) panel.select(q, k, away[first + q] / step[first + q], most);
       }
     }
-  });
+  };
+  panels::products<Plain>(forms.multiply, static_cast<const int16_t*>(whole_queries.const_data_ptr()), width, count,
+                          static_cast<const int16_t*>(whole_rows.const_data_ptr()), width, items, width, collect, true);
   std::vector<std::vector<int64_t>> found(count);
   std::atomic<int64_t> total{0};
   torch::stable::parallel_for(0, count, 1, [&](int64_t first, int64_t last) {
     for (int64_t q = first; q < last; ++q) {
       Panel& panel = all[q / kQueries];
-      panel.select(q % kQueries, k, away[q] / step[q]);
+      if (!panel.crowded[q % kQueries]) panel.select(q % kQueries, k, away[q] / step[q], most);
       for (const Near& one : panel.near[q % kQueries]) found[q].push_back(one.item);
       std::sort(found[q].begin(), found[q].end());
-      total += static_cast<int64_t>(found[q].size());
+      total += panel.crowded[q % kQueries] ? items : static_cast<int64_t>(found[q].size());
     }
   });
   if (total > limit) return -1;
+  for (int64_t q = 0; q < count; ++q) {
+    for (int64_t i = 0; all[q / kQueries].crowded[q % kQueries] && i < items; ++i) {
+      if (row_step[i] > 0) found[q].push_back(i);
+    }
+  }
   highest.take(found);
   return total;
 }

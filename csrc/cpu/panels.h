@@ -84,10 +84,12 @@ void pack(const typename Form::Value* queries, int64_t apart, int64_t count, int
 }
 
 // Products of `count` queries with `n` rows; both are `width` entries wide and so many `apart`. On several threads,
-// sink(first query, queries, first row, rows, sums) is given those of a panel with a block.
+// sink(first query, queries, first row, rows, sums) is given those of a panel with a block; `in_order` those of a
+// panel on one thread, block after block.
 template <class Form, class Sink>
 void products(Multiply<Form> multiply, const typename Form::Value* queries, int64_t queries_apart, int64_t count,
-              const typename Form::Value* rows, int64_t rows_apart, int64_t n, int64_t width, const Sink& sink) {
+              const typename Form::Value* rows, int64_t rows_apart, int64_t n, int64_t width, const Sink& sink,
+              bool in_order = false) {
   using Value = typename Form::Value;
   const int64_t bytes = std::max<int64_t>(width, 1) * static_cast<int64_t>(sizeof(Value));
   const int64_t most = std::max<int64_t>(kPanelBytes / (kQueries * bytes), 1) * kQueries;
@@ -106,15 +108,25 @@ void products(Multiply<Form> multiply, const typename Form::Value* queries, int6
         pack<Form>(first, queries_apart, of_panel(p), width, panels + p * kQueries * width);
       }
     });
+    const auto one = [&](int64_t p, int64_t row, Sums<typename Form::Sum>& sums) {
+      const int64_t size = std::min(block, n - row);
+      multiply(panels + p * kQueries * width, of_panel(p), rows + row * rows_apart, rows_apart, size, width, sums);
+      sink(start + p * kQueries, of_panel(p), row, size, sums);
+    };
     const int64_t grain = std::max<int64_t>(kGrain / (kQueries * block * bytes), 1);
-    torch::stable::parallel_for(0, blocks * each, grain, [&](int64_t begin, int64_t end) {
-      Sums<typename Form::Sum> sums;
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t p = i % each, row = i / each * block, size = std::min(block, n - row);
-        multiply(panels + p * kQueries * width, of_panel(p), rows + row * rows_apart, rows_apart, size, width, sums);
-        sink(start + p * kQueries, of_panel(p), row, size, sums);
-      }
-    });
+    if (in_order) {
+      torch::stable::parallel_for(0, each, 1, [&](int64_t begin, int64_t end) {
+        Sums<typename Form::Sum> sums;
+        for (int64_t row = 0; row < n; row += block) {
+          for (int64_t p = begin; p < end; ++p) one(p, row, sums);
+        }
+      });
+    } else {
+      torch::stable::parallel_for(0, blocks * each, grain, [&](int64_t begin, int64_t end) {
+        Sums<typename Form::Sum> sums;
+        for (int64_t i = begin; i < end; ++i) one(i % each, i / each * block, sums);
+      });
+    }
   }
 }
 

@@ -25,6 +25,7 @@ from drcl.progress import progress_bar
 
 ROWS = 1024  # queries that are searched for together: a gallery is read once for so many
 _ENTRIES = 2**23  # of a tile
+_WIDER = 4  # times, where products are not written down: so few scores are computed in vain
 FEWEST, NARROWEST = 256, 128
 """Queries, and dimensions, from which on finding the highest scores takes less than all of them.
 
@@ -206,6 +207,8 @@ class Search:
         # It is at least so wide that what is found is a small part.
         self.size = max(1, min(ROWS, len(scorer.query), entries // max(256, 2 * k)))
         self._tile = max(LINE, entries // self.size // LINE * LINE)
+        entries = min(max_bytes // 4 // 2, _WIDER * _ENTRIES)
+        self._wide_tile = max(self._tile, entries // self.size // LINE * LINE)
         # One piece of memory for all tiles: a new one for each would have to be mapped anew.
         self._room = torch.empty(0, dtype=scorer.dtype, device=scorer.device)
         self._screens = torch.empty(0, dtype=torch.bfloat16, device=scorer.device)
@@ -240,23 +243,27 @@ class Search:
         scorer = self.scorer
         values = x.new_full((len(x), self._k), -torch.inf)
         indices = torch.zeros_like(values, dtype=torch.int64)
-        entries = len(x) * min(self._tile, scorer.count)
         dtype = Screen.that_pays(len(x), x.shape[1], x.dtype)
         screened = self._backend == "native" and scorer.bias is None
         screen = Screen(x, dtype) if screened and dtype is not None else None
-        for begin in range(0, scorer.count, self._tile):
-            end = min(begin + self._tile, scorer.count)
+        begin = 0
+        while begin < scorer.count:
+            wide = screen is not None and screen.dtype == torch.int16
+            end = min(begin + (self._wide_tile if wide else self._tile), scorer.count)
             if screen is not None and max(begin, end - begin) >= AFTER * self._k:
                 tile = *self._rounded_tile(begin, end, screen.dtype), self._room_for_screen
                 leave_out = partial(self._leave_out, begin, end)
                 if screen.take(*tile, begin, leave_out, values, indices):
+                    begin = end
                     continue
                 screen = None  # so many are near that there is nothing to be won
+            end = min(begin + self._tile, scorer.count)
+            entries = len(x) * (end - begin)
             if len(self._room) < entries:
                 self._room = x.new_empty(entries)
-            out = self._room[: len(x) * (end - begin)].view(len(x), -1)
-            scores = self._scores(x, begin, end, out)
+            scores = self._scores(x, begin, end, self._room[:entries].view(len(x), -1))
             top_k(scores, begin, values, indices, backend=self._backend)
+            begin = end
         return self._with_copies(values, indices) if len(self._copies) else (values, indices)
 
     def _room_for_screen(self, entries: int) -> Tensor:
