@@ -38,6 +38,7 @@ constexpr float kLength = 46000.0f, kLargest = 32767.0f;
 constexpr int64_t kWidest = int64_t{1} << 16;
 constexpr float kRound = 0x1.8p23f;  // beside that, float32 has no fractions
 constexpr int64_t kCrowd = 16;       // of so many items, one may be near
+constexpr int kHalvings = 10;
 constexpr int64_t kMore = 32;        // items, beyond twice those that are kept, that are worth a selection
 
 struct Plain {
@@ -144,34 +145,54 @@ Forms forms_here() {
   return plain;
 }
 
+// A score that k of n reach, and few others: the range is halved so often.
+float reached_by(int64_t k, const float* scores, int64_t n) {
+  auto [low, high] = std::minmax_element(scores, scores + n);
+  float reached = *low, above = *high;
+  for (int halving = 0; halving < kHalvings; ++halving) {
+    const float middle = reached + (above - reached) / 2;
+    int32_t count = 0;
+    for (int64_t i = 0; i < n; ++i) count += scores[i] >= middle;
+    (count >= k ? reached : above) = middle;
+  }
+  return reached;
+}
+
+// The items that may be among a query's k nearest by those that were seen, with scores in the query's own steps.
 struct Near {
-  float score;  // in a query's own steps
-  int32_t item;
+  std::vector<float> scores;
+  std::vector<int32_t> items;
+  int64_t count = 0;
+  bool crowded = false;  // so many are near that they are not noted
+
+  // Leaves out what is too far below the k-th highest: `away` is how far a score may be off. What is not above the
+  // number that it returns is near no more.
+  float select(int64_t k, float away, float least, int64_t most) {
+    if (count >= k) {
+      least = std::max(least, reached_by(k, scores.data(), count) - 2 * away);
+      int64_t left = 0;
+      for (int64_t i = 0; i < count; ++i) {
+        scores[left] = scores[i];
+        items[left] = items[i];
+        left += scores[i] >= least;
+      }
+      count = left;
+    }
+    if (count > most) {
+      crowded = true;
+      count = 0;
+      least = std::numeric_limits<float>::infinity();
+    }
+    scores.resize(2 * std::max(count, k) + kMore);
+    items.resize(scores.size());
+    return least;
+  }
 };
 
-// The queries of a panel, and the items that may be among their k nearest by those that were seen.
+// The queries of a panel, and what is not above their `least` is not near.
 struct Panel {
-  alignas(32) float least[kQueries];  // what is not above that is none of them
-  std::vector<Near> near[kQueries];
-  size_t full[kQueries];   // when the next selection is due
-  bool crowded[kQueries] = {};  // so many are near that they are not noted
-
-  // Leaves out what is too far below the k-th highest: `away` is how far a score may be off.
-  void select(int64_t q, size_t k, float away, size_t most) {
-    std::vector<Near>& some = near[q];
-    if (some.size() >= k) {
-      std::nth_element(some.begin(), some.begin() + (k - 1), some.end(),
-                       [](const Near& a, const Near& b) { return a.score > b.score; });
-      least[q] = std::max(least[q], some[k - 1].score - 2 * away);
-      std::erase_if(some, [&](const Near& one) { return one.score < least[q]; });
-    }
-    full[q] = 2 * std::max(some.size(), k) + kMore;
-    if (some.size() > most) {
-      crowded[q] = true;
-      least[q] = std::numeric_limits<float>::infinity();
-      some = {};
-    }
-  }
+  alignas(32) float least[kQueries];
+  Near near[kQueries];
 };
 
 // Shapes: drcl/ops/top_k.py. Returns how many scores were computed; -1, and nothing is kept, for more than `limit`.
@@ -188,12 +209,15 @@ int64_t top_k_by_integers(const Tensor& whole_queries, const Tensor& query_steps
   STD_TORCH_CHECK(whole_rows.size(1) == width, "whole_rows: expected a width of ", width);
   const float *step = vector_of("query_steps", query_steps, count), *away = vector_of("slack", slack, count);
   const float* row_step = vector_of("row_steps", row_steps, items);
-  const size_t most = std::max<int64_t>(items / kCrowd, 2 * k);
+  const int64_t most = std::max<int64_t>(items / kCrowd, 2 * k);
   std::vector<Panel> all((count + kQueries - 1) / kQueries);
+  const auto select = [&](int64_t q) {
+    float& least = all[q / kQueries].least[q % kQueries];
+    least = all[q / kQueries].near[q % kQueries].select(k, away[q] / step[q], least, most);
+  };
   for (int64_t q = 0; q < count; ++q) {
-    Panel& panel = all[q / kQueries];
-    panel.full[q % kQueries] = static_cast<size_t>(2 * k + kMore);
-    panel.least[q % kQueries] = (highest.last(q) - away[q]) / step[q];
+    all[q / kQueries].least[q % kQueries] = (highest.last(q) - away[q]) / step[q];
+    select(q);
   }
   const Forms forms = forms_here();
   const auto collect = [&](int64_t first, int64_t some, int64_t row, int64_t n, const panels::Sums<int32_t>& sums) {
@@ -203,10 +227,11 @@ int64_t top_k_by_integers(const Tensor& whole_queries, const Tensor& query_steps
     for (int64_t i = 0; i < n; ++i) {
       for (uint32_t left = reached[i]; left != 0; left &= left - 1) {
         const int64_t q = std::countr_zero(left);
-        const float score = static_cast<float>(sums.of[i][q]) * row_step[row + i];
-        if (panel.crowded[q]) continue;
-        panel.near[q].push_back({score, static_cast<int32_t>(row + i)});
-        if (panel.near[q].size() >= panel.full[q]) panel.select(q, k, away[first + q] / step[first + q], most);
+        Near& near = panel.near[q];
+        if (near.crowded) continue;
+        near.scores[near.count] = static_cast<float>(sums.of[i][q]) * row_step[row + i];
+        near.items[near.count] = static_cast<int32_t>(row + i);
+        if (++near.count == static_cast<int64_t>(near.items.size())) select(first + q);
       }
     }
   };
@@ -216,16 +241,15 @@ int64_t top_k_by_integers(const Tensor& whole_queries, const Tensor& query_steps
   std::atomic<int64_t> total{0};
   torch::stable::parallel_for(0, count, 1, [&](int64_t first, int64_t last) {
     for (int64_t q = first; q < last; ++q) {
-      Panel& panel = all[q / kQueries];
-      if (!panel.crowded[q % kQueries]) panel.select(q % kQueries, k, away[q] / step[q], most);
-      for (const Near& one : panel.near[q % kQueries]) found[q].push_back(one.item);
-      std::sort(found[q].begin(), found[q].end());
-      total += panel.crowded[q % kQueries] ? items : static_cast<int64_t>(found[q].size());
+      const Near& near = all[q / kQueries].near[q % kQueries];
+      if (!near.crowded) select(q);
+      found[q].assign(near.items.begin(), near.items.begin() + near.count);
+      total += near.crowded ? items : near.count;
     }
   });
   if (total > limit) return -1;
   for (int64_t q = 0; q < count; ++q) {
-    for (int64_t i = 0; all[q / kQueries].crowded[q % kQueries] && i < items; ++i) {
+    for (int64_t i = 0; all[q / kQueries].near[q % kQueries].crowded && i < items; ++i) {
       if (row_step[i] > 0) found[q].push_back(i);
     }
   }

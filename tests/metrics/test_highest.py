@@ -17,13 +17,14 @@ pytestmark = pytest.mark.skipif(not NATIVE.available, reason=f"native: {NATIVE.r
 QUERIES, ITEMS, CLASSES = 40, 900, 6
 
 
-@pytest.fixture
-def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+@pytest.fixture(params=[True, False], ids=["bfloat16", "int16"])
+def used(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Screens on any processor, in narrow tiles and blocks; how many queries each has left."""
     for module in (screening, search):
         monkeypatch.setattr(module, "FEWEST", 1)
         monkeypatch.setattr(module, "NARROWEST", 1)
-    monkeypatch.setattr(screening, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(screening, "multiplies_bfloat16", lambda: request.param)
+    monkeypatch.setattr(screening, "multiplies_int16", lambda: True)
     monkeypatch.setattr(search, "ROWS", 16)
     monkeypatch.setattr(blocks, "_TOGETHER", 5)
     made, by_highest = search.Search.__init__, blocks._by_highest
@@ -31,7 +32,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def narrow(self: search.Search, *given: Any, **more: Any) -> None:
         made(self, *given, **more)
-        self._tile = 400
+        self._tile = self._wide_tile = 400
 
     def noted(*given: Any, **more: Any) -> Any:
         others = yield from by_highest(*given, **more)
