@@ -23,6 +23,7 @@ def used(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> lis
     for module in (screening, search):
         monkeypatch.setattr(module, "FEWEST", 1)
         monkeypatch.setattr(module, "NARROWEST", 1)
+    monkeypatch.setattr(search, "SMALLEST", 1)
     monkeypatch.setattr(screening, "multiplies_bfloat16", lambda: request.param)
     monkeypatch.setattr(screening, "multiplies_int16", lambda: True)
     monkeypatch.setattr(search, "ROWS", 16)
