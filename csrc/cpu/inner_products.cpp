@@ -92,19 +92,48 @@ struct FusedFloats : Floats {
 DRCL_END_TARGET
 #endif
 
-panels::Multiply<Floats> multiply_here() {
-#if defined(DRCL_X86)
-  if (runs_avx2()) return panels::avx2::multiply<FusedFloats>;
-#endif
-  return panels::plain::multiply<Floats>;
-}
-
-// out[q][i] for a block of sums.
-void put(const panels::Sums<float>& sums, int64_t queries, int64_t rows, float* out, int64_t stride) {
+// out[q * stride + i] of a block of sums, from the i-th row on.
+void put_rows(const panels::Sums<float>& sums, int64_t queries, int64_t i, int64_t rows, float* out, int64_t stride) {
   for (int64_t q = 0; q < queries; ++q) {
-    for (int64_t i = 0; i < rows; ++i) out[q * stride + i] = sums.of[i][q];
+    for (int64_t j = i; j < rows; ++j) out[q * stride + j] = sums.of[j][q];
   }
 }
+
+void put_plain(const panels::Sums<float>& sums, int64_t queries, int64_t rows, float* out, int64_t stride) {
+  put_rows(sums, queries, 0, rows, out, stride);
+}
+
+#if defined(DRCL_X86)
+// Eight rows at a time, transposed in registers.
+DRCL_TARGET("avx2,fma")
+void put_avx2(const panels::Sums<float>& sums, int64_t queries, int64_t rows, float* out, int64_t stride) {
+  int64_t i = 0;
+  for (; i + 8 <= rows; i += 8) {
+    for (int64_t first = 0; first < queries; first += 8) {
+      __m256 a[8], b[8];
+      for (int j = 0; j < 8; ++j) a[j] = _mm256_load_ps(sums.of[i + j] + first);
+      for (int j = 0; j < 8; j += 2) {
+        b[j] = _mm256_unpacklo_ps(a[j], a[j + 1]);
+        b[j + 1] = _mm256_unpackhi_ps(a[j], a[j + 1]);
+      }
+      for (int j = 0; j < 8; j += 4) {
+        a[j] = _mm256_shuffle_ps(b[j], b[j + 2], 0x44);
+        a[j + 1] = _mm256_shuffle_ps(b[j], b[j + 2], 0xee);
+        a[j + 2] = _mm256_shuffle_ps(b[j + 1], b[j + 3], 0x44);
+        a[j + 3] = _mm256_shuffle_ps(b[j + 1], b[j + 3], 0xee);
+      }
+      for (int j = 0; j < 4; ++j) {
+        b[j] = _mm256_permute2f128_ps(a[j], a[j + 4], 0x20);
+        b[j + 4] = _mm256_permute2f128_ps(a[j], a[j + 4], 0x31);
+      }
+      float* to = out + first * stride + i;
+      for (int64_t q = 0; q < 8 && first + q < queries; ++q) _mm256_storeu_ps(to + q * stride, b[q]);
+    }
+  }
+  put_rows(sums, queries, i, rows, out, stride);
+}
+DRCL_END_TARGET
+#endif
 
 // Whose entries lie side by side; rows may lie apart.
 void check_rows(const char* name, const Tensor& rows) {
@@ -131,6 +160,18 @@ Tensor inner_products(const Tensor& query, const Tensor& gallery) {
   return out;
 }
 
+struct Many {
+  panels::Multiply<Floats> multiply;
+  void (*put)(const panels::Sums<float>& sums, int64_t queries, int64_t rows, float* out, int64_t stride);
+};
+
+Many many_here() {
+#if defined(DRCL_X86)
+  if (runs_avx2()) return {panels::avx2::multiply<FusedFloats>, put_avx2};
+#endif
+  return {panels::plain::multiply<Floats>, put_plain};
+}
+
 // Shapes: drcl/ops/inner_products.py.
 void inner_products_out(const Tensor& query, const Tensor& gallery, Tensor out) {
   check_rows("query", query);
@@ -139,13 +180,13 @@ void inner_products_out(const Tensor& query, const Tensor& gallery, Tensor out) 
   const int64_t count = query.size(0), n = gallery.size(0), width = query.size(1);
   STD_TORCH_CHECK(gallery.size(1) == width, "gallery: expected rows of width ", width);
   STD_TORCH_CHECK(out.size(0) == count && out.size(1) == n, "out: expected ", count, " rows of width ", n);
-  static const auto multiply = multiply_here();
+  static const Many form = many_here();
   auto* to = static_cast<float*>(out.mutable_data_ptr());
   const int64_t stride = out.stride(0);
-  panels::products<Floats>(multiply, static_cast<const float*>(query.const_data_ptr()), query.stride(0), count,
+  panels::products<Floats>(form.multiply, static_cast<const float*>(query.const_data_ptr()), query.stride(0), count,
                            static_cast<const float*>(gallery.const_data_ptr()), gallery.stride(0), n, width,
                            [&](int64_t q, int64_t queries, int64_t i, int64_t rows, const panels::Sums<float>& sums) {
-    put(sums, queries, rows, to + q * stride + i, stride);
+    form.put(sums, queries, rows, to + q * stride + i, stride);
   });
 }
 
