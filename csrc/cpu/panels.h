@@ -25,6 +25,7 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 
 #if defined(DRCL_X86)
@@ -45,6 +46,7 @@ namespace drcl::panels {
 constexpr int64_t kLanes = 8, kQueries = 3 * kLanes;  // of a vector, of a panel
 constexpr int64_t kDepth = 256;
 constexpr int64_t kRows = 72, kFewRows = 24;        // of a block: multiples of 4, 6 and 8, which are taken together
+constexpr int64_t kManyBlocks = 32;                 // from which on a thread takes a block with all panels
 constexpr int64_t kBlockBytes = int64_t{1} << 18;   // of its entries: half of a core's own cache
 constexpr int64_t kPanelBytes = int64_t{1} << 22;   // of the panels that are held at a time, beyond one
 constexpr int64_t kGrain = int64_t{1} << 18;        // products of entries that are worth a thread
@@ -71,14 +73,19 @@ using Multiply = void (*)(const typename Form::Value* panel, int64_t queries, co
 
 inline int64_t up_to_whole(int64_t size, int64_t of) { return (size + of - 1) / of * of; }
 
-// One panel of `count` queries, `apart` entries from each other.
+// One panel of `count` queries, `apart` entries from each other; a line of the cache of each at a time.
 template <class Form>
 void pack(const typename Form::Value* queries, int64_t apart, int64_t count, int64_t width,
           typename Form::Value* panel) {
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(typename Form::Value));
   const int64_t lanes = up_to_whole(count, kLanes);
-  for (int64_t k = 0; k < width; k += Form::kGroup) {
+  for (int64_t begin = 0; begin < width; begin += kLine) {
+    const int64_t end = std::min(begin + kLine, width);
     for (int64_t q = 0; q < lanes; ++q) {
-      for (int64_t g = 0; g < Form::kGroup; ++g) *panel++ = q < count ? queries[q * apart + k + g] : 0;
+      auto* to = panel + q * Form::kGroup;
+      for (int64_t k = begin; k < end; ++k) {
+        to[k / Form::kGroup * Form::kGroup * lanes + k % Form::kGroup] = q < count ? queries[q * apart + k] : 0;
+      }
     }
   }
 }
@@ -113,20 +120,24 @@ void products(Multiply<Form> multiply, const typename Form::Value* queries, int6
       multiply(panels + p * kQueries * width, of_panel(p), rows + row * rows_apart, rows_apart, size, width, sums);
       sink(start + p * kQueries, of_panel(p), row, size, sums);
     };
-    const int64_t grain = std::max<int64_t>(kGrain / (kQueries * block * bytes), 1);
-    if (in_order) {
-      torch::stable::parallel_for(0, each, 1, [&](int64_t begin, int64_t end) {
-        Sums<typename Form::Sum> sums;
-        for (int64_t row = 0; row < n; row += block) {
-          for (int64_t p = begin; p < end; ++p) one(p, row, sums);
+    // A thread takes the next block when it is done: none waits for one that shares its core with another program.
+    const int64_t grain = std::max<int64_t>(kGrain / (kQueries * block * bytes), 1), tasks = blocks * each;
+    const int64_t threads = torch::stable::get_num_threads(), few = std::max<int64_t>(each / (2 * threads), 1);
+    const int64_t taken = in_order ? few : blocks < kManyBlocks ? 1 : each, all = in_order ? each : tasks;
+    std::atomic<int64_t> next{0};
+    torch::stable::parallel_for(0, all, in_order ? 1 : grain, [&](int64_t, int64_t) {
+      Sums<typename Form::Sum> sums;
+      for (int64_t i = next.fetch_add(taken); i < all; i = next.fetch_add(taken)) {
+        const int64_t end = std::min(i + taken, all);
+        if (in_order) {
+          for (int64_t row = 0; row < n; row += block) {
+            for (int64_t p = i; p < end; ++p) one(p, row, sums);
+          }
+        } else {
+          for (int64_t task = i; task < end; ++task) one(task % each, task / each * block, sums);
         }
-      });
-    } else {
-      torch::stable::parallel_for(0, blocks * each, grain, [&](int64_t begin, int64_t end) {
-        Sums<typename Form::Sum> sums;
-        for (int64_t i = begin; i < end; ++i) one(i % each, i / each * block, sums);
-      });
-    }
+      }
+    });
   }
 }
 

@@ -16,7 +16,7 @@ from drcl.metrics.exclusions import own_places
 from drcl.metrics.options import MAX_BYTES
 from drcl.metrics.scores import LINE, METRICS, PRECISIONS, Scorer, Scores
 from drcl.metrics.screening import AFTER, RoundedRows, Screen
-from drcl.ops.inner_products import FEW, WIDE, inner_products
+from drcl.ops.inner_products import Form, inner_products
 from drcl.ops.top_k import FEW as FEW_ITEMS
 from drcl.ops.top_k import top_k
 from drcl.out_of_memory import in_pieces
@@ -161,23 +161,24 @@ class _Known(Scorer):
         self._limit = 1e150 if self.dtype == torch.float64 else 1e15
         self._whole = gallery.whole(self.dtype)
         self._tile = max(1, TILE_BYTES // (8 * gallery.width))
+        self.form = self._form()
         self.copies, self.firsts = copies
 
     def products(self, x: Tensor, start: int, stop: int, out: Tensor) -> Tensor:
-        """Of a few queries piece by piece: no row is copied; in float64 a few rows at a time."""
+        """Piece by piece where no row has to be copied for it; in float64 a few rows at a time."""
         if self.dtype == torch.float64:
             for first in range(start, stop, self._tile):
                 last = min(first + self._tile, stop)
                 super().products(x, first, last, out[:, first - start : last - start])
             return out
-        backend = choose("inner_products", x.device)
-        if len(x) > FEW or x.shape[1] < WIDE or backend != "native":
+        if self.form == Form.MATRICES:
             return super().products(x, start, stop, out)
         self.gallery.check_files()
-        parts = zip(self.gallery.starts.tolist(), self.gallery.pieces, strict=False)
-        near = (piece[max(start - at, 0) : max(stop - at, 0)] for at, piece in parts)
-        found = [inner_products(x, piece, backend=backend) for piece in near if len(piece)]
-        return torch.cat(found, dim=1) if len(found) > 1 else found[0]
+        for at, piece in zip(self.gallery.starts.tolist(), self.gallery.pieces, strict=False):
+            near = piece[max(start - at, 0) : max(stop - at, 0)]
+            first = max(at - start, 0)
+            inner_products(x, near, out[:, first : first + len(near)], self.form)
+        return out
 
 
 def highest_scores(scorer: Scores, queries: int, k: int, max_bytes: int) -> Search | None:

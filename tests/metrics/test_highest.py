@@ -10,6 +10,7 @@ from torch import Tensor
 
 from drcl import backends, metrics
 from drcl.metrics import blocks, screening, search
+from drcl.ops import inner_products as op
 
 NATIVE = next(one for one in backends.probe_backends() if one.name == "native")
 pytestmark = pytest.mark.skipif(not NATIVE.available, reason=f"native: {NATIVE.reason}")
@@ -138,11 +139,14 @@ def test_all_scores_are_ranked_where_the_highest_do_not_suffice(
     assert not used
 
 
-def test_equal_rows_of_the_gallery(used: list[int], monkeypatch: Any) -> None:
+@pytest.mark.parametrize("panels", [False, True])
+def test_equal_rows_of_the_gallery(panels: bool, used: list[int], monkeypatch: Any) -> None:
+    """They are in the way only where they have to be looked for."""
+    monkeypatch.setattr(op, "multiplies_panels", lambda: panels)
     query, gallery, ones, others = problem()
     gallery[450:] = gallery[:450]
     both_ways(monkeypatch, (query, gallery, ones, others), ks=(3,))
-    assert not used
+    assert bool(used) == panels
 
 
 def test_items_so_alike_that_all_have_to_be_computed(used: list[int], monkeypatch: Any) -> None:
