@@ -26,12 +26,6 @@ class Scores(Protocol):
     bias: Tensor | None
     rows_per_block: int
 
-    def _form(self) -> Form:
-        """One for all queries: blocks of any size have the same scores."""
-        if self.dtype != torch.float32 or self.precision != "highest":
-            return Form.MATRICES
-        return Form.of(len(self.query), self.gallery.width, self.device)
-
     def block(self, rows: Tensor) -> Tensor:
         """Scores (q, N) of the queries at these positions."""
 

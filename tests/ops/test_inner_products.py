@@ -176,7 +176,8 @@ def test_which_form_is_taken(
     monkeypatch.setattr(op, "multiplies_panels", lambda: panels)
     cpu = torch.device("cpu")
     assert {queries: Form.of(queries, WIDE, cpu) for queries in expected} == expected
-    assert Form.of(1, WIDE - 1, cpu) == (Form.PANELS if panels else Form.MATRICES)
+    assert Form.of(1, WIDE - 1, cpu) == (Form.FEW if panels else Form.MATRICES)
+    assert Form.of(2, WIDE - 1, cpu) == (Form.PANELS if panels else Form.MATRICES)
     assert Form.of(1, WIDE, torch.device("meta")) == Form.MATRICES
     with use_backend("eager"):
         assert Form.of(1, WIDE, cpu) == Form.MATRICES
