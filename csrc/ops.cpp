@@ -16,18 +16,23 @@ STABLE_TORCH_LIBRARY_FRAGMENT(drcl, m) {
   // bound how many queries are ranked at a time; the least is one query's.
   m.def("average_precision(" DRCL_RANKING_ARGUMENTS ", int max_bytes) -> Tensor");
   // What small evaluations by classes are ranked with: drcl/metrics/plain.py.
-  m.def("class_lists(Tensor lengths, Tensor query_lengths, Tensor gallery, Tensor query_ids, Tensor ids) "
+  m.def("class_lists(Tensor lengths, Tensor query_lengths, Tensor? gallery, Tensor query_ids, Tensor ids) "
         "-> (Tensor, Tensor, Tensor, Tensor, int)");
   // How many codes lie at each Hamming distance, 0 to `bits`, from every query: drcl/ops/hamming_counts.py.
   m.def("hamming_counts(Tensor query, Tensor gallery, Tensor? begins, Tensor? ends, Tensor? items, int bits) -> Tensor");
-  // A few queries against many rows: drcl/ops/inner_products.py.
-  m.def("inner_products(Tensor query, Tensor gallery) -> Tensor");
+  // Queries against many rows: drcl/ops/inner_products.py.
+  m.def("inner_products(Tensor query, Tensor gallery, Tensor(a!) out, bool few) -> ()");
+  m.def("multiplies_panels() -> bool");
   // The highest scores of every query, tile by tile: drcl/ops/top_k.py.
   m.def("top_k(Tensor scores, int begin, Tensor(a!) values, Tensor(b!) indices) -> ()");
   m.def("top_k_screened(Tensor screen, Tensor slack, Tensor queries, Tensor rows, Tensor? scale, int begin, int limit, "
         "Tensor(a!) values, Tensor(b!) indices) -> int");
   m.def("rounded_rows(Tensor rows, Tensor? scale) -> (Tensor, Tensor, Tensor)");
   m.def("multiplies_bfloat16() -> bool");
+  m.def("top_k_by_integers(Tensor whole_queries, Tensor query_steps, Tensor whole_rows, Tensor row_steps, Tensor slack, "
+        "Tensor queries, Tensor rows, Tensor? scale, int begin, int limit, Tensor(a!) values, Tensor(b!) indices) -> int");
+  m.def("integer_rows(Tensor rows, Tensor? scale) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("multiplies_int16() -> bool");
   // Sums over the first relevant items of every ranking: drcl/ops/rank_sums.py.
   m.def("rank_sums(Tensor ranks, Tensor values, Tensor counts, Tensor? weights) -> Tensor");
   // The generalised cross-entropy by rows, its gradient beside the logits or in their place:

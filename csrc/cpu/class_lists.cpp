@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <tuple>
 
 namespace drcl {
@@ -53,18 +54,22 @@ bool may_repeat(const Tensor& rows) {
 using Lists = std::tuple<Tensor, Tensor, Tensor, Tensor, int64_t>;
 
 // The inverse lengths, the items of each class (offsets and positions), where each query's list of classes begins, and
-// how many items the largest class has: −1 where lengths, ids or rows ask for more than is done here.
-Lists class_lists(const Tensor& lengths, const Tensor& query_lengths, const Tensor& gallery, const Tensor& query_ids,
-                  const Tensor& ids) {
-  const int64_t n = gallery.size(0), q = query_ids.size(0);
+// how many items the largest class has: −1 where lengths, ids or rows ask for more than is done here. Rows are given
+// where equal ones ask for more.
+Lists class_lists(const Tensor& lengths, const Tensor& query_lengths, const std::optional<Tensor>& gallery,
+                  const Tensor& query_ids, const Tensor& ids) {
+  const int64_t n = ids.size(0), q = query_ids.size(0);
   check("lengths", lengths, ScalarType::Float, {n});
   check("query_lengths", query_lengths, ScalarType::Float, {q});
   check("query_ids", query_ids, ScalarType::Long, {q});
   check("ids", ids, ScalarType::Long, {n});
-  STD_TORCH_CHECK(gallery.dim() == 2 && gallery.scalar_type() == ScalarType::Float && gallery.size(1) >= 2,
-                  "gallery: expected float32 (N, D) with D > 1");
+  if (gallery.has_value()) {
+    STD_TORCH_CHECK(gallery->dim() == 2 && gallery->scalar_type() == ScalarType::Float && gallery->size(0) == n &&
+                    gallery->size(1) >= 2, "gallery: expected float32 (N, D) with D > 1");
+  }
   const int64_t wanted = largest_of(query_ids), most = largest_of(ids);
-  if (wanted < 0 || most < 0 || !regular(lengths) || !regular(query_lengths) || may_repeat(gallery)) {
+  if (wanted < 0 || most < 0 || !regular(lengths) || !regular(query_lengths) ||
+      (gallery.has_value() && may_repeat(*gallery))) {
     const Tensor none = empty({0}, ScalarType::Long);
     return {none, none, none, none, -1};
   }

@@ -1,9 +1,12 @@
-// drcl::inner_products on a CPU: a few queries against many rows, as fast as the rows can be read. One reader of
-// consecutive rows leaves the memory half idle; four that are far apart, each followed by the processor's own
-// prefetcher, do not. Every product is added up in the same order, whichever thread, reader or processor it falls
-// to: sixteen partial sums, then those, then what is left of the width.
+// drcl::inner_products on a CPU: queries against many rows that lie as they are. Whatever the form, every product is
+// added up in the same order, whichever thread, place or processor it falls to: equal rows have equal products.
+//
+// A few queries take as long as the rows take to be read. One reader of consecutive rows leaves the memory half idle;
+// four that are far apart, each followed by the processor's own prefetcher, do not. Here there are sixteen partial
+// sums, then those, then what is left of the width. Many queries are multiplied in panels: panels.h.
 
 #include "instruction_sets.h"
+#include "panels.h"
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
@@ -13,6 +16,7 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 
 namespace drcl {
@@ -20,75 +24,177 @@ namespace {
 
 using torch::stable::Tensor;
 
+// float32 rows in memory, `apart` entries from each other.
+template <class T>
+struct Rows {
+  T* first;
+  int64_t count, width, apart;
+
+  T* operator[](int64_t i) const { return first + i * apart; }
+};
+
 constexpr int64_t kReaders = 4, kLanes = 8, kStep = 2 * kLanes;
 constexpr int64_t kGrain = int64_t{1} << 18;  // entries of rows that are worth a thread
 
-typedef float Lanes __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+typedef float Unaligned __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 
-// Products of `queries` (count, width) with n rows; those of query q go to out + q * stride.
-using Products = void (*)(const float* queries, int64_t count, const float* rows, int64_t n, int64_t width,
-                          float* out, int64_t stride);
+// Products of queries with the rows from `begin` to `end`.
+using Few = void (*)(const Rows<const float>& queries, const Rows<const float>& rows, int64_t begin, int64_t end,
+                     const Rows<float>& out);
 
-// Of one query with S rows that are `apart` rows from each other, the first of them row i.
-#define DRCL_DOTS(S, i, apart)                                                                             \
-  for (int64_t q = 0; q < count; ++q) {                                                                    \
-    const float *query = queries + q * width, *first = rows + (i) * width;                                 \
-    Lanes sums[S][2] = {};                                                                                 \
+// Of one query with S rows that are `step` rows from each other, the first of them row i.
+#define DRCL_DOTS(S, i, step)                                                                              \
+  for (int64_t q = 0; q < queries.count; ++q) {                                                            \
+    const float* query = queries[q];                                                                       \
+    Unaligned sums[S][2] = {};                                                                             \
     for (int64_t k = 0; k < whole; k += kStep) {                                                           \
-      const Lanes low = *reinterpret_cast<const Lanes*>(query + k);                                        \
-      const Lanes high = *reinterpret_cast<const Lanes*>(query + k + kLanes);                              \
+      const Unaligned low = *reinterpret_cast<const Unaligned*>(query + k);                                \
+      const Unaligned high = *reinterpret_cast<const Unaligned*>(query + k + kLanes);                      \
       for (int64_t s = 0; s < S; ++s) {                                                                    \
-        const float* row = first + s * (apart) * width + k;                                                \
-        sums[s][0] += low * *reinterpret_cast<const Lanes*>(row);                                          \
-        sums[s][1] += high * *reinterpret_cast<const Lanes*>(row + kLanes);                                \
+        const float* row = rows[(i) + s * (step)] + k;                                                     \
+        sums[s][0] += low * *reinterpret_cast<const Unaligned*>(row);                                      \
+        sums[s][1] += high * *reinterpret_cast<const Unaligned*>(row + kLanes);                            \
       }                                                                                                    \
     }                                                                                                      \
     for (int64_t s = 0; s < S; ++s) {                                                                      \
-      const float* row = first + s * (apart) * width;                                                      \
-      const Lanes t = sums[s][0] + sums[s][1];                                                             \
+      const float* row = rows[(i) + s * (step)];                                                           \
+      const Unaligned t = sums[s][0] + sums[s][1];                                                         \
       float total = ((t[0] + t[4]) + (t[1] + t[5])) + ((t[2] + t[6]) + (t[3] + t[7]));                     \
       for (int64_t k = whole; k < width; ++k) total += query[k] * row[k];                                  \
-      out[q * stride + (i) + s * (apart)] = total;                                                         \
+      out[q][(i) + s * (step)] = total;                                                                    \
     }                                                                                                      \
   }
 
-#define DRCL_PRODUCTS(name)                                                                                \
-  void name(const float* queries, int64_t count, const float* rows, int64_t n, int64_t width,              \
-            float* out, int64_t stride) {                                                                  \
-    const int64_t part = n / kReaders, whole = width / kStep * kStep;                                      \
-    for (int64_t i = 0; i < part; ++i) DRCL_DOTS(kReaders, i, part)                                        \
-    for (int64_t i = kReaders * part; i < n; ++i) DRCL_DOTS(1, i, 0)                                       \
+#define DRCL_FEW(name)                                                                                     \
+  void name(const Rows<const float>& queries, const Rows<const float>& rows, int64_t begin, int64_t end,   \
+            const Rows<float>& out) {                                                                      \
+    const int64_t part = (end - begin) / kReaders, width = rows.width, whole = width / kStep * kStep;      \
+    for (int64_t i = begin; i < begin + part; ++i) DRCL_DOTS(kReaders, i, part)                            \
+    for (int64_t i = begin + kReaders * part; i < end; ++i) DRCL_DOTS(1, i, 0)                             \
   }
 
-DRCL_PRODUCTS(plain)
+DRCL_FEW(few_plain)
 DRCL_TARGET("avx2")
-DRCL_PRODUCTS(avx2)
+DRCL_FEW(few_avx2)
 DRCL_END_TARGET
-#undef DRCL_PRODUCTS
+#undef DRCL_FEW
 #undef DRCL_DOTS
 
-void check_rows(const char* name, const Tensor& rows) {
-  const bool right = rows.is_cpu() && rows.dim() == 2 && rows.scalar_type() == torch::headeronly::ScalarType::Float;
+// float32 as a Form of panels.h. A product and a sum are rounded once, also where that is slow.
+struct Floats {
+  using Value = float;
+  using Sum = float;
+  typedef float Lanes __attribute__((vector_size(32), may_alias));
+  static constexpr int64_t kGroup = 1;
+  static DRCL_INLINE void spread(const float* entry, Lanes& y) {
+    for (int64_t l = 0; l < panels::kLanes; ++l) y[l] = *entry;
+  }
+  static DRCL_INLINE void add(const Lanes& x, const Lanes& y, Lanes& sums) {
+    for (int64_t l = 0; l < panels::kLanes; ++l) sums[l] = std::fma(x[l], y[l], sums[l]);
+  }
+};
+
+using FloatSums = panels::Sums<float>;
+
+// A block's sums, from the i-th row on, as columns from `at` on of the queries' rows in `out`.
+void put_from(int64_t i, const FloatSums& sums, int64_t rows, const Rows<float>& out, int64_t at) {
+  for (int64_t q = 0; q < out.count; ++q) {
+    for (int64_t j = i; j < rows; ++j) out[q][at + j] = sums.of[j][q];
+  }
+}
+
+void put_plain(const FloatSums& sums, int64_t rows, const Rows<float>& out, int64_t at) {
+  put_from(0, sums, rows, out, at);
+}
+
+#if defined(DRCL_X86)
+DRCL_TARGET("avx2,fma")
+struct FusedFloats : Floats {
+  static DRCL_INLINE void spread(const float* entry, Lanes& y) { y = _mm256_broadcast_ss(entry); }
+  static DRCL_INLINE void add(const Lanes& x, const Lanes& y, Lanes& sums) { sums = _mm256_fmadd_ps(x, y, sums); }
+};
+
+// Eight by eight, transposed in registers.
+void put_avx2(const FloatSums& sums, int64_t rows, const Rows<float>& out, int64_t at) {
+  const int64_t whole = rows / 8 * 8;
+  for (int64_t first = 0; first < out.count; first += 8) {
+    for (int64_t i = 0; i < whole; i += 8) {
+      __m256 a[8], b[8];
+      for (int j = 0; j < 8; ++j) a[j] = _mm256_load_ps(sums.of[i + j] + first);
+      for (int j = 0; j < 8; j += 2) {
+        b[j] = _mm256_unpacklo_ps(a[j], a[j + 1]);
+        b[j + 1] = _mm256_unpackhi_ps(a[j], a[j + 1]);
+      }
+      for (int j = 0; j < 8; j += 4) {
+        a[j] = _mm256_shuffle_ps(b[j], b[j + 2], 0x44);
+        a[j + 1] = _mm256_shuffle_ps(b[j], b[j + 2], 0xee);
+        a[j + 2] = _mm256_shuffle_ps(b[j + 1], b[j + 3], 0x44);
+        a[j + 3] = _mm256_shuffle_ps(b[j + 1], b[j + 3], 0xee);
+      }
+      for (int j = 0; j < 4; ++j) {
+        b[j] = _mm256_permute2f128_ps(a[j], a[j + 4], 0x20);
+        b[j + 4] = _mm256_permute2f128_ps(a[j], a[j + 4], 0x31);
+      }
+      for (int j = 0; j < 8 && first + j < out.count; ++j) _mm256_storeu_ps(out[first + j] + at + i, b[j]);
+    }
+  }
+  put_from(whole, sums, rows, out, at);
+}
+DRCL_END_TARGET
+#endif
+
+struct Forms {
+  Few few;
+  panels::Multiply<Floats> multiply;
+  void (*put)(const FloatSums& sums, int64_t rows, const Rows<float>& out, int64_t at);
+};
+
+// The same bits, whichever.
+Forms forms_here() {
+#if defined(DRCL_X86)
+  if (runs_avx2()) return {few_avx2, panels::avx2::multiply<FusedFloats>, put_avx2};
+#endif
+  return {few_plain, panels::plain::multiply<Floats>, put_plain};
+}
+
+template <class T>
+Rows<T> rows_of(const char* name, const Tensor& matrix, T* first) {
+  const bool right =
+      matrix.is_cpu() && matrix.dim() == 2 && matrix.scalar_type() == torch::headeronly::ScalarType::Float;
   STD_TORCH_CHECK(right, name, ": expected a matrix of float32 on the CPU");
-  STD_TORCH_CHECK(rows.is_contiguous(), name, ": expected contiguous rows");
+  STD_TORCH_CHECK(matrix.stride(1) == 1 || matrix.size(1) == 1, name, ": expected rows that are contiguous");
+  return {first, matrix.size(0), matrix.size(1), matrix.stride(0)};
 }
 
 // Shapes: drcl/ops/inner_products.py.
-Tensor inner_products(const Tensor& query, const Tensor& gallery) {
-  check_rows("query", query);
-  check_rows("gallery", gallery);
-  const int64_t count = query.size(0), n = gallery.size(0), width = query.size(1);
-  STD_TORCH_CHECK(gallery.size(1) == width, "gallery: expected rows of width ", width);
-  Tensor out = torch::stable::empty({count, n}, torch::headeronly::ScalarType::Float);
-  const auto* queries = static_cast<const float*>(query.const_data_ptr());
-  const auto* rows = static_cast<const float*>(gallery.const_data_ptr());
-  float* found = static_cast<float*>(out.mutable_data_ptr());
-  static const Products products = runs_avx2() ? avx2 : plain;
-  torch::stable::parallel_for(0, n, std::max<int64_t>(kGrain / std::max<int64_t>(width, 1), 1),
-                              [&](int64_t begin, int64_t end) {
-    products(queries, count, rows + begin * width, end - begin, width, found + begin, n);
+void inner_products(const Tensor& query, const Tensor& gallery, Tensor out, bool few) {
+  const auto queries = rows_of("query", query, static_cast<const float*>(query.const_data_ptr()));
+  const auto rows = rows_of("gallery", gallery, static_cast<const float*>(gallery.const_data_ptr()));
+  const auto to = rows_of("out", out, static_cast<float*>(out.mutable_data_ptr()));
+  STD_TORCH_CHECK(rows.width == queries.width, "gallery: expected rows of width ", queries.width);
+  STD_TORCH_CHECK(to.count == queries.count && to.width == rows.count, "out: expected a product of each query and row");
+  static const Forms forms = forms_here();
+  if (few) {
+    const int64_t grain = std::max<int64_t>(kGrain / std::max<int64_t>(rows.width, 1), 1);
+    torch::stable::parallel_for(0, rows.count, grain, [&](int64_t begin, int64_t end) {
+      forms.few(queries, rows, begin, end, to);
+    });
+    return;
+  }
+  panels::products<Floats>(forms.multiply, queries.first, queries.apart, queries.count, rows.first, rows.apart,
+                           rows.count, rows.width,
+                           [&](int64_t q, int64_t some, int64_t at, int64_t size, const FloatSums& sums) {
+    forms.put(sums, size, {to[q], some, to.width, to.apart}, at);
   });
-  return out;
+}
+
+// Whether panels are faster than the products of torch here.
+bool multiplies_panels() {
+#if defined(DRCL_X86)
+  return runs_avx2() && !runs_avx512();
+#else
+  return false;
+#endif
 }
 
 }  // namespace
@@ -96,4 +202,8 @@ Tensor inner_products(const Tensor& query, const Tensor& gallery) {
 
 STABLE_TORCH_LIBRARY_IMPL(drcl, CPU, m) {
   m.impl("inner_products", TORCH_BOX(&drcl::inner_products));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(drcl, CompositeExplicitAutograd, m) {
+  m.impl("multiplies_panels", TORCH_BOX(&drcl::multiplies_panels));
 }

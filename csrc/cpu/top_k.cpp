@@ -7,6 +7,7 @@
 // rows for such products, and says how much of them it has rounded off.
 
 #include "instruction_sets.h"
+#include "top_k.h"
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
@@ -25,12 +26,6 @@
 #include <optional>
 #include <tuple>
 #include <vector>
-
-#if defined(__GNUC__)
-#define DRCL_INLINE __attribute__((always_inline)) inline
-#else
-#define DRCL_INLINE inline
-#endif
 
 namespace drcl {
 namespace {
@@ -134,20 +129,12 @@ DRCL_INLINE void collect(const uint16_t* scores, int64_t count, float last, floa
   not_below(reached, scores, count, found);
 }
 
-template <int64_t Count>
-DRCL_INLINE float total(float (&sums)[Count]) {
-  for (int64_t half = Count / 2; half > 0; half /= 2) {
-    for (int64_t j = 0; j < half; ++j) sums[j] += sums[j + half];
-  }
-  return sums[0];
-}
-
 DRCL_INLINE float product(const float* x, const float* y, int64_t width) {
-  constexpr int64_t kSums = 64;  // so many that none has to wait for the one before
-  float sums[kSums] = {}, rest = 0;
+  constexpr int64_t kMany = 64;  // so many that none has to wait for the one before
+  float sums[kMany] = {}, rest = 0;
   int64_t i = 0;
-  for (; i + kSums <= width; i += kSums) {
-    for (int64_t j = 0; j < kSums; ++j) sums[j] += x[i + j] * y[i + j];
+  for (; i + kMany <= width; i += kMany) {
+    for (int64_t j = 0; j < kMany; ++j) sums[j] += x[i + j] * y[i + j];
   }
   for (; i < width; ++i) rest += x[i] * y[i];
   return total(sums) + rest;
@@ -155,20 +142,14 @@ DRCL_INLINE float product(const float* x, const float* y, int64_t width) {
 
 // The row times `scale` in bfloat16, its length, and that of what was rounded off.
 DRCL_INLINE void round_row(const float* row, int64_t width, float scale, uint16_t* to, float& length, float& off) {
-  constexpr int64_t kSums = 16;
   float squares[kSums] = {}, lost[kSums] = {};
-  const auto one = [&](int64_t i, int64_t j) {
-    const float value = row[i + j] * scale;
-    to[i + j] = rounded(value);
-    const float difference = value - widened(to[i + j]);
+  each(width, [&](int64_t i, int64_t j) {
+    const float value = row[i] * scale;
+    to[i] = rounded(value);
+    const float difference = value - widened(to[i]);
     squares[j] += value * value;
     lost[j] += difference * difference;
-  };
-  int64_t i = 0;
-  for (; i + kSums <= width; i += kSums) {
-    for (int64_t j = 0; j < kSums; ++j) one(i, j);
-  }
-  for (int64_t j = 0; i + j < width; ++j) one(i, j);
+  });
   length = std::sqrt(total(squares));
   // Squares of what short rows lose are below the least number of float32: the most that can be lost, then.
   off = length < kShort ? length * kHalfPlace : std::sqrt(total(lost));
@@ -195,6 +176,7 @@ struct Forms {
 
 DRCL_FORMS(plain, )
 #if defined(DRCL_X86)
+DRCL_FORMS(avx2, __attribute__((target("avx2"))))
 DRCL_FORMS(avx512, __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512"))))
 #endif
 #undef DRCL_FORMS
@@ -203,20 +185,9 @@ DRCL_FORMS(avx512, __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,pre
 Forms forms_here() {
 #if defined(DRCL_X86)
   if (runs_avx512()) return avx512;
+  if (runs_avx2()) return avx2;
 #endif
   return plain;
-}
-
-void check_matrix(const char* name, const Tensor& matrix, int64_t rows, ScalarType type) {
-  const bool right = matrix.dim() == 2 && matrix.is_contiguous() && matrix.scalar_type() == type;
-  STD_TORCH_CHECK(right && matrix.size(0) == rows, name, ": expected a contiguous matrix of ", rows,
-                  " rows, of its dtype");
-}
-
-const float* vector_of(const char* name, const Tensor& one, int64_t size) {
-  const bool right = one.dim() == 1 && one.scalar_type() == ScalarType::Float && one.is_contiguous();
-  STD_TORCH_CHECK(right && one.size(0) == size, name, ": expected ", size, " contiguous float32");
-  return static_cast<const float*>(one.const_data_ptr());
 }
 
 // Shapes: drcl/ops/top_k.py.
@@ -241,20 +212,10 @@ int64_t top_k_screened(const Tensor& screen, const Tensor& slack, const Tensor& 
                        Tensor indices) {
   STD_TORCH_CHECK(screen.dim() == 2 && screen.size(1) == rows.size(0), "screen: expected a score for each row");
   check_matrix("screen", screen, queries.size(0), ScalarType::BFloat16);
-  check_matrix("queries", queries, queries.size(0), ScalarType::Float);
-  check_matrix("rows", rows, rows.size(0), ScalarType::Float);
-  check_matrix("values", values, queries.size(0), ScalarType::Float);
-  check_matrix("indices", indices, queries.size(0), ScalarType::Long);
-  const int64_t count = queries.size(0), items = rows.size(0), width = queries.size(1), k = values.size(1);
-  STD_TORCH_CHECK(rows.size(1) == width, "rows: expected a width of ", width);
-  STD_TORCH_CHECK(indices.size(1) == k && k > 0, "indices: expected ", k, " a query, as values, and one at least");
+  const Highest highest = Highest::of(queries, rows, scale, begin, values, indices);
+  const int64_t count = highest.count, items = highest.items, k = highest.k;
   const float* away = vector_of("slack", slack, count);
-  const float* scales = scale.has_value() ? vector_of("scale", *scale, items) : nullptr;
   const auto* screens = static_cast<const uint16_t*>(screen.const_data_ptr());
-  const auto* x = static_cast<const float*>(queries.const_data_ptr());
-  const auto* y = static_cast<const float*>(rows.const_data_ptr());
-  auto* kept = static_cast<float*>(values.mutable_data_ptr());
-  auto* places = static_cast<int64_t*>(indices.mutable_data_ptr());
   std::vector<std::vector<int64_t>> found(count);
   std::atomic<int64_t> total{0};
   const Forms forms = forms_here();
@@ -262,26 +223,12 @@ int64_t top_k_screened(const Tensor& screen, const Tensor& slack, const Tensor& 
   torch::stable::parallel_for(0, count, grain, [&](int64_t first, int64_t last) {
     std::vector<float> room(std::min(items, std::max<int64_t>(kBlock, kGroups * k)));
     for (int64_t q = first; q < last && total <= limit; ++q) {
-      forms.collect(screens + q * items, items, kept[q * k + k - 1], away[q], k, room, found[q]);
+      forms.collect(screens + q * items, items, highest.last(q), away[q], k, room, found[q]);
       total += static_cast<int64_t>(found[q].size());
     }
   });
   if (total > limit) return -1;
-  // A few items at a time, for all queries of a thread: those stay in its cache.
-  const int64_t together = std::max<int64_t>(1, kNear / std::max<int64_t>(width, 1));
-  torch::stable::parallel_for(0, count, 1, [&](int64_t first, int64_t last) {
-    std::vector<size_t> done(last - first);
-    for (int64_t end = std::min(together, items);; end = std::min(end + together, items)) {
-      for (int64_t q = first; q < last; ++q) {
-        for (size_t& next = done[q - first]; next < found[q].size() && found[q][next] < end; ++next) {
-          const int64_t i = found[q][next];
-          const float product = forms.product(x + q * width, y + i * width, width);
-          keep(scales ? product * scales[i] : product, begin + i, kept + q * k, places + q * k, k);
-        }
-      }
-      if (end == items) break;
-    }
-  });
+  highest.take(found);
   return total;
 }
 
@@ -317,6 +264,47 @@ bool multiplies_bfloat16() {
 }
 
 }  // namespace
+
+Highest Highest::of(const Tensor& queries, const Tensor& rows, const std::optional<Tensor>& scale, int64_t begin,
+                    Tensor& values, Tensor& indices) {
+  check_matrix("queries", queries, queries.size(0), ScalarType::Float);
+  check_matrix("rows", rows, rows.size(0), ScalarType::Float);
+  check_matrix("values", values, queries.size(0), ScalarType::Float);
+  check_matrix("indices", indices, queries.size(0), ScalarType::Long);
+  const int64_t items = rows.size(0), width = queries.size(1), k = values.size(1);
+  STD_TORCH_CHECK(rows.size(1) == width, "rows: expected a width of ", width);
+  STD_TORCH_CHECK(indices.size(1) == k && k > 0, "indices: expected ", k, " a query, as values, and one at least");
+  return {queries.size(0),
+          items,
+          width,
+          k,
+          begin,
+          static_cast<const float*>(queries.const_data_ptr()),
+          static_cast<const float*>(rows.const_data_ptr()),
+          scale.has_value() ? vector_of("scale", *scale, items) : nullptr,
+          static_cast<float*>(values.mutable_data_ptr()),
+          static_cast<int64_t*>(indices.mutable_data_ptr())};
+}
+
+void Highest::take(const std::vector<std::vector<int64_t>>& found) const {
+  const Forms forms = forms_here();
+  // A few items at a time, for all queries of a thread: those stay in its cache.
+  const int64_t together = std::max<int64_t>(1, kNear / std::max<int64_t>(width, 1));
+  torch::stable::parallel_for(0, count, 1, [&](int64_t first, int64_t last) {
+    std::vector<size_t> done(last - first);
+    for (int64_t end = std::min(together, items);; end = std::min(end + together, items)) {
+      for (int64_t q = first; q < last; ++q) {
+        for (size_t& next = done[q - first]; next < found[q].size() && found[q][next] < end; ++next) {
+          const int64_t i = found[q][next];
+          const float product = forms.product(queries + q * width, rows + i * width, width);
+          keep(scales ? product * scales[i] : product, begin + i, values + q * k, indices + q * k, k);
+        }
+      }
+      if (end == items) break;
+    }
+  });
+}
+
 }  // namespace drcl
 
 STABLE_TORCH_LIBRARY_IMPL(drcl, CPU, m) {

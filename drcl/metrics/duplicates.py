@@ -2,6 +2,7 @@
 
 A matrix product adds up the columns at the ragged end of a block in another order than the rest, so
 two identical rows may score differently in the last bit, and rank by chance instead of by index.
+Products of :mod:`drcl.ops.inner_products` do not.
 """
 
 from __future__ import annotations

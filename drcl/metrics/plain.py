@@ -17,6 +17,7 @@ from drcl.dispatch import choose
 from drcl.metrics.scores import LINE
 from drcl.metrics.search import FEWEST
 from drcl.ops.average_precision import BLOCK, average_precision
+from drcl.ops.inner_products import Form, inner_products
 from drcl.precision import multiplies_in_full
 from drcl.ranking import Relevance, Request
 
@@ -42,7 +43,7 @@ def sizes_of(sides: tuple[Any, ...]) -> tuple[int, int] | None:
 def ranked(sides: tuple[Tensor, ...], request: Request, max_bytes: int) -> Tensor | None:
     """The table of rankings by cosine, or None where it is not to be had here."""
     query, gallery, query_labels, gallery_labels = sides
-    (q, _), (n, _) = query.shape, gallery.shape
+    (q, width), (n, _) = query.shape, gallery.shape
     stride = -(-n // LINE) * LINE
     if q >= FEWEST and request.depth < n:
         return None  # the highest scores alone may take less
@@ -51,17 +52,18 @@ def ranked(sides: tuple[Tensor, ...], request: Request, max_bytes: int) -> Tenso
     if choose("average_precision", query.device) != "native":
         return None
     query_labels = query_labels.contiguous()
+    form = Form.of(q, width, query.device)
     scale, offsets, items, begins, most = torch.ops.drcl.class_lists(
         torch.linalg.vector_norm(gallery, dim=1),
         torch.linalg.vector_norm(query, dim=1),
-        gallery,
+        gallery if form == Form.MATRICES else None,  # equal rows are for the general way
         query_labels,
         gallery_labels.contiguous(),
     )
     if most < 0:
         return None
     scores = query.new_empty(q, stride)[:, :n]
-    torch.mm(query, gallery.T, out=scores)
+    inner_products(query, gallery, scores, form)
     return average_precision(
         scores,
         Relevance(most, begins, query_labels, offsets, items),

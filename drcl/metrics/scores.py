@@ -9,6 +9,7 @@ from torch import Tensor
 
 from drcl.metrics.duplicates import equal_rows
 from drcl.metrics.embeddings import TILE_BYTES, Embeddings
+from drcl.ops.inner_products import Form, inner_products
 from drcl.precision import product_precision
 
 METRICS = ("cosine", "dot", "euclidean", "hamming")
@@ -83,14 +84,22 @@ class Scorer:
         self.rows_per_block = max(1, min(max_rows, rows))
         self._buffer = torch.empty(0, dtype=self.dtype, device=self.device)
         del lengths  # a large gallery's vectors are a good part of a small budget
+        self.form = self._form()
         self.copies = self.firsts = torch.empty(0, dtype=torch.int64, device="cpu")
-        if metric != "hamming":  # whose products are exact, and equal for equal rows
+        # Those of codes are exact, and those of our own op the same wherever a row stands.
+        if metric != "hamming" and self.form == Form.MATRICES:
             self.copies, self.firsts = equal_rows(
                 lambda start, stop: gallery.rows(kept, start, stop, gallery.dtype),
                 lambda items: gallery.at(items if kept is None else kept[items], gallery.dtype),
                 self.count,
                 gallery.width,
             )
+
+    def _form(self) -> Form:
+        """One for all queries: blocks of any size have the same scores."""
+        if self.dtype != torch.float32 or self.precision != "highest":
+            return Form.MATRICES
+        return Form.of(len(self.query), self.gallery.width, self.device)
 
     def block(self, rows: Tensor) -> Tensor:
         """Scores (q, N) of the queries at these positions; the next block reuses their memory."""
@@ -102,12 +111,12 @@ class Scorer:
         with product_precision(self.precision):
             if self._whole is not None:
                 self.gallery.check_files()  # it may be the mapped rows themselves
-                torch.mm(x, self._whole.T, out=scores)
+                inner_products(x, self._whole, scores, self.form)
             else:
                 for start in range(0, self.count, self._tile):
                     stop = min(start + self._tile, self.count)
                     tile = self.items(start, stop)
-                    torch.mm(x, tile.T, out=scores[:, start:stop])
+                    inner_products(x, tile, scores[:, start:stop], self.form)
                     del tile  # before the next one is made
         for copies, firsts in zip(self.copies.split(4096), self.firsts.split(4096), strict=True):
             scores[:, copies] = scores[:, firsts]
@@ -122,7 +131,8 @@ class Scorer:
 
     def products(self, x: Tensor, start: int, stop: int, out: Tensor) -> Tensor:
         """Products (q, n) of queries with the kept gallery rows from start to stop, in ``out``."""
-        return torch.mm(x, self.items(start, stop).T, out=out)
+        inner_products(x, self.items(start, stop), out, self.form)
+        return out
 
     def queries(self, rows: Tensor) -> Tensor:
         """The queries at these positions, of a length that products do not overflow with."""

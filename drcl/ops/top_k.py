@@ -1,7 +1,8 @@
 """``drcl::top_k``: the k highest scores of every query, taken tile by tile.
 
 The compiled library defines the op for a CPU; :mod:`drcl.eager.top_k` does the same without it, and
-on other devices. ``drcl::top_k_screened`` computes only those scores that may be among them.
+on other devices. ``drcl::top_k_screened`` and ``drcl::top_k_by_integers`` compute only those scores
+that may be among them.
 """
 
 from __future__ import annotations
@@ -71,6 +72,49 @@ def rounded_rows(rows: Tensor, scale: Tensor | None = None) -> tuple[Tensor, Ten
     return made
 
 
+def integer_rows(
+    rows: Tensor, scale: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """``rows * scale[:, None]`` in whole steps, the finest whose products int32 can add up.
+
+    Shapes: rows (n, D), scale (n,) float32 → (n, D) int16, with a column of 0 where D is odd;
+    lengths, lengths of what is rounded off, and steps (n,) float32. D is at most 65,536, and rows
+    are finite, of lengths of 1e-15 to 1e15 or 0.
+    """
+    made: tuple[Tensor, Tensor, Tensor, Tensor]
+    made = torch.ops.drcl.integer_rows(rows.contiguous(), scale)
+    return made
+
+
+def top_k_by_integers(
+    whole_queries: Tensor,
+    query_steps: Tensor,
+    whole_rows: Tensor,
+    row_steps: Tensor,
+    slack: Tensor,
+    queries: Tensor,
+    rows: Tensor,
+    scale: Tensor | None,
+    begin: int,
+    limit: int,
+    values: Tensor,
+    indices: Tensor,
+) -> int:
+    """:func:`top_k_screened` by the products of queries and rows in whole steps.
+
+    Shapes: whole_queries (Q, D), whole_rows (n, D) int16, D even, and query_steps (Q,), row_steps
+    (n,) float32, as :func:`integer_rows` makes them. Their products are at most ``slack`` (Q,) from
+    the scores. An item whose step is NaN is left out.
+    """
+    arguments = whole_queries, query_steps, whole_rows, row_steps, slack, queries, rows.contiguous()
+    return int(torch.ops.drcl.top_k_by_integers(*arguments, scale, begin, limit, values, indices))
+
+
+def multiplies_int16() -> bool:
+    """Whether of all products those of int16 are the fastest on this processor: AVX2 alone."""
+    return bool(torch.ops.drcl.multiplies_int16())
+
+
 def multiplies_bfloat16() -> bool:
     """Whether this processor has instructions for products of bfloat16, and PyTorch uses them."""
     return bool(
@@ -85,6 +129,12 @@ def _rounded_rows_fake(rows: Tensor, scale: Tensor | None) -> tuple[Tensor, Tens
     return made, rows.new_empty(len(rows)), rows.new_empty(len(rows))
 
 
+def _integer_rows_fake(rows: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    n, width = rows.shape
+    made = rows.new_empty(n, width + width % 2, dtype=torch.int16)
+    return made, rows.new_empty(n), rows.new_empty(n), rows.new_empty(n)
+
+
 def _top_k_fake(scores: Tensor, begin: int, values: Tensor, indices: Tensor) -> None:
     return None
 
@@ -93,3 +143,5 @@ if not load_ops():
     torch.library.register_fake("drcl::top_k", _top_k_fake)
     torch.library.register_fake("drcl::top_k_screened", lambda *_: 0)
     torch.library.register_fake("drcl::rounded_rows", _rounded_rows_fake)
+    torch.library.register_fake("drcl::top_k_by_integers", lambda *_: 0)
+    torch.library.register_fake("drcl::integer_rows", _integer_rows_fake)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from drcl import backends, metrics
 from drcl.metrics import blocks, screening, search
+from drcl.ops import inner_products as op
 
 NATIVE = next(one for one in backends.probe_backends() if one.name == "native")
 pytestmark = pytest.mark.skipif(not NATIVE.available, reason=f"native: {NATIVE.reason}")
@@ -17,13 +18,15 @@ pytestmark = pytest.mark.skipif(not NATIVE.available, reason=f"native: {NATIVE.r
 QUERIES, ITEMS, CLASSES = 40, 900, 6
 
 
-@pytest.fixture
-def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+@pytest.fixture(params=[True, False], ids=["bfloat16", "int16"])
+def used(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Screens on any processor, in narrow tiles and blocks; how many queries each has left."""
     for module in (screening, search):
         monkeypatch.setattr(module, "FEWEST", 1)
         monkeypatch.setattr(module, "NARROWEST", 1)
-    monkeypatch.setattr(screening, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(search, "SMALLEST", 1)
+    monkeypatch.setattr(screening, "multiplies_bfloat16", lambda: request.param)
+    monkeypatch.setattr(screening, "multiplies_int16", lambda: True)
     monkeypatch.setattr(search, "ROWS", 16)
     monkeypatch.setattr(blocks, "_TOGETHER", 5)
     made, by_highest = search.Search.__init__, blocks._by_highest
@@ -31,7 +34,7 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def narrow(self: search.Search, *given: Any, **more: Any) -> None:
         made(self, *given, **more)
-        self._tile = 400
+        self._tile = self._wide_tile = 400
 
     def noted(*given: Any, **more: Any) -> Any:
         others = yield from by_highest(*given, **more)
@@ -136,11 +139,14 @@ def test_all_scores_are_ranked_where_the_highest_do_not_suffice(
     assert not used
 
 
-def test_equal_rows_of_the_gallery(used: list[int], monkeypatch: Any) -> None:
+@pytest.mark.parametrize("panels", [False, True])
+def test_equal_rows_of_the_gallery(panels: bool, used: list[int], monkeypatch: Any) -> None:
+    """They are in the way only where they have to be looked for."""
+    monkeypatch.setattr(op, "multiplies_panels", lambda: panels)
     query, gallery, ones, others = problem()
     gallery[450:] = gallery[:450]
     both_ways(monkeypatch, (query, gallery, ones, others), ks=(3,))
-    assert not used
+    assert bool(used) == panels
 
 
 def test_items_so_alike_that_all_have_to_be_computed(used: list[int], monkeypatch: Any) -> None:

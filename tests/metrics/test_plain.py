@@ -11,6 +11,7 @@ from torch import nn
 from drcl import metrics
 from drcl.dispatch import use_backend
 from drcl.metrics import plain
+from drcl.ops import inner_products as op
 from drcl.precision import network_precision
 
 
@@ -90,13 +91,23 @@ def changed(name):
     ["repeated rows", "a zero row", "a zero query", "a long row", "a short query", "unlabelled",
      "signs", "large ids", "first entries"],
 )  # fmt: skip
-def test_what_is_irregular_is_ranked_the_general_way(tables, name):
+def test_what_is_irregular_is_ranked_the_general_way(tables, name, monkeypatch):
+    if name in ("repeated rows", "first entries"):  # equal rows are looked for
+        monkeypatch.setattr(op, "multiplies_panels", lambda: False)
     given = changed(name)
     found, expected = metrics.retrieval_metrics(*given), in_general(*given)
     assert tables == [None]
     assert torch.equal(
         found.average_precision.nan_to_num(-1.0), expected.average_precision.nan_to_num(-1.0)
     )
+
+
+def test_equal_rows_stay_there_where_their_products_are_equal(tables, monkeypatch):
+    monkeypatch.setattr(op, "multiplies_panels", lambda: True)
+    given = changed("repeated rows")
+    found, expected = metrics.retrieval_metrics(*given), in_general(*given)
+    assert tables[0] is not None
+    assert torch.equal(found.average_precision, expected.average_precision)
 
 
 def test_first_ranks_beyond_the_depth_are_found(tables):

@@ -1,7 +1,10 @@
-"""Exact search by products of bfloat16 first: what it finds, its bound, and when it gives up."""
+"""Exact search by rounded products first: what it finds, its bound, and when it gives up."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -16,18 +19,22 @@ NATIVE = next(one for one in backends.probe_backends() if one.name == "native")
 pytestmark = pytest.mark.skipif(not NATIVE.available, reason=f"native: {NATIVE.reason}")
 
 
-@pytest.fixture
-def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+DTYPES = [torch.bfloat16, torch.int16]
+
+
+@pytest.fixture(params=DTYPES)
+def taken(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Screens of all sizes on any processor, in narrow tiles; what each tile's came to."""
     monkeypatch.setattr(screening, "FEWEST", 1)
     monkeypatch.setattr(screening, "NARROWEST", 1)
-    monkeypatch.setattr(screening, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(screening, "multiplies_bfloat16", lambda: request.param == torch.bfloat16)
+    monkeypatch.setattr(screening, "multiplies_int16", lambda: True)
     made, take = search.Search.__init__, Screen.take
     results: list[bool] = []
 
     def narrow(self: search.Search, *given: object, **more: object) -> None:
         made(self, *given, **more)  # type: ignore[arg-type]
-        self._tile = 64
+        self._tile = self._wide_tile = 64
 
     def noted(self: Screen, *given: object) -> bool:
         results.append(take(self, *given))  # type: ignore[arg-type]
@@ -90,24 +97,61 @@ def test_of_an_index_some_rows_only(taken: list[bool]) -> None:
     assert any(taken)
 
 
+def products(x: RoundedRows, rows: RoundedRows) -> Tensor:
+    """Of rounded rows, in float64."""
+    one, other = (
+        r.rows.double() * (1.0 if r.steps is None else r.steps[:, None].double()) for r in (x, rows)
+    )
+    return one @ other.T
+
+
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("size", [2.0**-49, 1.0, 2.0**49])
 def test_no_score_is_farther_away_than_the_bound(sign: float, size: float) -> None:
     """Entries that lose as much as an entry can: half of the last place of bfloat16."""
     x = torch.full((1, 300), 1.0 + 2.0**-8 - 2.0**-20) * size
     rows = sign * torch.cat([x, x + 2.0**-16 * size, 0.75 * x])
-    rounded = RoundedRows.of(rows, None)
+    rounded = RoundedRows.of(rows, None, torch.bfloat16)
     screened = (x.bfloat16() @ rounded.rows.T).double()
     exact = x.double() @ rows.double().T
-    slack = Screen(x).slack(rounded)
+    slack = Screen(x, torch.bfloat16).slack(rounded)
     away = (screened - exact).abs()
     # The product itself is rounded once more, which the op allows for.
     assert (away <= slack.double() + 2.0**-8 * exact.abs()).all()
     assert (away > 0.4 * slack.double()).any()  # it is no bound that is never come near
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("size", [2.0**-49, 1.0, 2.0**49])
+@pytest.mark.parametrize("width", [1, 2, 3, 63, 300, 4096])
+def test_no_score_is_farther_from_whole_steps_than_the_bound(
+    width: int, size: float, sign: float
+) -> None:
+    """Entries that lose nearly half of a step, all in one direction, and others."""
+    steps = torch.randint(2, 100, (width,)) + 0.499
+    x = torch.stack([steps, -steps, torch.randn(width), torch.eye(width)[0], 0 * steps]) * size
+    rows = torch.cat([sign * x, torch.randn(20, width) * 1e-12, torch.randn(20, width) * 1e12])
+    x[:2] *= 46000 / x.norm(dim=1, keepdim=True)[:2] * 2.0**-20
+    for some in (rows[:5], rows[:25], rows):
+        rounded = RoundedRows.of(some, None, torch.int16)
+        screen = Screen(x, torch.int16)
+        away = (products(screen._rounded, rounded) - x.double() @ some.double().T).abs()
+        assert (away <= screen.slack(rounded).double()[:, None]).all()
+
+
+def test_whole_steps_that_all_lose_nearly_a_half_in_one_direction() -> None:
+    """The bound is what is lost, but for what is added to it for sums in float32."""
+    count = next(n for n in range(50, 200) if 0.47 < 46000 / n**0.5 % 1 < 0.499)
+    x = torch.full((1, count), 3.0)
+    rounded, screen = RoundedRows.of(x, None, torch.int16), Screen(x, torch.int16)
+    away = (products(screen._rounded, rounded) - x.double() @ x.double().T).abs()
+    slack = screen.slack(rounded).double()
+    assert 0.8 * slack < away < slack
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", ["any", "whole", "one large", "one lossy"])
-def test_the_bound_is_that_of_what_is_lost(kind: str) -> None:
+def test_the_bound_is_that_of_what_is_lost(kind: str, dtype: torch.dtype) -> None:
     """Before the product is rounded itself: in float64, of the rounded rows."""
     x, rows = torch.randn(20, 100), torch.randn(300, 100)
     if kind == "whole":  # nothing is lost
@@ -117,20 +161,21 @@ def test_the_bound_is_that_of_what_is_lost(kind: str) -> None:
     elif kind == "one lossy":
         x, rows = x.sign(), rows.sign()
         rows[7, 3] = 1.0 + 2.0**-8
-    rounded = RoundedRows.of(rows, None)
-    away = (x.bfloat16().double() @ rounded.rows.double().T - x.double() @ rows.double().T).abs()
-    slack = Screen(x).slack(rounded).double()
+    rounded, screen = RoundedRows.of(rows, None, dtype), Screen(x, dtype)
+    away = (products(screen._rounded, rounded) - x.double() @ rows.double().T).abs()
+    slack = screen.slack(rounded).double()
     assert (away.amax(dim=1) <= slack).all()
     lengths = x.double().norm(dim=1) * rows.double().norm(dim=1).max()
     if kind == "whole":
-        assert (slack < 1e-4 * lengths).all()
+        assert (slack < 1e-4 * lengths).all() or dtype == torch.int16  # whose steps are others
     elif kind == "any":  # half of what entries of any digits could lose
-        assert (slack < 2.0**-8 * lengths).all()
+        most = 2.0**-8 if dtype == torch.bfloat16 else 100**0.5 / 46000
+        assert (slack < most * lengths).all()
 
 
 def test_the_screen_gives_up_where_scores_are_too_close(taken: list[bool]) -> None:
     """All items of one class, as networks see them that have been trained for long."""
-    gallery = torch.ones(640, 32) + 1e-3 * torch.randn(640, 32)
+    gallery = torch.ones(640, 32) + 2.0**-16 * torch.randint(-32, 32, (640, 32))
     found = nearest(torch.ones(4, 32), gallery, 5, metric="dot")
     assert torch.equal(found.indices, by_sorting(torch.ones(4, 32), gallery, 5))
     assert taken == [False]  # it is asked once
@@ -140,24 +185,59 @@ def nothing(scores: Tensor) -> None:
     """Leave no item out."""
 
 
-def test_a_screen_that_gives_up_has_changed_nothing() -> None:
+def no_room(count: int) -> Tensor:
+    return torch.empty(count, dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_screen_that_gives_up_has_changed_nothing(dtype: torch.dtype) -> None:
     rows, values = torch.ones(64, 32), torch.zeros(4, 5)
     indices = torch.arange(5).repeat(4, 1)
     leave_out: Callable[[Tensor], None] = nothing
-    rest = torch.empty(4 * 64).bfloat16(), 100, leave_out, values, indices
-    screen = Screen(torch.ones(4, 32))
-    assert not screen.take(rows, None, RoundedRows.of(rows, None), *rest)
+    rest = no_room, 100, leave_out, values, indices
+    screen = Screen(torch.ones(4, 32), dtype)
+    assert not screen.take(rows, None, RoundedRows.of(rows, None, dtype), *rest)
     assert (values == 0).all() and torch.equal(indices, torch.arange(5).repeat(4, 1))
-    assert screen.take(-rows, None, RoundedRows.of(-rows, None), *rest)
+    assert screen.take(-rows, None, RoundedRows.of(-rows, None, dtype), *rest)
     assert (values == 0).all()
 
 
 def test_screening_is_used_only_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(screening, "multiplies_bfloat16", lambda: True)
     size = screening.FEWEST, screening.NARROWEST
-    assert Screen.pays(*size, torch.float32)
-    assert not Screen.pays(size[0] - 1, size[1], torch.float32)
-    assert not Screen.pays(size[0], size[1] - 1, torch.float32)
-    assert not Screen.pays(*size, torch.float64)
-    monkeypatch.setattr(screening, "multiplies_bfloat16", lambda: False)
-    assert not Screen.pays(*size, torch.float32)
+    for bfloat16, int16, expected in (
+        (True, True, torch.bfloat16),
+        (True, False, torch.bfloat16),
+        (False, True, torch.int16),
+        (False, False, None),
+    ):
+        monkeypatch.setattr(screening, "multiplies_bfloat16", lambda one=bfloat16: one)
+        monkeypatch.setattr(screening, "multiplies_int16", lambda one=int16: one)
+        assert Screen.that_pays(*size, torch.float32) == expected
+        assert Screen.that_pays(size[0], screening.WIDEST, torch.float32) == expected
+        assert Screen.that_pays(size[0] - 1, size[1], torch.float32) is None
+        assert Screen.that_pays(size[0], size[1] - 1, torch.float32) is None
+        assert Screen.that_pays(size[0], screening.WIDEST + 1, torch.float32) is None
+        assert Screen.that_pays(*size, torch.float64) is None
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [("default", "False"), ("avx2", None), ("avx512", None)]
+)
+def test_int16_where_the_instructions_end_with_avx2(limit: str, expected: str | None) -> None:
+    """As the environment holds the processor back."""
+    asked = "from drcl.ops.top_k import multiplies_int16 as one, multiplies_bfloat16 as other\n"
+    ran = subprocess.run(
+        [sys.executable, "-c", asked + "print(one(), one() and other())"],
+        env={**os.environ, "DRCL_CPU_CAPABILITY": limit},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    one, both = ran.stdout.split()
+    assert both == "False"
+    capability = torch.backends.cpu.get_cpu_capability()
+    if limit == "avx2":
+        expected = str(capability in ("AVX2", "AVX512"))
+    elif limit == "avx512":
+        expected = str(capability == "AVX2")
+    assert one == expected
