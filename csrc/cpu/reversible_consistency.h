@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <iterator>
 #include <limits>
+#include <memory>
 #include <type_traits>
 #include <vector>
 
@@ -84,7 +85,7 @@ struct Scratch {
   static constexpr int64_t kPanel = 6 * Vector<T>::lanes;  // columns of the weights that are copied at once
   static constexpr int64_t kTile = 32 * Vector<T>::lanes;  // classes whose part of a sum is added up at once
   int64_t padded;
-  std::vector<T> memory;
+  std::unique_ptr<T[]> memory;
   T *scaled, *panel, *lanes;  // rows by the prior's coordinates (kBlock, K); (K, kPanel); sums (kBlock, K, lanes)
   T *logits, *row;            // a block's, and then their gradient (kBlock, padded); one row of them
   T *y, *mate;                // rows of labels (C,), where there are such
@@ -93,19 +94,19 @@ struct Scratch {
   explicit Scratch(const RowsCall<T>& c) : padded(((c.classes + kTile - 1) / kTile | 1) * kTile) {
     constexpr int64_t kLanes = Vector<T>::lanes, kLine = 2 * kLanes;
     const int64_t labels = c.has_rows() ? c.classes : 0, units = c.outside == nullptr ? kTogether * c.width : 0;
-    const int64_t sizes[] = {kBlock * c.k, c.k * kPanel, kBlock * c.k * kLanes, kBlock * padded, padded, labels, labels, units};
+    const int64_t sizes[] = {kBlock * c.k,    c.k * kPanel, kBlock * c.k * kLanes,
+                             kBlock * padded, padded,       labels, labels, units};
     T** const parts[] = {&scaled, &panel, &lanes, &logits, &row, &y, &mate, &unit};
     int64_t all = kLine;
     for (const int64_t size : sizes) all += (size + kLine - 1) / kLine * kLine;
-    memory.resize(all);
-    const auto offset = reinterpret_cast<uintptr_t>(memory.data()) / sizeof(T) % kLine;
-    T* next = memory.data() + (kLine - offset) % kLine;
+    memory = std::make_unique_for_overwrite<T[]>(all);
+    const auto offset = static_cast<int64_t>(reinterpret_cast<uintptr_t>(memory.get()) / sizeof(T) % kLine);
+    T* next = memory.get() + (kLine - offset) % kLine;
     for (size_t i = 0; i < std::size(sizes); ++i) {
       *parts[i] = next;
       next += (sizes[i] + kLine - 1) / kLine * kLine;
     }
   }
-  Scratch(const Scratch&) = delete;
 };
 
 template <class T>
