@@ -25,8 +25,11 @@ void over_blocks(int64_t rows, int64_t per_row, const F& f) {
 template <class T>
 std::vector<T> transposed(const T* rows, int64_t n, int64_t m) {
   std::vector<T> columns(n * m);
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = 0; j < m; ++j) columns[j * n + i] = rows[i * m + j];
+  for (int64_t from = 0; from < n; from += kBlock) {  // a line of a column is written at once
+    const int64_t to = std::min(n, from + kBlock);
+    for (int64_t j = 0; j < m; ++j) {
+      for (int64_t i = from; i < to; ++i) columns[j * n + i] = rows[i * m + j];
+    }
   }
   return columns;
 }
@@ -122,13 +125,11 @@ void differences(Tensor& both, const Tensor& outside, const Tensor& coordinates,
   check("coordinates", coordinates, type, {batch, 3 * k});
   check("norms", norms, type, {2, batch});
   const T* h = data<T>(coordinates);
+  static const Loops<T> loops = loops_here<T>();
   double squares_of_delta = 0.0, squares_of_v = 0.0;
   for (int64_t i = 0; i < batch; ++i) {
-    for (int64_t j = 0; j < k; ++j) {
-      const double delta = static_cast<double>(h[i * 3 * k + k + j]), v = static_cast<double>(h[i * 3 * k + 2 * k + j]);
-      squares_of_delta += delta * delta;
-      squares_of_v += v * v;
-    }
+    squares_of_delta += loops.sum_of_squares(h + i * 3 * k + k, k);
+    squares_of_v += loops.sum_of_squares(h + i * 3 * k + 2 * k, k);
   }
   const std::vector<T> by_column = transposed(h, batch, 3 * k);
   DifferencesCall<T> call{};
@@ -144,7 +145,6 @@ void differences(Tensor& both, const Tensor& outside, const Tensor& coordinates,
   call.k = k;
   call.m = target<T>(both);
   call.z = call.m + batch * batch;
-  static const Loops<T> loops = loops_here<T>();
   // Rows get shorter towards the last: one from each end makes parts of one size.
   const int64_t blocks = blocks_of(batch), per_row = batch * (4 * k + (multiply ? width : 0)) / 2;
   torch::stable::parallel_for(0, (blocks + 1) / 2, grain_of(2 * per_row), [&](int64_t begin, int64_t end) {

@@ -8,7 +8,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <iterator>
 #include <limits>
+#include <memory>
 #include <type_traits>
 #include <vector>
 
@@ -76,21 +78,34 @@ struct GradientCall {
   }
 };
 
-// What a thread works in: a few rows' labels (kTogether, C) and one's (C,) where there are such, logits and their
-// gradient (kTogether, C) each, and, where K = D, rows (kTogether, D).
+// What a thread works in, each part at the start of a cache line. Rows of logits lie an odd number of tiles, of 1 KiB,
+// apart: lines of one tile in all of them then do not drive each other out of the nearest cache.
 template <class T>
 struct Scratch {
-  std::vector<T> memory;
-  T *y, *other, *logits, *by_logits, *rows;
+  static constexpr int64_t kPanel = 6 * Vector<T>::lanes;  // columns of the weights that are copied at once
+  static constexpr int64_t kTile = 32 * Vector<T>::lanes;  // classes whose part of a sum is added up at once
+  int64_t padded;
+  std::unique_ptr<T[]> memory;
+  T *scaled, *panel, *lanes;  // rows by the prior's coordinates (kBlock, K); (K, kPanel); sums (kBlock, K, lanes)
+  T *logits, *row;            // a block's, and then their gradient (kBlock, padded); one row of them
+  T *y, *mate;                // rows of labels (C,), where there are such
+  T* unit;                    // rows (kTogether, D), where K = D
 
-  explicit Scratch(const RowsCall<T>& c) {
-    const int64_t labels = c.has_rows() ? c.classes : 0, logit_rows = kTogether * c.classes;
-    memory.resize((kTogether + 1) * labels + 2 * logit_rows + (c.outside == nullptr ? kTogether * c.width : 0));
-    y = memory.data();
-    other = y + kTogether * labels;
-    logits = other + labels;
-    by_logits = logits + logit_rows;
-    rows = by_logits + logit_rows;
+  explicit Scratch(const RowsCall<T>& c) : padded(((c.classes + kTile - 1) / kTile | 1) * kTile) {
+    constexpr int64_t kLanes = Vector<T>::lanes, kLine = 2 * kLanes;
+    const int64_t labels = c.has_rows() ? c.classes : 0, units = c.outside == nullptr ? kTogether * c.width : 0;
+    const int64_t sizes[] = {kBlock * c.k,    c.k * kPanel, kBlock * c.k * kLanes,
+                             kBlock * padded, padded,       labels, labels, units};
+    T** const parts[] = {&scaled, &panel, &lanes, &logits, &row, &y, &mate, &unit};
+    int64_t all = kLine;
+    for (const int64_t size : sizes) all += (size + kLine - 1) / kLine * kLine;
+    memory = std::make_unique_for_overwrite<T[]>(all);
+    const auto offset = static_cast<int64_t>(reinterpret_cast<uintptr_t>(memory.get()) / sizeof(T) % kLine);
+    T* next = memory.get() + (kLine - offset) % kLine;
+    for (size_t i = 0; i < std::size(sizes); ++i) {
+      *parts[i] = next;
+      next += (sizes[i] + kLine - 1) / kLine * kLine;
+    }
   }
 };
 

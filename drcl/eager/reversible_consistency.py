@@ -169,7 +169,7 @@ def rows(
         )
         for block in row_blocks(outside)
     ]
-    n, v, delta, squared_f = (torch.cat(parts) for parts in zip(*done, strict=True))
+    n, v, delta, squared_f = done[0] if len(done) == 1 else map(torch.cat, zip(*done, strict=True))
     if u.shape[1] == len(basis):
         outside = basis.new_empty(len(features), 0)
     # Unit rows at the distance |x̂ − r̂|² = |Δ|² + |F|² have u·Δ = half of it: near convergence this
@@ -180,10 +180,12 @@ def rows(
     squared_error = squares.square().sum() + (n * (n * squared_f)).sum()  # n² may be infinite
     logits = (n[:, None] * v) @ weight_coordinates / temperature
     loss, by_logits = label_loss(logits, y, q, gradient=gradient)
-    if gradient:
-        label_gradient = by_logits @ (weight_coordinates.T / temperature)
-    else:
+    if not gradient:
         label_gradient = logits.new_empty(0, u.shape[1])
+    elif len(by_logits) < u.shape[1]:  # of the two factors the smaller one is divided
+        label_gradient = (by_logits / temperature) @ weight_coordinates.T
+    else:
+        label_gradient = by_logits @ (weight_coordinates.T / temperature)
     return Rows(
         outside,
         torch.cat([u, delta, v], dim=1),

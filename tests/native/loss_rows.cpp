@@ -55,7 +55,8 @@ struct Case {
       for (T& one : values) one = static_cast<T>(below(2001) - 1000) / T(512);
       return values;
     };
-    b = 1 + below(45), d = 1 + below(45), c = 1 + below(30), k = std::min(c, d);
+    b = 1 + below(45), d = 1 + below(45);
+    c = 1 + below(below(4) > 0 ? 30 : 600), k = std::min(c, d);  // some of more than a tile
     by_rows = below(2), multiply = below(2), converging = below(2), mixing = below(2), by_ids = below(2);
     features = drawn(b * d - (plant == "overrun"));
     targets = drawn(b * c);
