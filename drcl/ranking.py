@@ -88,6 +88,21 @@ class Relevance:
             members=members[chosen.repeat_interleave(counts)],
         )
 
+    def list_of_items(self, count: int) -> Tensor | None:
+        """The list that each of so many items is in (N,), −1 for none.
+
+        None where an item is in several, where a query has several, and where gains are not all 1:
+        that is, where relevance is more than that of classes.
+        """
+        if self.items is None or self.offsets is None or self.gains is not None:
+            return None
+        if len(self.items) > count or bool((self.member_offsets.diff() > 1).any()):
+            return None
+        lists = torch.full((count,), -1, device=self.items.device)
+        number = torch.arange(len(self.offsets) - 1, device=self.items.device)
+        lists[self.items.long()] = number.repeat_interleave(self.offsets.diff())
+        return lists if int((lists >= 0).sum()) == len(self.items) else None
+
     def to(self, device: torch.device) -> Relevance:
         """The same on a device."""
         values: dict[str, Any] = {
@@ -169,15 +184,45 @@ def in_order(per_query: Mapping[str, T], per_cutoff: Sequence[Mapping[str, T]]) 
     ]
 
 
-def measures_from_ranks(ranks: Tensor, gains: Tensor, ranked: Tensor, request: Request) -> Tensor:
+def measures_of_nearest(
+    items: Tensor, relevance: Relevance, lists: Tensor, request: Request
+) -> Tensor:
+    """The table (Q, width) in float64 from the nearest ``request.depth`` items (Q, k), in order.
+
+    ``lists`` is :meth:`Relevance.list_of_items`. The request is for neither nDCG nor recall levels
+    nor ranks, which need all relevant items.
+    """
+    assert relevance.offsets is not None
+    has_list = relevance.member_offsets.diff() > 0
+    place = relevance.member_offsets[:-1].clamp(max=len(relevance.members) - 1)
+    own = relevance.members[place] if len(relevance.members) else torch.zeros_like(place)
+    sizes = relevance.offsets.diff()
+    relevant = torch.where(has_list, sizes[own] if len(sizes) else 0, 0)
+    hit = (lists[items] == own[:, None]) & has_list[:, None]
+    rank = torch.arange(1, items.shape[1] + 1, device=items.device)
+    ranks = torch.where(hit, rank, len(lists) + 1).sort(dim=1).values
+    ranked = torch.full_like(own, len(lists))
+    gains = (ranks <= len(lists)).long()
+    return measures_from_ranks(ranks, gains, ranked, request, relevant)
+
+
+def measures_from_ranks(
+    ranks: Tensor,
+    gains: Tensor,
+    ranked: Tensor,
+    request: Request,
+    relevant: Tensor | None = None,
+) -> Tensor:
     """The table (Q, width) in float64 from the ranks of the relevant items.
 
     ``ranks`` and ``gains`` (Q, T), T >= 1, are those of the relevant items, best first, then
-    padding of gain 0 and any positive rank; ``ranked`` (Q,) counts the items of each ranking. Sums
-    run along the ranks one by one: on a CPU their bits depend on neither threads nor padding.
+    padding of gain 0 and any positive rank; ``ranked`` (Q,) counts the items of each ranking.
+    ``relevant`` (Q,) counts the relevant ones, where those beyond the depth are not among them;
+    padding then has ranks beyond it too. Sums run along the ranks one by one: on a CPU their bits
+    depend on neither threads nor padding.
     """
     real = gains > 0
-    relevant = real.sum(dim=1)
+    relevant = real.sum(dim=1) if relevant is None else relevant
     number = torch.arange(1, ranks.shape[1] + 1, device=ranks.device, dtype=torch.float64)
     precision = torch.where(real, number / ranks, 0.0)
     within = (relevant > 0) & (ranks[:, 0] <= request.depth)

@@ -23,7 +23,7 @@ from drcl.metrics.task import Task
 from drcl.metrics.tied import TiedRanks
 from drcl.ops.average_precision import average_precision, queries_per_block
 from drcl.out_of_memory import in_pieces
-from drcl.ranking import PER_QUERY, Columns, Relevance, Request, width
+from drcl.ranking import PER_QUERY, Columns, Relevance, Request, measures_of_nearest, width
 
 Evaluate: TypeAlias = Callable[[Ranks], dict[str, Tensor]]
 # Bytes that a query takes for each relevant item where its rank is wanted.
@@ -185,27 +185,35 @@ def _by_highest(
     """
     scorer = search.scorer
     together = max(1, min(_TOGETHER, max_bytes // 8 // (scorer.dtype.itemsize * scorer.count)))
-    scores = torch.full((together, scorer.count), -torch.inf, dtype=scorer.dtype, device="cpu")
+    scores = torch.empty(0, scorer.count, dtype=scorer.dtype, device="cpu")
+    # Of nDCG the ideal, and of a query's exclusions the relevant ones, are of all items.
+    of_nearest = not task.exclusions.most and request.discounts is None
     left = []
     for begin in range(0, len(rows), search.size):
         block = rows[begin : begin + search.size]
         found = search.highest(scorer.queries(block))
         missing = 0
-        for start in range(0, len(block), together):
-            part = block[start : start + together]
-            values, indices = (column[start : start + together] for column in found)
-            some = scores[: len(part)].scatter_(1, indices, values)
+        classes = relevance(begin, block).list_of_items(scorer.count) if of_nearest else None
+        size = together if classes is None else len(block)
+        for start in range(0, len(block), size):
+            part = block[start : start + size]
+            values, indices = (column[start : start + size] for column in found)
             relevant = relevance(begin + start, part)
-            excluded = task.excluded(part, items)
-            table = average_precision(
-                some,
-                relevant,
-                request,
-                excluded=excluded,
-                max_bytes=max_bytes // 4,
-                backend="native",
-            )
-            some.scatter_(1, indices, -torch.inf)
+            if classes is not None:
+                table = measures_of_nearest(indices, relevant, classes, request)
+            else:
+                if len(scores) == 0:
+                    scores = scores.new_full((together, scorer.count), -torch.inf)
+                some = scores[: len(part)].scatter_(1, indices, values)
+                table = average_precision(
+                    some,
+                    relevant,
+                    request,
+                    excluded=task.excluded(part, items),
+                    max_bytes=max_bytes // 4,
+                    backend="native",
+                )
+                some.scatter_(1, indices, -torch.inf)
             missed = without_hit(table) & find_first
             missing += int(missed.sum())
             left.append(part[missed])
