@@ -185,7 +185,7 @@ def _prior(problem: Problem) -> None:
     x = torch.empty(problem.batch, problem.width, requires_grad=True)
     weight = torch.empty(problem.width, problem.classes, requires_grad=True)
     q = torch.zeros((), dtype=torch.float64)
-    logits, p, loss, *_ = prior_similarity(x, weight, _targets(problem), q, 1.0, False, "triton")
+    loss, _, logits, p, _ = prior_similarity(x, weight, _targets(problem), q, 1.0, False, "triton")
     torch.autograd.grad(loss, (x, weight), retain_graph=True)
     torch.autograd.grad(logits.sum() + p.sum() + loss, (x, weight))
 
