@@ -56,10 +56,11 @@ def section(folder: Path) -> str:
         raise ValueError(f"{folder / NAME}.json: holds no measurement")
     first = measured[0]
     dates = sorted({row.date for row in measured})
+    when = " to ".join(dict.fromkeys((dates[0], dates[-1])))  # a part may have been measured anew
     threads = sorted({row.threads for row in measured})
     text = (
         f"{first.device}, {' or '.join(map(str, threads))} threads, {first.dtype}, "
-        f"{first.versions.split(', python')[0]}, {dates[-1]}.\n\n{table(rows)}\n"
+        f"{first.versions.split(', python')[0]}, {when}.\n\n{table(rows)}\n"
     )
     if series(rows, "loss"):
         place = (folder / "loss.svg").relative_to(ROOT)
