@@ -187,13 +187,15 @@ def _by_highest(
     together = max(1, min(_TOGETHER, max_bytes // 8 // (scorer.dtype.itemsize * scorer.count)))
     scores = torch.empty(0, scorer.count, dtype=scorer.dtype, device="cpu")
     # Of nDCG the ideal, and of a query's exclusions the relevant ones, are of all items.
-    of_nearest = not task.exclusions.most and request.discounts is None
+    classes = None
+    of_all = task.exclusions.most or request.discounts is not None
+    if not of_all and not callable(task.settings.relevance):
+        classes = relevance(0, rows).list_of_items(scorer.count)
     left = []
     for begin in range(0, len(rows), search.size):
         block = rows[begin : begin + search.size]
         found = search.highest(scorer.queries(block))
         missing = 0
-        classes = relevance(begin, block).list_of_items(scorer.count) if of_nearest else None
         size = together if classes is None else len(block)
         for start in range(0, len(block), size):
             part = block[start : start + size]

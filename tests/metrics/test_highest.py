@@ -107,6 +107,24 @@ def test_of_graded_relevance(used: list[int], monkeypatch: Any) -> None:
     assert len(used) == 2
 
 
+def test_a_function_of_relevance_is_asked_a_few_queries_at_a_time_and_once(
+    used: list[int], monkeypatch: Any
+) -> None:
+    query, gallery, *_ = problem()
+    relevant = torch.rand(QUERIES, ITEMS) < 0.99
+    asked: list[Tensor] = []
+
+    def relevance(queries: Tensor) -> Tensor:
+        asked.append(queries)
+        return relevant[queries]
+
+    metrics.retrieval_metrics(query, gallery, ks=(3,), relevance=relevance)
+    assert used == [0]
+    assert torch.cat(asked).tolist() == list(range(QUERIES))
+    assert max(map(len, asked)) == blocks._TOGETHER
+    both_ways(monkeypatch, (query, gallery), ks=(3,), relevance=relevance)
+
+
 def test_each_query_in_its_own_group(used: list[int], monkeypatch: Any) -> None:
     groups = torch.arange(QUERIES) % 2, torch.arange(ITEMS) % 2
     both_ways(monkeypatch, problem(), ks=(2,), query_groups=groups[0], gallery_groups=groups[1])
