@@ -9,7 +9,7 @@
 // one thread, in counts of whole items, so the result does not depend on threads or blocks.
 
 #include "average_precision_arguments.h"
-#include "instruction_sets.h"
+#include "intrinsics.h"
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
@@ -28,16 +28,6 @@
 #include <optional>
 #include <vector>
 
-#if defined(DRCL_X86)
-// GCC 12 finds its own undefined-by-intention registers uninitialised (GCC bug 105593).
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#if !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-#include <immintrin.h>
-#pragma GCC diagnostic pop
-#endif
 
 namespace drcl {
 namespace {

@@ -83,14 +83,6 @@ std::tuple<Tensor, Tensor> cross_entropy_in_place(Tensor& logits, const Tensor& 
   return over_rows<T>(logits, targets, q, mean, slopes, target<T>(logits), nullptr);
 }
 
-// The transpose (m, n) of a matrix (n, m).
-template <class T>
-void transpose(const T* rows, int64_t n, int64_t m, T* columns) {
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t j = 0; j < m; ++j) columns[j * n + i] = rows[i * m + j];
-  }
-}
-
 // Loss and score of the logits XW/τ, and the loss's gradients by logits, by X and by W; the last two are empty where
 // they are not needed.
 template <class T>

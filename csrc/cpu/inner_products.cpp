@@ -5,7 +5,6 @@
 // four that are far apart, each followed by the processor's own prefetcher, do not. Here there are sixteen partial
 // sums, then those, then what is left of the width. Many queries are multiplied in panels: panels.h.
 
-#include "instruction_sets.h"
 #include "panels.h"
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -189,13 +188,7 @@ void inner_products(const Tensor& query, const Tensor& gallery, Tensor out, bool
 }
 
 // Whether panels are faster than the products of torch here.
-bool multiplies_panels() {
-#if defined(DRCL_X86)
-  return runs_avx2() && !runs_avx512();
-#else
-  return false;
-#endif
-}
+bool multiplies_panels() { return ends_with_avx2(); }
 
 }  // namespace
 }  // namespace drcl

@@ -41,6 +41,7 @@ inline bool allows(const char* set) {
 
 inline bool runs_avx512() { return allows("avx512") && has_avx512(); }
 inline bool runs_avx2() { return allows("avx2") && has_avx2(); }
+inline bool ends_with_avx2() { return runs_avx2() && !runs_avx512(); }
 
 }  // namespace drcl
 
@@ -52,6 +53,7 @@ inline bool runs_avx2() { return allows("avx2") && has_avx2(); }
 namespace drcl {
 
 constexpr bool runs_avx2() { return false; }
+constexpr bool ends_with_avx2() { return false; }
 
 }  // namespace drcl
 

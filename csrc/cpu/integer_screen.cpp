@@ -2,7 +2,6 @@
 // instruction multiplies twice as many of those as of float32, and their sums are exact. drcl::integer_rows makes the
 // rows for them: whole numbers of a step of each row's own, with how much of the row they lose.
 
-#include "instruction_sets.h"
 #include "panels.h"
 #include "top_k.h"
 
@@ -282,13 +281,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> integer_rows(const Tensor& rows, cons
 }
 
 // Whether products of int16 are the fastest that this processor has instructions for.
-bool multiplies_int16() {
-#if defined(DRCL_X86)
-  return runs_avx2() && !runs_avx512();
-#else
-  return false;
-#endif
-}
+bool multiplies_int16() { return ends_with_avx2(); }
 
 }  // namespace
 }  // namespace drcl

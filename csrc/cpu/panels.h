@@ -17,7 +17,7 @@
 
 #pragma once
 
-#include "instruction_sets.h"
+#include "intrinsics.h"
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/ops.h>
@@ -28,18 +28,6 @@
 #include <atomic>
 #include <cstdint>
 
-#if defined(DRCL_X86)
-// GCC 12 finds its own undefined-by-intention registers uninitialised (GCC bug 105593).
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#if !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-#include <immintrin.h>
-#pragma GCC diagnostic pop
-#endif
-
-#define DRCL_INLINE __attribute__((always_inline)) inline
 
 namespace drcl::panels {
 

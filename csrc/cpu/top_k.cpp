@@ -6,7 +6,6 @@
 // of items that may be above the last that is kept is the score computed, in float32. drcl::rounded_rows makes the
 // rows for such products, and says how much of them it has rounded off.
 
-#include "instruction_sets.h"
 #include "top_k.h"
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>

@@ -3,6 +3,8 @@
 
 #pragma once
 
+#include "intrinsics.h"
+
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 #include <torch/headeronly/util/Exception.h>
@@ -10,12 +12,6 @@
 #include <cstdint>
 #include <optional>
 #include <vector>
-
-#if defined(__GNUC__)
-#define DRCL_INLINE __attribute__((always_inline)) inline
-#else
-#define DRCL_INLINE inline
-#endif
 
 namespace drcl {
 

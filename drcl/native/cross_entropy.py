@@ -46,9 +46,9 @@ def entropies_in_place(
     return found
 
 
-def laid_out(targets: Tensor, logits: Tensor) -> Tensor:
-    """Ids, or rows in the logits' dtype, as compiled code reads them."""
-    return (targets if targets.ndim == 1 else targets.to(logits.dtype)).contiguous()
+def laid_out(targets: Tensor, like: Tensor) -> Tensor:
+    """Ids, or rows in the dtype of another tensor, as compiled code reads them."""
+    return (targets if targets.ndim == 1 else targets.to(like.dtype)).contiguous()
 
 
 def compiled_q(q: Tensor) -> Tensor:

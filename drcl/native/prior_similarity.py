@@ -27,18 +27,19 @@ def prior_similarity(
     loss_only: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See :func:`drcl.eager.prior_similarity.prior_similarity`."""
-    if loss_only and (own := at_once(features, weight, targets, q, temperature, (False, False))):
-        nothing = weight.new_empty(0, weight.shape[1])
-        return nothing, torch.empty_like(nothing), *own[:3]
-    logits = project(features.to(weight.dtype), weight)
-    if temperature != 1.0:
-        logits = logits / temperature
-    if loss_only:
+    own = at_once(features, weight, targets, q, temperature, (False, False)) if loss_only else None
+    if own is None:
+        logits = project(features.to(weight.dtype), weight)
+        if temperature != 1.0:
+            logits = logits / temperature
+        if not loss_only:
+            found = entropies(logits, targets, q)
+            return logits, found.probabilities, found.loss, found.score, found.gradient
         loss, score = entropies_in_place(logits, targets, q, mean=True)
-        nothing = logits.new_empty(0, logits.shape[1])
-        return nothing, torch.empty_like(nothing), loss, score, logits
-    found = entropies(logits, targets, q)
-    return logits, found.probabilities, found.loss, found.score, found.gradient
+    else:
+        loss, score, logits, *_ = own
+    nothing = weight.new_empty(0, weight.shape[1])
+    return nothing, torch.empty_like(nothing), loss, score, logits
 
 
 def at_once(

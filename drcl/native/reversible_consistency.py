@@ -28,7 +28,7 @@ from drcl.eager.reversible_consistency import (
     is_by_rows,
     is_whole,
 )
-from drcl.native.cross_entropy import compiled_q, entropies_in_place
+from drcl.native.cross_entropy import compiled_q, entropies_in_place, laid_out
 
 __all__ = ["at_once", "class_sums", "combine", "differences", "gradient", "gram", "rows"]
 
@@ -94,10 +94,9 @@ def at_once(
 def _laid_out(given: Batch, space: Space, settings: Settings) -> tuple[Any, ...]:
     """What the compiled loops over rows take."""
     features, targets, permutation, q = given
-    dtype = space.basis.dtype
     return (
-        features.to(dtype).contiguous(),
-        (targets if targets.ndim == 1 else targets.to(dtype)).contiguous(),
+        features.to(space.basis.dtype).contiguous(),
+        laid_out(targets, space.basis),
         permutation if permutation is None else permutation.contiguous(),
         compiled_q(q),
         space.basis,
