@@ -178,7 +178,7 @@ def our_backends(
         reasons["triton"] = "kernels for a GPU"
 
     def under(backend: str) -> Callable[[], Any]:
-        if backend == choose(family, device):  # users take this one without a word
+        if backend == choose(family, device):  # the default, for which users set nothing
             return run
 
         def call() -> Any:
