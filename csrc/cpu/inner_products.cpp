@@ -165,6 +165,15 @@ Rows<T> rows_of(const char* name, const Tensor& matrix, T* first) {
   return {first, matrix.size(0), matrix.size(1), matrix.stride(0)};
 }
 
+void by_panels(const Forms& forms, const Rows<const float>& queries, const Rows<const float>& rows,
+               const Rows<float>& to, bool upper) {
+  panels::products<Floats>(forms.multiply, queries.first, queries.apart, queries.count, rows.first, rows.apart,
+                           rows.count, rows.width,
+                           [&](int64_t q, int64_t some, int64_t at, int64_t size, const FloatSums& sums) {
+    forms.put(sums, size, {to[q], some, to.width, to.apart}, at);
+  }, false, upper);
+}
+
 // Shapes: drcl/ops/inner_products.py.
 void inner_products(const Tensor& query, const Tensor& gallery, Tensor out, bool few) {
   const auto queries = rows_of("query", query, static_cast<const float*>(query.const_data_ptr()));
@@ -180,11 +189,16 @@ void inner_products(const Tensor& query, const Tensor& gallery, Tensor out, bool
     });
     return;
   }
-  panels::products<Floats>(forms.multiply, queries.first, queries.apart, queries.count, rows.first, rows.apart,
-                           rows.count, rows.width,
-                           [&](int64_t q, int64_t some, int64_t at, int64_t size, const FloatSums& sums) {
-    forms.put(sums, size, {to[q], some, to.width, to.apart}, at);
-  });
+  by_panels(forms, queries, rows, to, false);
+}
+
+// Of rows with each other, at and above the diagonal; below it `out` may be written to as well.
+void upper_products(const Tensor& rows, Tensor out) {
+  const auto from = rows_of("rows", rows, static_cast<const float*>(rows.const_data_ptr()));
+  const auto to = rows_of("out", out, static_cast<float*>(out.mutable_data_ptr()));
+  STD_TORCH_CHECK(to.count == from.count && to.width == from.count, "out: expected a product of each row with each");
+  static const Forms forms = forms_here();
+  by_panels(forms, from, from, to, true);
 }
 
 // Whether panels are faster than the products of torch here.
@@ -195,6 +209,7 @@ bool multiplies_panels() { return ends_with_avx2(); }
 
 STABLE_TORCH_LIBRARY_IMPL(drcl, CPU, m) {
   m.impl("inner_products", TORCH_BOX(&drcl::inner_products));
+  m.impl("upper_products", TORCH_BOX(&drcl::upper_products));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(drcl, CompositeExplicitAutograd, m) {

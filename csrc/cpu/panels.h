@@ -80,11 +80,12 @@ void pack(const typename Form::Value* queries, int64_t apart, int64_t count, int
 
 // Products of `count` queries with `n` rows; both are `width` entries wide and so many `apart`. On several threads,
 // sink(first query, queries, first row, rows, sums) is given those of a panel with a block; `in_order` those of a
-// panel on one thread, block after block.
+// panel on one thread, block after block. With `upper`, where queries and rows are the same, blocks are left out whose
+// rows all come before the queries.
 template <class Form, class Sink>
 void products(Multiply<Form> multiply, const typename Form::Value* queries, int64_t queries_apart, int64_t count,
               const typename Form::Value* rows, int64_t rows_apart, int64_t n, int64_t width, const Sink& sink,
-              bool in_order = false) {
+              bool in_order = false, bool upper = false) {
   using Value = typename Form::Value;
   const int64_t bytes = std::max<int64_t>(width, 1) * static_cast<int64_t>(sizeof(Value));
   const int64_t most = std::max<int64_t>(kPanelBytes / (kQueries * bytes), 1) * kQueries;
@@ -105,6 +106,7 @@ void products(Multiply<Form> multiply, const typename Form::Value* queries, int6
     });
     const auto one = [&](int64_t p, int64_t row, Sums<typename Form::Sum>& sums) {
       const int64_t size = std::min(block, n - row);
+      if (upper && row + size <= start + p * kQueries) return;
       multiply(panels + p * kQueries * width, of_panel(p), rows + row * rows_apart, rows_apart, size, width, sums);
       sink(start + p * kQueries, of_panel(p), row, size, sums);
     };

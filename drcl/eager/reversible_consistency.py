@@ -254,8 +254,16 @@ def gram(outside: Tensor) -> Tensor:
 
 
 def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
-    """M and Z (2, B, B), symmetric and antisymmetric: one triangle computed, the other mirrored."""
+    """M and Z (2, B, B), symmetric and antisymmetric: one triangle computed, the other mirrored.
+
+    With nothing outside they are the two halves of one product, ``(U + V)Δᵀ``: V has the length of
+    U there, so that Z has none of a tiny V's digits to lose.
+    """
     u, delta, v = coordinates.chunk(3, dim=1)
+    if outside.shape[1] == 0:
+        product = (u + v) @ delta.T
+        both = torch.stack([product + product.T, product - product.T]).mul_(0.5)
+        return _with_diagonals(both, norms)
     left, right = coordinates[:, : 2 * u.shape[1]], coordinates[:, u.shape[1] :]
     smaller = torch.where(delta.square().sum() < v.square().sum(), -delta, v)
     batch = len(outside)
@@ -269,7 +277,11 @@ def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
         torch.addmm(z, u[start:stop], smaller[start:].T, alpha=-1, out=z)
         both[0, stop:, start:stop] = m[:, PANEL:].T
         torch.neg(z[:, PANEL:].T, out=both[1, stop:, start:stop])
-    # Rows have length one, or zero.
+    return _with_diagonals(both, norms)
+
+
+def _with_diagonals(both: Tensor, norms: Tensor) -> Tensor:
+    """M and Z with the diagonals that are known: rows have length one, or zero."""
     n, r = (norms > 0).to(both.dtype)
     both[0].diagonal().copy_(r - n)
     both[1].diagonal().zero_()

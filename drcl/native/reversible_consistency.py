@@ -29,6 +29,7 @@ from drcl.eager.reversible_consistency import (
     is_whole,
 )
 from drcl.native.cross_entropy import compiled_q, entropies_in_place, laid_out
+from drcl.native.products import multiplies_panels, upper_products
 
 __all__ = ["at_once", "class_sums", "combine", "differences", "gradient", "gram", "rows"]
 
@@ -38,7 +39,7 @@ ops = torch.ops.drcl  # `.default` below: to look for the overload takes longer 
 # B·B·D up to which the products with F are loops here too: FFᵀ, of which one triangle is formed,
 # and MF. A call of PyTorch's product costs as much as the whole of a small one.
 OWN_SQUARES, OWN_PRODUCTS = 2**22, 2**20
-# Panels of FFᵀ: narrow ones leave out more of the lower triangle, wide ones are faster.
+# Panels of FFᵀ, where PyTorch multiplies: narrow ones leave out more of the lower triangle, wide ones are faster.
 PANEL, WIDE_PANEL, WIDE_FROM = 128, 256, 512
 
 
@@ -115,7 +116,9 @@ def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
         return eager.differences(outside, coordinates, norms)
     both = outside.new_empty(2, batch, batch)
     own = batch * batch * width <= OWN_SQUARES
-    if not own:
+    if not own and outside.dtype == torch.float32 and multiplies_panels():
+        upper_products(outside, both[0])
+    elif not own:
         panel = PANEL if batch < WIDE_FROM else WIDE_PANEL
         for start in range(0, batch, panel):
             stop = start + panel

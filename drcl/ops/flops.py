@@ -25,7 +25,7 @@ def loss(
     labels = 4 if len(targets) == 1 and permutation is None else 6
     rows = projections * batch * width * k + labels * batch * classes * k
     if by_rows:
-        return rows + batch * batch * (outside + 4 * k)
+        return rows + batch * batch * (outside + 4 * k if outside else 2 * k)
     return rows + batch * (outside * outside + 4 * k * outside + 18 * k * k)
 
 

@@ -8,13 +8,13 @@ of matrices is what does it.
 from __future__ import annotations
 
 import enum
-import functools
 
 import torch
 from torch import Tensor
 
 from drcl.backends import load_ops
 from drcl.dispatch import choose
+from drcl.native.products import multiplies_panels
 
 FEW, WIDE = 8, 128
 """Of so many queries at most, in so many dimensions at least, the form for a few beats a product of
@@ -52,18 +52,6 @@ class Form(enum.Enum):
         if multiplies_panels():
             return Form.FEW if queries <= (FEWER if width >= WIDE else 1) else Form.PANELS
         return Form.FEW if queries <= FEW and width >= WIDE else Form.MATRICES
-
-
-@functools.cache
-def multiplies_panels() -> bool:
-    """Whether this processor is faster with panels: with AVX2, but not AVX-512.
-
-    On one thread of an AMD EPYC (Zen 3), in turns with PyTorch's product: 3.4 times as fast for 4
-    queries, 2.1 for 24, 1.5 for 64, 1.2 for 256 and 1.05 for 1,024 (D = 2,048, 20,000 rows); for
-    1,000 rows 1.5, 1.7, 1.2, 1.1 and 0.96. In 32 dimensions it was 0.8 to 1.7 times as fast, but as
-    equal rows need not be looked for, rankings 1.0 to 1.3 times.
-    """
-    return bool(torch.ops.drcl.multiplies_panels())
 
 
 def inner_products(query: Tensor, gallery: Tensor, out: Tensor, form: Form) -> None:

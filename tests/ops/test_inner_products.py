@@ -157,7 +157,22 @@ def test_the_same_bits_in_every_instruction_set_and_on_any_number_of_threads(for
     assert len(said) == 3, said
 
 
+@pytest.mark.parametrize(("count", "width"), [(1, 3), (24, 8), (100, 70), (301, 129), (90, 0)])
+def test_one_triangle_of_products_has_the_bits_of_the_whole(count: int, width: int) -> None:
+    rows = torch.randn(count, width + 3)[:, :width]  # rows that lie apart
+    whole, out = torch.empty(count, count), torch.full((count, count), torch.nan)
+    torch.ops.drcl.inner_products(rows, rows, whole, False)
+    torch.ops.drcl.upper_products(rows, out)
+    assert torch.equal(out.triu(), whole.triu())
+    exact = rows.double() @ rows.double().T
+    lengths = rows.double().norm(dim=1)
+    assert ((whole.double() - exact).abs() <= 1e-6 * torch.outer(lengths, lengths)).all()
+
+
 def test_the_op_passes_opcheck() -> None:
+    torch.library.opcheck(
+        torch.ops.drcl.upper_products.default, (torch.randn(9, 20), torch.empty(9, 9))
+    )
     for few in (True, False):
         arguments = torch.randn(2, 20), torch.randn(9, 20), torch.empty(2, 9), few
         torch.library.opcheck(torch.ops.drcl.inner_products.default, arguments)
