@@ -49,6 +49,7 @@ SUMS = 3
 
 
 LabelLoss: TypeAlias = Callable[..., tuple[Tensor, Tensor]]  # as label_loss
+Product: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # as torch.mm
 
 
 class Batch(NamedTuple):
@@ -136,12 +137,14 @@ def rows(
     space: Space,
     settings: Settings,
     label_loss: LabelLoss = label_loss,
+    product: Product = torch.mm,
     *,
     gradient: bool = True,
 ) -> Rows:
     """Mix, normalise, project, and finish the parts of the loss that are sums over rows.
 
     Without ``gradient`` the label gradient may be left out: nothing but the loss is wanted.
+    ``product`` is what takes the gradient by the logits to it.
     """
     features, targets, permutation, q = given
     basis, recast_coordinates, weight_coordinates = space
@@ -183,7 +186,7 @@ def rows(
     if not gradient:
         label_gradient = logits.new_empty(0, u.shape[1])
     elif len(by_logits) < u.shape[1]:  # of the two factors the smaller one is divided
-        label_gradient = (by_logits / temperature) @ weight_coordinates.T
+        label_gradient = product(by_logits / temperature, weight_coordinates.T)
     else:
         label_gradient = by_logits @ (weight_coordinates.T / temperature)
     return Rows(

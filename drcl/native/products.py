@@ -9,9 +9,12 @@ from torch import Tensor
 
 from drcl.backends import load_ops
 
-__all__ = ["multiplies_panels", "upper_products"]
+__all__ = ["multiplies_panels", "product", "upper_products"]
 
 load_ops()
+
+# Rows that are multiplied by panels, and entries of the matrix that they meet, at least.
+FEWEST, MOST, LEAST = 24, 128, 2**20
 
 
 @functools.cache
@@ -24,6 +27,20 @@ def multiplies_panels() -> bool:
     equal rows need not be looked for, rankings 1.0 to 1.3 times.
     """
     return bool(torch.ops.drcl.multiplies_panels())
+
+
+def product(rows: Tensor, matrix: Tensor) -> Tensor:
+    """``rows @ matrix`` for rows (B, K) and (K, D): by panels if its columns lie as rows do.
+
+    On two threads of an AMD EPYC, K = 1,024 and D = 2,048, in turns with PyTorch's: 1.7 times as
+    fast for B = 32, 1.3 for 64, 1.15 for 128 and as fast for 256; .9 for 16.
+    """
+    suits = FEWEST <= len(rows) <= MOST and matrix.numel() >= LEAST and matrix.stride(0) == 1
+    if not (suits and rows.dtype == torch.float32 and multiplies_panels()):
+        return rows @ matrix
+    out = rows.new_empty(len(rows), matrix.shape[1])
+    torch.ops.drcl.inner_products.default(rows, matrix.T, out, False)
+    return out
 
 
 def upper_products(rows: Tensor, out: Tensor) -> None:

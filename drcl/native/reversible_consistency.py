@@ -29,7 +29,7 @@ from drcl.eager.reversible_consistency import (
     is_whole,
 )
 from drcl.native.cross_entropy import compiled_q, entropies_in_place, laid_out
-from drcl.native.products import multiplies_panels, upper_products
+from drcl.native.products import multiplies_panels, product, upper_products
 
 __all__ = ["at_once", "class_sums", "combine", "differences", "gradient", "gram", "rows"]
 
@@ -39,7 +39,8 @@ ops = torch.ops.drcl  # `.default` below: to look for the overload takes longer 
 # B·B·D up to which the products with F are loops here too: FFᵀ, of which one triangle is formed,
 # and MF. A call of PyTorch's product costs as much as the whole of a small one.
 OWN_SQUARES, OWN_PRODUCTS = 2**22, 2**20
-# Panels of FFᵀ, where PyTorch multiplies: narrow ones leave out more of the lower triangle, wide ones are faster.
+# Panels of FFᵀ where PyTorch multiplies: narrow ones leave out more of the lower triangle, wide
+# ones are faster.
 PANEL, WIDE_PANEL, WIDE_FROM = 128, 256, 512
 
 
@@ -71,7 +72,7 @@ def rows(given: Batch, space: Space, settings: Settings, *, gradient: bool = Tru
     """Mix, normalise, project, and finish the parts of the loss that are sums over rows."""
     width, k = space.basis.shape
     if is_whole(space.basis) or not loops_over_rows(len(given[0]), width, len(space.recast), k):
-        return eager.rows(given, space, settings, label_loss, gradient=gradient)
+        return eager.rows(given, space, settings, label_loss, product, gradient=gradient)
     return Rows._make(ops.reversible_rows.default(*_laid_out(given, space, settings), gradient))
 
 

@@ -8,6 +8,7 @@ from reruns import bits_by_width
 from torch import Tensor
 
 from drcl import Index, backends, use_backend
+from drcl.native import products as native
 from drcl.ops import inner_products as op
 from drcl.ops.inner_products import FEW, FEWER, WIDE, Form
 
@@ -167,6 +168,28 @@ def test_one_triangle_of_products_has_the_bits_of_the_whole(count: int, width: i
     exact = rows.double() @ rows.double().T
     lengths = rows.double().norm(dim=1)
     assert ((whole.double() - exact).abs() <= 1e-6 * torch.outer(lengths, lengths)).all()
+
+
+@pytest.mark.parametrize("panels", [False, True])
+@pytest.mark.parametrize("count", [native.FEWEST - 1, native.FEWEST, native.MOST, native.MOST + 1])
+def test_a_product_by_a_wide_matrix(
+    count: int, panels: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the op where that is the faster one, which leaves its columns where they lie."""
+    monkeypatch.setattr(native, "multiplies_panels", lambda: panels)
+    by = torch.randn(1030, 1024)
+    for rows, matrix, suits in (
+        (torch.randn(count, 1024), by.T, native.FEWEST <= count <= native.MOST),
+        (torch.randn(count, 1030), by, False),
+        (torch.randn(count, 1024).double(), by.T.double(), False),
+        (torch.randn(count, 1024), by[:1000].T, False),  # of fewer entries
+    ):
+        with torch.profiler.profile() as seen:
+            found = native.product(rows, matrix)
+        exact = rows.double() @ matrix.double()
+        assert (found.double() - exact).norm() <= 1e-6 * exact.norm()
+        own = any(event.key == "drcl::inner_products" for event in seen.key_averages())
+        assert own == (panels and suits)
 
 
 def test_the_op_passes_opcheck() -> None:

@@ -229,7 +229,7 @@ def test_the_others_have_the_whole_loss_beside_a_rank_without_rows(batch, tmp_pa
 
 
 # By rows and not, with K < D, K = D = C and K = D < C.
-SIZES = [(20, 24, 15), (10, 24, 24), (40, 24, 24), (10, 24, 30), (40, 24, 30)]
+SIZES = [(20, 24, 15), (10, 24, 24), (70, 24, 24), (10, 24, 30), (70, 24, 30)]
 
 
 @pytest.mark.parametrize("whole", [True, False])
