@@ -108,11 +108,28 @@ namespace plain {
 #include "placing.inc"
 }
 
+#if defined(DRCL_X86)
+// The places of the bits that are set in a byte, in order.
+struct SetBits {
+  uint8_t of[256][8];
+
+  constexpr SetBits() : of{} {
+    for (int byte = 0; byte < 256; ++byte) {
+      for (int bit = 0, at = 0; bit < 8; ++bit) {
+        if (byte >> bit & 1) of[byte][at++] = static_cast<uint8_t>(bit);
+      }
+    }
+  }
+};
+constexpr SetBits kSetBits;
+#define DRCL_AVX2
+#endif
 DRCL_TARGET("avx2,fma")
 namespace avx2 {
 #include "placing.inc"
 }
 DRCL_END_TARGET
+#undef DRCL_AVX2
 #if defined(DRCL_X86)
 #if defined(__clang__)
 DRCL_TARGET("avx512f,avx512bw,avx512dq,avx512vl,fma")
