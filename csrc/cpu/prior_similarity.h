@@ -17,17 +17,21 @@ using namespace loss::plain;
 #include "prior_similarity.inc"
 }
 
-DRCL_TARGET("avx2")
+#if defined(DRCL_X86)
+DRCL_TARGET("avx2,fma")
 namespace avx2 {
 using namespace loss::avx2;
 #include "prior_similarity.inc"
 }
 DRCL_END_TARGET
+#endif
 
 template <class T>
 Products<T> products_here() {
-  return runs_avx2() ? Products<T>{avx2::logits_of<T>, avx2::product_of<T>}
-                     : Products<T>{plain::logits_of<T>, plain::product_of<T>};
+#if defined(DRCL_X86)
+  if (runs_avx2()) return {avx2::logits_of<T>, avx2::product_of<T>};
+#endif
+  return {plain::logits_of<T>, plain::product_of<T>};
 }
 
 }  // namespace drcl::similarity
