@@ -55,6 +55,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(drcl, m) {
   m.def("reversible_unmix(Tensor gradient, Tensor permutation, float lam) -> Tensor");
   m.def("reversible_at_once(Tensor features, Tensor targets, Tensor? permutation, Tensor q, Tensor basis, Tensor recast, "
         "Tensor weight, float temperature, float lam, float[] weights, bool slopes) -> Tensor[]");
+  // Whether the loops of the loss and of prior similarity have the instruction that they need to be fast: drcl/dispatch.py.
+  m.def("fuses_products() -> bool");
   // Whether the ranking has code for a CUDA device: what was built may be for others.
   m.def("ranks_on(int device) -> bool");
   // average_precision by the GPU's code in a loop on the CPU, `threads` in turn: for tests.

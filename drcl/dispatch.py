@@ -38,6 +38,9 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 _RENAMED = {"torch": "eager"}
 # The compiled op by whose kernels a family's native form is known, where it has another name.
 _COMPILED = {"prior_similarity": "cross_entropy", "reversible_consistency": "reversible_rows"}
+# Whose compiled loops fuse products with sums. The bits are the same without an instruction for
+# that, on x86 processors before AVX2, but the loops are slow: there they have to be asked for.
+_FUSING = {"prior_similarity", "reversible_consistency"}
 
 
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("forced", default=None)
@@ -97,7 +100,7 @@ def choose(family: str, device: torch.device, *, kernels: bool = True, native: b
     if forced in names and (forced != "native" or _fits(forced, family, device)):
         return forced
     for name in names:  # a generator takes as long as a small op
-        if _fits(name, family, device):
+        if _fits(name, family, device) and (name != "native" or _pays(family, device)):
             return name
     raise AssertionError(family)
 
@@ -114,6 +117,16 @@ def _fits(name: str, family: str, device: torch.device) -> bool:
         index = torch.cuda.current_device() if device.index is None else device.index
         return torch.version.hip is None and _has_image(index)
     return True
+
+
+def _pays(family: str, device: torch.device) -> bool:
+    """Whether compiled code is the faster: not where its loops lack their instruction."""
+    return device.type != "cpu" or family not in _FUSING or _fuses_products()
+
+
+@functools.cache
+def _fuses_products() -> bool:
+    return bool(torch.ops.drcl.fuses_products())
 
 
 @functools.cache

@@ -16,53 +16,71 @@ namespace {
 
 constexpr int64_t kGrain = 4096;  // exponentials that are worth a thread
 
-// Sums over the labelled rows of losses and of the probabilities of their own classes; with `mean` divided by the
-// number of labelled rows, and so is the gradient of the first by the logits, at `gradient`.
+// The losses of a batch, block by block. With `mean` they are divided by the number of labelled rows.
 template <class T>
-std::tuple<Tensor, Tensor> over_rows(const Tensor& logits, const Tensor& targets, const Tensor& q, bool mean,
-                                     bool slopes, T* gradient, T* probabilities) {
-  const ScalarType type = logits.scalar_type();
-  const int64_t batch = logits.size(0), classes = logits.size(1);
-  check("logits", logits, type, {batch, classes});
-  STD_TORCH_CHECK(classes >= 1, "logits: expected columns");
-  const bool ids = targets.dim() == 1;
-  if (ids) {
-    check("targets", targets, ScalarType::Long, {batch});
-  } else {
-    check("targets", targets, type, {batch, classes});
+class Entropies {
+ public:
+  // The gradient of the losses by the logits, which may be its own place, goes to `gradient`.
+  Entropies(const Tensor& logits, const Tensor& targets, const Tensor& q, bool mean, bool slopes, T* gradient,
+            T* probabilities)
+      : type_(logits.scalar_type()), loop_(entropy::loop_here<T>()) {
+    const int64_t batch = logits.size(0), classes = logits.size(1);
+    check("logits", logits, type_, {batch, classes});
+    STD_TORCH_CHECK(classes >= 1, "logits: expected columns");
+    const bool ids = targets.dim() == 1;
+    if (ids) {
+      check("targets", targets, ScalarType::Long, {batch});
+    } else {
+      check("targets", targets, type_, {batch, classes});
+    }
+    partial_.resize(2 * blocks(batch));
+    call_.logits = data<T>(logits);
+    call_.ids = ids ? data<int64_t>(targets) : nullptr;
+    call_.targets = ids ? nullptr : data<T>(targets);
+    call_.q = static_cast<double>(static_cast<T>(number(q)));
+    call_.batch = batch;
+    call_.classes = classes;
+    call_.slopes = slopes;
+    call_.gradient = gradient;
+    call_.probabilities = probabilities;
+    call_.partial = partial_.data();
+    int64_t count = mean ? 0 : 1;
+    for (int64_t row = 0; mean && row < batch; ++row) count += call_.labelled(row);
+    divisor_ = static_cast<double>(std::max<int64_t>(count, 1));
+    call_.share = 1.0 / divisor_;
   }
-  const int64_t blocks = (batch + kEntropyBlock - 1) / kEntropyBlock;
-  std::vector<double> partial(2 * blocks);
-  EntropyCall<T> call{};
-  call.logits = data<T>(logits);
-  call.ids = ids ? data<int64_t>(targets) : nullptr;
-  call.targets = ids ? nullptr : data<T>(targets);
-  call.q = static_cast<double>(static_cast<T>(number(q)));
-  call.batch = batch;
-  call.classes = classes;
-  call.slopes = slopes;
-  call.gradient = gradient;
-  call.probabilities = probabilities;
-  call.partial = partial.data();
-  int64_t count = mean ? 0 : 1;
-  for (int64_t row = 0; mean && row < batch; ++row) count += call.labelled(row);
-  const double divisor = static_cast<double>(std::max<int64_t>(count, 1));
-  call.share = 1.0 / divisor;
-  static const auto loop = entropy::loop_here<T>();
-  const int64_t grain = std::max<int64_t>(kGrain / (kEntropyBlock * classes), 1);
-  torch::stable::parallel_for(0, blocks, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t block = begin; block < end; ++block) loop(call, block);
-  });
-  double losses = 0.0, scores = 0.0;
-  for (int64_t block = 0; block < blocks; ++block) {
-    losses += partial[2 * block];
-    scores += partial[2 * block + 1];
+
+  static int64_t blocks(int64_t rows) { return (rows + kEntropyBlock - 1) / kEntropyBlock; }
+
+  void run(int64_t begin, int64_t end) const {
+    for (int64_t block = begin; block < end; ++block) loop_(call_, block);
   }
-  Tensor loss = empty({}, type), score = empty({}, type);
-  *target<T>(loss) = static_cast<T>(losses / divisor);
-  *target<T>(score) = static_cast<T>(scores / divisor);
-  return {loss, score};
-}
+
+  void run_all() const {
+    const int64_t grain = std::max<int64_t>(kGrain / (kEntropyBlock * call_.classes), 1);
+    torch::stable::parallel_for(0, blocks(call_.batch), grain, [&](int64_t begin, int64_t end) { run(begin, end); });
+  }
+
+  // Sums over the labelled rows of losses and of the probabilities of their own classes.
+  std::tuple<Tensor, Tensor> sums() const {
+    double losses = 0.0, scores = 0.0;
+    for (int64_t block = 0; block < blocks(call_.batch); ++block) {
+      losses += partial_[2 * block];
+      scores += partial_[2 * block + 1];
+    }
+    Tensor loss = empty({}, type_), score = empty({}, type_);
+    *target<T>(loss) = static_cast<T>(losses / divisor_);
+    *target<T>(score) = static_cast<T>(scores / divisor_);
+    return {loss, score};
+  }
+
+ private:
+  ScalarType type_;
+  void (*loop_)(const EntropyCall<T>&, int64_t block);
+  EntropyCall<T> call_{};
+  std::vector<double> partial_;
+  double divisor_ = 1.0;
+};
 
 using FourTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 using FiveTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -72,15 +90,18 @@ FourTensors cross_entropy(const Tensor& logits, const Tensor& targets, const Ten
   const ScalarType type = logits.scalar_type();
   Tensor gradient = empty({logits.size(0), logits.size(1)}, type);
   Tensor probabilities = empty({logits.size(0), logits.size(1)}, type);
-  const auto [loss, score] =
-      over_rows<T>(logits, targets, q, true, true, target<T>(gradient), target<T>(probabilities));
+  const Entropies<T> entropies(logits, targets, q, true, true, target<T>(gradient), target<T>(probabilities));
+  entropies.run_all();
+  const auto [loss, score] = entropies.sums();
   return {loss, score, gradient, probabilities};
 }
 
 template <class T>
 std::tuple<Tensor, Tensor> cross_entropy_in_place(Tensor& logits, const Tensor& targets, const Tensor& q, bool mean,
                                                   bool slopes) {
-  return over_rows<T>(logits, targets, q, mean, slopes, target<T>(logits), nullptr);
+  const Entropies<T> entropies(logits, targets, q, mean, slopes, target<T>(logits), nullptr);
+  entropies.run_all();
+  return entropies.sums();
 }
 
 // Loss and score of the logits XW/τ, and the loss's gradients by logits, by X and by W; the last two are empty where
@@ -92,32 +113,58 @@ FiveTensors similarity(const Tensor& features, const Tensor& weight, const Tenso
   const int64_t batch = features.size(0), width = weight.size(0), classes = weight.size(1);
   check("features", features, type, {batch, width});
   check("weight", weight, type, {width, classes});
-  const bool by_x = needs.at(0), by_w = needs.at(1);
   Tensor logits = empty({batch, classes}, type);
-  Tensor by_features = empty({by_x ? batch : 0, width}, type), by_weight = empty({by_w ? width : 0, classes}, type);
+  similarity::Call<T> call{};
+  call.features = data<T>(features);
+  call.weight = data<T>(weight);
+  call.batch = batch;
+  call.width = width;
+  call.classes = classes;
+  call.scale = T(1) / static_cast<T>(temperature);
+  call.by_x = needs.at(0);
+  call.by_w = needs.at(1);
+  Tensor by_features = empty({call.by_x ? batch : 0, width}, type);
+  Tensor by_weight = empty({call.by_w ? width : 0, classes}, type);
+  call.slopes = target<T>(logits);
+  call.by_features = target<T>(by_features);
+  call.by_weight = target<T>(by_weight);
+  const int64_t parts = similarity::parts_of(batch, classes), padded = call.padded(), panels = call.panels();
+  const int64_t rows = (batch + parts * similarity::kRows - 1) / (parts * similarity::kRows) * similarity::kRows;
+  const auto room = [](int64_t size) { return std::make_unique_for_overwrite<T[]>(size); };
+  const auto by_columns = room(width * padded), by_rows = room(call.by_x ? call.sums() : 0);
+  const auto partial = room(call.by_w ? parts * call.sums() : 0);
+  call.columns = by_columns.get();
+  call.rows = by_rows.get();
+  call.partial = partial.get();
   static const auto products = similarity::products_here<T>();
-  const T scale = T(1) / static_cast<T>(temperature), *x = data<T>(features), *w = data<T>(weight);
-  const bool narrow = classes < Vector<T>::lanes;  // rows of classes are shorter than a vector
-  std::vector<T> columns(narrow || by_x ? width * classes : 0);
-  if (!columns.empty()) transpose(w, width, classes, columns.data());
-  T* slopes = target<T>(logits);
-  if (narrow) {
-    products.logits(x, columns.data(), batch, width, classes, scale, slopes);
-  } else {
-    products.product(x, w, batch, width, classes, scale, slopes);
+  products.pack_columns(call);
+  const int64_t grain = std::max<int64_t>(kGrain / (call.kPanel * classes), 1);
+  if (call.by_x) {
+    torch::stable::parallel_for(0, panels, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t panel = begin; panel < end; ++panel) products.pack_rows(call, panel);
+    });
   }
-  const auto [loss, score] = over_rows<T>(logits, targets, q, true, true, slopes, nullptr);
-  if (by_x) products.product(slopes, columns.data(), batch, classes, width, scale, target<T>(by_features));
-  if (by_w && narrow) {
-    std::vector<T> turned(batch * classes);
-    transpose(slopes, batch, classes, turned.data());
-    products.product(turned.data(), x, classes, batch, width, scale, columns.data());
-    transpose(columns.data(), classes, width, target<T>(by_weight));
-  } else if (by_w) {
-    std::vector<T> turned(batch * width);
-    transpose(x, batch, width, turned.data());
-    products.product(turned.data(), slopes, width, batch, classes, scale, target<T>(by_weight));
+  const Entropies<T> entropies(logits, targets, q, true, true, call.slopes, nullptr);
+  torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+    const auto sums = room(similarity::kRows * padded);
+    for (int64_t part = begin; part < end; ++part) {
+      T* own = call.by_w ? call.partial + part * call.sums() : nullptr;
+      if (call.by_w) std::fill_n(own, call.sums(), T(0));
+      const int64_t last = std::min(batch, (part + 1) * rows);
+      for (int64_t row = part * rows; row < last; row += similarity::kRows) {
+        const int64_t count = std::min(similarity::kRows, last - row);
+        products.logits(call, row, count, sums.get());
+        entropies.run(row / kEntropyBlock, Entropies<T>::blocks(row + count));
+        products.gradients(call, row, count, own);
+      }
+    }
+  });
+  if (call.by_w) {
+    torch::stable::parallel_for(0, panels, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t panel = begin; panel < end; ++panel) products.total(call, parts, panel);
+    });
   }
+  const auto [loss, score] = entropies.sums();
   return {loss, score, logits, by_features, by_weight};
 }
 

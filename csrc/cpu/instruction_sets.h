@@ -33,6 +33,9 @@ inline bool has_avx2() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 
+// Whether a product is fused with a sum by one instruction.
+inline bool has_fma() { return has_avx2(); }
+
 // DRCL_CPU_CAPABILITY=default|avx2 holds a newer processor back, to test and to compare.
 inline bool allows(const char* set) {
   const char* limit = std::getenv("DRCL_CPU_CAPABILITY");
@@ -52,6 +55,7 @@ inline bool ends_with_avx2() { return runs_avx2() && !runs_avx512(); }
 
 namespace drcl {
 
+constexpr bool has_fma() { return true; }  // of 64 bits: aarch64 and others of today
 constexpr bool runs_avx2() { return false; }
 constexpr bool ends_with_avx2() { return false; }
 

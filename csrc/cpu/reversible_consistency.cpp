@@ -387,8 +387,14 @@ std::vector<Tensor> at_once_of(const Tensor& features, const Tensor& targets, co
                 slopes);
 }
 
+bool fuses_products() { return has_fma(); }
+
 }  // namespace
 }  // namespace drcl::loss
+
+STABLE_TORCH_LIBRARY_IMPL(drcl, CompositeExplicitAutograd, m) {
+  m.impl("fuses_products", TORCH_BOX(&drcl::loss::fuses_products));
+}
 
 STABLE_TORCH_LIBRARY_IMPL(drcl, CPU, m) {
   m.impl("reversible_rows", TORCH_BOX(&drcl::loss::rows_of));

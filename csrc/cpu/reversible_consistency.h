@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cross_entropy.h"
+#include "fused.h"
 
 #include <algorithm>
 #include <cmath>
@@ -127,19 +128,26 @@ T mixed(T from, T to, T weight) {
 inline int64_t blocks_of(int64_t rows) { return (rows + kBlock - 1) / kBlock; }
 
 namespace plain {
+using namespace fused::plain;
 #include "reversible_consistency.inc"
 }
 
-DRCL_TARGET("avx2")
+#if defined(DRCL_X86)
+DRCL_TARGET("avx2,fma")
 namespace avx2 {
+using namespace fused::avx2;
 #include "reversible_consistency.inc"
 }
 DRCL_END_TARGET
+#endif
 
-// There is no fused multiply-add: every instruction set finds the same bits.
+// Every instruction set finds the same bits: products are fused with their sums in all of them.
 template <class T>
 Loops<T> loops_here() {
-  return runs_avx2() ? avx2::loops<T>() : plain::loops<T>();
+#if defined(DRCL_X86)
+  if (runs_avx2()) return avx2::loops<T>();
+#endif
+  return plain::loops<T>();
 }
 
 }  // namespace drcl::loss

@@ -1,4 +1,4 @@
-"""Prior similarity with its row-wise part in compiled code; the products are PyTorch's."""
+"""Prior similarity in compiled code; with many classes the products are PyTorch's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from drcl.native.cross_entropy import compiled_q, entropies, entropies_in_place,
 
 __all__ = ["at_once", "prior_similarity", "prior_similarity_backward"]
 
-# B·D·C up to which the products are loops too, on one thread.
+# The products are loops too, in one call with the rest, for so many classes and entries of W (D·C)
+# at most, and up to so many multiplications (B·D·C) of any shape. On an AMD EPYC the call then took
+# as long as the other way or less: 1.0 to 1.7 times as fast, but for what noise there was. With
+# 2^17 entries it was .84 to 1.1 times as fast, with C = 200 and D = 2,048 .5 to .9.
+CLASSES, ENTRIES = 128, 2**16
 SMALL = 2**18
 
 
@@ -52,9 +56,11 @@ def at_once(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor] | None:
     """Loss, score, and the loss's gradients by logits, and by features and weight where needed.
 
-    In the weight's dtype. None where the products are too large to be loops.
+    In the weight's dtype. None where PyTorch's products are faster than loops.
     """
-    if features.numel() * weight.shape[1] > SMALL:
+    classes = weight.shape[1]
+    few = classes <= CLASSES and weight.numel() <= ENTRIES
+    if not few and features.numel() * classes > SMALL:
         return None
     x = features.to(weight.dtype).contiguous()
     found: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = ops.similarity_at_once.default(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from reruns import bits_by_width
 from torch import Tensor
 
 from drcl import Prior, functional, use_backend
@@ -140,10 +141,69 @@ def test_prior_similarity_at_once_is_the_formula(kind, classes, needed):
         torch.testing.assert_close(one, other.float(), rtol=1e-5, atol=1e-6)
 
 
-def test_a_large_prior_similarity_is_left_to_products():
-    many = native_similarity.SMALL // D + 1
-    x = torch.randn(1, D)
-    ids, q = torch.zeros(1, dtype=torch.int64), torch.tensor(0.5)
-    assert native_similarity.at_once(x, torch.randn(D, many), ids, q, 1.0, (True, True)) is None
-    found = native_similarity.at_once(x, torch.randn(D, many - 1), ids, q, 1.0, (False, False))
-    assert found is not None and found[3].numel() == found[4].numel() == 0
+# Of several parts, blocks and panels, none of which is whole.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("classes", [2, 11, 20, 29])
+@pytest.mark.parametrize("kind", ["ids", "rows"])
+def test_a_large_batch_at_once_is_the_formula_on_any_number_of_threads(kind, classes, dtype):
+    batch, width, q = 531, 309, torch.tensor(0.3, dtype=dtype)
+    x, w = torch.randn(batch, width, dtype=dtype), torch.randn(width, classes, dtype=dtype) / 20
+    targets = torch.randint(-1, classes, (batch,))
+    if kind == "rows":
+        targets = torch.rand(batch, classes, dtype=dtype)
+        targets *= torch.rand(batch, classes) < 0.5
+        targets[::7] = 0
+    call = torch.ops.drcl.similarity_at_once
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = call(x, w, targets, q, 0.7, (True, True))
+        torch.set_num_threads(2)
+        two = call(x, w, targets, q, 0.7, (True, True))
+    finally:
+        torch.set_num_threads(threads)
+    torch.testing.assert_close(one, two, rtol=0, atol=0)
+    wide = [leaf.double().requires_grad_() for leaf in (x, w)]
+    with use_backend("reference"):
+        expected = functional.prior_similarity(
+            *wide, targets, q=float(q), temperature=0.7, loss_only=True
+        )
+        by = torch.autograd.grad(expected.loss, wide)
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-12
+    loss, score, _, *gradients = one
+    exact = [expected.loss.detach(), expected.score, *by]
+    for found, right in zip([loss, score, *gradients], exact, strict=True):
+        error = (found.double() - right).abs().max()
+        assert error <= tolerance * right.abs().max()
+
+
+@pytest.mark.parametrize("classes", [5, 20])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_instruction_set_finds_the_same_bits_of_a_large_batch(dtype, classes):
+    draw = (
+        "from drcl.native.cross_entropy import ops\n"
+        f"kind = torch.{dtype}\n"
+        "x = torch.randn(531, width, generator=g, dtype=kind)\n"
+        f"w = torch.randn(width, {classes}, generator=g, dtype=kind) / 8\n"
+        f"ids = torch.randint(-1, {classes}, (531,), generator=g)\n"
+        "q = torch.tensor(0.3, dtype=kind)\n"
+    )
+    call = "ops.similarity_at_once.default(x, w, ids, q, 0.7, (True, True))"
+    said = bits_by_width(draw, f"found = [one.reshape(-1) for one in {call}]")
+    assert len(said) == 3, said
+
+
+@pytest.mark.parametrize("batch, width, classes, taken", [
+    (1, 20, native_similarity.SMALL // 20, True),
+    (1, 20, native_similarity.SMALL // 20 + 1, False),
+    (64, 512, native_similarity.CLASSES, True),
+    (64, 513, native_similarity.CLASSES, False),
+    (64, 64, native_similarity.CLASSES + 1, False),
+])  # fmt: skip
+def test_prior_similarity_with_many_classes_is_left_to_products(batch, width, classes, taken):
+    x, w, q = torch.randn(batch, width), torch.randn(width, classes), torch.tensor(0.5)
+    ids = torch.zeros(batch, dtype=torch.int64)
+    found = native_similarity.at_once(x, w, ids, q, 1.0, (False, False))
+    assert (found is not None) == taken
+    if found is not None:
+        assert found[3].numel() == found[4].numel() == 0

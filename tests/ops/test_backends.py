@@ -235,6 +235,19 @@ def test_ops_that_do_not_load(
 
 
 @needs_ops
+@pytest.mark.parametrize("family", ["prior_similarity", "reversible_consistency"])
+def test_loops_without_their_instruction_have_to_be_asked_for(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(dispatch, "_fuses_products", lambda: False)
+    assert dispatch.choose(family, cpu) == "eager"
+    assert dispatch.choose("average_precision", cpu) == "native"
+    with dispatch.use_backend("native"):
+        assert dispatch.choose(family, cpu) == "native"
+
+
+@needs_ops
 def test_the_ops_agree_with_torch_on_the_processor() -> None:
     ours = backends.build_info()["cpu_capability"]
     torchs = torch.backends.cpu.get_cpu_capability().lower()
