@@ -215,7 +215,8 @@ class Search:
         # It is at least so wide that what is found is a small part.
         self.size = max(1, min(ROWS, len(scorer.query), entries // max(256, 2 * k)))
         self._tile = max(LINE, entries // self.size // LINE * LINE)
-        entries = min(max_bytes // 4 // 2, _WIDER * _ENTRIES)
+        # Lists of what is near take no more than 1.5 bytes for each entry of a tile.
+        entries = min(max_bytes // 4 * 2 // 3, _WIDER * _ENTRIES)
         self._wide_tile = max(self._tile, entries // self.size // LINE * LINE)
         # One piece of memory for all tiles: a new one for each would have to be mapped anew.
         self._room = torch.empty(0, dtype=scorer.dtype, device=scorer.device)
