@@ -84,7 +84,7 @@ struct Floats {
   using Value = float;
   using Sum = float;
   typedef float Lanes __attribute__((vector_size(32), may_alias));
-  static constexpr int64_t kGroup = 1;
+  static constexpr int64_t kGroup = 1, kDepth = 256;
   static DRCL_INLINE void spread(const float* entry, Lanes& y) {
     for (int64_t l = 0; l < panels::kLanes; ++l) y[l] = *entry;
   }

@@ -44,7 +44,7 @@ struct Plain {
   using Value = int16_t;
   using Sum = int32_t;
   typedef int32_t Lanes __attribute__((vector_size(32), may_alias));
-  static constexpr int64_t kGroup = 2;
+  static constexpr int64_t kGroup = 2, kDepth = 512;  // 24 KiB of a panel, as 256 of float32
   static void spread(const int16_t* entries, Lanes& y) {
     int32_t both;
     std::memcpy(&both, entries, sizeof(both));

@@ -8,6 +8,7 @@
 //
 //   Value, Sum                types of the entries and of the sums; a sum has 4 bytes
 //   kGroup                    entries of a query that lie together, 4 bytes in all; rows are as wide as whole groups
+//   kDepth                    entries whose products are added up in registers
 //   Lanes                     8 sums, which may alias
 //   spread(entries, y)        y: kGroup entries of a row in every lane
 //   add(x, y, sums)           sums += x·y
@@ -32,7 +33,6 @@
 namespace drcl::panels {
 
 constexpr int64_t kLanes = 8, kQueries = 3 * kLanes;  // of a vector, of a panel
-constexpr int64_t kDepth = 256;
 constexpr int64_t kRows = 72, kFewRows = 24;        // of a block: multiples of 4, 6 and 8, which are taken together
 constexpr int64_t kManyBlocks = 32;                 // from which on a thread takes a block with all panels
 constexpr int64_t kBlockBytes = int64_t{1} << 18;   // of its entries: half of a core's own cache

@@ -26,9 +26,9 @@ from drcl.progress import progress_bar
 ROWS = 1024  # queries that are searched for together: a gallery is read once for so many
 _ENTRIES = 2**23  # of a tile
 _WIDER = 4  # times, where products are not written down: so few scores are computed in vain
-FEWEST, NARROWEST, SMALLEST = 256, 128, 10_000
-"""Queries, dimensions and, with int16, items from which on finding the highest scores takes less
-than all of them.
+FEWEST, NARROWEST, SMALLEST, PAIRS = 256, 128, 10_000, 100_000
+"""Queries, dimensions and, with int16, items, and pairs of both for each of the k wanted, from
+which on finding the highest scores takes less than all of them.
 
 On two threads of an Intel Xeon with AMX, mAP@k against computing all scores: D = 512, 2.2 times as
 fast for k = 10 and 1.6 for k = 50 of 20,000 items, 1.2 for k = 100 of 13,000; 1.5 for k = 100 of
@@ -36,7 +36,9 @@ fast for k = 10 and 1.6 for k = 50 of 20,000 items, 1.2 for k = 100 of 13,000; 1
 
 With int16 on two cores of an AMD EPYC (Zen 3), 1,000 queries: 1.6 for k = 10 and 1.5 for k = 50 of
 20,000 items with D = 512, 1.8 and 1.5 with D = 128; .8 and 1.1 for k = 10 of 5,000 items with
-D = 128 and 512. For 256 queries .9 to 1.3.
+D = 128 and 512. Fewer queries leave less to be won by rounding the items, a larger k more to be
+computed: for k = 50 and D = 128, 1.05 with 256 queries and 20,000 items, .85 with 10,000; .8 for
+k = 150 of 20,000 items and 256 or 320 queries; .9 for k = 100 of 13,000 and 512, 1.6 and 1,000.
 """
 
 
@@ -188,7 +190,7 @@ def highest_scores(scorer: Scores, queries: int, k: int, max_bytes: int) -> Sear
     width = scorer.gallery.width
     large = queries >= FEWEST and width >= NARROWEST and 2 * AFTER * k <= scorer.count
     screened = large and k <= FEW_ITEMS and Screen.that_pays(queries, width, scorer.dtype)
-    if screened == torch.int16 and scorer.count < SMALLEST:
+    if screened == torch.int16 and (scorer.count < SMALLEST or queries * scorer.count < PAIRS * k):
         return None
     native = screened and choose("top_k", scorer.device) == "native"
     return Search(scorer, k, max_bytes) if native else None
@@ -215,7 +217,8 @@ class Search:
         # It is at least so wide that what is found is a small part.
         self.size = max(1, min(ROWS, len(scorer.query), entries // max(256, 2 * k)))
         self._tile = max(LINE, entries // self.size // LINE * LINE)
-        entries = min(max_bytes // 4 // 2, _WIDER * _ENTRIES)
+        # Lists of what is near take no more than 1.5 bytes for each entry of a tile.
+        entries = min(max_bytes // 4 * 2 // 3, _WIDER * _ENTRIES)
         self._wide_tile = max(self._tile, entries // self.size // LINE * LINE)
         # One piece of memory for all tiles: a new one for each would have to be mapped anew.
         self._room = torch.empty(0, dtype=scorer.dtype, device=scorer.device)

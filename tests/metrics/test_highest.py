@@ -10,6 +10,8 @@ from torch import Tensor
 
 from drcl import backends, metrics
 from drcl.metrics import blocks, screening, search
+from drcl.metrics.embeddings import embeddings
+from drcl.metrics.scores import Scorer
 from drcl.ops import inner_products as op
 
 NATIVE = next(one for one in backends.probe_backends() if one.name == "native")
@@ -24,7 +26,8 @@ def used(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> lis
     for module in (screening, search):
         monkeypatch.setattr(module, "FEWEST", 1)
         monkeypatch.setattr(module, "NARROWEST", 1)
-    monkeypatch.setattr(search, "SMALLEST", 1)
+    for name in ("SMALLEST", "PAIRS"):
+        monkeypatch.setattr(search, name, 1)
     monkeypatch.setattr(screening, "multiplies_bfloat16", lambda: request.param)
     monkeypatch.setattr(screening, "multiplies_int16", lambda: True)
     monkeypatch.setattr(search, "ROWS", 16)
@@ -171,3 +174,31 @@ def test_items_so_alike_that_all_have_to_be_computed(used: list[int], monkeypatc
     query, gallery, ones, others = problem()
     both_ways(monkeypatch, (query, gallery + 4096, ones, others), ks=(3,), metric="dot")
     assert len(used) == 1
+
+
+@pytest.mark.parametrize(
+    ("queries", "items", "width", "k", "bfloat16", "int16"),
+    [
+        (256, 20_000, 128, 50, True, True),
+        (255, 20_000, 128, 50, False, False),
+        (256, 20_000, 127, 50, False, False),
+        (256, 19_000, 128, 50, True, False),
+        (512, 19_000, 128, 50, True, True),
+        (256, 10_000, 128, 25, True, True),
+        (256, 10_000, 128, 26, True, False),
+        (5_000, 9_999, 128, 10, True, False),
+        (5_000, 12_800, 128, 100, True, True),
+        (5_000, 12_799, 128, 100, False, False),
+    ],
+)
+def test_the_highest_scores_are_sought_where_that_is_the_faster_way(
+    queries: int, items: int, width: int, k: int, bfloat16: bool, int16: bool, monkeypatch: Any
+) -> None:
+    sides = (embeddings(torch.randn(n, width), "rows", "dot") for n in (1, items))
+    limits = {"precision": "highest", "max_bytes": 2**28, "max_rows": 16}
+    scorer = Scorer(*sides, None, metric="dot", **limits)
+    monkeypatch.setattr(screening, "multiplies_int16", lambda: True)
+    for has_bfloat16, expected in ((True, bfloat16), (False, int16)):
+        monkeypatch.setattr(screening, "multiplies_bfloat16", lambda one=has_bfloat16: one)
+        found = search.highest_scores(scorer, queries, k, 2**28)
+        assert (found is not None) == expected
