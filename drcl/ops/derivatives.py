@@ -119,10 +119,15 @@ def differentiable(
                 found = backward(ctx, *grads)
                 return (*found, None) if isinstance(found, tuple) else (found, None)
             first, *others = grads
-            # Gradients of other outputs, and a second derivative, which is refused there.
-            if torch.is_grad_enabled() or any(grad is not None for grad in others):
+            found, ctx.gradients = ctx.gradients, []  # which whoever has them may change
+            # Of other outputs, a second time, or a second derivative, which is refused there.
+            if not found or torch.is_grad_enabled() or any(grad is not None for grad in others):
                 return *_anew(ctx, grads), None
-            return *(None if first is None or g is None else g * first for g in ctx.gradients), None
+            if first is None:
+                return (None,) * (gradients_of + 1)
+            if first.item() != 1.0:
+                found = [None if one is None else one.mul_(first) for one in found]
+            return *found, None
 
     def _anew(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
         """The gradients by way of the op."""

@@ -101,16 +101,38 @@ def test_features_that_have_changed_since_are_not_looked_at_again():
     leaf = torch.randn(B, D).requires_grad_()
     x = leaf * 1
     loss = parts_of(x, targets, prior, False)[0]
-    (expected,) = torch.autograd.grad(loss, leaf, retain_graph=True)
+    (expected,) = torch.autograd.grad(loss, leaf)
+    x = leaf * 1
+    loss = parts_of(x, targets, prior, False)[0]
     with torch.no_grad():
         x.zero_()
     assert torch.equal(torch.autograd.grad(loss, leaf, retain_graph=True)[0], expected)
+    with pytest.raises(RuntimeError, match="inplace"):  # it has been given away
+        torch.autograd.grad(loss, leaf)
     x = leaf * 1
     part = parts_of(x, targets, prior, False)[2]
     with torch.no_grad():
         x.zero_()
     with pytest.raises(RuntimeError, match="inplace"):
         torch.autograd.grad(part, leaf)
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_a_gradient_belongs_to_whoever_asked_for_it(scale):
+    """It is not found in the place of another one, whatever has been done to that."""
+    prior, targets = Prior.orthogonal(dim=D, classes=C), targets_of("ids")
+    x, w = torch.randn(B, D).requires_grad_(), prior.weight.clone().requires_grad_()
+    losses = (
+        parts_of(x, targets, prior, False)[0],
+        functional.prior_similarity(x, w, targets, loss_only=True).loss,
+    )
+    for loss, leaves in zip(losses, ([x], [x, w]), strict=True):
+        first = torch.autograd.grad(scale * loss, leaves, retain_graph=True)
+        known = [one.clone() for one in first]
+        for one in first:
+            one.fill_(torch.nan)
+        for one, expected in zip(torch.autograd.grad(scale * loss, leaves), known, strict=True):
+            assert (one - expected).norm() <= 1e-6 * expected.norm()
 
 
 @pytest.mark.parametrize("classes", [1, 3, 8, 17])
