@@ -40,7 +40,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(drcl, m) {
   // drcl/native/cross_entropy.py.
   m.def("cross_entropy(Tensor logits, Tensor targets, Tensor q) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("cross_entropy_(Tensor(a!) logits, Tensor targets, Tensor q, bool mean, bool slopes) -> (Tensor, Tensor)");
-  // The same of small batches' logits XW/τ, with the gradients by X and W that are needed: drcl/native/prior_similarity.py.
+  // The same of logits XW/τ, with the gradients by X and W that are needed: drcl/native/prior_similarity.py.
   m.def("similarity_at_once(Tensor features, Tensor weight, Tensor targets, Tensor q, float temperature, bool[] needs) "
         "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   // The stages of the loss by rows, and the transpose of its mixing: drcl/native/reversible_consistency.py.

@@ -1,7 +1,7 @@
 // The generalised cross-entropy of rows of logits on a CPU, for drcl/native/cross_entropy.py: a row goes through all
 // steps while it is in the nearest cache. Rows are divided into blocks of one size, and what is summed over rows is
-// summed by blocks and then over blocks in their order, so that the bits are the same for any number of threads. Of
-// small batches logits and gradients are found here too: a call of PyTorch's product takes longer than the whole.
+// summed by blocks and then over blocks in their order, so that the bits are the same for any number of threads. For
+// few classes logits and gradients are found here too, while the rows are in the caches: prior_similarity.h.
 
 #include "cross_entropy.h"
 #include "prior_similarity.h"
@@ -49,6 +49,8 @@ class Entropies {
     divisor_ = static_cast<double>(std::max<int64_t>(count, 1));
     call_.share = 1.0 / divisor_;
   }
+
+  Entropies(const Entropies&) = delete;
 
   static int64_t blocks(int64_t rows) { return (rows + kEntropyBlock - 1) / kEntropyBlock; }
 
@@ -128,6 +130,7 @@ FiveTensors similarity(const Tensor& features, const Tensor& weight, const Tenso
   call.slopes = target<T>(logits);
   call.by_features = target<T>(by_features);
   call.by_weight = target<T>(by_weight);
+  const Entropies<T> entropies(logits, targets, q, true, true, call.slopes, nullptr);  // which checks them first
   const int64_t parts = similarity::parts_of(batch, classes), padded = call.padded(), panels = call.panels();
   const int64_t rows = (batch + parts * similarity::kRows - 1) / (parts * similarity::kRows) * similarity::kRows;
   const auto room = [](int64_t size) { return std::make_unique_for_overwrite<T[]>(size); };
@@ -144,7 +147,6 @@ FiveTensors similarity(const Tensor& features, const Tensor& weight, const Tenso
       for (int64_t panel = begin; panel < end; ++panel) products.pack_rows(call, panel);
     });
   }
-  const Entropies<T> entropies(logits, targets, q, true, true, call.slopes, nullptr);
   torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
     const auto sums = room(similarity::kRows * padded);
     for (int64_t part = begin; part < end; ++part) {

@@ -19,8 +19,8 @@ struct Call {
   bool by_x, by_w;
   T* slopes;                    // (B, C): the logits, and then the loss's gradient by them
   T *by_features, *by_weight;   // (B, D), (D, C)
-  T *columns, *rows;            // panels of W, filled up with zeros: of its columns (D, kPanel), the last one as wide
-                                // as it has to be, and of its rows (C, kPanel), each beside the other
+  T *columns, *rows;            // panels of W, filled up with zeros: one after the other of its columns (D, kPanel), the
+                                // last one of as few vectors as will do, and of its rows, transposed (C, kPanel)
   T* partial;                   // (parts, panels of rows, C, kPanel): sums over the rows of each part of the batch
 
   int64_t padded() const { return (classes + kLanes - 1) / kLanes * kLanes; }
@@ -28,8 +28,8 @@ struct Call {
   int64_t sums() const { return panels() * classes * kPanel; }
 };
 
-// How the batch is divided, whatever the number of threads: a part's sums take as long to add up as 2·C of its rows
-// to be read.
+// Into how many parts the batch is divided, whatever the number of threads. Each has many more rows than there are
+// classes, or to add up the parts' sums would take as long as to read the rows.
 inline int64_t parts_of(int64_t batch, int64_t classes) {
   int64_t parts = 1;
   while (parts < 64 && batch / (2 * parts) >= std::max<int64_t>(4 * kRows, 2 * classes)) parts *= 2;
