@@ -219,7 +219,7 @@ class Search:
         self._tile = max(LINE, entries // self.size // LINE * LINE)
         # Lists of what is near take no more than 1.5 bytes for each entry of a tile.
         entries = min(max_bytes // 4 * 2 // 3, _WIDER * _ENTRIES)
-        rounded = max_bytes // 4 // (2 * max(scorer.gallery.width, 1))  # its rows, of two bytes an entry
+        rounded = max_bytes // 4 // (2 * max(scorer.gallery.width, 1))  # rows, of two-byte entries
         self._wide_tile = max(self._tile, min(entries // self.size, rounded) // LINE * LINE)
         # One piece of memory for all tiles: a new one for each would have to be mapped anew.
         self._room = torch.empty(0, dtype=scorer.dtype, device=scorer.device)
