@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -52,3 +54,17 @@ def test_an_error_is_shown_without_its_cause_and_where_it_is_followed_by_a_resta
         assert "raise error" in shown, "a traceback leads to a fault of ours"
     heard = capsys.readouterr().err
     assert (said in heard and heard.count("\n") == 1) if left else heard == ""
+
+
+def test_a_process_that_is_done_ends_whatever_libraries_do_on_their_way_out():
+    script = """
+import atexit, os
+from drcl.cli import launch
+atexit.register(os.abort)
+launch._meet = launch.dist.destroy_process_group = lambda: None
+launch.dist.get_rank = lambda: 1
+with launch.worker() as rank:
+    print("done by", rank, end="")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "done by 1"), done.stderr
