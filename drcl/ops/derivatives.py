@@ -125,6 +125,9 @@ def differentiable(
                 return *_anew(ctx, grads), None
             if first is None:
                 return (None,) * (gradients_of + 1)
+            if type(first) is not Tensor or _is_wrapped(first):  # a batch of them, or none at all
+                ctx.gradients = found
+                return *(None if one is None else one * first for one in found), None
             if first.item() != 1.0:
                 found = [None if one is None else one.mul_(first) for one in found]
             return *found, None
@@ -134,6 +137,8 @@ def differentiable(
         flat, _ = _flatten(ctx.args), ctx.saved_tensors  # which refuses what has changed since
         create = torch.is_grad_enabled()
         with torch.enable_grad():
+            # Beyond these are the caller's graph, in which one may depend on another, and hooks.
+            flat[:gradients_of] = [one.view_as(one) for one in flat[:gradients_of]]
             outputs = Transformed.apply(*flat, _lengths(ctx.args))
             given = [(o, g) for o, g in zip(outputs, grads, strict=False) if g is not None]
             wanted = [i for i in range(gradients_of) if ctx.needs_input_grad[i]]
@@ -238,6 +243,12 @@ def _batches_of_autograd() -> int:
     """How many of autograd's own batches are around this call."""
     torch._C._vmapmode_increment_nesting()
     return torch._C._vmapmode_decrement_nesting()
+
+
+def _is_wrapped(value: Tensor) -> bool:
+    """Whether a transform, or a batch of autograd's own, stands behind a tensor."""
+    wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(value)
+    return wrapped or _is_batched(value)
 
 
 def _is_batched(value: Any) -> bool:

@@ -135,6 +135,59 @@ def test_a_gradient_belongs_to_whoever_asked_for_it(scale):
             assert (one - expected).norm() <= 1e-6 * expected.norm()
 
 
+def losses_of(x, w, targets):
+    """Both losses that are found with their gradients, and the first by its parts."""
+    parts = parts_of(x, targets, Prior(w.detach()), False)
+    similarity = functional.prior_similarity(x, w, targets, q=0.3, loss_only=True).loss
+    return {"loss": parts[0], "parts": 0.1 * parts[2] + parts[1], "similarity": similarity}
+
+
+@pytest.mark.parametrize("kind", ["loss", "parts", "similarity"])
+def test_hooks_run_once_for_every_backward_pass(kind):
+    leaf, w = torch.randn(B, D).requires_grad_(), torch.randn(D, C).requires_grad_()
+    targets, calls = targets_of("ids"), []
+    (expected,) = torch.autograd.grad(losses_of(leaf, w, targets)[kind], leaf)
+    leaf.register_hook(lambda grad: calls.append(1) or 3 * grad)
+    x = leaf * 1
+    x.retain_grad()
+    loss = losses_of(x, w, targets)[kind]
+    for count in (1, 2):
+        loss.backward(retain_graph=True)
+        assert len(calls) == count
+        for found, factor in ((x.grad, 1), (leaf.grad, 3)):
+            error = found - factor * count * expected
+            assert error.norm() <= 1e-5 * found.norm()
+
+
+def test_inputs_that_depend_on_each_other_have_one_gradient():
+    s, targets = torch.randn(C, C).requires_grad_(), torch.arange(C)
+
+    def loss() -> Tensor:
+        x = s + (s @ s.T) @ s
+        return functional.prior_similarity(x, x.T @ s, targets, loss_only=True).loss
+
+    (expected,) = torch.autograd.grad(loss(), s)
+    twice = loss()
+    for _ in range(2):
+        (found,) = torch.autograd.grad(twice, s, retain_graph=True)
+        assert (found - expected).norm() <= 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("kind", ["loss", "similarity"])
+def test_a_batch_of_gradients_is_the_gradient_scaled(kind):
+    x, w = torch.randn(B, D).requires_grad_(), torch.randn(D, C).requires_grad_()
+    loss = losses_of(x, w, targets_of("ids"))[kind]
+    scales = torch.tensor([1.0, 2.0])
+
+    def scaled(by: Tensor, **options: bool) -> Tensor:
+        return torch.autograd.grad(loss, x, by, retain_graph=True, **options)[0]
+
+    batched = (scaled(scales, is_grads_batched=True), torch.func.vmap(scaled)(scales))
+    expected = scales[:, None, None] * scaled(torch.tensor(1.0))
+    for found in batched:
+        assert (found - expected).norm() <= 1e-6 * expected.norm()
+
+
 @pytest.mark.parametrize("classes", [1, 3, 8, 17])
 @pytest.mark.parametrize("kind", ["ids", "rows"])
 @pytest.mark.parametrize("needed", ["features", "weight", "both"])
