@@ -69,7 +69,6 @@ def worker() -> Iterator[int]:
     try:
         _meet()
         yield dist.get_rank()
-        dist.destroy_process_group()
         _leave()
     except (click.exceptions.Exit, Interrupted):
         raise
@@ -87,9 +86,12 @@ def worker() -> Iterator[int]:
 def _leave() -> NoReturn:
     """End a process whose work is done, without what libraries do on their way out.
 
-    With threads of theirs at work, that has aborted one ("terminate called without an active
-    exception"), and the launcher then took the whole run for failed.
+    A thread of gloo's that lets go of a tensor asks for the interpreter: of a group that is being
+    destroyed it waits for ever, and in an interpreter that ends it aborts the process ("terminate
+    called without an active exception"), whose run the launcher then takes for failed.
     """
+    if dist.get_backend() != "gloo":
+        dist.destroy_process_group()
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(0)
