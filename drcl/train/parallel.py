@@ -120,6 +120,9 @@ def spread(
     trained = {}
     for modality in costs:
         trained[modality] = _from_owner(own.get(modality), owner[modality], group)
+    # A thread of gloo's that still lets go of a tensor needs the interpreter, and the end of the
+    # group, which waits for that thread, holds it.
+    time.sleep(0.1)
     dist.destroy_process_group(group)
     return trained
 
