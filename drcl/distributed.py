@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 
 import torch
@@ -76,3 +77,12 @@ def raise_together(group: ProcessGroup | None) -> Iterator[None]:
     if any(failed):
         rank = dist.get_process_group_ranks(group)[failed.index(1)]
         raise RankFailed(f"rank {rank} failed; stopping all ranks (see its error)")
+
+
+def destroy(group: ProcessGroup | None = None) -> None:
+    """``dist.destroy_process_group``, when gloo's threads have had time to let go of tensors.
+
+    For that they need the interpreter, which the end of a group holds while it waits for them.
+    """
+    time.sleep(0.1)
+    dist.destroy_process_group(group)

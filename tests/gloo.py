@@ -9,7 +9,6 @@ import os
 import runpy
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from drcl.cli import main
+from drcl.distributed import destroy
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -100,7 +100,4 @@ def process_group(rank: int, world: int, folder: str | Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # A thread of the group that still lets go of a tensor needs the interpreter, which the
-        # group's end, waiting for that thread, does not leave to it.
-        time.sleep(0.1)
-        dist.destroy_process_group()
+        destroy()

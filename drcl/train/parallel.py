@@ -28,6 +28,7 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
+from drcl.distributed import destroy
 from drcl.errors import RankFailed
 from drcl.portable import notice_lost_machines
 from drcl.train.phase import Outcome
@@ -120,10 +121,7 @@ def spread(
     trained = {}
     for modality in costs:
         trained[modality] = _from_owner(own.get(modality), owner[modality], group)
-    # A thread of gloo's that still lets go of a tensor needs the interpreter, and the end of the
-    # group, which waits for that thread, holds it.
-    time.sleep(0.1)
-    dist.destroy_process_group(group)
+    destroy(group)
     return trained
 
 

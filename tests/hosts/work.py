@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import drcl
 from drcl import functional, metrics
+from drcl.distributed import destroy
 
 DIM, CLASSES, QUERIES, BATCH, STEPS = 192, 24, 300, 100, 3
 Data = dict[str, Tensor]
@@ -120,7 +121,7 @@ def main(folder: Path, with_training: bool) -> None:
         found["wrapped"] = trained(even(data), epochs=2, wrapped=True)
         for epochs in (1, 3):
             sends[f"epochs {epochs}"] = counted(trained, every, epochs=epochs, parallel=True)
-    dist.destroy_process_group()
+    destroy()
     torch.save((found, sends), folder / f"{rank}.pt")
 
 
