@@ -28,7 +28,6 @@
 #include <optional>
 #include <vector>
 
-
 namespace drcl {
 namespace {
 

@@ -29,7 +29,6 @@
 #include <atomic>
 #include <cstdint>
 
-
 namespace drcl::panels {
 
 constexpr int64_t kLanes = 8, kQueries = 3 * kLanes;  // of a vector, of a panel

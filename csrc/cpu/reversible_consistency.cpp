@@ -25,7 +25,12 @@ void over_blocks(int64_t rows, int64_t per_row, const F& f) {
 template <class T>
 std::vector<T> transposed(const T* rows, int64_t n, int64_t m) {
   std::vector<T> columns(n * m);
-  transpose(rows, n, m, columns.data());
+  for (int64_t from = 0; from < n; from += kBlock) {  // a line of a column is written at once
+    const int64_t to = std::min(n, from + kBlock);
+    for (int64_t j = 0; j < m; ++j) {
+      for (int64_t i = from; i < to; ++i) columns[j * n + i] = rows[i * m + j];
+    }
+  }
   return columns;
 }
 

@@ -15,7 +15,7 @@ __all__ = ["at_once", "prior_similarity", "prior_similarity_backward"]
 
 # The products are loops too, in one call with the rest, for so many classes and entries of W (D·C)
 # at most, and up to so many multiplications (B·D·C) of any shape. On an AMD EPYC the call then took
-# as long as the other way or less: 1.0 to 1.7 times as fast, but for what noise there was. With
+# as long as the other way or less: 1.0 to 1.7 times as fast, apart from noise. With
 # 2^17 entries it was .84 to 1.1 times as fast, with C = 200 and D = 2,048 .5 to .9.
 CLASSES, ENTRIES = 128, 2**16
 SMALL = 2**18

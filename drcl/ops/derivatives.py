@@ -119,15 +119,15 @@ def differentiable(
                 found = backward(ctx, *grads)
                 return (*found, None) if isinstance(found, tuple) else (found, None)
             first, *others = grads
-            found, ctx.gradients = ctx.gradients, []  # which whoever has them may change
             # Of other outputs, a second time, or a second derivative, which is refused there.
-            if not found or torch.is_grad_enabled() or any(grad is not None for grad in others):
+            given_away = not ctx.gradients
+            if given_away or torch.is_grad_enabled() or any(grad is not None for grad in others):
                 return *_anew(ctx, grads), None
             if first is None:
                 return (None,) * (gradients_of + 1)
-            if type(first) is not Tensor or _is_wrapped(first):  # a batch of them, or none at all
-                ctx.gradients = found
-                return *(None if one is None else one * first for one in found), None
+            if type(first) is not Tensor or _is_wrapped(first):  # a batch of numbers, or none
+                return *(None if one is None else one * first for one in ctx.gradients), None
+            found, ctx.gradients = ctx.gradients, []  # whoever has them may change them
             if first.item() != 1.0:
                 found = [None if one is None else one.mul_(first) for one in found]
             return *found, None
