@@ -55,6 +55,13 @@ STABLE_TORCH_LIBRARY_FRAGMENT(drcl, m) {
   m.def("reversible_unmix(Tensor gradient, Tensor permutation, float lam) -> Tensor");
   m.def("reversible_at_once(Tensor features, Tensor targets, Tensor? permutation, Tensor q, Tensor basis, Tensor recast, "
         "Tensor weight, float temperature, float lam, float[] weights, bool slopes) -> Tensor[]");
+  // The same in the whole space: drcl/native/whole_space.py.
+  m.def("whole_rows(Tensor features, Tensor? ids, Tensor recast, Tensor? labelled, Tensor? permutation, "
+        "float temperature, float lam) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("whole_differences(Tensor product, Tensor norms) -> Tensor");
+  m.def("whole_gradient(Tensor(a!) out, Tensor? matrices, Tensor?[] grads, Tensor coordinates, Tensor label_gradient, "
+        "Tensor norms, Tensor sums, float[] weights) -> ()");
+  m.def("label_product(Tensor rows, Tensor matrix, Tensor(a!) out) -> bool");
   // Whether the loops of the loss and of prior similarity have the instruction that they need to be fast: drcl/dispatch.py.
   m.def("fuses_products() -> bool");
   // Whether the ranking has code for a CUDA device: what was built may be for others.

@@ -3,23 +3,12 @@
 // to PyTorch. Rows are divided into blocks of one size; what is summed over rows is summed by blocks and then over
 // blocks in their order, so that the bits are the same for any number of threads.
 
-#include "reversible_consistency.h"
-#include "tensors.h"
+#include "loss_arguments.h"
 
-#include <optional>
 #include <tuple>
 
 namespace drcl::loss {
 namespace {
-
-constexpr int64_t kGrain = int64_t{1} << 17;  // multiplications that are worth a thread
-
-int64_t grain_of(int64_t per_row) { return std::max<int64_t>(kGrain / (kBlock * std::max<int64_t>(per_row, 1)), 1); }
-
-template <class F>
-void over_blocks(int64_t rows, int64_t per_row, const F& f) {
-  torch::stable::parallel_for(0, blocks_of(rows), grain_of(per_row), f);
-}
 
 // The transpose of a matrix (n, m) of rows: (m, n).
 template <class T>
@@ -46,17 +35,6 @@ const T* columns_of(const Tensor& basis, std::vector<T>& copy) {
   return copy.data();
 }
 
-const int64_t* permutation_of(const std::optional<Tensor>& permutation, int64_t batch) {
-  if (!permutation.has_value()) return nullptr;
-  check("permutation", *permutation, ScalarType::Long, {batch});
-  const auto* order = data<int64_t>(*permutation);
-  for (int64_t i = 0; i < batch; ++i) {
-    STD_TORCH_CHECK(order[i] >= 0 && order[i] < batch, "permutation: expected rows 0..", batch - 1, ", got ", order[i]);
-  }
-  return order;
-}
-
-using Maybe = std::optional<Tensor>;
 using FiveTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 template <class T>
@@ -274,10 +252,7 @@ void gradient(Tensor& out, const std::vector<Maybe>& grads, const Tensor& outsid
   call.width = width;
   call.k = k;
   call.gradient = target<T>(out);
-  const auto by = [&](size_t i) { return grads.at(i).has_value() ? static_cast<double>(*data<T>(*grads[i])) : 0.0; };
-  std::vector<double> by_parts;
-  for (size_t i = 0; i < weights.size(); ++i) by_parts.push_back(weights[i] * by(0) + by(i + 1));
-  call.weigh(by_parts, std::max(static_cast<double>(data<T>(sums)[2]), 1.0));
+  call.by = factors_of<T>(grads, weights, sums, width);
   if (by_rows) {
     by_column = transposed(call.coordinates, batch, 3 * k);
     call.by_column = by_column.data();

@@ -59,6 +59,11 @@ std::vector<T> parts_of(const T* sums, double similarity, int64_t width) {
           static_cast<T>(static_cast<double>(sums[1]) / (count * static_cast<double>(width)))};
 }
 
+// What the gradients of J_L, J_D and J_MSE are multiplied with.
+struct Factors {
+  double label, similarity, squared;
+};
+
 template <class T>
 struct GradientCall {
   const T *outside, *coordinates, *label_gradient, *lengths, *recast_lengths;
@@ -67,16 +72,9 @@ struct GradientCall {
   const T* cross;              // (2K, D) or null where K = D
   const T* factors;            // [cross; Qᵀ] (3K, D), or for B < D Qᵀ (K, D)
   bool converging, multiply;   // multiply: MF is formed here too
-  double scale, squared, direct;
+  Factors by;
   int64_t batch, width, k;
   T* gradient;  // (B, D): holds MF or F·FᵀF, unless that is formed here
-
-  // By J_L, J_D and J_MSE.
-  void weigh(const std::vector<double>& by, double count) {
-    direct = by[0] / count;
-    scale = by[1] * (-16.0 / (count * count));
-    squared = by[2] * (2.0 / (count * static_cast<double>(width)));
-  }
 };
 
 // What a thread works in, each part at the start of a cache line. Rows of logits lie an odd number of tiles, of 1 KiB,

@@ -139,40 +139,29 @@ def rows(
     settings: Settings,
     label_loss: LabelLoss = label_loss,
     product: Product = torch.mm,
+    label_product: Product = torch.mm,
     *,
     gradient: bool = True,
 ) -> Rows:
     """Mix, normalise, project, and finish the parts of the loss that are sums over rows.
 
     Without ``gradient`` the label gradient may be left out: nothing but the loss is wanted.
-    ``product`` is what takes the gradient by the logits to it.
+    ``product`` takes the gradient by the logits to it, and ``label_product`` recasts label rows.
     """
-    features, targets, permutation, q = given
+    features, _, permutation, q = given
     basis, recast_coordinates, weight_coordinates = space
-    lam, temperature = settings.lam, settings.temperature
-    if targets.ndim == 1 and permutation is None:  # of an id the product is a row
-        y, labelled = targets, is_labelled(targets)
-        columns, outside = in_range(targets, len(recast_coordinates))
-        mass = labelled.to(basis.dtype).masked_fill(outside, float("nan"))
-        recast = recast_coordinates.index_select(0, columns) * mass[:, None]
-    else:
-        y = target_rows(targets, len(recast_coordinates), basis.dtype)
-        labelled = is_labelled(y)
-        if permutation is not None:
-            labelled = labelled & labelled[permutation]
-            y = mix(y, permutation, lam)
-        y = y * labelled.to(y.dtype)[:, None]
-        recast = y @ recast_coordinates
+    y, labelled, recast = recast_targets(given, recast_coordinates, settings.lam, label_product)
     r = lengths(recast)
     u = recast / safe(r)[:, None]
     outside = basis.new_empty(len(features), len(basis))
     # A block goes through all its steps before it leaves the cache.
     done = [
         _rows_block(
-            features, permutation, block, lam, ~labelled[block], u[block], basis, outside[block]
+            features, permutation, block, settings.lam, ~labelled[block], u[block], basis,
+            outside[block],
         )
         for block in row_blocks(outside)
-    ]
+    ]  # fmt: skip
     n, v, delta, squared_f = done[0] if len(done) == 1 else map(torch.cat, zip(*done, strict=True))
     if u.shape[1] == len(basis):
         outside = basis.new_empty(len(features), 0)
@@ -182,21 +171,54 @@ def rows(
     delta.addcmul_(u, (half * ((n > 0) & (r > 0)))[:, None])
     squares = (r - n)[:, None] * u + n[:, None] * delta
     squared_error = squares.square().sum() + (n * (n * squared_f)).sum()  # n² may be infinite
-    logits = (n[:, None] * v) @ weight_coordinates / temperature
+    logits = (n[:, None] * v) @ weight_coordinates / settings.temperature
     loss, by_logits = label_loss(logits, y, q, gradient=gradient)
-    if not gradient:
-        label_gradient = logits.new_empty(0, u.shape[1])
-    elif len(by_logits) < u.shape[1]:  # of the two factors the smaller one is divided
-        label_gradient = product(by_logits / temperature, weight_coordinates.T)
-    else:
-        label_gradient = by_logits @ (weight_coordinates.T / temperature)
     return Rows(
         outside,
         torch.cat([u, delta, v], dim=1),
-        label_gradient,
+        label_gradient(
+            by_logits, weight_coordinates, settings.temperature, product, wanted=gradient
+        ),
         torch.stack([n, r]),
         torch.stack([loss, squared_error, labelled.to(basis.dtype).sum()]),
     )
+
+
+def recast_targets(
+    given: Batch, recast_coordinates: Tensor, lam: float, label_product: Product = torch.mm
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids (B,) or mixed label rows (B, C), whether rows are labelled (B,), and R = YP (B, K)."""
+    _, targets, permutation, _ = given
+    classes, dtype = len(recast_coordinates), recast_coordinates.dtype
+    if targets.ndim == 1 and permutation is None:  # of an id the product is a row
+        labelled = is_labelled(targets)
+        columns, outside = in_range(targets, classes)
+        mass = labelled.to(dtype).masked_fill(outside, float("nan"))
+        return targets, labelled, recast_coordinates.index_select(0, columns) * mass[:, None]
+    y = target_rows(targets, classes, dtype)
+    labelled = is_labelled(y)
+    if permutation is not None:
+        labelled = labelled & labelled[permutation]
+        y = mix(y, permutation, lam)
+    y = y * labelled.to(y.dtype)[:, None]
+    return y, labelled, label_product(y, recast_coordinates)
+
+
+def label_gradient(
+    by_logits: Tensor,
+    weight_coordinates: Tensor,
+    temperature: float,
+    product: Product,
+    *,
+    wanted: bool,
+) -> Tensor:
+    """d(Σ GCE)/d(X Q) (B, K) from that by the logits; (0, K) where it is not wanted."""
+    k = len(weight_coordinates)
+    if not wanted:
+        return by_logits.new_empty(0, k)
+    if len(by_logits) < k:  # of the two factors the smaller one is divided
+        return product(by_logits / temperature, weight_coordinates.T)
+    return by_logits @ (weight_coordinates.T / temperature)
 
 
 def _rows_block(
@@ -320,29 +342,23 @@ def gradient(
     scale = (alpha * total + similarity) * (-16.0 / count.square())
     squared = (beta * total + mse) * (2.0 / (count * width))
     direct = (eta * total + label) / count
-    if not is_by_rows(gram_matrix):
-        uu, du, dd, vu, vd, vv = blocks(inner)
-        converging = dd.trace() < vv.trace()
-        by_u = (torch.where(converging, -du, vu) + vd.T).to(basis)
-        uu, vv = uu.to(basis), vv.to(basis)
+    factors_along = None if is_by_rows(gram_matrix) else along_factors(inner).to(basis)
     out = basis.new_empty(len(outside), width)
     for block in row_blocks(out):
         u, delta, v = coordinates[block].chunk(3, dim=1)
         f, own = outside[block], out[block]
         across = own if f.shape[1] else f.new_empty(f.shape)
         # The gradient by x̂ is (along Qᵀ + across)·scale; `across` is orthogonal to Q by itself.
-        if is_by_rows(gram_matrix):
+        if factors_along is None:
             m, z = gram_matrix[:, block]
             torch.mm(m, outside, out=across)
-            along = torch.mm(m, coordinates[:, 2 * k :])
-            along.addmm_(z, coordinates[:, :k], alpha=-1)
+            along = along_by_rows(m, z, coordinates)
             projection = row_dot(v, along) + row_dot(across, f)
             terms, factors = [], []
         else:
             torch.mm(f, gram_matrix[0], out=across).neg_()
             crossed = project(f, cross.T)  # F(ΔᵀF)ᵀ and F(VᵀF)ᵀ
-            smaller = torch.where(converging, -delta, v)
-            along = u @ by_u + delta @ vv - smaller @ uu - crossed[:, k:]
+            along = coordinates[block] @ factors_along - crossed[:, k:]
             left = coordinates[block, : 2 * k]
             projection = row_dot(v, along) + row_dot(left, crossed) + row_dot(across, f)
             terms, factors = [(scale * inverse[block])[:, None] * left], [cross]
@@ -362,6 +378,25 @@ def gradient(
         own.mul_(rescale).addcmul_(f, squared * n[block, None] - rescale * projection[:, None])
         own.addmm_(torch.cat([*terms, inside], dim=1), torch.cat([*factors, basis.T]))
     return (out if permutation is None else unmix(out, permutation, lam)).to(dtype)
+
+
+def along_by_rows(m: Tensor, z: Tensor, coordinates: Tensor) -> Tensor:
+    """``MV − ZU``, the gradient along Q by x̂, of the rows whose M and Z (B', B) are given."""
+    k = coordinates.shape[1] // 3
+    return torch.mm(m, coordinates[:, 2 * k :]).addmm_(z, coordinates[:, :k], alpha=-1)
+
+
+def along_factors(inner: Tensor) -> Tensor:
+    """What takes H to the same (3K, K), from HᵀH alone: but for what crosses F."""
+    uu, du, dd, vu, vd, vv = blocks(inner)
+    converging = dd.trace() < vv.trace()
+    by_u = torch.where(converging, -du, vu) + vd.T
+    nothing = torch.zeros_like(uu)
+    by_delta, by_v = (
+        vv + torch.where(converging, uu, nothing),
+        torch.where(converging, nothing, -uu),
+    )
+    return torch.cat([by_u, by_delta, by_v])
 
 
 def similarity_terms(inner: Tensor, cross: Tensor, gram_matrix: Tensor) -> Tensor:

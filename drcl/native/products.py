@@ -9,7 +9,7 @@ from torch import Tensor
 
 from drcl.backends import load_ops
 
-__all__ = ["multiplies_panels", "product", "upper_products"]
+__all__ = ["label_product", "multiplies_panels", "product", "upper_products"]
 
 load_ops()
 
@@ -40,6 +40,15 @@ def product(rows: Tensor, matrix: Tensor) -> Tensor:
         return rows @ matrix
     out = rows.new_empty(len(rows), matrix.shape[1])
     torch.ops.drcl.inner_products.default(rows, matrix.T, out, False)
+    return out
+
+
+def label_product(rows: Tensor, matrix: Tensor) -> Tensor:
+    """``rows @ matrix`` for rows of labels (B, C) and a matrix (C, K): zeros are passed over."""
+    matrix = matrix.contiguous()
+    out = matrix.new_empty(len(rows), matrix.shape[1])
+    if not torch.ops.drcl.label_product.default(rows.contiguous(), matrix, out):
+        torch.mm(rows, matrix, out=out)
     return out
 
 

@@ -28,8 +28,9 @@ from drcl.eager.reversible_consistency import (
     is_by_rows,
     is_whole,
 )
+from drcl.native import whole_space
 from drcl.native.cross_entropy import compiled_q, entropies_in_place, laid_out
-from drcl.native.products import multiplies_panels, product, upper_products
+from drcl.native.products import label_product, multiplies_panels, product, upper_products
 
 __all__ = ["at_once", "class_sums", "combine", "differences", "gradient", "gram", "rows"]
 
@@ -71,8 +72,12 @@ def label_loss(
 def rows(given: Batch, space: Space, settings: Settings, *, gradient: bool = True) -> Rows:
     """Mix, normalise, project, and finish the parts of the loss that are sums over rows."""
     width, k = space.basis.shape
-    if is_whole(space.basis) or not loops_over_rows(len(given[0]), width, len(space.recast), k):
-        return eager.rows(given, space, settings, label_loss, product, gradient=gradient)
+    if is_whole(space.basis):
+        return whole_space.rows(given, space, settings, gradient=gradient)
+    if not loops_over_rows(len(given[0]), width, len(space.recast), k):
+        return eager.rows(
+            given, space, settings, label_loss, product, label_product, gradient=gradient
+        )
     return Rows._make(ops.reversible_rows.default(*_laid_out(given, space, settings), gradient))
 
 
@@ -114,6 +119,8 @@ def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
     batch, width = outside.shape
     k = coordinates.shape[1] // 3
     if not loops(k, batch * batch * k):
+        if width == 0:
+            return whole_space.differences(coordinates, norms)
         return eager.differences(outside, coordinates, norms)
     both = outside.new_empty(2, batch, batch)
     own = batch * batch * width <= OWN_SQUARES
@@ -145,7 +152,10 @@ def gradient(
     (width, k), (batch, beyond) = basis.shape, outside.shape
     by_rows = is_by_rows(gram_matrix)
     shared = batch if by_rows else 2 * k
-    if is_whole(basis) or not loops(k, batch * k * (width + shared)):
+    if is_whole(basis):
+        out = whole_space.gradient(grads, saved, settings)
+        return _unmixed(out, permutation, settings).to(dtype)
+    if not loops(k, batch * k * (width + shared)):
         return eager.gradient(grads, saved, settings, dtype)
     out = basis.new_empty(batch, width)
     own = by_rows and batch * batch * beyond <= OWN_PRODUCTS
@@ -153,6 +163,12 @@ def gradient(
         factors = (gram_matrix[0], outside) if by_rows else (outside, gram_matrix[0])
         torch.mm(*factors, out=out)
     ops.reversible_gradient.default(out, grads, *tensors, basis, settings.weights, own)
-    if permutation is not None:
-        out = ops.reversible_unmix.default(out, permutation.contiguous(), settings.lam)
-    return out.to(dtype)
+    return _unmixed(out, permutation, settings).to(dtype)
+
+
+def _unmixed(gradient: Tensor, permutation: Tensor | None, settings: Settings) -> Tensor:
+    """See :func:`drcl.eager.mixup.unmix`."""
+    if permutation is None:
+        return gradient
+    unmixed: Tensor = ops.reversible_unmix.default(gradient, permutation.contiguous(), settings.lam)
+    return unmixed

@@ -8,7 +8,7 @@
 //   overrun   the features are one element short (AddressSanitizer)
 //   race      two threads take one block (ThreadSanitizer)
 
-#include "cpu/reversible_consistency.h"
+#include "cpu/whole_space.h"
 
 #include <cstdio>
 #include <numeric>
@@ -45,7 +45,7 @@ template <class T>
 struct Case {
   int64_t b, d, c, k;
   bool by_rows, multiply, converging, mixing, by_ids;
-  std::vector<T> features, targets, basis, recast, weight, logits, products, matrices, cross, small;
+  std::vector<T> features, targets, basis, recast, weight, logits, products, matrices, cross, small, whole;
   std::vector<int64_t> ids, permutation;
 
   explicit Case(std::mt19937_64& from) {
@@ -78,7 +78,7 @@ struct Case {
     }
     logits = drawn(b * c);
     for (T& one : logits) one *= T(below(60));
-    products = drawn(b * d), matrices = drawn(2 * b * b), cross = drawn(2 * k * d), small = drawn(3 * k * k);
+    products = drawn(b * d), matrices = drawn(2 * b * b), cross = drawn(2 * k * d), small = drawn(3 * k * k), whole = drawn(c * d);
   }
 };
 
@@ -164,7 +164,7 @@ Found<T> run(const Case<T>& in, const Loops<T>& loops, void (*entropies)(const d
   gradient.label_gradient = out.label_gradient.data();
   gradient.lengths = rows.lengths;
   gradient.recast_lengths = rows.recast_lengths;
-  gradient.scale = -0.4, gradient.squared = 0.2, gradient.direct = 0.7;
+  gradient.by = {0.7, -0.4, 0.2};
   gradient.batch = b, gradient.width = d, gradient.k = k;
   gradient.gradient = out.gradient.data();
   if (in.by_rows) {
@@ -197,6 +197,54 @@ Found<T> run(const Case<T>& in, const Loops<T>& loops, void (*entropies)(const d
   entropy.partial = out.entropies.data();
   for (int64_t i = 0; i < static_cast<int64_t>(out.entropies.size()) / 2; ++i) entropies(entropy, i);
   return out;
+}
+
+// What the stages leave in the whole space: of ids, with a row for each class, or of as many rows as there are samples.
+template <class T>
+std::vector<std::vector<T>> run_whole(const Case<T>& in, const WholeLoops<T>& loops) {
+  const int64_t b = in.b, d = in.d, c = in.by_ids ? in.c : b;
+  std::vector<T> recast(c * d), scaled(b * d), coordinates(b * 3 * d), norms(2 * b), both(2 * b * b), gradient(b * d);
+  for (int64_t i = 0; i < c; ++i) {  // of labels, and of those that rows of zeros leave out
+    loops.label_product(in.targets.data() + i % b * in.c, in.c, in.whole.data(), d, recast.data() + i * d);
+  }
+  std::vector<double> partial(2 * blocks_of(b));
+  const auto labelled = std::make_unique<bool[]>(b);
+  for (int64_t i = 0; i < b; ++i) labelled[i] = in.ids[i] >= 0;
+  WholeRowsCall<T> rows{};
+  rows.features = in.features.data();
+  rows.recast = recast.data();
+  rows.ids = in.by_ids ? in.ids.data() : nullptr;
+  rows.labelled = in.by_ids ? nullptr : labelled.get();
+  rows.permutation = in.mixing ? in.permutation.data() : nullptr;
+  rows.temperature = T(0.7), rows.lam = T(0.9);
+  rows.batch = b, rows.width = d, rows.classes = c;
+  rows.scaled = scaled.data();
+  rows.coordinates = coordinates.data();
+  rows.lengths = norms.data();
+  rows.recast_lengths = rows.lengths + b;
+  rows.partial = partial.data();
+  over_blocks(b, [&](int64_t block) { loops.rows(rows, block); });
+  WholeDifferencesCall<T> differences{};
+  differences.product = in.matrices.data();
+  differences.lengths = rows.lengths;
+  differences.recast_lengths = rows.recast_lengths;
+  differences.batch = b;
+  differences.m = both.data();
+  differences.z = both.data() + b * b;
+  over_blocks(b, [&](int64_t block) { loops.differences(differences, block); });
+  WholeGradientCall<T> by{};
+  by.coordinates = coordinates.data();
+  by.label_gradient = in.products.data();
+  by.lengths = rows.lengths;
+  by.recast_lengths = rows.recast_lengths;
+  if (in.by_rows) by.m = differences.m, by.z = differences.z;
+  if (!in.by_rows) gradient = in.products;
+  by.by = {0.7, -0.4, 0.2};
+  by.batch = b, by.width = d;
+  by.gradient = gradient.data();
+  over_blocks(b, [&](int64_t block) { loops.gradient(by, block); });
+  std::vector<T> sums(partial.begin(), partial.end());
+  return {recast, scaled, coordinates, norms, both, gradient, sums};
 }
 
 // Lengths are those of the rows, M is symmetric and Z antisymmetric, F is orthogonal to Q; probabilities sum to one and their gradient to nothing.
@@ -243,6 +291,12 @@ void check(std::mt19937_64& from) {
   const Found<T> found = run(in, plain::loops<T>(), drcl::entropy::plain::entropies<T>);
   if (plant.empty()) hold(in, found);
   if (!(found == run(in, loops_here<T>(), drcl::entropy::loop_here<T>()))) fail("another instruction set finds other bits");
+  const auto whole = run_whole(in, plain::whole_loops<T>()), here = run_whole(in, whole_loops_here<T>());
+  for (size_t i = 0; i < whole.size(); ++i) {
+    if (std::memcmp(whole[i].data(), here[i].data(), whole[i].size() * sizeof(T)) != 0) {
+      fail("another instruction set finds other bits in the whole space");
+    }
+  }
 }
 
 }  // namespace

@@ -17,6 +17,13 @@ from drcl.losses import FeatureMixup, GeneralizedCrossEntropy, ReversibleConsist
 from drcl.ops import reversible_consistency as op
 
 NATIVE = next(b for b in probe_backends() if b.name == "native")
+BACKENDS = [
+    "eager",
+    pytest.param(
+        "native",
+        marks=pytest.mark.skipif(not NATIVE.available, reason=f"native: {NATIVE.reason}"),
+    ),
+]
 
 
 @pytest.fixture
@@ -228,37 +235,51 @@ def test_the_others_have_the_whole_loss_beside_a_rank_without_rows(batch, tmp_pa
     torch.testing.assert_close(gradient, x.grad, rtol=1e-5, atol=1e-7)
 
 
-# By rows and not, with K < D, K = D = C and K = D < C.
-SIZES = [(20, 24, 15), (10, 24, 24), (70, 24, 24), (10, 24, 30), (70, 24, 30)]
+# By rows, few and many, and not, with K < D, K = D = C and K = D < C.
+SIZES = [(20, 24, 15), (10, 24, 24), (70, 24, 24), (10, 24, 30), (70, 24, 30), (140, 60, 70)]
+KINDS = ["ids", "rows", "soft", "mixed", "mixed rows", "unlabelled", "aligned", "zeros"]
 
 
 @pytest.mark.parametrize("whole", [True, False])
-@pytest.mark.parametrize("kind", ["ids", "rows", "mixed", "unlabelled", "aligned"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", SIZES)
-def test_the_whole_space_has_the_loss_and_gradient_of_the_priors(monkeypatch, size, kind, whole):
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_whole_space_has_the_loss_and_gradient_of_the_priors(
+    monkeypatch, backend, size, kind, whole
+):
     """Either is the formula's in float64, where nothing but the last digits may differ."""
     b, d, c = size
+    if backend == "native":  # without loops, so that its products are tested at small sizes
+        monkeypatch.setattr(op.stages(backend), "loops", lambda *_: False)
     prior = Prior(torch.randn(d, c, dtype=torch.float64))
     targets = torch.arange(b) % c
-    permutation, lam = (torch.randperm(b), 0.8) if kind == "mixed" else (None, 1.0)
+    permutation, lam = (torch.randperm(b), 0.8) if "mixed" in kind else (None, 1.0)
     x = torch.randn(b, d, dtype=torch.float64)
     if kind == "aligned":  # converged but for a little
         x = prior.inverse[targets] + 1e-6 * x
-    if kind == "rows":
+    if "rows" in kind:
         targets = nn.functional.one_hot(targets, c) + nn.functional.one_hot(targets.flip(0), c)
         targets = targets.clamp(max=1).double()
+    if kind == "soft":
+        targets = torch.rand(b, c, dtype=torch.float64)
+    if kind in ("mixed rows", "soft"):
+        targets[::4] = 0.0
     if kind == "unlabelled":
         targets[::3] = -1
+        x[::3] = torch.nan
+    if kind == "zeros":
+        x[::3] = 0.0
     monkeypatch.setattr(op, "prefers_whole", lambda *_, **__: whole)
     found = []
-    for backend in ("reference", "eager"):
+    for compared in ("reference", backend):
         features = x.clone().requires_grad_()
-        with use_backend(backend):
+        with use_backend(compared):
             loss = functional.reversible_consistency_loss(
                 features,
                 targets,
                 prior,
                 q=0.4,
+                temperature=0.7,
                 lam=lam,
                 permutation=permutation,
             )
@@ -275,16 +296,7 @@ VALUE_SIZES = [(20, 24, 5), (40, 24, 5), (20, 300, 5), (10, 24, 300), (20, 300, 
 
 @pytest.mark.parametrize("kind", ["ids", "unlabelled", "rows", "mixed"])
 @pytest.mark.parametrize("size", VALUE_SIZES)
-@pytest.mark.parametrize(
-    "backend",
-    [
-        "eager",
-        pytest.param(
-            "native",
-            marks=pytest.mark.skipif(not NATIVE.available, reason=f"native: {NATIVE.reason}"),
-        ),
-    ],
-)
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_without_a_gradient_the_value_has_the_same_bits(backend, size, kind):
     b, d, c = size
     prior, x = Prior(torch.randn(d, c)), torch.randn(b, d)
