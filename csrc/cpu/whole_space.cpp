@@ -119,7 +119,7 @@ void whole_gradient(Tensor& out, const Maybe& matrices, const std::vector<Maybe>
 
 // The product of rows of labels (B, C) and a matrix (C, D) goes to `out`, unless more than one in kSparse is not zero:
 // then it returns false.
-constexpr int64_t kSparse = 16;
+constexpr int64_t kSparse = 8;
 
 template <class T>
 bool label_product(const Tensor& rows, const Tensor& matrix, Tensor& out) {

@@ -23,7 +23,7 @@ load_ops()
 ops = torch.ops.drcl
 
 # Rows up to which MV − ZU is loops too.
-ROWS = 128
+ROWS = 64
 
 
 def rows(given: Batch, space: Space, settings: Settings, *, gradient: bool) -> Rows:
