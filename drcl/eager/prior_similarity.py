@@ -66,7 +66,7 @@ def prior_similarity_backward(
     if large and grad_loss is not None and grad_logits is None and grad_probabilities is None:
         # Not the batch's matrix is multiplied, but W (D, C) and the gradient by W: of a large batch
         # these are smaller. In half precision they might overflow.
-        return _products(loss_gradient, saved, needs, grad_loss / temperature)
+        return products(loss_gradient, features, weight, needs, grad_loss / temperature)
     total = torch.zeros_like(loss_gradient) if grad_loss is None else grad_loss * loss_gradient
     if grad_probabilities is not None:
         weighted = grad_probabilities * probabilities
@@ -75,14 +75,20 @@ def prior_similarity_backward(
         total = total + grad_logits
     if temperature != 1.0:
         total = total / temperature
-    return _products(total, saved, needs)
+    return products(total, features, weight, needs)
 
 
-def _products(
-    by_product: Tensor, saved: Saved, needs: Sequence[bool], factor: Tensor | None = None
+def products(
+    by_product: Tensor,
+    features: Tensor,
+    weight: Tensor,
+    needs: Sequence[bool],
+    factor: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Gradients by features and weight from that by XW, times a factor."""
-    features, weight, *_ = saved
+    """Gradients by features and weight from that by XW, times a factor.
+
+    Those that are not needed are empty.
+    """
     by_features, by_weight = features.new_empty(0), weight.new_empty(0)
     if needs[0]:
         turned = weight.T if factor is None else weight.T * factor

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from drcl.eager.prior_similarity import prior_similarity_backward
+from drcl.eager.prior_similarity import prior_similarity_backward, products
 from drcl.eager.products import project
 from drcl.native.cross_entropy import compiled_q, entropies, entropies_in_place, laid_out, ops
+from drcl.ops.inputs import full_precision
 
-__all__ = ["at_once", "prior_similarity", "prior_similarity_backward"]
+__all__ = ["at_once", "by_products", "prior_similarity", "prior_similarity_backward"]
 
 # The products are loops too, in one call with the rest, for so many classes and entries of W (D·C)
 # at most, and up to so many multiplications (B·D·C) of any shape. On an AMD EPYC the call then took
@@ -33,9 +34,7 @@ def prior_similarity(
     """See :func:`drcl.eager.prior_similarity.prior_similarity`."""
     own = at_once(features, weight, targets, q, temperature, (False, False)) if loss_only else None
     if own is None:
-        logits = project(features.to(weight.dtype), weight)
-        if temperature != 1.0:
-            logits = logits / temperature
+        logits = _logits(features, weight, temperature)
         if not loss_only:
             found = entropies(logits, targets, q)
             return logits, found.probabilities, found.loss, found.score, found.gradient
@@ -67,3 +66,36 @@ def at_once(
         x, weight.contiguous(), laid_out(targets, weight), compiled_q(q), temperature, needs
     )
     return found
+
+
+def by_products(
+    features: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    q: Tensor,
+    temperature: float,
+    needs: Sequence[bool],
+) -> tuple[Tensor, Tensor, Callable[[Tensor], list[Tensor | None]]]:
+    """Loss, score, and what finds the gradients by features and weight from that by the loss.
+
+    It is called once: the gradient by the logits is scaled in its place.
+    """
+    slopes = _logits(features, weight, temperature)
+    loss, score = entropies_in_place(slopes, targets, q, mean=True)
+
+    def gradients(by_loss: Tensor) -> list[Tensor | None]:
+        if by_loss.item() != 1.0:
+            slopes.mul_(by_loss)
+        if temperature != 1.0:
+            slopes.div_(temperature)
+        with full_precision(features):
+            found = products(slopes, features, weight, needs)
+        return [one if need else None for one, need in zip(found, needs, strict=True)]
+
+    return loss, score, gradients
+
+
+def _logits(features: Tensor, weight: Tensor, temperature: float) -> Tensor:
+    with full_precision(features):
+        logits = project(features.to(weight.dtype), weight)
+    return logits if temperature == 1.0 else logits / temperature

@@ -54,7 +54,8 @@ def differentiable(
         at_once: ``at_once(ctx, *inputs)``: the outputs that are looked at, or None where that does
             not pay. ``ctx.gradients`` are then those of the first, a scalar, by the first few
             inputs (None: not needed), in a dtype that autograd narrows to theirs: of a small
-            problem they are found in less time than autograd takes to call for them.
+            problem they are found in less time than autograd takes to call for them. Of a large one
+            they are a function that is called once, with the gradient by the first output.
         gradients_of: how many inputs have a gradient, all of them tensors; 0 where there is none
             to be had.
         shown: how many of its outputs the op's callers look at: others may be left out, but for one
@@ -125,10 +126,16 @@ def differentiable(
                 return *_anew(ctx, grads), None
             if first is None:
                 return (None,) * (gradients_of + 1)
+            later = callable(ctx.gradients)
             if type(first) is not Tensor or _is_wrapped(first):  # a batch of numbers, or none
+                if later:
+                    return *_anew(ctx, grads), None
                 return *(None if one is None else one * first for one in ctx.gradients), None
             found, ctx.gradients = ctx.gradients, []  # whoever has them may change them
-            if first.item() != 1.0:
+            if later:
+                _ = ctx.saved_tensors  # which refuses what has changed since
+                found = found(first)
+            elif first.item() != 1.0:
                 found = [None if one is None else one.mul_(first) for one in found]
             return *found, None
 

@@ -92,14 +92,17 @@ def _at_once(
     needs = list(ctx.needs_input_grad[:2])
     if backend != "native" or not loss_only:
         return None
-    found = stages("prior_similarity", backend).at_once(
-        features, weight, targets, q, temperature, needs
-    )
+    compute = stages("prior_similarity", backend)
+    found = compute.at_once(features, weight, targets, q, temperature, needs)
     if found is None:
-        return None
-    loss, score, _, *gradients = found
+        found = compute.by_products(features, weight, targets, q, temperature, needs)
+        loss, score, ctx.gradients = found
+    else:
+        loss, score, _, *gradients = found
+        ctx.gradients = [
+            grad if need else None for grad, need in zip(gradients, needs, strict=True)
+        ]
     ctx.mark_non_differentiable(score)
-    ctx.gradients = [grad if need else None for grad, need in zip(gradients, needs, strict=True)]
     return loss, score
 
 

@@ -282,3 +282,37 @@ def test_prior_similarity_with_many_classes_is_left_to_products(batch, width, cl
     assert (found is not None) == taken
     if found is not None:
         assert found[3].numel() == found[4].numel() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("needed", [(True, True), (True, False), (False, True)])
+def test_products_of_many_classes_have_the_gradients_of_the_formula(needed, dtype):
+    classes = native_similarity.SMALL // (B * D) + 1
+    x, w = torch.randn(B, D, dtype=dtype), torch.randn(D, classes, dtype=torch.float64)
+    w = w if dtype == torch.float64 else w.float()
+    x.requires_grad_(needed[0]), w.requires_grad_(needed[1])
+    leaves, targets = [one for one in (x, w) if one.requires_grad], torch.randint(classes, (B,))
+
+    def gradients() -> list[Tensor]:
+        loss = functional.prior_similarity(
+            x, w, targets, q=0.3, temperature=0.7, loss_only=True
+        ).loss
+        # the second time as if it were the first, after the gradient by the logits was scaled
+        first = torch.autograd.grad(3 * loss, leaves, retain_graph=True)
+        return [*first, *torch.autograd.grad(loss, leaves)]
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # which does not reach the products
+        found = gradients()
+    with use_backend("reference"):
+        expected = gradients()
+    rounded = {"rtol": 2e-3, "atol": 1e-4} if dtype == torch.float16 else {}
+    torch.testing.assert_close(found, expected, **rounded)
+
+
+def test_a_change_of_the_features_before_the_products_of_the_gradient_is_refused():
+    classes = native_similarity.SMALL // (B * D) + 1
+    x, w = torch.randn(B, D), torch.randn(D, classes).requires_grad_()
+    loss = functional.prior_similarity(x, w, torch.zeros(B, dtype=torch.long), loss_only=True).loss
+    x.zero_()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
