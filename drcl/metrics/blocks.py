@@ -81,7 +81,9 @@ def ranked_blocks(
     most = task.exclusions.most
     needs_all = known or evaluate is not None or request.average_ties or request.recall_levels
     if group is None and backend == "native" and most is not None and not needs_all:
-        search = highest_scores(scorer, len(rows), depth + most, max_bytes // 2)
+        # What is there for a moment in a search, and for the measures of what it finds, is not
+        # there at once.
+        search = highest_scores(scorer, len(rows), depth + most, max_bytes // 4 * 3)
         if search is not None:
             left = yield from _by_highest(
                 task, search, rows, items, request, relevance, max_bytes, find_first=find_first

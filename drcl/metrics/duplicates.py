@@ -20,23 +20,29 @@ _MIX = -0x2917014799A6026D  # odd, its bits in no order
 
 
 def equal_rows(
-    between: Callable[[int, int], Tensor], at: Callable[[Tensor], Tensor], count: int, width: int
+    between: Callable[[int, int], Tensor],
+    at: Callable[[Tensor], Tensor],
+    count: int,
+    width: int,
+    entries: int = _TILE,
 ) -> tuple[Tensor, Tensor]:
     """Rows of a matrix (count, width) that repeat an earlier one, and the first row equal to each.
 
-    ``between`` gives the rows from a start to a stop, ``at`` those at some positions. Returns two
-    of (n,) int64.
+    ``between`` gives the rows from a start to a stop, ``at`` those at some positions; of each, so
+    many ``entries`` at most are looked at together. Returns two of (n,) int64.
 
     >>> x = torch.tensor([[1.0], [2.0], [1.0]])
     >>> equal_rows(lambda start, stop: x[start:stop], lambda items: x[items], 3, 1)
     (tensor([2]), tensor([0]))
     """
-    hashes = row_hashes(between, count, width)
+    hashes = row_hashes(between, count, width, entries)
     candidates = repeated(hashes)
-    return equal_among(candidates, hashes[candidates], at, width)
+    return equal_among(candidates, hashes[candidates], at, width, entries)
 
 
-def row_hashes(between: Callable[[int, int], Tensor], count: int, width: int) -> Tensor:
+def row_hashes(
+    between: Callable[[int, int], Tensor], count: int, width: int, entries: int = _TILE
+) -> Tensor:
     """A number (count,) int64 of a few columns of each row, the same for rows that are equal.
 
     >>> x = torch.tensor([[0.0], [2.0], [-0.0]])
@@ -44,7 +50,7 @@ def row_hashes(between: Callable[[int, int], Tensor], count: int, width: int) ->
     >>> one == again, one == other
     (True, False)
     """
-    step = max(1, _TILE // width)
+    step = max(1, min(entries, _TILE) // width)
     # Equal rows are equal in a few columns: mostly that leaves nothing to look at in full.
     few = torch.linspace(0, width - 1, min(8, width), device="cpu").long().unique()
     hashes = torch.empty(count, dtype=torch.int64, device="cpu")
@@ -55,10 +61,14 @@ def row_hashes(between: Callable[[int, int], Tensor], count: int, width: int) ->
 
 
 def equal_among(
-    candidates: Tensor, hashes: Tensor, at: Callable[[Tensor], Tensor], width: int
+    candidates: Tensor,
+    hashes: Tensor,
+    at: Callable[[Tensor], Tensor],
+    width: int,
+    entries: int = _TILE,
 ) -> tuple[Tensor, Tensor]:
     """:func:`equal_rows` among the rows at some positions (n,), which rise, with these hashes."""
-    step = max(1, _TILE // width)
+    step = max(1, min(entries, _TILE) // width)
     copies, firsts, others = _equal_to_first(candidates, hashes, at, step)
     if len(others):  # no copies of the first with their hash, but maybe of each other
         mixed = torch.cat([_mixed_hash(at(part)).cpu() for part in others.split(step)])

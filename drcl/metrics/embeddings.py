@@ -66,14 +66,16 @@ class Embeddings:
                 return self.at(wanted, dtype)
             start, stop = int(wanted[0]), int(wanted[-1]) + 1  # rising: the rows lie side by side
         first = int(np.searchsorted(self.starts, start, side="right")) - 1
-        parts = []
-        for p in range(first, len(self.pieces)):
+        last = int(np.searchsorted(self.starts, max(stop - 1, start), side="right")) - 1
+        if first == last:
+            offset = int(self.starts[first])
+            return self.converted(self.pieces[first][start - offset : stop - offset], dtype)
+        out = self.pieces[first].new_empty((stop - start, self.width), dtype=dtype)
+        for p in range(first, last + 1):
             offset = int(self.starts[p])
-            if offset >= stop:
-                break
             piece = self.pieces[p][max(start - offset, 0) : stop - offset]
-            parts.append(self.converted(piece, dtype))
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
+            self.write(piece, out[max(offset - start, 0) :][: len(piece)])
+        return out
 
     def at(self, positions: Tensor, dtype: torch.dtype) -> Tensor:
         """Rows at some positions, in a dtype."""
@@ -92,14 +94,23 @@ class Embeddings:
         """Rows of a piece as products take them."""
         return rows.to(dtype)
 
+    def write(self, rows: Tensor, out: Tensor) -> None:
+        """Rows of a piece, as products take them, in ``out``."""
+        out.copy_(rows)
+
     def check_files(self) -> None:
         """Before rows are read: OSError if a file that they are mapped from has become shorter."""
         for array in self._mapped:
             check_size(array, self.name)
 
-    def norms(self, kept: Tensor | None, count: int, dtype: torch.dtype) -> Tensor:
-        """Euclidean lengths (count,) in float64; rows with NaN or infinite entries are refused."""
-        step = max(1, TILE_BYTES // (8 * self.width))
+    def norms(
+        self, kept: Tensor | None, count: int, dtype: torch.dtype, max_bytes: int = 8 * TILE_BYTES
+    ) -> Tensor:
+        """Euclidean lengths (count,) in float64; rows with NaN or infinite entries are refused.
+
+        So many rows are looked at together that it takes no more than ``max_bytes`` beside them.
+        """
+        step = max(1, min(TILE_BYTES, max_bytes // 8) // (8 * self.width))
         found = torch.empty(count, dtype=torch.float64, device=self.device)
         for start in range(0, count, step):
             rows = self.rows(kept, start, min(start + step, count), dtype)
@@ -138,10 +149,19 @@ class Codes(Embeddings):
         return None
 
     def converted(self, rows: Tensor, dtype: torch.dtype) -> Tensor:
-        bits = (rows[:, :, None] >> torch.arange(7, -1, -1, device=rows.device)) & 1
-        return bits.reshape(len(rows), -1).to(dtype).mul_(2).sub_(1)
+        out = torch.empty(len(rows), 8 * rows.shape[1], dtype=dtype, device=rows.device)
+        self.write(rows, out)
+        return out
 
-    def norms(self, kept: Tensor | None, count: int, dtype: torch.dtype) -> Tensor:
+    def write(self, rows: Tensor, out: Tensor) -> None:
+        bits = out.unflatten(1, (-1, 8))
+        for place in range(8):  # all at once, the bits would take more than the rows
+            bits[:, :, place] = rows.bitwise_and(128 >> place).ne_(0)
+        out.mul_(2).sub_(1)
+
+    def norms(
+        self, kept: Tensor | None, count: int, dtype: torch.dtype, max_bytes: int = 8 * TILE_BYTES
+    ) -> Tensor:
         length = float(self.width) ** 0.5
         return torch.full((count,), length, dtype=torch.float64, device=self.device)
 

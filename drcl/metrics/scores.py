@@ -51,11 +51,11 @@ class Scorer:
         max_rows: int,
     ) -> None:
         self.query, self.gallery, self.kept, self.metric = query, gallery, kept, metric
-        self.precision = precision
+        self.precision, self.max_bytes = precision, max_bytes
         self.count = len(gallery) if kept is None else len(kept)
         self.dtype = torch.promote_types(query.dtype, gallery.dtype)
         self.device = query.device
-        lengths = gallery.norms(kept, self.count, gallery.dtype)
+        lengths = gallery.norms(kept, self.count, gallery.dtype, max_bytes)
         largest = float(lengths.max()) if self.count else 0.0
         smallest = float(lengths[lengths > 0].min()) if bool((lengths > 0).any()) else 1.0
         if largest > 1e15 or smallest < 1e-15:
@@ -80,7 +80,8 @@ class Scorer:
         self._whole = None if whole is None else whole.to(self.device)
         self._tile = max(1, min(TILE_BYTES, max_bytes // 8) // (size * gallery.width))
         self._stride = -(-self.count // LINE) * LINE
-        rows = max_bytes // 2 // (size * max(self._stride, 1))
+        # Beside its scores a query may be copied, and once more into a panel.
+        rows = max_bytes // 2 // (size * (max(self._stride, 1) + 2 * gallery.width))
         self.rows_per_block = max(1, min(max_rows, rows))
         self._buffer = torch.empty(0, dtype=self.dtype, device=self.device)
         del lengths  # a large gallery's vectors are a good part of a small budget
@@ -93,6 +94,7 @@ class Scorer:
                 lambda items: gallery.at(items if kept is None else kept[items], gallery.dtype),
                 self.count,
                 gallery.width,
+                max_bytes // 64,  # of which each takes 30 bytes at most
             )
 
     def _form(self) -> Form:
@@ -109,18 +111,15 @@ class Scorer:
             self._buffer = x.new_empty(len(rows), self._stride)
         scores = self._buffer[: len(rows), : self.count]
         with product_precision(self.precision):
-            if self._whole is not None:
-                self.gallery.check_files()  # it may be the mapped rows themselves
-                inner_products(x, self._whole, scores, self.form)
-            else:
-                for start in range(0, self.count, self._tile):
-                    stop = min(start + self._tile, self.count)
-                    tile = self.items(start, stop)
-                    inner_products(x, tile, scores[:, start:stop], self.form)
-                    del tile  # before the next one is made
+            self.products(x, 0, self.count, scores)
         for copies, firsts in zip(self.copies.split(4096), self.firsts.split(4096), strict=True):
             scores[:, copies] = scores[:, firsts]
         return scores
+
+    @property
+    def copies_items(self) -> bool:
+        """Whether :meth:`items` makes a copy each time."""
+        return self._whole is None
 
     def items(self, start: int, stop: int) -> Tensor:
         """The kept gallery rows from start to stop."""
@@ -131,13 +130,23 @@ class Scorer:
 
     def products(self, x: Tensor, start: int, stop: int, out: Tensor) -> Tensor:
         """Products (q, n) of queries with the kept gallery rows from start to stop, in ``out``."""
-        inner_products(x, self.items(start, stop), out, self.form)
+        if self._whole is not None:
+            inner_products(x, self.items(start, stop), out, self.form)
+            return out
+        for first in range(start, stop, self._tile):
+            last = min(first + self._tile, stop)
+            tile = self.items(first, last)
+            inner_products(x, tile, out[:, first - start : last - start], self.form)
+            del tile  # before the next one is made
         return out
 
     def queries(self, rows: Tensor) -> Tensor:
-        """The queries at these positions, of a length that products do not overflow with."""
-        x = self.query.rows(rows, 0, len(rows), self.dtype)
-        norms = self.query.norms(rows, len(rows), self.dtype)
+        """The queries at these positions, of a length that products do not overflow with.
+
+        They lie one after the other; there is at most one copy of them.
+        """
+        x = self.query.rows(rows, 0, len(rows), self.dtype).contiguous()
+        norms = self.query.norms(rows, len(rows), self.dtype, self.max_bytes)
         # A query's own length does not change its ranking, unless products leave the dtype's range.
         far, near = norms > self._limit, (norms > 0) & (norms < 1 / self._limit)
         if self.metric == "euclidean":
@@ -149,7 +158,12 @@ class Scorer:
                 )
         elif bool((odd := far | near).any()):
             # A power of two changes no digit: scores that are equal stay equal.
-            largest = x.abs().amax(dim=1, keepdim=True)
+            largest = largest_entries(x)
             power = largest / (2 * largest.frexp().mantissa)  # at most the largest entry
-            x = torch.where(odd[:, None], x / power, x)
+            x = x / torch.where(odd, power, 1.0)[:, None]
         return x
+
+
+def largest_entries(x: Tensor) -> Tensor:
+    """The largest absolute value of each row (n,), without a copy of them."""
+    return torch.maximum(x.amax(dim=1), -x.amin(dim=1))

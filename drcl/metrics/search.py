@@ -14,7 +14,7 @@ from drcl.metrics.duplicates import copies_among
 from drcl.metrics.embeddings import TILE_BYTES, Array, Embeddings, Gallery, embeddings
 from drcl.metrics.exclusions import own_places
 from drcl.metrics.options import MAX_BYTES
-from drcl.metrics.scores import LINE, METRICS, PRECISIONS, Scorer, Scores
+from drcl.metrics.scores import LINE, METRICS, PRECISIONS, Scorer, Scores, largest_entries
 from drcl.metrics.screening import AFTER, RoundedRows, Screen
 from drcl.ops.inner_products import Form, inner_products
 from drcl.ops.top_k import FEW as FEW_ITEMS
@@ -159,6 +159,7 @@ class _Known(Scorer):
     ) -> None:
         self.query, self.gallery, self.kept, self.count = query, gallery, None, len(gallery)
         self.metric, self.precision, self.scale, self.bias = "dot", "highest", None, None
+        self.max_bytes = MAX_BYTES
         self.dtype, self.device = query.dtype, query.device
         self._limit = 1e150 if self.dtype == torch.float64 else 1e15
         self._whole = gallery.whole(self.dtype)
@@ -167,13 +168,8 @@ class _Known(Scorer):
         self.copies, self.firsts = copies
 
     def products(self, x: Tensor, start: int, stop: int, out: Tensor) -> Tensor:
-        """Piece by piece where no row has to be copied for it; in float64 a few rows at a time."""
-        if self.dtype == torch.float64:
-            for first in range(start, stop, self._tile):
-                last = min(first + self._tile, stop)
-                super().products(x, first, last, out[:, first - start : last - start])
-            return out
-        if self.form == Form.MATRICES:
+        """Piece by piece where no row has to be copied for it."""
+        if self.dtype == torch.float64 or self.form == Form.MATRICES:
             return super().products(x, start, stop, out)
         self.gallery.check_files()
         for at, piece in zip(self.gallery.starts.tolist(), self.gallery.pieces, strict=False):
@@ -211,15 +207,20 @@ class Search:
         self._own = None if own is None else own.to(scorer.device)
         self._k = k = k + (own is not None)  # a query's own item is taken out in the end
         self._backend = choose("top_k", scorer.device, native=k <= FEW_ITEMS)
-        # A tile's scores, and their sort if need be; more than so many leave the caches too early.
-        each = scorer.dtype.itemsize * (1 if self._backend == "native" else 4)
+        # Of the bytes, an eighth goes to the queries: a copy of them, rounded ones, a panel.
+        size, width = scorer.dtype.itemsize, scorer.gallery.width
+        queries = max_bytes // 8 // ((2 * size + 2) * width)
+        # An eighth to a tile's scores, a quarter if they are sorted; more than so many leave the
+        # caches too early.
+        each = 2 * size if self._backend == "native" else 4 * size
         entries = min(max_bytes // 4 // each, _ENTRIES)
         # It is at least so wide that what is found is a small part.
-        self.size = max(1, min(ROWS, len(scorer.query), entries // max(256, 2 * k)))
-        self._tile = max(LINE, entries // self.size // LINE * LINE)
-        # Lists of what is near take no more than 1.5 bytes for each entry of a tile.
+        self.size = max(1, min(ROWS, len(scorer.query), queries, entries // max(256, 2 * k)))
+        # A quarter to its rows where they are rounded, and one to lists of what is near, of no more
+        # than 1.5 bytes for each entry; the last quarter to the gallery, if the scorer copies it.
+        rounded = max_bytes // 4 // ((size if scorer.copies_items else 2) * width)
+        self._tile = max(LINE, min(entries // self.size, rounded) // LINE * LINE)
         entries = min(max_bytes // 4 * 2 // 3, _WIDER * _ENTRIES)
-        rounded = max_bytes // 4 // (2 * max(scorer.gallery.width, 1))  # rows, of two-byte entries
         self._wide_tile = max(self._tile, min(entries // self.size, rounded) // LINE * LINE)
         # One piece of memory for all tiles: a new one for each would have to be mapped anew.
         self._room = torch.empty(0, dtype=scorer.dtype, device=scorer.device)
@@ -232,12 +233,17 @@ class Search:
         self._copies, self._firsts = scorer.copies[order], scorer.firsts[order]
 
     def run(self, progress: bool = False) -> Nearest:
-        count, parts = len(self.scorer.query), []
-        with progress_bar(total=count, unit="query", disable=not progress) as bar:
-            for part in in_pieces(self._block, count, self.size):
-                parts.append(part)
-                bar.update(len(part.indices))
-        return Nearest(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
+        scorer, begin = self.scorer, 0
+        shape = len(scorer.query), self._k - (self._own is not None)
+        scores = torch.empty(shape, dtype=scorer.dtype, device=scorer.device)
+        indices = torch.empty(shape, dtype=torch.int64, device=scorer.device)
+        with progress_bar(total=shape[0], unit="query", disable=not progress) as bar:
+            for part in in_pieces(self._block, shape[0], self.size):
+                end = begin + len(part.indices)
+                scores[begin:end], indices[begin:end] = part
+                bar.update(end - begin)
+                begin = end
+        return Nearest(scores, indices)
 
     def _block(self, start: int, stop: int) -> Nearest:
         """The nearest items of the queries from a start to a stop."""
@@ -340,16 +346,23 @@ class Search:
 
     def _true(self, values: Tensor, x: Tensor, rows: Tensor) -> Tensor:
         """What the scores of a ranking stand for: a query's own length may not be in them."""
+        found = torch.empty_like(values)
+        # In float64 queries may take more than all else: a few of them at a time.
+        step = max(1, self.scorer.max_bytes // 64 // (8 * x.shape[1]))
+        for part in torch.arange(len(x), device="cpu").split(step):
+            some = slice(int(part[0]), int(part[-1]) + 1)
+            found[some] = self._true_of_some(values[some], x[some], rows[some])
+        return found
+
+    def _true_of_some(self, values: Tensor, x: Tensor, rows: Tensor) -> Tensor:
         scorer = self.scorer
-        length = torch.linalg.vector_norm(x.double(), dim=1, keepdim=True)
         if scorer.metric == "hamming":
-            found = (scorer.query.width - values) / 2
-        elif scorer.metric == "cosine":
-            found = values / torch.where(length > 0, length, 1.0)
-        elif scorer.metric == "dot":
-            whole = scorer.query.rows(rows, 0, len(rows), torch.float64)
-            largest, own = (t.abs().amax(dim=1, keepdim=True) for t in (whole, x.double()))
-            found = values * torch.where(own > 0, largest / own, 1.0)
-        else:
-            found = (length.square() - 2 * values.double()).clamp(min=0).sqrt()
-        return found.to(scorer.dtype)
+            return (scorer.query.width - values) / 2
+        if scorer.metric == "dot":
+            whole = scorer.query.rows(rows, 0, len(rows), scorer.dtype)
+            largest, own = (largest_entries(t)[:, None].double() for t in (whole, x))
+            return values * torch.where(own > 0, largest / own, 1.0)
+        length = torch.linalg.vector_norm(x.double(), dim=1, keepdim=True)
+        if scorer.metric == "cosine":
+            return values / torch.where(length > 0, length, 1.0)
+        return (length.square() - 2 * values.double()).clamp(min=0).sqrt()
