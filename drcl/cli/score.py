@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from drcl.checks import check_installed
 from drcl.cli.output import folder_option
-from drcl.cli.score_inputs import of_embeddings, of_runs
+from drcl.cli.score_inputs import of_embeddings, of_matrices, of_runs
 from drcl.cli.score_output import Scores
 from drcl.metrics.comparison import TESTS
 from drcl.metrics.definitions import explained
@@ -23,18 +23,19 @@ from drcl.storage.files import write_together
 # Of the whole gallery these say nothing: all is found, and the share of what is relevant.
 EMPTY = ("recall@all", "precision@all")
 LEVELS = 101  # of the precision–recall curves
-OF_EMBEDDINGS = ("image", "text", "labels", "pairs", "metric", "ties", "exclude_self")
+OF_EMBEDDINGS = ("image", "text", "metric")
+OF_MATRICES = ("matrix", "labels", "pairs", "ties", "exclude_self")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 class _Lists(click.Command):
     """``--k 1 5 10`` is ``--k 1 --k 5 --k 10``: the whole numbers after ``--k`` are cut-offs.
 
-    So it is with ``--against IMAGE TEXT``, where there is no ``--run``.
+    So it is with ``--against IMAGE TEXT``, where there is neither ``--run`` nor ``--scores``.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        runs = any(argument.split("=")[0] == "--run" for argument in args)
+        alone = any(argument.split("=")[0] in ("--run", "--scores") for argument in args)
         spread: list[str] = []
         listing, second = False, False
         for argument in args:
@@ -49,7 +50,7 @@ class _Lists(click.Command):
                 spread.append("--against")
                 second = False
             elif argument.split("=")[0] == "--against":
-                second = not runs
+                second = not alone
             spread.append(argument)
         if second:
             raise click.BadOptionUsage("--against", _TWO, ctx)
@@ -66,6 +67,13 @@ def _choice(flag: str, names: Sequence[str], words: str) -> Callable[[F], F]:
     )
 
 
+def _refuse(given: Collection[str], names: Sequence[str], beside: str) -> None:
+    for name in names:
+        if name in given:
+            called = "scores" if name == "matrix" else name
+            raise click.UsageError(f"{called}: expected none with {beside}")
+
+
 @click.command(cls=_Lists)
 @click.argument("image", metavar="IMAGE[:KEY]", required=False)
 @click.argument("text", metavar="TEXT[:KEY]", required=False)
@@ -73,14 +81,21 @@ def _choice(flag: str, names: Sequence[str], words: str) -> Callable[[F], F]:
     "--labels",
     multiple=True,
     metavar="FILE[:KEY]",
-    help="Classes of the rows, shared by both sides; or give it twice, for IMAGE and for TEXT. The "
-    "key of a .csv file is a column.",
+    help="Classes of the rows, shared by both sides; or give it twice, for IMAGE and for TEXT (of "
+    "--scores, for rows and for columns). The key of a .csv file is a column.",
 )
 @click.option(
     "--pairs",
     metavar="rows|FILE[:KEY]",
     help="Instead of --labels: 'rows' if row i of IMAGE belongs to row i of TEXT alone, or pairs "
-    "(P, 2) of row numbers from 0.",
+    "(P, 2) of row numbers from 0 (of --scores, of row and column).",
+)
+@click.option(
+    "--scores",
+    "matrix",
+    metavar="FILE[:KEY]",
+    help="Instead of IMAGE and TEXT: scores (Q, N) of items, a row for each query; higher is "
+    "nearer, so distances go in with a minus.",
 )
 @click.option(
     "--run", metavar="RUN", help="Ranked lists in TREC's run format, instead of embeddings."
@@ -103,9 +118,9 @@ def _choice(flag: str, names: Sequence[str], words: str) -> Callable[[F], F]:
 @click.option(
     "--against",
     multiple=True,
-    metavar="IMAGE TEXT|RUN",
-    help="Another system to compare with: its embeddings of the same rows, or its run; may be "
-    "repeated.",
+    metavar="IMAGE TEXT|SCORES|RUN",
+    help="Another system to compare with: its embeddings of the same rows, its scores, or its run; "
+    "may be repeated.",
 )
 @click.option(
     "--measure",
@@ -154,6 +169,7 @@ def score(
     text: str | None,
     labels: tuple[str, ...],
     pairs: str | None,
+    matrix: str | None,
     run: str | None,
     qrels: str | None,
     ks: tuple[int, ...],
@@ -165,10 +181,13 @@ def score(
     no_relevant: str,
     **options: Any,
 ) -> None:
-    """Score embeddings or ranked lists from files.
+    """Score embeddings, score matrices or ranked lists from files.
 
     IMAGE and TEXT are files of rows (N, d) of any two modalities, in any supported format. Each
     side searches the other. recall@k is the share of a query's relevant rows among the first k.
+
+    To score what a model gives to pairs, give a matrix with --scores instead; its rows search its
+    columns.
 
     To score ranked lists, give TREC files with --run and --qrels instead. The numbers are those of
     trec_eval; a query without a list counts as 0.
@@ -205,19 +224,23 @@ def score(
         asked["recall_levels"] = LEVELS
     about: dict[str, Any]
     if run is not None or qrels is not None:
-        for name in OF_EMBEDDINGS:
-            if name in given:
-                raise click.UsageError(f"{name}: expected none with --run and --qrels")
+        _refuse(given, (*OF_EMBEDDINGS, *OF_MATRICES), "--run and --qrels")
         if run is None or qrels is None:
             raise click.UsageError("expected --run and --qrels together")
         asked |= {"divisor": divisor or "relevant", "adaptive_k": False}
         systems = of_runs([run, *against], qrels, asked)
         about = {"run": run, "qrels": qrels}
+    elif bool(labels) == (pairs is not None) or len(labels) > 2:
+        raise click.UsageError("expected --labels once or twice, or --pairs")
+    elif matrix is not None:
+        _refuse(given, OF_EMBEDDINGS, "--scores")
+        del options["metric"]
+        asked |= {**options, "divisor": divisor or "hits", "ndcg": True}
+        systems = of_matrices([matrix, *against], labels, pairs, asked)
+        about = {"scores": matrix, "labels": labels, "pairs": pairs}
     else:
         if image is None or text is None:
-            raise click.UsageError("expected IMAGE and TEXT, or --run and --qrels")
-        if bool(labels) == (pairs is not None) or len(labels) > 2:
-            raise click.UsageError("expected --labels once or twice, or --pairs")
+            raise click.UsageError("expected IMAGE and TEXT, --scores, or --run and --qrels")
         asked |= {**options, "divisor": divisor or "hits", "ndcg": True}
         others = zip(against[::2], against[1::2], strict=True)
         systems = of_embeddings([(image, text), *others], labels, pairs, asked)

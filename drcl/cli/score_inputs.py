@@ -1,9 +1,9 @@
-"""What ``drcl score`` scores: embeddings in both directions, or the ranked lists of runs."""
+"""What ``drcl score`` scores: embeddings in both directions, score matrices, or ranked lists."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -48,13 +48,52 @@ def of_embeddings(
                 f"{' and '.join(files)}: expected {counts[0]} and {counts[1]} rows, as in {image} "
                 f"and {text}, got {len(rows[0])} and {len(rows[1])}"
             )
-        relevant = _labels(labels, rows) if labels else _pairs(pairs or "", counts)
+        relevant = (
+            _labels(labels, [part.shape for part in rows], "save their transpose")
+            if labels
+            else _pairs(pairs or "", counts)
+        )
         found.append((", ".join(files), _both_ways(names, files, rows, relevant, options)))
     sizes = (
         f"{name}: {counted(count, 'row', 'rows')}"
         for name, count in zip(names, counts, strict=True)
     )
     return Systems(", ".join(sizes), found, tuple(of_bytes))
+
+
+def of_matrices(
+    files: list[str], labels: tuple[str, ...], pairs: str | None, options: dict[str, Any]
+) -> Systems:
+    """Files of scores (Q, N), all of the same queries and items; the rows search the columns."""
+    found: list[tuple[str, Directions]] = []
+    shape: tuple[int, ...] = ()
+    for file in files:
+        scores = read_file(file)
+        if scores.ndim != 2 or scores.dtype.kind not in "biuf" or 0 in scores.shape:
+            raise ValueError(
+                f"{file}: expected scores (Q, N), a row of numbers for each query, got "
+                f"{scores.dtype} {scores.shape}"
+            )
+        shape = shape or scores.shape
+        if scores.shape != shape:
+            raise ValueError(
+                f"{file}: expected scores {shape}, as in {files[0]}, got {scores.shape}"
+            )
+        if labels:
+            if len(labels) == 1 and shape[0] != shape[1]:
+                raise ValueError(
+                    f"{labels[0]}: expected --labels twice, for the rows of {file} and for its "
+                    f"columns, as it is {shape}"
+                )
+            relevant = _labels(labels, [shape, shape[::-1]], f"save the transpose of {file}")
+        else:
+            relevant = _pairs(pairs or "", list(shape))
+        with _called({"scores": file}):
+            measured = metrics.score_metrics(scores, **relevant, **options)
+        _, _, key = part_key(files[0])
+        found.append((file, {key or Path(files[0]).stem: measured}))
+    queries, items = counted(shape[0], "query", "queries"), counted(shape[1], "item", "items")
+    return Systems(f"{files[0]}: {queries}, {items}", found)
 
 
 def of_runs(runs: list[str], qrels: str, options: dict[str, Any]) -> Systems:
@@ -79,12 +118,11 @@ def _names(files: tuple[str, str]) -> list[str]:
     return list(files) if short[0] == short[1] and files[0] != files[1] else short
 
 
-def _labels(files: tuple[str, ...], rows: list[np.ndarray]) -> dict[str, Any]:
+def _labels(files: tuple[str, ...], shapes: list[tuple[int, ...]], remedy: str) -> dict[str, Any]:
     """Labels of both sides, as :func:`drcl.metrics.retrieval_metrics` takes them."""
     both = []
-    for file, part in zip((files[0], files[-1]), rows, strict=True):
-        remedy = "save their transpose"
-        both.append(file_labels(read_file(file), part.shape, file, remedy))
+    for file, shape in zip((files[0], files[-1]), shapes, strict=True):
+        both.append(file_labels(read_file(file), shape, file, remedy))
     return {"query_labels": both[0], "gallery_labels": both[1]}
 
 
@@ -115,22 +153,27 @@ def _both_ways(
     else:
         back = dict(zip(relevant, reversed(relevant.values()), strict=True))
     (a, b), (x, y) = names, rows
-    with _called_by_file(*files):
+    with _called_by_side(*files):
         found = {f"{a}->{b}": metrics.retrieval_metrics(x, y, **relevant, **options)}
     if a != b:
-        with _called_by_file(*reversed(files)):
+        with _called_by_side(*reversed(files)):
             found[f"{b}->{a}"] = metrics.retrieval_metrics(y, x, **back, **options)
     return found
 
 
-@contextmanager
-def _called_by_file(query: str, gallery: str) -> Iterator[None]:
+def _called_by_side(query: str, gallery: str) -> AbstractContextManager[None]:
     """Errors in which the sides are called by their files."""
-    files = {"query": query, "gallery": gallery, "query and gallery": f"{query} and {gallery}"}
+    both = f"{query} and {gallery}"
+    return _called({"query": query, "gallery": gallery, "query and gallery": both})
+
+
+@contextmanager
+def _called(files: dict[str, str]) -> Iterator[None]:
+    """Errors in which arguments are called by their files."""
     try:
         yield
     except ValueError as error:
-        side, _, text = str(error).partition(": ")
-        if side not in files:
+        argument, _, text = str(error).partition(": ")
+        if argument not in files:
             raise
-        raise ValueError(f"{files[side]}: {text}") from None
+        raise ValueError(f"{files[argument]}: {text}") from None
