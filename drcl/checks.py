@@ -116,6 +116,23 @@ def check_positive(name: str, value: Any) -> float:
     return _number(name, value, "a number > 0", lambda value: 0.0 < value < math.inf)
 
 
+def check_temperature(value: Any, dtype: torch.dtype | None = None) -> float:
+    """A divisor of logits: a positive normal number of the dtype that they are computed in.
+
+    That of half precision is float32. A number that is not normal there, or is infinite, has no
+    reciprocal there, or is itself 0 or infinite.
+    """
+    value = check_positive("temperature", value)
+    if dtype is not None:
+        limits = torch.finfo(torch.promote_types(dtype, torch.float32))
+        if not limits.tiny <= value <= limits.max:
+            raise ValueError(
+                f"temperature: expected a number from {limits.tiny:.2g} to {limits.max:.2g}, as "
+                f"normal numbers of {limits.dtype} are, got {value}"
+            )
+    return value
+
+
 def check_weight(name: str, value: Any) -> float:
     """The weight of a part of a loss: finite and not negative."""
     return _number(name, value, "a number >= 0", lambda value: 0.0 <= value < math.inf)

@@ -116,7 +116,7 @@ def prior_similarity(
         prior: a :class:`drcl.Prior`, or W (D, C) itself, which then receives a gradient.
         targets: ids (B,) or rows (B, C), or None.
         q: exponent of the generalised cross-entropy in [0, 1], float or 0-d tensor.
-        temperature: τ > 0.
+        temperature: τ > 0, a normal number of W's dtype, for half precision of float32.
         loss_only: return only loss and score, with targets; logits and probabilities are then empty
             (0, C). On a CPU this saves much of the time where C is large.
 
@@ -133,7 +133,7 @@ def prior_similarity(
     checks.check_matrix("features", features)
     weight = prior.weight if isinstance(prior, Prior) else prior
     checks.check_prior(weight, features)
-    temperature = checks.check_positive("temperature", temperature)
+    temperature = checks.check_temperature(temperature, weight.dtype)
     loss_only = checks.check_flag("loss_only", loss_only)
     checks.check_q(q)
     backend = choose(

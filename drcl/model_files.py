@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from drcl.checks import check_option, check_positive
+from drcl.checks import check_option, check_temperature
 from drcl.encoder import Encoder, is_as_built
 from drcl.ensemble import Ensemble
 from drcl.model_card import is_as_written
@@ -206,7 +206,7 @@ def _read(
         with _naming(path):
             encoders[check_name(name)] = _rebuild(name, entry["network"], networks)
             # Models of before spaces have none.
-            temperatures[name] = check_positive("temperature", entry.get("temperature", 1.0))
+            temperatures[name] = check_temperature(entry.get("temperature", 1.0), torch.float32)
         parameters = _part(tensors, "network.")
         network = encoders[name]
         if isinstance(network, Ensemble) and "root" not in entry["network"]:

@@ -43,7 +43,8 @@ def reversible_consistency_loss(
         features: (B, D) float, usually rows of unit length; the only argument that gets a gradient.
         targets: ids (B,) or rows (B, C).
         prior: a :class:`drcl.Prior` (its inverse is kept), or W (D, C) (the inverse is found anew).
-        q, alpha, beta, eta, temperature: as in the formula.
+        q, alpha, beta, eta: as in the formula.
+        temperature: τ > 0, a normal number of the dtype that the loss is computed in.
         lam, permutation: λ and π of :func:`mixup`; λ = 1 is no mixing.
         process_group: ranks that each hold some rows of one batch; the loss on every rank is then
             that of the whole batch, and the gradient that of the rank's own rows (mixing stays
@@ -80,7 +81,7 @@ class ReversibleConsistencyLoss(nn.Module):
     Args:
         prior: a :class:`drcl.Prior` or W (D, C).
         alpha, beta, eta: weights of the parts; the paper's 0.1, 0.1, 1.
-        temperature: τ of ``softmax(XW/τ)``.
+        temperature: τ of ``softmax(XW/τ)``, a normal number of the dtype of the loss.
         lam: λ of the feature augmentation applied in training mode; 1 is none, the paper's is 0.9.
         process_group: ranks that each hold some rows of one batch; the loss is then that of the
             whole batch.
@@ -155,7 +156,7 @@ def _settings(alpha: float, beta: float, eta: float, temperature: float, lam: fl
         checks.check_weight("alpha", alpha),
         checks.check_weight("beta", beta),
         checks.check_weight("eta", eta),
-        checks.check_positive("temperature", temperature),
+        checks.check_temperature(temperature),
         checks.check_lam(lam),
     )
 
@@ -172,6 +173,7 @@ def _loss(
     if process_group is not None:
         features, targets, permutation = _with_a_row(features, targets, permutation)
     checks.check_matrix("features", features)
+    checks.check_temperature(settings.temperature, features.dtype)
     checks.check_q(q)
     weight = prior.weight if isinstance(prior, Prior) else prior
     checks.check_prior(weight, features)

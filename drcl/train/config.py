@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar
 
+import torch
+
 from drcl import checks
 
 __all__ = ["PRESETS", "Config"]
@@ -43,7 +45,8 @@ class Config:
         beta: weight of J_MSE, the recasting error.
         eta: weight of J_L, the label loss.
         lam: λ of feature mixing; 1 switches it off.
-        temperature: τ of ``softmax(XW/τ)`` in both phases; 1 as in the paper.
+        temperature: τ of ``softmax(XW/τ)`` in both phases, a normal number of float32; 1 as in the
+            paper.
         prior: ``"learned"``, or ``"orthogonal"``: random orthogonal columns, no prior learning.
         prior_norm: if given, the mean column norm of the prior. A learned prior is rescaled to it
             once it is selected; a prior passed to ``fit`` is not changed.
@@ -182,7 +185,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "beta": checks.check_weight,
     "eta": checks.check_weight,
     "lam": lambda _, value: checks.check_lam(value),
-    "temperature": checks.check_positive,
+    "temperature": lambda _, value: checks.check_temperature(value, torch.float32),
     "prior": partial(checks.check_option, allowed=("learned", "orthogonal")),
     "prior_norm": lambda name, value: None if value is None else checks.check_positive(name, value),
     "prior_selection": partial(checks.check_option, allowed=("training", "validation")),

@@ -10,7 +10,7 @@ import torch.nn.functional as nnf
 from forced import forced
 from torch.autograd import gradcheck
 
-from drcl import Prior, functional
+from drcl import Config, Prior, functional
 
 all_batches = pytest.mark.parametrize("batch", oracle.BATCHES.values(), ids=oracle.BATCHES)
 
@@ -391,6 +391,58 @@ def test_a_prior_of_low_rank_gives_one_loss_on_every_backend():
     for features in (x, x.double()):
         loss = functional.reversible_consistency_loss(features, y, prior)
         assert float(loss.consistency) == pytest.approx(expected, rel=1e-4)
+
+
+@native_too
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("of", ["least", "largest"])
+def test_temperatures_to_the_ends_of_the_dtype(dtype, of):
+    """The loss is that of the logits, which are moderate, and so is the gradient times τ.
+
+    Divided by the largest τ, the gradient by the logits has lost its digits.
+    """
+    info = torch.finfo(dtype)
+    tau = info.tiny * 1.01 if of == "least" else info.max * 0.99
+    y = torch.tensor([0, 2, 1, -1])
+    logits = torch.tensor(
+        [[1.0, 0.5, 0.0], [0.0, 2.0, 1.0], [3.0, 1.0, 0.0], [1.0, 1.0, 1.0]], dtype=dtype
+    )
+    if of == "largest":  # XW is to be in the range
+        logits = logits / 8
+    w = torch.eye(3, dtype=dtype) * (1 if of == "least" else tau**0.5)
+    scale = tau if of == "least" else tau**0.5
+    x = (logits * scale).requires_grad_()
+    expected = functional.generalized_cross_entropy(logits.double(), y, q=0.5)
+    loss = functional.prior_similarity(x, w, y, q=0.5, temperature=tau, loss_only=True).loss
+    assert float(loss.detach()) == pytest.approx(float(expected), rel=1e-5)
+    if of == "largest":
+        return
+    exact = logits.double().requires_grad_()
+    functional.generalized_cross_entropy(exact, y, q=0.5).backward()
+    (loss * 2.0**-10).backward()
+    assert exact.grad is not None and x.grad is not None
+    found = x.grad.double() * scale * 2**10
+    torch.testing.assert_close(found, exact.grad, rtol=1e-4, atol=1e-6)
+
+
+@native_too
+def test_temperatures_that_a_dtype_does_not_hold_are_refused():
+    x, y, w = torch.eye(3), torch.tensor([0, 1, -1]), torch.eye(3)
+    for dtype, taus in (
+        (torch.float32, (1e-39, 2e-45, 1e39)),
+        (torch.bfloat16, (1e-39, 1e39)),
+        (torch.float64, (1e-309,)),
+    ):
+        for tau in taus:
+            with pytest.raises(ValueError, match="temperature: expected a "):
+                functional.prior_similarity(x.to(dtype), w.to(dtype), y, temperature=tau)
+            with pytest.raises(ValueError, match="temperature: expected a "):
+                functional.reversible_consistency_loss(x.to(dtype), y, w, temperature=tau)
+    # in half precision logits are computed in float32
+    found = functional.prior_similarity(x.half() / 2**14, w.half(), y, temperature=2.0**-20)
+    assert found.loss.isfinite()
+    with pytest.raises(ValueError, match="temperature"):
+        Config(temperature=1e-39)
 
 
 # --- bad input
