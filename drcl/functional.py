@@ -2,8 +2,9 @@
 
 Every function takes torch tensors on any device. Targets are class ids or rows. Ids are ``(B,)`` or
 ``(B, 1)``, of any integer dtype, bool or whole floats, with −1 for an unlabelled row. Rows are
-``(B, C)``: one-hot, multi-hot or mixed, with zeros for an unlabelled row. Ids are columns 0..C−1,
-unless a :class:`drcl.Prior` lists other integers as its classes: then they are those classes
+``(B, C)``: one-hot, multi-hot or mixed, with zeros for an unlabelled row; with one class, ``(B,
+1)`` of floats or bool is rows, and of integers an error. Ids are columns 0..C−1, unless a
+:class:`drcl.Prior` lists other integers as its classes: then they are those classes
 (:meth:`drcl.Prior.columns_of`). Unlabelled rows do not count: a loss over a batch equals the loss
 over its labelled rows. With feature mixing, a pair counts if both of its rows are labelled.
 

@@ -17,7 +17,12 @@ as unlabelled. What an id means depends on the classes:
   PyTorch's −100. Where −1 and 1 occur and nothing else does, they are two classes.
 
 Losses take ids and rows as tensors and look at no value on a GPU or in compiled code: there an id
-that is no class makes the loss NaN.
+that is no class makes the loss NaN. A column (B, 1) is of ids there too, unless there is one class:
+then one of floats or bool is of rows, as mixing makes them, and one of integers, which may be
+either, is an error.
+
+Tensors may be of any dtype with a number an entry, of unsigned integers of 16 to 64 bits and of
+8-bit floats too; packed and quantized ones are a TypeError.
 """
 
 from drcl.labels.classes import (
@@ -36,6 +41,7 @@ from drcl.labels.encoded import (
     AnyArray,
     Label,
     check_targets,
+    computable,
     in_range,
     is_labelled,
     target_rows,
@@ -44,7 +50,8 @@ from drcl.labels.parse import ParsedLabels, clean_name, parse_labels
 
 __all__ = [
     "NO_CLASS", "UNLABELLED", "AnyArray", "Label", "ParsedLabels", "check_row_width",
-    "check_targets", "class_list", "clean_name", "encode_labels", "find_classes", "in_range",
-    "is_labelled", "join", "known_ids", "look_up", "parse_labels", "resolve", "target_rows",
+    "check_targets", "class_list", "clean_name", "computable", "encode_labels", "find_classes",
+    "in_range", "is_labelled", "join", "known_ids", "look_up", "parse_labels", "resolve",
+    "target_rows",
 ]  # fmt: skip
 __dir__ = __all__.copy

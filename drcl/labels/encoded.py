@@ -15,6 +15,17 @@ from drcl.checks import can_look_at, check_device, check_tensor
 UNLABELLED = -1
 NO_CLASS = -2  # what an id that is no class becomes where its value cannot be looked at
 
+_UNSIGNED = torch.uint16, torch.uint32, torch.uint64
+_FLOAT8 = (
+    torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz,
+    torch.float8_e8m0fnu,
+)  # fmt: skip
+_PLAIN = {
+    torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16,
+    torch.bfloat16, torch.float32, torch.float64, torch.complex32, torch.complex64,
+    torch.complex128,  # which are refused by name
+}  # fmt: skip
+
 Label: TypeAlias = int | str
 AnyArray = TypeVar("AnyArray", Tensor, npt.NDArray[Any])
 
@@ -54,7 +65,8 @@ def check_targets(
     """Targets of a loss: ids (B,) int64, −1 for unlabelled, or non-negative rows (B, C).
 
     Args:
-        targets: ids of any integer dtype, bools or whole floats, (B,) or (B, 1); or rows.
+        targets: ids of any integer dtype, bools or whole floats, (B,) or (B, 1); or rows. With
+            C = 1, a column of floats or bool is of rows, and one of integers is refused.
         features: (B, …), for the number of rows and the device.
         classes: C, or None where the rows say it.
         numbering: a :class:`drcl.Prior`, whose classes the ids are; by default they are columns.
@@ -65,6 +77,7 @@ def check_targets(
             "torch.as_tensor, of names with Prior.positions"
         )
     check_tensor("targets", targets)
+    given, targets = targets.dtype, computable("targets", targets)
     check_device("targets", targets, "features", features)
     if targets.ndim == 0 or targets.shape[0] != features.shape[0]:
         raise ValueError(
@@ -73,6 +86,11 @@ def check_targets(
             f"{tuple(targets.shape)}"
         )
     if targets.ndim == 2 and targets.shape[1] == (classes or targets.shape[1]):
+        if targets.shape[1] == 1 and not (targets.is_floating_point() or given == torch.bool):
+            raise ValueError(
+                f"targets: expected ids (B,), or rows (B, 1) of floats or bool, got {given} of "
+                f"shape {tuple(targets.shape)}, which with one class may be either"
+            )
         if targets.is_complex() or 0 in targets.shape:
             raise ValueError(
                 f"targets: expected real rows (B, C), got {targets.dtype} of shape "
@@ -90,8 +108,8 @@ def check_targets(
         )
     if classes is None:
         raise ValueError("classes: expected their number, as targets are class ids, got None")
-    given = targets if targets.ndim == 1 else targets[:, 0]
-    ids = _as_ids(given)
+    column = targets if targets.ndim == 1 else targets[:, 0]
+    ids = _as_ids(column)
     if numbering is not None:
         ids = numbering.columns_of(ids)
     if can_look_at(ids):
@@ -102,7 +120,7 @@ def check_targets(
             if numbering is not None and numbering.is_renumbered:
                 expected = f"ids among the prior's classes {shortened(numbering.classes)}"
             raise ValueError(
-                f"targets: expected {expected}, or −1 for unlabelled; got {given[row].item()} in "
+                f"targets: expected {expected}, or −1 for unlabelled; got {column[row].item()} in "
                 f"row {row}"
             )
     return ids
@@ -115,8 +133,30 @@ def _as_ids(targets: Tensor) -> Tensor:
     if targets.is_floating_point():
         whole = (targets == targets.round()) & (targets.abs() < 2.0**63)
         return torch.where(whole, targets, NO_CLASS).long()
-    ids = targets.long()
-    return ids if targets.dtype != torch.uint64 else ids.where(ids >= 0, NO_CLASS)
+    return targets.long()
+
+
+def computable(name: str, labels: Tensor) -> Tensor:
+    """Labels of a dtype that PyTorch does little else with than hold, in one that it computes with.
+
+    Those of 8-bit floats become float32. Unsigned integers of 16 to 64 bits become int64, and what
+    that does not hold, −2: neither a class nor a row's entry.
+
+    Raises TypeError for what are no numbers of one entry each, such as packed or quantized ones.
+
+    >>> computable("labels", torch.tensor([0, 3], dtype=torch.uint16))
+    tensor([0, 3])
+    """
+    if labels.dtype in _PLAIN:
+        return labels
+    if labels.dtype in _UNSIGNED:
+        whole = labels.long()
+        return whole if labels.dtype != torch.uint64 else whole.where(whole >= 0, NO_CLASS)
+    if labels.dtype in _FLOAT8:
+        return labels.float()
+    raise TypeError(
+        f"{name}: expected bool, integers of 8 to 64 bits or floats of 8 to 64, got {labels.dtype}"
+    )
 
 
 def shortened(classes: Sequence[Label]) -> str:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from drcl.labels.encoded import UNLABELLED
+from drcl.labels.encoded import UNLABELLED, computable
 from drcl.tensors import as_tensor
 
 _CHUNK = 4096  # label rows that are looked at in one go
@@ -121,6 +121,8 @@ def _read(labels: Any, name: str) -> tuple[npt.NDArray[Any] | Tensor, npt.NDArra
         tensor = as_tensor(labels, name)
         if tensor.is_complex():
             raise TypeError(f"{name}: expected class ids or rows, got {tensor.dtype}")
+        if tensor.dtype != torch.uint64 or tensor.ndim != 1:  # NumPy has them, but no rows of them
+            tensor = computable(name, tensor)
         return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor), None
     if hasattr(labels, "tocoo"):
         raise TypeError(f"{name}: is a sparse matrix; expected a dense one, its .toarray()")
@@ -286,8 +288,7 @@ def _rows(
             raise ValueError(f"{name}: row {row} is partly masked: expected all or nothing of it")
         array = np.where(missing[:, None], 0, array)
     rows = as_tensor(array, name)
-    if rows.dtype in (torch.uint16, torch.uint32, torch.uint64):  # torch does not compare them
-        rows = rows.long()
+    rows = computable(name, rows)
     if rows.dtype != torch.bool:
         _check_values(rows, name, soft)
     return rows, missing

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drcl.labels import computable
 from drcl.metrics.relevance import Callback, largest, offsets_of
 from drcl.ranking import Relevance
 from drcl.tensors import as_tensor
@@ -132,14 +133,12 @@ def _in_lists(counts: Tensor, items: Tensor, gains: Tensor) -> Relevance:
 
 
 def _signed(tensor: Tensor, name: str) -> Tensor:
-    """Unsigned integers of 16 bits or more as int64: torch can do little with them as they are.
+    """Gains of a dtype that PyTorch computes with.
 
-    Raises ValueError for larger ones, which would become others, −1 among them.
+    Raises ValueError for unsigned integers that int64 does not hold.
     """
-    if tensor.dtype not in (torch.uint16, torch.uint32, torch.uint64):
-        return tensor
-    wide = tensor.long()
-    if bool((wide < 0).any()):
+    wide = computable(name, tensor)
+    if tensor.dtype == torch.uint64 and bool((wide < 0).any()):
         raise ValueError(f"{name}: expected whole numbers below 2⁶³, got {tensor.dtype} beyond")
     return wide
 

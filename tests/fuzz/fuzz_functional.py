@@ -67,7 +67,8 @@ def with_targets(draw: Draw, features: Tensor, classes: int) -> Batch:
         ids = np.where(rows.any(axis=1), rows.argmax(axis=1), -1)
         targets = laid_out(draw, "targets", torch.from_numpy(ids))
     else:
-        more = (torch.uint8, torch.bool, torch.int64) if whole else ()
+        more = (torch.bool, torch.uint8, torch.int64) if whole else ()
+        more = more[:1] if classes == 1 else more  # integers may be ids
         dtype = draw.choose("targets dtype", *FLOATS, *more)
         targets = laid_out(draw, "targets", torch.from_numpy(rows).to(dtype))
     if features.is_floating_point() and draw.choose("requires grad", False, True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 import unicodedata
 from typing import Any
@@ -848,3 +849,117 @@ def test_a_report_takes_names():
     )
     assert [data.class_names("a", row) for row in range(3)] == [COMPOSED, "ant", "unlabelled"]
     assert np.array_equal(data.label_rows("a"), data.label_rows("b"))
+
+
+# --- dtypes that PyTorch computes little with, and one class -------------------------------------
+
+UNUSUAL = (
+    torch.uint16, torch.uint32, torch.uint64, torch.float8_e4m3fn, torch.float8_e5m2,
+    torch.float8_e4m3fnuz, torch.float8_e5m2fnuz,
+)  # fmt: skip
+
+
+def losses_of(targets: torch.Tensor) -> list[torch.Tensor]:
+    """What the losses and mixing make of targets with three classes."""
+    x, w = torch.eye(4), torch.eye(4, 3)
+    swap = torch.tensor([1, 0, 3, 2])
+    found = functional.prior_similarity(x, w, targets)
+    assert found.loss is not None and found.score is not None
+    return [
+        found.loss,
+        found.score,
+        functional.generalized_cross_entropy(x @ w, targets),
+        functional.reversible_consistency_loss(x, targets, w).total,
+        losses.ReversibleConsistencyLoss(Prior(w))(x, targets),
+        *functional.mixup(x, targets, classes=3, permutation=swap),
+    ]
+
+
+@pytest.mark.parametrize("dtype", UNUSUAL)
+@pytest.mark.parametrize("form", ["ids", "column", "rows"])
+def test_labels_of_unusual_dtypes_mean_what_others_do(dtype, form):
+    ids = torch.tensor([0, 2, 1, 2])
+    labels = {"ids": ids, "column": ids[:, None], "rows": torch.eye(3)[ids]}[form]
+    unusual = labels.float().to(dtype) if dtype.is_floating_point else labels.to(dtype)
+    for ours, plain in zip(losses_of(unusual), losses_of(labels), strict=True):
+        assert torch.equal(ours, plain)
+    x = torch.randn(4, 3)
+    for given in ({"query_labels": unusual, "gallery_labels": labels}, {"query_labels": labels,
+                  "gallery_labels": unusual}):  # fmt: skip
+        ours = metrics.average_precision(x, x, **given)
+        assert torch.equal(ours, metrics.average_precision(x, x, labels, labels))
+    scored = metrics.score_metrics(x @ x.T, unusual, unusual).average_precision
+    assert torch.equal(scored, metrics.score_metrics(x @ x.T, labels, labels).average_precision)
+    assert np.array_equal(encode_labels(unusual, (0, 1, 2)), encode_labels(labels, (0, 1, 2)))
+    if form == "ids":
+        groups = {"query_groups": unusual, "gallery_groups": unusual}
+        grouped = metrics.average_precision(x, x, labels, labels, **groups)
+        groups = {"query_groups": labels, "gallery_groups": labels}
+        expected = metrics.average_precision(x, x, labels, labels, **groups)
+        assert torch.equal(grouped, expected)
+
+
+@pytest.mark.parametrize("dtype", UNUSUAL)
+def test_relevance_of_unusual_dtypes(dtype):
+    x = torch.randn(4, 3)
+    gains = torch.tensor([[1.0, 0.0, 2.0, 0.0]]).repeat(4, 1)
+    unusual = gains.to(dtype)
+    found = metrics.retrieval_metrics(x, x, relevance=unusual, ndcg=True)
+    expected = metrics.retrieval_metrics(x, x, relevance=gains, ndcg=True)
+    assert torch.equal(found.ndcg, expected.ndcg)
+
+
+def test_the_estimator_takes_label_rows_of_unusual_dtypes():
+    ids = torch.arange(30) % 3
+    x = {"image": torch.randn(30, 4), "text": torch.randn(30, 5)}
+    rows = torch.eye(3)[ids]
+    config = Config(dim=4, hidden=(4,), epochs=1, prior_epochs=1)
+    embedded = []
+    for dtype in (torch.float32, torch.uint16, torch.float8_e4m3fn):
+        model = DRCL(config).fit({name: (part, rows.to(dtype)) for name, part in x.items()})
+        embedded.append(torch.as_tensor(model.encode("image", x["image"])))
+    assert torch.equal(embedded[0], embedded[1]) and torch.equal(embedded[0], embedded[2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float4_e2m1fn_x2, torch.bits8])
+def test_dtypes_that_hold_no_labels_are_named(dtype):
+    odd = torch.zeros(3, 3, dtype=torch.uint8).view(dtype)
+    x = torch.eye(3)
+    name = re.escape(str(dtype))
+    with pytest.raises(TypeError, match=f"targets: expected .* got {name}"):
+        functional.generalized_cross_entropy(x, odd)
+    with pytest.raises(TypeError, match=f"query_labels: expected .* got {name}"):
+        metrics.average_precision(x, x, odd, odd)
+    with pytest.raises(TypeError, match=f"relevance: expected .* got {name}"):
+        metrics.average_precision(x, x, relevance=odd)
+
+
+def test_unsigned_ids_beyond_int64_are_no_class():
+    ids = torch.tensor([0, 2**64 - 1], dtype=torch.uint64)
+    with pytest.raises(ValueError, match=r"targets: expected class ids in 0\.\.2"):
+        functional.generalized_cross_entropy(torch.zeros(2, 3), ids)
+    rows = torch.stack([ids, ids, ids], dim=1)
+    with pytest.raises(ValueError, match="targets: expected finite rows that are not negative"):
+        functional.generalized_cross_entropy(torch.zeros(2, 3), rows)
+
+
+def test_with_one_class_a_column_is_of_rows_or_refused():
+    x, w = torch.eye(3), torch.ones(3, 1)
+    ids, rows = torch.tensor([0, -1, 0]), torch.tensor([[1.0], [0.0], [1.0]])
+    calls = (
+        lambda y: functional.prior_similarity(x, w, y).score,
+        lambda y: functional.generalized_cross_entropy(x[:, :1], y),
+        lambda y: functional.reversible_consistency_loss(x, y, w).total,
+        lambda y: functional.mixup(x, y, classes=1, lam=1.0)[1],
+    )
+    for backend in ("eager", "reference"):
+        for call in calls:
+            with use_backend(backend):
+                for same in (rows, rows.bool(), rows.bfloat16(), rows.to(torch.float8_e5m2)):
+                    assert torch.equal(call(same), call(ids))
+                for dtype in (torch.int64, torch.uint8, torch.uint16):
+                    with pytest.raises(ValueError, match="one class may be either"):
+                        call(rows.to(dtype))
+    with pytest.raises(ValueError, match="one class may be either"):
+        functional.mixup(x, ids[:, None])
+    assert encode_labels(ids[:, None], (0,)).tolist() == [0, -1, 0]
