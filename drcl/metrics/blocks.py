@@ -133,7 +133,7 @@ def ranked_blocks(
             found = table(replace(request, depth=depth))
             if find_first and depth < longest:
                 whole = Request((1,), longest, average_ties=request.average_ties)
-                missed = _find_first_ranks(found, relevant, whole, table)
+                missed = find_first_ranks(found, relevant, whole, table)
                 if missed > len(part) // 4:  # to look at all at once is then faster
                     depth = longest
             return Ranked(part, found.cpu(), {})
@@ -228,7 +228,7 @@ def _by_highest(
     return torch.cat(left)
 
 
-def _find_first_ranks(
+def find_first_ranks(
     found: Tensor, relevant: Relevance, request: Request, table: Callable[..., Tensor]
 ) -> int:
     """Fill in the first ranks, and their reciprocals, that lie beyond the depth of a table.

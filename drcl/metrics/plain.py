@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from drcl.dispatch import choose
+from drcl.metrics.blocks import find_first_ranks
 from drcl.metrics.scores import LINE
 from drcl.metrics.search import FEWEST
 from drcl.ops.average_precision import BLOCK, average_precision
@@ -21,7 +22,7 @@ from drcl.ops.inner_products import Form, inner_products
 from drcl.precision import multiplies_in_full
 from drcl.ranking import Relevance, Request
 
-PAIRS = 2**20  # of query and item, at most: beyond, what is saved here is small
+PAIRS = 7 * 2**20  # of query and item, at most: their scores are one block of the general way
 
 
 def sizes_of(sides: tuple[Any, ...]) -> tuple[int, int] | None:
@@ -40,8 +41,13 @@ def sizes_of(sides: tuple[Any, ...]) -> tuple[int, int] | None:
     return (q, n) if fits and few and plain and dense else None
 
 
-def ranked(sides: tuple[Tensor, ...], request: Request, max_bytes: int) -> Tensor | None:
-    """The table of rankings by cosine, or None where it is not to be had here."""
+def ranked(
+    sides: tuple[Tensor, ...], request: Request, max_bytes: int, find_first: bool
+) -> Tensor | None:
+    """The table of rankings by cosine, or None where it is not to be had here.
+
+    ``find_first`` asks for first ranks beyond the request's depth too.
+    """
     query, gallery, query_labels, gallery_labels = sides
     (q, width), (n, _) = query.shape, gallery.shape
     stride = -(-n // LINE) * LINE
@@ -64,11 +70,14 @@ def ranked(sides: tuple[Tensor, ...], request: Request, max_bytes: int) -> Tenso
         return None
     scores = query.new_empty(q, stride)[:, :n]
     inner_products(query, gallery, scores, form)
-    return average_precision(
-        scores,
-        Relevance(most, begins, query_labels, offsets, items),
-        request,
-        scale=scale,
-        max_bytes=max_bytes // 4,
-        backend="native",
-    )
+    relevance = Relevance(most, begins, query_labels, offsets, items)
+
+    def table(request: Request, of: Relevance = relevance) -> Tensor:
+        return average_precision(
+            scores, of, request, scale=scale, max_bytes=max_bytes // 4, backend="native"
+        )
+
+    found = table(request)
+    if find_first and request.depth < n:
+        find_first_ranks(found, relevance, Request((1,), n), table)
+    return found

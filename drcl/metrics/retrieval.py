@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from drcl.metrics import plain
-from drcl.metrics.blocks import Evaluate, ranked_blocks, without_hit
+from drcl.metrics.blocks import Evaluate, ranked_blocks
 from drcl.metrics.embeddings import Array, Gallery
 from drcl.metrics.measures import Measure, at_cutoffs, ndcg
 from drcl.metrics.names import named
@@ -214,11 +214,9 @@ def _of_plain(
     if sizes is None:
         return None
     request, places = ranking_request(cutoffs, sizes[1], settings)
-    table = plain.ranked(sides, request, settings.max_bytes)
+    table = plain.ranked(sides, request, settings.max_bytes, find_first)
     if table is None:
         return None
-    if find_first and request.depth < sizes[1] and bool(without_hit(table).any()):
-        return None  # first ranks beyond the depth
     columns = Columns.split(table, request)
     every: dict[str, Any] = {name: getattr(columns, name).contiguous() for name in PER_QUERY}
     for name in PER_CUTOFF:

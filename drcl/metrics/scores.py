@@ -16,6 +16,8 @@ METRICS = ("cosine", "dot", "euclidean", "hamming")
 PRECISIONS = ("highest", "high")
 # A product whose rows begin at lines of the cache, of so many entries, takes a third less time.
 LINE = 16
+_BLOCK_BYTES = 28 * 2**20  # from 32 MiB on, glibc has the system clear new memory for every call
+_PANEL, _FEWEST = 24, 48  # queries of a panel, and of a block all the same
 
 
 class Scores(Protocol):
@@ -80,12 +82,15 @@ class Scorer:
         self._whole = None if whole is None else whole.to(self.device)
         self._tile = max(1, min(TILE_BYTES, max_bytes // 8) // (size * gallery.width))
         self._stride = -(-self.count // LINE) * LINE
+        self.form = self._form()
+        scores_bytes = size * max(self._stride, 1)
         # Beside its scores a query may be copied, and once more into a panel.
-        rows = max_bytes // 2 // (size * (max(self._stride, 1) + 2 * gallery.width))
+        rows = max_bytes // 2 // (scores_bytes + 2 * size * gallery.width)
+        if self.form == Form.PANELS:  # which read the gallery as it lies, for a few as for many
+            rows = min(rows, max(_FEWEST, _BLOCK_BYTES // scores_bytes // _PANEL * _PANEL))
         self.rows_per_block = max(1, min(max_rows, rows))
         self._buffer = torch.empty(0, dtype=self.dtype, device=self.device)
         del lengths  # a large gallery's vectors are a good part of a small budget
-        self.form = self._form()
         self.copies = self.firsts = torch.empty(0, dtype=torch.int64, device="cpu")
         # Those of codes are exact, and those of our own op the same wherever a row stands.
         if metric != "hamming" and self.form == Form.MATRICES:

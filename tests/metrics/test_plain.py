@@ -10,7 +10,7 @@ from torch import nn
 
 from drcl import metrics
 from drcl.dispatch import use_backend
-from drcl.metrics import plain
+from drcl.metrics import plain, scores
 from drcl.ops import inner_products as op
 from drcl.precision import network_precision
 
@@ -43,7 +43,10 @@ def in_general(query, gallery, query_labels, gallery_labels, **options):
 
 
 @pytest.mark.parametrize("ks", [(None,), (10,), (1, None, 5), (5, 5, 1000), ()])
-@pytest.mark.parametrize("shape", [{}, {"width": 513}, {"classes": 1}, {"queries": 500}])
+@pytest.mark.parametrize(
+    "shape",
+    [{}, {"width": 513}, {"classes": 1}, {"queries": 500}, {"queries": 70, "items": 20_000}],
+)
 def test_small_evaluations_have_the_bits_of_the_general_way(tables, shape, ks):
     given = sides(**shape)
     found, expected = metrics.retrieval_metrics(*given, ks=ks), in_general(*given, ks=ks)
@@ -113,7 +116,23 @@ def test_equal_rows_stay_there_where_their_products_are_equal(tables, monkeypatc
 def test_first_ranks_beyond_the_depth_are_found(tables):
     given = sides(classes=40)
     found, expected = metrics.retrieval_metrics(*given, ks=(1,)), in_general(*given, ks=(1,))
+    assert tables[0] is not None
     assert torch.equal(found.first_rank, expected.first_rank) and (found.first_rank > 1).any()
+
+
+def test_blocks_of_panels_are_small_and_have_the_same_bits(monkeypatch):
+    monkeypatch.setattr(op, "multiplies_panels", lambda: True)
+    forced("native")
+    given = sides(queries=500)
+    whole = in_general(*given)
+    blocks, block = [], scores.Scorer.block
+    monkeypatch.setattr(scores, "_BLOCK_BYTES", 100 * 4 * 304)
+    monkeypatch.setattr(
+        scores.Scorer, "block", lambda self, rows: blocks.append(len(rows)) or block(self, rows)
+    )
+    found = in_general(*given)
+    assert blocks == [96, 96, 96, 96, 96, 20]
+    assert torch.equal(found.average_precision, whole.average_precision)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
