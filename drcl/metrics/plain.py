@@ -16,7 +16,7 @@ from torch import Tensor
 from drcl.dispatch import choose
 from drcl.metrics.blocks import find_first_ranks
 from drcl.metrics.scores import LINE
-from drcl.metrics.search import FEWEST
+from drcl.metrics.search import search_pays
 from drcl.ops.average_precision import BLOCK, average_precision
 from drcl.ops.inner_products import Form, inner_products
 from drcl.precision import multiplies_in_full
@@ -51,11 +51,11 @@ def ranked(
     query, gallery, query_labels, gallery_labels = sides
     (q, width), (n, _) = query.shape, gallery.shape
     stride = -(-n // LINE) * LINE
-    if q >= FEWEST and request.depth < n:
-        return None  # the highest scores alone may take less
     if 8 * 4 * q * stride > max_bytes or not multiplies_in_full(query.device):
         return None
     if choose("average_precision", query.device) != "native":
+        return None
+    if search_pays(q, n, width, request.depth, query.dtype):
         return None
     query_labels = query_labels.contiguous()
     form = Form.of(q, width, query.device)

@@ -26,19 +26,19 @@ from drcl.progress import progress_bar
 ROWS = 1024  # queries that are searched for together: a gallery is read once for so many
 _ENTRIES = 2**23  # of a tile
 _WIDER = 4  # times, where products are not written down: so few scores are computed in vain
-FEWEST, NARROWEST, SMALLEST, PAIRS = 256, 128, 10_000, 100_000
-"""Queries, dimensions and, with int16, items, and pairs of both for each of the k wanted, from
-which on finding the highest scores takes less than all of them.
+FEWEST, NARROWEST, SMALLEST, PAIRS = 256, 128, 10_000, 60_000
+"""Queries, dimensions and, with int16, items, and pairs of both for each of the k wanted and of 80
+more, from which on finding the highest scores takes less than all of them.
 
 On two threads of an Intel Xeon with AMX, mAP@k against computing all scores: D = 512, 2.2 times as
 fast for k = 10 and 1.6 for k = 50 of 20,000 items, 1.2 for k = 100 of 13,000; 1.5 for k = 100 of
 100,000 with D = 128; .6 to 1.0 with D = 64.
 
-With int16 on two cores of an AMD EPYC (Zen 3), 1,000 queries: 1.6 for k = 10 and 1.5 for k = 50 of
-20,000 items with D = 512, 1.8 and 1.5 with D = 128; .8 and 1.1 for k = 10 of 5,000 items with
-D = 128 and 512. Fewer queries leave less to be won by rounding the items, a larger k more to be
-computed: for k = 50 and D = 128, 1.05 with 256 queries and 20,000 items, .85 with 10,000; .8 for
-k = 150 of 20,000 items and 256 or 320 queries; .9 for k = 100 of 13,000 and 512, 1.6 and 1,000.
+With int16 on two cores of an AMD EPYC (Zen 3), 20,000 items: D = 128, 1.5 for k = 10 and 1.4 for
+k = 50 of 1,000 queries, 1.3 and 1.1 of 500, 1.0 and .7 of 320, .8 and .7 of 256; D = 512, 1.1 for
+k = 50 of 500 queries and 1.0 of 256. Fewer queries leave less to be won by rounding the items, a
+larger k more to be computed. 1.2 for k = 100 of 13,000 and 1,000 queries with D = 256; 1.2 and 1.4
+for k = 50 of 100,000 and 256 or 300 queries with D = 128; .8 for k = 10 of 5,000 and 1,000.
 """
 
 
@@ -183,13 +183,18 @@ def highest_scores(scorer: Scores, queries: int, k: int, max_bytes: int) -> Sear
     """The search for the k highest scores, where that is faster than to compute all of them."""
     if not isinstance(scorer, Scorer) or scorer.bias is not None or len(scorer.copies):
         return None
-    width = scorer.gallery.width
-    large = queries >= FEWEST and width >= NARROWEST and 2 * AFTER * k <= scorer.count
-    screened = large and k <= FEW_ITEMS and Screen.that_pays(queries, width, scorer.dtype)
-    if screened == torch.int16 and (scorer.count < SMALLEST or queries * scorer.count < PAIRS * k):
-        return None
-    native = screened and choose("top_k", scorer.device) == "native"
+    faster = search_pays(queries, scorer.count, scorer.gallery.width, k, scorer.dtype)
+    native = faster and choose("top_k", scorer.device) == "native"
     return Search(scorer, k, max_bytes) if native else None
+
+
+def search_pays(queries: int, items: int, width: int, k: int, dtype: torch.dtype) -> bool:
+    """Whether to find the highest scores takes less here than all of them."""
+    large = queries >= FEWEST and width >= NARROWEST and 2 * AFTER * k <= items
+    screen = Screen.that_pays(queries, width, dtype) if large and k <= FEW_ITEMS else None
+    if screen == torch.int16:
+        return items >= SMALLEST and queries * items >= PAIRS * (k + 80)
+    return screen is not None
 
 
 class Search:
