@@ -10,7 +10,6 @@ from torch import Tensor
 from drcl.eager.prior_similarity import prior_similarity_backward, products
 from drcl.eager.products import project
 from drcl.native.cross_entropy import compiled_q, entropies, entropies_in_place, laid_out, ops
-from drcl.ops.inputs import full_precision
 
 __all__ = ["at_once", "by_products", "prior_similarity", "prior_similarity_backward"]
 
@@ -88,14 +87,12 @@ def by_products(
             slopes.mul_(by_loss)
         if temperature != 1.0:
             slopes.div_(temperature)
-        with full_precision(features):
-            found = products(slopes, features, weight, needs)
+        found = products(slopes, features, weight, needs)
         return [one if need else None for one, need in zip(found, needs, strict=True)]
 
     return loss, score, gradients
 
 
 def _logits(features: Tensor, weight: Tensor, temperature: float) -> Tensor:
-    with full_precision(features):
-        logits = project(features.to(weight.dtype), weight)
+    logits = project(features.to(weight.dtype), weight)
     return logits if temperature == 1.0 else logits / temperature

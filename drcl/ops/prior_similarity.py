@@ -95,8 +95,16 @@ def _at_once(
     compute = stages("prior_similarity", backend)
     found = compute.at_once(features, weight, targets, q, temperature, needs)
     if found is None:
-        found = compute.by_products(features, weight, targets, q, temperature, needs)
-        loss, score, ctx.gradients = found
+        with full_precision(features):
+            loss, score, gradients_of = compute.by_products(
+                features, weight, targets, q, temperature, needs
+            )
+
+        def later(by_loss: Tensor) -> list[Tensor | None]:
+            with full_precision(features):
+                return gradients_of(by_loss)
+
+        ctx.gradients = later
     else:
         loss, score, _, *gradients = found
         ctx.gradients = [
