@@ -74,6 +74,11 @@ def _refuse(given: Collection[str], names: Sequence[str], beside: str) -> None:
             raise click.UsageError(f"{called}: expected none with {beside}")
 
 
+def _check_relevance(labels: Sequence[str], pairs: str | None) -> None:
+    if bool(labels) == (pairs is not None) or len(labels) > 2:
+        raise click.UsageError("expected --labels once or twice, or --pairs")
+
+
 @click.command(cls=_Lists)
 @click.argument("image", metavar="IMAGE[:KEY]", required=False)
 @click.argument("text", metavar="TEXT[:KEY]", required=False)
@@ -230,17 +235,17 @@ def score(
         asked |= {"divisor": divisor or "relevant", "adaptive_k": False}
         systems = of_runs([run, *against], qrels, asked)
         about = {"run": run, "qrels": qrels}
-    elif bool(labels) == (pairs is not None) or len(labels) > 2:
-        raise click.UsageError("expected --labels once or twice, or --pairs")
     elif matrix is not None:
         _refuse(given, OF_EMBEDDINGS, "--scores")
+        _check_relevance(labels, pairs)
         del options["metric"]
         asked |= {**options, "divisor": divisor or "hits", "ndcg": True}
         systems = of_matrices([matrix, *against], labels, pairs, asked)
         about = {"scores": matrix, "labels": labels, "pairs": pairs}
+    elif image is None or text is None:
+        raise click.UsageError("expected IMAGE and TEXT, --scores, or --run and --qrels")
     else:
-        if image is None or text is None:
-            raise click.UsageError("expected IMAGE and TEXT, --scores, or --run and --qrels")
+        _check_relevance(labels, pairs)
         asked |= {**options, "divisor": divisor or "hits", "ndcg": True}
         others = zip(against[::2], against[1::2], strict=True)
         systems = of_embeddings([(image, text), *others], labels, pairs, asked)

@@ -20,6 +20,7 @@ from drcl.metrics.renamed import takes_old_names
 from drcl.metrics.results import PrecisionRecall, RetrievalMetrics
 from drcl.metrics.task import Task
 from drcl.metrics.tied import expectation
+from drcl.out_of_memory import first_that_fits
 from drcl.progress import progress_bar
 from drcl.ranking import PER_CUTOFF, PER_LEVEL, PER_QUERY, Columns, Request
 
@@ -214,7 +215,10 @@ def _of_plain(
     if sizes is None:
         return None
     request, places = ranking_request(cutoffs, sizes[1], settings)
-    table = plain.ranked(sides, request, settings.max_bytes, find_first)
+    # Where its memory is refused, the general way takes smaller pieces.
+    table = first_that_fits(
+        lambda _: plain.ranked(sides, request, settings.max_bytes, find_first), 1
+    )
     if table is None:
         return None
     columns = Columns.split(table, request)

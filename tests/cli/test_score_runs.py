@@ -114,7 +114,7 @@ def test_runs_are_compared_and_written_as_embeddings_are(folder):
         (("a.npy", "b.npy", "--explain"), "--explain: expected no file or option beside it, got"),
         (("--explain", "MRR", "a.npy"), "beside it, got image, --out"),
         (("--explain", "MRR", "--k", "5", "--run", "run.txt"), "beside it, got --run, --k, --out"),
-        ((), "expected IMAGE and TEXT, or --run and --qrels"),
+        ((), "expected IMAGE and TEXT, --scores, or --run and --qrels"),
     ],
 )
 def test_what_it_cannot_score_is_refused_in_one_line(folder, arguments, message):
