@@ -354,8 +354,8 @@ class Search:
         found = torch.empty_like(values)
         # In float64 queries may take more than all else: a few of them at a time.
         step = max(1, self.scorer.max_bytes // 64 // (8 * x.shape[1]))
-        for part in torch.arange(len(x), device="cpu").split(step):
-            some = slice(int(part[0]), int(part[-1]) + 1)
+        for start in range(0, len(x), step):
+            some = slice(start, start + step)
             found[some] = self._true_of_some(values[some], x[some], rows[some])
         return found
 
