@@ -99,8 +99,8 @@ def _check_relevance(labels: Sequence[str], pairs: str | None) -> None:
     "--scores",
     "matrix",
     metavar="FILE[:KEY]",
-    help="Instead of IMAGE and TEXT: scores (Q, N) of items, a row for each query; higher is "
-    "nearer, so distances go in with a minus.",
+    help="Instead of IMAGE and TEXT: scores (Q, N), a row for each query and a column for each "
+    "item. A higher score means nearer, so negate distances.",
 )
 @click.option(
     "--run", metavar="RUN", help="Ranked lists in TREC's run format, instead of embeddings."
@@ -191,8 +191,8 @@ def score(
     IMAGE and TEXT are files of rows (N, d) of any two modalities, in any supported format. Each
     side searches the other. recall@k is the share of a query's relevant rows among the first k.
 
-    To score what a model gives to pairs, give a matrix with --scores instead; its rows search its
-    columns.
+    To score a matrix of scores computed elsewhere, give it with --scores instead; its rows search
+    its columns.
 
     To score ranked lists, give TREC files with --run and --qrels instead. The numbers are those of
     trec_eval; a query without a list counts as 0.
