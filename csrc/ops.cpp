@@ -45,14 +45,15 @@ STABLE_TORCH_LIBRARY_FRAGMENT(drcl, m) {
         "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
   // The stages of the loss by rows, and the transpose of its mixing: drcl/native/reversible_consistency.py.
   m.def("reversible_rows(Tensor features, Tensor targets, Tensor? permutation, Tensor q, Tensor basis, Tensor recast, "
-        "Tensor weight, float temperature, float lam, bool slopes) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+        "Tensor weight, float temperature, float lam, bool slopes, Tensor(a!) outside) -> "
+        "(Tensor, Tensor, Tensor, Tensor)");
   m.def("reversible_differences(Tensor(a!) both, Tensor outside, Tensor coordinates, Tensor norms, bool multiply) -> ()");
   m.def("reversible_combine(Tensor sums, Tensor inner, Tensor cross, Tensor matrices, float[] weights, "
         "int width) -> Tensor[]");
   m.def("reversible_gradient(Tensor(a!) out, Tensor?[] grads, Tensor outside, Tensor coordinates, Tensor label_gradient, "
         "Tensor norms, Tensor sums, Tensor inner, Tensor cross, Tensor matrices, Tensor basis, float[] weights, "
         "bool multiply) -> ()");
-  m.def("reversible_unmix(Tensor gradient, Tensor permutation, float lam) -> Tensor");
+  m.def("reversible_unmix(Tensor gradient, Tensor permutation, float lam, Tensor(a!) out) -> ()");
   m.def("reversible_at_once(Tensor features, Tensor targets, Tensor? permutation, Tensor q, Tensor basis, Tensor recast, "
         "Tensor weight, float temperature, float lam, float[] weights, bool slopes) -> Tensor[]");
   // The same in the whole space: drcl/native/whole_space.py.

@@ -35,27 +35,27 @@ const T* columns_of(const Tensor& basis, std::vector<T>& copy) {
   return copy.data();
 }
 
-using FiveTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
+using FourTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 template <class T>
-FiveTensors rows(const Tensor& features, const Tensor& targets, const std::optional<Tensor>& permutation,
+FourTensors rows(const Tensor& features, const Tensor& targets, const std::optional<Tensor>& permutation,
                  const Tensor& q, const Tensor& basis, const Tensor& recast, const Tensor& weight, double temperature,
-                 double lam, bool slopes) {
+                 double lam, bool slopes, Tensor& outside) {
   const ScalarType type = basis.scalar_type();
   const int64_t batch = features.size(0), width = basis.size(0), k = basis.size(1), classes = recast.size(0);
   STD_TORCH_CHECK(k >= 1 && k <= kMaxK && classes >= 1, "basis: expected 1 to ", kMaxK, " columns, got ", k);
   check("features", features, type, {batch, width});
   check("recast", recast, type, {classes, k});
   check("weight", weight, type, {k, classes});
+  check("outside", outside, type, {batch, k == width ? 0 : width});
   const bool ids = targets.dim() == 1;
   if (ids) {
     check("targets", targets, ScalarType::Long, {batch});
   } else {
     check("targets", targets, type, {batch, classes});
   }
-  Tensor outside = empty({batch, k == width ? 0 : width}, type), coordinates = empty({batch, 3 * k}, type);
-  Tensor label_gradient = empty({slopes ? batch : 0, k}, type), norms = empty({2, batch}, type);
-  Tensor sums = empty({kSums}, type);
+  Tensor coordinates = empty({batch, 3 * k}, type), label_gradient = empty({slopes ? batch : 0, k}, type);
+  Tensor norms = empty({2, batch}, type), sums = empty({kSums}, type);
   std::vector<T> copy;
   std::vector<double> partial(kSums * blocks_of(batch));
   RowsCall<T> call{};
@@ -90,7 +90,7 @@ FiveTensors rows(const Tensor& features, const Tensor& targets, const std::optio
     for (int64_t block = 0; block < blocks_of(batch); ++block) sum += partial[kSums * block + i];
     target<T>(sums)[i] = static_cast<T>(sum);
   }
-  return {outside, coordinates, label_gradient, norms, sums};
+  return {coordinates, label_gradient, norms, sums};
 }
 
 template <class T>
@@ -289,14 +289,14 @@ void gradient(Tensor& out, const std::vector<Maybe>& grads, const Tensor& outsid
 
 // The transpose of mixing: λ·gradient + (1−λ)·gradient[π⁻¹].
 template <class T>
-Tensor unmix(const Tensor& grad, const Tensor& permutation, double lam) {
+void unmix(const Tensor& grad, const Tensor& permutation, double lam, Tensor& out) {
   const int64_t batch = grad.size(0), width = grad.size(1);
   check("gradient", grad, grad.scalar_type(), {batch, width});
+  check("out", out, grad.scalar_type(), {batch, width});
   const int64_t* order = permutation_of(permutation, batch);
   std::vector<int64_t> origin(batch, -1);
   for (int64_t i = 0; i < batch; ++i) origin[order[i]] = i;
   for (const int64_t from : origin) STD_TORCH_CHECK(from >= 0, "permutation: expected every row once");
-  Tensor out = empty({batch, width}, grad.scalar_type());
   const T *values = data<T>(grad), weight = static_cast<T>(lam);
   T* to = target<T>(out);
   over_blocks(batch, width, [&](int64_t begin, int64_t end) {
@@ -305,7 +305,6 @@ Tensor unmix(const Tensor& grad, const Tensor& permutation, double lam) {
       for (int64_t j = 0; j < width; ++j) to[i * width + j] = mixed(other[j], own[j], weight);
     }
   });
-  return out;
 }
 
 // All stages of a small batch in turn: the loss, its parts, and where wanted the loss's gradient.
@@ -315,8 +314,9 @@ std::vector<Tensor> at_once(const Tensor& features, const Tensor& targets, const
                             double lam, const std::vector<double>& weights, bool slopes) {
   const ScalarType type = basis.scalar_type();
   const int64_t batch = features.size(0), width = basis.size(0);
-  const auto [outside, coordinates, label_gradient, norms, sums] =
-      rows<T>(features, targets, permutation, q, basis, recast, weight, temperature, lam, slopes);
+  Tensor outside = empty({batch, basis.size(1) == width ? 0 : width}, type);
+  const auto [coordinates, label_gradient, norms, sums] =
+      rows<T>(features, targets, permutation, q, basis, recast, weight, temperature, lam, slopes, outside);
   Tensor matrices = empty({2, batch, batch}, type);
   const Tensor inner = empty({0, 0}, ScalarType::Double), cross = empty({0, 0}, type);
   differences<T>(matrices, outside, coordinates, norms, true);
@@ -328,14 +328,16 @@ std::vector<Tensor> at_once(const Tensor& features, const Tensor& targets, const
   grads[0] = one;
   gradient<T>(out, grads, outside, coordinates, label_gradient, norms, sums, inner, cross, matrices, basis, weights,
               true);
-  found.push_back(permutation.has_value() ? unmix<T>(out, *permutation, lam) : out);
+  found.push_back(permutation.has_value() ? empty({batch, width}, type) : out);
+  if (permutation.has_value()) unmix<T>(out, *permutation, lam, found.back());
   return found;
 }
 
-FiveTensors rows_of(const Tensor& features, const Tensor& targets, const Maybe& permutation, const Tensor& q,
+FourTensors rows_of(const Tensor& features, const Tensor& targets, const Maybe& permutation, const Tensor& q,
                     const Tensor& basis, const Tensor& recast, const Tensor& weight, double temperature, double lam,
-                    bool slopes) {
-  DRCL_BY_DTYPE(basis, rows, features, targets, permutation, q, basis, recast, weight, temperature, lam, slopes);
+                    bool slopes, Tensor outside) {
+  DRCL_BY_DTYPE(basis, rows, features, targets, permutation, q, basis, recast, weight, temperature, lam, slopes,
+                outside);
 }
 
 void differences_of(Tensor both, const Tensor& outside, const Tensor& coordinates, const Tensor& norms,
@@ -356,8 +358,8 @@ void gradient_of(Tensor out, const std::vector<Maybe>& grads, const Tensor& outs
                 basis, weights, multiply);
 }
 
-Tensor unmix_of(const Tensor& grad, const Tensor& permutation, double lam) {
-  DRCL_BY_DTYPE(grad, unmix, grad, permutation, lam);
+void unmix_of(const Tensor& grad, const Tensor& permutation, double lam, Tensor out) {
+  DRCL_BY_DTYPE(grad, unmix, grad, permutation, lam, out);
 }
 
 std::vector<Tensor> at_once_of(const Tensor& features, const Tensor& targets, const Maybe& permutation,

@@ -34,6 +34,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor
 
+from drcl import kept_memory
 from drcl.eager.generalized_cross_entropy import gce_ids, gce_rows
 from drcl.eager.mixup import mix, unmix
 from drcl.eager.products import project
@@ -153,7 +154,7 @@ def rows(
     y, labelled, recast = recast_targets(given, recast_coordinates, settings.lam, label_product)
     r = lengths(recast)
     u = recast / safe(r)[:, None]
-    outside = basis.new_empty(len(features), len(basis))
+    outside = kept_memory.new(basis, len(features), len(basis))
     # A block goes through all its steps before it leaves the cache.
     done = [
         _rows_block(
@@ -271,7 +272,7 @@ def gram(outside: Tensor) -> Tensor:
     """``FᵀF`` (1, D, D): one triangle computed, the other mirrored."""
     width = outside.shape[1]
     wide = PANEL if width > 2 * PANEL else PANEL // 2
-    product = outside.new_empty(1, width, width)
+    product = kept_memory.new(outside, 1, width, width)
     for start in range(0, width, wide):
         stop = start + wide
         panel = product[0, start:stop, start:]
@@ -294,7 +295,7 @@ def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
     left, right = coordinates[:, : 2 * u.shape[1]], coordinates[:, u.shape[1] :]
     smaller = torch.where(delta.square().sum() < v.square().sum(), -delta, v)
     batch = len(outside)
-    both = outside.new_empty(2, batch, batch)
+    both = kept_memory.new(outside, 2, batch, batch)
     for start in range(0, batch, PANEL):
         stop = start + PANEL
         m, z = both[:, start:stop, start:]
@@ -343,7 +344,7 @@ def gradient(
     squared = (beta * total + mse) * (2.0 / (count * width))
     direct = (eta * total + label) / count
     factors_along = None if is_by_rows(gram_matrix) else along_factors(inner).to(basis)
-    out = basis.new_empty(len(outside), width)
+    out = kept_memory.new(basis, len(outside), width)
     for block in row_blocks(out):
         u, delta, v = coordinates[block].chunk(3, dim=1)
         f, own = outside[block], out[block]

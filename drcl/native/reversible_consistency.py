@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from drcl import kept_memory
 from drcl.backends import load_ops
 from drcl.eager import reversible_consistency as eager
 from drcl.eager.reversible_consistency import (
@@ -78,7 +79,9 @@ def rows(given: Batch, space: Space, settings: Settings, *, gradient: bool = Tru
         return eager.rows(
             given, space, settings, label_loss, product, label_product, gradient=gradient
         )
-    return Rows._make(ops.reversible_rows.default(*_laid_out(given, space, settings), gradient))
+    outside = kept_memory.new(space.basis, len(given.features), 0 if k == width else width)
+    found = ops.reversible_rows.default(*_laid_out(given, space, settings), gradient, outside)
+    return Rows(outside, *found)
 
 
 def at_once(
@@ -122,7 +125,7 @@ def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
         if width == 0:
             return whole_space.differences(coordinates, norms)
         return eager.differences(outside, coordinates, norms)
-    both = outside.new_empty(2, batch, batch)
+    both = kept_memory.new(outside, 2, batch, batch)
     own = batch * batch * width <= OWN_SQUARES
     if not own and outside.dtype == torch.float32 and multiplies_panels():
         upper_products(outside, both[0])
@@ -157,7 +160,7 @@ def gradient(
         return _unmixed(out, permutation, settings).to(dtype)
     if not loops(k, batch * k * (width + shared)):
         return eager.gradient(grads, saved, settings, dtype)
-    out = basis.new_empty(batch, width)
+    out = kept_memory.new(basis, batch, width)
     own = by_rows and batch * batch * beyond <= OWN_PRODUCTS
     if beyond and not own:
         factors = (gram_matrix[0], outside) if by_rows else (outside, gram_matrix[0])
@@ -170,5 +173,6 @@ def _unmixed(gradient: Tensor, permutation: Tensor | None, settings: Settings) -
     """See :func:`drcl.eager.mixup.unmix`."""
     if permutation is None:
         return gradient
-    unmixed: Tensor = ops.reversible_unmix.default(gradient, permutation.contiguous(), settings.lam)
+    unmixed = kept_memory.new(gradient, *gradient.shape)
+    ops.reversible_unmix.default(gradient, permutation.contiguous(), settings.lam, unmixed)
     return unmixed

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from drcl import kept_memory
 from drcl.distributed import raise_together
 from drcl.errors import NonFiniteLoss
 from drcl.out_of_memory import first_line, first_that_fits, is_out_of_memory
@@ -160,6 +161,7 @@ class Training:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
         self.phase.module.zero_grad()  # gives back the gradients' memory
+        kept_memory.release()
 
     @property
     def done(self) -> bool:

@@ -509,7 +509,9 @@ def test_a_native_permutation_out_of_range_is_an_error_and_no_read_outside():
         with pytest.raises(RuntimeError, match=f"permutation: .*got {order[-1]}"):
             native.rows(given, space, Settings(1.0, 1.0, 1.0, 1.0, 0.9))
     with pytest.raises(RuntimeError, match="permutation: expected every row once"):
-        torch.ops.drcl.reversible_unmix(features, torch.tensor([0, 1, 2, 3, 3]), 0.9)
+        torch.ops.drcl.reversible_unmix(
+            features, torch.tensor([0, 1, 2, 3, 3]), 0.9, torch.empty_like(features)
+        )
 
 
 def test_native_rows_take_any_layout_of_the_prior_and_of_targets():
