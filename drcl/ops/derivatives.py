@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -124,11 +125,11 @@ def differentiable(
             anew = torch.is_grad_enabled() or any(grad is not None for grad in others)
             if first is None and not anew:
                 return (None,) * (gradients_of + 1)
+            if anew:
+                return *_anew(ctx, grads), None
             # Whoever has them may change them, so they are there once. Of threads that come at the
             # same time one takes them: to take an item out of a dict is one step.
-            found = None if anew else vars(ctx).pop("gradients", None)
-            if found is None:
-                return *_anew(ctx, grads), None
+            found = vars(ctx).pop("gradients", None) or _again(ctx)
             later = callable(found)
             if type(first) is not Tensor or _is_wrapped(first):  # a batch of numbers, or none
                 scaled = None if later else [None if one is None else one * first for one in found]
@@ -140,6 +141,16 @@ def differentiable(
             elif first.item() != 1.0:
                 found = [None if one is None else one.mul_(first) for one in found]
             return *found, None
+
+    def _again(ctx: Any) -> Any:
+        """The gradients that ``at_once`` has found, once more and to the bit."""
+        assert at_once is not None
+        _ = ctx.saved_tensors  # which refuses what has changed since
+        own = SimpleNamespace(
+            needs_input_grad=ctx.needs_input_grad, mark_non_differentiable=lambda *_: None
+        )
+        at_once(own, *ctx.args)
+        return own.gradients
 
     def _anew(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
         """The gradients by way of the op."""

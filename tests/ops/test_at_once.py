@@ -138,6 +138,15 @@ def test_a_gradient_belongs_to_whoever_asked_for_it(scale):
             assert (one - expected).norm() <= 1e-6 * expected.norm()
 
 
+@pytest.mark.parametrize("classes", [C, 1500])
+def test_a_gradient_of_prior_similarity_has_the_same_bits_again(classes):
+    x, w = torch.randn(B, D).requires_grad_(), torch.randn(D, classes).requires_grad_()
+    targets = targets_of("rows", classes)
+    loss = 3 * functional.prior_similarity(x, w, targets, temperature=0.7, loss_only=True).loss
+    first, again = (torch.autograd.grad(loss, [x, w], retain_graph=True) for _ in range(2))
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+
+
 def losses_of(x, w, targets):
     """Both losses that are found with their gradients, and the first by its parts."""
     parts = parts_of(x, targets, Prior(w.detach()), False)
