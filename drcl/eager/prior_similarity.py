@@ -29,11 +29,9 @@ def prior_similarity(
     # sums over the rows may leave the range of half precision where their mean does not
     wide = torch.promote_types(weight.dtype, torch.float32)
     logits = project(features.to(weight.dtype), weight) / temperature
-    if targets.ndim == 1:
-        losses, gradient, p, log_s = gce_ids(logits.to(wide), targets, q)
-    else:
-        rows = targets.to(wide)
-        losses, gradient, p, log_s = gce_rows(logits.to(wide), rows, q)
+    targets = targets if targets.ndim == 1 else targets.to(wide)
+    gce = gce_ids if targets.ndim == 1 else gce_rows
+    losses, gradient, p, log_s = gce(logits.to(wide), targets, q)
     labelled = is_labelled(targets)
     count = labelled.to(wide).sum().clamp(min=1)
     score = torch.where(labelled, log_s.exp(), 0.0).sum() / count

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -103,7 +104,7 @@ def differentiable(
         @staticmethod
         def forward(ctx: Any, *given: Any) -> Any:
             args, tensors = given[-1]
-            ctx.gradients = None
+            ctx.args = None
             output = None if at_once is None else at_once(ctx, *args)
             if output is not None:
                 ctx.set_materialize_grads(False)
@@ -116,28 +117,40 @@ def differentiable(
 
         @staticmethod
         def backward(ctx: Any, *grads: Any) -> Any:
-            if ctx.gradients is None:
+            if ctx.args is None:
                 found = backward(ctx, *grads)
                 return (*found, None) if isinstance(found, tuple) else (found, None)
             first, *others = grads
-            # Of other outputs, a second time, or a second derivative, which is refused there.
-            given_away = not ctx.gradients
-            if given_away or torch.is_grad_enabled() or any(grad is not None for grad in others):
-                return *_anew(ctx, grads), None
-            if first is None:
+            # Of other outputs, or a second derivative, which is refused there.
+            anew = torch.is_grad_enabled() or any(grad is not None for grad in others)
+            if first is None and not anew:
                 return (None,) * (gradients_of + 1)
-            later = callable(ctx.gradients)
+            if anew:
+                return *_anew(ctx, grads), None
+            # Whoever has them may change them, so they are there once. Of threads that come at the
+            # same time one takes them: to take an item out of a dict is one step.
+            found = vars(ctx).pop("gradients", None) or _again(ctx)
+            later = callable(found)
             if type(first) is not Tensor or _is_wrapped(first):  # a batch of numbers, or none
-                if later:
-                    return *_anew(ctx, grads), None
-                return *(None if one is None else one * first for one in ctx.gradients), None
-            found, ctx.gradients = ctx.gradients, []  # whoever has them may change them
+                scaled = None if later else [None if one is None else one * first for one in found]
+                ctx.gradients = found
+                return *(scaled or _anew(ctx, grads)), None
             if later:
                 _ = ctx.saved_tensors  # which refuses what has changed since
                 found = found(first)
             elif first.item() != 1.0:
                 found = [None if one is None else one.mul_(first) for one in found]
             return *found, None
+
+    def _again(ctx: Any) -> Any:
+        """The gradients that ``at_once`` has found, once more and to the bit."""
+        assert at_once is not None
+        _ = ctx.saved_tensors  # which refuses what has changed since
+        own = SimpleNamespace(
+            needs_input_grad=ctx.needs_input_grad, mark_non_differentiable=lambda *_: None
+        )
+        at_once(own, *ctx.args)
+        return own.gradients
 
     def _anew(ctx: Any, grads: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
         """The gradients by way of the op."""

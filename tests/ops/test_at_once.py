@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from reruns import bits_by_width
@@ -11,6 +13,7 @@ from drcl import Prior, functional, use_backend
 from drcl.dispatch import choose
 from drcl.native import prior_similarity as native_similarity
 from drcl.native import reversible_consistency as native_loss
+from drcl.ops import derivatives
 
 B, D, C = 12, 20, 5
 
@@ -135,6 +138,15 @@ def test_a_gradient_belongs_to_whoever_asked_for_it(scale):
             assert (one - expected).norm() <= 1e-6 * expected.norm()
 
 
+@pytest.mark.parametrize("classes", [C, 1500])
+def test_a_gradient_of_prior_similarity_has_the_same_bits_again(classes):
+    x, w = torch.randn(B, D).requires_grad_(), torch.randn(D, classes).requires_grad_()
+    targets = targets_of("rows", classes)
+    loss = 3 * functional.prior_similarity(x, w, targets, temperature=0.7, loss_only=True).loss
+    first, again = (torch.autograd.grad(loss, [x, w], retain_graph=True) for _ in range(2))
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+
+
 def losses_of(x, w, targets):
     """Both losses that are found with their gradients, and the first by its parts."""
     parts = parts_of(x, targets, Prior(w.detach()), False)
@@ -171,6 +183,29 @@ def test_inputs_that_depend_on_each_other_have_one_gradient():
     for _ in range(2):
         (found,) = torch.autograd.grad(twice, s, retain_graph=True)
         assert (found - expected).norm() <= 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("classes", [C, 1500])  # with many the gradient is found when asked for
+@pytest.mark.parametrize("kind", ["loss", "similarity"])
+def test_threads_that_differentiate_one_graph_have_a_gradient_each(kind, classes, monkeypatch):
+    x, w = torch.randn(B, D).requires_grad_(), torch.randn(D, classes).requires_grad_()
+    loss = losses_of(x, w, targets_of("ids", classes))[kind]
+    found, look = [], derivatives._is_wrapped
+
+    def differentiate() -> None:
+        found.append(torch.autograd.grad(2 * loss, x, retain_graph=True)[0])
+
+    def while_another_looks(first: Tensor) -> bool:
+        monkeypatch.setattr(derivatives, "_is_wrapped", look)
+        thread = threading.Thread(target=differentiate)
+        thread.start()
+        thread.join()
+        return look(first)
+
+    monkeypatch.setattr(derivatives, "_is_wrapped", while_another_looks)
+    differentiate()
+    other, own = found
+    assert (other - own).norm() <= 1e-5 * own.norm() and other.data_ptr() != own.data_ptr()
 
 
 @pytest.mark.parametrize("kind", ["loss", "similarity"])

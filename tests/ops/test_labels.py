@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from forced import forced
 from torch.utils.data import DataLoader, TensorDataset
 
 from drcl import DRCL, Config, Prior, functional, losses, metrics, select_prior
@@ -932,6 +933,15 @@ def test_dtypes_that_hold_no_labels_are_named(dtype):
         metrics.average_precision(x, x, odd, odd)
     with pytest.raises(TypeError, match=f"relevance: expected .* got {name}"):
         metrics.average_precision(x, x, relevance=odd)
+
+
+@pytest.mark.parametrize("backend", ["native", "eager", "reference"])
+def test_rows_are_labelled_where_the_dtype_of_the_loss_holds_their_mass(backend):
+    rows = torch.eye(4, 3, dtype=torch.float64)
+    rows[1] *= 1e-60  # 0 in float32
+    with forced(backend):
+        for ours, plain in zip(losses_of(rows), losses_of(rows.float()), strict=True):
+            assert torch.equal(ours, plain)
 
 
 def test_unsigned_ids_beyond_int64_are_no_class():
