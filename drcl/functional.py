@@ -117,7 +117,8 @@ def prior_similarity(
         prior: a :class:`drcl.Prior`, or W (D, C) itself, which then receives a gradient.
         targets: ids (B,) or rows (B, C), or None.
         q: exponent of the generalised cross-entropy in [0, 1], float or 0-d tensor.
-        temperature: τ > 0, a normal number of W's dtype, for half precision of float32.
+        temperature: τ > 0, a normal number of W's dtype, for half precision of float32. XW and X/τ
+            have to be finite there.
         loss_only: return only loss and score, with targets; logits and probabilities are then empty
             (0, C). On a CPU this saves much of the time where C is large.
 

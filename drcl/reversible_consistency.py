@@ -44,7 +44,8 @@ def reversible_consistency_loss(
         targets: ids (B,) or rows (B, C).
         prior: a :class:`drcl.Prior` (its inverse is kept), or W (D, C) (the inverse is found anew).
         q, alpha, beta, eta: as in the formula.
-        temperature: τ > 0, a normal number of the dtype that the loss is computed in.
+        temperature: τ > 0, a normal number of the dtype that the loss is computed in. XW and X/τ
+            have to be finite there.
         lam, permutation: λ and π of :func:`mixup`; λ = 1 is no mixing.
         process_group: ranks that each hold some rows of one batch; the loss on every rank is then
             that of the whole batch, and the gradient that of the rank's own rows (mixing stays

@@ -88,6 +88,7 @@ def of_matrices(
             relevant = _labels(labels, [shape, shape[::-1]], f"save the transpose of {file}")
         else:
             relevant = _pairs(pairs or "", list(shape))
+        relevant = _with_gains(relevant, shape[1])
         with _called({"scores": file}):
             measured = metrics.score_metrics(scores, **relevant, **options)
         _, _, key = part_key(files[0])
@@ -154,11 +155,21 @@ def _both_ways(
         back = dict(zip(relevant, reversed(relevant.values()), strict=True))
     (a, b), (x, y) = names, rows
     with _called_by_side(*files):
+        relevant = _with_gains(relevant, len(y))
         found = {f"{a}->{b}": metrics.retrieval_metrics(x, y, **relevant, **options)}
     if a != b:
         with _called_by_side(*reversed(files)):
+            back = _with_gains(back, len(x))
             found[f"{b}->{a}"] = metrics.retrieval_metrics(y, x, **back, **options)
     return found
+
+
+def _with_gains(relevant: dict[str, Any], items: int) -> dict[str, Any]:
+    """Pairs (P, 3) with gains of one where pairs (P, 2) could be a matrix (Q, N) of two items."""
+    pairs = relevant.get("relevance")
+    if pairs is None or items != 2:
+        return relevant
+    return {"relevance": np.column_stack([pairs, np.ones(len(pairs), pairs.dtype)])}
 
 
 def _called_by_side(query: str, gallery: str) -> AbstractContextManager[None]:

@@ -81,6 +81,24 @@ def test_pairs_and_rows_are_the_relevance(scores: np.ndarray) -> None:
     assert rows["recall@10"][0] == f"{of_library.summary()['recall@10']:.4f}"
 
 
+@pytest.mark.parametrize("queries", [1, 2, 3])
+def test_pairs_of_a_gallery_of_two_are_no_matrix(scores: np.ndarray, queries: int) -> None:
+    pairs = np.array([[0, 1], [1, 0], [2, 0]])[:queries]
+    matrix = np.zeros((queries, 2), bool)
+    matrix[pairs[:, 0], pairs[:, 1]] = True
+    np.save("two.npy", scores[:queries, :2])
+    np.save("pairs.npy", pairs)
+    output = rows_of(succeed("score", "--scores", "two.npy", "--pairs", "pairs.npy"))
+    right = metrics.score_metrics(scores[:queries, :2], relevance=matrix).summary()["mAP@all"]
+    assert output["mAP@all"][0] == f"{right:.4f}"
+    left, items = scores[:queries, :5], scores[10:12, :5]
+    np.savez("rows.npz", left=left, items=items)
+    output = rows_of(succeed("score", "rows.npz:left", "rows.npz:items", "--pairs", "pairs.npy"))
+    both = (left, items, matrix), (items, left, matrix.T)
+    found = [metrics.retrieval_metrics(x, y, relevance=m).summary()["mAP@all"] for x, y, m in both]
+    assert output["mAP@all"][:2] == [f"{value:.4f}" for value in found]
+
+
 def test_systems_are_compared_and_written(scores: np.ndarray) -> None:
     np.save("worse.npy", scores + 5 * np.random.default_rng(1).normal(size=scores.shape))
     output = succeed(
