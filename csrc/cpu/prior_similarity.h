@@ -29,10 +29,12 @@ struct Call {
 };
 
 // Into how many parts the batch is divided, whatever the number of threads. Each has many more rows than there are
-// classes, or to add up the parts' sums would take as long as to read the rows.
+// classes, or to add up the parts' sums would take as long as to read the rows; two are made sooner, as one part is
+// work for one thread.
 inline int64_t parts_of(int64_t batch, int64_t classes) {
   int64_t parts = 1;
-  while (parts < 64 && batch / (2 * parts) >= std::max<int64_t>(4 * kRows, 2 * classes)) parts *= 2;
+  const int64_t rows = std::max<int64_t>(4 * kRows, 2 * classes);
+  while (parts < 64 && batch / (2 * parts) >= (parts == 1 ? rows / 2 : rows)) parts *= 2;
   return parts;
 }
 
