@@ -1,7 +1,8 @@
 """Large blocks of memory on a CPU, kept from one step of a training to the next.
 
 malloc maps a large block anew at every call: each of its pages is then fetched from the system and
-zeroed, before a number is written. At B = 65,536 and D = 512 that took a fifth of a step.
+zeroed, before a number is written. At B = 65,536 and D = 512 that was a seventh of a step's
+processor time.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ def _unused(count: int) -> np.ndarray[Any, Any]:
 def _let_heap_keep() -> None:
     """Free one large block, which is never written.
 
-    From then on glibc takes blocks up to its size from the heap, and leaves twice as much there; by
-    default 128 KiB of each, so that a step of B = 256 and D = 2,048 takes a thousand page faults.
+    From then on glibc takes blocks of up to its size from the heap, and keeps up to twice as much
+    free there. Both limits start at 128 KiB, with which a step of B = 256 and D = 2,048 takes a
+    thousand page faults.
     """
     torch.empty(HEAP - 2**16, dtype=torch.uint8)

@@ -122,11 +122,10 @@ def differentiable(
                 return (*found, None) if isinstance(found, tuple) else (found, None)
             first, *others = grads
             # Of other outputs, or a second derivative, which is refused there.
-            anew = torch.is_grad_enabled() or any(grad is not None for grad in others)
-            if first is None and not anew:
-                return (None,) * (gradients_of + 1)
-            if anew:
+            if torch.is_grad_enabled() or any(grad is not None for grad in others):
                 return *_anew(ctx, grads), None
+            if first is None:
+                return (None,) * (gradients_of + 1)
             # Whoever has them may change them, so they are there once. Of threads that come at the
             # same time one takes them: to take an item out of a dict is one step.
             found = vars(ctx).pop("gradients", None) or _again(ctx)
