@@ -99,6 +99,11 @@ def make_data(
     )
 
 
+def few_figures(data: ReportData) -> ReportData:
+    """For what the figures of training and of precision have no part in."""
+    return replace(data, history=[], curves={})
+
+
 class Page(HTMLParser):
     """What a browser would fetch, run and show of a page."""
 
@@ -233,7 +238,7 @@ def test_user_text_is_escaped(tmp_path: Path) -> None:
 def test_failing_write_leaves_the_old_report(tmp_path: Path) -> None:
     """The system itself refuses the write, as a full disk would, after some files were written."""
     resource = pytest.importorskip("resource", reason="no file size limits on this system")
-    old = make_data(("image", "text"))
+    old = few_figures(make_data(("image", "text")))
     new = replace(old, title="Another report")
     path = write_report(old, tmp_path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
@@ -389,7 +394,7 @@ def test_examples_do_not_depend_on_how_well_they_do() -> None:
 
 
 def test_without_labels_there_are_no_examples(tmp_path: Path) -> None:
-    data = make_data(("image", "text"), pictures=True)
+    data = few_figures(make_data(("image", "text"), pictures=True))
     data = replace(data, labels={m: np.full(len(y), -1) for m, y in data.labels.items()})
     page = Page(write_report(data, tmp_path))
     assert "example-table" not in page.tables
@@ -398,7 +403,7 @@ def test_without_labels_there_are_no_examples(tmp_path: Path) -> None:
 
 
 def test_undefined_scores_are_a_dash(tmp_path: Path) -> None:
-    data = make_data(("image", "text"))
+    data = few_figures(make_data(("image", "text")))
     data.metrics["mAP@all"]["image->text"] = float("nan")
     row = Page(write_report(data, tmp_path)).tables["score-table"][1]
     assert row[:3] == ["image", "text", "–"]
@@ -435,7 +440,7 @@ def test_large_sets_are_subsampled_and_the_caption_says_so(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr("drcl.report.projection.MAX_POINTS", 60)
-    page = Page(write_report(make_data(rows=100), tmp_path))
+    page = Page(write_report(few_figures(make_data(rows=100)), tmp_path))
     assert "60 of 303 test rows" in page.text and "seed 0" in page.text
 
 
