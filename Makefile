@@ -11,7 +11,7 @@ PEERS  := build/peers
 # Hundreds of processes are started here; without stored bytecode each would compile PyTorch anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-long peers bench docs lint wheel install clean
+.PHONY: demo test test-long peers bench docs lint sdist wheel install clean
 .DEFAULT_GOAL := test
 
 demo: $(VENV)/.installed
@@ -32,7 +32,7 @@ test-long: $(VENV)/.installed
 
 # Metrics and training beside other libraries, with networks that packages bring, exported encoders in
 # onnxruntime, indexes in other engines and the examples that need them, in an environment of their own.
-peers: $(PEERS)/.installed
+peers: $(VENV)/.installed $(PEERS)/.installed
 	OMP_NUM_THREADS=1 $(PEERS)/bin/python -m pytest tests/peers tests/test_other_evaluators.py tests/test_frameworks.py \
 		tests/test_examples_raw_data.py tests/deploy/test_onnx.py tests/index/test_engines.py \
 		drcl/index/index.py drcl/deploy/formats.py drcl/metrics/streaming.py \
@@ -59,10 +59,13 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy drcl kernels benchmarks setup.py
 	$(BIN)/lint-imports
 
-# The wheel is made from the source distribution, so a file missing there is missed here.
-wheel: $(VENV)/.installed
+sdist: $(VENV)/.torch
 	rm -rf dist
-	$(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/python -m build --no-isolation --sdist --outdir dist
+
+# The wheel is made from the source distribution, so a file missing there is missed here.
+wheel: sdist
+	$(BIN)/pip wheel --quiet --no-build-isolation --no-deps --no-index --wheel-dir dist dist/*.tar.gz
 
 clean:
 	rm -rf $(VENV) build dist drcl.egg-info drcl/*.so
@@ -84,7 +87,7 @@ $(VENV)/.docs: $(VENV)/.installed
 
 # The other libraries, one version of each, over what .venv has, which a .pth file brings in.
 # Without the trained networks the tests that need them are skipped.
-$(PEERS)/.installed: tests/peers/requirements.txt tests/peers/trained.txt | $(VENV)/.installed
+$(PEERS)/.installed: tests/peers/requirements.txt tests/peers/trained.txt | $(VENV)/.torch
 	rm -rf $(PEERS)
 	$(BIN)/python -m venv --without-pip $(PEERS)
 	$(BIN)/python -c "import sysconfig; print(f'import site; site.addsitedir({sysconfig.get_path(\"purelib\")!r})')" \
