@@ -71,13 +71,11 @@ clean:
 	rm -rf $(VENV) build dist drcl.egg-info drcl/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# What the build needs comes first: the package is compiled against this torch. A CUDA build of torch
-# has its own Triton; beside a CPU build it is installed for the interpreter and the compile checks.
+# What the build needs comes first: the package is compiled against this torch.
 # Bytecode is made as modules are imported: of all that is installed here most never are.
 $(VENV)/.torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt torch setuptools ninja build
-	$(BIN)/python -c "import triton" 2>/dev/null || $(BIN)/pip install --quiet $(TRITON)
 	touch $@
 
 # drcl is there already: what its extra asks for is added, and nothing is compiled again.
@@ -96,6 +94,9 @@ $(PEERS)/.installed: tests/peers/requirements.txt tests/peers/trained.txt | $(VE
 	-$(BIN)/pip --python $(PEERS)/bin/python install --quiet --no-compile --no-deps --requirement tests/peers/trained.txt
 	touch $@
 
+# A CUDA build of torch has its own Triton; beside a CPU build it is installed for the interpreter and
+# the compile checks.
 $(VENV)/.installed: $(VENV)/.torch pyproject.toml setup.py $(shell find csrc -type f)
+	$(BIN)/python -c "import triton" 2>/dev/null || $(BIN)/pip install --quiet $(TRITON)
 	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --no-build-isolation --editable '.[full,test,lint]'
 	touch $@
