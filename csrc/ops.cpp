@@ -23,6 +23,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(drcl, m) {
   // Queries against many rows: drcl/ops/inner_products.py.
   m.def("inner_products(Tensor query, Tensor gallery, Tensor(a!) out, bool few) -> ()");
   m.def("upper_products(Tensor rows, Tensor(a!) out) -> ()");
+  m.def("column_products(Tensor rows, Tensor(a!) out) -> ()");
   m.def("multiplies_panels() -> bool");
   // The highest scores of every query, tile by tile: drcl/ops/top_k.py.
   m.def("top_k(Tensor scores, int begin, Tensor(a!) values, Tensor(b!) indices) -> ()");

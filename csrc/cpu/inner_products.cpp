@@ -5,32 +5,15 @@
 // four that are far apart, each followed by the processor's own prefetcher, do not. Here there are sixteen partial
 // sums, then those, then what is left of the width. Many queries are multiplied in panels: panels.h.
 
-#include "panels.h"
+#include "float_panels.h"
 
-#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 
 namespace drcl {
 namespace {
-
-using torch::stable::Tensor;
-
-// float32 rows in memory, `apart` entries from each other.
-template <class T>
-struct Rows {
-  T* first;
-  int64_t count, width, apart;
-
-  T* operator[](int64_t i) const { return first + i * apart; }
-};
 
 constexpr int64_t kReaders = 4, kLanes = 8, kStep = 2 * kLanes;
 constexpr int64_t kGrain = int64_t{1} << 18;  // entries of rows that are worth a thread
@@ -79,22 +62,6 @@ DRCL_END_TARGET
 #undef DRCL_FEW
 #undef DRCL_DOTS
 
-// float32 as a Form of panels.h. A product and a sum are rounded once, also where that is slow.
-struct Floats {
-  using Value = float;
-  using Sum = float;
-  typedef float Lanes __attribute__((vector_size(32), may_alias));
-  static constexpr int64_t kGroup = 1, kDepth = 256;
-  static DRCL_INLINE void spread(const float* entry, Lanes& y) {
-    for (int64_t l = 0; l < panels::kLanes; ++l) y[l] = *entry;
-  }
-  static DRCL_INLINE void add(const Lanes& x, const Lanes& y, Lanes& sums) {
-    for (int64_t l = 0; l < panels::kLanes; ++l) sums[l] = std::fma(x[l], y[l], sums[l]);
-  }
-};
-
-using FloatSums = panels::Sums<float>;
-
 // A block's sums, from the i-th row on, as columns from `at` on of the queries' rows in `out`.
 void put_from(int64_t i, const FloatSums& sums, int64_t rows, const Rows<float>& out, int64_t at) {
   for (int64_t q = 0; q < out.count; ++q) {
@@ -108,11 +75,6 @@ void put_plain(const FloatSums& sums, int64_t rows, const Rows<float>& out, int6
 
 #if defined(DRCL_X86)
 DRCL_TARGET("avx2,fma")
-struct FusedFloats : Floats {
-  static DRCL_INLINE void spread(const float* entry, Lanes& y) { y = _mm256_broadcast_ss(entry); }
-  static DRCL_INLINE void add(const Lanes& x, const Lanes& y, Lanes& sums) { sums = _mm256_fmadd_ps(x, y, sums); }
-};
-
 // Eight by eight, transposed in registers.
 void put_avx2(const FloatSums& sums, int64_t rows, const Rows<float>& out, int64_t at) {
   const int64_t whole = rows / 8 * 8;
@@ -154,15 +116,6 @@ Forms forms_here() {
   if (runs_avx2()) return {few_avx2, panels::avx2::multiply<FusedFloats>, put_avx2};
 #endif
   return {few_plain, panels::plain::multiply<Floats>, put_plain};
-}
-
-template <class T>
-Rows<T> rows_of(const char* name, const Tensor& matrix, T* first) {
-  const bool right =
-      matrix.is_cpu() && matrix.dim() == 2 && matrix.scalar_type() == torch::headeronly::ScalarType::Float;
-  STD_TORCH_CHECK(right, name, ": expected a matrix of float32 on the CPU");
-  STD_TORCH_CHECK(matrix.stride(1) == 1 || matrix.size(1) == 1, name, ": expected rows that are contiguous");
-  return {first, matrix.size(0), matrix.size(1), matrix.stride(0)};
 }
 
 void by_panels(const Forms& forms, const Rows<const float>& queries, const Rows<const float>& rows,

@@ -9,7 +9,13 @@ from torch import Tensor
 
 from drcl.backends import load_ops
 
-__all__ = ["label_product", "multiplies_panels", "product", "upper_products"]
+__all__ = [
+    "column_products",
+    "label_product",
+    "multiplies_panels",
+    "product",
+    "upper_products",
+]
 
 load_ops()
 
@@ -60,3 +66,12 @@ def upper_products(rows: Tensor, out: Tensor) -> None:
     for B = 256, 512 and 2,000, and 1.16 for 1,024 (D = 2,048).
     """
     torch.ops.drcl.upper_products.default(rows, out)
+
+
+def column_products(rows: Tensor, out: Tensor) -> None:
+    """``rows.T @ rows`` for float32 rows (B, D) in ``out`` (D, D): one triangle, mirrored.
+
+    By panels, which are copied: no matrix is turned. On two threads of an AMD EPYC, in turns with
+    PyTorch's products of whole panels: X times as fast.
+    """
+    torch.ops.drcl.column_products.default(rows, out)

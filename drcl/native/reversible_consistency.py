@@ -1,9 +1,9 @@
 """The loss's stages by rows in compiled code, csrc/cpu/reversible_consistency.cpp.
 
 Formulas, shapes and reasons are those of :mod:`drcl.eager.reversible_consistency`. The large
-products and the sums over the class space, :func:`~drcl.eager.reversible_consistency.gram` and
-:func:`~drcl.eager.reversible_consistency.class_sums`, are PyTorch's here too, and so is a whole
-stage where the products of its loops would be large ones (:func:`loops`).
+products and the sums over the class space, :func:`~drcl.eager.reversible_consistency.class_sums`,
+are PyTorch's here too, and so is a whole stage where the products of its loops would be large ones
+(:func:`loops`).
 """
 
 from __future__ import annotations
@@ -25,13 +25,18 @@ from drcl.eager.reversible_consistency import (
     Settings,
     Space,
     class_sums,
-    gram,
     is_by_rows,
     is_whole,
 )
 from drcl.native import whole_space
 from drcl.native.cross_entropy import compiled_q, entropies_in_place, laid_out
-from drcl.native.products import label_product, multiplies_panels, product, upper_products
+from drcl.native.products import (
+    column_products,
+    label_product,
+    multiplies_panels,
+    product,
+    upper_products,
+)
 
 __all__ = ["at_once", "class_sums", "combine", "differences", "gradient", "gram", "rows"]
 
@@ -117,6 +122,21 @@ def _laid_out(given: Batch, space: Space, settings: Settings) -> tuple[Any, ...]
     )
 
 
+def by_panels(matrix: Tensor) -> bool:
+    """Whether products with it are computed by panels."""
+    return matrix.dtype == torch.float32 and multiplies_panels()
+
+
+def gram(outside: Tensor) -> Tensor:
+    """``FᵀF`` (1, D, D)."""
+    if not by_panels(outside):
+        return eager.gram(outside)
+    width = outside.shape[1]
+    product = kept_memory.new(outside, 1, width, width)
+    column_products(outside, product[0])
+    return product
+
+
 def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
     """M and Z (2, B, B), symmetric and antisymmetric."""
     batch, width = outside.shape
@@ -127,7 +147,7 @@ def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
         return eager.differences(outside, coordinates, norms)
     both = kept_memory.new(outside, 2, batch, batch)
     own = batch * batch * width <= OWN_SQUARES
-    if not own and outside.dtype == torch.float32 and multiplies_panels():
+    if not own and by_panels(outside):
         upper_products(outside, both[0])
     elif not own:
         panel = PANEL if batch < WIDE_FROM else WIDE_PANEL
