@@ -52,6 +52,7 @@ SUMS = 3
 
 LabelLoss: TypeAlias = Callable[..., tuple[Tensor, Tensor]]  # as label_loss
 Product: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # as torch.mm
+Upper: TypeAlias = Callable[[Tensor, Tensor], None]  # as upper_products
 
 
 class Batch(NamedTuple):
@@ -281,11 +282,20 @@ def gram(outside: Tensor) -> Tensor:
     return product
 
 
-def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
+def upper_products(rows: Tensor, out: Tensor, panel: int = PANEL) -> None:
+    """Products of rows with each other, at and above the diagonal of ``out``, and some below it."""
+    for start in range(0, len(rows), panel):
+        stop = start + panel
+        torch.mm(rows[start:stop], rows[start:].T, out=out[start:stop, start:])
+
+
+def differences(
+    outside: Tensor, coordinates: Tensor, norms: Tensor, upper: Upper = upper_products
+) -> Tensor:
     """M and Z (2, B, B), symmetric and antisymmetric: one triangle computed, the other mirrored.
 
     With nothing outside they are the two halves of one product, ``(U + V)Δᵀ``: V has the length of
-    U there, so that Z has none of a tiny V's digits to lose.
+    U there, so that Z has none of a tiny V's digits to lose. ``upper`` multiplies the rows of F.
     """
     u, delta, v = coordinates.chunk(3, dim=1)
     if outside.shape[1] == 0:
@@ -296,10 +306,10 @@ def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
     smaller = torch.where(delta.square().sum() < v.square().sum(), -delta, v)
     batch = len(outside)
     both = kept_memory.new(outside, 2, batch, batch)
+    upper(outside, both[0])
     for start in range(0, batch, PANEL):
         stop = start + PANEL
         m, z = both[:, start:stop, start:]
-        torch.mm(outside[start:stop], outside[start:].T, out=m)
         torch.addmm(m, left[start:stop], right[start:].T, beta=-1, out=m)
         torch.mm(smaller[start:stop], u[start:].T, out=z)
         torch.addmm(z, u[start:stop], smaller[start:].T, alpha=-1, out=z)

@@ -137,6 +137,14 @@ def gram(outside: Tensor) -> Tensor:
     return product
 
 
+def squares(outside: Tensor, out: Tensor) -> None:
+    """``FFᵀ``, at and above the diagonal."""
+    if by_panels(outside):
+        upper_products(outside, out)
+    else:
+        eager.upper_products(outside, out, PANEL if len(out) < WIDE_FROM else WIDE_PANEL)
+
+
 def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
     """M and Z (2, B, B), symmetric and antisymmetric."""
     batch, width = outside.shape
@@ -144,16 +152,11 @@ def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
     if not loops(k, batch * batch * k):
         if width == 0:
             return whole_space.differences(coordinates, norms)
-        return eager.differences(outside, coordinates, norms)
+        return eager.differences(outside, coordinates, norms, squares)
     both = kept_memory.new(outside, 2, batch, batch)
     own = batch * batch * width <= OWN_SQUARES
-    if not own and by_panels(outside):
-        upper_products(outside, both[0])
-    elif not own:
-        panel = PANEL if batch < WIDE_FROM else WIDE_PANEL
-        for start in range(0, batch, panel):
-            stop = start + panel
-            torch.mm(outside[start:stop], outside[start:].T, out=both[0, start:stop, start:])
+    if not own:
+        squares(outside, both[0])
     ops.reversible_differences.default(both, outside, coordinates, norms, own)
     return both
 
