@@ -13,6 +13,8 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-long peers bench docs lint sdist wheel install clean
 .DEFAULT_GOAL := test
+# The source distribution and an installation from this folder write the same files.
+.NOTPARALLEL:
 
 demo: $(VENV)/.installed
 	$(BIN)/drcl demo

@@ -188,7 +188,6 @@ def _loss(
     else:
         checks.check_permutation(permutation, features)
     group = "" if process_group is None else process_group.group_name
-    by_rows = op.prefers_rows(batch, width, classes, group)
     backend = choose(
         "reversible_consistency",
         features.device,
@@ -199,6 +198,7 @@ def _loss(
         if process_group is not None:
             raise ValueError("process_group: expected None for the reference backend, got a group")
         return _literal(features, targets, prior, q, settings, permutation)
+    by_rows = op.prefers_rows(batch, width, classes, group, backend)
     # Below float32 the features are widened, never the sums narrowed.
     dtype = torch.promote_types(features.dtype, torch.float32)
     space = [prior.basis, prior.recast_coordinates, prior.weight_coordinates]

@@ -283,7 +283,7 @@ def gram(outside: Tensor) -> Tensor:
 
 
 def upper_products(rows: Tensor, out: Tensor, panel: int = PANEL) -> None:
-    """Products of rows with each other, at and above the diagonal of ``out``, and some below it."""
+    """Products of rows with each other, at and above the diagonal of ``out`` (B, B)."""
     for start in range(0, len(rows), panel):
         stop = start + panel
         torch.mm(rows[start:stop], rows[start:].T, out=out[start:stop, start:])
@@ -313,6 +313,8 @@ def differences(
         torch.addmm(m, left[start:stop], right[start:].T, beta=-1, out=m)
         torch.mm(smaller[start:stop], u[start:].T, out=z)
         torch.addmm(z, u[start:stop], smaller[start:].T, alpha=-1, out=z)
+        square = m[:, :PANEL]
+        square.copy_(square.triu() + square.triu(1).T)
         both[0, stop:, start:stop] = m[:, PANEL:].T
         torch.neg(z[:, PANEL:].T, out=both[1, stop:, start:stop])
     return _with_diagonals(both, norms)

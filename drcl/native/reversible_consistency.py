@@ -44,27 +44,31 @@ load_ops()
 ops = torch.ops.drcl  # `.default` below: to look for the overload takes longer than a small stage
 
 # B·B·D up to which the products with F are loops here too: FFᵀ, of which one triangle is formed,
-# and MF. A call of PyTorch's product costs as much as the whole of a small one.
-OWN_SQUARES, OWN_PRODUCTS = 2**22, 2**20
+# and MF. A call of PyTorch's product costs as much as the whole of a small one. With nothing
+# outside the prior's space there are fewer products, and none of them is of one triangle.
+SMALL, SMALL_INSIDE = 2**22, 2**20 - 1
 # Panels of FFᵀ where PyTorch multiplies: narrow ones leave out more of the lower triangle, wide
 # ones are faster.
 PANEL, WIDE_PANEL, WIDE_FROM = 128, 256, 512
-
-
 # Columns of the prior's space up to which the loops are always the faster; with more of them, up to
-# those that they have room for, where there are so few multiplications.
+# those that they have room for, where the batch is small and rows have so few multiplications.
 COLUMNS, MOST_COLUMNS, MULTIPLICATIONS = 64, 256, 2**25
 
 
-def loops(columns: int, multiplications: int) -> bool:
-    """Whether a stage of so many multiplications by the K columns of the prior's space is loops."""
-    few = columns <= MOST_COLUMNS and multiplications <= MULTIPLICATIONS
-    return columns <= COLUMNS or few
+def is_small(batch: int, width: int, columns: int) -> bool:
+    """Whether no product with F, or of coordinates, is PyTorch's."""
+    return batch * batch * width <= (SMALL if columns < width else SMALL_INSIDE)
+
+
+def loops(batch: int, width: int, columns: int) -> bool:
+    """Whether a stage by rows is loops, in a prior's space of K columns."""
+    return columns <= COLUMNS or (columns <= MOST_COLUMNS and is_small(batch, width, columns))
 
 
 def loops_over_rows(batch: int, width: int, classes: int, columns: int) -> bool:
-    """Whether :func:`rows` is loops, in a prior's space of K columns."""
-    return loops(columns, batch * columns * (width + classes))
+    """Whether :func:`rows` is loops."""
+    few = batch * columns * (width + classes) <= MULTIPLICATIONS
+    return columns <= COLUMNS or (few and loops(batch, width, columns))
 
 
 def label_loss(
@@ -97,8 +101,8 @@ def at_once(
     The gradient is not narrowed to the features' dtype: it may still be scaled.
     """
     batch, (width, k) = len(given.features), space.basis.shape
-    few = k <= COLUMNS and batch * batch * width <= OWN_PRODUCTS
-    if is_whole(space.basis) or not few:
+    looped = loops_over_rows(batch, width, len(space.recast), k)
+    if is_whole(space.basis) or not (looped and is_small(batch, width, k)):
         return None
     found: list[Tensor] = ops.reversible_at_once.default(
         *_laid_out(given, space, settings), settings.weights, gradient
@@ -149,12 +153,12 @@ def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
     """M and Z (2, B, B), symmetric and antisymmetric."""
     batch, width = outside.shape
     k = coordinates.shape[1] // 3
-    if not loops(k, batch * batch * k):
-        if width == 0:
-            return whole_space.differences(coordinates, norms)
+    own = is_small(batch, width or k, k)
+    if width == 0 and not own:
+        return whole_space.differences(coordinates, norms)
+    if not loops(batch, width or k, k):
         return eager.differences(outside, coordinates, norms, squares)
     both = kept_memory.new(outside, 2, batch, batch)
-    own = batch * batch * width <= OWN_SQUARES
     if not own:
         squares(outside, both[0])
     ops.reversible_differences.default(both, outside, coordinates, norms, own)
@@ -177,14 +181,13 @@ def gradient(
     outside, gram_matrix = saved.outside, saved.gram_matrix
     (width, k), (batch, beyond) = basis.shape, outside.shape
     by_rows = is_by_rows(gram_matrix)
-    shared = batch if by_rows else 2 * k
     if is_whole(basis):
         out = whole_space.gradient(grads, saved, settings)
         return _unmixed(out, permutation, settings).to(dtype)
-    if not loops(k, batch * k * (width + shared)):
+    if not (loops(batch, width, k) if by_rows else k <= COLUMNS):
         return eager.gradient(grads, saved, settings, dtype)
     out = kept_memory.new(basis, batch, width)
-    own = by_rows and batch * batch * beyond <= OWN_PRODUCTS
+    own = by_rows and is_small(batch, width, k)
     if beyond and not own:
         factors = (gram_matrix[0], outside) if by_rows else (outside, gram_matrix[0])
         torch.mm(*factors, out=out)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from drcl import dispatch
 from drcl.eager.reversible_consistency import PARTS, SUMS, Batch, Saved, Settings, Space
-from drcl.native.reversible_consistency import loops_over_rows
+from drcl.native.reversible_consistency import COLUMNS, loops_over_rows
 from drcl.ops import flops
 from drcl.ops.derivatives import differentiable, differentiated_once
 from drcl.ops.inputs import full_precision
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     Outputs: TypeAlias = tuple[Tensor, ...]
 else:  # the schema says how many: all that is saved but basis and permutation
     Outputs = tuple[(Tensor,) * (PARTS + len(Saved._fields) - 2)]
+
+CALLS = 10**7  # operations of loops that take as long as calling products in their place
 
 
 @torch.library.custom_op("drcl::reversible_consistency", mutates_args=())
@@ -221,15 +223,28 @@ def _kernels() -> SimpleNamespace:
     return SimpleNamespace(**{function.__name__: function for function in functions})
 
 
-def prefers_rows(batch: int, width: int, classes: int, group: str) -> bool:
+def prefers_rows(batch: int, width: int, classes: int, group: str, backend: str) -> bool:
     """Whether B×B matrices are taken: where they are smaller, unless ranks must add them up.
 
-    An exported program serves batches of every size, so it takes the matrices that fit them all.
+    With many classes the sums over the class space are what costs, and up to B = 4D operations
+    decide. An exported program serves batches of every size, so it takes the matrices that fit them
+    all.
     """
+    if group or torch.compiler.is_exporting():
+        return False
     # With nothing outside the prior's space, C >= D, the others are HᵀH (3D, 3D): on two threads of
     # an AMD EPYC B×B took .7 to .9 of their time at 2.5D, and as long at 3D.
-    most = 5 * width // 2 if classes >= width else width
-    return not group and not torch.compiler.is_exporting() and batch < most
+    if batch < width or classes >= width:
+        return batch < (5 * width // 2 if classes >= width else width)
+    if classes <= COLUMNS or backend not in ("native", "eager") or batch > 4 * width:
+        return False
+    counted = functools.partial(operations, batch, width, classes, (batch,))
+    by_rows, by_features = (
+        min(sum(counted(by_rows=rows, whole=whole)) for whole in (False, True))
+        for rows in (True, False)
+    )
+    # There, B×B took .55 to .9 of the time with as many operations, and 1.2 with 1.6 times as many.
+    return 10 * by_rows < 11 * by_features
 
 
 def prefers_whole(
@@ -244,10 +259,12 @@ def prefers_whole(
     k = min(width, classes)
     if backend not in ("native", "eager") or torch.compiler.is_exporting():
         return False
-    if backend == "native" and loops_over_rows(batch, width, classes, k):
-        return False
     counted = functools.partial(operations, batch, width, classes, targets, by_rows=by_rows)
-    return k == width or (by_rows and sum(counted(whole=True)) < sum(counted(whole=False)))
+    there, here = sum(counted(whole=True)), sum(counted(whole=False))
+    if backend == "native" and loops_over_rows(batch, width, classes, k):
+        # Loops take twice as long for an operation as products do, of which a call takes some time.
+        return k > COLUMNS and by_rows and here - 2 * there > CALLS
+    return k == width or (by_rows and there < here)
 
 
 def operations(
@@ -270,7 +287,7 @@ def explain(batch: int, width: int, classes: int, backend: str) -> dict[str, str
     >>> explain(256, 2048, 10, "eager")["matrices"]
     'rows by rows, 256×256'
     """
-    by_rows = prefers_rows(batch, width, classes, "")
+    by_rows = prefers_rows(batch, width, classes, "", backend)
     whole = prefers_whole(batch, width, classes, (batch,), by_rows=by_rows, backend=backend)
     k = width if whole else min(width, classes)
     side = batch if by_rows else width if k < width else 3 * k

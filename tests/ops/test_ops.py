@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from drcl import Prior, functional, reference
 from drcl.backends import probe_native
 from drcl.dispatch import use_backend
+from drcl.eager import reversible_consistency as eager
 from drcl.eager.reversible_consistency import Batch, Saved, Settings, Space
 from drcl.labels import target_rows
 from drcl.losses import ReversibleConsistencyLoss
@@ -436,6 +437,48 @@ def test_native_stages_have_the_same_bits_with_any_number_of_threads(shape, dtyp
                 assert torch.equal(one, other)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("panels", [True, False])
+@pytest.mark.parametrize("converging", [True, False])
+@pytest.mark.parametrize(
+    ("size", "width", "k"),
+    [
+        (40, 60, 5),
+        (300, 400, 64),
+        (100, 400, 257),
+        (300, 400, 257),
+        (511, 600, 140),
+        (700, 800, 65),
+    ],
+)
+def test_the_differences_need_nothing_of_what_memory_held(
+    size, width, k, converging, panels, dtype, monkeypatch
+):
+    """Below the diagonal FFᵀ is not computed: M is mirrored, also in blocks on the diagonal."""
+    native = native_or_skip()
+
+    def new(like, *sizes):
+        return like.new_full(sizes, float("nan"))
+
+    monkeypatch.setattr("drcl.kept_memory.new", new)
+    monkeypatch.setattr(native, "multiplies_panels", lambda: panels)
+    outside = torch.randn(size, width, dtype=dtype)
+    u, delta, v = torch.randn(3, size, k, dtype=dtype)
+    delta *= 0.1 if converging else 10.0
+    norms = torch.ones(2, size, dtype=dtype)
+    f, wide_u, wide_delta, wide_v = (one.double() for one in (outside, u, delta, v))
+    # rows of length one, the diagonals of which are known
+    m = wide_u @ wide_delta.T + wide_delta @ wide_v.T - f @ f.T
+    m = (m.triu(1) + m.triu(1).T).fill_diagonal_(0.0)
+    smaller = -wide_delta if converging else wide_v
+    z = smaller @ wide_u.T - wide_u @ smaller.T
+    for backend in (native, eager):
+        found = backend.differences(outside, torch.cat([u, delta, v], dim=1), norms)
+        for one, expected in zip(found.double(), (m, z), strict=True):
+            error = (one - expected).abs().max() / expected.abs().max()
+            assert error <= (1e-6 if dtype == torch.float32 else 1e-14), backend
 
 
 @pytest.mark.parametrize("lam", [1.0, 0.9])
