@@ -259,11 +259,13 @@ def prefers_whole(
     k = min(width, classes)
     if backend not in ("native", "eager") or torch.compiler.is_exporting():
         return False
+    looped = backend == "native" and loops_over_rows(batch, width, classes, k)
+    if looped and k <= COLUMNS:
+        return False
     counted = functools.partial(operations, batch, width, classes, targets, by_rows=by_rows)
     there, here = sum(counted(whole=True)), sum(counted(whole=False))
-    if backend == "native" and loops_over_rows(batch, width, classes, k):
-        # Loops take twice as long for an operation as products do, of which a call takes some time.
-        return k > COLUMNS and by_rows and here - 2 * there > CALLS
+    if looped:  # these take twice as long for an operation as products, whose calls take some time
+        return by_rows and here - 2 * there > CALLS
     return k == width or (by_rows and there < here)
 
 
