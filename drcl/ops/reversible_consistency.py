@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 else:  # the schema says how many: all that is saved but basis and permutation
     Outputs = tuple[(Tensor,) * (PARTS + len(Saved._fields) - 2)]
 
+FEW = 16  # classes: with so many at most, the narrower side decides which matrices are taken
 CALLS = 10**7  # operations of loops that take as long as calling products in their place
 
 
@@ -226,7 +227,7 @@ def _kernels() -> SimpleNamespace:
 def prefers_rows(batch: int, width: int, classes: int, group: str, backend: str) -> bool:
     """Whether B×B matrices are taken: where they are smaller, unless ranks must add them up.
 
-    With many classes the sums over the class space are what costs, and up to B = 4D operations
+    With more than a few classes the sums over the class space weigh, and up to B = 4D operations
     decide. An exported program serves batches of every size, so it takes the matrices that fit them
     all.
     """
@@ -236,14 +237,14 @@ def prefers_rows(batch: int, width: int, classes: int, group: str, backend: str)
     # an AMD EPYC B×B took .7 to .9 of their time at 2.5D, and as long at 3D.
     if batch < width or classes >= width:
         return batch < (5 * width // 2 if classes >= width else width)
-    if classes <= COLUMNS or backend not in ("native", "eager") or batch > 4 * width:
+    if classes <= FEW or backend not in ("native", "eager") or batch > 4 * width:
         return False
     counted = functools.partial(operations, batch, width, classes, (batch,))
     by_rows, by_features = (
         min(sum(counted(by_rows=rows, whole=whole)) for whole in (False, True))
         for rows in (True, False)
     )
-    # There, B×B took .55 to .9 of the time with as many operations, and 1.2 with 1.6 times as many.
+    # There, B×B took .55 to .98 of the time with as many operations, 1.2 with 1.6 times as many.
     return 10 * by_rows < 11 * by_features
 
 
