@@ -236,7 +236,17 @@ def test_the_others_have_the_whole_loss_beside_a_rank_without_rows(batch, tmp_pa
 
 
 # By rows, few and many, and not, with K < D, K = D = C and K = D < C.
-SIZES = [(20, 24, 15), (10, 24, 24), (70, 24, 24), (10, 24, 30), (70, 24, 30), (140, 60, 70)]
+SIZES = [
+    (20, 24, 15),
+    (10, 24, 24),
+    (70, 24, 24),
+    (10, 24, 30),
+    (70, 24, 30),
+    (140, 60, 70),
+    (90, 80, 70),  # more rows than dimensions, and yet by rows
+    (200, 300, 70),  # by rows in products
+    (400, 80, 70),  # by features in products
+]
 KINDS = ["ids", "rows", "soft", "mixed", "mixed rows", "unlabelled", "aligned", "zeros"]
 
 
@@ -291,7 +301,17 @@ def test_the_whole_space_has_the_loss_and_gradient_of_the_priors(
 
 
 # Loops and products, by rows and not, in the whole space, and with many more classes than features.
-VALUE_SIZES = [(20, 24, 5), (40, 24, 5), (20, 300, 5), (10, 24, 300), (20, 300, 280), (10, 400, 70)]
+VALUE_SIZES = [
+    (20, 24, 5),
+    (40, 24, 5),
+    (20, 300, 5),
+    (10, 24, 300),
+    (20, 300, 280),
+    (10, 400, 70),
+    (90, 80, 70),
+    (200, 300, 70),
+    (400, 80, 70),
+]
 
 
 @pytest.mark.parametrize("kind", ["ids", "unlabelled", "rows", "mixed"])
