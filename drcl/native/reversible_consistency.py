@@ -153,10 +153,11 @@ def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
     """M and Z (2, B, B), symmetric and antisymmetric."""
     batch, width = outside.shape
     k = coordinates.shape[1] // 3
-    own = is_small(batch, width or k, k)
+    dimensions = width or k  # with nothing outside K = D
+    own = is_small(batch, dimensions, k)
     if width == 0 and not own:
         return whole_space.differences(coordinates, norms)
-    if not loops(batch, width or k, k):
+    if not loops(batch, dimensions, k):
         return eager.differences(outside, coordinates, norms, squares)
     both = kept_memory.new(outside, 2, batch, batch)
     if not own:

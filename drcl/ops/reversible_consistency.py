@@ -235,8 +235,10 @@ def prefers_rows(batch: int, width: int, classes: int, group: str, backend: str)
         return False
     # With nothing outside the prior's space, C >= D, the others are HᵀH (3D, 3D): on two threads of
     # an AMD EPYC B×B took .7 to .9 of their time at 2.5D, and as long at 3D.
-    if batch < width or classes >= width:
-        return batch < (5 * width // 2 if classes >= width else width)
+    if classes >= width:
+        return batch < 5 * width // 2
+    if batch < width:
+        return True
     if classes <= FEW or backend not in ("native", "eager") or batch > 4 * width:
         return False
     counted = functools.partial(operations, batch, width, classes, (batch,))

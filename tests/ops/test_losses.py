@@ -235,6 +235,11 @@ def test_the_others_have_the_whole_loss_beside_a_rank_without_rows(batch, tmp_pa
     torch.testing.assert_close(gradient, x.grad, rtol=1e-5, atol=1e-7)
 
 
+MANY_CLASSES = [
+    (90, 80, 70),  # more rows than dimensions, and yet by rows
+    (200, 300, 70),  # by rows in products
+    (400, 80, 70),  # by features in products
+]
 # By rows, few and many, and not, with K < D, K = D = C and K = D < C.
 SIZES = [
     (20, 24, 15),
@@ -243,9 +248,7 @@ SIZES = [
     (10, 24, 30),
     (70, 24, 30),
     (140, 60, 70),
-    (90, 80, 70),  # more rows than dimensions, and yet by rows
-    (200, 300, 70),  # by rows in products
-    (400, 80, 70),  # by features in products
+    *MANY_CLASSES,
 ]
 KINDS = ["ids", "rows", "soft", "mixed", "mixed rows", "unlabelled", "aligned", "zeros"]
 
@@ -308,9 +311,7 @@ VALUE_SIZES = [
     (10, 24, 300),
     (20, 300, 280),
     (10, 400, 70),
-    (90, 80, 70),
-    (200, 300, 70),
-    (400, 80, 70),
+    *MANY_CLASSES,
 ]
 
 
