@@ -24,6 +24,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(drcl, m) {
   m.def("inner_products(Tensor query, Tensor gallery, Tensor(a!) out, bool few) -> ()");
   m.def("upper_products(Tensor rows, Tensor(a!) out) -> ()");
   m.def("column_products(Tensor rows, Tensor(a!) out) -> ()");
+  m.def("transposed_product(Tensor rows, Tensor matrix, Tensor(a!) out) -> ()");
   m.def("multiplies_panels() -> bool");
   // The highest scores of every query, tile by tile: drcl/ops/top_k.py.
   m.def("top_k(Tensor scores, int begin, Tensor(a!) values, Tensor(b!) indices) -> ()");
@@ -58,9 +59,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(drcl, m) {
   m.def("reversible_at_once(Tensor features, Tensor targets, Tensor? permutation, Tensor q, Tensor basis, Tensor recast, "
         "Tensor weight, float temperature, float lam, float[] weights, bool slopes) -> Tensor[]");
   // The same in the whole space: drcl/native/whole_space.py.
-  m.def("whole_rows(Tensor features, Tensor? ids, Tensor recast, Tensor? labelled, Tensor? permutation, "
-        "float temperature, float lam) -> (Tensor, Tensor, Tensor, Tensor)");
-  m.def("whole_differences(Tensor product, Tensor norms) -> Tensor");
+  m.def("whole_differences(Tensor coordinates, Tensor norms) -> Tensor");
   m.def("whole_gradient(Tensor(a!) out, Tensor? matrices, Tensor?[] grads, Tensor coordinates, Tensor label_gradient, "
         "Tensor norms, Tensor sums, float[] weights) -> ()");
   m.def("label_product(Tensor rows, Tensor matrix, Tensor(a!) out) -> bool");

@@ -3,86 +3,13 @@
 // summed by blocks and then over blocks in their order, so that the bits are the same for any number of threads. For
 // few classes logits and gradients are found here too, while the rows are in the caches: prior_similarity.h.
 
-#include "cross_entropy.h"
+#include "entropies.h"
 #include "prior_similarity.h"
-#include "tensors.h"
 
-#include <algorithm>
 #include <tuple>
-#include <vector>
 
 namespace drcl {
 namespace {
-
-constexpr int64_t kGrain = 4096;  // exponentials that are worth a thread
-
-// The losses of a batch, block by block. With `mean` they are divided by the number of labelled rows.
-template <class T>
-class Entropies {
- public:
-  // The gradient of the losses by the logits, which may be its own place, goes to `gradient`.
-  Entropies(const Tensor& logits, const Tensor& targets, const Tensor& q, bool mean, bool slopes, T* gradient,
-            T* probabilities)
-      : type_(logits.scalar_type()), loop_(entropy::loop_here<T>()) {
-    const int64_t batch = logits.size(0), classes = logits.size(1);
-    check("logits", logits, type_, {batch, classes});
-    STD_TORCH_CHECK(classes >= 1, "logits: expected columns");
-    const bool ids = targets.dim() == 1;
-    if (ids) {
-      check("targets", targets, ScalarType::Long, {batch});
-    } else {
-      check("targets", targets, type_, {batch, classes});
-    }
-    partial_.resize(2 * blocks(batch));
-    call_.logits = data<T>(logits);
-    call_.ids = ids ? data<int64_t>(targets) : nullptr;
-    call_.targets = ids ? nullptr : data<T>(targets);
-    call_.q = static_cast<double>(static_cast<T>(number(q)));
-    call_.batch = batch;
-    call_.classes = classes;
-    call_.slopes = slopes;
-    call_.gradient = gradient;
-    call_.probabilities = probabilities;
-    call_.partial = partial_.data();
-    int64_t count = mean ? 0 : 1;
-    for (int64_t row = 0; mean && row < batch; ++row) count += call_.labelled(row);
-    divisor_ = static_cast<double>(std::max<int64_t>(count, 1));
-    call_.share = 1.0 / divisor_;
-  }
-
-  Entropies(const Entropies&) = delete;
-
-  static int64_t blocks(int64_t rows) { return (rows + kEntropyBlock - 1) / kEntropyBlock; }
-
-  void run(int64_t begin, int64_t end) const {
-    for (int64_t block = begin; block < end; ++block) loop_(call_, block);
-  }
-
-  void run_all() const {
-    const int64_t grain = std::max<int64_t>(kGrain / (kEntropyBlock * call_.classes), 1);
-    torch::stable::parallel_for(0, blocks(call_.batch), grain, [&](int64_t begin, int64_t end) { run(begin, end); });
-  }
-
-  // Sums over the labelled rows of losses and of the probabilities of their own classes.
-  std::tuple<Tensor, Tensor> sums() const {
-    double losses = 0.0, scores = 0.0;
-    for (int64_t block = 0; block < blocks(call_.batch); ++block) {
-      losses += partial_[2 * block];
-      scores += partial_[2 * block + 1];
-    }
-    Tensor loss = empty({}, type_), score = empty({}, type_);
-    *target<T>(loss) = static_cast<T>(losses / divisor_);
-    *target<T>(score) = static_cast<T>(scores / divisor_);
-    return {loss, score};
-  }
-
- private:
-  ScalarType type_;
-  void (*loop_)(const EntropyCall<T>&, int64_t block);
-  EntropyCall<T> call_{};
-  std::vector<double> partial_;
-  double divisor_ = 1.0;
-};
 
 using FourTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 using FiveTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -95,7 +22,7 @@ FourTensors cross_entropy(const Tensor& logits, const Tensor& targets, const Ten
   const Entropies<T> entropies(logits, targets, q, true, true, target<T>(gradient), target<T>(probabilities));
   entropies.run_all();
   const auto [loss, score] = entropies.sums();
-  return {loss, score, gradient, probabilities};
+  return {scalar(loss), scalar(score), gradient, probabilities};
 }
 
 template <class T>
@@ -103,7 +30,8 @@ std::tuple<Tensor, Tensor> cross_entropy_in_place(Tensor& logits, const Tensor& 
                                                   bool slopes) {
   const Entropies<T> entropies(logits, targets, q, mean, slopes, target<T>(logits), nullptr);
   entropies.run_all();
-  return entropies.sums();
+  const auto [loss, score] = entropies.sums();
+  return {scalar(loss), scalar(score)};
 }
 
 // Loss and score of the logits XW/τ, and the loss's gradients by logits, by X and by W; the last two are empty where
@@ -141,7 +69,7 @@ FiveTensors similarity(const Tensor& features, const Tensor& weight, const Tenso
   call.partial = partial.get();
   static const auto products = similarity::products_here<T>();
   products.pack_columns(call);
-  const int64_t grain = std::max<int64_t>(kGrain / (call.kPanel * classes), 1);
+  const int64_t grain = std::max<int64_t>(kExponentials / (call.kPanel * classes), 1);
   if (call.by_x) {
     torch::stable::parallel_for(0, panels, grain, [&](int64_t begin, int64_t end) {
       for (int64_t panel = begin; panel < end; ++panel) products.pack_rows(call, panel);
@@ -167,7 +95,7 @@ FiveTensors similarity(const Tensor& features, const Tensor& weight, const Tenso
     });
   }
   const auto [loss, score] = entropies.sums();
-  return {loss, score, logits, by_features, by_weight};
+  return {scalar(loss), scalar(score), logits, by_features, by_weight};
 }
 
 FourTensors cross_entropy_of(const Tensor& logits, const Tensor& targets, const Tensor& q) {

@@ -6,6 +6,7 @@
 // sums, then those, then what is left of the width. Many queries are multiplied in panels: panels.h.
 
 #include "float_panels.h"
+#include "products.h"
 
 #include <torch/csrc/stable/library.h>
 
@@ -157,12 +158,30 @@ void upper_products(const Tensor& rows, Tensor out) {
 // Whether panels are faster than the products of torch here.
 bool multiplies_panels() { return ends_with_avx2(); }
 
+// Rows that are multiplied by panels, and entries of the matrix that they meet, at least.
+constexpr int64_t kFewest = 24, kMost = 128, kLeast = int64_t{1} << 20;
+
+void transposed_product(const Tensor& rows, const Tensor& matrix, Tensor out) { multiply_by_rows(rows, matrix, out); }
+
 }  // namespace
+
+// On two threads of an AMD EPYC, 1,024 columns by 2,048 rows, in turns with PyTorch's: by panels 1.7 times as fast for
+// B = 32, 1.3 for 64, 1.15 for 128 and as fast for 256; .9 for 16.
+void multiply_by_rows(const Tensor& rows, const Tensor& matrix, Tensor& out) {
+  const bool suits = rows.size(0) >= kFewest && rows.size(0) <= kMost && matrix.size(0) * matrix.size(1) >= kLeast;
+  if (suits && rows.scalar_type() == torch::headeronly::ScalarType::Float && multiplies_panels()) {
+    inner_products(rows, matrix, out, false);
+  } else {
+    multiply(rows, view(matrix, {matrix.size(1), matrix.size(0)}, {1, matrix.stride(0)}, 0), out);
+  }
+}
+
 }  // namespace drcl
 
 STABLE_TORCH_LIBRARY_IMPL(drcl, CPU, m) {
   m.impl("inner_products", TORCH_BOX(&drcl::inner_products));
   m.impl("upper_products", TORCH_BOX(&drcl::upper_products));
+  m.impl("transposed_product", TORCH_BOX(&drcl::transposed_product));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(drcl, CompositeExplicitAutograd, m) {

@@ -30,6 +30,18 @@ inline const int64_t* permutation_of(const Maybe& permutation, int64_t batch) {
   return order;
 }
 
+template <class T>
+Labels<T> labels_of(const Tensor& targets, const Maybe& permutation, int64_t batch, int64_t classes, double lam) {
+  const bool ids = targets.dim() == 1;
+  if (ids) {
+    check("targets", targets, ScalarType::Long, {batch});
+  } else {
+    check("targets", targets, type_of<T>, {batch, classes});
+  }
+  return {ids ? data<int64_t>(targets) : nullptr, ids ? nullptr : data<T>(targets), permutation_of(permutation, batch),
+          static_cast<T>(lam), classes};
+}
+
 // From the gradients of the loss and its parts, the parts' weights in the loss, and the sums over rows.
 template <class T>
 Factors factors_of(const std::vector<Maybe>& grads, const std::vector<double>& weights, const Tensor& sums,

@@ -3,9 +3,7 @@
 // to PyTorch. Rows are divided into blocks of one size; what is summed over rows is summed by blocks and then over
 // blocks in their order, so that the bits are the same for any number of threads.
 
-#include "loss_arguments.h"
-
-#include <tuple>
+#include "whole_stages.h"
 
 namespace drcl::loss {
 namespace {
@@ -35,12 +33,13 @@ const T* columns_of(const Tensor& basis, std::vector<T>& copy) {
   return copy.data();
 }
 
-using FourTensors = std::tuple<Tensor, Tensor, Tensor, Tensor>;
-
 template <class T>
 FourTensors rows(const Tensor& features, const Tensor& targets, const std::optional<Tensor>& permutation,
                  const Tensor& q, const Tensor& basis, const Tensor& recast, const Tensor& weight, double temperature,
                  double lam, bool slopes, Tensor& outside) {
+  if (basis.size(1) == 0) {
+    return whole_rows<T>(features, targets, permutation, q, recast, weight, temperature, lam, slopes);
+  }
   const ScalarType type = basis.scalar_type();
   const int64_t batch = features.size(0), width = basis.size(0), k = basis.size(1), classes = recast.size(0);
   STD_TORCH_CHECK(k >= 1 && k <= kMaxK && classes >= 1, "basis: expected 1 to ", kMaxK, " columns, got ", k);
@@ -48,30 +47,20 @@ FourTensors rows(const Tensor& features, const Tensor& targets, const std::optio
   check("recast", recast, type, {classes, k});
   check("weight", weight, type, {k, classes});
   check("outside", outside, type, {batch, k == width ? 0 : width});
-  const bool ids = targets.dim() == 1;
-  if (ids) {
-    check("targets", targets, ScalarType::Long, {batch});
-  } else {
-    check("targets", targets, type, {batch, classes});
-  }
   Tensor coordinates = empty({batch, 3 * k}, type), label_gradient = empty({slopes ? batch : 0, k}, type);
   Tensor norms = empty({2, batch}, type), sums = empty({kSums}, type);
   std::vector<T> copy;
   std::vector<double> partial(kSums * blocks_of(batch));
   RowsCall<T> call{};
+  static_cast<Labels<T>&>(call) = labels_of<T>(targets, permutation, batch, classes, lam);
   call.features = data<T>(features);
-  call.ids = ids ? data<int64_t>(targets) : nullptr;
-  call.targets = ids ? nullptr : data<T>(targets);
-  call.permutation = permutation_of(permutation, batch);
   call.basis = columns_of(basis, copy);
   call.recast = data<T>(recast);
   call.weight = data<T>(weight);
   call.q = static_cast<double>(static_cast<T>(number(q)));
   call.temperature = temperature;
-  call.lam = static_cast<T>(lam);
   call.batch = batch;
   call.width = width;
-  call.classes = classes;
   call.k = k;
   call.slopes = slopes;
   call.outside = k == width ? nullptr : target<T>(outside);
@@ -307,27 +296,31 @@ void unmix(const Tensor& grad, const Tensor& permutation, double lam, Tensor& ou
   });
 }
 
-// All stages of a small batch in turn: the loss, its parts, and where wanted the loss's gradient.
+// All stages by rows in turn: the loss, its parts, and where wanted the loss's gradient.
 template <class T>
 std::vector<Tensor> at_once(const Tensor& features, const Tensor& targets, const Maybe& permutation, const Tensor& q,
                             const Tensor& basis, const Tensor& recast, const Tensor& weight, double temperature,
                             double lam, const std::vector<double>& weights, bool slopes) {
   const ScalarType type = basis.scalar_type();
-  const int64_t batch = features.size(0), width = basis.size(0);
-  Tensor outside = empty({batch, basis.size(1) == width ? 0 : width}, type);
+  const int64_t batch = features.size(0), width = basis.size(0), k = basis.size(1);
+  const bool whole = k == 0;
+  Tensor outside = empty({batch, whole || k == width ? 0 : width}, type);
   const auto [coordinates, label_gradient, norms, sums] =
       rows<T>(features, targets, permutation, q, basis, recast, weight, temperature, lam, slopes, outside);
-  Tensor matrices = empty({2, batch, batch}, type);
+  Tensor matrices = whole ? whole_differences<T>(coordinates, norms) : empty({2, batch, batch}, type);
   const Tensor inner = empty({0, 0}, ScalarType::Double), cross = empty({0, 0}, type);
-  differences<T>(matrices, outside, coordinates, norms, true);
+  if (!whole) differences<T>(matrices, outside, coordinates, norms, true);
   std::vector<Tensor> found = combine<T>(sums, inner, cross, matrices, weights, width);
   if (!slopes) return found;
-  Tensor out = empty({batch, width}, type), one = empty({}, type);
-  *target<T>(one) = T(1);
+  Tensor out = empty({batch, width}, type);
   std::vector<Maybe> grads(found.size());
-  grads[0] = one;
-  gradient<T>(out, grads, outside, coordinates, label_gradient, norms, sums, inner, cross, matrices, basis, weights,
-              true);
+  grads[0] = scalar(T(1));
+  if (whole) {
+    whole_gradient<T>(out, matrices, grads, coordinates, label_gradient, norms, sums, weights);
+  } else {
+    gradient<T>(out, grads, outside, coordinates, label_gradient, norms, sums, inner, cross, matrices, basis, weights,
+                true);
+  }
   found.push_back(permutation.has_value() ? empty({batch, width}, type) : out);
   if (permutation.has_value()) unmix<T>(out, *permutation, lam, found.back());
   return found;

@@ -22,22 +22,28 @@ constexpr int64_t kBlock = 16;    // rows whose part of a sum is added up before
 constexpr int64_t kMaxK = 256;    // of the prior's space; where that is the faster: drcl/native
 constexpr int64_t kSums = 3;      // over rows: of GCE and |r − x|², and the number of labelled rows
 
-// All matrices are contiguous; Q is held by columns, (K, D). `outside` is null where K = D.
+// What samples are labelled with.
 template <class T>
-struct RowsCall {
-  const T* features;           // (B, D)
+struct Labels {
   const int64_t* ids;          // (B,), or null where there are
   const T* targets;            // rows (B, C)
   const int64_t* permutation;  // (B,), or null
+  T lam;
+  int64_t classes;
+
+  bool has_rows() const { return ids == nullptr || permutation != nullptr; }  // not ids alone
+};
+
+// All matrices are contiguous; Q is held by columns, (K, D). `outside` is null where K = D.
+template <class T>
+struct RowsCall : Labels<T> {
+  const T* features;                 // (B, D)
   const T *basis, *recast, *weight;  // (K, D), (C, K), (K, C)
   double q, temperature;
-  T lam;
-  int64_t batch, width, classes, k;
+  int64_t batch, width, k;
   bool slopes;  // whether the label gradient is wanted
   T *outside, *coordinates, *label_gradient, *lengths, *recast_lengths;
   double* partial;  // (blocks, kSums)
-
-  bool has_rows() const { return ids == nullptr || permutation != nullptr; }  // not ids alone
 };
 
 template <class T>

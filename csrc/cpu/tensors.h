@@ -12,12 +12,16 @@
 #include <algorithm>
 #include <cstdint>
 #include <initializer_list>
+#include <type_traits>
 #include <vector>
 
 namespace drcl {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+
+template <class T>
+constexpr ScalarType type_of = std::is_same_v<T, double> ? ScalarType::Double : ScalarType::Float;
 
 template <class T>
 const T* data(const Tensor& tensor) {
@@ -39,6 +43,14 @@ inline Tensor empty(std::initializer_list<int64_t> sizes, ScalarType type) {
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dims, sizes.begin(), strides.data(), dtype,
                                                          aoti_torch_device_type_cpu(), 0, &made));
   return Tensor(made);
+}
+
+// A 0-d tensor.
+template <class T>
+Tensor scalar(T value) {
+  Tensor made = empty({}, type_of<T>);
+  *target<T>(made) = value;
+  return made;
 }
 
 inline void check(const char* name, const Tensor& tensor, ScalarType type, std::initializer_list<int64_t> sizes) {

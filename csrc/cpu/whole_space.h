@@ -1,5 +1,5 @@
 // The loss's stages by rows in the whole space, free of torch: nothing is projected, and the products are PyTorch's.
-// drcl/eager/reversible_consistency.py has the formulas, the shapes and the reasons, under the same names.
+// drcl/eager/reversible_consistency.py has the formulas, the shapes and the reasons.
 
 #pragma once
 
@@ -8,6 +8,13 @@
 namespace drcl::loss {
 
 // All matrices are contiguous.
+template <class T>
+struct WholeLabelsCall : Labels<T> {
+  int64_t batch;
+  T* mixed;        // rows of labels (B, C), zero where there are none
+  bool* labelled;  // (B,)
+};
+
 template <class T>
 struct WholeRowsCall {
   const T *features, *recast;  // (B, D): R, or for ids P (C, D)
@@ -39,6 +46,7 @@ struct WholeGradientCall {
 
 template <class T>
 struct WholeLoops {
+  void (*labels)(const WholeLabelsCall<T>&, int64_t block);
   void (*rows)(const WholeRowsCall<T>&, int64_t block);
   void (*differences)(const WholeDifferencesCall<T>&, int64_t block);
   void (*gradient)(const WholeGradientCall<T>&, int64_t block);

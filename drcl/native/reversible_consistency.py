@@ -28,7 +28,6 @@ from drcl.eager.reversible_consistency import (
     is_by_rows,
     is_whole,
 )
-from drcl.native import whole_space
 from drcl.native.cross_entropy import compiled_q, entropies_in_place, laid_out
 from drcl.native.products import (
     column_products,
@@ -47,6 +46,8 @@ ops = torch.ops.drcl  # `.default` below: to look for the overload takes longer 
 # and MF. A call of PyTorch's product costs as much as the whole of a small one. With nothing
 # outside the prior's space there are fewer products, and none of them is of one triangle.
 SMALL, SMALL_INSIDE = 2**22, 2**20 - 1
+# B·D·(B + C) in the whole space up to which the gradient is found with the loss.
+SMALL_WHOLE = 2**26
 # Panels of FFᵀ where PyTorch multiplies: narrow ones leave out more of the lower triangle, wide
 # ones are faster.
 PANEL, WIDE_PANEL, WIDE_FROM = 128, 256, 512
@@ -82,13 +83,13 @@ def label_loss(
 def rows(given: Batch, space: Space, settings: Settings, *, gradient: bool = True) -> Rows:
     """Mix, normalise, project, and finish the parts of the loss that are sums over rows."""
     width, k = space.basis.shape
-    if is_whole(space.basis):
-        return whole_space.rows(given, space, settings, gradient=gradient)
-    if not loops_over_rows(len(given[0]), width, len(space.recast), k):
+    whole = is_whole(space.basis)
+    if not (whole or loops_over_rows(len(given[0]), width, len(space.recast), k)):
         return eager.rows(
             given, space, settings, label_loss, product, label_product, gradient=gradient
         )
-    outside = kept_memory.new(space.basis, len(given.features), 0 if k == width else width)
+    inside = whole or k == width
+    outside = kept_memory.new(space.basis, len(given.features), 0 if inside else width)
     found = ops.reversible_rows.default(*_laid_out(given, space, settings), gradient, outside)
     return Rows(outside, *found)
 
@@ -96,13 +97,16 @@ def rows(given: Batch, space: Space, settings: Settings, *, gradient: bool = Tru
 def at_once(
     given: Batch, space: Space, settings: Settings, *, gradient: bool
 ) -> list[Tensor] | None:
-    """The loss, its parts and, where wanted, its gradient (B, D), if all stages would be loops.
+    """The loss, its parts and, where wanted, its gradient (B, D), if the batch is small.
 
     The gradient is not narrowed to the features' dtype: it may still be scaled.
     """
-    batch, (width, k) = len(given.features), space.basis.shape
-    looped = loops_over_rows(batch, width, len(space.recast), k)
-    if is_whole(space.basis) or not (looped and is_small(batch, width, k)):
+    batch, (width, k), classes = len(given.features), space.basis.shape, len(space.recast)
+    if is_whole(space.basis):
+        small = batch * width * (batch + classes) <= SMALL_WHOLE
+    else:
+        small = is_small(batch, width, k) and loops_over_rows(batch, width, classes, k)
+    if not small:
         return None
     found: list[Tensor] = ops.reversible_at_once.default(
         *_laid_out(given, space, settings), settings.weights, gradient
@@ -156,7 +160,8 @@ def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
     dimensions = width or k  # with nothing outside K = D
     own = is_small(batch, dimensions, k)
     if width == 0 and not own:
-        return whole_space.differences(coordinates, norms)
+        whole: Tensor = ops.whole_differences.default(coordinates, norms)
+        return whole
     if not loops(batch, dimensions, k):
         return eager.differences(outside, coordinates, norms, squares)
     both = kept_memory.new(outside, 2, batch, batch)
@@ -183,7 +188,13 @@ def gradient(
     (width, k), (batch, beyond) = basis.shape, outside.shape
     by_rows = is_by_rows(gram_matrix)
     if is_whole(basis):
-        out = whole_space.gradient(grads, saved, settings)
+        out = kept_memory.new(basis, batch, width)
+        if not by_rows:
+            torch.mm(saved.coordinates, eager.along_factors(saved.inner).to(out), out=out)
+        ops.whole_gradient.default(
+            out, gram_matrix if by_rows else None, grads, saved.coordinates, saved.label_gradient,
+            saved.norms, saved.sums, settings.weights,
+        )  # fmt: skip
         return _unmixed(out, permutation, settings).to(dtype)
     if not (loops(batch, width, k) if by_rows else k <= COLUMNS):
         return eager.gradient(grads, saved, settings, dtype)
