@@ -204,13 +204,13 @@ def _loss(
     space = [prior.basis, prior.recast_coordinates, prior.weight_coordinates]
     shape = targets.shape if permutation is None else (batch, classes)
     if op.prefers_whole(batch, width, classes, shape, by_rows=by_rows, backend=backend):
-        space = [prior.basis[:, :0], prior.inverse, prior.weight]
+        space = [weight.new_empty(width, 0), prior.inverse, prior.weight]
     found = op.loss(
         features,
         targets,
         permutation,
         as_tensor(q, features),
-        [one.to(dtype) for one in space],
+        [one if one.dtype == dtype else one.to(dtype) for one in space],
         tuple(settings),
         group,
         by_rows,

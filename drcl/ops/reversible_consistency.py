@@ -18,7 +18,7 @@ from torch import Tensor
 
 from drcl import dispatch
 from drcl.eager.reversible_consistency import PARTS, SUMS, Batch, Saved, Settings, Space
-from drcl.native.reversible_consistency import COLUMNS, loops_over_rows
+from drcl.native.reversible_consistency import is_small, loops_over_rows
 from drcl.ops import flops
 from drcl.ops.derivatives import differentiable, differentiated_once
 from drcl.ops.inputs import full_precision
@@ -30,7 +30,7 @@ else:  # the schema says how many: all that is saved but basis and permutation
     Outputs = tuple[(Tensor,) * (PARTS + len(Saved._fields) - 2)]
 
 FEW = 16  # classes: with so many at most, the narrower side decides which matrices are taken
-CALLS = 10**7  # operations of loops that take as long as calling products in their place
+CALLS = 10**6  # operations of loops that take as long as calling products in their place
 
 
 @torch.library.custom_op("drcl::reversible_consistency", mutates_args=())
@@ -263,13 +263,19 @@ def prefers_whole(
     if backend not in ("native", "eager") or torch.compiler.is_exporting():
         return False
     looped = backend == "native" and loops_over_rows(batch, width, classes, k)
-    if looped and k <= COLUMNS:
+    if not by_rows:
+        return k == width and not looped
+    counted = functools.partial(operations, batch, width, classes, targets, by_rows=True)
+    here = sum(counted(whole=False))
+    if looped and here <= CALLS:  # to count takes as long as a small stage
         return False
-    counted = functools.partial(operations, batch, width, classes, targets, by_rows=by_rows)
-    there, here = sum(counted(whole=True)), sum(counted(whole=False))
-    if looped:  # these take twice as long for an operation as products, whose calls take some time
-        return by_rows and here - 2 * there > CALLS
-    return k == width or (by_rows and there < here)
+    there = sum(counted(whole=True))
+    if looped and is_small(batch, width, k):
+        return here - there > CALLS
+    if looped:  # with fewer rows most of the operations are those of F, which are products here too
+        return there < here and 2 * batch > width
+    # Compiled code goes over the rows less often there.
+    return k == width or there < here * (1.2 if backend == "native" else 1.0)
 
 
 def operations(
