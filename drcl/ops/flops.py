@@ -15,27 +15,40 @@ def loss(
     features: Any, targets: Any, permutation: Any, q: Any, space: Any, settings: Any, group: str,
     by_rows: bool, backend: str, **kwargs: Any,
 ) -> int:  # fmt: skip
+    """Of the value."""
+    (batch, width), ((_, basis), (classes, k), _) = features, space
+    recast = len(targets) != 1 or permutation is not None
+    return of_value(batch, width, classes, k, basis, recast, by_rows)
+
+
+def loss_backward(grads: Any, saved: Any, *args: Any, **kwargs: Any) -> int:
+    """Of the gradient."""
+    (batch, outside), coordinates, *_, gram, basis = saved
+    by_rows = len(gram) == 3 and gram[0] == 2
+    return of_gradient(batch, outside, coordinates[1] // 3, math.prod(basis), by_rows)
+
+
+def of_value(
+    batch: int, width: int, classes: int, k: int, basis: int, recast: bool, by_rows: bool
+) -> int:
     """Label rows recast, three projections of every row, logits and their gradient, and the sums.
 
-    An id without mixing is recast without a product.
+    An id without mixing is recast without a product. In the whole space K = D, and the basis has no
+    columns.
     """
-    (batch, width), ((_, basis), (classes, k), _) = features, space
     outside = width if k < width else 0
     projections = 0 if basis == 0 else 8 if outside else 2
-    labels = 4 if len(targets) == 1 and permutation is None else 6
-    rows = projections * batch * width * k + labels * batch * classes * k
+    rows = projections * batch * width * k + (6 if recast else 4) * batch * classes * k
     if by_rows:
         return rows + batch * batch * (outside + 4 * k if outside else 2 * k)
     return rows + batch * (outside * outside + 4 * k * outside + 18 * k * k)
 
 
-def loss_backward(grads: Any, saved: Any, *args: Any, **kwargs: Any) -> int:
-    """The product of F with M or FᵀF, and the terms of rank K."""
-    outside, coordinates, *_, gram, basis = saved
-    (batch, width), k, back = outside, coordinates[1] // 3, math.prod(basis)
-    if len(gram) == 3 and gram[0] == 2:
-        return 2 * batch * (batch * width + 2 * batch * k + back)
-    return 2 * batch * (width * width + 5 * width * k + 3 * k * k + (0 if width else back))
+def of_gradient(batch: int, outside: int, k: int, back: int, by_rows: bool) -> int:
+    """The product of F with M or FᵀF, the terms of rank K, and the way back along Q (D·K)."""
+    if by_rows:
+        return 2 * batch * (batch * outside + 2 * batch * k + back)
+    return 2 * batch * (outside * outside + 5 * outside * k + 3 * k * k + (0 if outside else back))
 
 
 def similarity(features: Any, weight: Any, *args: Any, **kwargs: Any) -> int:

@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 else:  # the schema says how many: all that is saved but basis and permutation
     Outputs = tuple[(Tensor,) * (PARTS + len(Saved._fields) - 2)]
 
-FEW = 16  # classes: with so many at most, the narrower side decides which matrices are taken
+# Operations that take as long as the further stages by features. On one and two threads of an AMD
+# EPYC this choice took .8 % longer than the faster one would have, as the mean of 520 batches with B
+# from D to 5D, D from 32 to 512 and C from 4 to 512 (eager: .6 %, of 125).
+STAGES = 8 * 10**6
 CALLS = 10**6  # operations of loops that take as long as calling products in their place
 
 
@@ -225,29 +228,22 @@ def _kernels() -> SimpleNamespace:
 
 
 def prefers_rows(batch: int, width: int, classes: int, group: str, backend: str) -> bool:
-    """Whether B×B matrices are taken: where they are smaller, unless ranks must add them up.
+    """Whether B×B matrices are taken: by operations, unless ranks must add them up.
 
-    With more than a few classes the sums over the class space weigh, and up to B = 4D operations
-    decide. An exported program serves batches of every size, so it takes the matrices that fit them
-    all.
+    An exported program serves batches of every size, so it takes the matrices that fit them all.
     """
     if group or torch.compiler.is_exporting():
         return False
-    # With nothing outside the prior's space, C >= D, the others are HᵀH (3D, 3D): on two threads of
-    # an AMD EPYC B×B took .7 to .9 of their time at 2.5D, and as long at 3D.
-    if classes >= width:
-        return batch < 5 * width // 2
     if batch < width:
         return True
-    if classes <= FEW or backend not in ("native", "eager") or batch > 4 * width:
-        return False
+    if backend not in ("native", "eager"):
+        return classes >= width and 2 * batch < 5 * width
     counted = functools.partial(operations, batch, width, classes, (batch,))
     by_rows, by_features = (
         min(sum(counted(by_rows=rows, whole=whole)) for whole in (False, True))
         for rows in (True, False)
     )
-    # There, B×B took .55 to .98 of the time with as many operations, 1.2 with 1.6 times as many.
-    return 10 * by_rows < 11 * by_features
+    return by_rows < by_features + STAGES
 
 
 def prefers_whole(
@@ -283,13 +279,9 @@ def operations(
 ) -> tuple[int, int]:
     """Of the products of value and gradient, in the whole space or in the prior's."""
     k = width if whole else min(width, classes)
-    basis = 0 if whole else k
-    outside = (batch, 0 if k == width else width)
-    space = (width, basis), (classes, k), (k, classes)
-    matrices = (2, batch, batch) if by_rows else (1, outside[1], outside[1])
-    value = flops.loss((batch, width), targets, None, None, space, None, "", by_rows, "")
-    gradient = flops.loss_backward(None, (outside, (batch, 3 * k), matrices, (width, basis)))
-    return value, gradient
+    basis, outside = 0 if whole else k, 0 if k == width else width
+    value = flops.of_value(batch, width, classes, k, basis, len(targets) != 1, by_rows)
+    return value, flops.of_gradient(batch, outside, k, width * basis, by_rows)
 
 
 def explain(batch: int, width: int, classes: int, backend: str) -> dict[str, str]:
