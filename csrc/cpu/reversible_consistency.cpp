@@ -303,13 +303,13 @@ std::vector<Tensor> at_once(const Tensor& features, const Tensor& targets, const
                             double lam, const std::vector<double>& weights, bool slopes) {
   const ScalarType type = basis.scalar_type();
   const int64_t batch = features.size(0), width = basis.size(0), k = basis.size(1);
-  const bool whole = k == 0;
-  Tensor outside = empty({batch, whole || k == width ? 0 : width}, type);
+  const bool whole = k == 0, inside = whole || k == width;
+  Tensor outside = empty({batch, inside ? 0 : width}, type);
   const auto [coordinates, label_gradient, norms, sums] =
       rows<T>(features, targets, permutation, q, basis, recast, weight, temperature, lam, slopes, outside);
-  Tensor matrices = whole ? whole_differences<T>(coordinates, norms) : empty({2, batch, batch}, type);
+  Tensor matrices = inside ? whole_differences<T>(coordinates, norms) : empty({2, batch, batch}, type);
   const Tensor inner = empty({0, 0}, ScalarType::Double), cross = empty({0, 0}, type);
-  if (!whole) differences<T>(matrices, outside, coordinates, norms, true);
+  if (!inside) differences<T>(matrices, outside, coordinates, norms, true);
   std::vector<Tensor> found = combine<T>(sums, inner, cross, matrices, weights, width);
   if (!slopes) return found;
   Tensor out = empty({batch, width}, type);

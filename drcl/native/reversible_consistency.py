@@ -157,13 +157,12 @@ def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
     """M and Z (2, B, B), symmetric and antisymmetric."""
     batch, width = outside.shape
     k = coordinates.shape[1] // 3
-    dimensions = width or k  # with nothing outside K = D
-    own = is_small(batch, dimensions, k)
-    if width == 0 and not own:
-        whole: Tensor = ops.whole_differences.default(coordinates, norms)
-        return whole
-    if not loops(batch, dimensions, k):
+    if width == 0:
+        halves: Tensor = ops.whole_differences.default(coordinates, norms)
+        return halves
+    if not loops(batch, width, k):
         return eager.differences(outside, coordinates, norms, squares)
+    own = is_small(batch, width, k)
     both = kept_memory.new(outside, 2, batch, batch)
     if not own:
         squares(outside, both[0])

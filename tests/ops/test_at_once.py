@@ -14,6 +14,7 @@ from drcl.dispatch import choose
 from drcl.native import prior_similarity as native_similarity
 from drcl.native import reversible_consistency as native_loss
 from drcl.ops import derivatives
+from drcl.ops import reversible_consistency as op
 
 B, D, C = 12, 20, 5
 
@@ -22,25 +23,42 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def targets_of(kind: str, classes: int = C) -> Tensor:
-    ids = torch.randint(-1, classes, (B,))
-    return ids if kind == "ids" else torch.rand(B, classes) * (torch.rand(B, classes) < 0.5)
+def targets_of(kind: str, classes: int = C, count: int = B, share: float = 0.5) -> Tensor:
+    if kind == "ids":
+        return torch.randint(-1, classes, (count,))
+    return torch.rand(count, classes) * (torch.rand(count, classes) < share)
 
 
 def parts_of(x: Tensor, targets: Tensor, prior: Prior, mixed: bool) -> tuple[Tensor, ...]:
-    order = torch.randperm(B, generator=torch.Generator().manual_seed(3))
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(3))
     return tuple(functional.reversible_consistency_loss(
         x, targets, prior, q=0.3, temperature=0.7, alpha=0.4, lam=0.8 if mixed else 1.0,
         permutation=order if mixed else None,
     ))  # fmt: skip
 
 
+# Loops with K < D and K = D, and the whole space: with the gradient in loops and not, and with
+# label rows that are many and few.
+FORMS = [
+    ((B, D, C), False, 0.5),
+    ((40, D, 30), False, 0.5),
+    ((B, D, C), True, 0.5),
+    ((40, D, 30), True, 0.05),
+    ((70, D, 30), True, 0.5),
+]
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("kind", ["ids", "rows"])
-def test_the_loss_at_once_is_the_one_in_stages_to_the_bit(kind, mixed, dtype, monkeypatch):
-    x = torch.randn(B, D, dtype=dtype).requires_grad_()
-    prior, targets = Prior.orthogonal(dim=D, classes=C), targets_of(kind)
+@pytest.mark.parametrize("form", FORMS)
+def test_the_loss_at_once_is_the_one_in_stages_to_the_bit(form, kind, mixed, dtype, monkeypatch):
+    (count, width, classes), whole, share = form
+    monkeypatch.setattr(op, "prefers_rows", lambda *_: True)
+    monkeypatch.setattr(op, "prefers_whole", lambda *_, **__: whole)
+    x = torch.randn(count, width, dtype=dtype).requires_grad_()
+    prior = Prior(torch.randn(width, classes))
+    targets = targets_of(kind, classes, count, share)
 
     def found() -> list[Tensor]:
         parts = parts_of(x, targets, prior, mixed)
@@ -49,6 +67,9 @@ def test_the_loss_at_once_is_the_one_in_stages_to_the_bit(kind, mixed, dtype, mo
     at_once = found()
     with torch.no_grad():
         torch.testing.assert_close(parts_of(x, targets, prior, mixed), at_once[:4], rtol=0, atol=0)
+    with use_backend("reference"):
+        for one, exact in zip(at_once, found(), strict=True):
+            assert (one - exact).norm() <= (3e-3 if dtype == torch.float16 else 1e-4) * exact.norm()
     monkeypatch.setattr(native_loss, "at_once", lambda *_, **__: None)
     torch.testing.assert_close(at_once, found(), rtol=0, atol=0)
 

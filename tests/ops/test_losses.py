@@ -253,17 +253,19 @@ SIZES = [
 KINDS = ["ids", "rows", "soft", "mixed", "mixed rows", "unlabelled", "aligned", "zeros"]
 
 
+@pytest.mark.parametrize("by_rows", [True, False])
 @pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_the_whole_space_has_the_loss_and_gradient_of_the_priors(
-    monkeypatch, backend, size, kind, whole
+def test_every_form_has_the_loss_and_gradient_of_the_formula(
+    monkeypatch, backend, size, kind, whole, by_rows
 ):
-    """Either is the formula's in float64, where nothing but the last digits may differ."""
+    """In float64, where nothing but the last digits may differ."""
     b, d, c = size
     if backend == "native":  # without loops, so that its products are tested at small sizes
         monkeypatch.setattr(op.stages(backend), "loops", lambda *_: False)
+        monkeypatch.setattr(op.stages(backend), "SMALL_WHOLE", 0)
     prior = Prior(torch.randn(d, c, dtype=torch.float64))
     targets = torch.arange(b) % c
     permutation, lam = (torch.randperm(b), 0.8) if "mixed" in kind else (None, 1.0)
@@ -283,6 +285,7 @@ def test_the_whole_space_has_the_loss_and_gradient_of_the_priors(
     if kind == "zeros":
         x[::3] = 0.0
     monkeypatch.setattr(op, "prefers_whole", lambda *_, **__: whole)
+    monkeypatch.setattr(op, "prefers_rows", lambda *_: by_rows)
     found = []
     for compared in ("reference", backend):
         features = x.clone().requires_grad_()
