@@ -46,7 +46,7 @@ FourTensors rows(const Tensor& features, const Tensor& targets, const std::optio
   check("features", features, type, {batch, width});
   check("recast", recast, type, {classes, k});
   check("weight", weight, type, {k, classes});
-  check("outside", outside, type, {batch, k == width ? 0 : width});
+  check("outside", outside, type, {batch, width});
   Tensor coordinates = empty({batch, 3 * k}, type), label_gradient = empty({slopes ? batch : 0, k}, type);
   Tensor norms = empty({2, batch}, type), sums = empty({kSums}, type);
   std::vector<T> copy;
@@ -63,7 +63,7 @@ FourTensors rows(const Tensor& features, const Tensor& targets, const std::optio
   call.width = width;
   call.k = k;
   call.slopes = slopes;
-  call.outside = k == width ? nullptr : target<T>(outside);
+  call.outside = target<T>(outside);
   call.coordinates = target<T>(coordinates);
   call.label_gradient = target<T>(label_gradient);
   call.lengths = target<T>(norms);
@@ -211,11 +211,11 @@ void gradient(Tensor& out, const std::vector<Maybe>& grads, const Tensor& outsid
               const Tensor& cross, const Tensor& matrices, const Tensor& basis, const std::vector<double>& weights,
               bool multiply) {
   const ScalarType type = basis.scalar_type();
-  const int64_t batch = outside.size(0), width = basis.size(0), k = basis.size(1), df = outside.size(1);
+  const int64_t batch = outside.size(0), width = basis.size(0), k = basis.size(1);
   const bool by_rows = matrices.size(0) == 2;
   STD_TORCH_CHECK(k <= kMaxK, "basis: expected at most ", kMaxK, " columns");
   check("out", out, type, {batch, width});
-  check("outside", outside, type, {batch, k == width ? 0 : width});
+  check("outside", outside, type, {batch, width});
   check("coordinates", coordinates, type, {batch, 3 * k});
   check("label_gradient", label_gradient, type, {batch, k});
   check("norms", norms, type, {2, batch});
@@ -223,20 +223,20 @@ void gradient(Tensor& out, const std::vector<Maybe>& grads, const Tensor& outsid
   if (by_rows) {
     check("matrices", matrices, type, {2, batch, batch});
   } else {
-    check("matrices", matrices, type, {1, df, df});
-    check("cross", cross, type, {2 * k, df});
+    check("matrices", matrices, type, {1, width, width});
+    check("cross", cross, type, {2 * k, width});
     check("inner", inner, ScalarType::Double, {3 * k, 3 * k});
   }
   std::vector<T> copy, by_column, factors, by_u, vv, uu;
   const T* columns = columns_of(basis, copy);
   GradientCall<T> call{};
-  call.outside = df == 0 ? nullptr : data<T>(outside);
+  call.outside = data<T>(outside);
   call.coordinates = data<T>(coordinates);
   call.label_gradient = data<T>(label_gradient);
   call.lengths = data<T>(norms);
   call.recast_lengths = call.lengths + batch;
   call.factors = columns;
-  call.multiply = multiply && df > 0;
+  call.multiply = multiply;
   call.batch = batch;
   call.width = width;
   call.k = k;
@@ -261,11 +261,8 @@ void gradient(Tensor& out, const std::vector<Maybe>& grads, const Tensor& outsid
     call.by_u = by_u.data();
     call.vv = vv.data();
     call.uu = uu.data();
-    factors.assign(2 * k * width, T(0));  // no F, no cross
-    if (df > 0) {
-      call.cross = data<T>(cross);
-      std::copy(call.cross, call.cross + 2 * k * width, factors.begin());
-    }
+    call.cross = data<T>(cross);
+    factors.assign(call.cross, call.cross + 2 * k * width);
     factors.insert(factors.end(), columns, columns + k * width);
     call.factors = factors.data();
   }
@@ -302,14 +299,14 @@ std::vector<Tensor> at_once(const Tensor& features, const Tensor& targets, const
                             const Tensor& basis, const Tensor& recast, const Tensor& weight, double temperature,
                             double lam, const std::vector<double>& weights, bool slopes) {
   const ScalarType type = basis.scalar_type();
-  const int64_t batch = features.size(0), width = basis.size(0), k = basis.size(1);
-  const bool whole = k == 0, inside = whole || k == width;
-  Tensor outside = empty({batch, inside ? 0 : width}, type);
+  const int64_t batch = features.size(0), width = basis.size(0);
+  const bool whole = basis.size(1) == 0;
+  Tensor outside = empty({batch, whole ? 0 : width}, type);
   const auto [coordinates, label_gradient, norms, sums] =
       rows<T>(features, targets, permutation, q, basis, recast, weight, temperature, lam, slopes, outside);
-  Tensor matrices = inside ? whole_differences<T>(coordinates, norms) : empty({2, batch, batch}, type);
+  Tensor matrices = whole ? whole_differences<T>(coordinates, norms) : empty({2, batch, batch}, type);
   const Tensor inner = empty({0, 0}, ScalarType::Double), cross = empty({0, 0}, type);
-  if (!inside) differences<T>(matrices, outside, coordinates, norms, true);
+  if (!whole) differences<T>(matrices, outside, coordinates, norms, true);
   std::vector<Tensor> found = combine<T>(sums, inner, cross, matrices, weights, width);
   if (!slopes) return found;
   Tensor out = empty({batch, width}, type);

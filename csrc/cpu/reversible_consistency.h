@@ -34,7 +34,7 @@ struct Labels {
   bool has_rows() const { return ids == nullptr || permutation != nullptr; }  // not ids alone
 };
 
-// All matrices are contiguous; Q is held by columns, (K, D). `outside` is null where K = D.
+// All matrices are contiguous; K < D, and Q is held by columns, (K, D).
 template <class T>
 struct RowsCall : Labels<T> {
   const T* features;                 // (B, D)
@@ -48,7 +48,7 @@ struct RowsCall : Labels<T> {
 
 template <class T>
 struct DifferencesCall {
-  const T *outside, *coordinates;  // (B, D) or null, (B, 3K)
+  const T *outside, *coordinates;  // (B, D), (B, 3K)
   const T* by_column;              // H transposed: (3K, B)
   const T *lengths, *recast_lengths;
   bool converging;  // Δ is smaller than V
@@ -75,7 +75,7 @@ struct GradientCall {
   const T *outside, *coordinates, *label_gradient, *lengths, *recast_lengths;
   const T *m, *z, *by_column;  // for B < D, else null and
   const T *by_u, *vv, *uu;     // (K, K)
-  const T* cross;              // (2K, D) or null where K = D
+  const T* cross;              // (2K, D)
   const T* factors;            // [cross; Qᵀ] (3K, D), or for B < D Qᵀ (K, D)
   bool converging, multiply;   // multiply: MF is formed here too
   Factors by;
@@ -94,14 +94,13 @@ struct Scratch {
   T *scaled, *panel, *lanes;  // rows by the prior's coordinates (kBlock, K); (K, kPanel); sums (kBlock, K, lanes)
   T *logits, *row;            // a block's, and then their gradient (kBlock, padded); one row of them
   T *y, *mate;                // rows of labels (C,), where there are such
-  T* unit;                    // rows (kTogether, D), where K = D
 
   explicit Scratch(const RowsCall<T>& c) : padded(((c.classes + kTile - 1) / kTile | 1) * kTile) {
     constexpr int64_t kLanes = Vector<T>::lanes, kLine = 2 * kLanes;
-    const int64_t labels = c.has_rows() ? c.classes : 0, units = c.outside == nullptr ? kTogether * c.width : 0;
+    const int64_t labels = c.has_rows() ? c.classes : 0;
     const int64_t sizes[] = {kBlock * c.k,    c.k * kPanel, kBlock * c.k * kLanes,
-                             kBlock * padded, padded,       labels, labels, units};
-    T** const parts[] = {&scaled, &panel, &lanes, &logits, &row, &y, &mate, &unit};
+                             kBlock * padded, padded,       labels, labels};
+    T** const parts[] = {&scaled, &panel, &lanes, &logits, &row, &y, &mate};
     int64_t all = kLine;
     for (const int64_t size : sizes) all += (size + kLine - 1) / kLine * kLine;
     memory = std::make_unique_for_overwrite<T[]>(all);

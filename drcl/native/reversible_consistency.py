@@ -43,9 +43,8 @@ load_ops()
 ops = torch.ops.drcl  # `.default` below: to look for the overload takes longer than a small stage
 
 # B·B·D up to which the products with F are loops here too: FFᵀ, of which one triangle is formed,
-# and MF. A call of PyTorch's product costs as much as the whole of a small one. With nothing
-# outside the prior's space there are fewer products, and none of them is of one triangle.
-SMALL, SMALL_INSIDE = 2**22, 2**20 - 1
+# and MF. A call of PyTorch's product costs as much as the whole of a small one.
+SMALL = 2**22
 # B·D·(B + C) in the whole space up to which the gradient is found with the loss.
 SMALL_WHOLE = 2**26
 # Panels of FFᵀ where PyTorch multiplies: narrow ones leave out more of the lower triangle, wide
@@ -56,20 +55,21 @@ PANEL, WIDE_PANEL, WIDE_FROM = 128, 256, 512
 COLUMNS, MOST_COLUMNS, MULTIPLICATIONS = 64, 256, 2**25
 
 
-def is_small(batch: int, width: int, columns: int) -> bool:
-    """Whether no product with F, or of coordinates, is PyTorch's."""
-    return batch * batch * width <= (SMALL if columns < width else SMALL_INSIDE)
+def is_small(batch: int, width: int) -> bool:
+    """Whether no product with F is PyTorch's."""
+    return batch * batch * width <= SMALL
 
 
 def loops(batch: int, width: int, columns: int) -> bool:
-    """Whether a stage by rows is loops, in a prior's space of K columns."""
-    return columns <= COLUMNS or (columns <= MOST_COLUMNS and is_small(batch, width, columns))
+    """Whether a stage by rows is loops, in a prior's space of K < D columns."""
+    few = columns <= COLUMNS or (columns <= MOST_COLUMNS and is_small(batch, width))
+    return few and columns < width
 
 
 def loops_over_rows(batch: int, width: int, classes: int, columns: int) -> bool:
     """Whether :func:`rows` is loops."""
-    few = batch * columns * (width + classes) <= MULTIPLICATIONS
-    return columns <= COLUMNS or (few and loops(batch, width, columns))
+    few = columns <= COLUMNS or batch * columns * (width + classes) <= MULTIPLICATIONS
+    return few and loops(batch, width, columns)
 
 
 def label_loss(
@@ -88,8 +88,7 @@ def rows(given: Batch, space: Space, settings: Settings, *, gradient: bool = Tru
         return eager.rows(
             given, space, settings, label_loss, product, label_product, gradient=gradient
         )
-    inside = whole or k == width
-    outside = kept_memory.new(space.basis, len(given.features), 0 if inside else width)
+    outside = kept_memory.new(space.basis, len(given.features), 0 if whole else width)
     found = ops.reversible_rows.default(*_laid_out(given, space, settings), gradient, outside)
     return Rows(outside, *found)
 
@@ -105,7 +104,7 @@ def at_once(
     if is_whole(space.basis):
         small = batch * width * (batch + classes) <= SMALL_WHOLE
     else:
-        small = is_small(batch, width, k) and loops_over_rows(batch, width, classes, k)
+        small = is_small(batch, width) and loops_over_rows(batch, width, classes, k)
     if not small:
         return None
     found: list[Tensor] = ops.reversible_at_once.default(
@@ -162,7 +161,7 @@ def differences(outside: Tensor, coordinates: Tensor, norms: Tensor) -> Tensor:
         return halves
     if not loops(batch, width, k):
         return eager.differences(outside, coordinates, norms, squares)
-    own = is_small(batch, width, k)
+    own = is_small(batch, width)
     both = kept_memory.new(outside, 2, batch, batch)
     if not own:
         squares(outside, both[0])
@@ -184,7 +183,7 @@ def gradient(
     """Gradient (B, D) in ``dtype``, given those of the loss and its parts (None: zero)."""
     *tensors, basis, permutation = saved
     outside, gram_matrix = saved.outside, saved.gram_matrix
-    (width, k), (batch, beyond) = basis.shape, outside.shape
+    (width, k), batch = basis.shape, len(outside)
     by_rows = is_by_rows(gram_matrix)
     if is_whole(basis):
         out = kept_memory.new(basis, batch, width)
@@ -195,11 +194,11 @@ def gradient(
             saved.norms, saved.sums, settings.weights,
         )  # fmt: skip
         return _unmixed(out, permutation, settings).to(dtype)
-    if not (loops(batch, width, k) if by_rows else k <= COLUMNS):
+    if not (loops(batch, width, k) if by_rows else k <= COLUMNS and k < width):
         return eager.gradient(grads, saved, settings, dtype)
     out = kept_memory.new(basis, batch, width)
-    own = by_rows and is_small(batch, width, k)
-    if beyond and not own:
+    own = by_rows and is_small(batch, width)
+    if not own:
         factors = (gram_matrix[0], outside) if by_rows else (outside, gram_matrix[0])
         torch.mm(*factors, out=out)
     ops.reversible_gradient.default(out, grads, *tensors, basis, settings.weights, own)

@@ -255,23 +255,22 @@ def prefers_whole(
     kernels for a GPU are for the prior's space; an exported program serves batches of every size.
     ``targets`` is their shape, (B,) for ids that are not mixed.
     """
-    k = min(width, classes)
     if backend not in ("native", "eager") or torch.compiler.is_exporting():
         return False
-    looped = backend == "native" and loops_over_rows(batch, width, classes, k)
-    if not by_rows:
-        return k == width and not looped
+    if classes >= width or not by_rows:
+        return classes >= width
+    looped = backend == "native" and loops_over_rows(batch, width, classes, classes)
     counted = functools.partial(operations, batch, width, classes, targets, by_rows=True)
     here = sum(counted(whole=False))
     if looped and here <= CALLS:  # to count takes as long as a small stage
         return False
     there = sum(counted(whole=True))
-    if looped and is_small(batch, width, k):
+    if looped and is_small(batch, width):
         return here - there > CALLS
     if looped:  # with fewer rows most of the operations are those of F, which are products here too
         return there < here and 2 * batch > width
     # Compiled code goes over the rows less often there.
-    return k == width or there < here * (1.2 if backend == "native" else 1.0)
+    return there < here * (1.2 if backend == "native" else 1.0)
 
 
 def operations(

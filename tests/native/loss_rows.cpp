@@ -55,8 +55,8 @@ struct Case {
       for (T& one : values) one = static_cast<T>(below(2001) - 1000) / T(512);
       return values;
     };
-    b = 1 + below(45), d = 1 + below(45);
-    c = 1 + below(below(4) > 0 ? 30 : 600), k = std::min(c, d);  // some of more than a tile
+    b = 1 + below(45), d = 2 + below(45);
+    c = 1 + below(below(4) > 0 ? 30 : 600), k = std::min(c, d - 1);  // some of more than a tile
     by_rows = below(2), multiply = below(2), converging = below(2), mixing = below(2), by_ids = below(2);
     features = drawn(b * d - (plant == "overrun"));
     targets = drawn(b * c);
@@ -106,7 +106,7 @@ Found<T> run(const Case<T>& in, const Loops<T>& loops, void (*entropies)(const d
   const int64_t b = in.b, d = in.d, k = in.k;
   Found<T> out;
   const T unwritten = T(-12345);
-  out.outside.assign(k == d ? 0 : b * d, unwritten);
+  out.outside.assign(b * d, unwritten);
   out.coordinates.assign(b * 3 * k, unwritten);
   out.label_gradient.assign(b * k, unwritten);
   out.norms.assign(2 * b, unwritten);
@@ -124,7 +124,7 @@ Found<T> run(const Case<T>& in, const Loops<T>& loops, void (*entropies)(const d
   rows.lam = T(0.9);
   rows.batch = b, rows.width = d, rows.classes = in.c, rows.k = k;
   rows.slopes = true;
-  T* const outside = k == d ? nullptr : out.outside.data();
+  T* const outside = out.outside.data();
   rows.outside = outside;
   rows.coordinates = out.coordinates.data();
   rows.label_gradient = out.label_gradient.data();
@@ -148,7 +148,7 @@ Found<T> run(const Case<T>& in, const Loops<T>& loops, void (*entropies)(const d
   differences.lengths = rows.lengths;
   differences.recast_lengths = rows.recast_lengths;
   differences.converging = in.converging;
-  differences.multiply = in.multiply && outside != nullptr;
+  differences.multiply = in.multiply;
   differences.batch = b, differences.width = d, differences.k = k;
   differences.m = out.both.data();
   differences.z = out.both.data() + b * b;
@@ -172,12 +172,12 @@ Found<T> run(const Case<T>& in, const Loops<T>& loops, void (*entropies)(const d
     gradient.z = differences.z;
     gradient.by_column = by_column.data();
     gradient.factors = in.basis.data();
-    gradient.multiply = in.multiply && outside != nullptr;
+    gradient.multiply = in.multiply;
   } else {
     gradient.by_u = in.small.data();
     gradient.vv = in.small.data() + k * k;
     gradient.uu = in.small.data() + 2 * k * k;
-    gradient.cross = outside == nullptr ? nullptr : in.cross.data();
+    gradient.cross = in.cross.data();
     gradient.factors = factors.data();
     gradient.converging = in.converging;
   }
@@ -209,7 +209,21 @@ std::vector<std::vector<T>> run_whole(const Case<T>& in, const WholeLoops<T>& lo
   }
   std::vector<double> partial(2 * blocks_of(b));
   const auto labelled = std::make_unique<bool[]>(b);
-  for (int64_t i = 0; i < b; ++i) labelled[i] = in.ids[i] >= 0;
+  std::vector<T> mixed(b * in.c);
+  WholeLabelsCall<T> labels{};
+  labels.ids = in.by_ids ? in.ids.data() : nullptr;
+  labels.targets = in.by_ids ? nullptr : in.targets.data();
+  labels.permutation = in.mixing ? in.permutation.data() : nullptr;
+  labels.lam = T(0.9);
+  labels.classes = in.c;
+  labels.batch = b;
+  labels.mixed = mixed.data();
+  labels.labelled = labelled.get();
+  over_blocks(b, [&](int64_t block) { loops.labels(labels, block); });
+  for (int64_t i = 0; i < b; ++i) {
+    const int64_t other = in.mixing ? in.permutation[i] : i;
+    if (in.by_ids && labelled[i] != (in.ids[i] >= 0 && in.ids[other] >= 0)) fail("another label");
+  }
   WholeRowsCall<T> rows{};
   rows.features = in.features.data();
   rows.recast = recast.data();
@@ -244,7 +258,7 @@ std::vector<std::vector<T>> run_whole(const Case<T>& in, const WholeLoops<T>& lo
   by.gradient = gradient.data();
   over_blocks(b, [&](int64_t block) { loops.gradient(by, block); });
   std::vector<T> sums(partial.begin(), partial.end());
-  return {recast, scaled, coordinates, norms, both, gradient, sums};
+  return {recast, mixed, scaled, coordinates, norms, both, gradient, sums};
 }
 
 // Lengths are those of the rows, M is symmetric and Z antisymmetric, F is orthogonal to Q; probabilities sum to one and their gradient to nothing.
@@ -256,14 +270,12 @@ void hold(const Case<T>& in, const Found<T>& found) {
       if (found.both[i * b + j] != found.both[j * b + i]) fail("M is not symmetric");
       if (found.both[(b + i) * b + j] != -found.both[(b + j) * b + i]) fail("Z is not antisymmetric");
     }
-    if (k < d) {
-      for (int64_t j = 0; j < k; ++j) {
-        double sum = 0.0;
-        for (int64_t at = 0; at < d; ++at) {
-          sum += static_cast<double>(found.outside[i * d + at]) * static_cast<double>(in.basis[j * d + at]);
-        }
-        if (!(std::abs(sum) < 1e-5)) fail("F is not orthogonal to Q");
+    for (int64_t j = 0; j < k; ++j) {
+      double sum = 0.0;
+      for (int64_t at = 0; at < d; ++at) {
+        sum += static_cast<double>(found.outside[i * d + at]) * static_cast<double>(in.basis[j * d + at]);
       }
+      if (!(std::abs(sum) < 1e-5)) fail("F is not orthogonal to Q");
     }
     if (in.mixing || !in.by_ids) continue;
     double squares = 0.0;
