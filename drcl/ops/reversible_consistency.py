@@ -30,8 +30,8 @@ else:  # the schema says how many: all that is saved but basis and permutation
     Outputs = tuple[(Tensor,) * (PARTS + len(Saved._fields) - 2)]
 
 # Operations that take as long as the further stages by features. On one and two threads of an AMD
-# EPYC this choice took .8 % longer than the faster one would have, as the mean of 520 batches with B
-# from D to 5D, D from 32 to 512 and C from 4 to 512 (eager: .6 %, of 125).
+# EPYC this choice took .8 % longer than the faster one would have, as the mean of 520 batches with
+# B from D to 5D, D from 32 to 512 and C from 4 to 512 (eager: .6 %, of 125).
 STAGES = 8 * 10**6
 CALLS = 10**6  # operations of loops that take as long as calling products in their place
 
