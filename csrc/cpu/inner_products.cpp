@@ -159,14 +159,15 @@ void upper_products(const Tensor& rows, Tensor out) {
 bool multiplies_panels() { return ends_with_avx2(); }
 
 // Rows that are multiplied by panels, and entries of the matrix that they meet, at least.
-constexpr int64_t kFewest = 24, kMost = 128, kLeast = int64_t{1} << 20;
+constexpr int64_t kFewest = 16, kMost = 128, kLeast = int64_t{1} << 17;
 
 void transposed_product(const Tensor& rows, const Tensor& matrix, Tensor out) { multiply_by_rows(rows, matrix, out); }
 
 }  // namespace
 
-// On two threads of an AMD EPYC, 1,024 columns by 2,048 rows, in turns with PyTorch's: by panels 1.7 times as fast for
-// B = 32, 1.3 for 64, 1.15 for 128 and as fast for 256; .9 for 16.
+// On an AMD EPYC, C from 64 to 512 and D from 512 to 4,096, in turns with PyTorch's: by panels 1.3 to 2.2 times as fast
+// on two threads for B = 16 and 24, 1.06 to 1.9 for 32 to 64, .99 to 1.7 for 96 and 128; on one 1.2 to 2.0, 1.0 to 1.7
+// and .96 to 1.4.
 void multiply_by_rows(const Tensor& rows, const Tensor& matrix, Tensor& out) {
   const bool suits = rows.size(0) >= kFewest && rows.size(0) <= kMost && matrix.size(0) * matrix.size(1) >= kLeast;
   if (suits && rows.scalar_type() == torch::headeronly::ScalarType::Float && multiplies_panels()) {

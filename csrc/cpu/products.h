@@ -28,7 +28,7 @@ inline void subtract_product(const Tensor& left, const Tensor& right, Tensor& ou
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_cpu_addmm_out(out.get(), out.get(), left.get(), right.get(), 1.0, -1.0));
 }
 
-// out = rows·matrixᵀ of contiguous rows (B, C) and (D, C)
+// out = rows·matrixᵀ of rows (B, C) and (D, C), each of which is contiguous
 void multiply_by_rows(const Tensor& rows, const Tensor& matrix, Tensor& out);
 
 }  // namespace drcl

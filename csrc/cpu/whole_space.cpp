@@ -122,7 +122,7 @@ Tensor whole_differences(const Tensor& coordinates, const Tensor& norms) {
       for (int64_t i = 0; i < width; ++i) to[row * width + i] = u[i] + v[i];
     }
   });
-  multiply(sums, view(coordinates, {width, batch}, {1, 3 * width}, width), product);
+  multiply_by_rows(sums, view(coordinates, {batch, width}, {3 * width, 1}, width), product);
   WholeDifferencesCall<T> call{};
   call.product = data<T>(product);
   call.lengths = data<T>(norms);

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -82,15 +82,16 @@ def products(
     weight: Tensor,
     needs: Sequence[bool],
     factor: Tensor | None = None,
+    product: Callable[[Tensor, Tensor], Tensor] = torch.mm,
 ) -> tuple[Tensor, Tensor]:
     """Gradients by features and weight from that by XW, times a factor.
 
-    Those that are not needed are empty.
+    Those that are not needed are empty. ``product`` finds that by features.
     """
     by_features, by_weight = features.new_empty(0), weight.new_empty(0)
     if needs[0]:
         turned = weight.T if factor is None else weight.T * factor
-        by_features = (by_product @ turned).to(features.dtype)
+        by_features = product(by_product, turned).to(features.dtype)
     if needs[1]:
         by_weight = project_transposed(features.to(weight.dtype), by_product)
         if factor is not None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from drcl.eager.prior_similarity import prior_similarity_backward, products
 from drcl.eager.products import project
 from drcl.native.cross_entropy import compiled_q, entropies, entropies_in_place, laid_out, ops
+from drcl.native.products import product
 
 __all__ = ["at_once", "by_products", "prior_similarity", "prior_similarity_backward"]
 
@@ -87,7 +88,7 @@ def by_products(
             slopes.mul_(by_loss)
         if temperature != 1.0:
             slopes.div_(temperature)
-        found = products(slopes, features, weight, needs)
+        found = products(slopes, features, weight, needs, product=product)
         return [one if need else None for one, need in zip(found, needs, strict=True)]
 
     return loss, score, gradients

@@ -170,16 +170,16 @@ def test_one_triangle_of_products_has_the_bits_of_the_whole(count: int, width: i
     assert ((whole.double() - exact).abs() <= 1e-6 * torch.outer(lengths, lengths)).all()
 
 
-@pytest.mark.parametrize("count", [23, 24, 128, 129])
+@pytest.mark.parametrize("count", [15, 16, 128, 129])
 def test_a_product_by_a_wide_matrix(count: int) -> None:
     """By panels where these are the faster, which leave its columns where they lie."""
     by = torch.randn(1030, 1024)
     for rows, matrix, suits in (
-        (torch.randn(count, 1024), by.T, 24 <= count <= 128),
-        (torch.randn(count, 2048)[:, ::2], by.T, 24 <= count <= 128),
+        (torch.randn(count, 1024), by.T, 16 <= count <= 128),
+        (torch.randn(count, 2048)[:, ::2], by.T, 16 <= count <= 128),
         (torch.randn(count, 1030), by, False),
         (torch.randn(count, 1024).double(), by.T.double(), False),
-        (torch.randn(count, 1024), by[:1000].T, False),  # of fewer entries
+        (torch.randn(count, 1024), by[:120].T, False),  # of fewer entries
     ):
         found = native.product(rows, matrix)
         exact = rows.double() @ matrix.double()
