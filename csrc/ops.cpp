@@ -23,7 +23,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(drcl, m) {
   // Queries against many rows: drcl/ops/inner_products.py.
   m.def("inner_products(Tensor query, Tensor gallery, Tensor(a!) out, bool few) -> ()");
   m.def("upper_products(Tensor rows, Tensor(a!) out) -> ()");
-  m.def("column_products(Tensor rows, Tensor(a!) out) -> ()");
+  m.def("column_products(Tensor rows, Tensor? others, Tensor(a!) out, Tensor(b!)? crossed) -> ()");
   m.def("transposed_product(Tensor rows, Tensor matrix, Tensor(a!) out) -> ()");
   m.def("multiplies_panels() -> bool");
   // The highest scores of every query, tile by tile: drcl/ops/top_k.py.
@@ -50,6 +50,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(drcl, m) {
         "Tensor weight, float temperature, float lam, bool slopes, Tensor(a!) outside) -> "
         "(Tensor, Tensor, Tensor, Tensor)");
   m.def("reversible_differences(Tensor(a!) both, Tensor outside, Tensor coordinates, Tensor norms, bool multiply) -> ()");
+  m.def("reversible_inner(Tensor coordinates) -> Tensor");
   m.def("reversible_combine(Tensor sums, Tensor inner, Tensor cross, Tensor matrices, float[] weights, "
         "int width) -> Tensor[]");
   m.def("reversible_gradient(Tensor(a!) out, Tensor?[] grads, Tensor outside, Tensor coordinates, Tensor label_gradient, "

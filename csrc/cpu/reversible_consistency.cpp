@@ -125,6 +125,38 @@ void differences(Tensor& both, const Tensor& outside, const Tensor& coordinates,
   });
 }
 
+constexpr int64_t kInnerRows = 64, kInnerParts = 64;  // rows that are made wide at a time; parts of the batch, at most
+
+// HᵀH (3K, 3K), summed by parts of the batch and then over parts in their order.
+template <class T>
+Tensor inner(const Tensor& coordinates) {
+  const int64_t batch = coordinates.size(0), columns = coordinates.size(1), padded = padded_to_vectors(columns);
+  check("coordinates", coordinates, type_of<T>, {batch, columns});
+  const int64_t parts = std::clamp<int64_t>(batch / (8 * kInnerRows), 1, kInnerParts), each = (batch + parts - 1) / parts;
+  std::vector<double> partial(parts * padded * padded);
+  const T* h = data<T>(coordinates);
+  static const Loops<T> loops = loops_here<T>();
+  torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+    std::vector<double> wide(kInnerRows * padded);
+    for (int64_t part = begin; part < end; ++part) {
+      for (int64_t row = part * each; row < std::min(batch, (part + 1) * each); row += kInnerRows) {
+        const int64_t count = std::min(kInnerRows, std::min(batch, (part + 1) * each) - row);
+        loops.inner(h + row * columns, count, columns, wide.data(), partial.data() + part * padded * padded);
+      }
+    }
+  });
+  Tensor sums = empty({columns, columns}, ScalarType::Double);
+  double* to = target<double>(sums);
+  for (int64_t i = 0; i < columns; ++i) {
+    for (int64_t j = i; j < columns; ++j) {
+      double sum = 0.0;
+      for (int64_t part = 0; part < parts; ++part) sum += partial[(part * padded + i) * padded + j];
+      to[i * columns + j] = to[j * columns + i] = sum;
+    }
+  }
+  return sums;
+}
+
 // Of HᵀH (3K, 3K): UᵀU, ΔᵀU, ΔᵀΔ, VᵀU, VᵀΔ, VᵀV.
 struct Inner {
   const double *uu, *du, *dd, *vu, *vd, *vv;
@@ -335,6 +367,8 @@ void differences_of(Tensor both, const Tensor& outside, const Tensor& coordinate
   DRCL_BY_DTYPE(coordinates, differences, both, outside, coordinates, norms, multiply);
 }
 
+Tensor inner_of(const Tensor& coordinates) { DRCL_BY_DTYPE(coordinates, inner, coordinates); }
+
 std::vector<Tensor> combine_of(const Tensor& sums, const Tensor& inner, const Tensor& cross, const Tensor& matrices,
                                const std::vector<double>& weights, int64_t width) {
   DRCL_BY_DTYPE(sums, combine, sums, inner, cross, matrices, weights, width);
@@ -371,6 +405,7 @@ STABLE_TORCH_LIBRARY_IMPL(drcl, CompositeExplicitAutograd, m) {
 STABLE_TORCH_LIBRARY_IMPL(drcl, CPU, m) {
   m.impl("reversible_rows", TORCH_BOX(&drcl::loss::rows_of));
   m.impl("reversible_differences", TORCH_BOX(&drcl::loss::differences_of));
+  m.impl("reversible_inner", TORCH_BOX(&drcl::loss::inner_of));
   m.impl("reversible_combine", TORCH_BOX(&drcl::loss::combine_of));
   m.impl("reversible_gradient", TORCH_BOX(&drcl::loss::gradient_of));
   m.impl("reversible_unmix", TORCH_BOX(&drcl::loss::unmix_of));

@@ -119,6 +119,7 @@ struct Loops {
   void (*differences)(const DifferencesCall<T>&, int64_t block);
   void (*mirror)(const DifferencesCall<T>&, int64_t block);
   void (*gradient)(const GradientCall<T>&, int64_t block);
+  void (*inner)(const T* h, int64_t count, int64_t columns, double* wide, double* sums);
   double (*sum_of_squares)(const T* values, int64_t n);
 };
 
@@ -126,6 +127,12 @@ struct Loops {
 template <class T>
 T mixed(T from, T to, T weight) {
   return weight < T(0.5) ? from + weight * (to - from) : to - (to - from) * (T(1) - weight);
+}
+
+// Columns of doubles as whole vectors.
+inline int64_t padded_to_vectors(int64_t columns) {
+  constexpr int64_t kLanes = Vector<double>::lanes;
+  return (columns + kLanes - 1) / kLanes * kLanes;
 }
 
 inline int64_t blocks_of(int64_t rows) { return (rows + kBlock - 1) / kBlock; }

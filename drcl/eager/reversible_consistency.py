@@ -20,10 +20,11 @@ For B < D the B×B matrices ``M = R̂R̂ᵀ − X̂X̂ᵀ = UΔᵀ + ΔVᵀ − 
 are the smaller ones, cost less, and are more exact: entries cancel one by one, and the diagonals
 are known to be zero.
 
-The stages are what another backend replaces: :func:`rows`; :func:`class_sums` and :func:`gram`, or
-:func:`differences`; :func:`combine`; :func:`gradient`. When K = D the class space is the whole
-space and F is a (B, 0) tensor. With the identity for Q all this holds in the whole space too, for
-any K: nothing is then projected, and products with coordinates are longer.
+The stages are what another backend replaces: :func:`rows`; :func:`by_features`, which is
+:func:`class_sums` and :func:`gram`, or :func:`differences`; :func:`combine`; :func:`gradient`.
+When K = D the class space is the whole space and F is a (B, 0) tensor. With the identity for Q all
+this holds in the whole space too, for any K: nothing is then projected, and products with
+coordinates are longer.
 """
 
 from __future__ import annotations
@@ -258,15 +259,25 @@ def row_blocks(rows: Tensor) -> list[slice]:
     return [slice(start, start + size) for start in range(0, len(rows), size)]
 
 
+def by_features(coordinates: Tensor, outside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The sums over rows where D×D matrices are taken: those of the class space, and FᵀF."""
+    return *class_sums(coordinates, outside), gram(outside)
+
+
 def class_sums(coordinates: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:
     """``HᵀH`` (3K, 3K) in float64, where the device has it, and ``[Δ, V]ᵀF`` (2K, D)."""
-    # The loss is a difference of products of HᵀH, so rounding in it is what limits the loss. In
-    # float64 it costs nothing beside the symmetric product, as long as K is small against D.
-    k = coordinates.shape[1] // 3
-    narrow = k <= max(32, outside.shape[1] // 12)
-    wide = widest(coordinates.device)
-    exact = coordinates.to(wide) if narrow else coordinates
+    k, wide = coordinates.shape[1] // 3, widest(coordinates.device)
+    exact = coordinates.to(wide) if is_narrow(k, outside.shape[1]) else coordinates
     return (exact.T @ exact).to(wide), coordinates[:, k:].T @ outside
+
+
+def is_narrow(k: int, width: int) -> bool:
+    """Whether HᵀH is summed in float64.
+
+    The loss is a difference of products of it, so rounding in it is what limits the loss. In
+    float64 it costs nothing beside FᵀF, as long as K is small against D.
+    """
+    return k <= max(32, width // 12)
 
 
 def gram(outside: Tensor) -> Tensor:

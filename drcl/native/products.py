@@ -60,11 +60,14 @@ def upper_products(rows: Tensor, out: Tensor) -> None:
     torch.ops.drcl.upper_products.default(rows, out)
 
 
-def column_products(rows: Tensor, out: Tensor) -> None:
+def column_products(
+    rows: Tensor, out: Tensor, others: Tensor | None = None, crossed: Tensor | None = None
+) -> None:
     """``rows.T @ rows`` for float32 rows (B, D) in ``out`` (D, D): one triangle, mirrored.
 
-    By panels of columns. On two threads of an AMD EPYC, in turns with PyTorch's products of panels
-    of F turned: 1.2 to 1.4 times as fast for D = 512 and 1,024, B from 1,024 to 65,536; 1.1 for
-    D = 2,048 and 4,096; more than that for smaller ones.
+    With ``others`` (B, M), ``others.T @ rows`` in ``crossed`` (M, D), too. By panels of columns. On
+    two threads of an AMD EPYC, in turns with PyTorch's products of panels of F turned: 1.2 to 1.4
+    times as fast for D = 512 and 1,024, B from 1,024 to 65,536; 1.1 for D = 2,048 and 4,096; more
+    than that for smaller ones.
     """
-    torch.ops.drcl.column_products.default(rows, out)
+    torch.ops.drcl.column_products.default(rows, others, out, crossed)

@@ -1,9 +1,8 @@
 """The loss's stages by rows in compiled code, csrc/cpu/reversible_consistency.cpp.
 
 Formulas, shapes and reasons are those of :mod:`drcl.eager.reversible_consistency`. The large
-products and the sums over the class space, :func:`~drcl.eager.reversible_consistency.class_sums`,
-are PyTorch's here too, and so is a whole stage where the products of its loops would be large ones
-(:func:`loops`).
+products are PyTorch's here too, but for those of one triangle, and so is a whole stage where the
+products of its loops would be large ones (:func:`loops`).
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ from drcl.eager.reversible_consistency import (
     Saved,
     Settings,
     Space,
-    class_sums,
     is_by_rows,
     is_whole,
 )
@@ -37,7 +35,7 @@ from drcl.native.products import (
     upper_products,
 )
 
-__all__ = ["at_once", "class_sums", "combine", "differences", "gradient", "gram", "rows"]
+__all__ = ["at_once", "by_features", "combine", "differences", "gradient", "rows"]
 
 load_ops()
 ops = torch.ops.drcl  # `.default` below: to look for the overload takes longer than a small stage
@@ -134,14 +132,15 @@ def by_panels(matrix: Tensor) -> bool:
     return matrix.dtype == torch.float32 and multiplies_panels()
 
 
-def gram(outside: Tensor) -> Tensor:
-    """``FᵀF`` (1, D, D)."""
-    if not by_panels(outside):
-        return eager.gram(outside)
-    width = outside.shape[1]
-    product = kept_memory.new(outside, 1, width, width)
-    column_products(outside, product[0])
-    return product
+def by_features(coordinates: Tensor, outside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """``HᵀH`` (3K, 3K), ``[Δ, V]ᵀF`` (2K, D) and ``FᵀF`` (1, D, D)."""
+    width, k = outside.shape[1], coordinates.shape[1] // 3
+    if width == 0 or not (by_panels(outside) and eager.is_narrow(k, width)):
+        return eager.by_features(coordinates, outside)
+    inner: Tensor = ops.reversible_inner.default(coordinates)
+    cross, gram = outside.new_empty(2 * k, width), kept_memory.new(outside, 1, width, width)
+    column_products(outside, gram[0], coordinates[:, k:], cross)
+    return inner, cross, gram
 
 
 def squares(outside: Tensor, out: Tensor) -> None:

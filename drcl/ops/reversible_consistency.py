@@ -1,7 +1,7 @@
 """``drcl::reversible_consistency``: the loss, its parts, and a closed-form gradient.
 
-The op strings together the stages of a backend: ``rows`` → ``class_sums`` and ``gram``, or for B <
-D ``differences`` → ``combine``, and ``gradient`` for the way back. Ranks have to talk in one place
+The op strings together the stages of a backend: ``rows`` → ``by_features``, or for few rows
+``differences``, → ``combine``, and ``gradient`` for the way back. Ranks have to talk in one place
 only, between the sums and what is made of them: adding up the sums makes every rank's loss and
 gradient those of the global batch.
 """
@@ -76,8 +76,7 @@ def _in_stages(
             inner, cross = new(0, 0, dtype=widest(rows.sums.device)), new(0, 0)
             gram = compute.differences(rows.outside, rows.coordinates, rows.norms)
         else:
-            inner, cross = compute.class_sums(rows.coordinates, rows.outside)
-            gram = compute.gram(rows.outside)
+            inner, cross, gram = compute.by_features(rows.coordinates, rows.outside)
         if group:
             _add_up((rows.sums, inner, cross, gram), group)
         parts = compute.combine(rows.sums, inner, cross, gram, chosen, len(own.basis))
@@ -217,13 +216,13 @@ def stages(backend: str) -> ModuleType | SimpleNamespace:
 
 @functools.cache
 def _kernels() -> SimpleNamespace:
-    from drcl.kernels.reversible_consistency.class_sums import class_sums
+    from drcl.kernels.reversible_consistency.class_sums import by_features
     from drcl.kernels.reversible_consistency.combine import combine
     from drcl.kernels.reversible_consistency.gradient import gradient
     from drcl.kernels.reversible_consistency.rows import rows
-    from drcl.kernels.reversible_consistency.symmetric import differences, gram
+    from drcl.kernels.reversible_consistency.symmetric import differences
 
-    functions = (rows, class_sums, gram, differences, combine, gradient)
+    functions = (rows, by_features, differences, combine, gradient)
     return SimpleNamespace(**{function.__name__: function for function in functions})
 
 

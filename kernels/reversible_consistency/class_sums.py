@@ -19,6 +19,7 @@ import triton.language as tl
 from .. import product
 from ..launch import LOOPED_CLASSES, blocks, on_device_of, slices
 from ..reduction import sum_partials
+from .symmetric import gram
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,6 +72,11 @@ def class_sums_kernel(
     at = partials + part.to(tl.int64) * height * width
     mask = (h < height)[:, None] & (d < width)[None, :]
     tl.store(at + h[:, None] * width + d[None, :], total, mask=mask)
+
+
+def by_features(coordinates: Tensor, outside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """See :func:`drcl.eager.reversible_consistency.by_features`."""
+    return *class_sums(coordinates, outside), gram(outside)
 
 
 def class_sums(coordinates: Tensor, outside: Tensor) -> tuple[Tensor, Tensor]:

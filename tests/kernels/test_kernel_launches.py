@@ -169,8 +169,7 @@ def test_the_loss_is_its_kernels_and_nothing_else(launches, batch, kind):
             inner, cross = torch.empty(0, 0), torch.empty(0, 0)
             gram = compute.differences(rows.outside, rows.coordinates, rows.norms)
         else:
-            inner, cross = compute.class_sums(rows.coordinates, rows.outside)
-            gram = compute.gram(rows.outside)
+            inner, cross, gram = compute.by_features(rows.coordinates, rows.outside)
         compute.combine(rows.sums, inner, cross, gram, settings, d)
         saved = Saved(*rows, inner, cross, gram, prior.basis, order)
         compute.gradient([one, None, None, None], saved, settings, torch.float32)

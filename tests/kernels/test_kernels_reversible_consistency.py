@@ -320,7 +320,7 @@ def test_gram_matrix(monkeypatch, shape, precision):
     name = {"highest": "ieee", "high": "tf32", "medium": "bf16"}[precision]
     monkeypatch.setattr(product, "matmul_precision", lambda: name)
     f = torch.randn(shape, device=DEVICE)
-    ours, exact = kernels.gram(f), f.double().T @ f.double()
+    ours, exact = symmetric.gram(f), f.double().T @ f.double()
     assert (ours[0] - exact).norm() <= error * exact.norm()
     torch.testing.assert_close(ours[0], ours[0].T, rtol=1e-5, atol=1e-4)
 
@@ -331,7 +331,7 @@ def test_products_in_parts_are_as_exact_as_float32(magnitude):
     f = magnitude * torch.randn(140, 40, device=DEVICE).exp()
     right = torch.randn(40, 20, device=DEVICE)
     factor = torch.randn(140, 20, device=DEVICE)
-    gram, (large, dots) = kernels.gram(f)[0], product.product_with_dots(f, right, factor)
+    gram, (large, dots) = symmetric.gram(f)[0], product.product_with_dots(f, right, factor)
     torch.testing.assert_close(
         dots.sum(0), (large * factor).sum(1), rtol=1e-4, atol=1e-3 * magnitude
     )
@@ -395,7 +395,7 @@ def test_differences(converged):
 
 def test_class_sums_in_slices():
     h, f = torch.randn(300, 9, device=DEVICE), torch.randn(300, 70, device=DEVICE)
-    inner, cross = kernels.class_sums(h, f)
+    inner, cross = class_sums.class_sums(h, f)
     assert inner.dtype == torch.float64
     torch.testing.assert_close(inner, h.double().T @ h.double(), rtol=1e-13, atol=1e-13)
     exact = h[:, 3:].double().T @ f.double()
@@ -408,7 +408,7 @@ def test_long_sums_keep_small_terms(monkeypatch):
     batch = 4096
     h, f = torch.ones(batch, 3, device=DEVICE), torch.full((batch, 1), 1 / 64, device=DEVICE)
     f[0] = 2.0**24
-    _, cross = kernels.class_sums(h, f)
+    _, cross = class_sums.class_sums(h, f)
     exact = f.double().sum()
     assert (cross.double() - exact).abs().max() <= 1e-6 * exact
 

@@ -83,9 +83,25 @@ def test_what_the_op_cannot_read_is_refused(rows: Tensor, out: Tensor, said: str
         column_products(rows, out)
 
 
+@pytest.mark.parametrize(
+    ("others", "crossed", "said"),
+    [
+        (torch.ones(5, 2), torch.empty(2, 3), "others: expected 4 rows"),
+        (torch.ones(4, 2), torch.empty(3, 3), "crossed: expected a product of each other column"),
+        (torch.ones(4, 2), None, "crossed: expected with others"),
+        (None, torch.empty(2, 3), "crossed: expected with others"),
+    ],
+)
+def test_others_that_do_not_fit_are_refused(others, crossed, said) -> None:
+    with pytest.raises(RuntimeError, match=said):
+        column_products(torch.ones(4, 3), torch.empty(3, 3), others, crossed)
+
+
 def test_the_op_passes_opcheck() -> None:
     op = torch.ops.drcl.column_products.default
-    torch.library.opcheck(op, (torch.randn(20, 9), torch.empty(9, 9)))
+    torch.library.opcheck(op, (torch.randn(20, 9), None, torch.empty(9, 9), None))
+    more = torch.randn(20, 4), torch.empty(9, 9), torch.empty(4, 9)
+    torch.library.opcheck(op, (torch.randn(20, 9), *more))
 
 
 @pytest.mark.parametrize("panels", [False, True])
@@ -94,10 +110,44 @@ def test_the_loss_takes_it_for_float32_where_panels_are_the_faster(
     panels: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(native, "multiplies_panels", lambda: panels)
-    outside = torch.randn(300, 40, dtype=dtype)
+    h, outside = torch.randn(300, 12, dtype=dtype), torch.randn(300, 40, dtype=dtype)
     with torch.profiler.profile() as seen:
-        found = native.gram(outside)
+        found = native.by_features(h, outside)
     own = any(event.key == "drcl::column_products" for event in seen.key_averages())
     assert own == (panels and dtype == torch.float32)
-    exact = outside.double().T @ outside.double()
-    assert (found[0].double() - exact).norm() <= 1e-6 * exact.norm()
+    h, outside = h.double(), outside.double()
+    expected = h.T @ h, h[:, 4:].T @ outside, (outside.T @ outside)[None]
+    for one, exact in zip(found, expected, strict=True):
+        assert (one.double() - exact).norm() <= 1e-6 * exact.norm()
+
+
+@pytest.mark.parametrize("more", [1, 20, 24, 25, 60])
+@pytest.mark.parametrize(("count", "width"), [(1, 5), (300, 40), (1100, 70)])
+def test_others_are_multiplied_in_the_same_pass(count: int, width: int, more: int) -> None:
+    rows, others = torch.randn(count, width), torch.randn(count, 3 * more)[:, more : 2 * more]
+    out, crossed = torch.full((width, width), torch.nan), torch.full((more, width), torch.nan)
+    column_products(rows, out, others, crossed)
+    assert torch.equal(out, products(rows))
+    steps = min(count, 256) + -(-count // 256)
+    exact = others.double().T @ rows.double()
+    bound = steps * 2.0**-24 * (others.double().abs().T @ rows.double().abs())
+    assert ((crossed.double() - exact).abs() <= 1.001 * bound).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("columns", [3, 6, 12, 30, 63, 192])
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 600, 1100, 3000])
+def test_the_inner_products_of_coordinates_are_summed_in_float64(
+    count: int, columns: int, dtype: torch.dtype
+) -> None:
+    h = torch.randn(count, columns, dtype=dtype)
+    found = torch.ops.drcl.reversible_inner(h)
+    exact = h.double().T @ h.double()
+    assert found.dtype == torch.float64 and torch.equal(found, found.T)
+    assert ((found - exact).abs() <= 1e-13 * (h.double().abs().T @ h.double().abs())).all()
+
+
+def test_inner_products_of_coordinates_have_the_same_bits_everywhere() -> None:
+    draw = "x = torch.randn(3000, width, generator=g)\n"
+    said = bits_by_width(draw, "found = [torch.ops.drcl.reversible_inner(x)]")
+    assert len(said) == 3, said

@@ -282,8 +282,7 @@ def test_flops_are_those_of_the_products_that_are_made(size):
         if by_rows:
             gram = eager.differences(rows.outside, rows.coordinates, rows.norms)
         else:
-            inner, cross = eager.class_sums(rows.coordinates, rows.outside)
-            gram = eager.gram(rows.outside)
+            inner, cross, gram = eager.by_features(rows.coordinates, rows.outside)
     with Products() as backward:
         saved = eager.Saved(*rows, inner, cross, gram, space.basis, None)
         eager.gradient(torch.ones(4), saved, settings, torch.float32)

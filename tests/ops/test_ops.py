@@ -423,7 +423,7 @@ def test_native_stages_have_the_same_bits_with_any_number_of_threads(shape, dtyp
             sums = (none.double(), none, native.differences(rows.outside, *rows[1:4:2]))
         else:
             torch.set_num_threads(1)
-            sums = (*native.class_sums(rows.coordinates, rows.outside), native.gram(rows.outside))
+            sums = native.by_features(rows.coordinates, rows.outside)
             torch.set_num_threads(threads)
         parts = native.combine(rows.sums, *sums, settings, shape[1])
         saved = Saved(*rows, *sums, space.basis, given.permutation)

@@ -24,6 +24,7 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 from drcl.eager.reversible_consistency import Batch, Saved, Settings, Space
 from drcl.kernels import mixup, prior_similarity, reduction
 from drcl.kernels.product import product
+from drcl.kernels.reversible_consistency import class_sums, symmetric
 from drcl.ops.reversible_consistency import stages as stages_of
 from ptx import mutants
 from ptx.barriers import meets_alike, only_reads_meet
@@ -82,8 +83,8 @@ def slices(gpu: Gpu) -> None:
     """Sums over so many rows that they are cut into slices."""
     h, f = torch.randn(140, 9), torch.randn(600, 20)
     with on(gpu):
-        inner, cross = stages.class_sums(h, f[:140])
-        gram = stages.gram(f)[0]
+        inner, cross = class_sums.class_sums(h, f[:140])
+        gram = symmetric.gram(f)[0]
     exact = h.double()
     close = {"rtol": 1e-4, "atol": 1e-4}
     torch.testing.assert_close(inner, exact.T @ exact, **close)
@@ -287,9 +288,9 @@ def run_at_the_end(name: str, gpu: Gpu) -> None:
                 expected = unit - unit @ basis @ basis.T
                 torch.testing.assert_close(outside[-2:], expected, rtol=1e-4, atol=1e-5)
         elif name == "class_sums":
-            stages.class_sums(huge(ROWS, 30), x)
+            class_sums.class_sums(huge(ROWS, 30), x)
         elif name == "gram":
-            stages.gram(x)
+            symmetric.gram(x)
         else:
             k = 10 if name == "gradient" else 40
             basis = torch.linalg.qr(torch.randn(WIDTH, k))[0]
