@@ -59,7 +59,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(drcl, m) {
   m.def("reversible_unmix(Tensor gradient, Tensor permutation, float lam, Tensor(a!) out) -> ()");
   m.def("reversible_at_once(Tensor features, Tensor targets, Tensor? permutation, Tensor q, Tensor basis, Tensor recast, "
         "Tensor weight, float temperature, float lam, float[] weights, bool slopes) -> Tensor[]");
-  // The same in the whole space: drcl/native/whole_space.py.
+  // The same in the whole space, which the ops by rows have, too: their basis has no columns then.
   m.def("whole_differences(Tensor coordinates, Tensor norms) -> Tensor");
   m.def("whole_gradient(Tensor(a!) out, Tensor? matrices, Tensor?[] grads, Tensor coordinates, Tensor label_gradient, "
         "Tensor norms, Tensor sums, float[] weights) -> ()");

@@ -56,8 +56,9 @@ def reversible_consistency_loss(
     others; call ``.total.backward()``. The cosine with a zero row is 0.
 
     Range: rows may have any length that float32 holds. Squared errors are what they are: where
-    entries of X or R pass 1e19 in float32, ``recasting`` and with it ``total`` are infinite, while
-    their gradients stay finite. Logits XW/τ beyond float32 make ``label`` and ``total`` NaN.
+    their sum over the batch passes 3.4e38 in float32, as with entries of 1e19, or of 1e16 in a
+    large batch, ``recasting`` and with it ``total`` are infinite, while their gradients stay
+    finite. Logits XW/τ beyond float32 make ``label`` and ``total`` NaN.
     :meth:`drcl.DRCL.fit` stops with an error at either.
 
     Source: paper, reversible semantic consistency.

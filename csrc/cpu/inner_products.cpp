@@ -161,7 +161,12 @@ bool multiplies_panels() { return ends_with_avx2(); }
 // Rows that are multiplied by panels, and entries of the matrix that they meet, at least.
 constexpr int64_t kFewest = 16, kMost = 128, kLeast = int64_t{1} << 17;
 
-void transposed_product(const Tensor& rows, const Tensor& matrix, Tensor out) { multiply_by_rows(rows, matrix, out); }
+void transposed_product(const Tensor& rows, const Tensor& matrix, Tensor out) {
+  check("rows", rows, matrix.scalar_type(), {rows.size(0), rows.size(1)});
+  check("matrix", matrix, matrix.scalar_type(), {matrix.size(0), rows.size(1)});
+  check("out", out, matrix.scalar_type(), {rows.size(0), matrix.size(0)});
+  multiply_by_rows(rows, matrix, out);
+}
 
 }  // namespace
 

@@ -32,6 +32,7 @@ inline const int64_t* permutation_of(const Maybe& permutation, int64_t batch) {
 
 template <class T>
 Labels<T> labels_of(const Tensor& targets, const Maybe& permutation, int64_t batch, int64_t classes, double lam) {
+  STD_TORCH_CHECK(classes >= 1, "weight: expected classes");
   const bool ids = targets.dim() == 1;
   if (ids) {
     check("targets", targets, ScalarType::Long, {batch});
@@ -46,7 +47,11 @@ Labels<T> labels_of(const Tensor& targets, const Maybe& permutation, int64_t bat
 template <class T>
 Factors factors_of(const std::vector<Maybe>& grads, const std::vector<double>& weights, const Tensor& sums,
                    int64_t width) {
-  const auto grad = [&](size_t i) { return grads.at(i).has_value() ? static_cast<double>(*data<T>(*grads[i])) : 0.0; };
+  const auto grad = [&](size_t i) {
+    if (!grads.at(i).has_value()) return 0.0;
+    check("grads", *grads[i], type_of<T>, {});
+    return static_cast<double>(*data<T>(*grads[i]));
+  };
   const auto by = [&](size_t i) { return weights.at(i) * grad(0) + grad(i + 1); };
   const double count = std::max(static_cast<double>(data<T>(sums)[2]), 1.0);
   return {by(0) / count, by(1) * (-16.0 / (count * count)), by(2) * (2.0 / (count * static_cast<double>(width)))};

@@ -38,6 +38,7 @@ FourTensors rows(const Tensor& features, const Tensor& targets, const std::optio
                  const Tensor& q, const Tensor& basis, const Tensor& recast, const Tensor& weight, double temperature,
                  double lam, bool slopes, Tensor& outside) {
   if (basis.size(1) == 0) {
+    check("basis", basis, type_of<T>, {weight.size(0), 0});
     return whole_rows<T>(features, targets, permutation, q, recast, weight, temperature, lam, slopes);
   }
   const ScalarType type = basis.scalar_type();

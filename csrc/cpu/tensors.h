@@ -62,6 +62,7 @@ inline void check(const char* name, const Tensor& tensor, ScalarType type, std::
 
 // q, 0-d.
 inline double number(const Tensor& scalar) {
+  STD_TORCH_CHECK(scalar.dim() == 0, "q: expected a number");
   if (scalar.scalar_type() == ScalarType::Double) return *data<double>(scalar);
   STD_TORCH_CHECK(scalar.scalar_type() == ScalarType::Float, "q: expected float32 or float64");
   return static_cast<double>(*data<float>(scalar));

@@ -1,6 +1,6 @@
-// The loss's stages by rows in the whole space on a CPU, for drcl/native/whole_space.py: each goes over a row once,
-// between products that are PyTorch's. What is summed over rows is summed by blocks and then over blocks in their
-// order, so that the bits are the same for any number of threads.
+// The loss's stages by rows in the whole space on a CPU, for drcl/native/reversible_consistency.py: each goes over a row
+// once, between products that are PyTorch's. What is summed over rows is summed by blocks and then over blocks in their
+// order, so that these sums have the same bits for any number of threads.
 
 #include "entropies.h"
 #include "products.h"

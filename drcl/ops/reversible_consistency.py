@@ -235,6 +235,8 @@ def prefers_rows(batch: int, width: int, classes: int, group: str, backend: str)
         return False
     if batch < width:
         return True
+    if serves_any(batch):
+        return False
     if backend not in ("native", "eager"):
         return classes >= width and 2 * batch < 5 * width
     counted = functools.partial(operations, batch, width, classes, (batch,))
@@ -251,12 +253,12 @@ def prefers_whole(
     """Whether the loss is computed in the whole space, not in the prior's: by its operations.
 
     There nothing is projected, but coordinates are D and not K numbers. The compiled loops and the
-    kernels for a GPU are for the prior's space; an exported program serves batches of every size.
-    ``targets`` is their shape, (B,) for ids that are not mixed.
+    kernels for a GPU are for the prior's space. ``targets`` is their shape, (B,) for ids that are
+    not mixed.
     """
-    if backend not in ("native", "eager") or torch.compiler.is_exporting():
+    if backend not in ("native", "eager"):
         return False
-    if classes >= width or not by_rows:
+    if classes >= width or not by_rows or serves_any(batch):
         return classes >= width
     looped = backend == "native" and loops_over_rows(batch, width, classes, classes)
     counted = functools.partial(operations, batch, width, classes, targets, by_rows=True)
@@ -270,6 +272,15 @@ def prefers_whole(
         return there < here and 2 * batch > width
     # Compiled code goes over the rows less often there.
     return there < here * (1.2 if backend == "native" else 1.0)
+
+
+def serves_any(batch: int) -> bool:
+    """Whether a program is traced for batches of every size: each choice by it is one more."""
+    if torch.compiler.is_exporting() or not torch.compiler.is_compiling():
+        return bool(torch.compiler.is_exporting())
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+
+    return not has_static_value(batch)
 
 
 def operations(

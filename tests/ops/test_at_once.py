@@ -372,3 +372,29 @@ def test_a_change_of_the_features_before_the_products_of_the_gradient_is_refused
     x.zero_()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"recast": torch.empty(0, 5), "weight": torch.empty(5, 0)}, "weight: expected classes"),
+        ({"basis": torch.empty(4, 0)}, "basis: expected"),
+        ({"q": torch.ones(0)}, "q: expected a number"),
+        ({"features": torch.empty(6, 4)}, "features: expected"),
+        ({"permutation": torch.arange(5)}, "permutation: expected"),
+    ],
+)
+def test_what_the_compiled_call_cannot_read_is_refused(changed, said):
+    given = {
+        "features": torch.randn(6, 5),
+        "targets": torch.zeros(6, dtype=torch.int64),
+        "permutation": torch.arange(6),
+        "q": torch.tensor(1.0),
+        "basis": torch.empty(5, 0),
+        "recast": torch.randn(7, 5),
+        "weight": torch.randn(5, 7),
+    }
+    call = torch.ops.drcl.reversible_at_once.default
+    call(*given.values(), 1.0, 0.5, [1.0, 0.1, 0.1], True)
+    with pytest.raises(RuntimeError, match=said):
+        call(*(given | changed).values(), 1.0, 0.5, [1.0, 0.1, 0.1], True)

@@ -190,6 +190,21 @@ def test_a_product_by_a_wide_matrix(count: int) -> None:
             assert torch.equal(found, panels)
 
 
+@pytest.mark.parametrize(
+    ("rows", "matrix", "out"),
+    [
+        (torch.ones(6, 7), torch.ones(7, 5).T, torch.empty(6, 5)),
+        (torch.ones(6, 7), torch.ones(5, 1).expand(5, 7), torch.empty(6, 5)),
+        (torch.ones(6, 7), torch.ones(5, 8), torch.empty(6, 5)),
+        (torch.ones(6, 7), torch.ones(5, 7), torch.empty(5, 6)),
+        (torch.ones(6, 7).double(), torch.ones(5, 7), torch.empty(6, 5)),
+    ],
+)
+def test_a_transposed_product_refuses_what_it_would_misread(rows, matrix, out) -> None:
+    with pytest.raises(RuntimeError, match="expected another dtype, shape or layout"):
+        torch.ops.drcl.transposed_product(rows, matrix, out)
+
+
 def test_the_op_passes_opcheck() -> None:
     torch.library.opcheck(
         torch.ops.drcl.upper_products.default, (torch.randn(9, 20), torch.empty(9, 9))
