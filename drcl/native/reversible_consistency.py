@@ -135,7 +135,7 @@ def by_panels(matrix: Tensor) -> bool:
 def by_features(coordinates: Tensor, outside: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """``HᵀH`` (3K, 3K), ``[Δ, V]ᵀF`` (2K, D) and ``FᵀF`` (1, D, D)."""
     width, k = outside.shape[1], coordinates.shape[1] // 3
-    if width == 0 or not (by_panels(outside) and eager.is_narrow(k, width)):
+    if not (by_panels(outside) and eager.is_narrow(k, width)):
         return eager.by_features(coordinates, outside)
     inner: Tensor = ops.reversible_inner.default(coordinates)
     cross, gram = outside.new_empty(2 * k, width), kept_memory.new(outside, 1, width, width)

@@ -33,6 +33,7 @@ else:  # the schema says how many: all that is saved but basis and permutation
 # EPYC this choice took .8 % longer than the faster one would have, as the mean of 520 batches with
 # B from D to 5D, D from 32 to 512 and C from 4 to 512 (eager: .6 %, of 125).
 STAGES = 8 * 10**6
+MOST_ROWS = 10_000  # beyond D of them, as B×B matrices take 12 B² bytes
 CALLS = 10**6  # operations of loops that take as long as calling products in their place
 
 
@@ -235,7 +236,7 @@ def prefers_rows(batch: int, width: int, classes: int, group: str, backend: str)
         return False
     if batch < width:
         return True
-    if serves_any(batch):
+    if serves_any(batch) or batch > MOST_ROWS:
         return False
     if backend not in ("native", "eager"):
         return classes >= width and 2 * batch < 5 * width
