@@ -48,8 +48,13 @@ def tables(root: Path = RESULTS) -> str:
         parts += [_summary(rows), _lost(rows)]
         if path.with_suffix(".svg").is_file():
             link = f"../figures/{path.stem}_{path.parent.name}.svg"
-            parts.append(f"![The grid on {path.parent.name}, {rows[0].threads} threads]({link})")
+            parts.append(f"![The grid on {path.parent.name}, {_on(rows)}]({link})")
     return "\n\n".join(part for part in parts if part) + "\n" if parts else NOT_MEASURED
+
+
+def _on(rows: Sequence[Row]) -> str:
+    threads = rows[0].threads
+    return "1 thread" if threads == 1 else f"{threads} threads"
 
 
 def _summary(rows: Sequence[Row]) -> str:
@@ -69,7 +74,7 @@ def _summary(rows: Sequence[Row]) -> str:
             )
     first = rows[0]
     lines.append(
-        f"\n{first.device}, {first.threads} threads, {max(row.date for row in rows)}; faster by "
+        f"\n{first.device}, {_on(rows)}, {max(row.date for row in rows)}; faster by "
         f"more than {SLOWER - 1:.0%}, and 2× is twice as fast."
     )
     return "\n".join(lines)
@@ -86,7 +91,8 @@ def _lost(rows: Sequence[Row]) -> str:
     ]
     if not lines:
         return ""
-    head = f"The {len(lines)} of {len(lost)} points where ours is the farthest behind:\n\n"
+    shown = "" if len(lines) == len(lost) else f" {len(lines)} of {len(lost)} are shown."
+    head = f"Where ours is behind, the farthest first.{shown}\n\n"
     table = "| point | ours | peer over ours | peer | ours, of the floor |\n|---|---|---|---|---|\n"
     return head + table + "\n".join(lines)
 

@@ -102,7 +102,7 @@ def test_it_resumes_and_remeasures_noisy_points(
 
     text = grid_map.tables(tmp_path)
     assert "| loss | 3 | 1 | 0.50× | 2.00× | 40% |" in text
-    assert "The 1 of 1 points where ours is the farthest behind" in text
+    assert "Where ours is behind, the farthest first.\n" in text
     assert f"| {names[1]} | 3.0 ms | 0.50× | literal | 40% |" in text
     grid_map.draw(kept, path.with_suffix(".svg"))
     assert list(grid_map.maps(tmp_path)) == [f"{grid.file_name()}_{path.parent.name}"]
