@@ -20,16 +20,11 @@ class Entropies {
   // The gradient of the losses by the logits, times `scale`, goes to `gradient`, which may be the logits' place.
   Entropies(const Tensor& logits, const Tensor& targets, const Tensor& q, bool mean, bool slopes, T* gradient,
             T* probabilities, double scale = 1.0)
-      : type_(logits.scalar_type()), loop_(entropy::loop_here<T>()) {
+      : loop_(entropy::loop_here<T>()) {
     const int64_t batch = logits.size(0), classes = logits.size(1);
-    check("logits", logits, type_, {batch, classes});
+    check("logits", logits, type_of<T>, {batch, classes});
     STD_TORCH_CHECK(classes >= 1, "logits: expected columns");
-    const bool ids = targets.dim() == 1;
-    if (ids) {
-      check("targets", targets, ScalarType::Long, {batch});
-    } else {
-      check("targets", targets, type_, {batch, classes});
-    }
+    const bool ids = check_targets(targets, type_of<T>, batch, classes);
     partial_.resize(2 * blocks(batch));
     call_.logits = data<T>(logits);
     call_.ids = ids ? data<int64_t>(targets) : nullptr;
@@ -71,7 +66,6 @@ class Entropies {
   }
 
  private:
-  ScalarType type_;
   void (*loop_)(const EntropyCall<T>&, int64_t block);
   EntropyCall<T> call_{};
   std::vector<double> partial_;

@@ -33,12 +33,7 @@ inline const int64_t* permutation_of(const Maybe& permutation, int64_t batch) {
 template <class T>
 Labels<T> labels_of(const Tensor& targets, const Maybe& permutation, int64_t batch, int64_t classes, double lam) {
   STD_TORCH_CHECK(classes >= 1, "weight: expected classes");
-  const bool ids = targets.dim() == 1;
-  if (ids) {
-    check("targets", targets, ScalarType::Long, {batch});
-  } else {
-    check("targets", targets, type_of<T>, {batch, classes});
-  }
+  const bool ids = check_targets(targets, type_of<T>, batch, classes);
   return {ids ? data<int64_t>(targets) : nullptr, ids ? nullptr : data<T>(targets), permutation_of(permutation, batch),
           static_cast<T>(lam), classes};
 }

@@ -60,6 +60,17 @@ inline void check(const char* name, const Tensor& tensor, ScalarType type, std::
   STD_TORCH_CHECK(right && tensor.is_contiguous(), name, ": expected another dtype, shape or layout");
 }
 
+// Ids (B,), or else rows (B, C) of labels: whether they are ids.
+inline bool check_targets(const Tensor& targets, ScalarType type, int64_t batch, int64_t classes) {
+  const bool ids = targets.dim() == 1;
+  if (ids) {
+    check("targets", targets, ScalarType::Long, {batch});
+  } else {
+    check("targets", targets, type, {batch, classes});
+  }
+  return ids;
+}
+
 // q, 0-d.
 inline double number(const Tensor& scalar) {
   STD_TORCH_CHECK(scalar.dim() == 0, "q: expected a number");

@@ -277,8 +277,10 @@ def prefers_whole(
 
 def serves_any(batch: int) -> bool:
     """Whether a program is traced for batches of every size: each choice by it is one more."""
-    if torch.compiler.is_exporting() or not torch.compiler.is_compiling():
-        return bool(torch.compiler.is_exporting())
+    if torch.compiler.is_exporting():
+        return True
+    if not torch.compiler.is_compiling():
+        return False
     from torch.fx.experimental.symbolic_shapes import has_static_value
 
     return not has_static_value(batch)
